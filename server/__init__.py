@@ -1,0 +1,1 @@
+"""The coordinator: the Flower server app, its round loop and journal, and the `server` command."""

@@ -1,0 +1,24 @@
+"""The one exception tree. Every message is one line, safe to show on screen at the place where it is raised.
+
+Exit codes of the three commands: 0 done, 1 a fault of ours, 2 bad input, 3 refused by a site's policy.
+"""
+
+from __future__ import annotations
+
+
+class FedKT3DError(Exception):
+    """Base of all errors that a command reports as one clear line."""
+
+    exit_code = 1
+
+
+class InputError(FedKT3DError):
+    """Bad input: names the file or key, what was expected and what to do. May name local paths: never send it away."""
+
+    exit_code = 2
+
+
+class PolicyError(FedKT3DError):
+    """A site's own policy refused a request; the text is written for the coordinator and holds nothing private."""
+
+    exit_code = 3

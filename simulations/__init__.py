@@ -1,0 +1,1 @@
+"""The researcher: phantom hospitals, data sets, in-process federations, studies and the `simulate` command."""
