@@ -55,36 +55,48 @@ def dose_at_volume(dose_bn: torch.Tensor, volume_percent: float) -> torch.Tensor
     (OpenKBP's convention). Sorted here because ``torch.quantile`` refuses more than 16 million values.
     Raises InputError if the structure has no voxel or the volume is not within 0 to 100 percent.
     """
-    n = dose_bn.shape[-1]
-    if n == 0:
-        raise InputError("dose at volume: the structure has no voxel on this grid; expected at least one")
+    ordered = _sorted(dose_bn, "dose at volume")
     if not 0.0 <= volume_percent <= 100.0:
         raise InputError(f"dose at volume: {volume_percent} % of the structure; expected 0 to 100")
-    return _percentile_of_sorted(dose_bn.sort(dim=-1).values, 100.0 - volume_percent)
+    return _at_rank(ordered, _rank_of_percentile(ordered.shape[-1], 100.0 - volume_percent))
 
 
-def _percentile_of_sorted(sorted_bn: torch.Tensor, percent: float) -> torch.Tensor:
-    position = (sorted_bn.shape[-1] - 1) * percent / 100.0
-    low = int(position)
+def _at_rank(sorted_bn: torch.Tensor, rank: float) -> torch.Tensor:
+    """The dose at a fractional position 0..n-1 of the ascending order, (b,)."""
+    low = int(rank)
     high = min(low + 1, sorted_bn.shape[-1] - 1)
-    return torch.lerp(sorted_bn[..., low], sorted_bn[..., high], position - low)
+    return torch.lerp(sorted_bn[..., low], sorted_bn[..., high], rank - low)
 
 
-def volume_percent_of_01cc(voxels: int, voxel_cc: float) -> float:
-    """The share of a structure of ``voxels`` voxels that OpenKBP takes for 0.1 cc, in percent.
+def _rank_of_percentile(voxels: int, percent: float) -> float:
+    return (voxels - 1) * percent / 100.0
 
-    0.1 cc is rounded to whole voxels (half to even) and is at least one voxel; a smaller structure counts whole.
-    The share is rounded to single precision, as where voxel sizes are stored so: this shows in the fourth decimal of a
-    D0.1cc in Gy, and published values carry it.
+
+def _rank_of_01cc(voxels: int, voxel_cc: float) -> float:
+    """Where OpenKBP reads D0.1cc: 0.1 cm3 is whole voxels (half to even), at least one, at most the structure.
+
+    The rank is rounded to single precision at each step, as it is where voxel sizes are stored so: that shows in the
+    fourth decimal of D0.1cc in Gy, and the reference values carry it.
     """
-    whole = max(1, round(0.1 / voxel_cc))
-    percentile = np.float32(100.0) - np.float32(whole) / np.float32(voxels) * np.float32(100.0)
-    return 100.0 - max(0.0, float(percentile))
+    whole = np.float32(max(1, round(0.1 / voxel_cc)))
+    hundred = np.float32(100.0)
+    percentile = max(np.float32(0.0), hundred - whole / np.float32(voxels) * hundred)
+    return float(np.float32(voxels - 1) * (percentile / hundred))
 
 
 def dose_at_01cc(dose_bn: torch.Tensor, voxel_cc: float) -> torch.Tensor:
-    """D0.1cc: the least dose in the hottest 0.1 cm3 of a structure, as OpenKBP computes it, (b,) Gy."""
-    return dose_at_volume(dose_bn, volume_percent_of_01cc(max(1, dose_bn.shape[-1]), voxel_cc))
+    """D0.1cc: the least dose in the hottest 0.1 cm3 of a structure, as OpenKBP computes it, (b,) Gy.
+
+    Raises InputError if the structure has no voxel.
+    """
+    ordered = _sorted(dose_bn, "D0.1cc")
+    return _at_rank(ordered, _rank_of_01cc(ordered.shape[-1], voxel_cc))
+
+
+def _sorted(dose_bn: torch.Tensor, what: str) -> torch.Tensor:
+    if dose_bn.shape[-1] == 0:
+        raise InputError(f"{what}: the structure has no voxel on this grid; expected at least one")
+    return dose_bn.sort(dim=-1).values
 
 
 def dvh_metrics(
@@ -99,13 +111,12 @@ def dvh_metrics(
         if not mask.any():
             continue
         dose_bn = structure_dose(dose_bzyx, _on(dose_bzyx, mask))
-        ordered = dose_bn.sort(dim=-1).values
+        ordered, voxels = _sorted(dose_bn, name), dose_bn.shape[-1]
         if is_target(name):
             for volume in TARGET_VOLUMES_PERCENT:
-                metrics[f"{name}/D{volume:g}"] = _percentile_of_sorted(ordered, 100.0 - volume)
+                metrics[f"{name}/D{volume:g}"] = _at_rank(ordered, _rank_of_percentile(voxels, 100.0 - volume))
         else:
-            share = volume_percent_of_01cc(dose_bn.shape[-1], voxel_cc)
-            metrics[f"{name}/D0.1cc"] = _percentile_of_sorted(ordered, 100.0 - share)
+            metrics[f"{name}/D0.1cc"] = _at_rank(ordered, _rank_of_01cc(voxels, voxel_cc))
             metrics[f"{name}/mean"] = dose_bn.mean(dim=-1)
     return metrics
 
@@ -115,10 +126,8 @@ def dvh_curve(dose_bzyx: torch.Tensor, mask_zyx: torch.Tensor, levels_gy: torch.
 
     Exact for the voxel doses (no bins); a step function, so without gradient. Raises InputError on an empty mask.
     """
-    ordered = structure_dose(dose_bzyx, mask_zyx).detach().sort(dim=-1).values.contiguous()
+    ordered = _sorted(structure_dose(dose_bzyx, mask_zyx).detach(), "DVH").contiguous()
     b, n = ordered.shape
-    if n == 0:
-        raise InputError("DVH: the structure has no voxel on this grid; expected at least one")
     levels = levels_gy.to(ordered).expand(b, -1).contiguous()
     below = torch.searchsorted(ordered, levels, right=False)
     return 1.0 - below.to(ordered.dtype) / n

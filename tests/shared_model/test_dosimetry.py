@@ -27,6 +27,9 @@ COLUMNS += [f"{t}/{m}" for t in TARGETS for m in ("D99", "D95", "D1")]
 
 OPENKBP = os.environ.get("FEDKT3D_OPENKBP")
 needs_openkbp = pytest.mark.skipif(not OPENKBP, reason="FEDKT3D_OPENKBP does not name the folder of OpenKBP's patients")
+# Half a unit of the last stated digit, plus what single precision loses: 4e-6 Gy in one dose of 70 Gy, less in a mean.
+DVH_DIGITS_GY = 0.5e-4 + 4e-6
+SCORE_DIGITS_GY = 0.5e-5 + 1e-6
 PATIENTS = [f"pt_{n}" for n in (6, 28, 92, 99, 150, 189, 210, 215, 233, 254, 297, 306)]
 
 
@@ -69,15 +72,17 @@ def test_openkbp_known_answers(patient: str, size: int) -> None:
         if expected is None:
             assert column not in metrics
         else:
-            assert metrics[column].item() == pytest.approx(expected, abs=0.51e-4), column
+            assert metrics[column].item() == pytest.approx(expected, abs=DVH_DIGITS_GY), column
 
     score = dosimetry.score_case(case, 0.95 * dose)
-    assert score.dose_score_gy == pytest.approx(known[f"dose_error_{size}_of_0p95"], abs=0.51e-5)
+    assert score.dose_score_gy == pytest.approx(known[f"dose_error_{size}_of_0p95"], abs=SCORE_DIGITS_GY)
     if size == 128:
-        assert np.mean(list(score.dvh_errors.values())) == pytest.approx(known["dvh_error_128_of_0p95"], abs=0.51e-5)
+        assert np.mean(list(score.dvh_errors.values())) == pytest.approx(
+            known["dvh_error_128_of_0p95"], abs=SCORE_DIGITS_GY
+        )
         ref5, gdp, _ = known["mae5_128_of_0p95"]
-        assert score.mae_ref5_gy == pytest.approx(ref5, abs=0.51e-5)
-        assert score.mae_gdp_gy == pytest.approx(gdp, abs=0.51e-5)
+        assert score.mae_ref5_gy == pytest.approx(ref5, abs=SCORE_DIGITS_GY)
+        assert score.mae_gdp_gy == pytest.approx(gdp, abs=SCORE_DIGITS_GY)
 
 
 doses = st.lists(st.floats(0, 80, width=32), min_size=1, max_size=60)
@@ -95,7 +100,7 @@ def test_dose_at_volume_is_numpys_percentile(values: list[float], volume_percent
 @settings(deadline=None)
 def test_dose_at_01cc_is_openkbps(values: list[float], voxel_cc: float) -> None:
     voxels = np.float32(np.maximum(1, np.round(0.1 / voxel_cc)))
-    expected = np.percentile(values, float(max(0.0, 100 - voxels / len(values) * 100)))
+    expected = np.percentile(np.array(values), max(np.float32(0.0), 100 - voxels / len(values) * 100))
     found = dosimetry.dose_at_01cc(torch.tensor([values], dtype=torch.float64), voxel_cc)
     assert found.item() == pytest.approx(float(expected), abs=1e-9)
 
