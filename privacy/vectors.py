@@ -1,0 +1,40 @@
+"""The one array of a message: a flat float32 vector as raw little-endian bytes.
+
+Raw bytes instead of NumPy's file format: reading copies nothing and parses no header that a stranger wrote.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+from flwr.app import Array, ArrayRecord
+from numpy.typing import NDArray
+
+from privacy.fields import MessageError
+
+MAX_PARAMETERS = 100_000_000
+_KEY = "v"
+_STYPE = "fedkt3d.f32le"
+
+Vector = NDArray[np.float32]
+
+
+def pack_vector(vector: Vector) -> ArrayRecord:
+    """Pack a (d,) float32 vector, 1 <= d <= MAX_PARAMETERS; raises MessageError ("schema") for any other array."""
+    if vector.dtype != np.float32 or vector.ndim != 1 or not 1 <= vector.size <= MAX_PARAMETERS:
+        raise MessageError("schema", f"vector: expected one flat float32 array of 1 to {MAX_PARAMETERS} values")
+    data = np.ascontiguousarray(vector, dtype="<f4").tobytes()
+    return ArrayRecord({_KEY: Array(dtype="float32", shape=(vector.size,), stype=_STYPE, data=data)})
+
+
+def unpack_vector(record: ArrayRecord) -> Vector:
+    """Read the (d,) float32 vector, read-only and without a copy; raises MessageError ("schema")."""
+    array = record.get(_KEY)
+    if len(record) != 1 or array is None or array.dtype != "float32" or array.stype != _STYPE:
+        raise MessageError("schema", "vector: expected one array of raw float32")
+    shape = tuple(array.shape)
+    if len(shape) != 1 or not 1 <= shape[0] <= MAX_PARAMETERS or len(array.data) != 4 * shape[0]:
+        raise MessageError("schema", f"vector: expected a flat array of 1 to {MAX_PARAMETERS} values and its bytes")
+    values: Vector = np.frombuffer(array.data, dtype="<f4")
+    return values if sys.byteorder == "little" else values.astype(np.float32)
