@@ -40,11 +40,15 @@ class Grid:
 
     def centres_mm(self, axis: int) -> NDArray[np.float64]:
         """Voxel centre positions along one axis, in mm."""
-        return self.origin_mm[axis] + np.arange(self.shape[axis]) * self.spacing_mm[axis]
+        index = np.arange(self.shape[axis], dtype=np.float64)
+        centres: NDArray[np.float64] = self.origin_mm[axis] + index * self.spacing_mm[axis]
+        return centres
 
     def position_mm(self, index_zyx: NDArray[np.floating]) -> NDArray[np.float64]:
         """Position in mm of (fractional) voxel indices, shape (..., 3)."""
-        return np.asarray(self.origin_mm) + np.asarray(index_zyx, dtype=np.float64) * np.asarray(self.spacing_mm)
+        index = np.asarray(index_zyx, dtype=np.float64)
+        position: NDArray[np.float64] = np.asarray(self.origin_mm) + index * np.asarray(self.spacing_mm)
+        return position
 
 
 def roi_grid(mask_zyx: NDArray[np.bool_], grid: Grid, shape: tuple[int, int, int]) -> Grid:
@@ -73,7 +77,8 @@ def _overlap_matrix(src: Grid, dst: Grid, axis: int) -> NDArray[np.float32]:
     hs, hd = src.spacing_mm[axis] / 2, dst.spacing_mm[axis] / 2
     low = np.maximum(s[None] - hs, d[:, None] - hd)
     high = np.minimum(s[None] + hs, d[:, None] + hd)
-    return (np.clip(high - low, 0.0, None) / (2 * hd)).astype(np.float32)
+    fraction: NDArray[np.float32] = (np.clip(high - low, 0.0, None) / (2 * hd)).astype(np.float32)
+    return fraction
 
 
 def _linear_matrix(src: Grid, dst: Grid, axis: int) -> NDArray[np.float32]:

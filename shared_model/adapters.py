@@ -1,0 +1,45 @@
+"""What trains and travels: the shared adapter on top of the prior."""
+
+from __future__ import annotations
+
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+from torch import nn
+
+from shared_model.dit import Any2AnyDiT
+from shared_model.prior import load_prior
+from shared_model.spec import ModelSpec
+
+# Names as peft matches them: the end of a module's dotted path.
+LORA_MODULES = ("to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2")
+EMBEDDING_MODULES = ("patch.", "head.", "role.", "table.", "table_out.", "norm_q.", "norm_k.")
+
+
+def _is_embedding(name: str) -> bool:
+    return any(name.startswith(m) or f".{m}" in name for m in EMBEDDING_MODULES)
+
+
+def adapted_model(spec: ModelSpec) -> Any2AnyDiT:
+    """The prior with the adapter of ``spec``; only the adapter's parameters require gradients.
+
+    ``full`` trains every weight; ``lora`` low-rank updates of the linear layers of the blocks (peft); ``lora+embeddings``
+    also patch embeddings, heads, role embedding and modulation tables. LoRA starts from ``init_seed``.
+    """
+    model = load_prior(spec)
+    if spec.adapter == "full":
+        return model
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    config = LoraConfig(r=spec.rank, lora_alpha=spec.alpha, target_modules=list(LORA_MODULES))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(spec.init_seed)
+        inject_adapter_in_model(config, model, adapter_name="shared")
+    for name, parameter in model.named_parameters():
+        wanted = ".lora_" in name or (spec.adapter == "lora+embeddings" and _is_embedding(name))
+        parameter.requires_grad_(wanted)
+    return model
+
+
+def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Name -> parameter of everything that requires gradients, in the module's own order."""
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}

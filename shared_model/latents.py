@@ -1,0 +1,49 @@
+"""Haar latents: an exact, untrained stand-in for the video VAE, with its 2x4x4 compression to 32 channels.
+
+Splitting every band of a Haar wavelet again (the wavelet packet) is, on blocks of 2^k voxels, the Walsh-Hadamard
+transform. It is orthonormal, so a mean squared error of latents is one of voxels, and decoding restores the volume to
+float precision. All 32 bands are kept: on head-and-neck dose at 64^3 the best 8 lose 1.6 Gy of dose score, 24 lose 0.5.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+BLOCK: tuple[int, int, int] = (2, 4, 4)
+CHANNELS: int = BLOCK[0] * BLOCK[1] * BLOCK[2]
+
+
+def _hadamard(order: int) -> Tensor:
+    """(order, order) orthonormal Hadamard matrix, sum band first; ``order`` a power of two."""
+    matrix = torch.ones(1, 1, dtype=torch.float64)
+    step = torch.tensor([[1.0, 1.0], [1.0, -1.0]], dtype=torch.float64) / 2**0.5
+    while matrix.shape[0] < order:
+        matrix = torch.kron(matrix, step)
+    return matrix
+
+
+_PACKET = torch.kron(torch.kron(_hadamard(BLOCK[0]), _hadamard(BLOCK[1])), _hadamard(BLOCK[2])).float()
+
+
+def latent_shape(volume_shape: tuple[int, int, int]) -> tuple[int, int, int]:
+    """Latent grid of a volume grid; each axis must be a multiple of BLOCK (ValueError)."""
+    if any(n % b for n, b in zip(volume_shape, BLOCK, strict=True)):
+        raise ValueError(f"volume shape {volume_shape} is not a multiple of the latent block {BLOCK}")
+    z, y, x = (n // b for n, b in zip(volume_shape, BLOCK, strict=True))
+    return z, y, x
+
+
+def encode(volume_bzyx: Tensor) -> Tensor:
+    """(B, Z, Y, X) -> (B, CHANNELS, Z/2, Y/4, X/4)."""
+    z, y, x = latent_shape((volume_bzyx.shape[1], volume_bzyx.shape[2], volume_bzyx.shape[3]))
+    blocks = volume_bzyx.reshape(-1, z, BLOCK[0], y, BLOCK[1], x, BLOCK[2]).permute(0, 2, 4, 6, 1, 3, 5)
+    return torch.einsum("ck,bkzyx->bczyx", _PACKET.to(volume_bzyx.dtype), blocks.reshape(-1, CHANNELS, z, y, x))
+
+
+def decode(latents_bczyx: Tensor) -> Tensor:
+    """(B, CHANNELS, z, y, x) -> (B, 2z, 4y, 4x); the inverse of ``encode``."""
+    b, _, z, y, x = latents_bczyx.shape
+    blocks = torch.einsum("ck,bczyx->bkzyx", _PACKET.to(latents_bczyx.dtype), latents_bczyx)
+    blocks = blocks.reshape(b, *BLOCK, z, y, x).permute(0, 4, 1, 5, 2, 6, 3)
+    return blocks.reshape(b, z * BLOCK[0], y * BLOCK[1], x * BLOCK[2])

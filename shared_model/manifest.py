@@ -1,0 +1,117 @@
+"""Shared adapter <-> ONE flat float32 vector, and the published adapter file. The only place that knows the layout."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from shared_model.adapters import adapted_model, trainable
+from shared_model.dit import Any2AnyDiT
+from shared_model.errors import InputError
+from shared_model.prior import prior_hash
+from shared_model.spec import ModelSpec
+
+Vector = NDArray[np.float32]
+FORMAT = "fedkt3d-adapter/1"
+
+
+def pack(model: Any2AnyDiT) -> Vector:
+    """Trainable parameters, in module order, as one float32 vector (d,); bit-exact inverse of ``unpack``."""
+    return np.concatenate([p.detach().float().numpy().ravel() for p in trainable(model).values()])
+
+
+def unpack(model: Any2AnyDiT, vector: Vector) -> None:
+    """Copy a vector (d,) into the model's trainable parameters; ValueError on a wrong length."""
+    parameters = trainable(model)
+    size = sum(p.numel() for p in parameters.values())
+    if vector.shape != (size,):
+        raise ValueError(f"vector has shape {vector.shape}, the adapter {size} numbers")
+    offset = 0
+    with torch.no_grad():
+        for parameter in parameters.values():
+            part = vector[offset : offset + parameter.numel()]
+            parameter.copy_(torch.from_numpy(np.array(part)).view_as(parameter))
+            offset += parameter.numel()
+
+
+@lru_cache(maxsize=8)
+def _layout(spec: ModelSpec) -> tuple[tuple[tuple[str, tuple[int, ...]], ...], bytes]:
+    model = adapted_model(spec)
+    names = tuple((name, tuple(p.shape)) for name, p in trainable(model).items())
+    return names, pack(model).tobytes()
+
+
+def initial_vector(spec: ModelSpec) -> Vector:
+    """The adapter before any training: (d,) float32."""
+    return np.frombuffer(_layout(spec)[1], dtype=np.float32).copy()
+
+
+def manifest_hash(spec: ModelSpec) -> str:
+    """SHA-256 hex over prior, spec, and the names and shapes of what travels: equal hashes mean vectors fit."""
+    names, _ = _layout(spec)
+    text = json.dumps({"prior": prior_hash(spec), "spec": spec.to_json(), "names": names}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def vector_hash(vector: Vector) -> str:
+    """SHA-256 hex of the float32 bytes."""
+    return hashlib.sha256(np.ascontiguousarray(vector, dtype=np.float32).tobytes()).hexdigest()
+
+
+def save_adapter(path: Path, spec: ModelSpec, vector: Vector, card: Mapping[str, Any]) -> None:
+    """Write the adapter as safetensors, one tensor a parameter, spec and card in the header; atomic."""
+    names, _ = _layout(spec)
+    tensors, offset = {}, 0
+    for name, shape in names:
+        size = int(np.prod(shape))
+        tensors[name] = torch.from_numpy(vector[offset : offset + size].copy()).reshape(shape)
+        offset += size
+    if offset != vector.size:
+        raise ValueError(f"vector has {vector.size} numbers, the adapter {offset}")
+    header = {
+        "format": FORMAT,
+        "spec": spec.to_json(),
+        "manifest": manifest_hash(spec),
+        "prior": prior_hash(spec),
+        "card": json.dumps(card, sort_keys=True),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".part")
+    with open(temporary, "wb") as file:
+        file.write(save(tensors, header))
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def load_adapter(path: Path) -> tuple[ModelSpec, Vector, dict[str, Any]]:
+    """(spec, vector, card) of a published adapter; InputError if it is unreadable or belongs to another prior."""
+    try:
+        with safe_open(path, "pt") as file:
+            header = file.metadata() or {}
+            if header.get("format") != FORMAT:
+                raise InputError(f"adapter {path}: not a {FORMAT} file")
+            spec = ModelSpec.from_json(header["spec"])
+            if header["prior"] != prior_hash(spec):
+                raise InputError(
+                    f"adapter {path}: trained on prior {header['prior'][:12]}, this installation has "
+                    f"{prior_hash(spec)[:12]}; install the version of fedkt3d that the adapter's card names"
+                )
+            names, _ = _layout(spec)
+            if set(file.keys()) != {name for name, _ in names} or header["manifest"] != manifest_hash(spec):
+                raise InputError(f"adapter {path}: its parameters are not those of its spec; the file is damaged")
+            vector = np.concatenate([file.get_tensor(name).float().numpy().ravel() for name, _ in names])
+            return spec, vector, json.loads(header["card"])
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise InputError(f"adapter {path}: cannot be read as safetensors ({type(error).__name__})") from error

@@ -1,0 +1,94 @@
+"""From a Case to the seven normalised volumes that the model sees, and from a predicted volume back to dose in Gy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from shared_model.anatomy import mirror_name
+from shared_model.case import MODALITIES, Case, Volume
+from shared_model.geometry import Grid, Resampler, back_project, masked_average, roi_grid
+from shared_model.latents import encode
+
+# (mean, standard deviation) of each modality on a body-sized grid, as round figures: public constants, the same at
+# every site. The latents are orthonormal, so this also normalises them.
+NORMALISATION: Mapping[str, tuple[float, float]] = {
+    "dose": (8.0, 18.0),
+    "ct": (-700.0, 450.0),
+    "ptv": (2.5, 12.0),
+    "oar": (0.05, 0.4),
+    "body": (0.3, 0.45),
+    "beam": (0.25, 0.3),
+    "angle": (0.02, 0.1),
+}
+CT_RANGE_HU = (-1000.0, 2000.0)
+AIR_HU = -1000.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """One patient ready for the model: ``latents`` modality -> (C, z, y, x); only modalities that are present."""
+
+    case_id: str
+    grid: Grid
+    latents: Mapping[str, Tensor]
+
+
+def volumes(case: Case, grid: Grid) -> dict[str, Tensor]:
+    """Modality -> (z, y, x) in natural units on ``grid``; absent modalities are left out.
+
+    Dose is averaged inside the body only, so that the body's edge keeps its dose; everything else over the voxel.
+    """
+    to = Resampler(case.grid, grid)
+    body = torch.from_numpy(case.body.astype(np.float32))
+    out = {"body": to.average(body)}
+    if case.dose_gy is not None:
+        out["dose"] = masked_average(torch.from_numpy(case.dose_gy), body, to)
+    if case.ct_hu is not None:
+        out["ct"] = to.average(torch.from_numpy(case.ct_hu).clamp(*CT_RANGE_HU), fill=AIR_HU)
+    if case.targets:
+        out["ptv"] = to.average(torch.from_numpy(case.ptv_gy()))
+    if len(case.structures) > len(case.targets):
+        out["oar"] = to.average(torch.from_numpy(case.oar_code()))
+    if case.beam_plate is not None:
+        out["beam"] = to.average(torch.from_numpy(case.beam_plate))
+    if case.angle_plate is not None:
+        out["angle"] = to.average(torch.from_numpy(case.angle_plate))
+    return {m: out[m] for m in MODALITIES if m in out}
+
+
+def example(case: Case, shape: tuple[int, int, int]) -> Example:
+    """Encode a case on a grid of ``shape`` that covers its body."""
+    grid = roi_grid(case.body, case.grid, shape)
+    latents = {
+        m: encode(((v - NORMALISATION[m][0]) / NORMALISATION[m][1])[None])[0] for m, v in volumes(case, grid).items()
+    }
+    return Example(case_id=case.case_id, grid=grid, latents=latents)
+
+
+def dose_gy(volume_zyx: Tensor, case: Case, grid: Grid) -> Tensor:
+    """Predicted, normalised dose on ``grid`` -> dose in Gy on the case's own grid; 0 outside the body."""
+    mean, sd = NORMALISATION["dose"]
+    body = torch.from_numpy(case.body)
+    return back_project((volume_zyx * sd + mean).clamp_min(0.0), body, case.grid, grid)
+
+
+def mirror(case: Case) -> Case:
+    """The case seen in a mirror, left for right; paired organs swap names. Plates and dose mirror with the anatomy."""
+
+    def flip(volume: Volume | None) -> Volume | None:
+        return None if volume is None else np.ascontiguousarray(volume[:, :, ::-1])
+
+    return replace(
+        case,
+        body=np.ascontiguousarray(case.body[:, :, ::-1]),
+        structures={mirror_name(n): np.ascontiguousarray(m[:, :, ::-1]) for n, m in case.structures.items()},
+        ct_hu=flip(case.ct_hu),
+        beam_plate=flip(case.beam_plate),
+        angle_plate=flip(case.angle_plate),
+        dose_gy=flip(case.dose_gy),
+    )

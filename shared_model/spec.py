@@ -1,0 +1,79 @@
+"""What both ends of a federation must agree on about the model: architecture, prior, adapter, training grid."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields
+
+from shared_model.errors import InputError
+
+ADAPTERS: tuple[str, ...] = ("full", "lora+embeddings", "lora")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """Sizes of Any2AnyDiT."""
+
+    dim: int = 128
+    heads: int = 2
+    ffn_dim: int = 512
+    layers: int = 3
+    freq_dim: int = 256
+    latent_channels: int = 32
+    patch: tuple[int, int, int] = (1, 2, 2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec:
+    """The model of one federation. Canonical JSON of this travels; weights of the prior never do.
+
+    ``prior``: ``small`` (bundled) or ``none`` (random start from ``init_seed``). ``adapter``: what trains and travels.
+    ``rank`` and ``alpha`` of LoRA. ``shape``: training grid (z, y, x) that covers each patient's body.
+    ``precision`` of the forward pass: ``bf16`` (weights and sums stay float32) or ``fp32``.
+    """
+
+    prior: str = "small"
+    init_seed: int = 0
+    adapter: str = "full"
+    rank: int = 16
+    alpha: int = 16
+    shape: tuple[int, int, int] = (32, 32, 32)
+    precision: str = "bf16"
+
+    def __post_init__(self) -> None:
+        if self.adapter not in ADAPTERS:
+            raise InputError(f"model.adapter={self.adapter!r}: expected one of {', '.join(ADAPTERS)}")
+        if self.prior not in ("small", "none"):
+            raise InputError(f"model.prior={self.prior!r}: expected small or none")
+        if self.precision not in ("bf16", "fp32"):
+            raise InputError(f"model.precision={self.precision!r}: expected bf16 or fp32")
+        if not 1 <= self.rank <= 1024 or self.alpha < 1:
+            raise InputError(f"model.rank={self.rank}, model.alpha={self.alpha}: expected rank 1 to 1024, alpha >= 1")
+        if len(self.shape) != 3 or any(n < 8 or n % 8 for n in self.shape):
+            raise InputError(f"model.shape={self.shape}: expected three multiples of 8 (z, y, x)")
+
+    def to_json(self) -> str:
+        """Canonical form: sorted keys, no spaces."""
+        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str) -> ModelSpec:
+        """Inverse of ``to_json``; InputError names an unknown key or a value of the wrong type."""
+        try:
+            raw = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise InputError("model spec: not JSON") from error
+        if not isinstance(raw, dict):
+            raise InputError("model spec: expected a JSON object")
+        numbers: dict[str, type] = {"init_seed": int, "rank": int, "alpha": int}
+        types: dict[str, type] = {"prior": str, "adapter": str, "precision": str, **numbers, "shape": list}
+        for key, value in raw.items():
+            if key not in types:
+                raise InputError(f"model spec: unknown key {key!r}; expected {', '.join(f.name for f in fields(cls))}")
+            if not isinstance(value, types[key]) or isinstance(value, bool):
+                raise InputError(f"model spec: {key} is {type(value).__name__}, expected {types[key].__name__}")
+        if "shape" in raw:
+            if not all(isinstance(n, int) for n in raw["shape"]):
+                raise InputError("model spec: shape holds something that is not a whole number")
+            raw["shape"] = tuple(raw["shape"])
+        return cls(**raw)

@@ -1,0 +1,48 @@
+"""From latents to tokens: 4D rotary phases and the patch layout (METHOD.md items 3 to 5 of "The model")."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+ROPE_BASE = 10000.0
+
+
+def rope_phases(slots: list[int], grid: tuple[int, int, int], head_dim: int) -> Tensor:
+    """Rotation angles (S*n, head_dim/2) in radians of the tokens of ``slots``, each an (z, y, x) ``grid`` of n tokens.
+
+    The three spatial axes keep the angles of the video backbone (Wan 2.1 splits the head in t, h, w). The slot index
+    is overlaid: it turns the lowest-frequency pairs of each axis, which are almost still over any grid that fits, so
+    phases inside one slot differ exactly as they do in the backbone, whatever the slot.
+    """
+    pairs = head_dim // 2
+    plane = head_dim // 6
+    widths = (pairs - 2 * plane, plane, plane)
+    overlaid = max(1, head_dim // 16)
+    axes = torch.meshgrid(*[torch.arange(g, dtype=torch.float64) for g in grid], indexing="ij")
+    spatial, slot_rate = [], []
+    for axis, width in zip(axes, widths, strict=True):
+        rate = ROPE_BASE ** (-torch.arange(width, dtype=torch.float64) / width)
+        spatial.append(axis.reshape(-1, 1) * rate)
+        turn = torch.zeros(width, dtype=torch.float64)
+        k = min(overlaid, width)
+        turn[width - k :] = math.pi / 4 * 0.5 ** torch.arange(k, dtype=torch.float64)
+        slot_rate.append(turn)
+    inside = torch.cat(spatial, dim=1)
+    between = torch.tensor(slots, dtype=torch.float64)[:, None, None] * torch.cat(slot_rate)
+    return (inside[None] + between).reshape(-1, pairs)
+
+
+def rotate(x_blhd: Tensor, cos_l1p: Tensor, sin_l1p: Tensor) -> Tensor:
+    """Rotate interleaved pairs of the head dimension; (B, L, h, d) with phases (L, 1, d/2)."""
+    a, b = x_blhd.unflatten(-1, (-1, 2)).unbind(-1)
+    return torch.stack((a * cos_l1p - b * sin_l1p, a * sin_l1p + b * cos_l1p), dim=-1).flatten(-2)
+
+
+def unpatchify(tokens_bnp: Tensor, grid: tuple[int, int, int], patch: tuple[int, int, int], channels: int) -> Tensor:
+    """(B, n, patch volume * channels) -> (B, channels, z, y, x); the channel is the fastest index, as in Wan."""
+    b = tokens_bnp.shape[0]
+    x = tokens_bnp.reshape(b, *grid, *patch, channels).permute(0, 7, 1, 4, 2, 5, 3, 6)
+    return x.reshape(b, channels, *(g * p for g, p in zip(grid, patch, strict=True)))
