@@ -1,0 +1,223 @@
+"""The site's executor: takes tasks from the local SuperNode and runs the ClientApp that is installed at the hospital.
+
+Stock Flower unpacks the coordinator's bundle at the site and imports it. This process takes its place and never does:
+
+- it asks the SuperNode (loopback, with the site's secret) for CLIENT_APP tasks and for no other kind;
+- the bundle that comes with a task is dropped unread; `client.app:app` is imported from this installation, once, and
+  stays loaded with its model (torch is imported by the app when it is first needed);
+- the site configuration in a task's context is the site's own, whatever the coordinator's run configuration says;
+- an exception's text may hold a patient's name, so neither the coordinator nor the log gets it: the coordinator reads a
+  fixed sentence, the log the exception's type and the lines of code it came through.
+
+Run as `python -m client.executor HOME ADDRESS` by `client start`. Flower internals used here are named in
+tests/test_flower_version.py.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import re
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import httpx
+from flwr.app import Context, Error, Message
+from flwr.common.constant import ErrorCode, SubStatus
+from flwr.proto.runtime_pb2 import AcquireTaskRequest
+from flwr.supercore.constant import TaskType
+from flwr.supercore.heartbeat import HeartbeatSender, make_task_heartbeat_fn_http
+from flwr.supercore.interceptors import (
+    RuntimeTokenHttpInterceptor,
+    RuntimeVersionHttpInterceptor,
+    SuperExecAuthHttpInterceptor,
+)
+from flwr.supercore.retry import make_simple_http_retry_invoker
+from flwr.supercore.runtime import RuntimeHttpClient
+from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, push_task_output
+
+from client.home import ClientHome
+from privacy.processes import end_with_parent, write_state
+
+APP = "client.app"
+APP_FAILED = "the site's app failed; the reason stands in the site's own log"
+SITE_STOPS = "the site is being stopped"
+ACQUIRE_TASK = "/flwr.proto.Runtime/AcquireTask"
+POLL_S = 0.25
+RETRY_S = 1.0
+
+_log = logging.getLogger("client.executor")
+
+
+class _Stop(BaseException):
+    """SIGTERM: leave, telling the coordinator when a task is open. No Exception, so that no app swallows it."""
+
+
+class _Abandon(BaseException):
+    """SIGINT from Flower's own threads: the task is no longer ours (its run ended, its token expired)."""
+
+
+class Executor:
+    """Takes one task after another; `run` returns when the process is told to stop."""
+
+    def __init__(self, home: ClientHome, address: str) -> None:
+        self._home = home
+        self._address = address
+        self._secret = home.secret.read_bytes()
+        self._working = False
+        self._state: dict[str, Any] = {"state": "idle", "tasks_done": 0, "tasks_failed": 0, "last": None}
+
+    def run(self) -> None:
+        """Work until SIGTERM."""
+        signal.signal(signal.SIGTERM, self._on_stop)
+        signal.signal(signal.SIGINT, self._on_abandon)
+        self._report()
+        try:
+            with self._client(self._superexec_proof()) as poll:
+                while True:
+                    token = self._next_task(poll)
+                    if token is not None:
+                        self._work(token)
+        except _Stop:
+            self._report(state="stopped")
+
+    def _on_stop(self, _number: int, _frame: FrameType | None) -> None:
+        raise _Stop
+
+    def _on_abandon(self, _number: int, _frame: FrameType | None) -> None:
+        if self._working:
+            raise _Abandon
+
+    def _superexec_proof(self) -> SuperExecAuthHttpInterceptor:
+        return SuperExecAuthHttpInterceptor(master_secret=self._secret, protected_methods=frozenset({ACQUIRE_TASK}))
+
+    @contextmanager
+    def _client(self, proof: Any, *, patient: bool = False) -> Iterator[RuntimeHttpClient]:
+        """Give a client of the SuperNode's runtime API; a `patient` one tries again without end."""
+        client = RuntimeHttpClient.from_server_address(
+            server_address=self._address,
+            insecure=True,  # loopback, inside one machine
+            root_certificates=None,
+            interceptors=[RuntimeVersionHttpInterceptor(component_name="flwr-clientapp"), proof],
+            retry_invoker=make_simple_http_retry_invoker() if patient else None,
+        )
+        try:
+            yield client
+        finally:
+            client.close()
+
+    def _next_task(self, poll: RuntimeHttpClient) -> str | None:
+        """Ask once for a task; its token, or None after a pause."""
+        try:
+            answer = poll.AcquireTask(AcquireTaskRequest(supported_task_types=[TaskType.CLIENT_APP]))
+        except httpx.HTTPError as error:  # SuperNode starts, restarts or is busy
+            _log.info("SuperNode not ready (%s)", type(error).__name__)
+            time.sleep(RETRY_S)
+            return None
+        if not answer.HasField("task") or not answer.token:
+            time.sleep(POLL_S)
+            return None
+        if answer.task.type != TaskType.CLIENT_APP:
+            _log.error("refused a task that is no CLIENT_APP task")
+            return None
+        return str(answer.token)
+
+    def _work(self, token: str) -> None:
+        """Do the task that `token` stands for and report its end to the SuperNode, whatever happens."""
+        started = time.monotonic()
+        self._working = True
+        try:
+            with self._client(RuntimeTokenHttpInterceptor(token), patient=True) as client:
+                succeeded = self._do_task(client)
+        except _Abandon:
+            succeeded = False
+            _log.warning("task abandoned: its run ended or the SuperNode took it back")
+        except Exception as error:
+            succeeded = False
+            _log_failure("task lost", error)
+        finally:
+            self._working = False
+        self._state["tasks_done" if succeeded else "tasks_failed"] += 1
+        last = {**self._state.get("task", {}), "ok": succeeded, "wall_s": round(time.monotonic() - started, 2)}
+        self._report(state="idle", task=None, last=last)
+
+    def _do_task(self, client: RuntimeHttpClient) -> bool:
+        """Pull the message, run the app, push its reply; True when the app did its part."""
+        heartbeat = HeartbeatSender(make_task_heartbeat_fn_http(client))
+        heartbeat.start()
+        context: Context | None = None
+        reply: Message | None = None
+        stop = False
+        try:
+            message, context, _, _ = pull_task_input(client)  # the fourth is the bundle: dropped here, unread
+            self._report(state="working", task=_describe(message))
+            try:
+                reply = self._call_app(message, context)
+            except _Stop:
+                stop = True
+                reply = _error(message, SITE_STOPS)
+            push_message(client, reply, context)
+        finally:
+            succeeded = reply is not None and not reply.has_error()
+            status = SubStatus.COMPLETED if succeeded else SubStatus.FAILED
+            push_task_output(client=client, context=context, sub_status=status, details="")
+            if heartbeat.is_running:
+                heartbeat.stop()
+        if stop:
+            raise _Stop
+        return succeeded
+
+    def _call_app(self, message: Message, context: Context) -> Message:
+        """Return the installed app's reply, or a fixed error in place of whatever went wrong."""
+        context.node_config = {"site-config": str(self._home.site_config)}
+        context.run_config = {}  # what the site needs comes in the message, where every field is validated
+        try:
+            reply = importlib.import_module(APP).app(message, context)
+            if isinstance(reply, Message):
+                return reply
+            _log.error("the app answered with a %s, not a message", type(reply).__name__)
+        except Exception as error:
+            _log_failure("the app failed", error)
+        return _error(message, APP_FAILED)
+
+    def _report(self, **changes: Any) -> None:
+        self._state |= {**changes, "since": time.time()}
+        write_state(self._home.state("executor"), self._state)
+
+
+def _error(message: Message, reason: str) -> Message:
+    return Message(Error(code=ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason=reason), reply_to=message)
+
+
+def _describe(message: Message) -> dict[str, str]:
+    """Kind and round of a message, for the site's screen: the coordinator's text, so cut to harmless characters."""
+    parts = {"kind": message.metadata.message_type, "round": message.metadata.group_id}
+    return {name: re.sub(r"[^A-Za-z0-9._-]", "", text)[:32] for name, text in parts.items()}
+
+
+def _log_failure(what: str, error: BaseException) -> None:
+    """Log an exception's type and path through the code, and not its text, which may hold a patient's name."""
+    frames = traceback.extract_tb(error.__traceback__)
+    path = " > ".join(f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in frames)
+    _log.error("%s: %s at %s", what, type(error).__name__, path)
+
+
+def main() -> None:
+    """Run the executor of the site's folder in the first argument, at the SuperNode's address in the second."""
+    os.umask(0o077)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # one line per poll otherwise
+    end_with_parent()
+    Executor(ClientHome.load(Path(sys.argv[1])), sys.argv[2]).run()
+
+
+if __name__ == "__main__":
+    main()

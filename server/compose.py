@@ -1,0 +1,44 @@
+"""`server run` and Hydra: overrides on the command line in, one checked RunConfig out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from hydra import compose, initialize_config_module
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from server.config import RunConfig, hydra_schema
+from shared_model.errors import InputError
+from shared_model.spec import ModelSpec
+
+CONFIG_MODULE = "server.conf"
+CONFIG_NAME = "run"
+
+
+def compose_run(overrides: Sequence[str]) -> RunConfig:
+    """Compose server/conf/run.yaml with `overrides` (`rounds.count=3 model.adapter=lora`), strictly.
+
+    InputError names the key of an unknown or ill-typed override and of a value out of range.
+    """
+    ConfigStore.instance().store(name="run_schema", node=hydra_schema())
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
+            composed = compose(CONFIG_NAME, overrides=list(overrides))
+        plain = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise InputError(f"run configuration: {_one_line(error)}; see `server run --show`") from error
+    config = RunConfig.from_json(json.dumps(plain))
+    ModelSpec.from_json(json.dumps(config.model))
+    return config
+
+
+def _one_line(error: BaseException) -> str:
+    cause = error.__cause__ or error
+    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,153 @@
+"""The coordinator's folder: who it is, its keys, where each part keeps its state. Written once by `server init`.
+
+```
+server.json            addresses and ports
+ca/ca.key ca.crt       the consortium's authority; ca.crt goes to every site
+tls/server.key .crt    what the SuperLink shows to the sites
+secrets/               superexec: who may take the ServerApp's task; control: who may use the control channel
+flwr/ROLE/             FLWR_HOME of control, superlink and superexec
+state/                 SuperLink's database, the lock, what runs now
+sites.json             registered sites
+app/  runs/  logs/     the stub bundle, one folder per run, what the processes print
+```
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from privacy import identity
+from privacy.processes import LOOPBACK, closed_environment
+from shared_model.errors import InputError
+
+SCHEMA = 1
+CONNECTION = "coordinator"  # the name of the SuperLink connection in FLWR_HOME/config.toml
+CONTROL_USER = "coordinator"
+_FOLDERS = ("ca", "tls", "secrets", "state", "logs", "runs", "flwr/control", "flwr/superlink", "flwr/superexec")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerHome:
+    """A coordinator's folder and addresses. Sites reach `host`:`port`; the control channel is 127.0.0.1 alone."""
+
+    folder: Path
+    host: str
+    port: int
+    control_port: int
+
+    @property
+    def ca_certificate(self) -> Path:
+        """CA certificate that sites and our own tools verify the SuperLink with."""
+        return self.folder / "ca" / "ca.crt"
+
+    @property
+    def control_address(self) -> str:
+        """Address of the local control channel, host:port."""
+        return f"{LOOPBACK}:{self.control_port}"
+
+    @property
+    def lock(self) -> Path:
+        """Lock that `server start` holds."""
+        return self.folder / "state" / "start.lock"
+
+    @property
+    def state_file(self) -> Path:
+        """What `server start` says about itself."""
+        return self.folder / "state" / "start.json"
+
+    @property
+    def sites_file(self) -> Path:
+        """Registered sites by name."""
+        return self.folder / "sites.json"
+
+    def secret(self, name: str) -> Path:
+        """Path of the secret called `name` (superexec, control)."""
+        return self.folder / "secrets" / name
+
+    def log(self, name: str) -> Path:
+        """Path of the log of the process called `name`."""
+        return self.folder / "logs" / f"{name}.log"
+
+    def environment(self, role: str) -> dict[str, str]:
+        """Environment of a child process in `role` (control, superlink, superexec)."""
+        return closed_environment(self.folder / "flwr" / role)
+
+    def save(self) -> None:
+        """Write server.json (never over an older one)."""
+        record: dict[str, Any] = {"schema": SCHEMA, **asdict(self)}
+        del record["folder"]  # the folder may move
+        identity.write_public(self.folder / "server.json", (json.dumps(record, indent=1) + "\n").encode())
+
+    @staticmethod
+    def load(folder: Path) -> ServerHome:
+        """Read server.json in `folder`; InputError naming the file and the key when it is missing or wrong."""
+        path = folder.resolve() / "server.json"
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise InputError(f"{folder}: no coordinator here (no server.json); run `server init {folder}`") from error
+        except ValueError as error:
+            raise InputError(f"{path}: expected JSON as `server init` writes it") from error
+        if not isinstance(record, dict) or record.pop("schema", None) != SCHEMA:
+            raise InputError(f"{path}: key schema: expected {SCHEMA}")
+        expected = {"host": str, "port": int, "control_port": int}
+        if set(record) != set(expected):
+            raise InputError(f"{path}: expected the keys schema, {', '.join(expected)}")
+        for key, kind in expected.items():
+            if type(record[key]) is not kind:
+                raise InputError(f"{path}: key {key}: expected {kind.__name__}, found {record[key]!r}")
+        return ServerHome(folder=path.parent, **record)
+
+
+def create(folder: Path, host: str, port: int, control_port: int, addresses: list[str]) -> ServerHome:
+    """Make a coordinator's folder: CA, TLS certificate for `host` and `addresses`, secrets, FLWR_HOMEs.
+
+    InputError when the folder holds anything already, or a port or address is not usable; nothing is written then.
+    """
+    _check_ports(port, control_port)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder}: exists and is not empty; choose a new folder (nothing was changed)")
+    hosts = [name for name in (host, *addresses) if name not in ("0.0.0.0", "::")]
+    if not hosts:
+        raise InputError(f"--host {host}: give with --address a name or IP by which sites reach this machine")
+    authority_key, authority = identity.new_authority(f"FedKT3D consortium of {hosts[0]}")
+    key, certificate = identity.issue_server_certificate(authority_key, authority, hosts)
+    home = ServerHome(folder=folder.resolve(), host=host, port=port, control_port=control_port)
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    for name in _FOLDERS:
+        (home.folder / name).mkdir(parents=True, mode=0o700)
+    identity.write_private(home.folder / "ca" / "ca.key", authority_key)
+    identity.write_public(home.ca_certificate, authority)
+    identity.write_private(home.folder / "tls" / "server.key", key)
+    identity.write_public(home.folder / "tls" / "server.crt", certificate)
+    identity.write_private(home.secret("superexec"), identity.new_secret())
+    control = identity.new_secret()
+    identity.write_private(home.secret("control"), control)
+    identity.write_private(home.folder / "flwr" / "control" / "config.toml", _connection(home, control))
+    home.save()
+    return home
+
+
+def _check_ports(port: int, control_port: int) -> None:
+    for option, value in (("--port", port), ("--control-port", control_port)):
+        if not 1 <= value <= 65535:
+            raise InputError(f"{option} {value}: expected a TCP port, 1 to 65535")
+    if port == control_port:
+        raise InputError(f"--control-port {control_port}: must differ from --port; sites must not reach it")
+
+
+def _connection(home: ServerHome, control_secret: bytes) -> bytes:
+    """Flower's config.toml. The control secret rides in the address as user:password, which httpx sends as HTTP Basic
+    inside TLS; so Flower's own `flwr` works with this FLWR_HOME and nobody else's does."""
+    address = f"{CONTROL_USER}:{control_secret.decode()}@{home.control_address}"
+    lines = [
+        "[superlink]",
+        f'default = "{CONNECTION}"',
+        f"[superlink.{CONNECTION}]",
+        f'address = "{address}"',
+        f"root-certificates = {json.dumps(str(home.ca_certificate))}",
+    ]
+    return ("\n".join(lines) + "\n").encode()

@@ -1,0 +1,86 @@
+"""What `server run` shows: progress from the run's live events, and at the end one table from its report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as Bar
+from rich.table import Table
+
+from server.run import Event, Outcome
+
+_LOUD = ("site_dropped", "round_failed", "notice")
+
+
+class Progress:
+    """A bar over the rounds, with what happens now beside it; drops and notices stay on screen as lines."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._bar = Bar(
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console
+        )
+        self._task = self._bar.add_task("waiting for the server app", total=None)
+
+    def __enter__(self) -> Progress:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self._bar.stop()
+
+    def event(self, event: Event) -> None:
+        """Take one event of the run (server/events.py writes them)."""
+        kind = str(event.get("kind", ""))
+        number = int(event.get("round", 0))
+        words = [kind.replace("_", " "), *(str(event[key]) for key in ("site", "reason", "detail") if event.get(key))]
+        text = " ".join(words)
+        if number and kind not in ("resumed", "finished"):
+            text = f"round {number}: {text}"
+        if kind in _LOUD:
+            self._console.print(f"[yellow]{text}[/yellow]", highlight=False)
+        done = number if kind in ("round_done", "resumed", "finished", "evaluated") else max(0, number - 1)
+        total = event.get("rounds")
+        self._bar.update(self._task, description=text, completed=done, total=total if total else None)
+
+
+def rounds_table(report: Mapping[str, Any]) -> Table:
+    """One row a round: who took part, who did not and why, mean metrics, wall time."""
+    history = list(report.get("history", []))
+    names = sorted({name for entry in history for name in entry.get("metrics", {})})
+    evaluated = sorted({name for entry in history for name in (entry.get("evaluation") or {}).get("metrics", {})})
+    table = Table(title=f"{len(history)} rounds")
+    for heading in ("round", "sites", "dropped", *names, *evaluated, "wall s"):
+        table.add_column(heading)
+    for entry in history:
+        drops = ", ".join(f"{drop['site']}: {drop['reason']}" for drop in entry.get("drops", [])) or "-"
+        metrics = entry.get("metrics", {})
+        scores = (entry.get("evaluation") or {}).get("metrics", {})
+        table.add_row(
+            str(entry["round"]),
+            ", ".join(sorted(entry["sites"])),
+            drops,
+            *(_number(metrics.get(name)) for name in names),
+            *(_number(scores.get(name)) for name in evaluated),
+            f"{entry['wall_s']:.1f}",
+        )
+    return table
+
+
+def outcome_record(outcome: Outcome) -> dict[str, Any]:
+    """What `server run --json` prints."""
+    return {
+        "run_id": outcome.run_id,
+        "out": str(outcome.out),
+        "adapter": str(outcome.adapter),
+        "wall_s": round(outcome.wall_s, 2),
+        "report": outcome.report,
+    }
+
+
+def _number(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, int | float) else "-"

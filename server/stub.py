@@ -1,0 +1,52 @@
+"""The bundle that Flower wants with every run: a pyproject.toml and not one line of code.
+
+`flwr run` ships a bundle (FAB) to the SuperLink, which hands it to the ServerApp's process and to every site. Ours
+names `server.app:app` and `client.app:app` and holds no module, so that both sides import what is installed on their
+own machine; a site's executor does not even unpack it.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+NAME = "fedkt3d"
+_PYPROJECT = """\
+[project]
+name = "fedkt3d"
+version = "0.1.0"
+description = "Names the installed apps of FedKT3D; holds no code"
+license = "Apache-2.0"
+dependencies = []
+
+[tool.flwr.app]
+publisher = "fedkt3d"
+
+[tool.flwr.app.components]
+serverapp = "server.app:app"
+clientapp = "client.app:app"
+
+[tool.flwr.app.config]
+config = ""
+config-sha256 = ""
+out = ""
+"""
+
+
+def write_bundle(folder: Path) -> Path:
+    """Write the stub below `folder` and return its path, which `flwr run` takes."""
+    bundle = folder / NAME
+    bundle.mkdir(parents=True, exist_ok=True)
+    (bundle / "pyproject.toml").write_text(_PYPROJECT, encoding="utf-8")
+    return bundle
+
+
+def write_run_config(path: Path, *, config: str, sha256: str, out: Path) -> Path:
+    """Write the TOML file with the run configuration's three keys (declared in the stub) and return its path.
+
+    A JSON text without ASCII escapes is a TOML basic string: the escapes that JSON uses are TOML's too.
+    """
+    values = {"config": config, "config-sha256": sha256, "out": str(out)}
+    lines = [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in values.items()]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
