@@ -11,12 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
-from privacy.fields import MessageError, OneOf, Real, Rule, Text, Whole, check_values, checked_fields
+from privacy.fields import MessageError, OneOf, Real, Rule, Text, Whole, check_values
+from privacy.tasks import TASKS, Task
+from privacy.tasks import EvaluateTask as EvaluateTask
+from privacy.tasks import TrainTask as TrainTask
 from privacy.vectors import Vector, pack_vector, unpack_vector
 
 SCHEMA = 1
@@ -30,6 +33,7 @@ REFUSALS: Mapping[str, str] = {
     "wrong_model": "the request's model is not the one that this site has installed",
     "bad_task": "the task holds a value outside the allowed range",
     "site_config": "the site's own configuration cannot be read; see the site's log",
+    "no_patients": "the site has no patients for this task",
     "data": "the site's data could not be read; see the site's log",
     "policy": "the site's policy refuses the request",
     "training_failed": "training failed at the site; see the site's log",
@@ -67,71 +71,8 @@ _REFUSAL_HEAD: Mapping[str, Rule] = {
 }
 _METRIC_NAME = Text(r"[a-z][a-z0-9_]{0,47}", 48, "a metric's name")
 _METRIC_VALUE = Real(-1e30, 1e30)
-_ROUND = Whole(0, 1_000_000)
-_SEED = Whole(0, 2**63 - 1)
 
 _Record = TypeVar("_Record", ConfigRecord, MetricRecord, ArrayRecord)
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainTask:
-    """One round of local training. ``lr`` is this round's; randomness is keyed by (seed, site, round, patient).
-
-    ``grad_clip`` is the largest global gradient norm, 0 switches clipping off. Raises MessageError ("bad_task").
-    """
-
-    round: int
-    rounds: int
-    local_steps: int
-    batch_size: int
-    lr: float
-    seed: int
-    stage: str = "dose"
-    grad_clip: float = 1.0
-    weight_decay: float = 0.0
-
-    RULES: ClassVar[Mapping[str, Rule]] = {
-        "round": Whole(1, 1_000_000),
-        "rounds": Whole(1, 1_000_000),
-        "local_steps": Whole(1, 1_000_000),
-        "batch_size": Whole(1, 4096),
-        "lr": Real(0.0, 10.0, above=True),
-        "seed": _SEED,
-        "stage": OneOf(("dose", "any2any")),
-        "grad_clip": Real(0.0, 1e6),
-        "weight_decay": Real(0.0, 1.0),
-    }
-
-    def __post_init__(self) -> None:
-        checked_fields(self, "train task", self.RULES)
-        if self.round > self.rounds:
-            raise MessageError("bad_task", "train task: round must not be above rounds")
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluateTask:
-    """Scores the shared vector on the site's own patients after ``round`` rounds. Raises MessageError ("bad_task")."""
-
-    round: int
-    split: str = "validation"
-    sampler_steps: int = 20
-    candidates: int = 1
-    seed: int = 0
-
-    RULES: ClassVar[Mapping[str, Rule]] = {
-        "round": _ROUND,
-        "split": OneOf(("validation",)),
-        "sampler_steps": Whole(1, 1000),
-        "candidates": Whole(1, 64),
-        "seed": _SEED,
-    }
-
-    def __post_init__(self) -> None:
-        checked_fields(self, "evaluate task", self.RULES)
-
-
-Task = TrainTask | EvaluateTask
-_TASKS: Mapping[str, type[TrainTask] | type[EvaluateTask]] = {"train": TrainTask, "evaluate": EvaluateTask}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,7 +129,7 @@ def request(message: Request) -> RecordDict:
     }
     check_values("schema", "request", head, _REQUEST_HEAD)
     content = RecordDict({"head": ConfigRecord({**head})})
-    expected = _TASKS.get(message.kind)
+    expected = TASKS.get(message.kind)
     if type(message.task) is not (expected or type(None)) or (message.vector is None) != (expected is None):
         raise MessageError("schema", f"request: a {message.kind} carries another task or vector than the schema wants")
     if message.task is not None and message.vector is not None:
@@ -205,11 +146,11 @@ def parse_request(content: RecordDict) -> Request:
     kind = str(head["kind"])
     _expect_records(content, {"head"} if kind == "describe" else {"head", "task", "vector"})
     task, vector = None, None
-    if kind in _TASKS:
+    if kind in TASKS:
         values = dict(_record(content, "task", ConfigRecord))
-        check_values("bad_task", f"{kind} task", values, _TASKS[kind].RULES)
+        check_values("bad_task", f"{kind} task", values, TASKS[kind].RULES)
         untyped: dict[str, Any] = values
-        task = _TASKS[kind](**untyped)
+        task = TASKS[kind](**untyped)
         vector = unpack_vector(_record(content, "vector", ArrayRecord))
         if not np.isfinite(vector).all():
             raise MessageError("schema", "request: the vector holds values that are not finite")

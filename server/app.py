@@ -1,0 +1,86 @@
+"""The coordinator's Flower ServerApp: reads the composed configuration, runs the rounds, writes adapter and report.
+
+Run config: ``config`` (JSON of a RunConfig), ``config-sha256`` (of that text, in hex), ``out`` (output folder). Writes
+``out/adapter.safetensors`` and ``out/federation.json``; ``out/events.jsonl`` and ``out/checkpoint`` grow on the way.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from server.config import RunConfig
+from server.events import Listener
+from server.journal import write_atomic
+from server.rounds import FederationResult, run_federation
+from shared_model.errors import InputError
+
+app = ServerApp()
+
+
+@app.main()
+def _main(grid: Grid, context: Context) -> None:
+    federate(grid, context)
+
+
+def run_config(config: RunConfig, out: Path) -> dict[str, str]:
+    """Write the run config that ``federate`` reads back: flat strings, as Flower wants them."""
+    text = config.to_json()
+    return {"config": text, "config-sha256": hashlib.sha256(text.encode()).hexdigest(), "out": str(out.resolve())}
+
+
+def federate(grid: Grid, context: Context, on_event: Listener | None = None) -> FederationResult:
+    """Run the federation that the context's run config describes; raises InputError, QuorumError."""
+    config, out = _read(context)
+    # torch is slow to import; a bad configuration is refused before that.
+    from shared_model.manifest import initial_vector, manifest_hash, save_adapter, vector_hash
+    from shared_model.spec import ModelSpec
+
+    spec = ModelSpec.from_json(json.dumps(config.model))
+    initial = initial_vector(spec)
+    result = run_federation(grid, config, spec.to_json(), manifest_hash(spec), initial, out, on_event)
+    report = federation_report(config, result, vector_hash(result.vector))
+    card = {key: report[key] for key in ("name", "seed", "rounds", "sites", "privacy")}
+    save_adapter(out / "adapter.safetensors", spec, result.vector, card)
+    write_atomic(out / "federation.json", json.dumps(report, indent=1).encode())
+    return result
+
+
+def federation_report(config: RunConfig, result: FederationResult, adapter_hash: str) -> dict[str, Any]:
+    """Report of a finished run as plain JSON values: who took part, what was dropped and why, metrics, bytes."""
+    drops = [{"round": 0, **asdict(drop)} for drop in result.drops]
+    for record in result.history:
+        drops += [{"round": record.round, **asdict(drop)} for drop in record.drops]
+        if record.evaluation is not None:
+            drops += [{"round": record.round, **asdict(drop)} for drop in record.evaluation.drops]
+    return {
+        "name": config.name,
+        "seed": config.seed,
+        "config": asdict(config),
+        "privacy": asdict(config.privacy),
+        "rounds": result.rounds,
+        "resumed_from": result.resumed_from,
+        "sites": result.sites,
+        "wire_bytes_per_round": result.wire_bytes_per_round,
+        "adapter_sha256": adapter_hash,
+        "drops": drops,
+        "history": [record.to_plain() for record in result.history],
+    }
+
+
+def _read(context: Context) -> tuple[RunConfig, Path]:
+    values: dict[str, str] = {}
+    for key in ("config", "config-sha256", "out"):
+        value = context.run_config.get(key)
+        if not isinstance(value, str) or not value:
+            raise InputError(f"run config: {key} is missing; start the run with `server run` or `simulate run`")
+        values[key] = value
+    if hashlib.sha256(values["config"].encode()).hexdigest() != values["config-sha256"]:
+        raise InputError("run config: config does not match config-sha256; it was changed on its way")
+    return RunConfig.from_json(values["config"]), Path(values["out"])

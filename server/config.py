@@ -1,0 +1,203 @@
+"""The run's configuration: frozen dataclasses, validated where they are made, read from one JSON text or from Hydra."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from typing import Any, ClassVar, get_type_hints
+
+from omegaconf import DictConfig, OmegaConf
+
+from privacy.fields import OneOf, Real, Rule, Text, Whole, checked_fields
+from shared_model.errors import InputError
+
+_WHERE = "run configuration"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Local training in a round. ``lr`` falls over the rounds by a half cosine to ``lr * lr_final_fraction``.
+
+    ``stage``: "dose" trains dose prediction, "any2any" every pair of modalities. ``grad_clip``: largest gradient norm.
+    """
+
+    local_steps: int = 40
+    batch_size: int = 2
+    lr: float = 3e-4
+    lr_final_fraction: float = 0.1
+    stage: str = "dose"
+    grad_clip: float = 1.0
+    weight_decay: float = 0.0
+
+    RULES: ClassVar[Mapping[str, Rule]] = {
+        "local_steps": Whole(1, 1_000_000),
+        "batch_size": Whole(1, 4096),
+        "lr": Real(0.0, 10.0, above=True),
+        "lr_final_fraction": Real(0.0, 1.0, above=True),
+        "stage": OneOf(("dose", "any2any")),
+        "grad_clip": Real(0.0, 1e6, above=True),
+        "weight_decay": Real(0.0, 1.0),
+    }
+
+    def __post_init__(self) -> None:
+        checked_fields(self, f"{_WHERE}: train", self.RULES)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundsConfig:
+    """How many rounds, who must take part and how long to wait (seconds).
+
+    A round with fewer than ``min_sites`` accepted updates is repeated, ``attempts`` times in all; then the run stops.
+    ``evaluate_every`` 0 never evaluates. An update with a Euclidean norm above ``max_update_norm`` drops its site.
+    """
+
+    count: int = 10
+    min_sites: int = 2
+    deadline_s: float = 3600.0
+    wait_for_sites_s: float = 600.0
+    evaluate_every: int = 1
+    max_update_norm: float = 1e4
+    attempts: int = 3
+
+    RULES: ClassVar[Mapping[str, Rule]] = {
+        "count": Whole(1, 1_000_000),
+        "min_sites": Whole(1, 10_000),
+        "deadline_s": Real(0.0, 1e7, above=True),
+        "wait_for_sites_s": Real(0.0, 1e7, above=True),
+        "evaluate_every": Whole(0, 1_000_000),
+        "max_update_norm": Real(0.0, 1e12, above=True),
+        "attempts": Whole(1, 1000),
+    }
+
+    def __post_init__(self) -> None:
+        checked_fields(self, f"{_WHERE}: rounds", self.RULES)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AggregateConfig:
+    """The server's optimiser on the mean update (server/aggregate.py). The betas and ``tau`` belong to fedadam."""
+
+    name: str = "fedavg"
+    lr: float = 1.0
+    beta1: float = 0.9
+    beta2: float = 0.99
+    tau: float = 1e-3
+    weighting: str = "patients"
+
+    RULES: ClassVar[Mapping[str, Rule]] = {
+        "name": OneOf(("fedavg", "fedadam")),
+        "lr": Real(0.0, 100.0, above=True),
+        "beta1": Real(0.0, 0.999999),
+        "beta2": Real(0.0, 0.999999),
+        "tau": Real(0.0, 1.0, above=True),
+        "weighting": OneOf(("patients", "equal")),
+    }
+
+    def __post_init__(self) -> None:
+        checked_fields(self, f"{_WHERE}: aggregate", self.RULES)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """How sites score the shared vector: steps of the sampler and candidates a patient."""
+
+    sampler_steps: int = 20
+    candidates: int = 1
+
+    RULES: ClassVar[Mapping[str, Rule]] = {"sampler_steps": Whole(1, 1000), "candidates": Whole(1, 64)}
+
+    def __post_init__(self) -> None:
+        checked_fields(self, f"{_WHERE}: evaluate", self.RULES)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrivacyConfig:
+    """The privacy mode that the coordinator asks for; every site's own policy has the last word."""
+
+    mode: str = "none"
+
+    RULES: ClassVar[Mapping[str, Rule]] = {"mode": OneOf(("none",))}
+
+    def __post_init__(self) -> None:
+        checked_fields(self, f"{_WHERE}: privacy", self.RULES)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """One run. ``model`` holds the fields of shared_model.spec.ModelSpec, checked there. Raises InputError."""
+
+    name: str = "run"
+    seed: int = 0
+    model: dict[str, Any] = field(default_factory=dict)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    rounds: RoundsConfig = field(default_factory=RoundsConfig)
+    aggregate: AggregateConfig = field(default_factory=AggregateConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    privacy: PrivacyConfig = field(default_factory=PrivacyConfig)
+
+    def __post_init__(self) -> None:
+        name = Text(r"[A-Za-z0-9][A-Za-z0-9_.-]*", 64, "a name (letters, digits, _ . -)")
+        rules: dict[str, Rule] = {"name": name, "seed": Whole(0, 2**63 - 1)}
+        for key, rule in rules.items():
+            if not rule.accepts(getattr(self, key)):
+                raise InputError(f"{_WHERE}: {key} must be {rule.expected()}")
+
+    def to_json(self) -> str:
+        """Write the configuration as canonical JSON: sorted keys, no blanks."""
+        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> RunConfig:
+        """Read the configuration strictly; an unknown key, wrong type or value raises InputError naming the key."""
+        try:
+            raw = json.loads(text)
+        except ValueError as error:
+            raise InputError(f"{_WHERE}: not valid JSON; expected the composed configuration in one object") from error
+        config = _build(cls, raw, "")
+        assert isinstance(config, RunConfig)
+        return config
+
+
+def _build(kind: type[Any], raw: object, path: str) -> object:
+    if not isinstance(raw, dict):
+        raise InputError(f"{_WHERE}: {path or 'the whole'} must be a mapping of {', '.join(_names(kind))}")
+    hints = get_type_hints(kind)
+    unknown = sorted(str(key) for key in raw if key not in _names(kind))
+    if unknown:
+        raise InputError(f"{_WHERE}: unknown key {path}{unknown[0]}; expected one of {', '.join(_names(kind))}")
+    values = {
+        key: _build(hints[key], value, f"{path}{key}.") if is_dataclass(hints[key]) else value
+        for key, value in raw.items()
+    }
+    if not isinstance(values.get("model", {}), dict):
+        raise InputError(f"{_WHERE}: model must be a mapping of the model's fields")
+    return kind(**values)
+
+
+def _names(kind: type[Any]) -> list[str]:
+    return [f.name for f in fields(kind)]
+
+
+def hydra_schema() -> DictConfig:
+    """Typed node for Hydra's ConfigStore. OmegaConf makes frozen dataclasses read-only, which forbids overrides."""
+    schema = OmegaConf.structured(RunConfig)
+    for key in ("train", "rounds", "aggregate", "evaluate", "privacy"):
+        OmegaConf.set_readonly(schema[key], None)
+    OmegaConf.set_readonly(schema, None)
+    assert isinstance(schema, DictConfig)
+    return schema
+
+
+def run_identity(config: RunConfig, spec_json: str, manifest_hash: str, initial: bytes) -> str:
+    """SHA-256 of all that determines the result; two runs may share an output folder only where it is equal.
+
+    How long to wait and how often to try again do not count, so that a stopped run can go on with more patience.
+    """
+    counted = asdict(config)
+    for patience in ("deadline_s", "wait_for_sites_s", "attempts"):
+        del counted["rounds"][patience]
+    digest = hashlib.sha256(json.dumps([counted, spec_json, manifest_hash], sort_keys=True).encode())
+    digest.update(initial)
+    return digest.hexdigest()

@@ -1,0 +1,138 @@
+"""One exchange with the sites over Flower's Grid: push, poll, judge. Knows nothing of models or of sums.
+
+Every answer is yielded as it arrives, as a Reply that fits the request or as a Drop that names the site and the reason.
+Error texts that a site sends are never read: they may quote a patient's record.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import httpx
+from flwr.app import Message, RecordDict
+from flwr.serverapp import Grid
+
+from privacy.fields import MessageError
+from privacy.messages import MESSAGE_TYPES, Reply, parse_reply, wire_bytes
+from server.history import Drop
+
+# A pull brings home whole vectors: a few at a time, so that memory does not grow with the number of sites.
+_PULL_AT_ONCE = 4
+_SHORTEST_PAUSE_S, _LONGEST_PAUSE_S = 0.001, 0.25
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What came of one request: a reply that fits, or the reason why there is none."""
+
+    node: int
+    site: str
+    reply: Reply | None = None
+    drop: Drop | None = None
+    wire_bytes: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Sent:
+    node: int
+    site: str
+    until: float  # time.monotonic()
+
+
+class Exchange:
+    """Requests of one kind and round. Times are monotonic: a clock that is set back or forth moves no deadline."""
+
+    def __init__(self, grid: Grid, *, kind: str, round_number: int, run_id: str) -> None:
+        self._grid = grid
+        self._kind, self._round, self._run_id = kind, round_number, run_id
+        self._pending: dict[str, _Sent] = {}
+        self._answered: dict[str, _Sent] = {}
+
+    @property
+    def waiting_for(self) -> set[int]:
+        """Nodes that have not answered yet."""
+        return {sent.node for sent in self._pending.values()}
+
+    def send(self, content: RecordDict, nodes: Mapping[int, str], ttl_s: float) -> list[Answer]:
+        """Push one content to the nodes, node id to site name; returns those that could not be reached at all."""
+        if not nodes:
+            return []
+        messages = [
+            self._grid.create_message(content, MESSAGE_TYPES[self._kind], node, str(self._round), ttl_s)
+            for node in nodes
+        ]
+        ids: list[str | None] = [*self._grid.push_messages(messages)]
+        ids += [None] * (len(messages) - len(ids))
+        until = time.monotonic() + ttl_s
+        failed = []
+        for message_id, (node, site) in zip(ids, nodes.items(), strict=True):
+            if message_id:
+                self._pending[message_id] = _Sent(node=node, site=site, until=until)
+            else:
+                failed.append(_dropped(node, site, "error", "the request could not be sent"))
+        return failed
+
+    def poll(self) -> Iterator[Answer]:
+        """Yield what has arrived, without waiting."""
+        ids = list(self._pending)
+        for start in range(0, len(ids), _PULL_AT_ONCE):
+            try:
+                messages = list(self._grid.pull_messages(ids[start : start + _PULL_AT_ONCE]))
+            except httpx.HTTPError:  # the SuperLink stumbles at times; the next poll asks again, up to the deadline
+                return
+            while messages:
+                yield from self._receive(messages.pop(0))
+
+    def _receive(self, message: Message) -> Iterator[Answer]:
+        message_id = message.metadata.reply_to_message_id
+        sent = self._pending.pop(message_id, None)
+        if sent is not None:
+            self._answered[message_id] = sent
+            yield self._judge(message, sent)
+        elif message_id in self._answered:
+            again = self._answered[message_id]
+            yield _dropped(again.node, again.site, "duplicate", "only the first answer counts")
+
+    def answers(self) -> Iterator[Answer]:
+        """Yield answers as they arrive until all are in or their time is over; then name who never answered."""
+        pause_s = _SHORTEST_PAUSE_S
+        while self._pending:
+            before = len(self._pending)
+            yield from self.poll()
+            yield from self.expired()
+            if len(self._pending) == before:
+                time.sleep(pause_s)
+                pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+            else:
+                pause_s = _SHORTEST_PAUSE_S
+
+    def expired(self) -> list[Answer]:
+        """Give up requests whose time is over."""
+        now = time.monotonic()
+        late = [message_id for message_id, sent in self._pending.items() if now >= sent.until]
+        gone = [self._pending.pop(message_id) for message_id in late]
+        return [_dropped(sent.node, sent.site, "no_answer", "") for sent in gone]
+
+    def _judge(self, message: Message, sent: _Sent) -> Answer:
+        if not message.has_content():
+            code = message.error.code if message.has_error() else 0
+            return _dropped(sent.node, sent.site, "error", f"Flower error {int(code)}")
+        size = wire_bytes(message.content)
+        try:
+            reply = parse_reply(message.content)
+        except MessageError as error:  # its text is ours and quotes nothing
+            return _dropped(sent.node, sent.site, "schema", str(error), size)
+        if reply.refusal is not None:
+            site = sent.site if self._kind != "describe" else reply.site or sent.site
+            detail = reply.refusal.code + (f": {reply.refusal.text}" if reply.refusal.text else "")
+            return _dropped(sent.node, site, "refused", detail, size)
+        fits = (reply.run_id, reply.kind, reply.round) == (self._run_id, self._kind, self._round)
+        if not fits or (self._kind != "describe" and reply.site != sent.site):
+            return _dropped(sent.node, sent.site, "wrong_round", f"expected {self._kind} of round {self._round}", size)
+        return Answer(node=sent.node, site=reply.site, reply=reply, wire_bytes=size)
+
+
+def _dropped(node: int, site: str, reason: str, detail: str, size: int = 0) -> Answer:
+    return Answer(node=node, site=site, drop=Drop(site=site, reason=reason, detail=detail), wire_bytes=size)

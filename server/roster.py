@@ -1,0 +1,82 @@
+"""Who takes part: connected nodes, asked once for their site's name and number of patients."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from flwr.app import RecordDict
+from flwr.serverapp import Grid
+
+from server.exchange import Answer, Exchange
+from server.history import Drop
+
+_PAUSE_S = 0.02
+
+
+@dataclass(frozen=True, kw_only=True)
+class Site:
+    """A site that described itself."""
+
+    node: int
+    name: str
+    patients: int
+
+
+class Roster:
+    """Asks every node that connects to describe itself; sites may join, leave and come back between rounds.
+
+    Two nodes with one site name: the smaller node id that answered keeps it, the other is dropped as a duplicate.
+    """
+
+    def __init__(self, grid: Grid, describe: RecordDict, *, run_id: str, answer_within_s: float) -> None:
+        self._grid = grid
+        self._describe = describe
+        self._answer_within_s = answer_within_s
+        self._exchange = Exchange(grid, kind="describe", round_number=0, run_id=run_id)
+        self._asked: set[int] = set()
+        self._sites: dict[int, Site] = {}
+        self.drops: dict[int, Drop] = {}
+
+    def connected(self, *, min_sites: int, wait_s: float) -> Iterator[Site | Drop]:
+        """Yield sites and drops that are new; ends when ``min_sites`` are there and no node is silent, or time is over.
+
+        With ``wait_s`` 0 it only takes what has arrived. Read the result with ``present``.
+        """
+        end = time.monotonic() + wait_s
+        while True:
+            nodes = set(self._grid.get_node_ids())
+            new = sorted(nodes - self._asked)
+            self._asked.update(new)
+            unsent = self._exchange.send(self._describe, {n: f"node-{n}" for n in new}, self._answer_within_s)
+            arrived = sorted([*unsent, *self._exchange.poll()], key=lambda answer: answer.node)
+            news = [self._register(answer, nodes) for answer in [*arrived, *self._exchange.expired()]]
+            yield from filter(None, news)
+            silent = self._exchange.waiting_for & nodes
+            if time.monotonic() >= end or (not silent and len(self._named(nodes)) >= min_sites):
+                return
+            time.sleep(_PAUSE_S)
+
+    def present(self) -> list[Site]:
+        """Sites that are connected now, by name."""
+        return self._named(set(self._grid.get_node_ids()))
+
+    def _named(self, nodes: set[int]) -> list[Site]:
+        return sorted((s for s in self._sites.values() if s.node in nodes), key=lambda site: site.name)
+
+    def _register(self, answer: Answer, nodes: set[int]) -> Site | Drop | None:
+        drop = answer.drop
+        if answer.reply is not None:
+            if not any(site.name == answer.site for site in self._named(nodes)):
+                site = Site(node=answer.node, name=answer.site, patients=answer.reply.patients)
+                self._sites[answer.node] = site
+                self.drops.pop(answer.node, None)
+                return site
+            drop = Drop(site=answer.site, reason="duplicate", detail="another node has this site's name")
+        elif drop is not None and drop.reason == "no_answer":
+            self._asked.discard(answer.node)  # it may have been away: ask again next time
+        if drop is not None and self.drops.get(answer.node) != drop:
+            self.drops[answer.node] = drop
+            return drop
+        return None

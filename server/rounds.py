@@ -1,0 +1,253 @@
+"""The round loop: describe, then train and evaluate round by round, with quorum, deadline, checkpoints and resume.
+
+Knows no model: it works on any flat float32 vector and any client app that speaks privacy/messages.py. Replies are
+summed as they arrive (server/aggregate.py), so neither memory nor the result depends on how many sites there are or who
+is first. A site that misbehaves is dropped from the round by name and reason, and asked again in the next one.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+import uuid
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from flwr.serverapp import Grid
+from numpy.typing import NDArray
+
+from privacy.messages import EvaluateTask, TrainTask
+from server.aggregate import server_optimizer
+from server.config import RunConfig, TrainConfig, run_identity
+from server.events import Event, EventLog, Listener
+from server.history import Drop, RoundRecord
+from server.journal import Journal, RunState
+from server.roster import Roster, Site
+from server.steps import Link, TrainOutcome, TrainRules, evaluate_step, train_step
+from shared_model.errors import FedKT3DError, InputError
+
+Vector = NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FederationResult:
+    """What a finished run yields. ``vector`` (d,) float32; ``sites`` every site that described itself: patients.
+
+    ``drops`` are nodes that never became a site; drops within rounds stand in ``history``. ``wire_bytes_per_round`` is
+    the mean payload of the training exchange, both directions. ``resumed_from`` counts rounds done before this start.
+    """
+
+    vector: Vector
+    rounds: int
+    sites: dict[str, int]
+    history: tuple[RoundRecord, ...]
+    drops: tuple[Drop, ...]
+    wire_bytes_per_round: int
+    resumed_from: int
+
+
+class QuorumError(FedKT3DError):
+    """Too few sites gave a usable update, however often the round was tried; the last checkpoint is kept."""
+
+
+def run_federation(
+    grid: Grid,
+    cfg: RunConfig,
+    spec_json: str,
+    manifest_hash: str,
+    initial: Vector,
+    out: Path,
+    on_event: Listener | None = None,
+) -> FederationResult:
+    """Run a federation to its last round, going on where an earlier start with the same configuration stopped.
+
+    ``initial`` is the shared vector (d,) float32 before round 1. Same configuration, seed and answering sites: the same
+    vector to the bit. Raises InputError (other configuration in ``out``, bad vector), QuorumError.
+    """
+    if initial.dtype != np.float32 or initial.ndim != 1 or initial.size < 1 or not np.isfinite(initial).all():
+        raise InputError("initial vector: expected one flat, finite float32 array of at least one value")
+    identity = run_identity(cfg, spec_json, manifest_hash, initial.tobytes())
+    with Journal(out) as journal:
+        state, notices = journal.load(identity)
+        events = EventLog(out, on_event)
+        for notice in notices:
+            events(Event(kind="notice", detail=notice))
+        resumed_from = 0 if state is None else state.round
+        if state is None:
+            optimizer = server_optimizer(cfg.aggregate).initial_state(initial.size)
+            state = RunState(run_id=uuid.uuid4().hex, identity=identity, round=0, vector=initial, optimizer=optimizer)
+            journal.save(state)
+            events(Event(kind="started", rounds=cfg.rounds.count))
+        else:
+            events(Event(kind="resumed", round=state.round, rounds=cfg.rounds.count))
+        link = Link(grid=grid, run_id=state.run_id, spec_json=spec_json, manifest_hash=manifest_hash)
+        run = _Federation(link, cfg, events, state)
+        run.to_the_end(journal)
+        events(Event(kind="finished", round=cfg.rounds.count, rounds=cfg.rounds.count))
+    return run.result(resumed_from)
+
+
+def round_lr(train: TrainConfig, round_number: int, rounds: int) -> float:
+    """Learning rate of round 1..rounds: half a cosine from ``lr`` down to ``lr * lr_final_fraction``."""
+    done = (round_number - 1) / max(1, rounds - 1)
+    floor = train.lr_final_fraction
+    return train.lr * (floor + (1.0 - floor) * 0.5 * (1.0 + math.cos(math.pi * done)))
+
+
+class _Federation:
+    """One run in one process: the configuration, the sites and the state that advances round by round."""
+
+    def __init__(self, link: Link, cfg: RunConfig, events: EventLog, state: RunState) -> None:
+        self._link, self._cfg, self._events, self._state = link, cfg, events, state
+        self._optimizer = server_optimizer(cfg.aggregate)
+        self._sites: dict[str, int] = {}
+        answer_within_s = min(cfg.rounds.deadline_s, cfg.rounds.wait_for_sites_s)
+        self._roster = Roster(link.grid, link.request("describe"), run_id=link.run_id, answer_within_s=answer_within_s)
+
+    def to_the_end(self, journal: Journal) -> None:
+        """Train and evaluate until the last round; each step that costs time is followed by a checkpoint."""
+        while True:
+            if self._evaluation_is_due():
+                self._state = self._evaluated()
+            elif self._state.round < self._cfg.rounds.count:
+                self._state = self._trained()
+            else:
+                return
+            journal.save(self._state)
+
+    def result(self, resumed_from: int) -> FederationResult:
+        """Sum the run up."""
+        history = self._state.history
+        return FederationResult(
+            vector=self._state.vector,
+            rounds=self._state.round,
+            sites=dict(sorted(self._sites.items())),
+            history=history,
+            drops=tuple(self._roster.drops.values()),
+            wire_bytes_per_round=round(sum(record.wire_bytes for record in history) / max(1, len(history))),
+            resumed_from=resumed_from,
+        )
+
+    def _trained(self) -> RunState:
+        """One more round, tried as often as the configuration allows; raises QuorumError."""
+        number, rounds = self._state.round + 1, self._cfg.rounds
+        drops: list[Drop] = []
+        for attempt in range(1, rounds.attempts + 1):
+            sites = self._gather(number)
+            accepted = len(sites)
+            if accepted >= rounds.min_sites:
+                self._emit(Event(kind="round_started", round=number, sites=len(sites)))
+                outcome = self._attempt(number, attempt, sites)
+                drops.extend(outcome.drops)
+                accepted = len(outcome.sites)
+                if accepted >= rounds.min_sites:
+                    return self._applied(number, attempt, outcome, tuple(drops))
+            why = f"{accepted} of at least {rounds.min_sites} sites in attempt {attempt} of {rounds.attempts}"
+            self._emit(Event(kind="round_failed", round=number, sites=accepted, detail=why))
+        named = [drop.line() for drop in [*self._roster.drops.values(), *drops]]
+        raise QuorumError(
+            f"round {number}: fewer than {rounds.min_sites} usable answers in {rounds.attempts} attempts"
+            f" ({'; '.join(dict.fromkeys(named)) or f'{len(self._roster.present())} sites connected'});"
+            " the last checkpoint is kept: start again to go on"
+        )
+
+    def _gather(self, number: int) -> list[Site]:
+        """Take in sites that are new; waits for a quorum at the start and whenever too few are connected."""
+        rounds = self._cfg.rounds
+        waiting = not self._sites or len(self._roster.present()) < rounds.min_sites
+        wait_s = rounds.wait_for_sites_s if waiting else 0.0
+        for news in self._roster.connected(min_sites=rounds.min_sites, wait_s=wait_s):
+            if isinstance(news, Site):
+                self._sites[news.name] = news.patients
+                self._emit(Event(kind="site_joined", round=number, site=news.name, detail=f"{news.patients} patients"))
+            else:
+                self._witness(number, news.site, news)
+        return self._roster.present()
+
+    def _attempt(self, number: int, attempt: int, sites: list[Site]) -> TrainOutcome:
+        train, rounds = self._cfg.train, self._cfg.rounds
+        task = TrainTask(
+            round=number,
+            rounds=rounds.count,
+            local_steps=train.local_steps,
+            batch_size=train.batch_size,
+            lr=round_lr(train, number, rounds.count),
+            seed=self._cfg.seed,
+            stage=train.stage,
+            grad_clip=train.grad_clip,
+            weight_decay=train.weight_decay,
+        )
+        rules = TrainRules(
+            deadline_s=rounds.deadline_s,
+            max_norm=rounds.max_update_norm,
+            by_patients=self._cfg.aggregate.weighting == "patients",
+            attempt=attempt,
+        )
+        return train_step(self._link, task, self._state.vector, sites, rules, partial(self._witness, number))
+
+    def _applied(self, number: int, attempt: int, outcome: TrainOutcome, drops: tuple[Drop, ...]) -> RunState:
+        vector, optimizer = self._optimizer.step(self._state.vector, outcome.total.mean(), self._state.optimizer)
+        if not np.isfinite(vector).all():
+            raise FedKT3DError(f"round {number}: the shared vector overflowed float32; lower aggregate.lr or train.lr")
+        record = RoundRecord(
+            round=number,
+            lr=round_lr(self._cfg.train, number, self._cfg.rounds.count),
+            attempt=attempt,
+            sites=outcome.sites,
+            norms=outcome.norms,
+            metrics=outcome.metrics,
+            per_site=outcome.per_site,
+            drops=drops,
+            wire_bytes=outcome.wire_bytes,
+            wall_s=outcome.wall_s,
+        )
+        done = Event(
+            kind="round_done", round=number, sites=len(record.sites), metrics=record.metrics, wall_s=record.wall_s
+        )
+        self._emit(done)
+        history = (*self._state.history, record)
+        return replace(self._state, round=number, vector=vector, optimizer=optimizer, history=history)
+
+    def _evaluation_is_due(self) -> bool:
+        every, number = self._cfg.rounds.evaluate_every, self._state.round
+        if every == 0 or number == 0 or self._state.history[-1].evaluation is not None:
+            return False
+        return number % every == 0 or number == self._cfg.rounds.count
+
+    def _evaluated(self) -> RunState:
+        number, how = self._state.round, self._cfg.evaluate
+        task = EvaluateTask(
+            round=number, sampler_steps=how.sampler_steps, candidates=how.candidates, seed=self._cfg.seed
+        )
+        started = time.monotonic()
+        evaluation = evaluate_step(
+            self._link,
+            task,
+            self._state.vector,
+            self._gather(number),
+            self._cfg.rounds.deadline_s,
+            partial(self._witness, number),
+        )
+        wall_s = time.monotonic() - started
+        self._emit(
+            Event(
+                kind="evaluated",
+                round=number,
+                sites=len(evaluation.per_site),
+                metrics=evaluation.metrics,
+                wall_s=wall_s,
+            )
+        )
+        *earlier, last = self._state.history
+        return replace(self._state, history=(*earlier, replace(last, evaluation=evaluation)))
+
+    def _witness(self, number: int, site: str, drop: Drop | None) -> None:
+        if drop is None:
+            self._emit(Event(kind="site_done", round=number, site=site))
+        else:
+            self._emit(Event(kind="site_dropped", round=number, site=site, reason=drop.reason, detail=drop.detail))
+
+    def _emit(self, event: Event) -> None:
+        self._events(replace(event, rounds=self._cfg.rounds.count))
