@@ -167,16 +167,16 @@ def test_uniform_doses_as_a_batch_of_candidates() -> None:
 
 def small_volumes() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     reference = torch.tensor([0.0, 5.0, 10.0, 20.0, 3.0, 0.0]).reshape(1, 1, 6)
-    dose = torch.tensor([8.0, 4.0, 12.0, 20.0, 4.0, 7.0]).reshape(1, 1, 1, 6)
+    dose = torch.tensor([8.0, 1.0, 12.0, 20.0, 4.0, 7.0]).reshape(1, 1, 1, 6)
     body = torch.tensor([True, True, True, True, True, False]).reshape(1, 1, 6)
     return reference, dose, body
 
 
 def test_the_three_voxel_errors_differ_as_they_are_defined() -> None:
     reference, dose, body = small_volumes()
-    # |difference| = 8 1 2 0 1 | 7 outside the body
-    assert dosimetry.dose_score_gy(reference, dose, body).item() == pytest.approx(19 / 5)
-    assert dosimetry.mae_ref5_gy(reference, dose, body).item() == pytest.approx((1 + 2 + 0) / 3)  # 5 Gy itself counts
+    # |difference| = 8 4 2 0 1 | 7 outside the body
+    assert dosimetry.dose_score_gy(reference, dose, body).item() == pytest.approx(22 / 5)
+    assert dosimetry.mae_ref5_gy(reference, dose, body).item() == pytest.approx((4 + 2 + 0) / 3)  # 5 Gy itself counts
     assert dosimetry.mae_gdp_gy(reference, dose, body).item() == pytest.approx((8 + 2 + 0) / 2)  # false dose, strict >
 
 

@@ -95,6 +95,17 @@ def test_slices_pass_through_the_highest_target() -> None:
     assert [plane.index for plane in slices.planes_through_target(two)] == list(centre)
 
 
+@pytest.mark.parametrize("y_mm", [25.0, 95.0])
+def test_what_is_shown_holds_the_anatomy_with_a_margin(y_mm: float) -> None:
+    target = ball(60, y_mm, 60, 12)
+    case = replace(example(), structures={"PTV_7000": target}, dose_gy=np.where(target, 70, 0).astype(np.float32))
+    for plane in slices.planes_through_target(case):
+        x, y = where_drawn(case, plane, target)
+        assert (x, y) == pytest.approx((0.5, 0.5), abs=0.12)
+        assert plane.height_mm < 80
+        assert plane.width_mm < 80
+
+
 def test_outlines_lie_on_their_structure() -> None:
     case = example()
     plane = slices.planes_through_target(case)[0]
@@ -150,12 +161,12 @@ def all_structures() -> Case:
 
 
 def flat() -> Case:
-    """Three slices: the panels are flat, the histograms must not be."""
+    """A thin bar of tissue: the panels are flat, the histograms must not be."""
     case = example()
-    cut = slice(5, 8)
+    cut = (slice(5, 8), slice(10, 14))
     return replace(
         case,
-        grid=Grid((3, 24, 30), GRID.spacing_mm),
+        grid=Grid((3, 4, 30), GRID.spacing_mm),
         body=case.body[cut],
         structures={name: mask[cut] for name, mask in case.structures.items()},
         ct_hu=None,

@@ -56,7 +56,7 @@ REQUIRED = [p for p in every_key(summary()) if p[-1] not in ("federated", "local
 
 
 @pytest.mark.parametrize("path", REQUIRED, ids=".".join)
-@pytest.mark.parametrize("bad", ["missing", None, float("nan"), -1, {}])
+@pytest.mark.parametrize("bad", ["missing", None, float("nan"), float("inf"), -1, {}])
 def test_every_required_key_is_checked_by_name(path: tuple[str, ...], bad: object) -> None:
     broken = summary()
     where = broken
@@ -150,6 +150,11 @@ def test_a_bad_summary_writes_nothing_over(tmp_path: Path) -> None:
         tables.write_summary(path, broken)
     with pytest.raises(InputError, match="not finite"):
         tables.write_summary(path, summary() | {"extra": float("inf")})
+    taken = tmp_path / "taken"
+    taken.mkdir()
+    with pytest.raises(OSError, match="taken"):
+        tables.write_summary(taken, summary())
+    taken.rmdir()
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
 
