@@ -41,6 +41,21 @@ class _Sent:
     until: float  # time.monotonic()
 
 
+class Pause:
+    """How long to wait between two polls: not at all while answers come, then ever longer up to a quarter second."""
+
+    def __init__(self) -> None:
+        self._next_s = _SHORTEST_PAUSE_S
+
+    def after(self, *, progress: bool) -> None:
+        """Sleep as long as the poll before this one calls for."""
+        if progress:
+            self._next_s = _SHORTEST_PAUSE_S
+            return
+        time.sleep(self._next_s)
+        self._next_s = min(2 * self._next_s, _LONGEST_PAUSE_S)
+
+
 class Exchange:
     """Requests of one kind and round. Times are monotonic: a clock that is set back or forth moves no deadline."""
 
@@ -97,16 +112,12 @@ class Exchange:
 
     def answers(self) -> Iterator[Answer]:
         """Yield answers as they arrive until all are in or their time is over; then name who never answered."""
-        pause_s = _SHORTEST_PAUSE_S
+        pause = Pause()
         while self._pending:
             before = len(self._pending)
             yield from self.poll()
             yield from self.expired()
-            if len(self._pending) == before:
-                time.sleep(pause_s)
-                pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
-            else:
-                pause_s = _SHORTEST_PAUSE_S
+            pause.after(progress=len(self._pending) < before)
 
     def expired(self) -> list[Answer]:
         """Give up requests whose time is over."""

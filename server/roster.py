@@ -9,10 +9,8 @@ from dataclasses import dataclass
 from flwr.app import RecordDict
 from flwr.serverapp import Grid
 
-from server.exchange import Answer, Exchange
+from server.exchange import Answer, Exchange, Pause
 from server.history import Drop
-
-_PAUSE_S = 0.02
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +43,7 @@ class Roster:
         With ``wait_s`` 0 it only takes what has arrived. Read the result with ``present``.
         """
         end = time.monotonic() + wait_s
+        pause = Pause()
         while True:
             nodes = set(self._grid.get_node_ids())
             new = sorted(nodes - self._asked)
@@ -56,7 +55,7 @@ class Roster:
             silent = self._exchange.waiting_for & nodes
             if time.monotonic() >= end or (not silent and len(self._named(nodes)) >= min_sites):
                 return
-            time.sleep(_PAUSE_S)
+            pause.after(progress=bool(arrived))
 
     def present(self) -> list[Site]:
         """Sites that are connected now, by name."""
