@@ -121,5 +121,5 @@ def score_validation(site: SiteConfig, spec: ModelSpec, vector: Vector, task: Ev
 
 
 def evaluate_round(site: SiteConfig, spec: ModelSpec, vector: Vector, task: EvaluateTask) -> dict[str, float]:
-    """Mean scores over the site's validation patients: dose_score_gy, dvh_score_gy, mae_ref5_gy, mae_gdp_gy, patients."""
+    """Mean scores over the site's validation patients (dosimetry.summarise)."""
     return summarise(score_validation(site, spec, vector, task))

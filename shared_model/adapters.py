@@ -22,8 +22,9 @@ def _is_embedding(name: str) -> bool:
 def adapted_model(spec: ModelSpec) -> Any2AnyDiT:
     """The prior with the adapter of ``spec``; only the adapter's parameters require gradients.
 
-    ``full`` trains every weight; ``lora`` low-rank updates of the linear layers of the blocks (peft); ``lora+embeddings``
-    also patch embeddings, heads, role embedding and modulation tables. LoRA starts from ``init_seed``.
+    ``full`` trains every weight; ``lora`` low-rank updates of the linear layers of the blocks (peft);
+    ``lora+embeddings`` also patch embeddings, heads, role embedding and modulation tables. LoRA starts from
+    ``init_seed``.
     """
     model = load_prior(spec)
     if spec.adapter == "full":

@@ -24,8 +24,8 @@ Mask = NDArray[np.bool_]
 class Case:
     """One plan of one patient. Volumes have the grid's shape (z, y, x); ``None`` or empty means absent.
 
-    ``case_id`` is a pseudonym. ``ct_hu`` in Hounsfield units. ``structures`` are masks by TG-263 name; the targets among
-    them are the keys of ``prescriptions_gy``. ``body`` is where dose may be other than zero. ``beam_plate`` and
+    ``case_id`` is a pseudonym. ``ct_hu`` in Hounsfield units. ``structures`` are masks by TG-263 name; the targets
+    among them are the keys of ``prescriptions_gy``. ``body`` is where dose may be other than zero. ``beam_plate`` and
     ``angle_plate`` as in the GDP-HMM challenge (shared_model/plates.py). ``dose_gy`` is absolute dose.
     Raises InputError where any of this does not hold.
     """
@@ -70,7 +70,7 @@ class Case:
             if not is_known(name):
                 known = ", ".join(OAR_CODES)
                 raise InputError(
-                    f"case {self.case_id}: unknown structure {name!r}; expected one of {known} or a target like PTV_7000"
+                    f"case {self.case_id}: unknown structure {name!r}; expected {known} or a target like PTV_7000"
                 )
             self._check_mask(name, mask)
             if is_target(name) and name not in self.prescriptions_gy:
@@ -79,7 +79,9 @@ class Case:
             if name not in self.structures:
                 raise InputError(f"case {self.case_id}: prescription for {name}, which has no mask")
             if not 0 < level < MAX_DOSE_GY:
-                raise InputError(f"case {self.case_id}: prescription of {name} is {level} Gy, expected 0 to {MAX_DOSE_GY}")
+                raise InputError(
+                    f"case {self.case_id}: prescription of {name} is {level} Gy, expected 0 to {MAX_DOSE_GY}"
+                )
 
     def _check_dose(self) -> None:
         if self.dose_gy is None:

@@ -12,15 +12,19 @@ ADAPTERS: tuple[str, ...] = ("full", "lora+embeddings", "lora")
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """Sizes of Any2AnyDiT."""
+    """Sizes of Any2AnyDiT. The defaults (0.97M parameters) are those of the bundled prior.
 
-    dim: int = 128
+    A 2x2x2 patch of Haar latents is 4x8x8 voxels, 64 tokens a modality at 32^3. From scratch on OpenKBP it reached a
+    dose score of 9.4 Gy in 82 CPU-s, where a 1x2x2 patch (256 tokens) stood at 15.9 Gy after 85 CPU-s.
+    """
+
+    dim: int = 112
     heads: int = 2
-    ffn_dim: int = 512
+    ffn_dim: int = 448
     layers: int = 3
     freq_dim: int = 256
     latent_channels: int = 32
-    patch: tuple[int, int, int] = (1, 2, 2)
+    patch: tuple[int, int, int] = (2, 2, 2)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,49 @@
+# Two commands set everything up on a fresh machine: `make demo` and `make test`. Needs Python 3.11 or later and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+# One thread per process: results do not depend on the machine's load, and small tensors are faster so.
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: install demo test e2e check format bench clean
+
+install: $(READY)
+
+# torch first and exactly: from PyPI this version is the CPU build where no other is asked for.
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.11")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch==2.13.0
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $(READY)
+
+# A small federation on phantom hospitals; also on a few OpenKBP patients where FEDKT3D_OPENKBP names the data set.
+demo: $(READY)
+	$(BIN)/simulate run out=out/demo name=demo rounds=6 study='[federated,local]' data.patients=16
+	@if [ -n "$$FEDKT3D_OPENKBP" ]; then \
+	  echo; echo "The same on a few OpenKBP patients:"; \
+	  $(BIN)/simulate run out=out/demo_openkbp name=demo_openkbp rounds=6 data=openkbp data.root="$$FEDKT3D_OPENKBP" \
+	    data.train_per_site=12 data.validation_per_site=3; \
+	fi
+
+test: $(READY)
+	$(BIN)/python -m pytest -m 'not e2e'
+
+e2e: $(READY)
+	$(BIN)/python -m pytest -m e2e
+
+check: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(READY)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(READY)
+	$(BIN)/python -m simulations.benchmarks.round_overhead
+
+clean:
+	rm -rf out build .pytest_cache .mypy_cache .ruff_cache .hypothesis

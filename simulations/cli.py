@@ -1,0 +1,91 @@
+"""The `simulate` command: run, evaluate, pretrain, phantom. Overrides are Hydra's, as in `rounds=3 data=openkbp`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from shared_model.command import run_command
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="Simulated hospitals on one machine.")
+Overrides = Annotated[list[str] | None, typer.Argument(help="Hydra overrides: key=value")]
+
+
+def progress_bars() -> Progress:
+    """Progress bars with counts, time and a free text column."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=Console(stderr=True),
+    )
+
+
+@app.command()
+def run(overrides: Overrides = None) -> None:
+    """Train federated, local-only and centralised models and compare them; writes tables, pictures and the adapter."""
+    from simulations.settings import run_settings
+    from simulations.study import run_studies
+
+    settings = run_settings(overrides or [])
+    with progress_bars() as bars:
+        report = run_studies(settings, bars)
+    print(report)
+
+
+@app.command()
+def evaluate(overrides: Overrides = None) -> None:
+    """Score an adapter on a cohort; writes summary.json with `metrics`."""
+    from simulations.evaluate import evaluate_adapter
+    from simulations.settings import evaluate_settings
+
+    settings = evaluate_settings(overrides or [])
+    with progress_bars() as bars:
+        report = evaluate_adapter(settings, bars)
+    print(report)
+
+
+@app.command()
+def pretrain(overrides: Overrides = None) -> None:
+    """Train the small prior on phantom patients and write it with its card."""
+    from simulations.pretrain import pretrain as train_prior
+    from simulations.settings import pretrain_settings
+
+    settings = pretrain_settings(overrides or [])
+    with progress_bars() as bars:
+        tasks = {
+            "phantoms": bars.add_task("phantom patients", total=settings.patients, note=""),
+            "steps": bars.add_task("training steps", total=settings.steps, note=""),
+        }
+
+        def progress(stage: str, done: int, total: int, loss: float) -> None:
+            bars.update(tasks[stage], completed=done, total=total, note=f"dose loss {loss:.3f}" if loss else "")
+
+        digest = train_prior(settings, progress)
+    print(f"prior {digest[:12]} written to {settings.out}")
+
+
+@app.command()
+def phantom(
+    out: Annotated[Path, typer.Option(help="Folder to write the hospital to")],
+    patients: Annotated[int, typer.Option(min=2, max=10_000)] = 12,
+    style: Annotated[str, typer.Option(help="Planning style and anatomy of the hospital")] = "openkbp_like",
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+) -> None:
+    """Write one phantom hospital: case files and site.yaml, ready for `client init`."""
+    from simulations.phantom import style_named, write_hospital
+
+    site = write_hospital(out, style_named(style), patients, seed)
+    print(f"{len(site.train)} training and {len(site.validation)} validation patients in {out}")
+
+
+def main() -> int:
+    """Entry point of the console script."""
+    return run_command(app, "simulate")

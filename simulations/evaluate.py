@@ -1,0 +1,66 @@
+"""`simulate evaluate`: score one adapter on one cohort."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.progress import Progress
+
+from client.site import SiteConfig
+from privacy.messages import EvaluateTask
+from shared_model.errors import InputError
+from shared_model.manifest import load_adapter, vector_hash
+from simulations.datasets import evaluation_sites
+from simulations.scoring import overall, patients_csv, score_sites, study_summary
+from simulations.settings import EvaluateSettings
+from simulations.tables import write_json
+
+DEFAULT_ADAPTER = Path(__file__).parents[1] / "shared_model" / "adapter_default" / "adapter.safetensors"
+
+
+def evaluate_adapter(settings: EvaluateSettings, bars: Progress) -> str:
+    """Score and write ``out/summary.json`` (key ``metrics``) and ``out/patients.csv``; returns lines for the screen."""
+    started = time.monotonic()
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    path = DEFAULT_ADAPTER if settings.adapter == "default" else Path(settings.adapter)
+    if not path.is_file():
+        raise InputError(f"adapter={settings.adapter}: no such file; give a .safetensors that a run wrote, or default")
+    spec, vector, card = load_adapter(path)
+    sites = evaluation_sites(settings.data, settings.split, settings.out, settings.seed)
+    patients = sum(len(site.validation) for site in sites)
+    bar = bars.add_task("scoring patients", total=patients, note="")
+    task = EvaluateTask(
+        round=1,
+        split="validation",
+        sampler_steps=settings.sampler_steps,
+        candidates=settings.candidates,
+        seed=settings.seed,
+    )
+    scores = score_sites(sites, spec, vector, task, lambda n: bars.advance(bar, n))
+    summary: dict[str, Any] = {
+        "adapter": settings.adapter,
+        "adapter_sha256": vector_hash(vector),
+        "card": card,
+        "split": settings.split,
+        "seed": settings.seed,
+        "sampler_steps": settings.sampler_steps,
+        "candidates": settings.candidates,
+        "wall_s": round(time.monotonic() - started, 1),
+        "metrics": overall(scores),
+        "per_site": study_summary(scores)["per_site"],
+    }
+    write_json(settings.out / "summary.json", summary)
+    (settings.out / "patients.csv").write_text(patients_csv({settings.split: scores}))
+    return _screen(settings, sites, summary)
+
+
+def _screen(settings: EvaluateSettings, sites: list[SiteConfig], summary: dict[str, Any]) -> str:
+    metrics = summary["metrics"]
+    numbers = ", ".join(f"{key} {value:.2f}" for key, value in metrics.items() if key != "patients")
+    return (
+        f"{int(metrics['patients'])} patients, {settings.split}: {numbers}\nsummary   {settings.out / 'summary.json'}"
+    )

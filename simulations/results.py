@@ -1,0 +1,159 @@
+"""What `simulate run` leaves behind: summary.json, tables, curves, pictures, the adapter and the resolved config."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.progress import Progress
+
+from client.cohort import load_case
+from client.site import SiteConfig
+from privacy.messages import EvaluateTask
+from shared_model.adapters import adapted_model
+from shared_model.manifest import Vector, unpack, vector_hash
+from shared_model.predictor import predict_dose
+from simulations.pictures import curves_picture, site_picture
+from simulations.scoring import COLUMNS, SiteScores, overall, patients_csv, score_sites, study_summary
+from simulations.settings import RunSettings
+from simulations.tables import metrics_csv, metrics_table, write_summary
+
+ADAPTER = "adapter.safetensors"
+REPORT = "federation.json"
+# (study, name of its federation) -> final shared vector.
+Trained = Mapping[tuple[str, str], Vector]
+
+
+def score_studies(
+    settings: RunSettings, sites: list[SiteConfig], trained: Trained, bars: Progress
+) -> dict[str, dict[str, Any]]:
+    """Score every final model on the same validation patients.
+
+    ``local`` scores each hospital's own model on its own patients (the kindest reading of training alone);
+    ``local_everywhere`` scores it on the patients of all hospitals, and is the mean over hospitals.
+    """
+    evaluate = settings.federation.evaluate
+    task = EvaluateTask(
+        round=settings.federation.rounds.count,
+        split="validation",
+        sampler_steps=evaluate.sampler_steps,
+        candidates=evaluate.candidates,
+        seed=settings.federation.seed,
+    )
+    total = sum(len(site.validation) for site in sites)
+    bar = bars.add_task("scoring patients", total=total * len(trained), note="")
+    found: dict[str, dict[str, Any]] = {}
+    for (study, name), vector in trained.items():
+        scores = score_sites(sites, settings.spec, vector, task, lambda n: bars.advance(bar, n))
+        if study == "local":
+            found.setdefault("local", {}).update({name: scores[name]} if name in scores else {})
+            found.setdefault("local_everywhere", {})[name] = overall(scores)
+        else:
+            found[study] = scores
+    return found
+
+
+def write_results(
+    settings: RunSettings, sites: list[SiteConfig], trained: Trained, scores: dict[str, dict[str, Any]], wall_s: float
+) -> str:
+    """Write all results below ``settings.out``; returns the table and the paths for the screen."""
+    out = settings.out
+    everywhere: dict[str, Mapping[str, float]] = scores.pop("local_everywhere", {})
+    ordered: dict[str, SiteScores] = {study: scores[study] for study in settings.study}
+    summary = _summary(settings, sites, trained, ordered, everywhere, wall_s)
+    write_summary(out / "summary.json", summary)
+    (out / "config.yaml").write_text(settings.resolved)
+    (out / "metrics.md").write_text(metrics_table(summary))
+    (out / "metrics.csv").write_text(metrics_csv(summary))
+    (out / "patients.csv").write_text(patients_csv(ordered))
+    _curves(out)
+    lead = settings.study[0]
+    if lead != "local":
+        shutil.copyfile(out / "studies" / lead / ADAPTER, out / ADAPTER)
+    pictures = _pictures(settings, sites, trained, lead)
+    lines = [metrics_table(summary), f"summary   {out / 'summary.json'}", f"curves    {out / 'curves.png'}"]
+    lines += [f"adapter   {out / ADAPTER}"] if lead != "local" else []
+    return "\n".join(lines + [f"picture   {path}" for path in pictures])
+
+
+def _summary(
+    settings: RunSettings,
+    sites: list[SiteConfig],
+    trained: Trained,
+    scores: Mapping[str, SiteScores],
+    everywhere: Mapping[str, Mapping[str, float]],
+    wall_s: float,
+) -> dict[str, Any]:
+    federation = settings.federation
+    studies: dict[str, Any] = {}
+    for study, found in scores.items():
+        studies[study] = study_summary(found)
+        hashes = {name: vector_hash(v) for (of, name), v in trained.items() if of == study}
+        studies[study]["adapter_sha256"] = hashes if study == "local" else next(iter(hashes.values()))
+    if everywhere:
+        mean = {c: sum(of[c] for of in everywhere.values()) / len(everywhere) for c in COLUMNS}
+        studies["local"]["everywhere"] = {**mean, "per_model": dict(everywhere)}
+    reports = {study: _report(settings.out / "studies" / study) for study in scores if study != "local"}
+    return {
+        "seed": federation.seed,
+        "wall_s": round(wall_s, 1),
+        "sites": [site.site for site in sites],
+        "rounds": federation.rounds.count,
+        "gradient_steps": federation.rounds.count * federation.train.local_steps,
+        "wire_bytes_per_round": reports.get("federated", {}).get("wire_bytes_per_round", 0),
+        "privacy": {"mode": federation.privacy.mode},
+        "drops": reports.get("federated", {}).get("drops", []),
+        "machine": {
+            "cpu": platform.processor() or platform.machine(),
+            "cores": os.cpu_count(),
+            "torch": torch.__version__,
+        },
+        "studies": studies,
+    }
+
+
+def _report(folder: Path) -> dict[str, Any]:
+    report: dict[str, Any] = json.loads((folder / REPORT).read_text())
+    return report
+
+
+def _curves(out: Path) -> None:
+    """Training loss by round of every federation of the run."""
+    curves: dict[str, list[tuple[float, float]]] = {}
+    for report in sorted((out / "studies").rglob(REPORT)):
+        label = " ".join(report.relative_to(out / "studies").parts[:-1])
+        history = json.loads(report.read_text())["history"]
+        curves[label] = [(float(entry["round"]), float(entry["metrics"]["loss"])) for entry in history]
+    curves_picture(out / "curves.png", curves, "round", "velocity loss")
+
+
+def _pictures(settings: RunSettings, sites: list[SiteConfig], trained: Trained, study: str) -> list[Path]:
+    """One picture a site: its first validation patient, predicted by ``study``'s model (local: by the site's own)."""
+    model = adapted_model(settings.spec)
+    model.eval()
+    paths = []
+    for site in sites:
+        if not site.validation:
+            continue
+        vector = (
+            trained[("local", site.site)]
+            if study == "local"
+            else next(v for (of, _), v in trained.items() if of == study)
+        )
+        unpack(model, vector)
+        case = load_case(site, site.validation[0])
+        evaluate = settings.federation.evaluate
+        dose = predict_dose(
+            model, case, settings.spec, steps=evaluate.sampler_steps, candidates=evaluate.candidates
+        ).numpy()
+        path = settings.out / "pictures" / f"{site.site}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        site_picture(path, case, dose, f"Site {site.site}, case {case.case_id}: {study} model")
+        paths.append(path)
+    return paths

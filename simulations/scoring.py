@@ -1,0 +1,64 @@
+"""Scores of one vector on the validation patients of many sites, patient by patient."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from client.site import SiteConfig
+from client.train import score_validation
+from privacy.messages import EvaluateTask
+from shared_model.dosimetry import CaseScore, summarise
+from shared_model.spec import ModelSpec
+
+# Site -> case pseudonym -> score.
+SiteScores = Mapping[str, Mapping[str, CaseScore]]
+COLUMNS = ("dose_score_gy", "dvh_score_gy", "mae_ref5_gy", "mae_gdp_gy")
+
+
+def score_sites(
+    sites: Sequence[SiteConfig],
+    spec: ModelSpec,
+    vector: NDArray[np.float32],
+    task: EvaluateTask,
+    scored: Callable[[int], None] = lambda patients: None,
+) -> dict[str, dict[str, CaseScore]]:
+    """Score every site's validation patients; sites without any are left out."""
+    scores = {}
+    for site in sites:
+        if site.validation:
+            found = score_validation(site, spec, vector, task)
+            scores[site.site] = dict(zip(site.validation, found, strict=True))
+            scored(len(found))
+    return scores
+
+
+def overall(scores: SiteScores) -> dict[str, float]:
+    """Scores over all patients of all sites (dosimetry.summarise)."""
+    return summarise([score for site in scores.values() for score in site.values()])
+
+
+def study_summary(scores: SiteScores) -> dict[str, object]:
+    """The ``studies.NAME`` table of summary.json: scores over all patients, and per site."""
+    return {**overall(scores), "per_site": {site: summarise(list(of.values())) for site, of in scores.items()}}
+
+
+def patients_csv(studies: Mapping[str, SiteScores]) -> str:
+    """One line per study and case: the scores behind every mean."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["study", "site", "case", *COLUMNS])
+    writer.writerows(_rows(studies))
+    return text.getvalue()
+
+
+def _rows(studies: Mapping[str, SiteScores]) -> Iterable[list[str]]:
+    for study, scores in studies.items():
+        for site, cases in scores.items():
+            for case, score in cases.items():
+                one = summarise([score])
+                yield [study, site, case, *(f"{one[column]:.4f}" for column in COLUMNS)]

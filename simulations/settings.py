@@ -1,0 +1,189 @@
+"""Hydra composition of the `simulate` commands: YAML in simulations/conf, overrides typed here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_module
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from server.config import RunConfig
+from shared_model.errors import InputError
+from shared_model.spec import ModelSpec
+
+STUDIES: tuple[str, ...] = ("federated", "local", "centralised")
+SPLITS: tuple[str, ...] = ("train", "validation", "test", "all")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSettings:
+    """Where patients come from. ``openkbp`` needs ``root``; ``phantom`` makes ``sites`` hospitals of ``patients``."""
+
+    kind: str
+    root: Path | None = None
+    train_per_site: int = 0
+    validation_per_site: int = 0
+    sites: int = 4
+    patients: int = 12
+
+    def __post_init__(self) -> None:
+        if self.kind == "openkbp" and (self.root is None or not (self.root / "splits.json").is_file()):
+            raise InputError(f"data.root={self.root}: expected a folder with OpenKBP's splits.json and half64/")
+        _check_range("data.sites", self.sites, 1, 64)
+        _check_range("data.patients", self.patients, 2, 10_000)
+        _check_range("data.train_per_site", self.train_per_site, 0, 10_000)
+        _check_range("data.validation_per_site", self.validation_per_site, 0, 10_000)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSettings:
+    """``simulate run``: what to compare, on which data, with which federation (``federation`` is the server's own)."""
+
+    out: Path
+    study: tuple[str, ...]
+    partition: str
+    engine: str
+    workers: int
+    threads: int
+    data: DataSettings
+    federation: RunConfig
+    spec: ModelSpec
+    resolved: str = field(repr=False)
+
+    def __post_init__(self) -> None:
+        unknown = [s for s in self.study if s not in STUDIES]
+        if unknown or not self.study or len(set(self.study)) != len(self.study):
+            raise InputError(f"study={list(self.study)}: expected some of {', '.join(STUDIES)}, each once")
+        if self.engine not in ("local", "ray"):
+            raise InputError(f"engine={self.engine!r}: expected local or ray")
+        _check_range("workers", self.workers, 1, 256)
+        _check_range("threads", self.threads, 1, 256)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateSettings:
+    """``simulate evaluate``: one adapter on one cohort."""
+
+    adapter: str
+    split: str
+    out: Path
+    seed: int
+    threads: int
+    sampler_steps: int
+    candidates: int
+    data: DataSettings
+
+    def __post_init__(self) -> None:
+        if self.split not in SPLITS:
+            raise InputError(f"split={self.split!r}: expected one of {', '.join(SPLITS)}")
+        _check_range("sampler_steps", self.sampler_steps, 1, 1000)
+        _check_range("candidates", self.candidates, 1, 64)
+        _check_range("threads", self.threads, 0, 256)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainSettings:
+    """``simulate pretrain``: the small prior on phantom patients."""
+
+    seed: int
+    out: Path
+    patients: int
+    workers: int
+    threads: int
+    steps: int
+    batch_size: int
+    lr: float
+    lr_final_fraction: float
+    dose_share: float
+    grad_clip: float
+    weight_decay: float
+    log_every: int
+
+    def __post_init__(self) -> None:
+        for key, low, high in (
+            ("patients", 1, 100_000),
+            ("workers", 1, 256),
+            ("threads", 1, 256),
+            ("steps", 1, 10_000_000),
+            ("batch_size", 1, 4096),
+            ("log_every", 1, 10_000_000),
+        ):
+            _check_range(key, getattr(self, key), low, high)
+        if not 0 <= self.dose_share <= 1:
+            raise InputError(f"dose_share={self.dose_share}: expected 0 to 1")
+
+
+def _check_range(key: str, value: object, low: int, high: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+        raise InputError(f"{key}={value!r}: expected a whole number from {low} to {high}")
+
+
+def _compose(name: str, overrides: Sequence[str]) -> tuple[dict[str, Any], str]:
+    """(values, resolved YAML) of a configuration with overrides; InputError names a bad key in one line."""
+    try:
+        with initialize_config_module("simulations.conf", version_base="1.3"):
+            composed = compose(name, overrides=list(overrides))
+        assert isinstance(composed, DictConfig)
+        for key in OmegaConf.missing_keys(composed):
+            raise InputError(f"{key} is missing; give it on the command line: {key}=...")
+        values = OmegaConf.to_container(composed, resolve=True)
+        assert isinstance(values, dict)
+        return {str(k): v for k, v in values.items()}, OmegaConf.to_yaml(composed, resolve=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise InputError(f"simulate {name}: {' '.join(str(error).split())[:300]}") from error
+
+
+def _data(raw: dict[str, Any]) -> DataSettings:
+    root = raw.pop("root", None)
+    return DataSettings(root=None if root is None else Path(root).expanduser(), **raw)
+
+
+def run_settings(overrides: Sequence[str]) -> RunSettings:
+    """Compose and check ``simulate run``'s settings."""
+    raw, resolved = _compose("run", overrides)
+    study = raw["study"]
+    rounds = {"count": raw["rounds"], **raw["round"]}
+    federation = RunConfig.from_json(
+        json.dumps(
+            {
+                "name": raw["name"],
+                "seed": raw["seed"],
+                "model": raw["model"],
+                "train": raw["train"],
+                "rounds": rounds,
+                "aggregate": raw["aggregate"],
+                "evaluate": raw["evaluate"],
+                "privacy": {"mode": raw["privacy"]},
+            }
+        )
+    )
+    return RunSettings(
+        out=Path(raw["out"]),
+        study=tuple(study) if isinstance(study, list) else (str(study),),
+        partition=raw["partition"],
+        engine=raw["engine"],
+        workers=raw["workers"],
+        threads=raw["threads"],
+        data=_data(raw["data"]),
+        federation=federation,
+        spec=ModelSpec.from_json(json.dumps(raw["model"])),
+        resolved=resolved,
+    )
+
+
+def evaluate_settings(overrides: Sequence[str]) -> EvaluateSettings:
+    """Compose and check ``simulate evaluate``'s settings."""
+    raw, _ = _compose("evaluate", overrides)
+    return EvaluateSettings(**{**raw, "out": Path(raw["out"]), "data": _data(raw["data"])})
+
+
+def pretrain_settings(overrides: Sequence[str]) -> PretrainSettings:
+    """Compose and check ``simulate pretrain``'s settings."""
+    raw, _ = _compose("pretrain", overrides)
+    return PretrainSettings(**{**raw, "out": Path(raw["out"])})

@@ -1,0 +1,104 @@
+"""`simulate run`: the same federation code run as federated, local-only and centralised training, scored alike.
+
+Every model takes the same number of gradient steps (rounds x local_steps), and every study sees the same number of
+patients: a site alone and a site in the federation use ``batch_size``, the centralised model that times the number of
+sites. All three go through server.app and client.app, as a deployment does.
+"""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import torch
+from rich.progress import Progress, TaskID
+
+from client.app import app as client_app
+from client.site import SiteConfig
+from server.app import federate, run_config
+from server.config import RunConfig
+from server.events import Event
+from shared_model.manifest import Vector, load_adapter
+from simulations.datasets import hospitals, pooled
+from simulations.engine import run_local, run_ray
+from simulations.results import ADAPTER, score_studies, write_results
+from simulations.settings import RunSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One federation to run: a study's whole, or one site of the local-only study."""
+
+    study: str
+    name: str
+    sites: tuple[SiteConfig, ...]
+    federation: RunConfig
+    out: Path
+
+
+def plan_jobs(settings: RunSettings, sites: list[SiteConfig]) -> list[Job]:
+    """The federations that ``settings.study`` asks for; longest first, so that workers end together."""
+    base = settings.federation
+    quorum = replace(base.rounds, min_sites=min(base.rounds.min_sites, len(sites)))
+    alone = replace(base, rounds=replace(base.rounds, min_sites=1))
+    wide = replace(alone, train=replace(base.train, batch_size=base.train.batch_size * len(sites)))
+    out = settings.out / "studies"
+    jobs = []
+    if "federated" in settings.study:
+        together = replace(base, rounds=quorum)
+        jobs.append(Job(study="federated", name="all", sites=tuple(sites), federation=together, out=out / "federated"))
+    if "centralised" in settings.study:
+        everyone = (pooled(sites, out / "centralised" / "cases"),)
+        jobs.append(Job(study="centralised", name="pooled", sites=everyone, federation=wide, out=out / "centralised"))
+    if "local" in settings.study:
+        jobs += [
+            Job(study="local", name=s.site, sites=(s,), federation=alone, out=out / "local" / s.site) for s in sites
+        ]
+    return jobs
+
+
+def run_studies(settings: RunSettings, bars: Progress) -> str:
+    """Run or resume all studies, score them, write everything to ``settings.out``; returns the table and the paths."""
+    started = time.monotonic()
+    torch.set_num_threads(settings.threads)
+    sites = hospitals(settings.data, settings.partition, settings.out, settings.federation.seed)
+    jobs = plan_jobs(settings, sites)
+    with ThreadPoolExecutor(min(settings.workers, len(jobs))) as pool:
+        workers = settings.workers if len(jobs) == 1 else 1
+        vectors = list(pool.map(lambda job: run_job(job, settings, workers, bars), jobs))
+    trained = {(job.study, job.name): vector for job, vector in zip(jobs, vectors, strict=True)}
+    scores = score_studies(settings, sites, trained, bars)
+    return write_results(settings, sites, trained, scores, wall_s=time.monotonic() - started)
+
+
+def run_job(job: Job, settings: RunSettings, workers: int, bars: Progress) -> Vector:
+    """One federation through Flower, from its last checkpoint; returns the final shared vector."""
+    paths = []
+    for site in job.sites:
+        path = job.out / "sites" / f"{site.site}.yaml"
+        site.save(path)
+        paths.append(path)
+    label = job.study if job.name in ("all", "pooled") else f"{job.study} {job.name}"
+    bar = bars.add_task(label, total=job.federation.rounds.count, note="")
+    engine = run_local if settings.engine == "local" else run_ray
+    engine(
+        client_app,
+        partial(federate, on_event=partial(_show, bars, bar)),
+        [{"site-config": str(path)} for path in paths],
+        run_config(job.federation, job.out),
+        workers=workers,
+    )
+    _, vector, _ = load_adapter(job.out / ADAPTER)
+    return vector
+
+
+def _show(bars: Progress, bar: TaskID, event: Event) -> None:
+    """Move a federation's progress bar; a dropped site is said at once."""
+    if event.kind in ("round_done", "resumed"):
+        loss = event.metrics.get("loss")
+        bars.update(bar, completed=event.round, note="" if loss is None else f"loss {loss:.3f}")
+    elif event.kind in ("site_dropped", "notice"):
+        bars.console.print(event.line())
