@@ -46,8 +46,10 @@ from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, 
 
 from client.home import ClientHome
 from privacy.processes import end_with_parent, write_state
+from shared_model.errors import FedKT3DError
 
 APP = "client.app"
+SITE_LOGGER = "fedkt3d.site"
 APP_FAILED = "the site's app failed; the reason stands in the site's own log"
 SITE_STOPS = "the site is being stopped"
 ACQUIRE_TASK = "/flwr.proto.Runtime/AcquireTask"
@@ -158,7 +160,7 @@ class Executor:
         stop = False
         try:
             message, context, _, _ = pull_task_input(client)  # the fourth is the bundle: dropped here, unread
-            self._report(state="working", task=_describe(message))
+            self._report(state="working", task=_describe(message.metadata.message_type, message.metadata.group_id))
             try:
                 reply = self._call_app(message, context)
             except _Stop:
@@ -180,7 +182,7 @@ class Executor:
         context.node_config = {"site-config": str(self._home.site_config)}
         context.run_config = {}  # what the site needs comes in the message, where every field is validated
         try:
-            reply = importlib.import_module(APP).app(message, context)
+            reply = importlib.import_module(APP).app(message, context)  # the installed one
             if isinstance(reply, Message):
                 return reply
             _log.error("the app answered with a %s, not a message", type(reply).__name__)
@@ -197,10 +199,30 @@ def _error(message: Message, reason: str) -> Message:
     return Message(Error(code=ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason=reason), reply_to=message)
 
 
-def _describe(message: Message) -> dict[str, str]:
+def _describe(kind: str, group: str) -> dict[str, str]:
     """Kind and round of a message, for the site's screen: the coordinator's text, so cut to harmless characters."""
-    parts = {"kind": message.metadata.message_type, "round": message.metadata.group_id}
+    parts = {"kind": kind, "round": group}
     return {name: re.sub(r"[^A-Za-z0-9._-]", "", text)[:32] for name, text in parts.items()}
+
+
+class SiteLog(logging.Handler):
+    """Brings what the app logs for the site alone into the executor's log, less the text of foreign exceptions.
+
+    Our own errors are written for the site's staff and name a file and a key; anything else may quote a record.
+    """
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Log one record of `fedkt3d.site`."""
+        error = record.exc_info[1] if record.exc_info else None
+        what = record.getMessage()
+        while isinstance(error, Exception) and not isinstance(error, FedKT3DError) and error.__cause__ is not None:
+            error = error.__cause__  # the app wraps what it refuses
+        if isinstance(error, FedKT3DError):
+            _log.error("%s: %s", what, error)
+        elif error is not None:
+            _log_failure(what, error)
+        else:
+            _log.error("%s", what)
 
 
 def _log_failure(what: str, error: BaseException) -> None:
@@ -215,6 +237,7 @@ def main() -> None:
     os.umask(0o077)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)  # one line per poll otherwise
+    logging.getLogger(SITE_LOGGER).addHandler(SiteLog())
     end_with_parent()
     Executor(ClientHome.load(Path(sys.argv[1])), sys.argv[2]).run()
 

@@ -39,6 +39,6 @@ def compose_run(overrides: Sequence[str]) -> RunConfig:
 
 
 def _one_line(error: BaseException) -> str:
-    cause = error.__cause__ or error
-    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+    """First line of Hydra's message (the override) and of its cause (what is wrong with it)."""
+    texts = [str(text).strip() for text in (error, error.__cause__) if text is not None]
+    return ": ".join(text.splitlines()[0] for text in texts if text) or type(error).__name__

@@ -43,7 +43,6 @@ def start(home: ServerHome, say: Callable[[str], None]) -> None:
         home.state_file.unlink(missing_ok=True)
         children = _children(home)
         watch = _Watch(home, children, say)
-        # SuperExec last: a running ServerApp can still report to the SuperLink that it stops.
         supervise(children, watch.tick)
     say("coordinator: stopped")
 
@@ -97,6 +96,7 @@ def _children(home: ServerHome) -> list[Child]:
         *("--parent-pid", str(os.getpid())),
     ]
     environment = home.environment("superexec") | {"FLWR_SUPEREXEC_TASK_POLL_INTERVAL": TASK_POLL_S}
+    # SuperExec stops first: a ServerApp that runs can still tell the SuperLink that it ends.
     return [
         Child(SUPEREXEC, superexec, environment, home.log(SUPEREXEC), home.folder),
         Child(SUPERLINK, superlink, home.environment("superlink"), home.log(SUPERLINK), home.folder),

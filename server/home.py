@@ -26,7 +26,7 @@ from shared_model.errors import InputError
 SCHEMA = 1
 CONNECTION = "coordinator"  # the name of the SuperLink connection in FLWR_HOME/config.toml
 CONTROL_USER = "coordinator"
-_FOLDERS = ("ca", "tls", "secrets", "state", "logs", "runs", "flwr/control", "flwr/superlink", "flwr/superexec")
+_FOLDERS = ("ca", "tls", "secrets", "state", "logs", "runs", "app", "flwr/control", "flwr/superlink", "flwr/superexec")
 
 
 @dataclass(frozen=True, kw_only=True)

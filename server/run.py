@@ -26,6 +26,7 @@ REPORT = "federation.json"
 ADAPTER = "adapter.safetensors"
 EVENT_POLL_S = 0.3
 STATUS_POLL_S = 10.0  # each look costs about 1 s of CPU
+FIRST_STATUS_S = 4.0  # a ServerApp that cannot start fails at once
 _INPUT_ERROR = f"{InputError.__module__}.{InputError.__qualname__}:"
 
 Event = dict[str, Any]
@@ -75,13 +76,14 @@ def run(home: ServerHome, config: RunConfig, out: Path, on_event: Callable[[Even
 def _submit(home: ServerHome, control: Control, config: RunConfig, out: Path) -> str:
     text = config.to_json()
     digest = hashlib.sha256(text.encode()).hexdigest()
-    run_config = write_run_config(home.folder / "app" / "run.toml", config=text, sha256=digest, out=out.resolve())
-    return control.submit(write_bundle(home.folder / "app"), run_config)
+    folder = home.folder / "app"
+    bundle = write_bundle(folder)
+    return control.submit(bundle, write_run_config(folder / "run.toml", config=text, sha256=digest, out=out.resolve()))
 
 
 def _follow(control: Control, run_id: str, events: _Tail, on_event: Callable[[Event], None]) -> RunStatus:
     """Pass events on until the SuperLink calls the run finished."""
-    next_look = time.monotonic() + STATUS_POLL_S
+    next_look = time.monotonic() + FIRST_STATUS_S
     while True:
         over = False
         for event in events.new():

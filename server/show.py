@@ -13,6 +13,8 @@ from rich.table import Table
 
 from server.run import Event, Outcome
 
+# Of all metrics of a round, those that fit on a screen, with their headings; the report holds the rest.
+COLUMNS = {"loss": "loss", "dose_score_gy": "dose Gy", "dvh_score_gy": "DVH Gy", "mae_ref5_gy": "MAE>=5 Gy"}
 _LOUD = ("site_dropped", "round_failed", "notice")
 
 
@@ -49,25 +51,17 @@ class Progress:
 
 
 def rounds_table(report: Mapping[str, Any]) -> Table:
-    """One row a round: who took part, who did not and why, mean metrics, wall time."""
+    """One row a round: how many sites took part, who did not and why, the metrics of COLUMNS, wall time of training."""
     history = list(report.get("history", []))
-    names = sorted({name for entry in history for name in entry.get("metrics", {})})
-    evaluated = sorted({name for entry in history for name in (entry.get("evaluation") or {}).get("metrics", {})})
-    table = Table(title=f"{len(history)} rounds")
-    for heading in ("round", "sites", "dropped", *names, *evaluated, "wall s"):
+    table = Table(title=", ".join(f"{site}: {patients} patients" for site, patients in report["sites"].items()))
+    scores = [{**entry.get("metrics", {}), **(entry.get("evaluation") or {}).get("metrics", {})} for entry in history]
+    columns = [name for name in COLUMNS if any(name in row for row in scores)]
+    for heading in ("round", "sites", "dropped", *(COLUMNS[name] for name in columns), "wall s"):
         table.add_column(heading)
-    for entry in history:
+    for entry, row in zip(history, scores, strict=True):
         drops = ", ".join(f"{drop['site']}: {drop['reason']}" for drop in entry.get("drops", [])) or "-"
-        metrics = entry.get("metrics", {})
-        scores = (entry.get("evaluation") or {}).get("metrics", {})
-        table.add_row(
-            str(entry["round"]),
-            ", ".join(sorted(entry["sites"])),
-            drops,
-            *(_number(metrics.get(name)) for name in names),
-            *(_number(scores.get(name)) for name in evaluated),
-            f"{entry['wall_s']:.1f}",
-        )
+        numbers = [f"{row[name]:.4g}" if name in row else "-" for name in columns]
+        table.add_row(str(entry["round"]), str(len(entry["sites"])), drops, *numbers, f"{entry['wall_s']:.1f}")
     return table
 
 
@@ -80,7 +74,3 @@ def outcome_record(outcome: Outcome) -> dict[str, Any]:
         "wall_s": round(outcome.wall_s, 2),
         "report": outcome.report,
     }
-
-
-def _number(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, int | float) else "-"

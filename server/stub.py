@@ -44,9 +44,13 @@ def write_bundle(folder: Path) -> Path:
 def write_run_config(path: Path, *, config: str, sha256: str, out: Path) -> Path:
     """Write the TOML file with the run configuration's three keys (declared in the stub) and return its path.
 
-    A JSON text without ASCII escapes is a TOML basic string: the escapes that JSON uses are TOML's too.
+    A JSON text without \\u surrogates is a TOML basic string but for DEL, which TOML wants escaped.
     """
     values = {"config": config, "config-sha256": sha256, "out": str(out)}
-    lines = [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in values.items()]
+    lines = [f"{key} = {_toml_string(value)}" for key, value in values.items()]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path
+
+
+def _toml_string(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
