@@ -1,0 +1,68 @@
+from pathlib import Path
+
+import pytest
+
+from shared_model.errors import InputError
+from simulations.settings import evaluate_settings, pretrain_settings, run_settings
+
+
+def test_defaults_compose() -> None:
+    settings = run_settings([])
+    assert settings.study == ("federated",)
+    assert settings.federation.privacy.mode == "none"
+    assert settings.data.kind == "phantom"
+    assert evaluate_settings([]).adapter == "default"
+    assert pretrain_settings([]).patients > 0
+
+
+def test_overrides_reach_the_federation(tmp_path: Path) -> None:
+    settings = run_settings(["rounds=3", "seed=7", "train.lr=1e-4", "study=[local,federated]", f"out={tmp_path}"])
+    assert settings.federation.rounds.count == 3
+    assert settings.federation.seed == 7
+    assert settings.federation.train.lr == 1e-4
+    assert settings.study == ("local", "federated")
+    assert "rounds: 3" in settings.resolved
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("rouns=3", "rouns"),
+        ("train.lrr=3", "lrr"),
+        ("rounds=0", "count"),
+        ("rounds=many", "count"),
+        ("study=[magic]", "study"),
+        ("study=[]", "study"),
+        ("engine=warp", "engine"),
+        ("workers=0", "workers"),
+        ("privacy=lax", "mode"),
+        ("model.adapter=huge", "adapter"),
+        ("model.shape=[32,32,31]", "shape"),
+        ("data=mars", "mars"),
+        ("data.patients=1", "patients"),
+        ("data=openkbp", "data.root"),
+        ("not an override", "override"),
+    ],
+)
+def test_a_bad_override_is_one_line_that_names_the_key(override: str, words: str) -> None:
+    with pytest.raises(InputError) as caught:
+        run_settings([override])
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_openkbp_needs_a_folder_that_holds_it(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"splits\.json"):
+        run_settings(["data=openkbp", f"data.root={tmp_path}"])
+
+
+@pytest.mark.parametrize("override", ["split=tests", "sampler_steps=0", "candidates=0", "adapters=x"])
+def test_bad_evaluate_settings(override: str) -> None:
+    with pytest.raises(InputError):
+        evaluate_settings([override])
+
+
+@pytest.mark.parametrize("override", ["steps=0", "dose_share=2", "patients=0", "lrr=1"])
+def test_bad_pretrain_settings(override: str) -> None:
+    with pytest.raises(InputError):
+        pretrain_settings([override])
