@@ -43,13 +43,13 @@ _OPENKBP_PLAN = PlanStyle(
     level_chance=(1.0, 0.6, 0.9),
     max_gy={"SpinalCord": (35.0, 3.0), "Brainstem": (38.0, 2.0), "Bone_Mandible": (66.0, 1.0)},
     mean_gy={
-        "Parotid_L": (22.0, 0.3),
-        "Parotid_R": (22.0, 0.3),
+        "Parotid_L": (26.0, 0.3),
+        "Parotid_R": (26.0, 0.3),
         "Larynx": (40.0, 0.2),
         "Esophagus": (30.0, 0.2),
     },
-    falloff_floor=0.30,
-    falloff_weight=1.5,
+    falloff_floor=0.25,
+    falloff_weight=0.6,
     normalise_dose=0.975,
     normalise_spread=0.02,
 )
@@ -127,18 +127,19 @@ def phantom_case(
     """
     if min(shape) < 12 or seed < 0:
         raise InputError(f"phantom: shape {shape}, seed {seed}: expected at least 12 voxels an edge and a seed >= 0")
-    rng = np.random.default_rng([GENERATOR_VERSION, seed])
-    chances = rng.random(len(style.plan.levels_gy))
+    # A stream each, so that one seed means the same patient whatever the planning style.
+    level_rng, anatomy_rng, plan_rng = (np.random.default_rng([GENERATOR_VERSION, seed, part]) for part in range(3))
+    chances = level_rng.random(len(style.plan.levels_gy))
     levels = [
         gy
         for gy, chance, drawn in zip(style.plan.levels_gy, style.plan.level_chance, chances, strict=True)
         if drawn < chance
     ]
-    anatomy = draw_anatomy(style.anatomy, len(levels), shape, rng)
+    anatomy = draw_anatomy(style.anatomy, len(levels), shape, anatomy_rng)
     targets = _targets(anatomy, levels)
     prescriptions_gy = {target_name(gy): gy for gy in levels if target_name(gy) in targets}
     structures = {**anatomy.organs, **targets}
-    dose_gy = plan_dose(anatomy.ct_hu, anatomy.body, structures, prescriptions_gy, anatomy.grid, style.plan, rng)
+    dose_gy = plan_dose(anatomy.ct_hu, anatomy.body, structures, prescriptions_gy, anatomy.grid, style.plan, plan_rng)
     highest_gy = max(prescriptions_gy.values())
     isocentre_mm = target_centroid_mm(targets[target_name(highest_gy)], anatomy.grid)
     weights = np.max([mask * np.float32(prescriptions_gy[name] / highest_gy) for name, mask in targets.items()], axis=0)

@@ -36,7 +36,7 @@ class AnatomyStyle:
     ``sites_mm`` are heights of primary tumours with their chances; ``primary_mm`` the mean radii (z, y, x) of the
     primary's planning target; ``unilateral`` the chance that one side of the neck alone is treated; ``nodes_mm`` the
     mean lower and upper end of the treated neck nodes. ``size`` scales the body. ``present`` is the chance that an
-    organ is contoured (1 if not named). ``field_margin_mm`` is how far the stored body reaches beyond the targets along z.
+    organ is contoured (1 if not named). ``field_margin_mm`` is how far the stored body reaches beyond targets in z.
     ``voxel_mm`` (z, y, x) is the finest spacing of a grid of 32 voxels an edge.
     """
 
@@ -179,7 +179,7 @@ def _draw_organs(canvas: Canvas, patient: _Patient, body: Field) -> dict[str, ND
 
 
 def _draw_targets(canvas: Canvas, patient: _Patient, body: Field, levels: int) -> list[NDArray[np.bool_]]:
-    """Disjoint targets from the highest level: tumour with involved nodes, the high-risk margin, the elective neck."""
+    """Nested targets from the highest level: tumour with involved nodes, with the high-risk margin, with the neck."""
     gross = [canvas.ellipsoid(patient.primary_zyx, patient.primary_radii)]
     gross += [canvas.ellipsoid(centre, radii) for centre, radii in patient.lumps]
     high = np.minimum.reduce(gross) <= 1
@@ -198,8 +198,8 @@ def _draw_targets(canvas: Canvas, patient: _Patient, body: Field, levels: int) -
             column = canvas.tube(
                 centre_y,
                 side * (45 * patient.size + 12 * down + slant),
-                (33 - 5 * down) * patient.nodes_scale,
-                (14 + 18 * down) * patient.nodes_scale,
+                (30 - 4 * down) * patient.nodes_scale,
+                (12.5 + 15 * down) * patient.nodes_scale,
             )
             column_in = (column <= 1) & canvas.between(low_z, high_z)
             elective |= column_in
@@ -212,12 +212,16 @@ def _draw_targets(canvas: Canvas, patient: _Patient, body: Field, levels: int) -
         elective |= canvas.ellipsoid(patient.primary_zyx, patient.primary_radii + 8.0) <= 1
         drawn = [high, margin, elective | margin] if levels == 3 else [high, elective | margin]
     allowed = _allowed(canvas, body)
-    taken = ~allowed
-    targets = []
-    for fine in drawn:
-        targets.append(fine & ~taken)
-        taken = taken | fine
-    return targets
+    return [fine & allowed for fine in drawn]
+
+
+def _disjoint(nested: list[Mask]) -> tuple[Mask, ...]:
+    """From each mask what those before it hold is taken away, once they are voxels: no overlap and no gap between."""
+    targets, taken = [], np.zeros_like(nested[0])
+    for mask in nested:
+        targets.append(mask & ~taken)
+        taken = taken | mask
+    return tuple(targets)
 
 
 def _allowed(canvas: Canvas, body: Field) -> NDArray[np.bool_]:
@@ -265,7 +269,7 @@ def draw_anatomy(style: AnatomyStyle, levels: int, shape: tuple[int, int, int], 
     shown = {name: rng.random() < style.present.get(name, 1.0) for name in contoured}
     fine_targets = _draw_targets(canvas, patient, body, levels)
     body_mask = canvas.mask((body <= 1) & in_field)
-    targets = tuple(canvas.mask(fine & in_field) & body_mask for fine in fine_targets)
+    targets = _disjoint([canvas.mask(fine & in_field) & body_mask for fine in fine_targets])
     return Anatomy(
         grid=grid,
         body=body_mask,

@@ -17,7 +17,7 @@ from simulations.dose_engine import DoseEngine, electron_density
 
 @dataclass(frozen=True, kw_only=True)
 class PlanStyle:
-    """How a hospital plans. Doses in Gy, weights relative to the targets' weight of 30.
+    """How a hospital plans. Doses in Gy, weights relative to the targets' weight of 12.
 
     ``levels_gy`` are prescriptions from the highest; ``level_chance`` how often each is used. ``max_gy``, ``mean_gy``
     limit organs: (limit, weight). Dose outside targets should stay below ``falloff_floor`` + (1 - ``falloff_floor``)
@@ -32,7 +32,7 @@ class PlanStyle:
     max_gy: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     mean_gy: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     falloff_floor: float = 0.35
-    falloff_mm: float = 20.0
+    falloff_mm: float = 32.0
     falloff_weight: float = 1.0
     normalise_volume: float = 0.95
     normalise_dose: float = 1.0
@@ -64,11 +64,11 @@ class _Goals:
 
 
 # Relative weights of target goals, and the tolerated range about the prescription.
-_TARGET_WEIGHT = 30.0
-_TARGET_RANGE = (1.0, 1.03)
+_TARGET_WEIGHT = 12.0
+_TARGET_RANGE = (1.0, 1.05)
 _UNDERDOSE_FACTOR = 4.0
 # A target next to one of a higher level may exceed its own over this length: no beam edge is sharper.
-_STEP_MM = 12.0
+_STEP_MM = 20.0
 # Every body voxel counts to the fall-off; one in this many is optimised.
 _BODY_STRIDE = 3
 _ITERATIONS = 50
