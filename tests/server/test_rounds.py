@@ -21,7 +21,7 @@ from simulations.faults import Fault, faulty
 from simulations.quadratic import MANIFEST_HASH, SPEC_JSON, QuadraticTraining, centre, run_quadratic, write_sites
 
 PATIENTS = {"alpha": 5, "beta": 2, "gamma": 9}
-FAST = RoundsConfig(count=4, min_sites=2, deadline_s=5.0, wait_for_sites_s=5.0, attempts=2)
+FAST = RoundsConfig(count=4, min_sites=2, deadline_s=20.0, wait_for_sites_s=20.0, attempts=2)
 CONFIG = RunConfig(rounds=FAST, train=TrainConfig(local_steps=3, lr=0.3))
 
 
@@ -146,15 +146,15 @@ def test_another_configuration_in_the_same_folder_is_refused_and_nothing_is_writ
 
 
 def test_a_run_that_stopped_for_want_of_sites_goes_on_with_more_patience(tmp_path, nodes):
-    rounds = replace(FAST, min_sites=3, deadline_s=0.3)
+    rounds = replace(FAST, min_sites=3, deadline_s=1.0)
     config = replace(CONFIG, rounds=rounds)
-    app = client_app(QuadraticTraining(64, delay=lambda site, n: 0.5 if (site, n) == ("beta", 3) else 0.0))
+    app = client_app(QuadraticTraining(64, delay=lambda site, n: 1.5 if (site, n) == ("beta", 3) else 0.0))
     seen: list = []
     with pytest.raises(QuorumError, match=r"round 3: fewer than 3 .*beta: no_answer") as caught:
         run_quadratic(tmp_path / "out", config, nodes, workers=3, app=app, on_event=seen.append)
     assert "\n" not in str(caught.value)
     assert sum(event.kind == "round_failed" for event in seen) == 2, "tried as often as configured"
-    patient = replace(config, rounds=replace(rounds, deadline_s=5.0))
+    patient = replace(config, rounds=replace(rounds, deadline_s=20.0))
     result = run_quadratic(tmp_path / "out", patient, nodes, workers=3, app=app)
     assert result.resumed_from == 2
     assert sha(result) == sha(run_quadratic(tmp_path / "plain", config, nodes))

@@ -1,0 +1,76 @@
+"""The ServerApp as a deployment runs it: run config in, adapter and report out, on a real model's vector."""
+
+import json
+
+import numpy as np
+import pytest
+
+from client.app import InstalledTraining, client_app
+from server.app import app, federate, run_config
+from server.config import RoundsConfig, RunConfig
+from shared_model.errors import InputError
+from shared_model.manifest import initial_vector, load_adapter, vector_hash
+from shared_model.spec import ModelSpec
+from simulations.engine import run_local
+from simulations.quadratic import write_sites
+
+CONFIG = RunConfig(name="test", seed=5, model={"prior": "none"}, rounds=RoundsConfig(count=2, min_sites=2))
+
+
+class Nudge(InstalledTraining):
+    """The installed model; training only moves every value by one in 1024."""
+
+    def train_round(self, site, spec_json, vector, task):
+        return np.full_like(vector, 2.0**-10), {"loss": 1.0}
+
+    def evaluate_round(self, site, spec_json, vector, task):
+        return {"dose_score_gy": float(len(site.train))}
+
+
+def test_adapter_and_report(tmp_path):
+    nodes = write_sites(tmp_path, {"a": 1, "b": 3})
+    out = tmp_path / "out"
+    assert run_local(client_app(Nudge()), app, nodes, run_config(CONFIG, out), workers=2) is None
+    spec, vector, card = load_adapter(out / "adapter.safetensors")
+    assert spec == ModelSpec(prior="none")
+    np.testing.assert_allclose(vector, initial_vector(spec) + 2.0**-9, atol=1e-6)
+    assert (card["name"], card["rounds"], card["sites"], card["privacy"]) == (
+        "test",
+        2,
+        {"a": 1, "b": 3},
+        {"mode": "none"},
+    )
+    report = json.loads((out / "federation.json").read_text())
+    assert report["adapter_sha256"] == vector_hash(vector)
+    assert report["sites"] == {"a": 1, "b": 3}
+    assert report["drops"] == []
+    assert report["wire_bytes_per_round"] > 2 * 2 * vector.nbytes
+    assert report["history"][1]["evaluation"]["metrics"] == {"dose_score_gy": 2.0}
+    assert str(tmp_path) not in json.dumps(report)
+
+    seen = []
+    again = run_local(client_app(Nudge()), lambda g, c: federate(g, c, seen.append), nodes, run_config(CONFIG, out))
+    assert again.resumed_from == 2
+    assert [event.kind for event in seen] == ["resumed", "finished"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"config": "{}"}, "does not match config-sha256"),
+        ({"out": ""}, "out is missing"),
+        ({"config-sha256": 3}, "config-sha256 is missing"),
+    ],
+)
+def test_a_broken_run_config_is_refused_before_anything_is_written(tmp_path, changes, message):
+    nodes = write_sites(tmp_path, {"a": 1})
+    with pytest.raises(InputError, match=message):
+        run_local(client_app(Nudge()), app, nodes, {**run_config(CONFIG, tmp_path / "out"), **changes})
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_unknown_model_key_is_refused_before_anything_is_written(tmp_path):
+    config = RunConfig(model={"priorr": "none"})
+    with pytest.raises(InputError, match="unknown key 'priorr'"):
+        run_local(client_app(Nudge()), app, write_sites(tmp_path, {"a": 1}), run_config(config, tmp_path / "out"))
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,86 @@
+"""Flower's internals that we import, by module and name: what to look at before the pin in pyproject.toml moves."""
+
+import importlib
+from importlib.metadata import version
+
+import pytest
+
+# (module, names, where we use them)
+INTERNALS = [
+    ("flwr.app.message", ["make_message"], "simulations/local_grid.py"),
+    ("flwr.common.constant", ["SUPERLINK_NODE_ID", "ErrorCode"], "simulations/local_grid.py"),
+    ("flwr.supercore.run", ["Run"], "simulations/local_grid.py"),
+    ("flwr.common.constant", ["ErrorCode", "SubStatus"], "client/executor.py"),
+    ("flwr.proto.runtime_pb2", ["AcquireTaskRequest"], "client/executor.py"),
+    ("flwr.supercore.constant", ["TaskType"], "client/executor.py"),
+    ("flwr.supercore.heartbeat", ["HeartbeatSender", "make_task_heartbeat_fn_http"], "client/executor.py"),
+    (
+        "flwr.supercore.interceptors",
+        ["RuntimeTokenHttpInterceptor", "RuntimeVersionHttpInterceptor", "SuperExecAuthHttpInterceptor"],
+        "client/executor.py",
+    ),
+    ("flwr.supercore.retry", ["make_simple_http_retry_invoker"], "client/executor.py"),
+    ("flwr.supercore.runtime", ["RuntimeHttpClient"], "client/executor.py"),
+    (
+        "flwr.supernode.runtime.run_clientapp",
+        ["pull_task_input", "push_message", "push_task_output"],
+        "client/executor.py",
+    ),
+    ("flwr.supercore.logger", ["LOGGER_NAME", "console_handler"], "client/supernode.py, server/superlink.py"),
+    ("flwr.supernode.cli.flower_supernode", ["flower_supernode"], "client/supernode.py"),
+    ("flwr.supercore.http_logging", ["get_uvicorn_log_config"], "server/superlink.py"),
+    (
+        "flwr.superlink.cli.flower_superlink",
+        ["SuperLinkLifespan", "_parse_superlink_lifespan_config"],
+        "server/superlink.py",
+    ),
+    ("flwr.superlink.main", ["create_app"], "server/superlink.py"),
+    ("httpx", ["HTTPError"], "server/exchange.py: what Flower's own Grid raises when the SuperLink stumbles"),
+]
+
+
+def test_the_version_is_the_one_that_was_looked_at():
+    assert version("flwr").startswith("1.41.")
+
+
+@pytest.mark.parametrize(("module", "names", "where"), INTERNALS, ids=lambda v: v if isinstance(v, str) else "")
+def test_internals_are_where_we_import_them_from(module, names, where):
+    loaded = importlib.import_module(module)
+    missing = [name for name in names if not hasattr(loaded, name)]
+    assert not missing, f"{where} needs {missing} of {module}"
+
+
+def test_the_grid_protocol_has_the_methods_that_local_grid_implements():
+    from flwr.serverapp import Grid
+
+    assert Grid.__abstractmethods__ == {
+        "set_run",
+        "run",
+        "create_message",
+        "get_node_ids",
+        "push_messages",
+        "pull_messages",
+        "send_and_receive",
+    }
+
+
+def test_message_ids_and_records_behave_as_local_grid_expects():
+    from flwr.app import ConfigRecord, Metadata
+
+    metadata = Metadata(1, "", 1, 2, "", "g", 0.0, 1.0, "train")
+    metadata.__dict__["_message_id"] = "x"
+    assert metadata.message_id == "x"
+    assert dict(ConfigRecord.inflate(ConfigRecord({"a": [1, 2]}).deflate())) == {"a": [1, 2]}
+
+
+def test_flower_logs_what_the_connection_watch_listens_for():
+    import inspect
+
+    from flwr.supercore.retry import http_retry
+    from flwr.supernode import start_client_internal
+
+    # client/supernode.py knows the state of a connection by these words alone.
+    assert '"SuperNode ID: %s"' in inspect.getsource(start_client_internal)
+    retry = inspect.getsource(http_retry)
+    assert '"Connection successful after' in retry
+    assert '"Connection attempt failed, retrying' in retry
