@@ -1,0 +1,53 @@
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from deployment import Deployment
+
+from client.site import SiteConfig
+from simulations.phantom import STYLES, write_hospital
+
+# Enough to see a round through, and no more: what is trained is the business of other tests.
+FAST = (
+    "model.prior=none",
+    "train.local_steps=2",
+    "train.batch_size=1",
+    "evaluate.sampler_steps=1",
+    "rounds.wait_for_sites_s=60",
+    "rounds.deadline_s=120",
+)
+
+
+def renamed(site_config: Path, name: str, folder: Path) -> Path:
+    """The same hospital under another site name, as a file in `folder`."""
+    path = folder / f"{name}.yaml"
+    replace(SiteConfig.load(site_config), site=name).save(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def hospitals(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Site configurations of three phantom hospitals."""
+    root = tmp_path_factory.mktemp("hospitals")
+    styles = list(STYLES.values())
+    made = {}
+    for seed, name in enumerate(("north", "south", "east")):
+        write_hospital(root / name, styles[seed % len(styles)], 3, seed)
+        made[name] = root / name / "site.yaml"
+    return made
+
+
+@pytest.fixture(scope="module")
+def federation(tmp_path_factory: pytest.TempPathFactory, hospitals: dict[str, Path]) -> Iterator[Deployment]:
+    """A coordinator and two connected hospitals."""
+    deployment = Deployment(tmp_path_factory.mktemp("federation"))
+    try:
+        deployment.start_coordinator()
+        for name in ("north", "south"):
+            deployment.join(name, hospitals[name])
+        for name in ("north", "south"):
+            deployment.connected(name)
+        yield deployment
+    finally:
+        deployment.close()
