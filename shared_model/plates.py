@@ -101,10 +101,8 @@ def _aperture(
     shadow = np.zeros((int(rows.max()) + pad, int(columns.max()) + pad), dtype=np.float32)
     np.maximum.at(shadow, (rows, columns), weights)
     shadow = ndimage.maximum_filter(shadow, size=tuple(_box_pixels(side) for side in box_mm))
-    shadow = ndimage.gaussian_filter(shadow, _EDGE_SIGMA_MM / _PIXEL_MM, mode="constant")
-    # A rim of zeros, so that an index clipped onto it means "outside the aperture".
-    shadow[[0, -1], :] = 0
-    shadow[:, [0, -1]] = 0
+    # The filter ends at four sigma, the padding beyond: the rim is zero, so an index clipped onto it is outside.
+    shadow = ndimage.gaussian_filter(shadow, _EDGE_SIGMA_MM / _PIXEL_MM, mode="constant", truncate=4.0)
     return shadow, low_height, low_lateral
 
 

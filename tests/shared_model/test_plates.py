@@ -73,12 +73,9 @@ def test_a_plate_is_the_mean_of_its_beams() -> None:
 def test_weights_scale_the_shadow_and_the_greater_wins() -> None:
     low, high = _ball(GRID, (2.0, -25.0, 4.0), 10.0), _ball(GRID, (2.0, 35.0, 4.0), 10.0)
     weights = np.maximum(low * np.float32(0.5), high * np.float32(1.0))
-    # Both lie on the axis of gantry 0; from the side they are apart.
-    np.testing.assert_allclose(
-        beam_plate(weights, GRID, ISO, [0.0])[:, 10:14, 13:15],
-        beam_plate(low | high, GRID, ISO, [0.0])[:, 10:14, 13:15],
-        atol=0.5,
-    )
+    # Both lie on the axis of gantry 0, where the greater counts; from the side they are apart.
+    front = [beam_plate(target, GRID, ISO, [0.0])[12, :, 13:15] for target in (weights, low | high)]
+    np.testing.assert_allclose(front[0], front[1], rtol=0.03)
     side = beam_plate(weights, GRID, ISO, [90.0])
     assert side[low].mean() == pytest.approx(0.5 * beam_plate(low, GRID, ISO, [90.0])[low].mean(), rel=0.02)
     assert side[high].mean() == pytest.approx(beam_plate(high, GRID, ISO, [90.0])[high].mean(), rel=0.02)
