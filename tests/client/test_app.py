@@ -181,7 +181,7 @@ def test_a_site_without_usable_configuration_refuses_namelessly(tmp_path):
         {},
         {"site-config": str(tmp_path / "absent.yaml")},
         {"site-config": str(broken)},
-        {"site-config": 3},
+        {"site-config": 918273645},
     ):
         refused = answer(QuadraticTraining(8), config, asked("train"))
         assert (refused.refusal.code, refused.site) == ("site_config", "")

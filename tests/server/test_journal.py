@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from server.history import Drop, Evaluation, RoundRecord
-from server.journal import Journal, RunState, _decode, _encode
+from server.journal import Journal, RunState, _decode, _encode, write_atomic
 from shared_model.errors import InputError
 
 RECORD = RoundRecord(
@@ -125,6 +125,15 @@ def test_a_file_in_the_place_of_the_folder_is_a_clear_error(tmp_path):
     (tmp_path / "out").write_text("x")
     with pytest.raises(InputError, match="cannot be used as an output folder"), Journal(tmp_path / "out"):
         pass
+
+
+def test_a_file_is_replaced_as_a_whole_and_never_written_in_place(tmp_path):
+    path, old = tmp_path / "file", tmp_path / "old"
+    path.write_bytes(b"old")
+    os.link(path, old)
+    write_atomic(path, b"n", b"ew")
+    assert (path.read_bytes(), old.read_bytes()) == (b"new", b"old")
+    assert sorted(tmp_path.iterdir()) == [path, old]
 
 
 def test_a_crash_between_write_and_rename_leaves_the_old_checkpoint(tmp_path, monkeypatch):

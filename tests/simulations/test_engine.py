@@ -58,8 +58,9 @@ def test_what_a_client_changes_stays_with_the_client():
     assert len(replies) == 2
     assert packed["head"]["x"] == 1
     assert unpack_vector(packed["vector"]).tolist() == [0, 1, 2, 3]
-    held[1].content["head"]["x"] = 5
-    assert replies[0].content["head"]["x"] == 99, "the reply was copied when it was sent"
+    for message in held:
+        message.content["head"]["x"] = 5
+    assert [reply.content["head"]["x"] for reply in replies] == [99, 99], "replies were copied when they were sent"
 
 
 def test_the_vector_is_shared_and_not_copied_but_cannot_be_written():
