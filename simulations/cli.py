@@ -66,7 +66,11 @@ def pretrain(overrides: Overrides = None) -> None:
         }
 
         def progress(stage: str, done: int, total: int, loss: float) -> None:
-            bars.update(tasks[stage], completed=done, total=total, note=f"dose loss {loss:.3f}" if loss else "")
+            note = f"dose loss {loss:.3f}" if loss else ""
+            bars.update(tasks[stage], completed=done, total=total, note=note)
+            # A log file shows no bars, only the end.
+            if not bars.console.is_terminal and stage == "steps":
+                bars.console.print(f"step {done} of {total}: {note}")
 
         digest = train_prior(settings, progress)
     print(f"prior {digest[:12]} written to {settings.out}")
@@ -89,3 +93,7 @@ def phantom(
 def main() -> int:
     """Entry point of the console script."""
     return run_command(app, "simulate")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from client.cohort import case_path
 from client.site import SiteConfig
 from shared_model.errors import InputError
-from simulations.partition import one_site, openkbp_sites, openkbp_split
+from simulations.partition import load_partition, openkbp_split
 from simulations.phantom import STYLES, write_hospital
 from simulations.settings import DataSettings
 
@@ -17,7 +15,7 @@ from simulations.settings import DataSettings
 def hospitals(data: DataSettings, partition: str, out: Path, seed: int) -> list[SiteConfig]:
     """The hospitals of a run. Phantom hospitals are written below ``data.root`` (or ``out``) unless they are there."""
     if data.kind == "openkbp":
-        return openkbp_sites(
+        return load_partition(
             openkbp_root(data),
             partition,
             train_per_site=data.train_per_site or None,
@@ -55,16 +53,3 @@ def evaluation_sites(data: DataSettings, split: str, out: Path, seed: int) -> li
 
 def _of(site: SiteConfig, split: str) -> tuple[str, ...]:
     return {"train": site.train, "validation": site.validation, "all": (*site.train, *site.validation)}[split]
-
-
-def pooled(sites: Sequence[SiteConfig], folder: Path) -> SiteConfig:
-    """All patients of ``sites`` as one site, for the centralised study; case files of different roots are linked."""
-    if len({site.root for site in sites}) > 1:
-        folder.mkdir(parents=True, exist_ok=True)
-        for site in sites:
-            for case_id in (*site.train, *site.validation):
-                link = folder / f"{case_id}.npz"
-                if not link.is_symlink():
-                    link.symlink_to(case_path(site, case_id).resolve())
-        sites = [replace(site, root=folder) for site in sites]
-    return one_site(sites, "pooled")

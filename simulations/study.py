@@ -22,8 +22,9 @@ from server.app import federate, run_config
 from server.config import RunConfig
 from server.events import Event
 from shared_model.manifest import Vector, load_adapter
-from simulations.datasets import hospitals, pooled
+from simulations.datasets import hospitals
 from simulations.engine import run_local, run_ray
+from simulations.partition import one_site
 from simulations.results import ADAPTER, score_studies, write_results
 from simulations.settings import RunSettings
 
@@ -51,7 +52,7 @@ def plan_jobs(settings: RunSettings, sites: list[SiteConfig]) -> list[Job]:
         together = replace(base, rounds=quorum)
         jobs.append(Job(study="federated", name="all", sites=tuple(sites), federation=together, out=out / "federated"))
     if "centralised" in settings.study:
-        everyone = (pooled(sites, out / "centralised" / "cases"),)
+        everyone = (one_site(sites, "pooled"),)
         jobs.append(Job(study="centralised", name="pooled", sites=everyone, federation=wide, out=out / "centralised"))
     if "local" in settings.study:
         jobs += [
@@ -100,5 +101,8 @@ def _show(bars: Progress, bar: TaskID, event: Event) -> None:
     if event.kind in ("round_done", "resumed"):
         loss = event.metrics.get("loss")
         bars.update(bar, completed=event.round, note="" if loss is None else f"loss {loss:.3f}")
+        # A log file shows no bars, only the end.
+        if not bars.console.is_terminal:
+            bars.console.print(f"{bars.tasks[bar].description}: {event.line()}")
     elif event.kind in ("site_dropped", "notice"):
         bars.console.print(event.line())

@@ -57,7 +57,14 @@ def test_untrained_adapter_changes_nothing() -> None:
 def test_hash_tells_what_fits() -> None:
     hashes = {
         manifest_hash(s)
-        for s in (spec(), spec(rank=8), spec(init_seed=1), spec("full"), spec("lora+embeddings"), spec(precision="fp32"))
+        for s in (
+            spec(),
+            spec(rank=8),
+            spec(init_seed=1),
+            spec("full"),
+            spec("lora+embeddings"),
+            spec(precision="fp32"),
+        )
     }
     assert len(hashes) == 6
     assert manifest_hash(spec()) == manifest_hash(spec())

@@ -1,0 +1,141 @@
+"""`simulate run` on phantom hospitals with an untrained, tiny setting: everything is written, equal seeds, resumes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from rich.progress import Progress, TextColumn
+
+from shared_model.errors import InputError
+from shared_model.manifest import load_adapter, vector_hash
+from simulations.evaluate import evaluate_adapter
+from simulations.settings import evaluate_settings, run_settings
+from simulations.study import plan_jobs, run_studies
+from simulations.tables import read_summary
+
+TINY = [
+    "model.prior=none", "model.shape=[16,16,16]", "rounds=2", "train.local_steps=2", "train.batch_size=1",
+    "data.sites=2", "data.patients=3", "workers=2",
+]  # fmt: skip
+
+
+def bars() -> Progress:
+    return Progress(TextColumn("{task.fields[note]}"), disable=True)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return f"data.root={tmp_path_factory.mktemp('hospitals')}"
+
+
+def run(data: str, out: Path, *more: str) -> dict[str, object]:
+    run_studies(run_settings([*TINY, data, f"out={out}", *more]), bars())
+    return read_summary(out / "summary.json")
+
+
+def test_all_three_studies_leave_everything_behind(data: str, tmp_path: Path) -> None:
+    summary = run(data, tmp_path, "study=[federated,local,centralised]")
+    assert list(summary["studies"]) == ["federated", "local", "centralised"]  # type: ignore[call-overload]
+    assert summary["wire_bytes_per_round"] > 1_000_000  # type: ignore[operator]
+    assert set(summary["studies"]["local"]["everywhere"]["per_model"]) == set(summary["sites"])  # type: ignore[index,call-overload]
+    for name in ("metrics.md", "metrics.csv", "patients.csv", "curves.png", "config.yaml", "adapter.safetensors"):
+        assert (tmp_path / name).stat().st_size > 0
+    assert len(list((tmp_path / "pictures").glob("*.png"))) == 2
+    _, vector, card = load_adapter(tmp_path / "adapter.safetensors")
+    assert vector_hash(vector) == summary["studies"]["federated"]["adapter_sha256"]  # type: ignore[index,call-overload]
+    assert card["rounds"] == 2
+
+
+def test_same_seed_same_adapter_whatever_the_workers(data: str, tmp_path: Path) -> None:
+    hashes = [
+        run(data, tmp_path / name, *more)["studies"]["federated"]["adapter_sha256"]  # type: ignore[index,call-overload]
+        for name, more in {"a": ["workers=1"], "b": ["workers=2"], "c": ["seed=1"]}.items()
+    ]
+    assert hashes[0] == hashes[1]
+    assert hashes[2] != hashes[0]
+
+
+def test_every_study_takes_equal_steps_and_patients(data: str, tmp_path: Path) -> None:
+    settings = run_settings([*TINY, data, f"out={tmp_path}", "study=[federated,local,centralised]"])
+    from simulations.datasets import hospitals
+
+    sites = hospitals(settings.data, settings.partition, settings.out, 0)
+    jobs = plan_jobs(settings, sites)
+    steps = {job.federation.rounds.count * job.federation.train.local_steps for job in jobs}
+    assert len(steps) == 1
+    seen = {
+        study: sum(len(j.sites) * j.federation.train.batch_size for j in jobs if j.study == study)
+        for study in ("federated", "local", "centralised")
+    }
+    assert len(set(seen.values())) == 1
+
+
+def test_other_settings_in_the_same_folder_are_refused_and_nothing_is_lost(data: str, tmp_path: Path) -> None:
+    run(data, tmp_path)
+    before = (tmp_path / "adapter.safetensors").read_bytes()
+    with pytest.raises(InputError):
+        run(data, tmp_path, "train.lr=5e-4")
+    assert (tmp_path / "adapter.safetensors").read_bytes() == before
+
+
+def test_evaluate_repeats_the_scores_of_the_run(data: str, tmp_path: Path) -> None:
+    summary = run(data, tmp_path / "run")
+    adapter = f"adapter={tmp_path / 'run' / 'adapter.safetensors'}"
+    evaluate_adapter(evaluate_settings([adapter, data, "data.sites=2", "data.patients=3", f"out={tmp_path}"]), bars())
+    again = json.loads((tmp_path / "summary.json").read_text())
+    assert again["metrics"]["dose_score_gy"] == summary["studies"]["federated"]["dose_score_gy"]  # type: ignore[index,call-overload]
+    assert again["metrics"]["patients"] == 2
+
+
+@pytest.mark.e2e
+def test_killed_anywhere_it_resumes_to_the_same_adapter(data: str, tmp_path: Path) -> None:
+    whole = run(data, tmp_path / "whole", "rounds=4")
+    command = [sys.executable, "-m", "simulations.cli", "run", *TINY, data, f"out={tmp_path / 'cut'}", "rounds=4"]
+    events = tmp_path / "cut" / "studies" / "federated" / "events.jsonl"
+    for rounds in (1, 3):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and process.poll() is None:
+            if events.is_file() and events.read_text().count('"round_done"') >= rounds:
+                break
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, env={**os.environ}, check=False)
+    assert done.returncode == 0, done.stderr
+    cut = read_summary(tmp_path / "cut" / "summary.json")
+    assert cut["studies"]["federated"]["adapter_sha256"] == whole["studies"]["federated"]["adapter_sha256"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["run", "rouns=3"], "rouns"),
+        (["run", "data=openkbp", "data.root=/nowhere"], "data.root"),
+        (["evaluate", "adapter=/nowhere.safetensors"], "/nowhere.safetensors"),
+        (["evaluate", "split=some"], "split"),
+        (["phantom", "--out", "x", "--style", "none_such"], "none_such"),
+        (["dance"], "dance"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(
+    arguments: list[str],
+    words: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    from simulations.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["simulate", *arguments])
+    assert main() == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.strip()]
+    assert len(lines) == 1
+    assert words in lines[0]
+    assert list(tmp_path.iterdir()) == []
