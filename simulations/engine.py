@@ -43,36 +43,51 @@ def run_local(
 
 def run_ray(
     client_app: ClientApp,
-    server: ServerApp | Callable[[Grid, Context], object],
+    server: ServerApp | Callable[[Grid, Context], _Result],
     node_configs: Sequence[UserConfig],
     run_config: Mapping[str, str | int | float | bool],
     workers: int = 1,
-) -> None:
-    """Run the same apps on Flower's simulation engine over Ray; raises InputError where the extra is not installed."""
+) -> _Result | None:
+    """Run the same apps on Flower's simulation engine over Ray; returns and raises what ``server`` does.
+
+    Raises InputError where the extra is not installed.
+    """
     if importlib.util.find_spec("ray") is None:
         raise InputError("engine=ray: Ray is not installed; install fedkt3d[ray] or use engine=local")
     from flwr.simulation import run_simulation
 
-    configs = [dict(config) for config in node_configs]
-    own = ClientApp()
-
-    def with_node_config(message: Message, context: Context) -> Message:
-        # Flower's engine gives a node its partition alone; the app expects the node config of a deployment.
-        context.node_config = {**context.node_config, **configs[int(context.node_config["partition-id"])]}
-        return client_app(message, context)
-
-    for register in (own.query(), own.train(), own.evaluate()):
-        register(with_node_config)
+    results: list[_Result | None] = []
+    errors: list[Exception] = []
     coordinator = ServerApp()
 
     @coordinator.main()
     def _main(grid: Grid, context: Context) -> None:
         context.run_config = dict(run_config)
-        server(grid, context)
+        try:
+            results.append(server(grid, context))
+        except Exception as error:  # Flower would hide it behind an error of its own
+            errors.append(error)
 
     run_simulation(
         server_app=coordinator,
-        client_app=own,
-        num_supernodes=len(configs),
+        client_app=_with_node_configs(client_app, node_configs),
+        num_supernodes=len(node_configs),
         backend_config={"client_resources": {"num_cpus": 1, "num_gpus": 0.0}, "init_args": {"num_cpus": workers}},
     )
+    if errors:
+        raise errors[0]
+    return results[0]
+
+
+def _with_node_configs(client_app: ClientApp, node_configs: Sequence[UserConfig]) -> ClientApp:
+    """Flower's engine gives a node its partition's number alone; the app expects the node config of a deployment."""
+    configs = [dict(config) for config in node_configs]
+
+    def answer(message: Message, context: Context) -> Message:
+        context.node_config = {**context.node_config, **configs[int(context.node_config["partition-id"])]}
+        return client_app(message, context)
+
+    app = ClientApp()
+    for register in (app.query(), app.train(), app.evaluate()):
+        register(answer)
+    return app

@@ -1,7 +1,9 @@
 """LocalGrid: isolation as by a wire, several at once, bounded backlog, time to live, and the run helpers."""
 
+import importlib.util
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,11 +11,13 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDic
 from flwr.clientapp import ClientApp
 from flwr.supercore.task_identity import TaskIdentity
 
+from client.app import client_app
 from privacy.vectors import pack_vector, unpack_vector
 from server.config import RoundsConfig, RunConfig
+from server.rounds import run_federation
 from shared_model.errors import InputError
 from simulations.engine import LocalGrid, NoAnswer, run_local, run_ray
-from simulations.quadratic import run_quadratic, write_sites
+from simulations.quadratic import MANIFEST_HASH, SPEC_JSON, QuadraticTraining, run_quadratic, write_sites
 
 
 def app_of(train) -> ClientApp:
@@ -98,8 +102,6 @@ def test_several_grids_run_at_the_same_time_and_leave_flowers_identity_alone(tmp
     results = {}
 
     def run(i: int) -> None:
-        from dataclasses import replace
-
         results[i] = run_quadratic(tmp_path / str(i), replace(config, seed=i % 2), nodes).vector.tobytes()
 
     threads = [threading.Thread(target=run, args=(i,)) for i in range(6)]
@@ -175,13 +177,31 @@ def test_the_threads_end_with_the_grid():
     assert threading.active_count() == before
 
 
-def test_ray_says_what_to_install():
-    import importlib.util
+HAVE_RAY = importlib.util.find_spec("ray") is not None
 
-    if importlib.util.find_spec("ray") is not None:
-        pytest.skip("Ray is installed")
+
+@pytest.mark.skipif(HAVE_RAY, reason="Ray is installed")
+def test_ray_says_what_to_install():
     with pytest.raises(InputError, match=r"fedkt3d\[ray\]"):
         run_ray(ClientApp(), lambda grid, context: None, [{}], {})
+
+
+@pytest.mark.skipif(not HAVE_RAY, reason="needs the extra ray")
+def test_ray_ends_with_the_same_vector_and_passes_errors_on(tmp_path):
+    config = RunConfig(rounds=RoundsConfig(count=2, min_sites=3))
+    nodes = write_sites(tmp_path, {"a": 1, "b": 2, "c": 3})
+    initial = np.zeros(64, np.float32)
+
+    def server(grid, context):
+        if context.run_config["fail"]:
+            raise InputError("as asked")
+        return run_federation(grid, config, SPEC_JSON, MANIFEST_HASH, initial, tmp_path / "ray")
+
+    app = client_app(QuadraticTraining(64))
+    result = run_ray(app, server, nodes, {"fail": False}, workers=2)
+    assert result.vector.tobytes() == run_quadratic(tmp_path / "local", config, nodes).vector.tobytes()
+    with pytest.raises(InputError, match="as asked"):
+        run_ray(app, server, nodes, {"fail": True}, workers=2)
 
 
 def test_array_records_travel_whole():
