@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
@@ -41,8 +42,9 @@ def phantom_examples(settings: PretrainSettings, progress: Progress) -> list[Exa
         for i in range(settings.patients)
     ]
     examples: list[Example] = []
-    with ProcessPoolExecutor(settings.workers) as pool:
-        for done, pair in enumerate(pool.map(_phantom_examples, jobs, chunksize=4), start=1):
+    with nullcontext() if settings.workers == 1 else ProcessPoolExecutor(settings.workers) as pool:
+        pairs = map(_phantom_examples, jobs) if pool is None else pool.map(_phantom_examples, jobs, chunksize=4)
+        for done, pair in enumerate(pairs, start=1):
             examples += pair
             progress("phantoms", done, len(jobs), 0.0)
     return examples
