@@ -1,4 +1,4 @@
-"""The `simulate` command: run, compare, evaluate, pretrain, phantom. Overrides are Hydra's, as in `rounds=3 data=openkbp`."""
+"""The `simulate` command: run, compare, evaluate, pretrain, phantom. Overrides are Hydra's, as in `rounds=3`."""
 
 from __future__ import annotations
 
