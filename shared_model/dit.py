@@ -45,7 +45,8 @@ def attend(q_bhld: Tensor, k_bhld: Tensor, v_bhld: Tensor) -> Tensor:
     short = q_bhld.shape[-2] <= PLAIN_ATTENTION_TOKENS
     if short and q_bhld.dtype == torch.bfloat16 and q_bhld.device.type == "cpu":
         scores = (q_bhld * q_bhld.shape[-1] ** -0.5) @ k_bhld.transpose(-1, -2)
-        return scores.softmax(-1) @ v_bhld
+        out: Tensor = scores.softmax(-1) @ v_bhld
+        return out
     return F.scaled_dot_product_attention(q_bhld, k_bhld, v_bhld)
 
 
