@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import shutil
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,7 @@ def _summary(
     return {
         "seed": federation.seed,
         "wall_s": round(wall_s, 1),
+        "cpu_s": round(time.process_time(), 1),
         "sites": [site.site for site in sites],
         "rounds": federation.rounds.count,
         "gradient_steps": federation.rounds.count * federation.train.local_steps,
