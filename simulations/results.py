@@ -69,7 +69,6 @@ def write_results(
     ordered: dict[str, SiteScores] = {study: scores[study] for study in settings.study}
     summary = _summary(settings, sites, trained, ordered, everywhere, wall_s)
     write_summary(out / "summary.json", summary)
-    (out / "config.yaml").write_text(settings.resolved)
     (out / "metrics.md").write_text(metrics_table(summary))
     (out / "metrics.csv").write_text(metrics_csv(summary))
     (out / "patients.csv").write_text(patients_csv(ordered))
