@@ -52,6 +52,7 @@ class RunSettings:
     workers: int
     threads: int
     data: DataSettings
+    prior_path: Path | None
     federation: RunConfig
     spec: ModelSpec
     resolved: str = field(repr=False)
@@ -78,6 +79,7 @@ class EvaluateSettings:
     sampler_steps: int
     candidates: int
     data: DataSettings
+    prior_path: Path | None
 
     def __post_init__(self) -> None:
         if self.split not in SPLITS:
@@ -140,8 +142,11 @@ def _compose(name: str, overrides: Sequence[str]) -> tuple[dict[str, Any], str]:
 
 
 def _data(raw: dict[str, Any]) -> DataSettings:
-    root = raw.pop("root", None)
-    return DataSettings(root=None if root is None else Path(root).expanduser(), **raw)
+    return DataSettings(root=_folder(raw.pop("root", None)), **raw)
+
+
+def _folder(named: str | None) -> Path | None:
+    return None if named is None else Path(named).expanduser()
 
 
 def run_settings(overrides: Sequence[str]) -> RunSettings:
@@ -171,6 +176,7 @@ def run_settings(overrides: Sequence[str]) -> RunSettings:
         workers=raw["workers"],
         threads=raw["threads"],
         data=_data(raw["data"]),
+        prior_path=_folder(raw["prior"]["path"]),
         federation=federation,
         spec=ModelSpec.from_json(json.dumps(raw["model"])),
         resolved=resolved,
@@ -180,7 +186,8 @@ def run_settings(overrides: Sequence[str]) -> RunSettings:
 def evaluate_settings(overrides: Sequence[str]) -> EvaluateSettings:
     """Compose and check ``simulate evaluate``'s settings."""
     raw, _ = _compose("evaluate", overrides)
-    return EvaluateSettings(**{**raw, "out": Path(raw["out"]), "data": _data(raw["data"])})
+    prior_path = _folder(raw.pop("prior")["path"])
+    return EvaluateSettings(**{**raw, "out": Path(raw["out"]), "data": _data(raw["data"]), "prior_path": prior_path})
 
 
 def pretrain_settings(overrides: Sequence[str]) -> PretrainSettings:
