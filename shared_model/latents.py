@@ -16,20 +16,22 @@ from torch import Tensor
 
 
 class Latents(Protocol):
-    """Volumes to latents and back, for volumes of the training grid.
-
-    ``scale``: modality -> (offset, unit): what is encoded is (volume - offset) / unit, of the volume in natural units.
-    ``identity``: equal for equal latents of equal volumes. ``costly``: worth keeping on disk.
-    """
+    """Volumes to latents and back, for volumes of the training grid."""
 
     @property
-    def scale(self) -> Mapping[str, tuple[float, float]]: ...  # noqa: D102
+    def scale(self) -> Mapping[str, tuple[float, float]]:
+        """Modality -> (offset, unit): what is encoded is (volume - offset) / unit, of the volume in natural units."""
+        ...
 
     @property
-    def identity(self) -> str: ...  # noqa: D102
+    def identity(self) -> str:
+        """Equal for what makes equal latents of equal volumes."""
+        ...
 
     @property
-    def costly(self) -> bool: ...  # noqa: D102
+    def costly(self) -> bool:
+        """Whether latents are worth keeping on disk."""
+        ...
 
     def encode(self, volume_bzyx: Tensor) -> Tensor:
         """(B, Z, Y, X) -> (B, C, z, y, x)."""
