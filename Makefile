@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 # One thread per process: results do not depend on the machine's load, and small tensors are faster so.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: install demo test e2e check format bench clean
+.PHONY: install demo test e2e check format bench bench-gpu clean
 
 install: $(READY)
 
@@ -44,6 +44,10 @@ format: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m simulations.benchmarks.round_overhead
+
+# Needs an NVIDIA GPU and a torch built for it; refuses otherwise.
+bench-gpu: $(READY)
+	$(BIN)/python -m simulations.benchmarks.gpu_forward
 
 clean:
 	rm -rf out build .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from client.cohort import load_split
+from client.latent_cache import encoded
 from client.site import SiteConfig
 from privacy.messages import EvaluateTask, TrainTask
 from shared_model.adapters import adapted_model, trainable
@@ -23,7 +24,7 @@ from shared_model.dit import Any2AnyDiT
 from shared_model.dosimetry import CaseScore, score_case, summarise
 from shared_model.errors import InputError
 from shared_model.manifest import pack, unpack
-from shared_model.modalities import Example, example, mirror
+from shared_model.modalities import Example, mirror
 from shared_model.objective import velocity_loss
 from shared_model.predictor import noise_generator, predict_dose
 from shared_model.spec import ModelSpec
@@ -44,7 +45,7 @@ def _model(spec: ModelSpec) -> Any2AnyDiT:
 
 
 @lru_cache(maxsize=64)
-def _examples(site: SiteConfig, shape: tuple[int, int, int]) -> tuple[Example, ...]:
+def _examples(site: SiteConfig, spec: ModelSpec) -> tuple[Example, ...]:
     """Training examples: every patient as it is and mirrored left to right, neighbours in the tuple."""
     cases = load_split(site, "train")
     if not cases:
@@ -52,12 +53,12 @@ def _examples(site: SiteConfig, shape: tuple[int, int, int]) -> tuple[Example, .
     for case in cases:
         if case.dose_gy is None:
             raise InputError(f"site {site.site}: case {case.case_id} has no dose and cannot be trained on")
-    return tuple(example(c, shape) for case in cases for c in (case, mirror(case)))
+    return tuple(encoded(c, spec, site.cache) for case in cases for c in (case, mirror(case)))
 
 
 @lru_cache(maxsize=64)
-def _validation(site: SiteConfig) -> tuple[Case, ...]:
-    return tuple(load_split(site, "validation"))
+def _validation(site: SiteConfig, spec: ModelSpec) -> tuple[tuple[Case, Example], ...]:
+    return tuple((case, encoded(case, spec, site.cache)) for case in load_split(site, "validation"))
 
 
 def _batches(examples: Sequence[Example], size: int, generator: torch.Generator) -> Iterator[list[Example]]:
@@ -79,7 +80,7 @@ def train_round(site: SiteConfig, spec: ModelSpec, vector: Vector, task: TrainTa
     """
     started = time.monotonic()
     with _loading:
-        examples = _examples(site, spec.shape)
+        examples = _examples(site, spec)
     model = _model(spec)
     unpack(model, vector)
     model.train()
@@ -102,16 +103,24 @@ def train_round(site: SiteConfig, spec: ModelSpec, vector: Vector, task: TrainTa
 def score_validation(site: SiteConfig, spec: ModelSpec, vector: Vector, task: EvaluateTask) -> list[CaseScore]:
     """Score the model at ``vector`` on each of the site's validation patients, on their own grids."""
     with _loading:
-        cases = _validation(site)
+        cases = _validation(site, spec)
     model = _model(spec)
     unpack(model, vector)
     model.eval()
     return [
         score_case(
             case,
-            predict_dose(model, case, spec, steps=task.sampler_steps, candidates=task.candidates, seed=task.seed),
+            predict_dose(
+                model,
+                case,
+                spec,
+                steps=task.sampler_steps,
+                candidates=task.candidates,
+                seed=task.seed,
+                patient=patient,
+            ),
         )
-        for case in cases
+        for case, patient in cases
     ]
 
 

@@ -40,9 +40,10 @@ def federate(grid: Grid, context: Context, on_event: Listener | None = None) -> 
     config, out = _read(context)
     # torch is slow to import; a bad configuration is refused before that.
     from shared_model.manifest import initial_vector, manifest_hash, save_adapter, vector_hash
+    from shared_model.prior import pinned
     from shared_model.spec import ModelSpec
 
-    spec = ModelSpec.from_json(json.dumps(config.model))
+    spec = pinned(ModelSpec.from_json(json.dumps(config.model)))
     initial = initial_vector(spec)
     result = run_federation(grid, config, spec.to_json(), manifest_hash(spec), initial, out, on_event)
     report = federation_report(config, result, vector_hash(result.vector))

@@ -39,6 +39,21 @@ def recover(x_t: Tensor, v: Tensor, t_b: Tensor) -> tuple[Tensor, Tensor]:
     return alpha * x_t - sigma * v, sigma * x_t + alpha * v
 
 
+def flow_state(x_t: Tensor, t_b: Tensor) -> Tensor:
+    """The rectified-flow state (1 - t) x_0 + t eps of the variance-preserving state x_t: x_t / (alpha + sigma)."""
+    alpha, sigma = alpha_sigma(t_b, x_t.ndim)
+    return x_t / (alpha + sigma)
+
+
+def velocity_of_flow(x_t: Tensor, flow: Tensor, t_b: Tensor) -> Tensor:
+    """The velocity v at x_t from the flow velocity (an estimate of eps - x_0) at ``flow_state(x_t, t_b)``.
+
+    v = ((alpha - sigma) x_t + flow) / (alpha + sigma): both forms then have the same x_0 and the same eps.
+    """
+    alpha, sigma = alpha_sigma(t_b, x_t.ndim)
+    return ((alpha - sigma) * x_t + flow) / (alpha + sigma)
+
+
 def sample_ddim(velocity: Callable[[Tensor, Tensor], Tensor], noise: Tensor, steps: int) -> Tensor:
     """Deterministic DDIM (Song et al. 2021) from ``noise`` (B, ...) to x_0 in ``steps`` steps on the shifted grid.
 

@@ -84,12 +84,15 @@ class Block(nn.Module):
         self.attn1 = Attention(dim, arch.heads)
         self.ffn = FeedForward(dim, inner_dim=arch.ffn_dim, activation_fn="gelu-approximate")
         self.table = Table(1, 1, 6, dim, std=dim**-0.5)
+        # What attention to an empty text adds (shared_model/wan.py); a backbone without text has none.
+        self.null: nn.Module = Table(1, 1, dim) if arch.text_constant else nn.Identity()
 
     def forward(self, x_bld: Tensor, modulation_bs6d: Tensor, cos: Tensor, sin: Tensor, per_slot: int) -> Tensor:
         """(B, S*n, D) -> the same; ``per_slot`` = n tokens share one of the S modulations."""
         parts = self.table(modulation_bs6d).repeat_interleave(per_slot, dim=1).unbind(2)
         shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = parts
         x = x_bld + gate_a * self.attn1(self.norm1(x_bld) * (1 + scale_a) + shift_a, cos, sin)
+        x = self.null(x)
         out: Tensor = x + gate_f * self.ffn(self.norm3(x) * (1 + scale_f) + shift_f)
         return out
 
@@ -130,7 +133,7 @@ class Any2AnyDiT(nn.Module):
         volumes = {**conditions, target: noisy_bczyx}
         grid = tuple(g // p for g, p in zip(noisy_bczyx.shape[2:], patch, strict=True))
         per_slot = math.prod(grid)
-        x = torch.cat([self.patch[m](volumes[m]).flatten(2).transpose(1, 2) for m in names], dim=1)
+        x = self._tokens(names, volumes)
         time_bsd = self._time(t_b, len(names), x.dtype)
         modulation = self.time_proj(F.silu(time_bsd)).unflatten(-1, (6, -1))
         cos, sin = self._phases(names, (grid[0], grid[1], grid[2]), x.device)
@@ -139,6 +142,10 @@ class Any2AnyDiT(nn.Module):
         shift, scale = self.table_out(time_bsd[:, -1:, None]).unbind(2)
         y = self.head[target](self.norm_out(x[:, -per_slot:]) * (1 + scale) + shift)
         return unpatchify(y, (grid[0], grid[1], grid[2]), patch, self.arch.latent_channels)
+
+    def _tokens(self, names: list[str], volumes: Mapping[str, Tensor]) -> Tensor:
+        """(B, S*n, D) patch embeddings of the modalities ``names``, in that order."""
+        return torch.cat([self.patch[m](volumes[m]).flatten(2).transpose(1, 2) for m in names], dim=1)
 
     def _time(self, t_b: Tensor, slots: int, dtype: torch.dtype) -> Tensor:
         """(B, S, D) timestep plus role embedding; the target is the last slot."""

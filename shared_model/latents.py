@@ -1,4 +1,4 @@
-"""Haar latents: an exact, untrained stand-in for the video VAE, with its 2x4x4 compression to 32 channels.
+"""What latents are to the rest, and Haar latents: an exact, untrained stand-in for a video VAE, 2x4x4 to 32 channels.
 
 Splitting every band of a Haar wavelet again (the wavelet packet) is, on blocks of 2^k voxels, the Walsh-Hadamard
 transform. It is orthonormal, so a mean squared error of latents is one of voxels, and decoding restores the volume to
@@ -7,8 +7,40 @@ float precision. All 32 bands are kept: on head-and-neck dose at 64^3 the best 8
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
 import torch
 from torch import Tensor
+
+
+class Latents(Protocol):
+    """Volumes to latents and back, for volumes of the training grid."""
+
+    @property
+    def scale(self) -> Mapping[str, tuple[float, float]]:
+        """Modality -> (offset, unit): what is encoded is (volume - offset) / unit, of the volume in natural units."""
+        ...
+
+    @property
+    def identity(self) -> str:
+        """Equal for what makes equal latents of equal volumes."""
+        ...
+
+    @property
+    def costly(self) -> bool:
+        """Whether latents are worth keeping on disk."""
+        ...
+
+    def encode(self, volume_bzyx: Tensor) -> Tensor:
+        """(B, Z, Y, X) -> (B, C, z, y, x)."""
+        ...
+
+    def decode(self, latents_bczyx: Tensor) -> Tensor:
+        """(B, C, z, y, x) -> (B, Z, Y, X)."""
+        ...
+
 
 BLOCK: tuple[int, int, int] = (2, 4, 4)
 CHANNELS: int = BLOCK[0] * BLOCK[1] * BLOCK[2]
@@ -47,3 +79,20 @@ def decode(latents_bczyx: Tensor) -> Tensor:
     blocks = torch.einsum("ck,bczyx->bkzyx", _PACKET.to(latents_bczyx.dtype), latents_bczyx)
     blocks = blocks.reshape(b, *BLOCK, z, y, x).permute(0, 4, 1, 5, 2, 6, 3)
     return blocks.reshape(b, z * BLOCK[0], y * BLOCK[1], x * BLOCK[2])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Haar:
+    """Haar latents as ``Latents``. They are exact at any size and as quick as a read from disk."""
+
+    scale: Mapping[str, tuple[float, float]]
+    identity: ClassVar[str] = "haar-2x4x4"
+    costly: ClassVar[bool] = False
+
+    def encode(self, volume_bzyx: Tensor) -> Tensor:
+        """(B, Z, Y, X) -> (B, CHANNELS, Z/2, Y/4, X/4)."""
+        return encode(volume_bzyx)
+
+    def decode(self, latents_bczyx: Tensor) -> Tensor:
+        """(B, CHANNELS, z, y, x) -> (B, 2z, 4y, 4x)."""
+        return decode(latents_bczyx)

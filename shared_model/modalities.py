@@ -12,10 +12,10 @@ from torch import Tensor
 from shared_model.anatomy import mirror_name
 from shared_model.case import MODALITIES, Case, Volume
 from shared_model.geometry import Grid, Resampler, back_project, masked_average, roi_grid
-from shared_model.latents import encode
+from shared_model.latents import Haar, Latents
 
 # (mean, standard deviation) of each modality on a body-sized grid, as round figures: public constants, the same at
-# every site. The latents are orthonormal, so this also normalises them.
+# every site. Haar latents are orthonormal, so this also normalises them.
 NORMALISATION: Mapping[str, tuple[float, float]] = {
     "dose": (8.0, 18.0),
     "ct": (-700.0, 450.0),
@@ -25,6 +25,7 @@ NORMALISATION: Mapping[str, tuple[float, float]] = {
     "beam": (0.25, 0.3),
     "angle": (0.02, 0.1),
 }
+HAAR = Haar(scale=NORMALISATION)
 CT_RANGE_HU = (-1000.0, 2000.0)
 AIR_HU = -1000.0
 
@@ -61,20 +62,19 @@ def volumes(case: Case, grid: Grid) -> dict[str, Tensor]:
     return {m: out[m] for m in MODALITIES if m in out}
 
 
-def example(case: Case, shape: tuple[int, int, int]) -> Example:
+def example(case: Case, shape: tuple[int, int, int], latents: Latents = HAAR) -> Example:
     """Encode a case on a grid of ``shape`` that covers its body."""
     grid = roi_grid(case.body, case.grid, shape)
-    latents = {
-        m: encode(((v - NORMALISATION[m][0]) / NORMALISATION[m][1])[None])[0] for m, v in volumes(case, grid).items()
-    }
-    return Example(case_id=case.case_id, grid=grid, latents=latents)
+    scale = latents.scale
+    encoded = {m: latents.encode(((v - scale[m][0]) / scale[m][1])[None])[0] for m, v in volumes(case, grid).items()}
+    return Example(case_id=case.case_id, grid=grid, latents=encoded)
 
 
-def dose_gy(volume_zyx: Tensor, case: Case, grid: Grid) -> Tensor:
-    """Predicted, normalised dose on ``grid`` -> dose in Gy on the case's own grid; 0 outside the body."""
-    mean, sd = NORMALISATION["dose"]
+def dose_gy(volume_zyx: Tensor, case: Case, grid: Grid, latents: Latents = HAAR) -> Tensor:
+    """Predicted dose on ``grid``, in the scale of ``latents`` -> Gy on the case's own grid; 0 outside the body."""
+    offset, unit = latents.scale["dose"]
     body = torch.from_numpy(case.body)
-    return back_project((volume_zyx * sd + mean).clamp_min(0.0), body, case.grid, grid)
+    return back_project((volume_zyx * unit + offset).clamp_min(0.0), body, case.grid, grid)
 
 
 def mirror(case: Case) -> Case:

@@ -10,8 +10,9 @@ from torch import Tensor
 from shared_model.case import CONDITIONS, Case
 from shared_model.diffusion import sample_ddim
 from shared_model.dit import Any2AnyDiT
-from shared_model.latents import decode
-from shared_model.modalities import Example, dose_gy, example
+from shared_model.latents import Latents
+from shared_model.modalities import HAAR, Example, dose_gy, example
+from shared_model.prior import load_latents
 from shared_model.spec import ModelSpec
 
 
@@ -23,9 +24,16 @@ def noise_generator(seed: int, *key: str) -> torch.Generator:
 
 @torch.no_grad()
 def sample_dose(
-    model: Any2AnyDiT, patient: Example, *, precision: str, steps: int = 1, candidates: int = 1, seed: int = 0
+    model: Any2AnyDiT,
+    patient: Example,
+    *,
+    precision: str,
+    steps: int = 1,
+    candidates: int = 1,
+    seed: int = 0,
+    latents: Latents = HAAR,
 ) -> Tensor:
-    """Sampled, normalised dose volumes (K, z, y, x) on the training grid, all conditions that the patient has."""
+    """Sampled dose volumes (K, z, y, x) on the training grid, scaled as ``latents`` are; all conditions there are."""
     conditions = {m: patient.latents[m].expand(candidates, -1, -1, -1, -1) for m in CONDITIONS if m in patient.latents}
     some = next(iter(patient.latents.values()))
     generator = noise_generator(seed, "sample", patient.case_id)
@@ -36,13 +44,27 @@ def sample_dose(
             out = model(conditions, "dose", x_t, t_b)
         return torch.as_tensor(out, dtype=torch.float32)
 
-    return decode(sample_ddim(velocity, noise, steps))
+    return latents.decode(sample_ddim(velocity, noise, steps))
 
 
 def predict_dose(
-    model: Any2AnyDiT, case: Case, spec: ModelSpec, *, steps: int = 1, candidates: int = 1, seed: int = 0
+    model: Any2AnyDiT,
+    case: Case,
+    spec: ModelSpec,
+    *,
+    steps: int = 1,
+    candidates: int = 1,
+    seed: int = 0,
+    patient: Example | None = None,
 ) -> Tensor:
-    """Mean of ``candidates`` predicted doses, (z, y, x) Gy on the case's grid, 0 outside the body."""
-    patient = example(case, spec.shape)
-    drawn = sample_dose(model, patient, precision=spec.precision, steps=steps, candidates=candidates, seed=seed)
-    return dose_gy(drawn.mean(0), case, patient.grid)
+    """Mean of ``candidates`` predicted doses, (z, y, x) Gy on the case's grid, 0 outside the body.
+
+    ``patient``: the case as encoded before, if it was.
+    """
+    latents = load_latents(spec)
+    if patient is None:
+        patient = example(case, spec.shape, latents)
+    drawn = sample_dose(
+        model, patient, precision=spec.precision, steps=steps, candidates=candidates, seed=seed, latents=latents
+    )
+    return dose_gy(drawn.mean(0), case, patient.grid, latents)

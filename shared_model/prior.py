@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -15,18 +14,13 @@ from torch import Tensor
 
 from shared_model.dit import Any2AnyDiT
 from shared_model.errors import InputError
+from shared_model.hashing import tensors_hash
+from shared_model.latents import Latents
+from shared_model.modalities import HAAR
 from shared_model.spec import Architecture, ModelSpec
+from shared_model.wan_prior import VARIABLE, wan_hash, wan_latents, wan_transformer
 
 BUNDLED = Path(__file__).parent / "prior_small"
-
-
-def tensors_hash(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names, shapes and float32 bytes, in name order; hex."""
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        digest.update(f"{name}:{tuple(tensors[name].shape)};".encode())
-        digest.update(tensors[name].detach().float().contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def save_prior(folder: Path, model: Any2AnyDiT, card: Mapping[str, object]) -> str:
@@ -56,12 +50,39 @@ def _load(folder: Path) -> tuple[Architecture, dict[str, Tensor], str]:
 
 
 def prior_hash(spec: ModelSpec) -> str:
-    """Identity of the prior: hash of its weights, or the seed of a random start."""
+    """Identity of the prior: hash of its weights, or the seed of a random start.
+
+    Raises InputError if the specification names another Wan checkpoint than this machine's.
+    """
+    if spec.prior == "wan":
+        found = wan_hash()
+        if spec.prior_sha256 not in ("", found):
+            raise InputError(
+                f"model.prior=wan: the model specification names checkpoint {spec.prior_sha256[:12]}, {VARIABLE} "
+                f"holds {found[:12]}; every party needs the same weights of transformer and autoencoder"
+            )
+        return found
     return _load(BUNDLED)[2] if spec.prior == "small" else f"none:{spec.init_seed}"
+
+
+def pinned(spec: ModelSpec) -> ModelSpec:
+    """The specification as the coordinator sends it: with the content hash of the coordinator's own Wan checkpoint."""
+    return replace(spec, prior_sha256=prior_hash(spec)) if spec.prior == "wan" else spec
+
+
+def load_latents(spec: ModelSpec) -> Latents:
+    """What the prior's volumes are encoded with; checks Wan's weights as ``prior_hash`` does."""
+    if spec.prior != "wan":
+        return HAAR
+    prior_hash(spec)
+    return wan_latents(spec.shape[0])
 
 
 def load_prior(spec: ModelSpec) -> Any2AnyDiT:
     """A new model that holds the prior's weights; ``prior=none`` starts at random from ``init_seed``."""
+    if spec.prior == "wan":
+        prior_hash(spec)
+        return wan_transformer()
     if spec.prior == "none":
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(spec.init_seed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import asdict, dataclass, fields
 
 from shared_model.errors import InputError
@@ -13,6 +14,8 @@ ADAPTERS: tuple[str, ...] = ("full", "lora+embeddings", "lora")
 # is room for longer fields of view.
 MAX_VOXELS = 2 * 128**3
 MAX_RANK, MAX_ALPHA = 1024, 65_536
+PRIORS: tuple[str, ...] = ("small", "none", "wan")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +24,7 @@ class Architecture:
 
     A 2x2x2 patch of Haar latents is 4x8x8 voxels, 128 tokens a modality at 32^3. From scratch on OpenKBP it reached a
     dose score of 9.4 Gy in 82 CPU-s, where a 1x2x2 patch (256 tokens) stood at 15.9 Gy after 85 CPU-s.
+    ``text_constant``: every block adds a vector where its backbone attended to text (shared_model/wan.py).
     """
 
     dim: int = 112
@@ -30,18 +34,22 @@ class Architecture:
     freq_dim: int = 256
     latent_channels: int = 32
     patch: tuple[int, int, int] = (2, 2, 2)
+    text_constant: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSpec:
     """The model of one federation. Canonical JSON of this travels; weights of the prior never do.
 
-    ``prior``: ``small`` (bundled) or ``none`` (random start from ``init_seed``). ``adapter``: what trains and travels.
-    ``rank`` and ``alpha`` of LoRA. ``shape``: training grid (z, y, x) that covers each patient's body.
+    ``prior``: ``small`` (bundled), ``none`` (random start from ``init_seed``) or ``wan`` (Wan 2.1 from files that each
+    party has; ``prior_sha256`` names them by content, empty: the coordinator's own). ``adapter``: what trains and
+    travels. ``rank`` and ``alpha`` of LoRA. ``shape``: training grid (z, y, x) that covers each patient's body; slices
+    (z) of Wan's video autoencoder are best 4k + 1 (shared_model/wan_vae.py).
     ``precision`` of the forward pass: ``bf16`` (weights and sums stay float32) or ``fp32``.
     """
 
     prior: str = "small"
+    prior_sha256: str = ""
     init_seed: int = 0
     adapter: str = "full"
     rank: int = 16
@@ -52,15 +60,26 @@ class ModelSpec:
     def __post_init__(self) -> None:
         if self.adapter not in ADAPTERS:
             raise InputError(f"model.adapter={self.adapter!r}: expected one of {', '.join(ADAPTERS)}")
-        if self.prior not in ("small", "none"):
-            raise InputError(f"model.prior={self.prior!r}: expected small or none")
+        if self.prior not in PRIORS:
+            raise InputError(f"model.prior={self.prior!r}: expected one of {', '.join(PRIORS)}")
+        if self.prior_sha256 and (self.prior != "wan" or _SHA256.fullmatch(self.prior_sha256) is None):
+            raise InputError("model.prior_sha256: expected 64 hex digits with model.prior=wan, else nothing")
         if self.precision not in ("bf16", "fp32"):
             raise InputError(f"model.precision={self.precision!r}: expected bf16 or fp32")
         # The values are not quoted: one may have thousands of digits.
         for key, low, high in (("init_seed", 0, 2**63 - 1), ("rank", 1, MAX_RANK), ("alpha", 1, MAX_ALPHA)):
             if not low <= getattr(self, key) <= high:
                 raise InputError(f"model.{key}: expected {low} to {high}")
-        if len(self.shape) != 3 or any(n < 8 or n % 8 for n in self.shape):
+        self._check_shape()
+
+    def _check_shape(self) -> None:
+        if self.prior == "wan":
+            if len(self.shape) != 3 or self.shape[0] < 5 or any(n < 16 or n % 16 for n in self.shape[1:]):
+                raise InputError(
+                    f"model.shape={self.shape}: with model.prior=wan expected (z, y, x) with z at least 5 "
+                    "(best 4k + 1) and y, x multiples of 16"
+                )
+        elif len(self.shape) != 3 or any(n < 8 or n % 8 for n in self.shape):
             raise InputError(f"model.shape={self.shape}: expected three multiples of 8 (z, y, x)")
         if math.prod(self.shape) > MAX_VOXELS:
             raise InputError(f"model.shape={self.shape}: expected at most {MAX_VOXELS} voxels, as 128 x 128 x 256")
@@ -79,7 +98,8 @@ class ModelSpec:
         if not isinstance(raw, dict):
             raise InputError("model spec: expected a JSON object")
         numbers: dict[str, type] = {"init_seed": int, "rank": int, "alpha": int}
-        types: dict[str, type] = {"prior": str, "adapter": str, "precision": str, **numbers, "shape": list}
+        names = ("prior", "prior_sha256", "adapter", "precision")
+        types: dict[str, type] = {**dict.fromkeys(names, str), **numbers, "shape": list}
         for key, value in raw.items():
             if key not in types:
                 raise InputError(f"model spec: unknown key {key!r}; expected {', '.join(f.name for f in fields(cls))}")

@@ -28,6 +28,13 @@ def progress_bars() -> Progress:
     )
 
 
+def _use_prior(path: Path | None) -> None:
+    if path is not None:
+        from shared_model.wan_prior import use_checkpoint
+
+        use_checkpoint(path)
+
+
 @app.command()
 def run(overrides: Overrides = None) -> None:
     """Train federated, local-only and centralised models and compare them; writes tables, pictures and the adapter."""
@@ -35,6 +42,7 @@ def run(overrides: Overrides = None) -> None:
     from simulations.study import run_studies
 
     settings = run_settings(overrides or [])
+    _use_prior(settings.prior_path)
     with progress_bars() as bars:
         report = run_studies(settings, bars)
     print(report)
@@ -47,6 +55,7 @@ def evaluate(overrides: Overrides = None) -> None:
     from simulations.settings import evaluate_settings
 
     settings = evaluate_settings(overrides or [])
+    _use_prior(settings.prior_path)
     with progress_bars() as bars:
         report = evaluate_adapter(settings, bars)
     print(report)

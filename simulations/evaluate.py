@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ def evaluate_adapter(settings: EvaluateSettings, bars: Progress) -> str:
         raise InputError(f"adapter={settings.adapter}: no such file; give a .safetensors that a run wrote, or default")
     spec, vector, card = load_adapter(path)
     sites = evaluation_sites(settings.data, settings.split, settings.out, settings.seed)
+    sites = [replace(site, cache=settings.out / "cache") for site in sites]
     patients = sum(len(site.validation) for site in sites)
     bar = bars.add_task("scoring patients", total=patients, note="")
     task = EvaluateTask(

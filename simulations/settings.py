@@ -54,6 +54,7 @@ class RunSettings:
     workers: int
     threads: int
     data: DataSettings
+    prior_path: Path | None
     federation: RunConfig
     spec: ModelSpec
     resolved: str = field(repr=False)
@@ -80,6 +81,7 @@ class EvaluateSettings:
     sampler_steps: int
     candidates: int
     data: DataSettings
+    prior_path: Path | None
 
     def __post_init__(self) -> None:
         if self.split not in SPLITS:
@@ -158,8 +160,7 @@ def _compose(name: str, overrides: Sequence[str]) -> tuple[dict[str, Any], str]:
 
 def _data(raw: dict[str, Any]) -> DataSettings:
     values = dict(_mapping(raw, "data"))
-    root = values.pop("root", None)
-    return DataSettings(root=None if root is None else _path(root, "data.root"), **values)
+    return DataSettings(root=_optional_path(values.pop("root", None), "data.root"), **values)
 
 
 def _mapping(raw: dict[str, Any], key: str) -> dict[str, Any]:
@@ -167,6 +168,10 @@ def _mapping(raw: dict[str, Any], key: str) -> dict[str, Any]:
         raise InputError(f"{key}={raw[key]!r}: expected keys below it, as in {key}.NAME=VALUE")
     values: dict[str, Any] = raw[key]
     return values
+
+
+def _optional_path(value: object, key: str) -> Path | None:
+    return None if value is None else _path(value, key)
 
 
 def _path(value: object, key: str) -> Path:
@@ -206,6 +211,7 @@ def run_settings(overrides: Sequence[str]) -> RunSettings:
         workers=raw["workers"],
         threads=raw["threads"],
         data=_data(raw),
+        prior_path=_optional_path(_mapping(raw, "prior")["path"], "prior.path"),
         federation=federation,
         spec=ModelSpec.from_json(json.dumps(raw["model"])),
         resolved=resolved,
@@ -216,7 +222,11 @@ def evaluate_settings(overrides: Sequence[str]) -> EvaluateSettings:
     """Compose and check ``simulate evaluate``'s settings."""
     raw, _ = _compose("evaluate", overrides)
     adapter = str(_path(raw["adapter"], "adapter"))
-    return EvaluateSettings(**{**raw, "adapter": adapter, "out": _path(raw["out"], "out"), "data": _data(raw)})
+    prior_path = _optional_path(_mapping(raw, "prior")["path"], "prior.path")
+    rest = {key: value for key, value in raw.items() if key != "prior"}
+    return EvaluateSettings(
+        **{**rest, "adapter": adapter, "out": _path(raw["out"], "out"), "data": _data(raw), "prior_path": prior_path}
+    )
 
 
 def pretrain_settings(overrides: Sequence[str]) -> PretrainSettings:

@@ -112,6 +112,7 @@ def run_studies(settings: RunSettings, bars: Progress) -> str:
     torch.set_num_threads(settings.threads)
     claim_folder(settings)
     sites = hospitals(settings.data, settings.partition, settings.out, settings.federation.seed)
+    sites = [replace(site, cache=settings.out / "cache") for site in sites]
     jobs = plan_jobs(settings, sites)
     with ThreadPoolExecutor(min(settings.workers, len(jobs))) as pool:
         workers = settings.workers if len(jobs) == 1 else 1

@@ -1,0 +1,17 @@
+from pathlib import Path
+
+import pytest
+from wan_files import write_checkpoint
+
+
+@pytest.fixture(scope="session")
+def wan_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Wan checkpoint that diffusers wrote; to be read only."""
+    return write_checkpoint(tmp_path_factory.mktemp("wan"))
+
+
+@pytest.fixture
+def wan(wan_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The same, as this machine's Wan checkpoint."""
+    monkeypatch.setenv("FEDKT3D_WAN", str(wan_checkpoint))
+    return wan_checkpoint
