@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 
 from shared_model.errors import InputError
+from shared_model.switches import Switches
 
-ADAPTERS: tuple[str, ...] = ("full", "lora+embeddings", "lora")
+ADAPTERS: tuple[str, ...] = ("full", "blocks", "lora+embeddings", "lora")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +34,8 @@ class ModelSpec:
 
     ``prior``: ``small`` (bundled) or ``none`` (random start from ``init_seed``). ``adapter``: what trains and travels.
     ``rank`` and ``alpha`` of LoRA. ``shape``: training grid (z, y, x) that covers each patient's body.
-    ``precision`` of the forward pass: ``bf16`` (weights and sums stay float32) or ``fp32``.
+    ``precision`` of the forward pass: ``bf16`` (weights and sums stay float32) or ``fp32``. ``switches``: how the model
+    differs from the default one.
     """
 
     prior: str = "small"
@@ -43,6 +45,7 @@ class ModelSpec:
     alpha: int = 16
     shape: tuple[int, int, int] = (32, 32, 32)
     precision: str = "bf16"
+    switches: Switches = field(default_factory=Switches)
 
     def __post_init__(self) -> None:
         if self.adapter not in ADAPTERS:
@@ -57,8 +60,15 @@ class ModelSpec:
             raise InputError(f"model.shape={self.shape}: expected three multiples of 8 (z, y, x)")
 
     def to_json(self) -> str:
-        """Canonical form: sorted keys, no spaces."""
-        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+        """Canonical form: sorted keys, no spaces.
+
+        A switch at its default is not written, so that a new switch changes neither the identity of earlier adapters
+        nor that of runs that do not use it.
+        """
+        raw = {**asdict(self), "switches": self.switches.changed()}
+        if not raw["switches"]:
+            del raw["switches"]
+        return json.dumps(raw, sort_keys=True, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: str) -> ModelSpec:
@@ -70,7 +80,7 @@ class ModelSpec:
         if not isinstance(raw, dict):
             raise InputError("model spec: expected a JSON object")
         numbers: dict[str, type] = {"init_seed": int, "rank": int, "alpha": int}
-        types: dict[str, type] = {"prior": str, "adapter": str, "precision": str, **numbers, "shape": list}
+        types: dict[str, type] = {"prior": str, "adapter": str, "precision": str, **numbers, "shape": list, "switches": dict}
         for key, value in raw.items():
             if key not in types:
                 raise InputError(f"model spec: unknown key {key!r}; expected {', '.join(f.name for f in fields(cls))}")
@@ -80,4 +90,6 @@ class ModelSpec:
             if not all(isinstance(n, int) for n in raw["shape"]):
                 raise InputError("model spec: shape holds something that is not a whole number")
             raw["shape"] = tuple(raw["shape"])
+        if "switches" in raw:
+            raw["switches"] = Switches.from_raw(raw["switches"])
         return cls(**raw)
