@@ -69,9 +69,7 @@ def sampling_times(steps: int, predicts: str = "v") -> Tensor:
     return times.clamp_max(EPS_START) if predicts == "eps" else times
 
 
-def sample_ddim(
-    network: Callable[[Tensor, Tensor], Tensor], noise: Tensor, steps: int, predicts: str = "v"
-) -> Tensor:
+def sample_ddim(network: Callable[[Tensor, Tensor], Tensor], noise: Tensor, steps: int, predicts: str = "v") -> Tensor:
     """Deterministic DDIM (Song et al. 2021) from ``noise`` (B, ...) to x_0 in ``steps`` steps on the shifted grid.
 
     ``network(x_t, t_b)`` is read as ``predicts``. One step from pure noise is a v network's mean of x_0.

@@ -1,18 +1,22 @@
-"""Dose prediction: conditions of one Case -> dose in Gy on the case's grid."""
+"""Prediction: the modalities of one Case -> dose in Gy on its grid, or any other modality on the training grid."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from shared_model.case import CONDITIONS, Case
-from shared_model.diffusion import sample_ddim
+from shared_model.case import Case
 from shared_model.dit import Any2AnyDiT
-from shared_model.latents import decode
+from shared_model.latents import decode, latent_shape
 from shared_model.modalities import Example, dose_gy, example
+from shared_model.sampler import Sampling, sample_latents
 from shared_model.spec import ModelSpec
+
+# Of a dose (z, y, x) in Gy on the case's own grid; higher is better.
+Score = Callable[[Tensor], float]
 
 
 def noise_generator(seed: int, *key: str) -> torch.Generator:
@@ -21,28 +25,48 @@ def noise_generator(seed: int, *key: str) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
-@torch.no_grad()
+def sample_volumes(
+    model: Any2AnyDiT, patient: Example, target: str, how: Sampling, *, candidates: int = 1, seed: int = 0
+) -> Tensor:
+    """Normalised volumes (K, z, y, x) of any modality from all the others that the patient has.
+
+    Each candidate's noise is keyed by seed and patient: the first of four candidates is the one of one.
+    """
+    conditions = {m: v for m, v in patient.latents.items() if m != target}
+    some = next(iter(patient.latents.values()))
+    key = ("sample", patient.case_id) if target == "dose" else ("sample", patient.case_id, target)
+    noise = torch.randn((candidates, *some.shape), generator=noise_generator(seed, *key))
+    return decode(sample_latents(model, conditions, target, noise, how))
+
+
 def sample_dose(
     model: Any2AnyDiT, patient: Example, *, precision: str, steps: int = 1, candidates: int = 1, seed: int = 0
 ) -> Tensor:
-    """Sampled, normalised dose volumes (K, z, y, x) on the training grid, all conditions that the patient has."""
-    conditions = {m: patient.latents[m].expand(candidates, -1, -1, -1, -1) for m in CONDITIONS if m in patient.latents}
-    some = next(iter(patient.latents.values()))
-    generator = noise_generator(seed, "sample", patient.case_id)
-    noise = torch.randn((candidates, *some.shape), generator=generator)
-
-    def velocity(x_t: Tensor, t_b: Tensor) -> Tensor:
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
-            out = model(conditions, "dose", x_t, t_b)
-        return torch.as_tensor(out, dtype=torch.float32)
-
-    return decode(sample_ddim(velocity, noise, steps))
+    """Sampled, normalised dose volumes (K, z, y, x) on the example's grid, from all conditions that the patient has."""
+    how = Sampling(steps=steps, precision=precision)
+    return sample_volumes(model, patient, "dose", how, candidates=candidates, seed=seed)
 
 
 def predict_dose(
-    model: Any2AnyDiT, case: Case, spec: ModelSpec, *, steps: int = 1, candidates: int = 1, seed: int = 0
+    model: Any2AnyDiT,
+    case: Case,
+    spec: ModelSpec,
+    *,
+    steps: int = 1,
+    candidates: int = 1,
+    seed: int = 0,
+    score: Score | None = None,
+    shape: tuple[int, int, int] | None = None,
 ) -> Tensor:
-    """Mean of ``candidates`` predicted doses, (z, y, x) Gy on the case's grid, 0 outside the body."""
-    patient = example(case, spec.shape)
-    drawn = sample_dose(model, patient, precision=spec.precision, steps=steps, candidates=candidates, seed=seed)
-    return dose_gy(drawn.mean(0), case, patient.grid)
+    """Predicted dose, (z, y, x) Gy on the case's grid, 0 outside the body.
+
+    The mean of ``candidates`` samples; with a ``score`` (higher is better) the one sample that scores best, the first
+    of equals. ``shape``: the grid to predict on; tiles of ``spec.shape`` where it is larger.
+    """
+    patient = example(case, shape or spec.shape)
+    how = Sampling(steps=steps, precision=spec.precision, window=latent_shape(spec.shape))
+    drawn = sample_volumes(model, patient, "dose", how, candidates=candidates, seed=seed)
+    if score is None:
+        return dose_gy(drawn.mean(0), case, patient.grid)
+    doses = [dose_gy(one, case, patient.grid) for one in drawn]
+    return max(doses, key=score)

@@ -80,7 +80,14 @@ class ModelSpec:
         if not isinstance(raw, dict):
             raise InputError("model spec: expected a JSON object")
         numbers: dict[str, type] = {"init_seed": int, "rank": int, "alpha": int}
-        types: dict[str, type] = {"prior": str, "adapter": str, "precision": str, **numbers, "shape": list, "switches": dict}
+        types: dict[str, type] = {
+            "prior": str,
+            "adapter": str,
+            "precision": str,
+            **numbers,
+            "shape": list,
+            "switches": dict,
+        }
         for key, value in raw.items():
             if key not in types:
                 raise InputError(f"model spec: unknown key {key!r}; expected {', '.join(f.name for f in fields(cls))}")
