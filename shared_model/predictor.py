@@ -64,7 +64,9 @@ def predict_dose(
     of equals. ``shape``: the grid to predict on; tiles of ``spec.shape`` where it is larger.
     """
     patient = example(case, shape or spec.shape)
-    how = Sampling(steps=steps, precision=spec.precision, window=latent_shape(spec.shape))
+    window = latent_shape(spec.shape)
+    overlap = max(1, min(window) // 4)
+    how = Sampling(steps=steps, precision=spec.precision, window=window, overlap=overlap)
     drawn = sample_volumes(model, patient, "dose", how, candidates=candidates, seed=seed)
     if score is None:
         return dose_gy(drawn.mean(0), case, patient.grid)
