@@ -50,9 +50,6 @@ def _examples(site: SiteConfig, spec: ModelSpec) -> tuple[Example, ...]:
     cases = load_split(site, "train")
     if not cases:
         raise InputError(f"site {site.site}: no training cases; list some under 'train' in the site configuration")
-    for case in cases:
-        if case.dose_gy is None:
-            raise InputError(f"site {site.site}: case {case.case_id} has no dose and cannot be trained on")
     return tuple(encoded(c, spec, site.cache) for case in cases for c in (case, mirror(case)))
 
 
@@ -81,6 +78,9 @@ def train_round(site: SiteConfig, spec: ModelSpec, vector: Vector, task: TrainTa
     started = time.monotonic()
     with _loading:
         examples = _examples(site, spec)
+    if task.stage == "dose":
+        for lacking in (e for e in examples if "dose" not in e.latents):
+            raise InputError(f"site {site.site}: case {lacking.case_id} has no dose; stage dose cannot train on it")
     model = _model(spec)
     unpack(model, vector)
     model.train()
@@ -90,7 +90,7 @@ def train_round(site: SiteConfig, spec: ModelSpec, vector: Vector, task: TrainTa
     losses: list[float] = []
     batches = _batches(examples, task.batch_size, generator)
     for _ in range(task.local_steps):
-        loss = velocity_loss(model, next(batches), task.stage, generator, spec.precision)
+        loss = velocity_loss(model, next(batches), task.stage, generator, spec.precision, task.least_visible)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, task.grad_clip)

@@ -15,7 +15,8 @@ _SEED = Whole(0, 2**63 - 1)
 class TrainTask:
     """One round of local training. ``lr`` is this round's; randomness is keyed by (seed, site, round, patient).
 
-    ``grad_clip`` is the largest global gradient norm. Raises MessageError ("bad_task").
+    ``grad_clip`` is the largest global gradient norm. ``least_visible``: in stage "any2any", the least probability with
+    which a condition is visible (the curriculum). Raises MessageError ("bad_task").
     """
 
     round: int
@@ -27,6 +28,7 @@ class TrainTask:
     stage: str = "dose"
     grad_clip: float = 1.0
     weight_decay: float = 0.0
+    least_visible: float = 0.0
 
     RULES: ClassVar[Mapping[str, Rule]] = {
         "round": Whole(1, 1_000_000),
@@ -38,6 +40,7 @@ class TrainTask:
         "stage": OneOf(("dose", "any2any")),
         "grad_clip": Real(0.0, 1e6, above=True),
         "weight_decay": Real(0.0, 1.0),
+        "least_visible": Real(0.0, 1.0),
     }
 
     def __post_init__(self) -> None:

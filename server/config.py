@@ -20,7 +20,10 @@ _WHERE = "run configuration"
 class TrainConfig:
     """Local training in a round. ``lr`` falls over the rounds by a half cosine to ``lr * lr_final_fraction``.
 
-    ``stage``: "dose" trains dose prediction, "any2any" every pair of modalities. ``grad_clip``: largest gradient norm.
+    ``stage``: "dose" trains dose prediction (stage B), "any2any" every target from any conditions (stage A).
+    ``any2any_share``: this share of the rounds comes first as stage A, whatever ``stage`` says of the others.
+    ``curriculum``: "rising" raises the number of visible conditions over stage A to all of them, "none" draws any
+    number throughout. ``grad_clip``: largest gradient norm.
     """
 
     local_steps: int = 25
@@ -28,6 +31,8 @@ class TrainConfig:
     lr: float = 1.2e-3
     lr_final_fraction: float = 0.05
     stage: str = "dose"
+    any2any_share: float = 0.0
+    curriculum: str = "none"
     grad_clip: float = 1.0
     weight_decay: float = 0.01
 
@@ -37,6 +42,8 @@ class TrainConfig:
         "lr": Real(0.0, 10.0, above=True),
         "lr_final_fraction": Real(0.0, 1.0, above=True),
         "stage": OneOf(("dose", "any2any")),
+        "any2any_share": Real(0.0, 1.0),
+        "curriculum": OneOf(("none", "rising")),
         "grad_clip": Real(0.0, 1e6, above=True),
         "weight_decay": Real(0.0, 1.0),
     }

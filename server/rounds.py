@@ -96,6 +96,20 @@ def round_lr(train: TrainConfig, round_number: int, rounds: int) -> float:
     return train.lr * (floor + (1.0 - floor) * 0.5 * (1.0 + math.cos(math.pi * done)))
 
 
+def round_stage(train: TrainConfig, round_number: int, rounds: int) -> tuple[str, float]:
+    """(stage, least probability of a visible condition) of round 1..rounds.
+
+    The paper says only that a curriculum raises the number of visible conditions. Here the share of visible conditions
+    is uniform from a least value to 1, and the least value rises linearly over stage A from 0 to 1: half of the
+    conditions on average in its first round, all of them in its last.
+    """
+    stage_a = rounds if train.stage == "any2any" else round(train.any2any_share * rounds)
+    if round_number > stage_a:
+        return train.stage, 0.0
+    rising = train.curriculum == "rising"
+    return "any2any", (round_number - 1) / (stage_a - 1) if rising and stage_a > 1 else float(rising)
+
+
 class _Federation:
     """One run in one process: the configuration, the sites and the state that advances round by round."""
 
@@ -174,6 +188,7 @@ class _Federation:
 
     def _attempt(self, number: int, attempt: int, sites: list[Site]) -> TrainOutcome:
         train, rounds = self._cfg.train, self._cfg.rounds
+        stage, least_visible = round_stage(train, number, rounds.count)
         task = TrainTask(
             round=number,
             rounds=rounds.count,
@@ -181,9 +196,10 @@ class _Federation:
             batch_size=train.batch_size,
             lr=round_lr(train, number, rounds.count),
             seed=self._cfg.seed,
-            stage=train.stage,
+            stage=stage,
             grad_clip=train.grad_clip,
             weight_decay=train.weight_decay,
+            least_visible=least_visible,
         )
         rules = TrainRules(
             deadline_s=rounds.deadline_s,

@@ -23,11 +23,17 @@ def adapted_model(spec: ModelSpec) -> Any2AnyDiT:
     """The prior with the adapter of ``spec``; only the adapter's parameters require gradients.
 
     ``full`` trains every weight; ``lora`` low-rank updates of the linear layers of the blocks (peft);
-    ``lora+embeddings`` also patch embeddings, heads, role embedding and modulation tables. LoRA starts from
-    ``init_seed``.
+    ``lora+embeddings`` also patch embeddings, heads, role embedding and modulation tables. ``blocks`` trains the same
+    embeddings and every weight of the blocks: whole blocks in place of LoRA. A frozen
+    role embedding would be of no use, since a video prior has none and it starts at zero; what stays frozen is the
+    timestep's embedding and projection. LoRA starts from ``init_seed``.
     """
     model = load_prior(spec)
     if spec.adapter == "full":
+        return model
+    if spec.adapter == "blocks":
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(name.startswith("blocks.") or _is_embedding(name))
         return model
     for parameter in model.parameters():
         parameter.requires_grad_(False)

@@ -7,21 +7,24 @@ Parameters that Wan keeps bare live in a leaf module (``Table``), because Opacus
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
 from diffusers.models.attention import FeedForward
 from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
+from shared_model.attention import Attend, LayerMemory, Memory, attend_all, condition_causal
 from shared_model.case import MODALITIES
 from shared_model.spec import Architecture
+from shared_model.switches import Switches
 from shared_model.tokens import rope_phases, rotate, unpatchify
 
 CONDITION, TARGET = 0, 1
+SHARED = "shared"
 EPS = 1e-6
-PLAIN_ATTENTION_TOKENS = 1024
 
 
 class Table(nn.Module):
@@ -36,20 +39,6 @@ class Table(nn.Module):
         return x + self.weight
 
 
-def attend(q_bhld: Tensor, k_bhld: Tensor, v_bhld: Tensor) -> Tensor:
-    """Scaled dot-product attention. On a CPU in bf16, the plain product is used for short sequences.
-
-    There the fused kernel makes a training step of the small prior (896 tokens) 1.5 times slower; for long sequences
-    it is the fast and the lean one.
-    """
-    short = q_bhld.shape[-2] <= PLAIN_ATTENTION_TOKENS
-    if short and q_bhld.dtype == torch.bfloat16 and q_bhld.device.type == "cpu":
-        scores = (q_bhld * q_bhld.shape[-1] ** -0.5) @ k_bhld.transpose(-1, -2)
-        out: Tensor = scores.softmax(-1) @ v_bhld
-        return out
-    return F.scaled_dot_product_attention(q_bhld, k_bhld, v_bhld)
-
-
 class Attention(nn.Module):
     """Self-attention with normalised queries and keys and rotary phases."""
 
@@ -60,8 +49,8 @@ class Attention(nn.Module):
         self.to_out = nn.ModuleList([nn.Linear(dim, dim)])
         self.norm_q, self.norm_k = nn.RMSNorm(dim, EPS), nn.RMSNorm(dim, EPS)
 
-    def forward(self, x_bld: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """(B, L, D) -> (B, L, D); every token attends to every token."""
+    def forward(self, x_bld: Tensor, cos: Tensor, sin: Tensor, attend: Attend = attend_all) -> Tensor:
+        """(B, L, D) -> (B, L, D); ``attend`` decides who sees whom."""
         q, k, v = (project(x_bld) for project in (self.to_q, self.to_k, self.to_v))
         # Norms and phases stay in float32 under bf16 autocast, as in diffusers.
         q, k = self.norm_q(q.float()), self.norm_k(k.float())
@@ -87,77 +76,138 @@ class Block(nn.Module):
         # What attention to an empty text adds (shared_model/wan.py); a backbone without text has none.
         self.null: nn.Module = Table(1, 1, dim) if arch.text_constant else nn.Identity()
 
-    def forward(self, x_bld: Tensor, modulation_bs6d: Tensor, cos: Tensor, sin: Tensor, per_slot: int) -> Tensor:
+    def forward(
+        self, x_bld: Tensor, modulation_bs6d: Tensor, cos: Tensor, sin: Tensor, per_slot: int, attend: Attend
+    ) -> Tensor:
         """(B, S*n, D) -> the same; ``per_slot`` = n tokens share one of the S modulations."""
         parts = self.table(modulation_bs6d).repeat_interleave(per_slot, dim=1).unbind(2)
         shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = parts
-        x = x_bld + gate_a * self.attn1(self.norm1(x_bld) * (1 + scale_a) + shift_a, cos, sin)
+        x = x_bld + gate_a * self.attn1(self.norm1(x_bld) * (1 + scale_a) + shift_a, cos, sin, attend)
         x = self.null(x)
         out: Tensor = x + gate_f * self.ffn(self.norm3(x) * (1 + scale_f) + shift_f)
         return out
 
 
 class Any2AnyDiT(nn.Module):
-    """Predicts the velocity of one noisy target modality from any clean conditions.
+    """Predicts the velocity (or ``switches.predicts``) of one noisy target modality from any clean conditions.
 
     Each modality has its own patch embedding and head and its own slot in the rotary phases (its index in
     MODALITIES; dose is slot 0). The role embedding is added to the timestep embedding; conditions stand at t = 0.
     """
 
-    def __init__(self, arch: Architecture) -> None:
+    def __init__(self, arch: Architecture, switches: Switches | None = None) -> None:
         super().__init__()
         self.arch = arch
+        self.switches = switches or Switches()
         width = arch.latent_channels * math.prod(arch.patch)
+        embedded = (SHARED,) if self.switches.patch_embedding == "shared" else MODALITIES
         self.patch = nn.ModuleDict(
-            {m: nn.Conv3d(arch.latent_channels, arch.dim, arch.patch, arch.patch) for m in MODALITIES}
+            {m: nn.Conv3d(arch.latent_channels, arch.dim, arch.patch, arch.patch) for m in embedded}
         )
         self.head = nn.ModuleDict({m: nn.Linear(arch.dim, width) for m in MODALITIES})
         self.timesteps = Timesteps(arch.freq_dim, flip_sin_to_cos=True, downscale_freq_shift=0)
         self.time_embedder = TimestepEmbedding(arch.freq_dim, arch.dim)
         self.time_proj = nn.Linear(arch.dim, 6 * arch.dim)
-        self.role = nn.Embedding(2, arch.dim)
-        nn.init.zeros_(self.role.weight)
+        # Absent, not zero, where it is switched off: a parameter without a gradient would still travel.
+        self.role = nn.Embedding(2, arch.dim) if self.switches.role_embedding else None
+        if self.role is not None:
+            nn.init.zeros_(self.role.weight)
         self.blocks = nn.ModuleList(Block(arch) for _ in range(arch.layers))
         self.norm_out = nn.LayerNorm(arch.dim, EPS, elementwise_affine=False)
         self.table_out = Table(1, 1, 2, arch.dim, std=arch.dim**-0.5)
 
-    def forward(self, conditions: Mapping[str, Tensor], target: str, noisy_bczyx: Tensor, t_b: Tensor) -> Tensor:
+    def forward(
+        self,
+        conditions: Mapping[str, Tensor],
+        target: str,
+        noisy_bczyx: Tensor,
+        t_b: Tensor,
+        memory: Memory | None = None,
+    ) -> Tensor:
         """Velocity (B, C, z, y, x) of ``target`` at noise time ``t_b`` in [0, 1].
 
-        ``conditions``: modality -> clean latents (B, C, z, y, x); any subset, not holding the target.
+        ``conditions``: modality -> clean latents (B, C, z, y, x); any subset, not holding the target. With the
+        ``memory`` of ``remember(conditions)`` only the target's tokens are computed.
         """
         if target in conditions:
             raise ValueError(f"target {target!r} is also a condition")
-        patch = self.arch.patch
-        names = [*sorted(conditions, key=MODALITIES.index), target]
+        seen = [] if memory is not None else _in_slots(conditions)
         volumes = {**conditions, target: noisy_bczyx}
-        grid = tuple(g // p for g, p in zip(noisy_bczyx.shape[2:], patch, strict=True))
-        per_slot = math.prod(grid)
-        x = self._tokens(names, volumes)
-        time_bsd = self._time(t_b, len(names), x.dtype)
-        modulation = self.time_proj(F.silu(time_bsd)).unflatten(-1, (6, -1))
-        cos, sin = self._phases(names, (grid[0], grid[1], grid[2]), x.device)
-        for block in self.blocks:
-            x = block(x, modulation, cos, sin, per_slot)
+        per_slot = math.prod(self._grid(noisy_bczyx))
+        time_bsd = self._time(t_b, len(seen))
+        if memory is not None:
+            attends: list[Attend] = [layer.recall for layer in memory] or [attend_all] * len(self.blocks)
+        elif self.switches.attention == "condition-causal":
+            attends = [condition_causal(per_slot * len(seen))] * len(self.blocks)
+        else:
+            attends = [attend_all] * len(self.blocks)
+        x = self._blocks([*seen, target], volumes, time_bsd, attends)
         shift, scale = self.table_out(time_bsd[:, -1:, None]).unbind(2)
         y = self.head[target](self.norm_out(x[:, -per_slot:]) * (1 + scale) + shift)
-        return unpatchify(y, (grid[0], grid[1], grid[2]), patch, self.arch.latent_channels)
+        return unpatchify(y, self._grid(noisy_bczyx), self.arch.patch, self.arch.latent_channels)
+
+    def remember(self, conditions: Mapping[str, Tensor]) -> Memory:
+        """Keys and values of one patient's conditions, modality -> (1, C, z, y, x), for ``forward``.
+
+        Exact under condition-causal attention alone (ValueError otherwise), for any noise time and any batch.
+        """
+        if self.switches.attention != "condition-causal":
+            raise ValueError("only condition-causal attention lets the conditions be computed once")
+        names = _in_slots(conditions)
+        if not names:
+            return []
+        memory = [LayerMemory() for _ in self.blocks]
+        some = conditions[names[0]]
+        time_bsd = self._time(torch.zeros(some.shape[0], device=some.device), len(names) - 1, CONDITION)
+        self._blocks(names, conditions, time_bsd, [layer.store for layer in memory])
+        return memory
+
+    def _blocks(
+        self, names: list[str], volumes: Mapping[str, Tensor], time_bsd: Tensor, attends: Sequence[Attend]
+    ) -> Tensor:
+        """Tokens (B, S*n, D) of the modalities ``names``, embedded and passed through all blocks."""
+        grid = self._grid(volumes[names[0]])
+        x = self._tokens(names, volumes)
+        modulation = self.time_proj(F.silu(time_bsd)).unflatten(-1, (6, -1))
+        cos, sin = self._phases(names, grid, x.device)
+        for block, attend in zip(self.blocks, attends, strict=True):
+            given = (x, modulation, cos, sin, math.prod(grid), attend)
+            if self.switches.checkpointing and self.training:
+                x = checkpoint(block, *given, use_reentrant=False)
+            else:
+                x = block(*given)
+        return x
 
     def _tokens(self, names: list[str], volumes: Mapping[str, Tensor]) -> Tensor:
         """(B, S*n, D) patch embeddings of the modalities ``names``, in that order."""
-        return torch.cat([self.patch[m](volumes[m]).flatten(2).transpose(1, 2) for m in names], dim=1)
+        shared = self.switches.patch_embedding == "shared"
+        embedded = [self.patch[SHARED if shared else m](volumes[m]) for m in names]
+        return torch.cat([e.flatten(2).transpose(1, 2) for e in embedded], dim=1)
 
-    def _time(self, t_b: Tensor, slots: int, dtype: torch.dtype) -> Tensor:
-        """(B, S, D) timestep plus role embedding; the target is the last slot."""
+    def _grid(self, volume_bczyx: Tensor) -> tuple[int, int, int]:
+        z, y, x = (g // p for g, p in zip(volume_bczyx.shape[2:], self.arch.patch, strict=True))
+        return z, y, x
+
+    def _time(self, t_b: Tensor, clean: int, last: int = TARGET) -> Tensor:
+        """(B, clean + 1, D) timestep plus role embedding: ``clean`` conditions at t = 0, then the last slot at t_b."""
         batch = t_b.shape[0]
-        t_bs = torch.zeros(batch, slots, device=t_b.device)
+        t_bs = torch.zeros(batch, clean + 1, device=t_b.device)
         t_bs[:, -1] = 1000.0 * t_b
-        role = torch.full((batch, slots), CONDITION, dtype=torch.long, device=t_b.device)
-        role[:, -1] = TARGET
-        embedded: Tensor = self.time_embedder(self.timesteps(t_bs.flatten()).unflatten(0, (batch, slots)).to(dtype))
+        embedded: Tensor = self.time_embedder(
+            self.timesteps(t_bs.flatten()).unflatten(0, (batch, clean + 1)).to(self.time_embedder.linear_1.weight.dtype)
+        )
+        if self.role is None:
+            return embedded
+        role = torch.full((batch, clean + 1), CONDITION, dtype=torch.long, device=t_b.device)
+        role[:, -1] = last
         out: Tensor = embedded + self.role(role)
         return out
 
     def _phases(self, names: list[str], grid: tuple[int, int, int], device: torch.device) -> tuple[Tensor, Tensor]:
-        phases = rope_phases([MODALITIES.index(m) for m in names], grid, self.arch.dim // self.arch.heads)
+        slots = [MODALITIES.index(m) for m in names]
+        phases = rope_phases(slots, grid, self.arch.dim // self.arch.heads, self.switches.rope)
         return phases.cos().float()[:, None].to(device), phases.sin().float()[:, None].to(device)
+
+
+def _in_slots(conditions: Mapping[str, Tensor]) -> list[str]:
+    return sorted(conditions, key=MODALITIES.index)

@@ -33,6 +33,10 @@ class Latents(Protocol):
         """Whether latents are worth keeping on disk."""
         ...
 
+    def cells(self, volume_shape: tuple[int, int, int]) -> tuple[int, int, int]:
+        """Latent grid (z, y, x) of a volume grid (Z, Y, X)."""
+        ...
+
     def encode(self, volume_bzyx: Tensor) -> Tensor:
         """(B, Z, Y, X) -> (B, C, z, y, x)."""
         ...
@@ -88,6 +92,10 @@ class Haar:
     scale: Mapping[str, tuple[float, float]]
     identity: ClassVar[str] = "haar-2x4x4"
     costly: ClassVar[bool] = False
+
+    def cells(self, volume_shape: tuple[int, int, int]) -> tuple[int, int, int]:
+        """(Z/2, Y/4, X/4)."""
+        return latent_shape(volume_shape)
 
     def encode(self, volume_bzyx: Tensor) -> Tensor:
         """(B, Z, Y, X) -> (B, CHANNELS, Z/2, Y/4, X/4)."""

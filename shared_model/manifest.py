@@ -57,6 +57,11 @@ def initial_vector(spec: ModelSpec) -> Vector:
     return np.frombuffer(_layout(spec)[1], dtype=np.float32).copy()
 
 
+def vector_bytes(spec: ModelSpec) -> int:
+    """Bytes of the vector that a site gets, and sends, in each round; the message around it adds about a kilobyte."""
+    return len(_layout(spec)[1])
+
+
 def manifest_hash(spec: ModelSpec) -> str:
     """SHA-256 hex over prior, spec, and the names and shapes of what travels: equal hashes mean vectors fit."""
     names, _ = _layout(spec)

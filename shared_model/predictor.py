@@ -1,19 +1,24 @@
-"""Dose prediction: conditions of one Case -> dose in Gy on the case's grid."""
+"""Prediction: the modalities of one Case -> dose in Gy on its grid, or any other modality on the training grid."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from shared_model.case import CONDITIONS, Case
-from shared_model.diffusion import sample_ddim
+from shared_model.case import Case
 from shared_model.dit import Any2AnyDiT
 from shared_model.latents import Latents
 from shared_model.modalities import HAAR, Example, dose_gy, example
 from shared_model.prior import load_latents
+from shared_model.sampler import Sampling, sample_latents
 from shared_model.spec import ModelSpec
+
+# Of a dose (z, y, x) in Gy on the case's own grid; higher is better.
+Score = Callable[[Tensor], float]
 
 
 def noise_generator(seed: int, *key: str) -> torch.Generator:
@@ -22,29 +27,25 @@ def noise_generator(seed: int, *key: str) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
-@torch.no_grad()
-def sample_dose(
+def sample_volumes(
     model: Any2AnyDiT,
     patient: Example,
+    target: str,
+    how: Sampling,
     *,
-    precision: str,
-    steps: int = 1,
     candidates: int = 1,
     seed: int = 0,
     latents: Latents = HAAR,
 ) -> Tensor:
-    """Sampled dose volumes (K, z, y, x) on the training grid, scaled as ``latents`` are; all conditions there are."""
-    conditions = {m: patient.latents[m].expand(candidates, -1, -1, -1, -1) for m in CONDITIONS if m in patient.latents}
+    """Volumes (K, z, y, x) of any modality from all the others that the patient has, scaled as ``latents`` are.
+
+    Each candidate's noise is keyed by seed and patient: the first of four candidates is the one of one.
+    """
+    conditions = {m: v for m, v in patient.latents.items() if m != target}
     some = next(iter(patient.latents.values()))
-    generator = noise_generator(seed, "sample", patient.case_id)
-    noise = torch.randn((candidates, *some.shape), generator=generator)
-
-    def velocity(x_t: Tensor, t_b: Tensor) -> Tensor:
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
-            out = model(conditions, "dose", x_t, t_b)
-        return torch.as_tensor(out, dtype=torch.float32)
-
-    return latents.decode(sample_ddim(velocity, noise, steps))
+    key = ("sample", patient.case_id) if target == "dose" else ("sample", patient.case_id, target)
+    noise = torch.randn((candidates, *some.shape), generator=noise_generator(seed, *key))
+    return latents.decode(sample_latents(model, conditions, target, noise, how))
 
 
 def predict_dose(
@@ -55,16 +56,24 @@ def predict_dose(
     steps: int = 1,
     candidates: int = 1,
     seed: int = 0,
+    score: Score | None = None,
+    shape: tuple[int, int, int] | None = None,
     patient: Example | None = None,
 ) -> Tensor:
-    """Mean of ``candidates`` predicted doses, (z, y, x) Gy on the case's grid, 0 outside the body.
+    """Predicted dose, (z, y, x) Gy on the case's grid, 0 outside the body.
 
-    ``patient``: the case as encoded before, if it was.
+    The mean of ``candidates`` samples; with a ``score`` (higher is better) the one sample that scores best, the first
+    of equals. ``shape``: the grid to predict on; tiles of ``spec.shape`` where it is larger. ``patient``: the case as
+    encoded before on that grid, if it was.
     """
-    latents = load_latents(spec)
+    shape = shape or spec.shape
+    latents = load_latents(replace(spec, shape=shape))
     if patient is None:
-        patient = example(case, spec.shape, latents)
-    drawn = sample_dose(
-        model, patient, precision=spec.precision, steps=steps, candidates=candidates, seed=seed, latents=latents
-    )
-    return dose_gy(drawn.mean(0), case, patient.grid, latents)
+        patient = example(case, shape, latents)
+    window = latents.cells(spec.shape)
+    how = Sampling(steps=steps, precision=spec.precision, window=window, overlap=max(1, min(window) // 4))
+    drawn = sample_volumes(model, patient, "dose", how, candidates=candidates, seed=seed, latents=latents)
+    if score is None:
+        return dose_gy(drawn.mean(0), case, patient.grid, latents)
+    doses = [dose_gy(one, case, patient.grid, latents) for one in drawn]
+    return max(doses, key=score)

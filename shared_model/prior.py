@@ -12,12 +12,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from shared_model.dit import Any2AnyDiT
+from shared_model.case import MODALITIES
+from shared_model.dit import SHARED, Any2AnyDiT
 from shared_model.errors import InputError
 from shared_model.hashing import tensors_hash
 from shared_model.latents import Latents
 from shared_model.modalities import HAAR
 from shared_model.spec import Architecture, ModelSpec
+from shared_model.switches import Switches
 from shared_model.wan_prior import VARIABLE, wan_hash, wan_latents, wan_transformer
 
 BUNDLED = Path(__file__).parent / "prior_small"
@@ -82,12 +84,28 @@ def load_prior(spec: ModelSpec) -> Any2AnyDiT:
     """A new model that holds the prior's weights; ``prior=none`` starts at random from ``init_seed``."""
     if spec.prior == "wan":
         prior_hash(spec)
-        return wan_transformer()
+        return wan_transformer(spec.switches)
     if spec.prior == "none":
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(spec.init_seed)
-            return Any2AnyDiT(Architecture())
+            return Any2AnyDiT(Architecture(), spec.switches)
     arch, state, _ = _load(BUNDLED)
-    model = Any2AnyDiT(arch)
-    model.load_state_dict(state)
+    model = Any2AnyDiT(arch, spec.switches)
+    model.load_state_dict(fitted_state(state, spec.switches))
     return model
+
+
+def fitted_state(state: Mapping[str, Tensor], switches: Switches) -> dict[str, Tensor]:
+    """The prior's weights for a model with ``switches``.
+
+    A shared patch embedding starts at the mean of the modalities' own: exact where they are copies of one (a video
+    prior), the least-squares choice elsewhere. Without a role embedding its weights are left out.
+    """
+    fitted = dict(state)
+    if switches.patch_embedding == "shared":
+        for leaf in ("weight", "bias"):
+            own = torch.stack([fitted.pop(f"patch.{m}.{leaf}") for m in MODALITIES])
+            fitted[f"patch.{SHARED}.{leaf}"] = own.mean(0)
+    if not switches.role_embedding:
+        del fitted["role.weight"]
+    return fitted

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import math
 import re
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 
 from shared_model.errors import InputError
+from shared_model.switches import Switches
 
-ADAPTERS: tuple[str, ...] = ("full", "lora+embeddings", "lora")
+ADAPTERS: tuple[str, ...] = ("full", "blocks", "lora+embeddings", "lora")
 # A coordinator's specification decides what a site allocates: 128^3 is the native resolution of OpenKBP, and twice that
 # is room for longer fields of view.
 MAX_VOXELS = 2 * 128**3
@@ -45,7 +46,8 @@ class ModelSpec:
     party has; ``prior_sha256`` names them by content, empty: the coordinator's own). ``adapter``: what trains and
     travels. ``rank`` and ``alpha`` of LoRA. ``shape``: training grid (z, y, x) that covers each patient's body; slices
     (z) of Wan's video autoencoder are best 4k + 1 (shared_model/wan_vae.py).
-    ``precision`` of the forward pass: ``bf16`` (weights and sums stay float32) or ``fp32``.
+    ``precision`` of the forward pass: ``bf16`` (weights and sums stay float32) or ``fp32``. ``switches``: how the model
+    differs from the default one.
     """
 
     prior: str = "small"
@@ -56,6 +58,7 @@ class ModelSpec:
     alpha: int = 16
     shape: tuple[int, int, int] = (32, 32, 32)
     precision: str = "bf16"
+    switches: Switches = field(default_factory=Switches)
 
     def __post_init__(self) -> None:
         if self.adapter not in ADAPTERS:
@@ -71,6 +74,7 @@ class ModelSpec:
             if not low <= getattr(self, key) <= high:
                 raise InputError(f"model.{key}: expected {low} to {high}")
         self._check_shape()
+        self._check_switches()
 
     def _check_shape(self) -> None:
         if self.prior == "wan":
@@ -84,9 +88,27 @@ class ModelSpec:
         if math.prod(self.shape) > MAX_VOXELS:
             raise InputError(f"model.shape={self.shape}: expected at most {MAX_VOXELS} voxels, as 128 x 128 x 256")
 
+    def _check_switches(self) -> None:
+        if self.prior != "wan":
+            return
+        for key, fitting in (("predicts", ("v",)), ("rope", ("overlay", "none"))):
+            if getattr(self.switches, key) not in fitting:
+                raise InputError(
+                    f"model.switches.{key}={getattr(self.switches, key)!r}: expected {' or '.join(fitting)} with "
+                    "model.prior=wan; Wan's weights were trained to predict flow under its own rotary phases"
+                )
+
     def to_json(self) -> str:
-        """Canonical form: sorted keys, no spaces."""
-        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+        """Canonical form: sorted keys, no spaces.
+
+        A switch at its default is not written, nor an empty hash of the prior, so that new fields change neither the
+        identity of earlier adapters nor that of runs that do not use them.
+        """
+        raw = {**asdict(self), "switches": self.switches.changed()}
+        for key in ("switches", "prior_sha256"):
+            if not raw[key]:
+                del raw[key]
+        return json.dumps(raw, sort_keys=True, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: str) -> ModelSpec:
@@ -99,7 +121,7 @@ class ModelSpec:
             raise InputError("model spec: expected a JSON object")
         numbers: dict[str, type] = {"init_seed": int, "rank": int, "alpha": int}
         names = ("prior", "prior_sha256", "adapter", "precision")
-        types: dict[str, type] = {**dict.fromkeys(names, str), **numbers, "shape": list}
+        types: dict[str, type] = {**dict.fromkeys(names, str), **numbers, "shape": list, "switches": dict}
         for key, value in raw.items():
             if key not in types:
                 raise InputError(f"model spec: unknown key {key!r}; expected {', '.join(f.name for f in fields(cls))}")
@@ -109,4 +131,6 @@ class ModelSpec:
             if not all(type(n) is int for n in raw["shape"]):
                 raise InputError("model spec: shape holds something that is not a whole number")
             raw["shape"] = tuple(raw["shape"])
+        if "switches" in raw:
+            raw["switches"] = Switches.from_raw(raw["switches"])
         return cls(**raw)

@@ -10,25 +10,39 @@ from torch import Tensor
 ROPE_BASE = 10000.0
 
 
-def rope_phases(slots: list[int], grid: tuple[int, int, int], head_dim: int) -> Tensor:
+def _rates(pairs: int) -> Tensor:
+    """Radians per step of the pairs of one axis, fastest first."""
+    return ROPE_BASE ** (-torch.arange(pairs, dtype=torch.float64) / max(1, pairs))
+
+
+def rope_phases(slots: list[int], grid: tuple[int, int, int], head_dim: int, kind: str = "overlay") -> Tensor:
     """Rotation angles (S*n, head_dim/2) in radians of the tokens of ``slots``, each an (z, y, x) ``grid`` of n tokens.
 
-    The three spatial axes keep the angles of the video backbone (Wan 2.1 splits the head in t, h, w). The slot index
-    is overlaid: it turns the lowest-frequency pairs of each axis, which are almost still over any grid that fits, so
-    phases inside one slot differ exactly as they do in the backbone, whatever the slot.
+    The three spatial axes keep the angles of the video backbone (Wan 2.1 splits the head in t, h, w) in all
+    kinds of slot axis but the last:
+
+    - ``overlay``: the slot index turns the lowest-frequency pairs of each axis, which are almost still over any grid
+      that fits, on top of their spatial angle. Phases inside one slot differ exactly as they do in the backbone.
+    - ``split``: the same pairs belong to the slot alone, the paper's literal d_S + d_H + d_W + d_D.
+    - ``none``: no slot axis, the backbone's own three.
+    - ``naive``: the head is split anew in four, so that every frequency differs from what the backbone learned.
     """
     pairs = head_dim // 2
-    plane = head_dim // 6
-    widths = (pairs - 2 * plane, plane, plane)
-    overlaid = max(1, head_dim // 16)
+    slot_pairs = head_dim // 8 if kind == "naive" else 0
+    plane = (pairs - slot_pairs) // 3
+    widths = (pairs - slot_pairs - 2 * plane, plane, plane)
+    overlaid = 0 if kind in ("none", "naive") else max(1, head_dim // 16)
     axes = torch.meshgrid(*[torch.arange(g, dtype=torch.float64) for g in grid], indexing="ij")
-    spatial, slot_rate = [], []
+    spatial = [torch.zeros(axes[0].numel(), slot_pairs, dtype=torch.float64)]
+    slot_rate = [_rates(slot_pairs)]
     for axis, width in zip(axes, widths, strict=True):
-        rate = ROPE_BASE ** (-torch.arange(width, dtype=torch.float64) / width)
-        spatial.append(axis.reshape(-1, 1) * rate)
+        rate = _rates(width)
         turn = torch.zeros(width, dtype=torch.float64)
         k = min(overlaid, width)
         turn[width - k :] = math.pi / 4 * 0.5 ** torch.arange(k, dtype=torch.float64)
+        if kind == "split":
+            rate[width - k :] = 0.0
+        spatial.append(axis.reshape(-1, 1) * rate)
         slot_rate.append(turn)
     inside = torch.cat(spatial, dim=1)
     between = torch.tensor(slots, dtype=torch.float64)[:, None, None] * torch.cat(slot_rate)

@@ -17,11 +17,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from shared_model.attention import Memory
 from shared_model.checkpoint import Checkpoint
 from shared_model.diffusion import flow_state, velocity_of_flow
-from shared_model.dit import EPS, Any2AnyDiT
+from shared_model.dit import EPS, TARGET, Any2AnyDiT
 from shared_model.errors import InputError
 from shared_model.spec import Architecture
+from shared_model.switches import Switches
 
 CLASS_NAME = "WanTransformer3DModel"
 # The published 1.3B model (text to video); 1.1B parameters remain without text.
@@ -55,23 +57,30 @@ class WanDiT(Any2AnyDiT):
     diffusers.
     """
 
-    def forward(self, conditions: Mapping[str, Tensor], target: str, noisy_bczyx: Tensor, t_b: Tensor) -> Tensor:
+    def forward(
+        self,
+        conditions: Mapping[str, Tensor],
+        target: str,
+        noisy_bczyx: Tensor,
+        t_b: Tensor,
+        memory: Memory | None = None,
+    ) -> Tensor:
         """Velocity (B, C, z, y, x) of ``target`` at noise time ``t_b`` in [0, 1]; float32 also under bf16.
 
         ``conditions`` are clean: at t = 0 both states are the same.
         """
-        flow = super().forward(conditions, target, flow_state(noisy_bczyx, t_b), t_b)
+        flow = super().forward(conditions, target, flow_state(noisy_bczyx, t_b), t_b, memory)
         return velocity_of_flow(noisy_bczyx, flow.to(noisy_bczyx.dtype), t_b)
 
     def _tokens(self, names: list[str], volumes: Mapping[str, Tensor]) -> Tensor:
-        return super()._tokens(names, volumes).to(self.role.weight.dtype)
+        return super()._tokens(names, volumes).to(self.table_out.weight.dtype)
 
-    def _time(self, t_b: Tensor, slots: int, dtype: torch.dtype) -> Tensor:
+    def _time(self, t_b: Tensor, clean: int, last: int = TARGET) -> Tensor:
         with torch.autocast(t_b.device.type, enabled=False):
-            return super()._time(t_b, slots, self.role.weight.dtype)
+            return super()._time(t_b, clean, last)
 
 
-def load_transformer(checkpoint: Checkpoint) -> WanDiT:
+def load_transformer(checkpoint: Checkpoint, switches: Switches | None = None) -> WanDiT:
     """A new WanDiT with the weights of ``checkpoint``, float32. InputError names what is missing or mis-shaped.
 
     Everything is checked before the first tensor is read, and the model is made only when all of them are there.
@@ -79,13 +88,14 @@ def load_transformer(checkpoint: Checkpoint) -> WanDiT:
     arch = architecture(checkpoint)
     source = used_tensors(checkpoint)
     with torch.device("meta"):
-        model = WanDiT(arch)
+        model = WanDiT(arch, switches)
     state: dict[str, Tensor] = {}
     for name, parameter in model.state_dict().items():
         origin = wan_name(name)
         if origin is not None:
             state[name] = source[origin].reshape(parameter.shape).clone()
-    state["role.weight"] = torch.zeros(model.role.weight.shape)
+    if model.role is not None:
+        state["role.weight"] = torch.zeros(model.role.weight.shape)
     state |= {f"blocks.{i}.null.weight": constant for i, constant in enumerate(_text_constants(source, arch.layers))}
     model.load_state_dict(state, assign=True)
     return model.requires_grad_(True)

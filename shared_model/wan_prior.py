@@ -20,6 +20,7 @@ from shared_model import wan, wan_vae
 from shared_model.checkpoint import Checkpoint, locate, open_part
 from shared_model.errors import InputError
 from shared_model.hashing import tensors_hash
+from shared_model.switches import Switches
 from shared_model.wan import WanDiT
 from shared_model.wan_vae import WanLatents
 
@@ -47,9 +48,9 @@ def wan_hash() -> str:
     ).hexdigest()
 
 
-def wan_transformer() -> WanDiT:
+def wan_transformer(switches: Switches) -> WanDiT:
     """A new model with the checkpoint's weights."""
-    return wan.load_transformer(_open_transformer(_parts()[0]))
+    return wan.load_transformer(_open_transformer(_parts()[0]), switches)
 
 
 def wan_latents(depth: int) -> WanLatents:

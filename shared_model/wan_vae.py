@@ -22,6 +22,7 @@ from shared_model.errors import InputError
 
 CLASS_NAME = "AutoencoderKLWan"
 SLICES_PER_LATENT = 4
+PIXELS_PER_LATENT = 8
 COLOURS = 3
 # Threads take turns: diffusers' model keeps the frames that it has seen as attributes.
 _TURN = threading.Lock()
@@ -44,7 +45,7 @@ _FIXED: Mapping[str, Any] = {
     "is_residual": False,
     "patch_size": None,
     "scale_factor_temporal": SLICES_PER_LATENT,
-    "scale_factor_spatial": 8,
+    "scale_factor_spatial": PIXELS_PER_LATENT,
 }
 
 
@@ -64,6 +65,11 @@ class WanLatents:
         shape = (1, -1, 1, 1, 1)
         self._mean = torch.tensor(vae.config["latents_mean"]).view(shape)
         self._sd = torch.tensor(vae.config["latents_std"]).view(shape)
+
+    def cells(self, volume_shape: tuple[int, int, int]) -> tuple[int, int, int]:
+        """(ceil((Z - 1) / 4) + 1, Y/8, X/8)."""
+        z, y, x = volume_shape
+        return -(-(z - 1) // SLICES_PER_LATENT) + 1, y // PIXELS_PER_LATENT, x // PIXELS_PER_LATENT
 
     @torch.no_grad()
     def encode(self, volume_bzyx: Tensor) -> Tensor:

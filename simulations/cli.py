@@ -62,6 +62,18 @@ def evaluate(overrides: Overrides = None) -> None:
 
 
 @app.command()
+def ablation(overrides: Overrides = None) -> None:
+    """Train the paper's ablation list, variant by variant and seed by seed; goes on where it was stopped."""
+    from simulations.ablation import run_ablation
+    from simulations.settings import ablation_settings
+
+    settings = ablation_settings(overrides or [])
+    with progress_bars() as bars:
+        report = run_ablation(settings, bars)
+    print(report)
+
+
+@app.command()
 def pretrain(overrides: Overrides = None) -> None:
     """Train the small prior on phantom patients and write it with its card."""
     from simulations.pretrain import pretrain as train_prior

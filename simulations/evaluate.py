@@ -14,7 +14,9 @@ from client.site import SiteConfig
 from privacy.messages import EvaluateTask
 from shared_model.errors import InputError
 from shared_model.manifest import load_adapter, vector_hash
+from shared_model.sampler import Sampling
 from simulations.datasets import evaluation_sites
+from simulations.predict_any import any_csv, any_table, score_any
 from simulations.scoring import overall, patients_csv, score_sites, study_summary
 from simulations.settings import EvaluateSettings
 from simulations.tables import write_json
@@ -57,7 +59,18 @@ def evaluate_adapter(settings: EvaluateSettings, bars: Progress) -> str:
     }
     write_json(settings.out / "summary.json", summary)
     (settings.out / "patients.csv").write_text(patients_csv({settings.split: scores}))
-    return _screen(settings, sites, summary)
+    screen = _screen(settings, sites, summary)
+    if settings.targets == "all":
+        bar = bars.add_task("every modality", total=patients, note="")
+        how = Sampling(steps=settings.sampler_steps, precision=spec.precision)
+        found = score_any(
+            sites, spec, vector, how, candidates=settings.candidates, seed=settings.seed,
+            scored=lambda n: bars.advance(bar, n),
+        )  # fmt: skip
+        (settings.out / "predict_any.md").write_text(any_table(found))
+        (settings.out / "predict_any.csv").write_text(any_csv(found))
+        screen = f"{any_table(found)}\n{screen}"
+    return screen
 
 
 def _screen(settings: EvaluateSettings, sites: list[SiteConfig], summary: dict[str, Any]) -> str:

@@ -18,7 +18,7 @@ from client.cohort import load_case
 from client.site import SiteConfig
 from privacy.messages import EvaluateTask
 from shared_model.adapters import adapted_model
-from shared_model.manifest import Vector, unpack, vector_hash
+from shared_model.manifest import Vector, unpack, vector_bytes, vector_hash
 from shared_model.predictor import predict_dose
 from simulations.pictures import curves_picture, site_picture
 from simulations.scoring import COLUMNS, SiteScores, overall, patients_csv, score_sites, study_summary
@@ -79,7 +79,17 @@ def write_results(
     pictures = _pictures(settings, sites, trained, lead)
     lines = [metrics_table(summary), f"summary   {out / 'summary.json'}", f"curves    {out / 'curves.png'}"]
     lines += [f"adapter   {out / ADAPTER}"] if lead != "local" else []
-    return "\n".join(lines + [f"picture   {path}" for path in pictures])
+    lines += [f"picture   {path}" for path in pictures]
+    return "\n".join([*lines, _wire_line(settings, summary["wire_bytes_per_round"])])
+
+
+def _wire_line(settings: RunSettings, measured: int) -> str:
+    """What travels: exact bytes of the adapter, and what the federated study's exchange measured."""
+    size = vector_bytes(settings.spec)
+    line = (
+        f"on wire   adapter={settings.spec.adapter}: {size // 4:,} numbers, {size:,} bytes each way per site and round"
+    )
+    return line + (f"; {measured:,} bytes in a round of the federation" if measured else "")
 
 
 def _summary(

@@ -70,11 +70,33 @@ class RunSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AblationSettings:
+    """``simulate ablation``: which variants and seeds; ``common`` are the overrides that every variant's run gets."""
+
+    out: Path
+    seeds: tuple[int, ...]
+    variants: tuple[str, ...]
+    steps: tuple[int, ...]
+    study: str
+    common: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        for key, values, low, high in (("seeds", self.seeds, 0, 2**31), ("steps", self.steps, 1, 1000)):
+            for value in values:
+                _check_range(key, value, low, high)
+            if not values or len(set(values)) != len(values):
+                raise InputError(f"{key}={list(values)}: expected at least one, each once")
+        if self.study not in ("centralised", "federated"):
+            raise InputError(f"study={self.study!r}: expected centralised or federated")
+
+
+@dataclass(frozen=True, kw_only=True)
 class EvaluateSettings:
     """``simulate evaluate``: one adapter on one cohort."""
 
     adapter: str
     split: str
+    targets: str
     out: Path
     seed: int
     threads: int
@@ -87,6 +109,8 @@ class EvaluateSettings:
         if self.split not in SPLITS:
             raise InputError(f"split={self.split!r}: expected one of {', '.join(SPLITS)}")
         _check_range("seed", self.seed, 0, 2**63 - 1)
+        if self.targets not in ("dose", "all"):
+            raise InputError(f"targets={self.targets!r}: expected dose or all")
         _check_range("sampler_steps", self.sampler_steps, 1, 1000)
         _check_range("candidates", self.candidates, 1, 64)
         _check_range("threads", self.threads, 0, 256)
@@ -216,6 +240,15 @@ def run_settings(overrides: Sequence[str]) -> RunSettings:
         spec=ModelSpec.from_json(json.dumps(raw["model"])),
         resolved=resolved,
     )
+
+
+def ablation_settings(overrides: Sequence[str]) -> AblationSettings:
+    """Split the overrides into ``simulate ablation``'s own and those of every variant's run."""
+    own = [o for o in overrides if o.split("=", 1)[0] in ("out", "seeds", "variants", "steps", "study")]
+    raw, _ = _compose("ablation", own)
+    lists = {key: tuple(v) if isinstance(v := raw[key], list) else (v,) for key in ("seeds", "variants", "steps")}
+    common = tuple(o for o in overrides if o not in own)
+    return AblationSettings(out=Path(raw["out"]), study=raw["study"], common=common, **lists)
 
 
 def evaluate_settings(overrides: Sequence[str]) -> EvaluateSettings:

@@ -14,7 +14,7 @@ import pytest
 
 from client.app import client_app
 from server.config import AggregateConfig, RoundsConfig, RunConfig, TrainConfig
-from server.rounds import FederationResult, QuorumError, round_lr, run_federation
+from server.rounds import FederationResult, QuorumError, round_lr, round_stage, run_federation
 from shared_model.errors import InputError
 from simulations.engine import LocalGrid
 from simulations.faults import Fault, faulty
@@ -229,3 +229,23 @@ def test_a_site_with_another_model_is_named(tmp_path, nodes):
 class Other(QuadraticTraining):
     def model(self, spec_json):
         return "f" * 64, 64
+
+
+def test_stage_a_comes_first_and_its_curriculum_ends_with_all_conditions() -> None:
+    train = TrainConfig(any2any_share=0.5, curriculum="rising")
+    plan = [round_stage(train, number, 10) for number in range(1, 11)]
+    assert plan[:5] == [("any2any", pytest.approx(least)) for least in (0.0, 0.25, 0.5, 0.75, 1.0)]
+    assert plan[5:] == [("dose", 0.0)] * 5
+
+
+@pytest.mark.parametrize(
+    ("train", "stages"),
+    [
+        (TrainConfig(), [("dose", 0.0)] * 3),
+        (TrainConfig(stage="any2any"), [("any2any", 0.0)] * 3),
+        (TrainConfig(stage="any2any", curriculum="rising"), [("any2any", 0.0), ("any2any", 0.5), ("any2any", 1.0)]),
+        (TrainConfig(any2any_share=0.3, curriculum="rising"), [("any2any", 1.0), ("dose", 0.0), ("dose", 0.0)]),
+    ],
+)
+def test_stages_of_three_rounds(train: TrainConfig, stages: list[tuple[str, float]]) -> None:
+    assert [round_stage(train, number, 3) for number in (1, 2, 3)] == stages

@@ -61,6 +61,8 @@ def test_compose_takes_overrides_of_every_section() -> None:
     assert (config.rounds.count, config.train.lr, config.model["adapter"], config.name) == (3, 1e-5, "lora", "x1")
     assert config == type(config).from_json(config.to_json())
     assert json.loads(config.to_json())["model"]["shape"] == [32, 32, 32]
+    causal = compose_run(["model.switches.attention=condition-causal", "train.any2any_share=0.5"])
+    assert causal.model["switches"]["attention"] == "condition-causal"
 
 
 @pytest.mark.parametrize(
@@ -71,6 +73,9 @@ def test_compose_takes_overrides_of_every_section() -> None:
         ("rounds.count=0", "count"),
         ("model.colour=red", "model.colour"),
         ("model.adapter=all", "model.adapter"),
+        ("model.switches.colour=red", "colour"),
+        ("model.switches.rope=spiral", "model.switches.rope"),
+        ("train.any2any_share=2.0", "any2any_share"),
         ("name=../up", "name"),
         ("a b", "a b"),
     ],

@@ -4,14 +4,20 @@ import pytest
 import torch
 
 from shared_model.diffusion import (
+    DDPM_LAST_ALPHA,
+    EPS_START,
+    X0_LIMIT,
     alpha_sigma,
     flow_state,
     noised,
     recover,
     sample_ddim,
+    sampling_times,
     shift_time,
+    training_target,
     velocity_of_flow,
 )
+from shared_model.switches import PREDICTIONS
 
 
 def test_shift_keeps_the_ends_and_spends_more_time_at_high_noise() -> None:
@@ -104,3 +110,43 @@ def test_ddim_on_a_wrapped_flow_is_euler_on_the_flow() -> None:
         x_t, _ = noised(x0, eps, then_b)
         x_rf = x_rf + (then - now) * any_flow(x_rf, now_b)
         torch.testing.assert_close(flow_state(x_t, then_b), x_rf, atol=1e-13, rtol=0)
+
+
+def test_v_eps_and_x0_are_one_prediction() -> None:
+    """An exact network says the same x_0 and eps in all three forms, at every time that a sampler visits."""
+    x0, eps = torch.randn(9, 2, 3, dtype=torch.float64), torch.randn(9, 2, 3, dtype=torch.float64)
+    t = torch.cat((torch.linspace(0.02, 0.98, 8, dtype=torch.float64), torch.tensor([EPS_START], dtype=torch.float64)))
+    x_t, v = noised(x0, eps, t)
+    for predicts in PREDICTIONS:
+        found = recover(x_t, training_target(predicts, x0, eps, v), t, predicts)
+        torch.testing.assert_close(found[0], x0, atol=1e-12, rtol=0)
+        torch.testing.assert_close(found[1], eps, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("predicts", PREDICTIONS)
+@pytest.mark.parametrize("steps", [1, 2, 4, 10])
+def test_every_form_samples_a_known_point(predicts: str, steps: int) -> None:
+    x0, noise = torch.randn(3, 6, dtype=torch.float64), torch.randn(3, 6, dtype=torch.float64)
+
+    def network(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        alpha, sigma = alpha_sigma(t, 2)
+        eps = (x - alpha * x0) / sigma
+        return training_target(predicts, x0, eps, alpha * eps - sigma * x0)
+
+    torch.testing.assert_close(sample_ddim(network, noise, steps, predicts), x0, atol=1e-5, rtol=0)
+
+
+def test_eps_starts_where_ddpm_does_and_its_clamp_holds() -> None:
+    alpha, _ = alpha_sigma(sampling_times(4, "eps")[:1].double(), 1)
+    assert float(alpha) == pytest.approx(DDPM_LAST_ALPHA, rel=1e-4)
+    assert sampling_times(4, "eps")[1:].tolist() == sampling_times(4)[1:].tolist()
+    assert float(sampling_times(4)[0]) == 1.0
+    for t in (1.0, EPS_START):
+        x0, _ = recover(torch.full((1, 3), 2.0), torch.tensor([[2.0, 500.0, -500.0]]), torch.tensor([t]), "eps")
+        assert x0.isfinite().all()
+        assert x0[0, 1:].tolist() == [-X0_LIMIT, X0_LIMIT]
+
+
+def test_x0_form_stays_finite_without_noise() -> None:
+    _, eps = recover(torch.ones(1, 2), torch.ones(1, 2) * 1.5, torch.tensor([0.0]), "x0")
+    assert eps.isfinite().all()

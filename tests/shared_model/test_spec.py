@@ -1,9 +1,12 @@
 """What a coordinator may ask of a site's memory and parser."""
 
+import json
+
 import pytest
 
 from shared_model.errors import InputError
 from shared_model.spec import ModelSpec
+from shared_model.switches import Switches
 
 
 @pytest.mark.parametrize(
@@ -30,3 +33,19 @@ def test_a_specification_that_asks_too_much_is_refused(text: str, says: str) -> 
 
 def test_native_resolution_is_allowed() -> None:
     assert ModelSpec(shape=(128, 128, 128)).shape == (128, 128, 128)
+
+
+@pytest.mark.parametrize("switches", [{"predicts": "eps"}, {"predicts": "x0"}, {"rope": "split"}, {"rope": "naive"}])
+def test_a_switch_that_breaks_the_pretrained_video_model_is_refused(switches: dict[str, str]) -> None:
+    (key,) = switches
+    text = json.dumps({"prior": "wan", "shape": [17, 32, 32], "switches": switches})
+    with pytest.raises(InputError, match=f"model.switches.{key}.*model.prior=wan"):
+        ModelSpec.from_json(text)
+
+
+def test_fields_at_their_default_are_not_part_of_the_identity() -> None:
+    assert set(json.loads(ModelSpec(prior="wan", shape=(17, 32, 32)).to_json())).isdisjoint(
+        {"prior_sha256", "switches"}
+    )
+    pinned = ModelSpec(prior="wan", prior_sha256="a" * 64, shape=(17, 32, 32), switches=Switches(rope="none"))
+    assert ModelSpec.from_json(pinned.to_json()) == pinned

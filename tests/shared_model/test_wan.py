@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from wan_files import HEAD_DIM, HEADS, LAYERS, tiny_transformer
 
 from shared_model.adapters import adapted_model, trainable
+from shared_model.attention import attend_all
 from shared_model.case import MODALITIES
 from shared_model.checkpoint import WEIGHTS, locate, open_part
 from shared_model.diffusion import flow_state, noised
@@ -68,7 +69,7 @@ def test_block_with_folded_text_equals_the_original_with_zero_text(ours: WanDiT,
     phases = rope_phases([0], grid, HEAD_DIM)
     rotary = theirs.rope(latents())
     for mine, original in zip(ours.blocks, theirs.blocks, strict=True):
-        given = (x, modulation[:, None], phases.cos().float()[:, None], phases.sin().float()[:, None], 18)
+        given = (x, modulation[:, None], phases.cos().float()[:, None], phases.sin().float()[:, None], 18, attend_all)
         expected = original(x, text, modulation, rotary)
         torch.testing.assert_close(mine(*given), expected, atol=1e-5, rtol=0)
         deleted = deepcopy(mine)

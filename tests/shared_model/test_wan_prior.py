@@ -15,7 +15,9 @@ from shared_model.manifest import initial_vector, load_adapter, manifest_hash, p
 from shared_model.modalities import HAAR, dose_gy, example, volumes
 from shared_model.predictor import predict_dose
 from shared_model.prior import load_latents, load_prior, pinned, prior_hash
+from shared_model.sampler import Sampling, sample_latents
 from shared_model.spec import ModelSpec
+from shared_model.switches import Switches
 from shared_model.wan import WanDiT
 from simulations.phantom import STYLES, phantom_case
 
@@ -137,7 +139,44 @@ def test_prediction_runs_from_case_to_gray(case: Case) -> None:
     assert torch.equal(dose, predict_dose(model, case, SPEC, steps=2, candidates=2, seed=1, patient=patient))
 
 
-@pytest.mark.parametrize("adapter", ["lora", "lora+embeddings", "full"])
+@torch.no_grad()
+@pytest.mark.usefixtures("wan")
+def test_switches_leave_the_pretrained_weights_as_they_are() -> None:
+    """One patch embedding for all is Wan's own, and its new role embedding starts at zero: neither changes anything."""
+    x, t = torch.randn(2, 16, 3, 2, 4), torch.tensor([0.3, 0.8])
+    expected = load_prior(SPEC)({"ct": x.flip(0)}, "dose", x, t)
+    switched = load_prior(replace(SPEC, switches=Switches(patch_embedding="shared", role_embedding=False)))
+    assert [name for name in switched.state_dict() if name.startswith(("patch.", "role."))] == [
+        "patch.shared.weight",
+        "patch.shared.bias",
+    ]
+    torch.testing.assert_close(switched({"ct": x.flip(0)}, "dose", x, t), expected, atol=1e-6, rtol=0)
+    checkpointed = load_prior(replace(SPEC, switches=Switches(checkpointing=True))).train()
+    assert torch.equal(checkpointed({"ct": x.flip(0)}, "dose", x, t), expected)
+
+
+@pytest.mark.usefixtures("wan")
+def test_kept_conditions_sample_the_same() -> None:
+    model = load_prior(replace(SPEC, switches=Switches(attention="condition-causal"))).eval()
+    given, start = {"ct": torch.randn(16, 3, 2, 4), "ptv": torch.randn(16, 3, 2, 4)}, torch.randn(3, 16, 3, 2, 4)
+    how = Sampling(steps=3, precision="fp32")
+    again = sample_latents(model, given, "dose", start, replace(how, keep=False))
+    torch.testing.assert_close(sample_latents(model, given, "dose", start, how), again, atol=1e-5, rtol=0)
+
+
+@pytest.mark.usefixtures("wan")
+def test_a_grid_above_the_training_roi_is_predicted_in_tiles(case: Case) -> None:
+    model, tokens = load_prior(SPEC).eval(), list[int]()
+    model.blocks[0].register_forward_hook(lambda module, args, out: tokens.append(out.shape[1]))
+    predict_dose(model, case, SPEC)
+    one, tokens[:] = set(tokens), []
+    dose = predict_dose(model, case, SPEC, shape=(9, 32, 32))
+    assert len(tokens) > 1
+    assert set(tokens) == one
+    assert dose.shape == case.grid.shape
+
+
+@pytest.mark.parametrize("adapter", ["lora", "lora+embeddings", "blocks", "full"])
 def test_adapters_of_wan_travel_and_are_published(wan: Path, tmp_path: Path, adapter: str) -> None:
     spec = pinned(replace(SPEC, adapter=adapter))
     vector = initial_vector(spec)

@@ -1,0 +1,91 @@
+"""The default model must not drift: studies, adapters and priors of earlier commits depend on it."""
+
+import hashlib
+
+import pytest
+import torch
+
+from shared_model.case import MODALITIES
+from shared_model.dit import Any2AnyDiT
+from shared_model.geometry import Grid
+from shared_model.manifest import initial_vector, manifest_hash
+from shared_model.modalities import Example
+from shared_model.objective import velocity_loss
+from shared_model.predictor import sample_volumes
+from shared_model.prior import load_prior
+from shared_model.sampler import Sampling
+from shared_model.spec import Architecture, ModelSpec
+
+SPEC = ModelSpec(prior="none")
+LAYOUT = "885537162db70c82c8c6cfc426700876eb0e9273e2a8137629df878899713de8"
+GRID = Grid((8, 16, 16), (3.0, 3.0, 3.0))
+
+
+@pytest.fixture
+def model() -> Any2AnyDiT:
+    torch.manual_seed(0)
+    model = Any2AnyDiT(Architecture()).eval()
+    with torch.no_grad():
+        model.role.weight[1] += 0.1
+    return model
+
+
+@pytest.fixture
+def patients() -> list[Example]:
+    g = torch.Generator().manual_seed(1)
+    order = ("dose", "ct", "ptv", "oar", "body", "beam", "angle")
+    assert order == MODALITIES
+    draws = [{m: torch.randn(32, 4, 4, 4, generator=g) for m in order} for _ in range(2)]
+    return [Example(case_id=str(i), grid=GRID, latents=latents) for i, latents in enumerate(draws)]
+
+
+@torch.no_grad()
+def test_forward_pass(model: Any2AnyDiT, patients: list[Example]) -> None:
+    volumes = {m: torch.stack([p.latents[m] for p in patients]) for m in MODALITIES}
+    noisy = volumes.pop("dose")
+    out = model(volumes, "dose", noisy, torch.tensor([0.3, 0.9]))
+    found = [out.mean(), out.std(), *out.flatten()[[0, 1000, 2000, 3000, 4000]]]
+    golden = [-0.00696, 0.66046, -0.06196, -0.83782, 0.6385, 0.56919, 0.04794]
+    assert [float(v) for v in found] == pytest.approx(golden, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("stage", "losses", "next_draw"),
+    [
+        ("dose", [1.48341, 1.4563, 1.48306, 1.45789], 0.4524708390235901),
+        ("any2any", [1.47227, 1.42672, 1.45279, 1.46426], 0.6583990454673767),
+    ],
+)
+@torch.no_grad()
+def test_losses_and_draws(
+    model: Any2AnyDiT, patients: list[Example], stage: str, losses: list[float], next_draw: float
+) -> None:
+    g = torch.Generator().manual_seed(3)
+    found = [float(velocity_loss(model, patients, stage, g, "fp32")) for _ in range(4)]
+    assert found == pytest.approx(losses, abs=1e-4)
+    assert float(torch.rand((), generator=g)) == next_draw
+
+
+def test_sampler(model: Any2AnyDiT, patients: list[Example]) -> None:
+    how = Sampling(steps=3, precision="fp32")
+    dose = sample_volumes(model, patients[0], "dose", how, candidates=2, seed=5)
+    found = [dose.mean(), dose.std(), *dose.flatten()[[0, 777, 2222]]]
+    assert [float(v) for v in found] == pytest.approx([0.0071, 0.8877, 1.2901, -0.36411, -1.86709], abs=1e-4)
+
+
+def test_names_and_shapes_of_the_parameters() -> None:
+    state = load_prior(SPEC).state_dict()
+    names = ";".join(f"{name}:{tuple(tensor.shape)}" for name, tensor in state.items())
+    assert hashlib.sha256(names.encode()).hexdigest() == LAYOUT
+
+
+def test_what_travels_and_its_identity() -> None:
+    vector = initial_vector(SPEC)
+    assert SPEC.to_json() == (
+        '{"adapter":"full","alpha":16,"init_seed":0,"precision":"bf16","prior":"none","rank":16,"shape":[32,32,32]}'
+    )
+    assert vector.size == 979_104
+    ends = [float(v) for v in (*vector[:3], *vector[-3:])]
+    assert ends == pytest.approx([-0.00046793, 0.03352772, -0.05144032, -0.02209688, -0.03039096, 0.07598878], abs=1e-6)
+    assert manifest_hash(SPEC) == "477c387100a0e7a4abe2b35e47d561a34adf59ffbda4f5a8784cad0af8806138"
+    assert manifest_hash(ModelSpec()) == "f6868698d0eddcc834d5af0d4e0610d05cdbdca8bff0a4a23032c997fec251d0"

@@ -1,0 +1,60 @@
+import numpy as np
+import pytest
+import torch
+
+from shared_model.case import Case
+from shared_model.dit import Any2AnyDiT
+from shared_model.geometry import Grid
+from shared_model.predictor import predict_dose
+from shared_model.spec import Architecture, ModelSpec
+
+SPEC = ModelSpec(prior="none", shape=(16, 16, 16), precision="fp32")
+
+
+@pytest.fixture
+def case() -> Case:
+    body = np.zeros((24, 24, 24), dtype=bool)
+    body[2:-2, 2:-2, 2:-2] = True
+    ptv = np.zeros_like(body)
+    ptv[8:14, 8:14, 8:14] = True
+    return Case(
+        case_id="p", grid=Grid((24, 24, 24), (3.0, 3.0, 3.0)), body=body,
+        structures={"PTV_7000": ptv}, prescriptions_gy={"PTV_7000": 70.0},
+    )  # fmt: skip
+
+
+@pytest.fixture
+def model() -> Any2AnyDiT:
+    torch.manual_seed(0)
+    return Any2AnyDiT(Architecture(dim=48, heads=2, ffn_dim=64, layers=1)).eval()
+
+
+def test_best_of_n_is_the_candidate_that_scores_best_and_the_mean_is_none_of_them(
+    case: Case, model: Any2AnyDiT
+) -> None:
+    seen: list[torch.Tensor] = []
+
+    def coverage(dose_gy: torch.Tensor) -> float:
+        seen.append(dose_gy)
+        return float(dose_gy[8:14, 8:14, 8:14].mean())
+
+    best = predict_dose(model, case, SPEC, steps=2, candidates=3, seed=1, score=coverage)
+    values = [float(d[8:14, 8:14, 8:14].mean()) for d in seen]
+    assert len(set(values)) == 3
+    assert torch.equal(best, seen[values.index(max(values))])
+    worst = predict_dose(model, case, SPEC, steps=2, candidates=3, seed=1, score=lambda d: -coverage(d))
+    assert torch.equal(worst, seen[values.index(min(values))])
+    mean = predict_dose(model, case, SPEC, steps=2, candidates=3, seed=1)
+    assert not any(torch.equal(mean, one) for one in seen)
+
+
+def test_a_grid_above_the_training_roi_is_predicted_in_tiles(case: Case, model: Any2AnyDiT) -> None:
+    tokens: list[int] = []
+    model.blocks[0].register_forward_hook(lambda module, args, out: tokens.append(out.shape[1]))
+    predict_dose(model, case, SPEC)
+    one, tokens[:] = set(tokens), []
+    dose = predict_dose(model, case, SPEC, shape=(24, 24, 24))
+    assert len(tokens) > 1
+    assert set(tokens) == one
+    assert dose.shape == case.grid.shape
+    assert bool((dose[~torch.from_numpy(case.body)] == 0).all())
