@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from client.base import base_doses
 from client.cohort import load_split
 from client.site import SiteConfig
 from privacy.messages import EvaluateTask, TrainTask
@@ -43,8 +44,13 @@ def _model(spec: ModelSpec) -> Any2AnyDiT:
     return cache[spec]
 
 
+def _data_part(spec: ModelSpec) -> ModelSpec:
+    """What of a spec shapes the examples: the grid and the base."""
+    return ModelSpec(shape=spec.shape, base=spec.base, base_fourier=spec.base_fourier, base_weights=spec.base_weights)
+
+
 @lru_cache(maxsize=64)
-def _examples(site: SiteConfig, shape: tuple[int, int, int]) -> tuple[Example, ...]:
+def _examples(site: SiteConfig, spec: ModelSpec) -> tuple[Example, ...]:
     """Training examples: every patient as it is and mirrored left to right, neighbours in the tuple."""
     cases = load_split(site, "train")
     if not cases:
@@ -52,7 +58,12 @@ def _examples(site: SiteConfig, shape: tuple[int, int, int]) -> tuple[Example, .
     for case in cases:
         if case.dose_gy is None:
             raise InputError(f"site {site.site}: case {case.case_id} has no dose and cannot be trained on")
-    return tuple(example(c, shape) for case in cases for c in (case, mirror(case)))
+    found: list[Example] = []
+    for case, base in zip(cases, base_doses(site, spec, "train"), strict=True):
+        # The features see no side, so the base of a mirrored case is the mirrored base.
+        mirrored = None if base is None else np.ascontiguousarray(base[:, :, ::-1])
+        found += [example(case, spec.shape, base), example(mirror(case), spec.shape, mirrored)]
+    return tuple(found)
 
 
 @lru_cache(maxsize=64)
@@ -84,7 +95,7 @@ def train_round(site: SiteConfig, spec: ModelSpec, vector: Vector, task: TrainTa
     """
     started = time.monotonic()
     with _loading:
-        examples = _examples(site, spec.shape)
+        examples = _examples(site, _data_part(spec))
     model = _model(spec)
     unpack(model, vector)
     model.train()
@@ -108,15 +119,18 @@ def score_validation(site: SiteConfig, spec: ModelSpec, vector: Vector, task: Ev
     """Score the model at ``vector`` on each of the site's validation patients, on their own grids."""
     with _loading:
         cases = _validation(site)
+        bases = base_doses(site, _data_part(spec), "validation")
     model = _model(spec)
     unpack(model, vector)
     model.eval()
     return [
         score_case(
             case,
-            predict_dose(model, case, spec, steps=task.sampler_steps, candidates=task.candidates, seed=task.seed),
+            predict_dose(
+                model, case, spec, steps=task.sampler_steps, candidates=task.candidates, seed=task.seed, base=base
+            ),
         )
-        for case in cases
+        for case, base in zip(cases, bases, strict=True)
     ]
 
 

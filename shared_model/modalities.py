@@ -25,6 +25,8 @@ NORMALISATION: Mapping[str, tuple[float, float]] = {
     "beam": (0.25, 0.3),
     "angle": (0.02, 0.1),
 }
+# Of dose minus base, in the residual form.
+RESIDUAL_NORMALISATION: tuple[float, float] = (0.0, 4.0)
 CT_RANGE_HU = (-1000.0, 2000.0)
 AIR_HU = -1000.0
 
@@ -38,16 +40,18 @@ class Example:
     latents: Mapping[str, Tensor]
 
 
-def volumes(case: Case, grid: Grid) -> dict[str, Tensor]:
+def volumes(case: Case, grid: Grid, base_gy: Volume | None = None) -> dict[str, Tensor]:
     """Modality -> (z, y, x) in natural units on ``grid``; absent modalities are left out.
 
-    Dose is averaged inside the body only, so that the body's edge keeps its dose; everything else over the voxel.
+    Dose, or dose minus ``base_gy`` (z, y, x) on the case's grid, is averaged inside the body only, so that the body's
+    edge keeps its dose; everything else over the voxel.
     """
     to = Resampler(case.grid, grid)
     body = torch.from_numpy(case.body.astype(np.float32))
     out = {"body": to.average(body)}
     if case.dose_gy is not None:
-        out["dose"] = masked_average(torch.from_numpy(case.dose_gy), body, to)
+        learned = case.dose_gy if base_gy is None else case.dose_gy - base_gy
+        out["dose"] = masked_average(torch.from_numpy(learned), body, to)
     if case.ct_hu is not None:
         out["ct"] = to.average(torch.from_numpy(case.ct_hu).clamp(*CT_RANGE_HU), fill=AIR_HU)
     if case.targets:
@@ -61,20 +65,32 @@ def volumes(case: Case, grid: Grid) -> dict[str, Tensor]:
     return {m: out[m] for m in MODALITIES if m in out}
 
 
-def example(case: Case, shape: tuple[int, int, int]) -> Example:
-    """Encode a case on a grid of ``shape`` that covers its body."""
+def _normalisation(modality: str, residual: bool) -> tuple[float, float]:
+    return RESIDUAL_NORMALISATION if residual and modality == "dose" else NORMALISATION[modality]
+
+
+def example(case: Case, shape: tuple[int, int, int], base_gy: Volume | None = None) -> Example:
+    """Encode a case on a grid of ``shape`` that covers its body; ``dose`` is dose minus ``base_gy`` where that is given."""
     grid = roi_grid(case.body, case.grid, shape)
-    latents = {
-        m: encode(((v - NORMALISATION[m][0]) / NORMALISATION[m][1])[None])[0] for m, v in volumes(case, grid).items()
-    }
+    latents = {}
+    for modality, volume in volumes(case, grid, base_gy).items():
+        mean, sd = _normalisation(modality, base_gy is not None)
+        latents[modality] = encode(((volume - mean) / sd)[None])[0]
     return Example(case_id=case.case_id, grid=grid, latents=latents)
 
 
-def dose_gy(volume_zyx: Tensor, case: Case, grid: Grid) -> Tensor:
-    """Predicted, normalised dose on ``grid`` -> dose in Gy on the case's own grid; 0 outside the body."""
-    mean, sd = NORMALISATION["dose"]
+def dose_gy(volume_zyx: Tensor, case: Case, grid: Grid, base_gy: Volume | None = None) -> Tensor:
+    """Predicted, normalised dose on ``grid`` -> dose in Gy on the case's own grid; 0 outside the body.
+
+    With ``base_gy`` (z, y, x) on the case's grid the prediction is a difference of either sign: only the sum of both is
+    kept from being negative.
+    """
+    mean, sd = _normalisation("dose", base_gy is not None)
     body = torch.from_numpy(case.body)
-    return back_project((volume_zyx * sd + mean).clamp_min(0.0), body, case.grid, grid)
+    if base_gy is None:
+        return back_project((volume_zyx * sd + mean).clamp_min(0.0), body, case.grid, grid)
+    difference = back_project(volume_zyx * sd + mean, body, case.grid, grid, lowest=None)
+    return (torch.from_numpy(base_gy) + difference).clamp_min(0.0) * body
 
 
 def mirror(case: Case) -> Case:

@@ -7,7 +7,8 @@ import hashlib
 import torch
 from torch import Tensor
 
-from shared_model.case import CONDITIONS, Case
+from shared_model.base import base_gy
+from shared_model.case import CONDITIONS, Case, Volume
 from shared_model.diffusion import sample_ddim
 from shared_model.dit import Any2AnyDiT
 from shared_model.latents import decode
@@ -40,9 +41,20 @@ def sample_dose(
 
 
 def predict_dose(
-    model: Any2AnyDiT, case: Case, spec: ModelSpec, *, steps: int = 1, candidates: int = 1, seed: int = 0
+    model: Any2AnyDiT,
+    case: Case,
+    spec: ModelSpec,
+    *,
+    steps: int = 1,
+    candidates: int = 1,
+    seed: int = 0,
+    base: Volume | None = None,
 ) -> Tensor:
-    """Mean of ``candidates`` predicted doses, (z, y, x) Gy on the case's grid, 0 outside the body."""
-    patient = example(case, spec.shape)
+    """Mean of ``candidates`` predicted doses, (z, y, x) Gy on the case's grid, 0 outside the body.
+
+    ``base`` spares computing the base dose of ``spec`` anew (shared_model/base.py).
+    """
+    base = base_gy(case, spec) if base is None else base
+    patient = example(case, spec.shape, base)
     drawn = sample_dose(model, patient, precision=spec.precision, steps=steps, candidates=candidates, seed=seed)
-    return dose_gy(drawn.mean(0), case, patient.grid)
+    return dose_gy(drawn.mean(0), case, patient.grid, base)

@@ -8,6 +8,9 @@ from dataclasses import asdict, dataclass, fields
 from shared_model.errors import InputError
 
 ADAPTERS: tuple[str, ...] = ("full", "lora+embeddings", "lora")
+BASES: tuple[str, ...] = ("none", "ridge")
+# The coefficients travel in the spec, which a message limits to 20,000 characters.
+MAX_BASE_FOURIER = 2500
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +37,8 @@ class ModelSpec:
     ``prior``: ``small`` (bundled) or ``none`` (random start from ``init_seed``). ``adapter``: what trains and travels.
     ``rank`` and ``alpha`` of LoRA. ``shape``: training grid (z, y, x) that covers each patient's body.
     ``precision`` of the forward pass: ``bf16`` (weights and sums stay float32) or ``fp32``.
+    ``base``: ``none`` (the paper's form) or ``ridge``, where the model learns dose minus a closed-form estimate
+    (shared_model/base.py) with ``base_fourier`` random features; ``base_weights`` are its coefficients once fitted.
     """
 
     prior: str = "small"
@@ -43,6 +48,9 @@ class ModelSpec:
     alpha: int = 16
     shape: tuple[int, int, int] = (32, 32, 32)
     precision: str = "bf16"
+    base: str = "none"
+    base_fourier: int = 500
+    base_weights: str = ""
 
     def __post_init__(self) -> None:
         if self.adapter not in ADAPTERS:
@@ -55,10 +63,22 @@ class ModelSpec:
             raise InputError(f"model.rank={self.rank}, model.alpha={self.alpha}: expected rank 1 to 1024, alpha >= 1")
         if len(self.shape) != 3 or any(n < 8 or n % 8 for n in self.shape):
             raise InputError(f"model.shape={self.shape}: expected three multiples of 8 (z, y, x)")
+        self._check_base()
+
+    def _check_base(self) -> None:
+        if self.base not in BASES:
+            raise InputError(f"model.base={self.base!r}: expected one of {', '.join(BASES)}")
+        if not 0 <= self.base_fourier <= MAX_BASE_FOURIER:
+            raise InputError(f"model.base_fourier={self.base_fourier}: expected 0 to {MAX_BASE_FOURIER}")
+        if self.base_weights and self.base == "none":
+            raise InputError("model.base_weights: given without model.base=ridge")
 
     def to_json(self) -> str:
-        """Canonical form: sorted keys, no spaces."""
-        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+        """Canonical form: sorted keys, no spaces; without a base nothing is said of one."""
+        values = asdict(self)
+        if self.base == "none":
+            values = {key: value for key, value in values.items() if not key.startswith("base")}
+        return json.dumps(values, sort_keys=True, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: str) -> ModelSpec:
@@ -69,8 +89,9 @@ class ModelSpec:
             raise InputError("model spec: not JSON") from error
         if not isinstance(raw, dict):
             raise InputError("model spec: expected a JSON object")
-        numbers: dict[str, type] = {"init_seed": int, "rank": int, "alpha": int}
-        types: dict[str, type] = {"prior": str, "adapter": str, "precision": str, **numbers, "shape": list}
+        numbers: dict[str, type] = dict.fromkeys(("init_seed", "rank", "alpha", "base_fourier"), int)
+        texts: dict[str, type] = dict.fromkeys(("prior", "adapter", "precision", "base", "base_weights"), str)
+        types: dict[str, type] = {**texts, **numbers, "shape": list}
         for key, value in raw.items():
             if key not in types:
                 raise InputError(f"model spec: unknown key {key!r}; expected {', '.join(f.name for f in fields(cls))}")
