@@ -49,7 +49,8 @@ def federate(grid: Grid, context: Context, on_event: Listener | None = None) -> 
     report = federation_report(config, result, vector_hash(result.vector))
     if fit is not None:
         report["base"] = {key: value for key, value in asdict(fit).items() if key != "weights"}
-    card: dict[str, Any] = {key: report[key] for key in ("name", "seed", "rounds", "sites", "privacy", "base") if key in report}
+    told = ("name", "seed", "rounds", "sites", "privacy", "base")
+    card: dict[str, Any] = {key: report[key] for key in told if key in report}
     save_adapter(out / "adapter.safetensors", spec, result.vector, card)
     write_atomic(out / "federation.json", json.dumps(report, indent=1).encode())
     return result

@@ -1,4 +1,4 @@
-"""Physics features of a Case, voxel by voxel: what coplanar beams through the targets tell about dose without a network.
+"""Physics features of a Case, voxel by voxel: what targets and coplanar beams tell about dose without a network.
 
 After the gradient boosting baseline of the OpenKBP literature: distances to targets and organs, the prescription map
 blurred (in three dimensions, and in the slice, where coplanar beams spread it), depth below the skin. Two things make

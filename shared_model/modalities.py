@@ -26,7 +26,7 @@ NORMALISATION: Mapping[str, tuple[float, float]] = {
     "angle": (0.02, 0.1),
 }
 # Of dose minus base, in the residual form.
-RESIDUAL_NORMALISATION: tuple[float, float] = (0.0, 4.0)
+RESIDUAL_NORMALISATION: tuple[float, float] = (0.0, 3.0)
 CT_RANGE_HU = (-1000.0, 2000.0)
 AIR_HU = -1000.0
 
@@ -70,7 +70,7 @@ def _normalisation(modality: str, residual: bool) -> tuple[float, float]:
 
 
 def example(case: Case, shape: tuple[int, int, int], base_gy: Volume | None = None) -> Example:
-    """Encode a case on a grid of ``shape`` that covers its body; ``dose`` is dose minus ``base_gy`` where that is given."""
+    """Encode a case on a grid of ``shape`` that covers its body; ``dose`` is minus ``base_gy``, where given."""
     grid = roi_grid(case.body, case.grid, shape)
     latents = {}
     for modality, volume in volumes(case, grid, base_gy).items():

@@ -1,4 +1,4 @@
-"""The `simulate` command: run, evaluate, pretrain, phantom. Overrides are Hydra's, as in `rounds=3 data=openkbp`."""
+"""The `simulate` command: run, evaluate, baselines, pretrain, phantom. Overrides are Hydra's: `rounds=3`."""
 
 from __future__ import annotations
 
@@ -49,6 +49,18 @@ def evaluate(overrides: Overrides = None) -> None:
     settings = evaluate_settings(overrides or [])
     with progress_bars() as bars:
         report = evaluate_adapter(settings, bars)
+    print(report)
+
+
+@app.command()
+def baselines(overrides: Overrides = None) -> None:
+    """Train simple models (constant, atlas, boosting, ridge, U-Net) and score them as ours are scored."""
+    from simulations.baselines import run_baselines
+    from simulations.settings import baselines_settings
+
+    settings = baselines_settings(overrides or [])
+    with progress_bars() as bars:
+        report = run_baselines(settings, bars)
     print(report)
 
 

@@ -87,6 +87,38 @@ class EvaluateSettings:
         _check_range("threads", self.threads, 0, 256)
 
 
+BASELINES: tuple[str, ...] = ("constant", "atlas", "gbm5", "gbm24", "ridge", "unet")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaselinesSettings:
+    """``simulate baselines``: methods to train on the training patients and to score on those of ``split``."""
+
+    methods: tuple[str, ...]
+    split: str
+    out: Path
+    seed: int
+    threads: int
+    unet_cpu_s: float
+    base_fourier: int
+    data: DataSettings
+
+    def __post_init__(self) -> None:
+        unknown = [m for m in self.methods if m not in BASELINES]
+        if unknown or not self.methods or len(set(self.methods)) != len(self.methods):
+            raise InputError(f"methods={list(self.methods)}: expected some of {', '.join(BASELINES)}, each once")
+        if self.split not in ("validation", "test"):
+            raise InputError(f"split={self.split!r}: expected validation or test")
+        _check_range("threads", self.threads, 1, 256)
+        if not 0 < self.unet_cpu_s <= 1e6:
+            raise InputError(f"unet_cpu_s={self.unet_cpu_s}: expected a number of seconds above 0")
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The base that the ridge method fits."""
+        return ModelSpec(base="ridge", base_fourier=self.base_fourier)
+
+
 @dataclass(frozen=True, kw_only=True)
 class PretrainSettings:
     """``simulate pretrain``: the small prior on phantom patients."""
@@ -181,6 +213,14 @@ def evaluate_settings(overrides: Sequence[str]) -> EvaluateSettings:
     """Compose and check ``simulate evaluate``'s settings."""
     raw, _ = _compose("evaluate", overrides)
     return EvaluateSettings(**{**raw, "out": Path(raw["out"]), "data": _data(raw["data"])})
+
+
+def baselines_settings(overrides: Sequence[str]) -> BaselinesSettings:
+    """Compose and check ``simulate baselines``'s settings."""
+    raw, _ = _compose("baselines", overrides)
+    methods = raw["methods"]
+    raw["methods"] = tuple(methods) if isinstance(methods, list) else (str(methods),)
+    return BaselinesSettings(**{**raw, "out": Path(raw["out"]), "data": _data(raw["data"])})
 
 
 def pretrain_settings(overrides: Sequence[str]) -> PretrainSettings:

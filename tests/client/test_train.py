@@ -4,15 +4,18 @@ import numpy as np
 import pytest
 import torch
 
+from client.base import base_sums
 from client.site import SiteConfig
 from client.train import evaluate_round, train_round
 from privacy.messages import EvaluateTask, TrainTask
+from shared_model import base
 from shared_model.errors import InputError
 from shared_model.manifest import initial_vector
 from shared_model.spec import ModelSpec
 from simulations.phantom import STYLES, write_hospital
 
 SPEC = ModelSpec(prior="none", shape=(16, 16, 16))
+GOLDEN_LOSS, GOLDEN_SCORE_GY = 1.0, 1.0
 EVALUATE = EvaluateTask(round=1, split="validation", sampler_steps=1, candidates=1, seed=0)
 
 
@@ -76,3 +79,41 @@ def test_a_missing_patient_names_the_file(site: SiteConfig, tmp_path: Path) -> N
     lost = SiteConfig(site="c", data="cases", root=tmp_path, train=("gone",), validation=())
     with pytest.raises(InputError, match=r"gone\.npz"):
         train_round(lost, SPEC, initial_vector(SPEC), task())
+
+
+def fitted(site: SiteConfig) -> ModelSpec:
+    spec = ModelSpec(prior="none", shape=(16, 16, 16), base="ridge", base_fourier=10)
+    return base.fitted(spec, base.solve(base_sums(site, spec), 10).weights)
+
+
+def test_the_residual_form_trains_replays_and_starts_from_the_base(site: SiteConfig) -> None:
+    spec = fitted(site)
+    start = initial_vector(spec)
+    update, _ = train_round(site, spec, start, task())
+    again, _ = train_round(site, spec, start, task())
+    assert update.tobytes() == again.tobytes()
+    assert update.tobytes() != train_round(site, SPEC, start, task())[0].tobytes(), "it learns something else"
+    residual, dose = evaluate_round(site, spec, start, EVALUATE), evaluate_round(site, SPEC, start, EVALUATE)
+    assert residual["dose_score_gy"] < 0.7 * dose["dose_score_gy"], "untrained, it is near the base"
+
+
+def test_two_bases_at_one_site_are_not_mixed_up(site: SiteConfig) -> None:
+    one = fitted(site)
+    other = base.fitted(one, 0.5 * base.weights_of(one))
+    scores = [evaluate_round(site, spec, initial_vector(spec), EVALUATE)["dose_score_gy"] for spec in (one, other, one)]
+    assert scores[0] == scores[2] != scores[1]
+
+
+def test_the_residual_form_without_coefficients_is_refused(site: SiteConfig) -> None:
+    spec = ModelSpec(prior="none", shape=(16, 16, 16), base="ridge")
+    with pytest.raises(InputError, match="no coefficients"):
+        train_round(site, spec, initial_vector(spec), task())
+
+
+def test_the_papers_form_is_what_it_was(site: SiteConfig) -> None:
+    """Golden: any change of the default model's arithmetic shows here, and must be wanted."""
+    spec = ModelSpec(prior="none", shape=(16, 16, 16), precision="fp32")
+    update, metrics = train_round(site, spec, initial_vector(spec), task(local_steps=2))
+    assert metrics["loss"] == pytest.approx(GOLDEN_LOSS, rel=1e-4)
+    score = evaluate_round(site, spec, (initial_vector(spec) + update).astype(np.float32), EVALUATE)
+    assert score["dose_score_gy"] == pytest.approx(GOLDEN_SCORE_GY, rel=1e-4)
