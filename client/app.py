@@ -8,7 +8,7 @@ Torch is imported when a model is first needed, so that the process that Flower 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from client.site import SiteConfig
 from privacy.fields import MessageError
 from privacy.messages import (
+    MESSAGE_TYPES,
     EvaluateTask,
     Refusal,
     Reply,
@@ -39,6 +40,7 @@ SITE_LOG.addHandler(logging.NullHandler())
 _LOG = logging.getLogger("fedkt3d.client")
 
 Vector = NDArray[np.float32]
+Sums = NDArray[np.int64]
 
 
 class Training(Protocol):
@@ -58,6 +60,10 @@ class Training(Protocol):
         self, site: SiteConfig, spec_json: str, vector: Vector, task: EvaluateTask
     ) -> Mapping[str, float]:
         """Score the shared vector on the site's validation patients."""
+        ...
+
+    def base_sums(self, site: SiteConfig, spec_json: str) -> Sums:
+        """Sum what the closed-form base is solved from over the site's training patients, (s,) int64."""
         ...
 
 
@@ -86,6 +92,13 @@ class InstalledTraining:
 
         return evaluate_round(site, ModelSpec.from_json(spec_json), vector, task)
 
+    def base_sums(self, site: SiteConfig, spec_json: str) -> Sums:
+        """Sum with client/base.py."""
+        from client.base import base_sums
+        from shared_model.spec import ModelSpec
+
+        return base_sums(site, ModelSpec.from_json(spec_json))
+
 
 @lru_cache(maxsize=8)
 def _installed_model(spec_json: str) -> tuple[str, int]:
@@ -109,26 +122,28 @@ class _RefusedError(Exception):
 class _Known:
     """What is known of the request so far, for the head of a refusal."""
 
+    kind: str
     site: str = ""
     run_id: str = ""
     round: int = 0
 
 
 def client_app(training: Training) -> ClientApp:
-    """Make a ClientApp that answers describe, train and evaluate with ``training``; safe in several threads at once."""
+    """Make a ClientApp that answers every kind of request with ``training``; safe in several threads at once."""
     flower = ClientApp()
-    for kind, register in (("describe", flower.query()), ("train", flower.train()), ("evaluate", flower.evaluate())):
-        register(partial(_handle, kind, training))
+    for name, register in (("query", flower.query()), ("train", flower.train()), ("evaluate", flower.evaluate())):
+        register(partial(_handle, tuple(k for k, t in MESSAGE_TYPES.items() if t == name), training))
     return flower
 
 
-def _handle(kind: str, training: Training, message: Message, context: Context) -> Message:
-    """Answer one message; every failure becomes a refusal."""
-    known = _Known()
+def _handle(kinds: Sequence[str], training: Training, message: Message, context: Context) -> Message:
+    """Answer one message of one of ``kinds``; every failure becomes a refusal."""
+    known = _Known(kind=kinds[0])
     try:
-        content = _answer(kind, training, message.content, context, known)
+        content = _answer(kinds, training, message.content, context, known)
     # SystemExit too: a library that calls sys.exit must not end the site's process.
     except (Exception, SystemExit) as error:
+        kind = known.kind
         refusal = _refusal(error, _FAILED[kind])
         _LOG.warning("%s of round %d refused: %s (%s)", kind, known.round, refusal.code, type(error).__name__)
         SITE_LOG.error("%s of round %d refused: %s", kind, known.round, refusal.code, exc_info=error)
@@ -148,25 +163,29 @@ def _refusal(error: BaseException, otherwise: str) -> Refusal:
     return Refusal(code="data" if isinstance(error, InputError) else otherwise)
 
 
-def _answer(kind: str, training: Training, content: RecordDict, context: Context, known: _Known) -> RecordDict:
+def _answer(
+    kinds: Sequence[str], training: Training, content: RecordDict, context: Context, known: _Known
+) -> RecordDict:
     site = _site(context, known)
     asked = parse_request(content)
     known.run_id, known.round = asked.run_id, asked.round
-    if asked.kind != kind:
+    if asked.kind not in kinds:
         raise _RefusedError("schema")
+    known.kind = asked.kind
     _check_model(training, asked)
-    patients = len(site.validation if kind == "evaluate" else site.train)
+    patients = len(site.validation if asked.kind == "evaluate" else site.train)
     if patients == 0:
         raise _RefusedError("no_patients")
     update, metrics = _run(training, site, asked)
     return reply(
         Reply(
-            kind=kind,
+            kind=asked.kind,
             site=site.site,
             round=asked.round,
             run_id=asked.run_id,
             patients=patients,
             vector=update,
+            sums=training.base_sums(site, asked.spec_json) if asked.kind == "base" else None,
             metrics=metrics,
         )
     )
@@ -215,6 +234,11 @@ def _load_site(path: str, modified_ns: int, size: int) -> SiteConfig:
     return SiteConfig.load(Path(path))
 
 
-_FAILED: Mapping[str, str] = {"describe": "internal", "train": "training_failed", "evaluate": "evaluation_failed"}
+_FAILED: Mapping[str, str] = {
+    "describe": "internal",
+    "base": "training_failed",
+    "train": "training_failed",
+    "evaluate": "evaluation_failed",
+}
 
 app = client_app(InstalledTraining())

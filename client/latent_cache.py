@@ -1,8 +1,9 @@
 """Latents of a site's patients on its own disk, so that the frozen autoencoder runs once a patient.
 
-A file's name is the hash of all that it depends on: the case's content, the training grid and the autoencoder's
-weights; when any of them changes, the file is no longer asked for. The folder holds patients' images in another form
-(the autoencoder decodes them): it stays at the site, readable by its owner alone, and may be deleted at any time.
+A file's name is the hash of all that it depends on: the case's content, its base dose, the training grid and the
+autoencoder's weights; when any of them changes, the file is no longer asked for. The folder holds patients' images in
+another form (the autoencoder decodes them): it stays at the site, readable by its owner alone, and may be deleted
+at any time.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from shared_model.case import MODALITIES, Case
+from shared_model.case import MODALITIES, Case, Volume
 from shared_model.geometry import roi_grid
 from shared_model.modalities import Example, example
 from shared_model.prior import load_latents
@@ -30,19 +31,22 @@ from shared_model.spec import ModelSpec
 FORMAT = 1
 
 
-def encoded(case: Case, spec: ModelSpec, cache: Path | None) -> Example:
+def encoded(case: Case, spec: ModelSpec, cache: Path | None, base_gy: Volume | None = None) -> Example:
     """The case as the model sees it, from ``cache`` if it lies there, else encoded now and kept there (float32, exact).
 
-    Latents that are quick to make are not kept, nor any without a ``cache``. A file that cannot be read is replaced.
+    ``base_gy``: the case's base dose, where ``spec`` has one. Latents that are quick to make are not kept, nor any
+    without a ``cache``. A file that cannot be read is replaced.
     """
     latents = load_latents(spec)
     if cache is None or not latents.costly:
-        return example(case, spec.shape, latents)
+        return example(case, spec.shape, latents, base_gy)
     digest = hashlib.sha256(json.dumps([FORMAT, latents.identity, spec.shape, content_hash(case)]).encode())
+    if base_gy is not None:
+        digest.update(np.ascontiguousarray(base_gy).tobytes())
     path = cache / "latents" / f"{digest.hexdigest()}.safetensors"
     kept = _read(path)
     if kept is None:
-        made = example(case, spec.shape, latents)
+        made = example(case, spec.shape, latents, base_gy)
         _write(path, dict(made.latents))
         return made
     return Example(case_id=case.case_id, grid=roi_grid(case.body, case.grid, spec.shape), latents=kept)

@@ -8,18 +8,20 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from client.base import base_doses
 from client.cohort import load_split
 from client.latent_cache import encoded
 from client.site import SiteConfig
 from privacy.messages import EvaluateTask, TrainTask
 from shared_model.adapters import adapted_model, trainable
-from shared_model.case import Case
+from shared_model.case import Case, Volume
 from shared_model.dit import Any2AnyDiT
 from shared_model.dosimetry import CaseScore, score_case, summarise
 from shared_model.errors import InputError
@@ -44,18 +46,38 @@ def _model(spec: ModelSpec) -> Any2AnyDiT:
     return cache[spec]
 
 
+def _data_part(spec: ModelSpec) -> ModelSpec:
+    """What of a spec shapes the examples: latents, grid and base."""
+    default = ModelSpec()
+    return replace(
+        spec,
+        init_seed=default.init_seed,
+        adapter=default.adapter,
+        rank=default.rank,
+        alpha=default.alpha,
+        precision=default.precision,
+        switches=default.switches,
+    )
+
+
 @lru_cache(maxsize=64)
 def _examples(site: SiteConfig, spec: ModelSpec) -> tuple[Example, ...]:
     """Training examples: every patient as it is and mirrored left to right, neighbours in the tuple."""
     cases = load_split(site, "train")
     if not cases:
         raise InputError(f"site {site.site}: no training cases; list some under 'train' in the site configuration")
-    return tuple(encoded(c, spec, site.cache) for case in cases for c in (case, mirror(case)))
+    found: list[Example] = []
+    for case, base in zip(cases, base_doses(site, spec, "train"), strict=True):
+        # The features see no side, so the base of a mirrored case is the mirrored base.
+        mirrored = None if base is None else np.ascontiguousarray(base[:, :, ::-1])
+        found += [encoded(c, spec, site.cache, b) for c, b in ((case, base), (mirror(case), mirrored))]
+    return tuple(found)
 
 
 @lru_cache(maxsize=64)
-def _validation(site: SiteConfig, spec: ModelSpec) -> tuple[tuple[Case, Example], ...]:
-    return tuple((case, encoded(case, spec, site.cache)) for case in load_split(site, "validation"))
+def _validation(site: SiteConfig, spec: ModelSpec) -> tuple[tuple[Case, Example, Volume | None], ...]:
+    cases, bases = load_split(site, "validation"), base_doses(site, spec, "validation")
+    return tuple((c, encoded(c, spec, site.cache, base), base) for c, base in zip(cases, bases, strict=True))
 
 
 def _batches(examples: Sequence[Example], size: int, generator: torch.Generator) -> Iterator[list[Example]]:
@@ -77,7 +99,7 @@ def train_round(site: SiteConfig, spec: ModelSpec, vector: Vector, task: TrainTa
     """
     started = time.monotonic()
     with _loading:
-        examples = _examples(site, spec)
+        examples = _examples(site, _data_part(spec))
     if task.stage == "dose":
         for lacking in (e for e in examples if "dose" not in e.latents):
             raise InputError(f"site {site.site}: case {lacking.case_id} has no dose; stage dose cannot train on it")
@@ -103,7 +125,7 @@ def train_round(site: SiteConfig, spec: ModelSpec, vector: Vector, task: TrainTa
 def score_validation(site: SiteConfig, spec: ModelSpec, vector: Vector, task: EvaluateTask) -> list[CaseScore]:
     """Score the model at ``vector`` on each of the site's validation patients, on their own grids."""
     with _loading:
-        cases = _validation(site, spec)
+        cases = _validation(site, _data_part(spec))
     model = _model(spec)
     unpack(model, vector)
     model.eval()
@@ -118,9 +140,10 @@ def score_validation(site: SiteConfig, spec: ModelSpec, vector: Vector, task: Ev
                 candidates=task.candidates,
                 seed=task.seed,
                 patient=patient,
+                base=base,
             ),
         )
-        for case, patient in cases
+        for case, patient, base in cases
     ]
 
 

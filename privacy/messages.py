@@ -2,8 +2,9 @@
 
 A request is a ``RecordDict`` of ``head`` (ConfigRecord: schema, kind, run id, spec, manifest hash), ``task`` (train and
 evaluate) and ``vector`` (train and evaluate: one ArrayRecord with one flat float32 array). A reply is ``head`` (schema,
-kind, run id, site, patients, round; a refusal's code and text), ``metrics`` and, for train, ``vector`` (the update).
-Arrays travel as raw little-endian float32 bytes, so that reading one copies nothing and parses no foreign header.
+kind, run id, site, patients, round; a refusal's code and text), ``metrics`` and, for train, ``vector`` (the update) or,
+for base, ``sums`` (int64: what the closed-form base is solved from, shared_model/base.py).
+Arrays travel as raw little-endian bytes, so that reading one copies nothing and parses no foreign header.
 Every field is checked when a message is made and again when it is read; raises MessageError.
 """
 
@@ -21,11 +22,12 @@ from privacy.fields import MessageError, OneOf, Real, Rule, Text, Whole, check_v
 from privacy.tasks import TASKS, Task
 from privacy.tasks import EvaluateTask as EvaluateTask
 from privacy.tasks import TrainTask as TrainTask
-from privacy.vectors import Vector, pack_vector, unpack_vector
+from privacy.vectors import Sums, Vector, pack_sums, pack_vector, unpack_sums, unpack_vector
 
 SCHEMA = 1
-KINDS = ("describe", "train", "evaluate")
-MESSAGE_TYPES: Mapping[str, str] = {"describe": "query", "train": "train", "evaluate": "evaluate"}
+KINDS = ("describe", "base", "train", "evaluate")
+# Kind -> Flower's message type.
+MESSAGE_TYPES: Mapping[str, str] = {"describe": "query", "base": "query", "train": "train", "evaluate": "evaluate"}
 MAX_PATIENTS = 1_000_000
 MAX_METRICS = 64
 
@@ -78,7 +80,7 @@ _Record = TypeVar("_Record", ConfigRecord, MetricRecord, ArrayRecord)
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What the coordinator asks. ``vector`` is (d,) float32 and read-only; a describe has neither task nor vector."""
+    """What the coordinator asks. ``vector`` is (d,) float32 and read-only; describe and base have no task or vector."""
 
     kind: str
     run_id: str
@@ -89,7 +91,7 @@ class Request:
 
     @property
     def round(self) -> int:
-        """The task's round; 0 for a describe."""
+        """The task's round; 0 before the first."""
         return 0 if self.task is None else self.task.round
 
 
@@ -105,8 +107,9 @@ class Refusal:
 class Reply:
     """What a site answers. ``vector`` is the update (local - global), (d,) float32, in a train reply alone.
 
-    ``site`` and ``run_id`` may be empty in a refusal. The values of ``vector`` are not checked here: the server does
-    that while it sums (server/aggregate.py), where it can name the site and the reason.
+    ``sums`` are the (s,) int64 sums of a base reply. ``site`` and ``run_id`` may be empty in a refusal. The values of
+    ``vector`` and ``sums`` are not checked here: the server does that while it adds them up (server/aggregate.py,
+    server/base_fit.py), where it can name the site and the reason.
     """
 
     kind: str
@@ -115,6 +118,7 @@ class Reply:
     run_id: str = ""
     patients: int = 0
     vector: Vector | None = None
+    sums: Sums | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
     refusal: Refusal | None = None
 
@@ -145,7 +149,7 @@ def parse_request(content: RecordDict) -> Request:
     head = _record(content, "head", ConfigRecord)
     check_values("schema", "request", head, _REQUEST_HEAD)
     kind = str(head["kind"])
-    _expect_records(content, {"head"} if kind == "describe" else {"head", "task", "vector"})
+    _expect_records(content, {"head", "task", "vector"} if kind in TASKS else {"head"})
     task, vector = None, None
     if kind in TASKS:
         values = dict(_record(content, "task", ConfigRecord))
@@ -186,11 +190,15 @@ def reply(message: Reply) -> RecordDict:
     _check_metrics(metrics)
     if (message.vector is not None) != (message.kind == "train"):
         raise MessageError("schema", "reply: a train reply carries a vector, and no other does")
+    if (message.sums is not None) != (message.kind == "base"):
+        raise MessageError("schema", "reply: a base reply carries sums, and no other does")
     content = RecordDict({"head": ConfigRecord({**head}), "metrics": MetricRecord({**metrics})})
     if message.vector is not None:
         if not np.isfinite(message.vector).all():
             raise MessageError("not_finite", "reply: the update holds values that are not finite")
         content["vector"] = pack_vector(message.vector)
+    if message.sums is not None:
+        content["sums"] = pack_sums(message.sums)
     return content
 
 
@@ -202,13 +210,13 @@ def parse_reply(content: RecordDict) -> Reply:
         _expect_records(content, {"head"})
         return _reply(head, refusal=Refusal(code=head["refusal"], text=head["text"]))
     check_values("schema", "reply", head, _REPLY_HEAD)
-    training = head["kind"] == "train"
-    _expect_records(content, {"head", "metrics", "vector"} if training else {"head", "metrics"})
+    array = {"train": {"vector"}, "base": {"sums"}}.get(head["kind"], set())
+    _expect_records(content, {"head", "metrics"} | array)
     metrics: dict[str, Any] = dict(_record(content, "metrics", MetricRecord))
     _check_metrics(metrics)
-    return _reply(
-        head, metrics=metrics, vector=unpack_vector(_record(content, "vector", ArrayRecord)) if training else None
-    )
+    vector = unpack_vector(_record(content, "vector", ArrayRecord)) if "vector" in array else None
+    sums = unpack_sums(_record(content, "sums", ArrayRecord)) if "sums" in array else None
+    return _reply(head, metrics=metrics, vector=vector, sums=sums)
 
 
 def _reply(head: Mapping[str, Any], **rest: Any) -> Reply:

@@ -1,4 +1,4 @@
-"""The one array of a message: a flat float32 vector as raw little-endian bytes.
+"""The one array of a message: a flat vector of float32, or of int64 sums, as raw little-endian bytes.
 
 Raw bytes instead of NumPy's file format: reading copies nothing and parses no header that a stranger wrote.
 """
@@ -16,8 +16,12 @@ from privacy.fields import MessageError
 MAX_PARAMETERS = 100_000_000
 _KEY = "v"
 _STYPE = "fedkt3d.f32le"
+# Gram matrices of up to 6,300 columns.
+MAX_SUMS = 20_000_000
+_SUMS_STYPE = "fedkt3d.i64le"
 
 Vector = NDArray[np.float32]
+Sums = NDArray[np.int64]
 
 
 def pack_vector(vector: Vector) -> ArrayRecord:
@@ -38,3 +42,23 @@ def unpack_vector(record: ArrayRecord) -> Vector:
         raise MessageError("schema", f"vector: expected a flat array of 1 to {MAX_PARAMETERS} values and its bytes")
     values: Vector = np.frombuffer(array.data, dtype="<f4")
     return values if sys.byteorder == "little" else values.astype(np.float32)
+
+
+def pack_sums(sums: Sums) -> ArrayRecord:
+    """Pack (s,) int64 sums, 1 <= s <= MAX_SUMS; raises MessageError ("schema") for any other array."""
+    if sums.dtype != np.int64 or sums.ndim != 1 or not 1 <= sums.size <= MAX_SUMS:
+        raise MessageError("schema", f"sums: expected one flat int64 array of 1 to {MAX_SUMS} values")
+    data = np.ascontiguousarray(sums, dtype="<i8").tobytes()
+    return ArrayRecord({_KEY: Array(dtype="int64", shape=(sums.size,), stype=_SUMS_STYPE, data=data)})
+
+
+def unpack_sums(record: ArrayRecord) -> Sums:
+    """Read the (s,) int64 sums, read-only and without a copy; raises MessageError ("schema")."""
+    array = record.get(_KEY)
+    if len(record) != 1 or array is None or array.dtype != "int64" or array.stype != _SUMS_STYPE:
+        raise MessageError("schema", "sums: expected one array of raw int64")
+    shape = tuple(array.shape)
+    if len(shape) != 1 or not 1 <= shape[0] <= MAX_SUMS or len(array.data) != 8 * shape[0]:
+        raise MessageError("schema", f"sums: expected a flat array of 1 to {MAX_SUMS} values and its bytes")
+    values: Sums = np.frombuffer(array.data, dtype="<i8")
+    return values if sys.byteorder == "little" else values.astype(np.int64)

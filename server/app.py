@@ -39,15 +39,19 @@ def federate(grid: Grid, context: Context, on_event: Listener | None = None) -> 
     """Run the federation that the context's run config describes; raises InputError, QuorumError."""
     config, out = _read(context)
     # torch is slow to import; a bad configuration is refused before that.
+    from server.base_fit import fitted_spec
     from shared_model.manifest import initial_vector, manifest_hash, save_adapter, vector_hash
     from shared_model.prior import pinned
     from shared_model.spec import ModelSpec
 
-    spec = pinned(ModelSpec.from_json(json.dumps(config.model)))
+    spec, fit = fitted_spec(grid, config, pinned(ModelSpec.from_json(json.dumps(config.model))), out, on_event)
     initial = initial_vector(spec)
     result = run_federation(grid, config, spec.to_json(), manifest_hash(spec), initial, out, on_event)
     report = federation_report(config, result, vector_hash(result.vector))
-    card = {key: report[key] for key in ("name", "seed", "rounds", "sites", "privacy")}
+    if fit is not None:
+        report["base"] = {key: value for key, value in asdict(fit).items() if key != "weights"}
+    told = ("name", "seed", "rounds", "sites", "privacy", "base")
+    card: dict[str, Any] = {key: report[key] for key in told if key in report}
     save_adapter(out / "adapter.safetensors", spec, result.vector, card)
     write_atomic(out / "federation.json", json.dumps(report, indent=1).encode())
     return result

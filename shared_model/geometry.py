@@ -138,12 +138,18 @@ def masked_average(volume_zyx: torch.Tensor, mask_zyx: torch.Tensor, to: Resampl
 
 
 def back_project(
-    coarse_zyx: torch.Tensor, mask_zyx: torch.Tensor, fine: Grid, coarse: Grid, iterations: int = 6
+    coarse_zyx: torch.Tensor,
+    mask_zyx: torch.Tensor,
+    fine: Grid,
+    coarse: Grid,
+    iterations: int = 6,
+    lowest: float | None = 0.0,
 ) -> torch.Tensor:
     """Upsample ``coarse_zyx`` (masked means on ``coarse``) to ``fine`` so that its masked means stay what they were.
 
     Each iteration adds the interpolated difference between the wanted and the reached means (iterative
-    back-projection, Irani and Peleg 1991). Zero outside ``mask_zyx``; never negative.
+    back-projection, Irani and Peleg 1991). Zero outside ``mask_zyx``; never below ``lowest`` (None: differences, that
+    may have either sign).
     """
     down, up = Resampler(fine, coarse), Resampler(coarse, fine)
     mask = mask_zyx.to(coarse_zyx.dtype)
@@ -156,4 +162,4 @@ def back_project(
     fine_volume = spread(coarse_zyx)
     for _ in range(iterations):
         fine_volume = fine_volume + spread(coarse_zyx - masked_average(fine_volume, mask, down))
-    return fine_volume.clamp_min(0.0)
+    return fine_volume if lowest is None else fine_volume.clamp_min(lowest)

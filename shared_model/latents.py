@@ -14,6 +14,9 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor
 
+# Key of ``Latents.scale`` for dose minus base, which stands in for dose in the residual form.
+RESIDUAL = "residual"
+
 
 class Latents(Protocol):
     """Volumes to latents and back, for volumes of the training grid."""

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from shared_model.adapters import adapted_model, trainable
+from shared_model.base import fitted, weights_of
 from shared_model.dit import Any2AnyDiT
 from shared_model.errors import InputError
 from shared_model.prior import prior_hash
@@ -24,6 +26,7 @@ from shared_model.spec import ModelSpec
 
 Vector = NDArray[np.float32]
 FORMAT = "fedkt3d-adapter/1"
+BASE_TENSOR = "base.weights"
 
 
 def pack(model: Any2AnyDiT) -> Vector:
@@ -45,8 +48,17 @@ def unpack(model: Any2AnyDiT, vector: Vector) -> None:
             offset += parameter.numel()
 
 
-@lru_cache(maxsize=8)
 def _layout(spec: ModelSpec) -> tuple[tuple[tuple[str, tuple[int, ...]], ...], bytes]:
+    return _network_layout(_network(spec))
+
+
+def _network(spec: ModelSpec) -> ModelSpec:
+    """The spec without its base, which has no part in the network."""
+    return replace(spec, base="none", base_weights="")
+
+
+@lru_cache(maxsize=8)
+def _network_layout(spec: ModelSpec) -> tuple[tuple[tuple[str, tuple[int, ...]], ...], bytes]:
     model = adapted_model(spec)
     names = tuple((name, tuple(p.shape)) for name, p in trainable(model).items())
     return names, pack(model).tobytes()
@@ -63,10 +75,20 @@ def vector_bytes(spec: ModelSpec) -> int:
 
 
 def manifest_hash(spec: ModelSpec) -> str:
-    """SHA-256 hex over prior, spec, and the names and shapes of what travels: equal hashes mean vectors fit."""
+    """SHA-256 hex over prior, spec, and the names and shapes of what travels: equal hashes mean vectors fit.
+
+    The base's coefficients are part of the spec. InputError if they are there and not those of its base.
+    """
     names, _ = _layout(spec)
-    text = json.dumps({"prior": prior_hash(spec), "spec": spec.to_json(), "names": names}, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+    content = {"prior": prior_hash(spec), "spec": spec.to_json(), "names": names}
+    if spec.base_weights:
+        content["base"] = base_hash(spec)
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def base_hash(spec: ModelSpec) -> str:
+    """SHA-256 hex of the base's coefficients; ``none`` without a base. InputError if it is not fitted."""
+    return "none" if spec.base == "none" else vector_hash(weights_of(spec))
 
 
 def vector_hash(vector: Vector) -> str:
@@ -75,7 +97,10 @@ def vector_hash(vector: Vector) -> str:
 
 
 def save_adapter(path: Path, spec: ModelSpec, vector: Vector, card: Mapping[str, Any]) -> None:
-    """Write the adapter as safetensors, one tensor a parameter, spec and card in the header; atomic."""
+    """Write the adapter as safetensors, one tensor a parameter, spec and card in the header; atomic.
+
+    The base's coefficients are a tensor of their own, with their hash in the header.
+    """
     names, _ = _layout(spec)
     tensors, offset = {}, 0
     for name, shape in names:
@@ -84,11 +109,14 @@ def save_adapter(path: Path, spec: ModelSpec, vector: Vector, card: Mapping[str,
         offset += size
     if offset != vector.size:
         raise ValueError(f"vector has {vector.size} numbers, the adapter {offset}")
+    if spec.base != "none":
+        tensors[BASE_TENSOR] = torch.from_numpy(weights_of(spec).copy())
     header = {
         "format": FORMAT,
-        "spec": spec.to_json(),
+        "spec": replace(spec, base_weights="").to_json(),
         "manifest": manifest_hash(spec),
         "prior": prior_hash(spec),
+        "base": base_hash(spec),
         "card": json.dumps(card, sort_keys=True),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -114,7 +142,12 @@ def load_adapter(path: Path) -> tuple[ModelSpec, Vector, dict[str, Any]]:
                     f"{prior_hash(spec)[:12]}; install the version of fedkt3d that the adapter's card names"
                 )
             names, _ = _layout(spec)
-            if set(file.keys()) != {name for name, _ in names} or header["manifest"] != manifest_hash(spec):
+            expected = {name for name, _ in names} | ({BASE_TENSOR} if spec.base != "none" else set())
+            whole = set(file.keys()) == expected
+            if whole and spec.base != "none":
+                spec = fitted(spec, file.get_tensor(BASE_TENSOR).float().numpy())
+                whole = header["base"] == base_hash(spec)
+            if not whole or header["manifest"] != manifest_hash(spec):
                 raise InputError(f"adapter {path}: its parameters are not those of its spec; the file is damaged")
             vector = np.concatenate([file.get_tensor(name).float().numpy().ravel() for name, _ in names])
             return spec, vector, json.loads(header["card"])

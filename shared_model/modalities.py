@@ -12,7 +12,7 @@ from torch import Tensor
 from shared_model.anatomy import mirror_name
 from shared_model.case import MODALITIES, Case, Volume
 from shared_model.geometry import Grid, Resampler, back_project, masked_average, roi_grid
-from shared_model.latents import Haar, Latents
+from shared_model.latents import RESIDUAL, Haar, Latents
 
 # (mean, standard deviation) of each modality on a body-sized grid, as round figures: public constants, the same at
 # every site. Haar latents are orthonormal, so this also normalises them.
@@ -25,7 +25,7 @@ NORMALISATION: Mapping[str, tuple[float, float]] = {
     "beam": (0.25, 0.3),
     "angle": (0.02, 0.1),
 }
-HAAR = Haar(scale=NORMALISATION)
+HAAR = Haar(scale={**NORMALISATION, RESIDUAL: (0.0, 3.0)})
 CT_RANGE_HU = (-1000.0, 2000.0)
 AIR_HU = -1000.0
 
@@ -39,16 +39,18 @@ class Example:
     latents: Mapping[str, Tensor]
 
 
-def volumes(case: Case, grid: Grid) -> dict[str, Tensor]:
+def volumes(case: Case, grid: Grid, base_gy: Volume | None = None) -> dict[str, Tensor]:
     """Modality -> (z, y, x) in natural units on ``grid``; absent modalities are left out.
 
-    Dose is averaged inside the body only, so that the body's edge keeps its dose; everything else over the voxel.
+    Dose, or dose minus ``base_gy`` (z, y, x) on the case's grid, is averaged inside the body only, so that the body's
+    edge keeps its dose; everything else over the voxel.
     """
     to = Resampler(case.grid, grid)
     body = torch.from_numpy(case.body.astype(np.float32))
     out = {"body": to.average(body)}
     if case.dose_gy is not None:
-        out["dose"] = masked_average(torch.from_numpy(case.dose_gy), body, to)
+        learned = case.dose_gy if base_gy is None else case.dose_gy - base_gy
+        out["dose"] = masked_average(torch.from_numpy(learned), body, to)
     if case.ct_hu is not None:
         out["ct"] = to.average(torch.from_numpy(case.ct_hu).clamp(*CT_RANGE_HU), fill=AIR_HU)
     if case.targets:
@@ -62,19 +64,35 @@ def volumes(case: Case, grid: Grid) -> dict[str, Tensor]:
     return {m: out[m] for m in MODALITIES if m in out}
 
 
-def example(case: Case, shape: tuple[int, int, int], latents: Latents = HAAR) -> Example:
-    """Encode a case on a grid of ``shape`` that covers its body."""
+def scale_of(modality: str, latents: Latents, *, residual: bool) -> tuple[float, float]:
+    """(offset, unit) that a modality is encoded with; ``residual``: ``dose`` is dose minus base."""
+    return latents.scale[RESIDUAL if residual and modality == "dose" else modality]
+
+
+def example(case: Case, shape: tuple[int, int, int], latents: Latents = HAAR, base_gy: Volume | None = None) -> Example:
+    """Encode a case on a grid of ``shape`` that covers its body; ``dose`` is minus ``base_gy``, where given."""
     grid = roi_grid(case.body, case.grid, shape)
-    scale = latents.scale
-    encoded = {m: latents.encode(((v - scale[m][0]) / scale[m][1])[None])[0] for m, v in volumes(case, grid).items()}
+    encoded = {}
+    for modality, volume in volumes(case, grid, base_gy).items():
+        offset, unit = scale_of(modality, latents, residual=base_gy is not None)
+        encoded[modality] = latents.encode(((volume - offset) / unit)[None])[0]
     return Example(case_id=case.case_id, grid=grid, latents=encoded)
 
 
-def dose_gy(volume_zyx: Tensor, case: Case, grid: Grid, latents: Latents = HAAR) -> Tensor:
-    """Predicted dose on ``grid``, in the scale of ``latents`` -> Gy on the case's own grid; 0 outside the body."""
-    offset, unit = latents.scale["dose"]
+def dose_gy(
+    volume_zyx: Tensor, case: Case, grid: Grid, latents: Latents = HAAR, base_gy: Volume | None = None
+) -> Tensor:
+    """Predicted dose on ``grid``, in the scale of ``latents`` -> Gy on the case's own grid; 0 outside the body.
+
+    With ``base_gy`` (z, y, x) on the case's grid the prediction is a difference of either sign: only the sum of both is
+    kept from being negative.
+    """
+    offset, unit = scale_of("dose", latents, residual=base_gy is not None)
     body = torch.from_numpy(case.body)
-    return back_project((volume_zyx * unit + offset).clamp_min(0.0), body, case.grid, grid)
+    if base_gy is None:
+        return back_project((volume_zyx * unit + offset).clamp_min(0.0), body, case.grid, grid)
+    difference = back_project(volume_zyx * unit + offset, body, case.grid, grid, lowest=None)
+    return (torch.from_numpy(base_gy) + difference).clamp_min(0.0) * body
 
 
 def mirror(case: Case) -> Case:

@@ -9,7 +9,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from shared_model.case import Case
+from shared_model.base import base_gy
+from shared_model.case import Case, Volume
 from shared_model.dit import Any2AnyDiT
 from shared_model.latents import Latents
 from shared_model.modalities import HAAR, Example, dose_gy, example
@@ -59,21 +60,23 @@ def predict_dose(
     score: Score | None = None,
     shape: tuple[int, int, int] | None = None,
     patient: Example | None = None,
+    base: Volume | None = None,
 ) -> Tensor:
     """Predicted dose, (z, y, x) Gy on the case's grid, 0 outside the body.
 
     The mean of ``candidates`` samples; with a ``score`` (higher is better) the one sample that scores best, the first
     of equals. ``shape``: the grid to predict on; tiles of ``spec.shape`` where it is larger. ``patient``: the case as
-    encoded before on that grid, if it was.
+    encoded before on that grid, if it was; ``base``: its base dose, likewise (shared_model/base.py).
     """
+    base = base_gy(case, spec) if base is None else base
     shape = shape or spec.shape
     latents = load_latents(replace(spec, shape=shape))
     if patient is None:
-        patient = example(case, shape, latents)
+        patient = example(case, shape, latents, base)
     window = latents.cells(spec.shape)
     how = Sampling(steps=steps, precision=spec.precision, window=window, overlap=max(1, min(window) // 4))
     drawn = sample_volumes(model, patient, "dose", how, candidates=candidates, seed=seed, latents=latents)
     if score is None:
-        return dose_gy(drawn.mean(0), case, patient.grid, latents)
-    doses = [dose_gy(one, case, patient.grid, latents) for one in drawn]
+        return dose_gy(drawn.mean(0), case, patient.grid, latents, base)
+    doses = [dose_gy(one, case, patient.grid, latents, base) for one in drawn]
     return max(doses, key=score)

@@ -15,6 +15,9 @@ ADAPTERS: tuple[str, ...] = ("full", "blocks", "lora+embeddings", "lora")
 # is room for longer fields of view.
 MAX_VOXELS = 2 * 128**3
 MAX_RANK, MAX_ALPHA = 1024, 65_536
+BASES: tuple[str, ...] = ("none", "ridge")
+# The coefficients travel in the spec, which a message limits to 20,000 characters.
+MAX_BASE_FOURIER = 2500
 PRIORS: tuple[str, ...] = ("small", "none", "wan")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -47,7 +50,9 @@ class ModelSpec:
     travels. ``rank`` and ``alpha`` of LoRA. ``shape``: training grid (z, y, x) that covers each patient's body; slices
     (z) of Wan's video autoencoder are best 4k + 1 (shared_model/wan_vae.py).
     ``precision`` of the forward pass: ``bf16`` (weights and sums stay float32) or ``fp32``. ``switches``: how the model
-    differs from the default one.
+    differs from the default one. ``base``: ``none`` (the paper's form) or ``ridge``, where the model learns dose minus
+    a closed-form estimate (shared_model/base.py) with ``base_fourier`` random features; ``base_weights`` are its
+    coefficients once fitted.
     """
 
     prior: str = "small"
@@ -59,6 +64,9 @@ class ModelSpec:
     shape: tuple[int, int, int] = (32, 32, 32)
     precision: str = "bf16"
     switches: Switches = field(default_factory=Switches)
+    base: str = "none"
+    base_fourier: int = 500
+    base_weights: str = ""
 
     def __post_init__(self) -> None:
         if self.adapter not in ADAPTERS:
@@ -75,6 +83,7 @@ class ModelSpec:
                 raise InputError(f"model.{key}: expected {low} to {high}")
         self._check_shape()
         self._check_switches()
+        self._check_base()
 
     def _check_shape(self) -> None:
         if self.prior == "wan":
@@ -98,16 +107,25 @@ class ModelSpec:
                     "model.prior=wan; Wan's weights were trained to predict flow under its own rotary phases"
                 )
 
+    def _check_base(self) -> None:
+        if self.base not in BASES:
+            raise InputError(f"model.base={self.base!r}: expected one of {', '.join(BASES)}")
+        if not 0 <= self.base_fourier <= MAX_BASE_FOURIER:
+            raise InputError(f"model.base_fourier: expected 0 to {MAX_BASE_FOURIER}")
+        if self.base_weights and self.base == "none":
+            raise InputError("model.base_weights: given without model.base=ridge")
+
     def to_json(self) -> str:
         """Canonical form: sorted keys, no spaces.
 
-        A switch at its default is not written, nor an empty hash of the prior, so that new fields change neither the
-        identity of earlier adapters nor that of runs that do not use them.
+        A switch at its default is not written, nor an empty hash of the prior or anything of a base that is not there,
+        so that new fields change neither the identity of earlier adapters nor that of runs that do not use them.
         """
         raw = {**asdict(self), "switches": self.switches.changed()}
-        for key in ("switches", "prior_sha256"):
-            if not raw[key]:
-                del raw[key]
+        unsaid = {key for key in ("switches", "prior_sha256") if not raw[key]}
+        if self.base == "none":
+            unsaid |= {"base", "base_fourier", "base_weights"}
+        raw = {key: value for key, value in raw.items() if key not in unsaid}
         return json.dumps(raw, sort_keys=True, separators=(",", ":"))
 
     @classmethod
@@ -119,8 +137,8 @@ class ModelSpec:
             raise InputError("model spec: not JSON") from error
         if not isinstance(raw, dict):
             raise InputError("model spec: expected a JSON object")
-        numbers: dict[str, type] = {"init_seed": int, "rank": int, "alpha": int}
-        names = ("prior", "prior_sha256", "adapter", "precision")
+        numbers: dict[str, type] = dict.fromkeys(("init_seed", "rank", "alpha", "base_fourier"), int)
+        names = ("prior", "prior_sha256", "adapter", "precision", "base", "base_weights")
         types: dict[str, type] = {**dict.fromkeys(names, str), **numbers, "shape": list, "switches": dict}
         for key, value in raw.items():
             if key not in types:

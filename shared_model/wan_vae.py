@@ -19,6 +19,7 @@ from torch import Tensor
 
 from shared_model.checkpoint import Checkpoint
 from shared_model.errors import InputError
+from shared_model.latents import RESIDUAL
 
 CLASS_NAME = "AutoencoderKLWan"
 SLICES_PER_LATENT = 4
@@ -36,6 +37,7 @@ RANGES: Mapping[str, tuple[float, float]] = {
     "body": (0.0, 1.0),
     "beam": (0.0, 1.25),
     "angle": (0.0, 1.0),
+    RESIDUAL: (-45.0, 45.0),
 }
 SCALE: Mapping[str, tuple[float, float]] = {m: ((a + b) / 2, (b - a) / 2) for m, (a, b) in RANGES.items()}
 # What makes an autoencoder Wan 2.1's (2.2's compresses 16x16 and patches its input).

@@ -1,4 +1,4 @@
-"""The `simulate` command: run, compare, evaluate, pretrain, phantom. Overrides are Hydra's, as in `rounds=3`."""
+"""The `simulate` command; see `simulate --help`. Overrides are Hydra's, as in `rounds=3`."""
 
 from __future__ import annotations
 
@@ -70,6 +70,18 @@ def ablation(overrides: Overrides = None) -> None:
     settings = ablation_settings(overrides or [])
     with progress_bars() as bars:
         report = run_ablation(settings, bars)
+    print(report)
+
+
+@app.command()
+def baselines(overrides: Overrides = None) -> None:
+    """Train simple models (constant, atlas, boosting, ridge, U-Net) and score them as ours are scored."""
+    from simulations.baselines import run_baselines
+    from simulations.settings import baselines_settings
+
+    settings = baselines_settings(overrides or [])
+    with progress_bars() as bars:
+        report = run_baselines(settings, bars)
     print(report)
 
 

@@ -133,3 +133,7 @@ class FailingTraining:
     ) -> Mapping[str, float]:
         """Pass through."""
         return self._inner.evaluate_round(site, spec_json, vector, task)
+
+    def base_sums(self, site: SiteConfig, spec_json: str) -> NDArray[np.int64]:
+        """Pass through."""
+        return self._inner.base_sums(site, spec_json)

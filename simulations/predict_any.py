@@ -12,6 +12,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -21,9 +22,10 @@ from client.latent_cache import encoded
 from client.site import SiteConfig
 from shared_model.adapters import adapted_model
 from shared_model.anatomy import OAR_CODES
+from shared_model.base import base_gy
 from shared_model.case import MODALITIES, Case
 from shared_model.manifest import Vector, unpack
-from shared_model.modalities import Example, volumes
+from shared_model.modalities import Example, scale_of, volumes
 from shared_model.predictor import sample_volumes
 from shared_model.prior import load_latents
 from shared_model.sampler import Sampling
@@ -58,11 +60,15 @@ def score_any(
     found: Scores = {}
     for site in sites:
         for case in load_split(site, "validation"):
-            patient = encoded(case, spec, site.cache)
+            base = base_gy(case, spec)
+            patient = encoded(case, spec, site.cache, base)
             for target in (m for m in MODALITIES if m in patient.latents):
                 drawn = sample_volumes(model, patient, target, how, candidates=candidates, seed=seed, latents=latents)
-                offset, unit = latents.scale[target]
-                for key, value in score_modality(target, drawn.mean(0) * unit + offset, case, patient):
+                offset, unit = scale_of(target, latents, residual=base is not None)
+                predicted = drawn.mean(0) * unit + offset
+                if base is not None and target == "dose":
+                    predicted += volumes(replace(case, dose_gy=base), patient.grid)["dose"]
+                for key, value in score_modality(target, predicted, case, patient):
                     found.setdefault((target, *key), []).append(value)
             scored(1)
     return found

@@ -8,6 +8,7 @@ import platform
 import shutil
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from privacy.messages import EvaluateTask
 from shared_model.adapters import adapted_model
 from shared_model.manifest import Vector, unpack, vector_bytes, vector_hash
 from shared_model.predictor import predict_dose
+from shared_model.spec import ModelSpec
 from simulations.pictures import curves_picture, site_picture
 from simulations.scoring import COLUMNS, SiteScores, overall, patients_csv, score_sites, study_summary
 from simulations.settings import RunSettings
@@ -27,8 +29,18 @@ from simulations.tables import metrics_csv, metrics_table, write_summary
 
 ADAPTER = "adapter.safetensors"
 REPORT = "federation.json"
-# (study, name of its federation) -> final shared vector.
-Trained = Mapping[tuple[str, str], Vector]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedModel:
+    """What a federation ended with: its spec (with the base that it fitted) and the final shared vector (d,)."""
+
+    spec: ModelSpec
+    vector: Vector
+
+
+# (study, name of its federation) -> what it ended with.
+Trained = Mapping[tuple[str, str], TrainedModel]
 
 
 def score_studies(
@@ -50,8 +62,8 @@ def score_studies(
     total = sum(len(site.validation) for site in sites)
     bar = bars.add_task("scoring patients", total=total * len(trained), note="")
     found: dict[str, dict[str, Any]] = {}
-    for (study, name), vector in trained.items():
-        scores = score_sites(sites, settings.spec, vector, task, lambda n: bars.advance(bar, n))
+    for (study, name), model in trained.items():
+        scores = score_sites(sites, model.spec, model.vector, task, lambda n: bars.advance(bar, n))
         if study == "local":
             found.setdefault("local", {}).update({name: scores[name]} if name in scores else {})
             found.setdefault("local_everywhere", {})[name] = overall(scores)
@@ -104,7 +116,7 @@ def _summary(
     studies: dict[str, Any] = {}
     for study, found in scores.items():
         studies[study] = study_summary(found)
-        hashes = {name: vector_hash(v) for (of, name), v in trained.items() if of == study}
+        hashes = {name: vector_hash(v.vector) for (of, name), v in trained.items() if of == study}
         studies[study]["adapter_sha256"] = hashes if study == "local" else next(iter(hashes.values()))
     if everywhere:
         mean = {c: sum(of[c] for of in everywhere.values()) / len(everywhere) for c in COLUMNS}
@@ -152,16 +164,16 @@ def _pictures(settings: RunSettings, sites: list[SiteConfig], trained: Trained, 
     for site in sites:
         if not site.validation:
             continue
-        vector = (
+        of_site = (
             trained[("local", site.site)]
             if study == "local"
             else next(v for (of, _), v in trained.items() if of == study)
         )
-        unpack(model, vector)
+        unpack(model, of_site.vector)
         case = load_case(site, site.validation[0])
         evaluate = settings.federation.evaluate
         dose = predict_dose(
-            model, case, settings.spec, steps=evaluate.sampler_steps, candidates=evaluate.candidates
+            model, case, of_site.spec, steps=evaluate.sampler_steps, candidates=evaluate.candidates
         ).numpy()
         path = settings.out / "pictures" / f"{site.site}.png"
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Hydra composition of the `simulate` commands: YAML in simulations/conf, overrides typed here."""
+"""Settings of the `simulate` commands: YAML in simulations/conf, overrides typed and checked here."""
 
 from __future__ import annotations
 
@@ -8,16 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_module
-from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
 from server.config import RunConfig
 from shared_model.errors import InputError
 from shared_model.spec import ModelSpec
+from simulations.composition import check_number, check_range, composed, mapping, optional_path, path
 
 STUDIES: tuple[str, ...] = ("federated", "local", "centralised")
+BASELINES: tuple[str, ...] = ("constant", "atlas", "gbm5", "gbm24", "ridge", "unet")
 SPLITS: tuple[str, ...] = ("train", "validation", "test", "all")
 
 
@@ -37,10 +34,10 @@ class DataSettings:
             raise InputError(f"data.kind={self.kind!r}: expected openkbp or phantom")
         if self.kind == "openkbp" and (self.root is None or not (self.root / "splits.json").is_file()):
             raise InputError(f"data.root={self.root}: expected a folder with OpenKBP's splits.json and half64/")
-        _check_range("data.sites", self.sites, 1, 64)
-        _check_range("data.patients", self.patients, 2, 10_000)
-        _check_range("data.train_per_site", self.train_per_site, 0, 10_000)
-        _check_range("data.validation_per_site", self.validation_per_site, 0, 10_000)
+        check_range("data.sites", self.sites, 1, 64)
+        check_range("data.patients", self.patients, 2, 10_000)
+        check_range("data.train_per_site", self.train_per_site, 0, 10_000)
+        check_range("data.validation_per_site", self.validation_per_site, 0, 10_000)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,8 +62,8 @@ class RunSettings:
             raise InputError(f"study={list(self.study)}: expected some of {', '.join(STUDIES)}, each once")
         if self.engine not in ("local", "ray"):
             raise InputError(f"engine={self.engine!r}: expected local or ray")
-        _check_range("workers", self.workers, 1, 256)
-        _check_range("threads", self.threads, 1, 256)
+        check_range("workers", self.workers, 1, 256)
+        check_range("threads", self.threads, 1, 256)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +80,7 @@ class AblationSettings:
     def __post_init__(self) -> None:
         for key, values, low, high in (("seeds", self.seeds, 0, 2**31), ("steps", self.steps, 1, 1000)):
             for value in values:
-                _check_range(key, value, low, high)
+                check_range(key, value, low, high)
             if not values or len(set(values)) != len(values):
                 raise InputError(f"{key}={list(values)}: expected at least one, each once")
         if self.study not in ("centralised", "federated"):
@@ -108,12 +105,40 @@ class EvaluateSettings:
     def __post_init__(self) -> None:
         if self.split not in SPLITS:
             raise InputError(f"split={self.split!r}: expected one of {', '.join(SPLITS)}")
-        _check_range("seed", self.seed, 0, 2**63 - 1)
+        check_range("seed", self.seed, 0, 2**63 - 1)
         if self.targets not in ("dose", "all"):
             raise InputError(f"targets={self.targets!r}: expected dose or all")
-        _check_range("sampler_steps", self.sampler_steps, 1, 1000)
-        _check_range("candidates", self.candidates, 1, 64)
-        _check_range("threads", self.threads, 0, 256)
+        check_range("sampler_steps", self.sampler_steps, 1, 1000)
+        check_range("candidates", self.candidates, 1, 64)
+        check_range("threads", self.threads, 0, 256)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaselinesSettings:
+    """``simulate baselines``: methods to train on the training patients and to score on those of ``split``."""
+
+    methods: tuple[str, ...]
+    split: str
+    out: Path
+    seed: int
+    threads: int
+    unet_cpu_s: float
+    base_fourier: int
+    data: DataSettings
+
+    def __post_init__(self) -> None:
+        unknown = [m for m in self.methods if m not in BASELINES]
+        if unknown or not self.methods or len(set(self.methods)) != len(self.methods):
+            raise InputError(f"methods={list(self.methods)}: expected some of {', '.join(BASELINES)}, each once")
+        if self.split not in ("validation", "test"):
+            raise InputError(f"split={self.split!r}: expected validation or test")
+        check_range("threads", self.threads, 1, 256)
+        check_number("unet_cpu_s", self.unet_cpu_s, 1e-3, 1e6)
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The base that the ridge method fits."""
+        return ModelSpec(base="ridge", base_fourier=self.base_fourier)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,7 +169,7 @@ class PretrainSettings:
             ("batch_size", 1, 4096),
             ("log_every", 1, 10_000_000),
         ):
-            _check_range(key, getattr(self, key), low, high)
+            check_range(key, getattr(self, key), low, high)
         for key, least, most in (
             ("lr", 1e-12, 10.0),
             ("lr_final_fraction", 0.0, 1.0),
@@ -152,67 +177,21 @@ class PretrainSettings:
             ("grad_clip", 1e-12, 1e6),
             ("weight_decay", 0.0, 1.0),
         ):
-            value = getattr(self, key)
-            if not isinstance(value, int | float) or isinstance(value, bool) or not least <= value <= most:
-                raise InputError(f"{key}={value!r}: expected a number from {least:g} to {most:g}")
+            check_number(key, getattr(self, key), least, most)
         if self.out.exists() and not self.out.is_dir():
             raise InputError(f"out={self.out}: is no folder; the prior and its card are written to a folder")
 
 
-def _check_range(key: str, value: object, low: int, high: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-        raise InputError(f"{key}={value!r}: expected a whole number from {low} to {high}")
-
-
-def _compose(name: str, overrides: Sequence[str]) -> tuple[dict[str, Any], str]:
-    """(values, resolved YAML) of a configuration with overrides; InputError names a bad key in one line."""
-    for override in overrides:
-        if override.startswith(("+", "~")):
-            raise InputError(f"simulate {name}: {override}: keys can be changed, not added or removed")
-    try:
-        with initialize_config_module("simulations.conf", version_base="1.3"):
-            composed = compose(name, overrides=list(overrides))
-        assert isinstance(composed, DictConfig)
-        for key in OmegaConf.missing_keys(composed):
-            raise InputError(f"{key} is missing; give it on the command line: {key}=...")
-        values = OmegaConf.to_container(composed, resolve=True)
-        assert isinstance(values, dict)
-        return {str(k): v for k, v in values.items()}, OmegaConf.to_yaml(composed, resolve=True)
-    except (HydraException, OmegaConfBaseException, ValueError) as error:  # Hydra's own for a group that is a number
-        raise InputError(f"simulate {name}: {' '.join(str(error).split())[:300]}") from error
-
-
 def _data(raw: dict[str, Any]) -> DataSettings:
-    values = dict(_mapping(raw, "data"))
-    return DataSettings(root=_optional_path(values.pop("root", None), "data.root"), **values)
-
-
-def _mapping(raw: dict[str, Any], key: str) -> dict[str, Any]:
-    if not isinstance(raw[key], dict):
-        raise InputError(f"{key}={raw[key]!r}: expected keys below it, as in {key}.NAME=VALUE")
-    values: dict[str, Any] = raw[key]
-    return values
-
-
-def _optional_path(value: object, key: str) -> Path | None:
-    return None if value is None else _path(value, key)
-
-
-def _path(value: object, key: str) -> Path:
-    # A name made of digits alone is a number to Hydra.
-    if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
-        raise InputError(f"{key}={value!r}: expected a path")
-    try:
-        return Path(str(value)).expanduser()
-    except RuntimeError:
-        raise InputError(f"{key}={value}: that user has no home folder") from None
+    values = dict(mapping(raw, "data"))
+    return DataSettings(root=optional_path(values.pop("root", None), "data.root"), **values)
 
 
 def run_settings(overrides: Sequence[str]) -> RunSettings:
     """Compose and check ``simulate run``'s settings."""
-    raw, resolved = _compose("run", overrides)
+    raw, resolved = composed("run", overrides)
     study = raw["study"]
-    rounds = {"count": raw["rounds"], **_mapping(raw, "round")}
+    rounds = {"count": raw["rounds"], **mapping(raw, "round")}
     federation = RunConfig.from_json(
         json.dumps(
             {
@@ -228,14 +207,14 @@ def run_settings(overrides: Sequence[str]) -> RunSettings:
         )
     )
     return RunSettings(
-        out=_path(raw["out"], "out"),
+        out=path(raw["out"], "out"),
         study=tuple(study) if isinstance(study, list) else (str(study),),
         partition=raw["partition"],
         engine=raw["engine"],
         workers=raw["workers"],
         threads=raw["threads"],
         data=_data(raw),
-        prior_path=_optional_path(_mapping(raw, "prior")["path"], "prior.path"),
+        prior_path=optional_path(mapping(raw, "prior")["path"], "prior.path"),
         federation=federation,
         spec=ModelSpec.from_json(json.dumps(raw["model"])),
         resolved=resolved,
@@ -245,24 +224,32 @@ def run_settings(overrides: Sequence[str]) -> RunSettings:
 def ablation_settings(overrides: Sequence[str]) -> AblationSettings:
     """Split the overrides into ``simulate ablation``'s own and those of every variant's run."""
     own = [o for o in overrides if o.split("=", 1)[0] in ("out", "seeds", "variants", "steps", "study")]
-    raw, _ = _compose("ablation", own)
+    raw, _ = composed("ablation", own)
     lists = {key: tuple(v) if isinstance(v := raw[key], list) else (v,) for key in ("seeds", "variants", "steps")}
     common = tuple(o for o in overrides if o not in own)
-    return AblationSettings(out=Path(raw["out"]), study=raw["study"], common=common, **lists)
+    return AblationSettings(out=path(raw["out"], "out"), study=raw["study"], common=common, **lists)
 
 
 def evaluate_settings(overrides: Sequence[str]) -> EvaluateSettings:
     """Compose and check ``simulate evaluate``'s settings."""
-    raw, _ = _compose("evaluate", overrides)
-    adapter = str(_path(raw["adapter"], "adapter"))
-    prior_path = _optional_path(_mapping(raw, "prior")["path"], "prior.path")
+    raw, _ = composed("evaluate", overrides)
+    adapter = str(path(raw["adapter"], "adapter"))
+    prior_path = optional_path(mapping(raw, "prior")["path"], "prior.path")
     rest = {key: value for key, value in raw.items() if key != "prior"}
     return EvaluateSettings(
-        **{**rest, "adapter": adapter, "out": _path(raw["out"], "out"), "data": _data(raw), "prior_path": prior_path}
+        **{**rest, "adapter": adapter, "out": path(raw["out"], "out"), "data": _data(raw), "prior_path": prior_path}
     )
+
+
+def baselines_settings(overrides: Sequence[str]) -> BaselinesSettings:
+    """Compose and check ``simulate baselines``'s settings."""
+    raw, _ = composed("baselines", overrides)
+    methods = raw["methods"]
+    raw["methods"] = tuple(methods) if isinstance(methods, list) else (str(methods),)
+    return BaselinesSettings(**{**raw, "out": path(raw["out"], "out"), "data": _data(raw)})
 
 
 def pretrain_settings(overrides: Sequence[str]) -> PretrainSettings:
     """Compose and check ``simulate pretrain``'s settings."""
-    raw, _ = _compose("pretrain", overrides)
-    return PretrainSettings(**{**raw, "out": _path(raw["out"], "out")})
+    raw, _ = composed("pretrain", overrides)
+    return PretrainSettings(**{**raw, "out": path(raw["out"], "out")})

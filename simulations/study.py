@@ -25,11 +25,11 @@ from server.config import RunConfig
 from server.events import Event
 from server.journal import write_atomic
 from shared_model.errors import InputError
-from shared_model.manifest import Vector, load_adapter
+from shared_model.manifest import load_adapter
 from simulations.datasets import hospitals
 from simulations.engine import run_local, run_ray
 from simulations.partition import one_site
-from simulations.results import ADAPTER, score_studies, write_results
+from simulations.results import ADAPTER, TrainedModel, score_studies, write_results
 from simulations.settings import RunSettings
 
 
@@ -116,14 +116,14 @@ def run_studies(settings: RunSettings, bars: Progress) -> str:
     jobs = plan_jobs(settings, sites)
     with ThreadPoolExecutor(min(settings.workers, len(jobs))) as pool:
         workers = settings.workers if len(jobs) == 1 else 1
-        vectors = list(pool.map(lambda job: run_job(job, settings, workers, bars), jobs))
-    trained = {(job.study, job.name): vector for job, vector in zip(jobs, vectors, strict=True)}
+        models = list(pool.map(lambda job: run_job(job, settings, workers, bars), jobs))
+    trained = {(job.study, job.name): model for job, model in zip(jobs, models, strict=True)}
     scores = score_studies(settings, sites, trained, bars)
     return write_results(settings, sites, trained, scores, wall_s=time.monotonic() - started)
 
 
-def run_job(job: Job, settings: RunSettings, workers: int, bars: Progress) -> Vector:
-    """One federation through Flower, from its last checkpoint; returns the final shared vector."""
+def run_job(job: Job, settings: RunSettings, workers: int, bars: Progress) -> TrainedModel:
+    """One federation through Flower, from its last checkpoint; returns the final model."""
     paths = []
     for site in job.sites:
         path = job.out / "sites" / f"{site.site}.yaml"
@@ -139,8 +139,8 @@ def run_job(job: Job, settings: RunSettings, workers: int, bars: Progress) -> Ve
         run_config(job.federation, job.out),
         workers=workers,
     )
-    _, vector, _ = load_adapter(job.out / ADAPTER)
-    return vector
+    spec, vector, _ = load_adapter(job.out / ADAPTER)
+    return TrainedModel(spec=spec, vector=vector)
 
 
 def _show(bars: Progress, bar: TaskID, event: Event) -> None:

@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 import torch
 
+from client.base import base_sums
 from client.site import SiteConfig
 from client.train import evaluate_round, train_round
 from privacy.messages import EvaluateTask, TrainTask
+from shared_model import base
 from shared_model.errors import InputError
 from shared_model.manifest import initial_vector
 from shared_model.spec import ModelSpec
@@ -76,3 +78,32 @@ def test_a_missing_patient_names_the_file(site: SiteConfig, tmp_path: Path) -> N
     lost = SiteConfig(site="c", data="cases", root=tmp_path, train=("gone",), validation=())
     with pytest.raises(InputError, match=r"gone\.npz"):
         train_round(lost, SPEC, initial_vector(SPEC), task())
+
+
+def fitted(site: SiteConfig) -> ModelSpec:
+    spec = ModelSpec(prior="none", shape=(16, 16, 16), base="ridge", base_fourier=10)
+    return base.fitted(spec, base.solve(base_sums(site, spec), 10).weights)
+
+
+def test_the_residual_form_trains_replays_and_starts_from_the_base(site: SiteConfig) -> None:
+    spec = fitted(site)
+    start = initial_vector(spec)
+    update, _ = train_round(site, spec, start, task())
+    again, _ = train_round(site, spec, start, task())
+    assert update.tobytes() == again.tobytes()
+    assert update.tobytes() != train_round(site, SPEC, start, task())[0].tobytes(), "it learns something else"
+    residual, dose = evaluate_round(site, spec, start, EVALUATE), evaluate_round(site, SPEC, start, EVALUATE)
+    assert residual["dose_score_gy"] < 0.7 * dose["dose_score_gy"], "untrained, it is near the base"
+
+
+def test_two_bases_at_one_site_are_not_mixed_up(site: SiteConfig) -> None:
+    one = fitted(site)
+    other = base.fitted(one, 0.5 * base.weights_of(one))
+    scores = [evaluate_round(site, spec, initial_vector(spec), EVALUATE)["dose_score_gy"] for spec in (one, other, one)]
+    assert scores[0] == scores[2] != scores[1]
+
+
+def test_the_residual_form_without_coefficients_is_refused(site: SiteConfig) -> None:
+    spec = ModelSpec(prior="none", shape=(16, 16, 16), base="ridge")
+    with pytest.raises(InputError, match="no coefficients"):
+        train_round(site, spec, initial_vector(spec), task())

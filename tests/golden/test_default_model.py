@@ -1,10 +1,15 @@
 """The default model must not drift: studies, adapters and priors of earlier commits depend on it."""
 
 import hashlib
+from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from client.train import evaluate_round, train_round
+from privacy.messages import EvaluateTask, TrainTask
 from shared_model.case import MODALITIES
 from shared_model.dit import Any2AnyDiT
 from shared_model.geometry import Grid
@@ -15,6 +20,7 @@ from shared_model.predictor import sample_volumes
 from shared_model.prior import load_prior
 from shared_model.sampler import Sampling
 from shared_model.spec import Architecture, ModelSpec
+from simulations.phantom import STYLES, write_hospital
 
 SPEC = ModelSpec(prior="none")
 LAYOUT = "885537162db70c82c8c6cfc426700876eb0e9273e2a8137629df878899713de8"
@@ -89,3 +95,17 @@ def test_what_travels_and_its_identity() -> None:
     assert ends == pytest.approx([-0.00046793, 0.03352772, -0.05144032, -0.02209688, -0.03039096, 0.07598878], abs=1e-6)
     assert manifest_hash(SPEC) == "477c387100a0e7a4abe2b35e47d561a34adf59ffbda4f5a8784cad0af8806138"
     assert manifest_hash(ModelSpec()) == "f6868698d0eddcc834d5af0d4e0610d05cdbdca8bff0a4a23032c997fec251d0"
+
+
+def test_training_and_scoring_on_a_phantom(tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    site = write_hospital(tmp_path / "a", STYLES["balanced_7f"], 5, 1, shape=(16, 16, 16))
+    spec = replace(SPEC, shape=(16, 16, 16), precision="fp32")
+    task = TrainTask(
+        round=1, rounds=2, local_steps=2, batch_size=2, lr=1e-3, seed=0, stage="dose", grad_clip=1.0, weight_decay=0.0
+    )
+    update, metrics = train_round(site, spec, initial_vector(spec), task)
+    assert metrics["loss"] == pytest.approx(1.077853, rel=1e-4)
+    asked = EvaluateTask(round=1, split="validation", sampler_steps=1, candidates=1, seed=0)
+    score = evaluate_round(site, spec, (initial_vector(spec) + update).astype(np.float32), asked)
+    assert score["dose_score_gy"] == pytest.approx(16.058694, rel=1e-4)

@@ -13,6 +13,7 @@ from wan_files import tiny_vae
 from shared_model.case import MODALITIES
 from shared_model.checkpoint import WEIGHTS, locate, open_part
 from shared_model.errors import InputError
+from shared_model.latents import RESIDUAL
 from shared_model.wan_vae import CLASS_NAME, RANGES, SCALE, WanLatents, load_vae
 
 
@@ -67,7 +68,7 @@ def test_values_outside_a_range_are_clamped(vae: AutoencoderKLWan) -> None:
 
 
 def test_every_modality_has_a_range_that_fills_the_pixels() -> None:
-    assert set(RANGES) == set(MODALITIES)
+    assert set(RANGES) == {*MODALITIES, RESIDUAL}
     for modality, (low, high) in RANGES.items():
         offset, unit = SCALE[modality]
         assert ((low - offset) / unit, (high - offset) / unit) == (-1, 1)
