@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -62,6 +64,6 @@ def test_ddim_is_euler_on_the_flow_for_a_gaussian() -> None:
 
     times = shift_time(torch.linspace(1.0, 0.0, steps + 1)).double()
     x = noise.clone()
-    for now, then in zip(times[:-1], times[1:], strict=True):
+    for now, then in pairwise(times):
         x = x + (then - now) * flow(x, now)
     torch.testing.assert_close(sample_ddim(velocity, noise, steps), x, atol=1e-5, rtol=0)
