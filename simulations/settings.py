@@ -102,7 +102,7 @@ class BaselinesSettings:
     out: Path
     seed: int
     threads: int
-    unet_cpu_s: float
+    unet_cpu_s: int
     base_fourier: int
     data: DataSettings
 
@@ -112,9 +112,9 @@ class BaselinesSettings:
             raise InputError(f"methods={list(self.methods)}: expected some of {', '.join(BASELINES)}, each once")
         if self.split not in ("validation", "test"):
             raise InputError(f"split={self.split!r}: expected validation or test")
+        _check_range("seed", self.seed, 0, 2**32 - 1)
         _check_range("threads", self.threads, 1, 256)
-        if not 0 < self.unet_cpu_s <= 1e6:
-            raise InputError(f"unet_cpu_s={self.unet_cpu_s}: expected a number of seconds above 0")
+        _check_range("unet_cpu_s", self.unet_cpu_s, 1, 1_000_000)
 
     @property
     def spec(self) -> ModelSpec:
@@ -256,7 +256,7 @@ def baselines_settings(overrides: Sequence[str]) -> BaselinesSettings:
     raw, _ = _compose("baselines", overrides)
     methods = raw["methods"]
     raw["methods"] = tuple(methods) if isinstance(methods, list) else (str(methods),)
-    return BaselinesSettings(**{**raw, "out": Path(raw["out"]), "data": _data(raw["data"])})
+    return BaselinesSettings(**{**raw, "out": _path(raw["out"], "out"), "data": _data(raw)})
 
 
 def pretrain_settings(overrides: Sequence[str]) -> PretrainSettings:
