@@ -122,7 +122,7 @@ class BaselinesSettings:
     out: Path
     seed: int
     threads: int
-    unet_cpu_s: float
+    unet_cpu_s: int
     base_fourier: int
     data: DataSettings
 
@@ -132,8 +132,9 @@ class BaselinesSettings:
             raise InputError(f"methods={list(self.methods)}: expected some of {', '.join(BASELINES)}, each once")
         if self.split not in ("validation", "test"):
             raise InputError(f"split={self.split!r}: expected validation or test")
+        check_range("seed", self.seed, 0, 2**32 - 1)
         check_range("threads", self.threads, 1, 256)
-        check_number("unet_cpu_s", self.unet_cpu_s, 1e-3, 1e6)
+        check_range("unet_cpu_s", self.unet_cpu_s, 1, 1_000_000)
 
     @property
     def spec(self) -> ModelSpec:

@@ -108,7 +108,7 @@ def _sample(case: Case) -> _Sample:
     )
 
 
-def train_unet(cases: Sequence[Case], cpu_s: float, seed: int) -> Callable[[Case], Volume]:
+def train_unet(cases: Sequence[Case], cpu_s: int, seed: int) -> Callable[[Case], Volume]:
     """Train for ``cpu_s`` seconds of this process; returns case -> dose (z, y, x) Gy on its grid.
 
     The result depends on how many steps fit into the time: it replays to the bit on no two machines.
