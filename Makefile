@@ -44,6 +44,8 @@ format: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m simulations.benchmarks.round_overhead
+	$(BIN)/python -m simulations.benchmarks.step_cost
+	$(BIN)/python -m simulations.benchmarks.resolution_loss
 
 clean:
 	rm -rf out build .pytest_cache .mypy_cache .ruff_cache .hypothesis
