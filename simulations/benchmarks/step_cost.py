@@ -1,7 +1,7 @@
 """CPU seconds of one training step by patch size and attention, as ratios within one run.
 
-``python -m simulations.benchmarks.step_cost [--json]``: batch of 4, seven modalities at 32^3, bf16, one thread. Decision
-2 and ``PLAIN_ATTENTION_TOKENS`` rest on it.
+``python -m simulations.benchmarks.step_cost [--json]``: batch of 4, seven modalities at 32^3, bf16, one thread.
+Decision 2 and ``PLAIN_ATTENTION_TOKENS`` rest on it.
 """
 
 from __future__ import annotations
