@@ -44,6 +44,8 @@ format: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m simulations.benchmarks.round_overhead
+	$(BIN)/python -m simulations.benchmarks.step_cost
+	$(BIN)/python -m simulations.benchmarks.resolution_loss
 
 # Needs an NVIDIA GPU and a torch built for it; refuses otherwise.
 bench-gpu: $(READY)
