@@ -151,3 +151,14 @@ def test_rounds_train_and_score_on_kept_latents(encodings: Counter, tmp_path: Pa
     assert evaluate_round(moved, SPEC, vector, evaluate) == scores
     assert train_round(moved, SPEC, vector, task)[0].tobytes() == update.tobytes()
     assert encodings.count == 14 * len(site.train) + 7 * len(site.validation)
+
+
+@pytest.mark.usefixtures("wan")
+def test_latents_of_a_residual_are_kept_apart_from_those_of_the_dose(case: Case, tmp_path: Path) -> None:
+    assert case.dose_gy is not None
+    bases = [None, np.zeros_like(case.dose_gy), 0.5 * case.dose_gy]
+    latents = load_latents(SPEC)
+    for _ in range(2):
+        for base in bases:
+            assert same(encoded(case, SPEC, tmp_path, base), example(case, SPEC.shape, latents, base))
+    assert len(list((tmp_path / "latents").iterdir())) == len(bases)

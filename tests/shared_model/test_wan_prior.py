@@ -7,7 +7,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from wan_files import write_checkpoint
 
+from shared_model import base
 from shared_model.adapters import adapted_model
+from shared_model.base_features import physics_features
 from shared_model.case import Case
 from shared_model.checkpoint import WEIGHTS
 from shared_model.errors import InputError
@@ -137,6 +139,20 @@ def test_prediction_runs_from_case_to_gray(case: Case) -> None:
     assert float(dose.max()) > 0
     patient = example(case, SPEC.shape, load_latents(SPEC))
     assert torch.equal(dose, predict_dose(model, case, SPEC, steps=2, candidates=2, seed=1, patient=patient))
+
+
+@pytest.mark.usefixtures("wan")
+def test_the_residual_form_in_wans_latents(case: Case) -> None:
+    spec = replace(SPEC, base="ridge", base_fourier=0)
+    spec = base.fitted(spec, base.solve(base.patient_sums(case, physics_features(case), 0), 0).weights)
+    found = base.base_gy(case, spec)
+    assert found is not None
+    patient = example(case, spec.shape, load_latents(spec), found)
+    nothing = dose_gy(torch.zeros(spec.shape), case, patient.grid, load_latents(spec), found)
+    torch.testing.assert_close(nothing, torch.from_numpy(found))
+    dose = predict_dose(load_prior(spec).eval(), case, spec, seed=1)
+    assert torch.equal(dose, predict_dose(load_prior(spec).eval(), case, spec, seed=1, patient=patient, base=found))
+    assert (dose - nothing).abs().max() > 0.1
 
 
 @torch.no_grad()

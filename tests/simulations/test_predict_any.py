@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -5,15 +6,19 @@ import pytest
 import torch
 from rich.progress import Progress, TextColumn
 
+from client.base import base_sums
 from client.cohort import load_case
 from client.site import SiteConfig
+from shared_model import base
+from shared_model.adapters import adapted_model
 from shared_model.case import MODALITIES, Case
-from shared_model.manifest import initial_vector, save_adapter
+from shared_model.manifest import initial_vector, pack, save_adapter
 from shared_model.modalities import example, volumes
+from shared_model.sampler import Sampling
 from shared_model.spec import ModelSpec
 from simulations.evaluate import evaluate_adapter
 from simulations.phantom import STYLES, write_hospital
-from simulations.predict_any import dice, score_modality
+from simulations.predict_any import dice, score_any, score_modality
 from simulations.settings import evaluate_settings
 
 SHAPE = (16, 16, 16)
@@ -53,6 +58,22 @@ def test_error_is_taken_inside_the_body(case: Case) -> None:
     truth = volumes(case, patient.grid)
     wrong = torch.where(truth["body"] > 0.5, truth["ct"] + 30.0, truth["ct"] + 999.0)
     assert dict(score_modality("ct", wrong, case, patient)) == {("ct", "MAE (HU)"): pytest.approx(30.0, rel=1e-4)}
+
+
+def test_the_residual_form_is_scored_as_dose(site: SiteConfig) -> None:
+    """A network that says zero, which one step from noise takes for the clean residual, has the base's own error."""
+    spec = ModelSpec(prior="none", shape=SHAPE, precision="fp32", base="ridge", base_fourier=0)
+    spec = base.fitted(spec, base.solve(base_sums(site, spec), 0).weights)
+    model = adapted_model(spec)
+    with torch.no_grad():
+        for parameter in model.head.parameters():
+            parameter.zero_()
+    found = score_any([site], spec, pack(model), Sampling(precision="fp32"), candidates=1, seed=0)
+    case = load_case(site, site.validation[0])
+    patient = example(case, SHAPE)
+    alone = volumes(replace(case, dose_gy=base.base_gy(case, spec)), patient.grid)["dose"]
+    expected = dict(score_modality("dose", alone, case, patient))
+    assert found["dose", "dose", "MAE (Gy)"] == pytest.approx(list(expected.values()), rel=1e-4)
 
 
 def test_evaluate_targets_all_writes_the_table(site: SiteConfig, tmp_path: Path) -> None:
