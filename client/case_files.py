@@ -53,8 +53,10 @@ def load_case(path: Path) -> Case:
     try:
         grid = Grid(_triple(header, "shape"), _triple(header, "spacing_mm"), _triple(header, "origin_mm"))
         names = header["structures"]
+        if not isinstance(names, list) or len(set(names)) != len(names):
+            raise InputError("header key 'structures': expected a list of names, none twice")
         if arrays["masks"].shape[:1] != (len(names),):
-            raise InputError(f"'masks' holds {arrays['masks'].shape[0]} masks for {len(names)} structures")
+            raise InputError(f"'masks' holds {arrays['masks'].shape[:1]} masks for {len(names)} structures")
         rows = zip(names, arrays["masks"], strict=True)
         return Case(
             case_id=header["case_id"],
@@ -66,7 +68,7 @@ def load_case(path: Path) -> Case:
         )
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
-    except (TypeError, ValueError, AttributeError) as error:
+    except (TypeError, ValueError, AttributeError, OverflowError) as error:
         raise InputError(f"{path}: the header or an array has a wrong type ({type(error).__name__})") from error
 
 
@@ -81,6 +83,8 @@ def _header(raw: Array, path: Path) -> dict[str, Any]:
     if set(header) != _HEADER_KEYS:
         wrong = sorted(set(header) ^ _HEADER_KEYS)[0]
         raise InputError(f"{path}: header key {wrong!r} is unknown or missing")
+    if not isinstance(header["case_id"], str):
+        raise InputError(f"{path}: header key 'case_id': expected text")
     return header
 
 

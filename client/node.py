@@ -39,7 +39,7 @@ def start(home: ClientHome, say: Callable[[str], None]) -> None:
     with sole_instance(home.lock, "the site"):
         for name in (EXECUTOR, SUPERNODE):
             home.state(name).unlink(missing_ok=True)
-        children = _children(home)
+        children = _children(home, site.threads)
         screen = _Screen(home, site.site, children, say)
         try:
             supervise(children, screen.tick)
@@ -123,7 +123,12 @@ class _Screen:
             self._say(line)
 
 
-def _children(home: ClientHome) -> list[Child]:
+def _children(home: ClientHome, threads: int = 0) -> list[Child]:
+    """Executor and SuperNode; `threads` CPU threads for the executor (0: the machine's choice).
+
+    The number is set before torch is imported, where it counts for all of its libraries. Results depend on it: sums of
+    floats are split among threads.
+    """
     address = f"{LOOPBACK}:{free_loopback_port()}"
     supernode = module_command(
         "client.supernode",
@@ -135,7 +140,8 @@ def _children(home: ClientHome) -> list[Child]:
     )
     executor = module_command("client.executor", str(home.folder), address)
     environment = home.environment()
+    limit = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)} if threads else {}
     return [
-        Child(EXECUTOR, executor, environment, home.log(EXECUTOR), home.folder),
+        Child(EXECUTOR, executor, environment | limit, home.log(EXECUTOR), home.folder),
         Child(SUPERNODE, supernode, environment, home.log(SUPERNODE), home.folder),
     ]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,24 +18,52 @@ from shared_model.errors import InputError
 Array = NDArray[Any]
 
 
+# Far above one patient's largest volume; a header may claim anything, and memory is taken as it claims.
+MAX_BYTES = 2**30
+
+
 def read_arrays(path: Path, required: tuple[str, ...], optional: tuple[str, ...] = ()) -> dict[str, Array]:
-    """All ``required`` arrays of an npz file and those of ``optional`` that it holds.
+    """All ``required`` arrays of an npz file and those of ``optional`` that it holds; plain numbers alone.
 
     Raises InputError naming the file, and the key where one is to blame, if the file is missing, is no npz, is
-    truncated or damaged (checksums are verified), holds pickled objects, or lacks a required array.
+    truncated or damaged (checksums are verified), holds anything but numbers, claims an array above MAX_BYTES, or lacks
+    a required array.
     """
-    if not path.is_file():
+    if not _is_file(path):
         raise InputError(f"{path}: no such file; expected an npz archive of one case")
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise InputError(f"{path}: a single npy array; expected an npz archive with {', '.join(required)}")
-            missing = [key for key in required if key not in archive.files]
+        with zipfile.ZipFile(path) as archive:
+            members = set(archive.namelist())
+            missing = [key for key in required if f"{key}.npy" not in members]
             if missing:
                 raise InputError(f"{path}: missing array {missing[0]!r}; expected {', '.join(required)}")
-            return {key: archive[key] for key in (*required, *optional) if key in archive.files}
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, KeyError) as error:
+            present = [key for key in (*required, *optional) if f"{key}.npy" in members]
+            return {key: _read_array(archive, key, path) for key in present}
+    except InputError:
+        raise
+    except Exception as error:  # damage can raise anything in zipfile, zlib and the parser of numpy's headers
         raise InputError(f"{path}: truncated or not an npz archive ({type(error).__name__}); copy it again") from error
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def _read_array(archive: zipfile.ZipFile, key: str, path: Path) -> Array:
+    with archive.open(f"{key}.npy") as member:
+        old = np.lib.format.read_magic(member) == (1, 0)
+        parse = np.lib.format.read_array_header_1_0 if old else np.lib.format.read_array_header_2_0
+        shape, _, dtype = parse(member)
+    if dtype.kind not in "biuf":
+        raise InputError(f"{path}: {key!r} holds {dtype}; expected plain numbers, as in an npz archive of one case")
+    if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize > MAX_BYTES:
+        raise InputError(f"{path}: {key!r} claims the shape {shape}; expected at most {MAX_BYTES} bytes")
+    with archive.open(f"{key}.npy") as member:
+        array: Array = np.lib.format.read_array(member, allow_pickle=False)
+    return array
 
 
 def write_arrays(path: Path, arrays: Mapping[str, Array]) -> None:

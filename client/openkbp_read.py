@@ -50,12 +50,13 @@ def _grid(arrays: dict[str, Array], path: Path) -> Grid:
 def _unpack(bits: Array, key: str, shape_yxs: tuple[int, ...], path: Path) -> Mask:
     """Packed bits (..., voxels / 8) -> masks (..., z, y, x)."""
     voxels = int(np.prod(shape_yxs))
-    if bits.dtype != np.uint8 or bits.shape[-1:] != (voxels // 8,):
+    packed = (voxels + 7) // 8
+    if bits.dtype != np.uint8 or bits.shape[-1:] != (packed,):
         raise InputError(
             f"{path}: masks {key!r} ({bits.dtype}, {bits.shape}) lie outside the grid {shape_yxs}; "
-            f"expected {voxels // 8} packed bytes each"
+            f"expected {packed} packed bytes each"
         )
-    masks = np.unpackbits(bits, axis=-1).reshape(*bits.shape[:-1], *shape_yxs)
+    masks = np.unpackbits(bits, axis=-1, count=voxels).reshape(*bits.shape[:-1], *shape_yxs)
     return to_lps(masks).astype(bool)
 
 
@@ -88,9 +89,11 @@ def read_openkbp(path: Path, case_id: str) -> Case:
         body = _unpack(arrays["pdm"], "pdm", shape_yxs, path)
     else:
         raise InputError(f"{path}: missing array 'pdm_cover' (half64) or 'pdm' (full128)")
+    rows = arrays["masks"].shape[:-1]
+    if rows != (len(_STRUCTURES),):
+        found = "x".join(map(str, rows)) or "no"
+        raise InputError(f"{path}: 'masks' holds {found} structures, expected {len(_STRUCTURES)}")
     masks = _unpack(arrays["masks"], "masks", shape_yxs, path)
-    if masks.shape[0] != len(_STRUCTURES):
-        raise InputError(f"{path}: 'masks' holds {masks.shape[0]} structures, expected {len(_STRUCTURES)}")
     structures, levels = _structures(masks)
     if not levels:
         raise InputError(f"{path}: no target; expected at least one of {', '.join(_STRUCTURES[-3:])}")

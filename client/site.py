@@ -72,7 +72,8 @@ class SiteConfig:
             content = yaml.safe_load(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise InputError(f"{path}: no such file; expected a site configuration (YAML)") from None
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        # YAML raises ValueError for a date that is none, RecursionError for deep nesting.
+        except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
             raise InputError(f"{path}: cannot be read as YAML ({type(error).__name__})") from error
         if not isinstance(content, dict):
             raise InputError(f"{path}: expected keys and values such as 'site: clinic-a'")
@@ -98,7 +99,10 @@ class SiteConfig:
                 continue
             if not isinstance(folder, str) or not folder:
                 raise InputError(f"{path}: {key}: expected a folder")
-            values[key] = path.parent / Path(folder).expanduser()
+            try:
+                values[key] = path.parent / Path(folder).expanduser()
+            except RuntimeError:
+                raise InputError(f"{path}: {key}: no home folder for {folder!r}") from None
         try:
             return cls(**values)
         except InputError as error:

@@ -61,11 +61,6 @@ def _validation(site: SiteConfig, spec: ModelSpec) -> tuple[tuple[Case, Example]
     return tuple((case, encoded(case, spec, site.cache)) for case in load_split(site, "validation"))
 
 
-def count_patients(site: SiteConfig) -> int:
-    """Training patients of the site."""
-    return len(site.train)
-
-
 def _batches(examples: Sequence[Example], size: int, generator: torch.Generator) -> Iterator[list[Example]]:
     """Endless batches of ``size``, each patient once (either way round) before any comes again."""
     patients = len(examples) // 2

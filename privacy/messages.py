@@ -9,6 +9,7 @@ Every field is checked when a message is made and again when it is read; raises 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar
@@ -180,6 +181,8 @@ def reply(message: Reply) -> RecordDict:
         return RecordDict({"head": ConfigRecord({**head})})
     check_values("schema", "reply", head, _REPLY_HEAD)
     metrics = {name: float(value) for name, value in message.metrics.items()}
+    if not all(math.isfinite(value) for value in metrics.values()):
+        raise MessageError("not_finite", "reply: a metric is not finite")
     _check_metrics(metrics)
     if (message.vector is not None) != (message.kind == "train"):
         raise MessageError("schema", "reply: a train reply carries a vector, and no other does")

@@ -137,7 +137,8 @@ class Child:
 def supervise(children: Sequence[Child], on_tick: Callable[[], None], tick_s: float = 0.25) -> None:
     """Keep `children` running until SIGTERM, SIGINT or SIGHUP; then stop them in the order given and return.
 
-    Name a child before those that it needs: it starts after them and stops before them. `on_tick` runs after each look at the children (state file, screen). Main thread only: it installs handlers.
+    Name a child before those that it needs: it starts after them and stops before them. `on_tick` runs after each look
+    at the children (state file, screen). Main thread only: it installs handlers.
     """
     stopping = threading.Event()
     numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)

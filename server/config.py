@@ -25,7 +25,7 @@ class TrainConfig:
 
     local_steps: int = 25
     batch_size: int = 4
-    lr: float = 6e-4
+    lr: float = 1.2e-3
     lr_final_fraction: float = 0.05
     stage: str = "dose"
     grad_clip: float = 1.0
@@ -53,7 +53,7 @@ class RoundsConfig:
     ``evaluate_every`` 0 never evaluates. An update with a Euclidean norm above ``max_update_norm`` drops its site.
     """
 
-    count: int = 12
+    count: int = 16
     min_sites: int = 2
     deadline_s: float = 3600.0
     wait_for_sites_s: float = 600.0

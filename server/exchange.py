@@ -6,6 +6,7 @@ Error texts that a site sends are never read: they may quote a patient's record.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -18,8 +19,8 @@ from privacy.fields import MessageError
 from privacy.messages import MESSAGE_TYPES, Reply, parse_reply, wire_bytes
 from server.history import Drop
 
-# A pull brings home whole vectors: a few at a time, so that memory does not grow with the number of sites.
-_PULL_AT_ONCE = 4
+_LOG = logging.getLogger("fedkt3d.server")
+
 _SHORTEST_PAUSE_S, _LONGEST_PAUSE_S = 0.001, 0.25
 
 
@@ -90,13 +91,20 @@ class Exchange:
         return failed
 
     def poll(self) -> Iterator[Answer]:
-        """Yield what has arrived, without waiting."""
-        ids = list(self._pending)
-        for start in range(0, len(ids), _PULL_AT_ONCE):
+        """Yield what has arrived, without waiting.
+
+        One site at a time: memory holds one vector, and Flower loses what it took before an answer that it cannot read.
+        """
+        for message_id, sent in list(self._pending.items()):
             try:
-                messages = list(self._grid.pull_messages(ids[start : start + _PULL_AT_ONCE]))
+                messages = list(self._grid.pull_messages([message_id]))
             except httpx.HTTPError:  # the SuperLink stumbles at times; the next poll asks again, up to the deadline
                 return
+            except Exception as error:  # Flower unpacks what the site packed, and raises anything; its text is foreign
+                _LOG.warning("an answer could not be unpacked (%s)", type(error).__name__)
+                del self._pending[message_id]
+                yield _dropped(sent.node, sent.site, "schema", "the answer cannot be unpacked")
+                continue
             while messages:
                 yield from self._receive(messages.pop(0))
 

@@ -13,14 +13,14 @@ import json
 import os
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from server.history import RoundRecord
+from server.history import Drop, RoundRecord
 from shared_model.errors import InputError
 
 _MAGIC = b"FKT3D-CHECKPOINT-1\n"
@@ -33,6 +33,7 @@ class RunState:
     """All that a run needs to go on. ``vector`` (d,) float32; ``optimizer`` named (d,) float64 arrays.
 
     ``identity`` (server/config.py) is the hash of what determines the result; ``round`` counts finished rounds.
+    ``sites`` (patients by name) and ``drops`` (nodes that never became a site) are for the report alone.
     """
 
     run_id: str
@@ -41,6 +42,8 @@ class RunState:
     vector: NDArray[np.float32]
     optimizer: Mapping[str, NDArray[np.float64]]
     history: tuple[RoundRecord, ...] = ()
+    sites: Mapping[str, int] = field(default_factory=dict)
+    drops: tuple[Drop, ...] = ()
 
 
 class Journal:
@@ -145,6 +148,8 @@ def _encode(state: RunState) -> list[bytes]:
         "identity": state.identity,
         "round": state.round,
         "history": [record.to_plain() for record in state.history],
+        "sites": dict(state.sites),
+        "drops": [asdict(drop) for drop in state.drops],
         "arrays": {name: [array.dtype.str, array.size] for name, array in arrays.items()},
     }
     text = json.dumps(header, allow_nan=False).encode()
@@ -175,4 +180,7 @@ def _decode(data: bytes) -> RunState:
         vector=arrays["vector"].astype(np.float32),
         optimizer={n.removeprefix(prefix): a.astype(np.float64) for n, a in arrays.items() if n.startswith(prefix)},
         history=tuple(RoundRecord.from_plain(record) for record in header["history"]),
+        # Absent from the first checkpoints of this format.
+        sites=header.get("sites", {}),
+        drops=tuple(Drop(**drop) for drop in header.get("drops", [])),
     )

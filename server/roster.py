@@ -44,6 +44,8 @@ class Roster:
         """
         end = time.monotonic() + wait_s
         pause = Pause()
+        # What failed may have been mended since, and a name may have become free: ask once more.
+        self._asked -= set(self.drops) - self._exchange.waiting_for
         while True:
             nodes = set(self._grid.get_node_ids())
             new = sorted(nodes - self._asked)

@@ -102,7 +102,8 @@ class _Federation:
     def __init__(self, link: Link, cfg: RunConfig, events: EventLog, state: RunState) -> None:
         self._link, self._cfg, self._events, self._state = link, cfg, events, state
         self._optimizer = server_optimizer(cfg.aggregate)
-        self._sites: dict[str, int] = {}
+        self._sites: dict[str, int] = dict(state.sites)
+        self._earlier_drops = state.drops
         answer_within_s = min(cfg.rounds.deadline_s, cfg.rounds.wait_for_sites_s)
         self._roster = Roster(link.grid, link.request("describe"), run_id=link.run_id, answer_within_s=answer_within_s)
 
@@ -115,6 +116,7 @@ class _Federation:
                 self._state = self._trained()
             else:
                 return
+            self._state = replace(self._state, sites=dict(self._sites), drops=self._drops())
             journal.save(self._state)
 
     def result(self, resumed_from: int) -> FederationResult:
@@ -125,10 +127,14 @@ class _Federation:
             rounds=self._state.round,
             sites=dict(sorted(self._sites.items())),
             history=history,
-            drops=tuple(self._roster.drops.values()),
+            drops=self._drops(),
             wire_bytes_per_round=round(sum(record.wire_bytes for record in history) / max(1, len(history))),
             resumed_from=resumed_from,
         )
+
+    def _drops(self) -> tuple[Drop, ...]:
+        """Nodes that never became a site, those of earlier starts included."""
+        return tuple(dict.fromkeys((*self._earlier_drops, *self._roster.drops.values())))
 
     def _trained(self) -> RunState:
         """One more round, tried as often as the configuration allows; raises QuorumError."""

@@ -21,6 +21,7 @@ from shared_model.tokens import rope_phases, rotate, unpatchify
 
 CONDITION, TARGET = 0, 1
 EPS = 1e-6
+PLAIN_ATTENTION_TOKENS = 1024
 
 
 class Table(nn.Module):
@@ -33,6 +34,20 @@ class Table(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """X + weight."""
         return x + self.weight
+
+
+def attend(q_bhld: Tensor, k_bhld: Tensor, v_bhld: Tensor) -> Tensor:
+    """Scaled dot-product attention. On a CPU in bf16, the plain product is used for short sequences.
+
+    There the fused kernel makes a training step of the small prior (896 tokens) 1.5 times slower; for long sequences
+    it is the fast and the lean one.
+    """
+    short = q_bhld.shape[-2] <= PLAIN_ATTENTION_TOKENS
+    if short and q_bhld.dtype == torch.bfloat16 and q_bhld.device.type == "cpu":
+        scores = (q_bhld * q_bhld.shape[-1] ** -0.5) @ k_bhld.transpose(-1, -2)
+        out: Tensor = scores.softmax(-1) @ v_bhld
+        return out
+    return F.scaled_dot_product_attention(q_bhld, k_bhld, v_bhld)
 
 
 class Attention(nn.Module):
@@ -52,7 +67,7 @@ class Attention(nn.Module):
         q, k = self.norm_q(q.float()), self.norm_k(k.float())
         q, k, v = (u.unflatten(2, (self.heads, -1)) for u in (q, k, v))
         q, k = (rotate(u, cos, sin).type_as(v) for u in (q, k))
-        out = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
+        out = attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
         out = self.to_out[0](out.transpose(1, 2).flatten(2))
         assert isinstance(out, Tensor)
         return out

@@ -12,6 +12,9 @@ from shared_model.errors import InputError
 
 Triple = tuple[float, float, float]
 
+# From a micro-CT's voxel to a body in a handful of voxels; metres or micrometres taken for mm lie outside.
+SPACING_RANGE_MM = (0.01, 200.0)
+
 
 @dataclass(frozen=True)
 class Grid:
@@ -26,11 +29,14 @@ class Grid:
     origin_mm: Triple = (0.0, 0.0, 0.0)
 
     def __post_init__(self) -> None:
-        if len(self.shape) != 3 or any(int(n) != n or n < 1 for n in self.shape):
+        if len(self.shape) != 3 or any(type(n) is not int or n < 1 for n in self.shape):
             raise InputError(f"grid shape {self.shape}: expected three positive whole numbers (z, y, x)")
-        if len(self.spacing_mm) != 3 or not all(np.isfinite(s) and s > 0 for s in self.spacing_mm):
-            raise InputError(f"grid spacing {self.spacing_mm} mm: expected three positive numbers (z, y, x)")
-        if len(self.origin_mm) != 3 or not all(np.isfinite(o) for o in self.origin_mm):
+        low, high = SPACING_RANGE_MM
+        if len(self.spacing_mm) != 3 or not all(low <= s <= high for s in self.spacing_mm):
+            raise InputError(
+                f"grid spacing {self.spacing_mm} mm: expected three positive numbers (z, y, x) from {low} to {high}"
+            )
+        if len(self.origin_mm) != 3 or not all(np.ndim(o) == 0 and np.isfinite(o) for o in self.origin_mm):
             raise InputError(f"grid origin {self.origin_mm} mm: expected three finite numbers (z, y, x)")
 
     @property

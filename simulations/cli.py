@@ -1,4 +1,4 @@
-"""The `simulate` command: run, evaluate, pretrain, phantom. Overrides are Hydra's, as in `rounds=3 data=openkbp`."""
+"""The `simulate` command: run, compare, evaluate, pretrain, phantom. Overrides are Hydra's, as in `rounds=3`."""
 
 from __future__ import annotations
 
@@ -83,6 +83,18 @@ def pretrain(overrides: Overrides = None) -> None:
 
         digest = train_prior(settings, progress)
     print(f"prior {digest[:12]} written to {settings.out}")
+
+
+@app.command()
+def compare(
+    folders: Annotated[list[Path], typer.Argument(help="Folders of finished runs that differ in their seed alone")],
+    as_csv: Annotated[bool, typer.Option("--csv", help="CSV instead of Markdown")] = False,
+) -> None:
+    """Print mean and standard deviation over the seeds of several runs."""
+    from simulations.tables import mean_sd_csv, mean_sd_table, read_summary
+
+    summaries = [read_summary(folder / "summary.json") for folder in folders]
+    print(mean_sd_csv(summaries) if as_csv else mean_sd_table(summaries))
 
 
 @app.command()

@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import shutil
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,6 @@ def write_results(
     ordered: dict[str, SiteScores] = {study: scores[study] for study in settings.study}
     summary = _summary(settings, sites, trained, ordered, everywhere, wall_s)
     write_summary(out / "summary.json", summary)
-    (out / "config.yaml").write_text(settings.resolved)
     (out / "metrics.md").write_text(metrics_table(summary))
     (out / "metrics.csv").write_text(metrics_csv(summary))
     (out / "patients.csv").write_text(patients_csv(ordered))
@@ -103,6 +103,7 @@ def _summary(
     return {
         "seed": federation.seed,
         "wall_s": round(wall_s, 1),
+        "cpu_s": round(time.process_time(), 1),
         "sites": [site.site for site in sites],
         "rounds": federation.rounds.count,
         "gradient_steps": federation.rounds.count * federation.train.local_steps,

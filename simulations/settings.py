@@ -33,6 +33,8 @@ class DataSettings:
     patients: int = 12
 
     def __post_init__(self) -> None:
+        if self.kind not in ("openkbp", "phantom"):
+            raise InputError(f"data.kind={self.kind!r}: expected openkbp or phantom")
         if self.kind == "openkbp" and (self.root is None or not (self.root / "splits.json").is_file()):
             raise InputError(f"data.root={self.root}: expected a folder with OpenKBP's splits.json and half64/")
         _check_range("data.sites", self.sites, 1, 64)
@@ -84,6 +86,7 @@ class EvaluateSettings:
     def __post_init__(self) -> None:
         if self.split not in SPLITS:
             raise InputError(f"split={self.split!r}: expected one of {', '.join(SPLITS)}")
+        _check_range("seed", self.seed, 0, 2**63 - 1)
         _check_range("sampler_steps", self.sampler_steps, 1, 1000)
         _check_range("candidates", self.candidates, 1, 64)
         _check_range("threads", self.threads, 0, 256)
@@ -109,6 +112,7 @@ class PretrainSettings:
 
     def __post_init__(self) -> None:
         for key, low, high in (
+            ("seed", 0, 2**40),
             ("patients", 1, 100_000),
             ("workers", 1, 256),
             ("threads", 1, 256),
@@ -117,8 +121,18 @@ class PretrainSettings:
             ("log_every", 1, 10_000_000),
         ):
             _check_range(key, getattr(self, key), low, high)
-        if not 0 <= self.dose_share <= 1:
-            raise InputError(f"dose_share={self.dose_share}: expected 0 to 1")
+        for key, least, most in (
+            ("lr", 1e-12, 10.0),
+            ("lr_final_fraction", 0.0, 1.0),
+            ("dose_share", 0.0, 1.0),
+            ("grad_clip", 1e-12, 1e6),
+            ("weight_decay", 0.0, 1.0),
+        ):
+            value = getattr(self, key)
+            if not isinstance(value, int | float) or isinstance(value, bool) or not least <= value <= most:
+                raise InputError(f"{key}={value!r}: expected a number from {least:g} to {most:g}")
+        if self.out.exists() and not self.out.is_dir():
+            raise InputError(f"out={self.out}: is no folder; the prior and its card are written to a folder")
 
 
 def _check_range(key: str, value: object, low: int, high: int) -> None:
@@ -128,6 +142,9 @@ def _check_range(key: str, value: object, low: int, high: int) -> None:
 
 def _compose(name: str, overrides: Sequence[str]) -> tuple[dict[str, Any], str]:
     """(values, resolved YAML) of a configuration with overrides; InputError names a bad key in one line."""
+    for override in overrides:
+        if override.startswith(("+", "~")):
+            raise InputError(f"simulate {name}: {override}: keys can be changed, not added or removed")
     try:
         with initialize_config_module("simulations.conf", version_base="1.3"):
             composed = compose(name, overrides=list(overrides))
@@ -137,23 +154,43 @@ def _compose(name: str, overrides: Sequence[str]) -> tuple[dict[str, Any], str]:
         values = OmegaConf.to_container(composed, resolve=True)
         assert isinstance(values, dict)
         return {str(k): v for k, v in values.items()}, OmegaConf.to_yaml(composed, resolve=True)
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, ValueError) as error:  # Hydra's own for a group that is a number
         raise InputError(f"simulate {name}: {' '.join(str(error).split())[:300]}") from error
 
 
 def _data(raw: dict[str, Any]) -> DataSettings:
-    return DataSettings(root=_folder(raw.pop("root", None)), **raw)
+    values = dict(_mapping(raw, "data"))
+    root = values.pop("root", None)
+    return DataSettings(root=None if root is None else _path(root, "data.root"), **values)
 
 
-def _folder(named: str | None) -> Path | None:
-    return None if named is None else Path(named).expanduser()
+def _mapping(raw: dict[str, Any], key: str) -> dict[str, Any]:
+    if not isinstance(raw[key], dict):
+        raise InputError(f"{key}={raw[key]!r}: expected keys below it, as in {key}.NAME=VALUE")
+    values: dict[str, Any] = raw[key]
+    return values
+
+
+def _path(value: object, key: str) -> Path:
+    # A name made of digits alone is a number to Hydra.
+    if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
+        raise InputError(f"{key}={value!r}: expected a path")
+    try:
+        return Path(str(value)).expanduser()
+    except RuntimeError:
+        raise InputError(f"{key}={value}: that user has no home folder") from None
+
+
+def _prior_path(raw: dict[str, Any]) -> Path | None:
+    path = _mapping(raw, "prior").get("path")
+    return None if path is None else _path(path, "prior.path")
 
 
 def run_settings(overrides: Sequence[str]) -> RunSettings:
     """Compose and check ``simulate run``'s settings."""
     raw, resolved = _compose("run", overrides)
     study = raw["study"]
-    rounds = {"count": raw["rounds"], **raw["round"]}
+    rounds = {"count": raw["rounds"], **_mapping(raw, "round")}
     federation = RunConfig.from_json(
         json.dumps(
             {
@@ -169,14 +206,14 @@ def run_settings(overrides: Sequence[str]) -> RunSettings:
         )
     )
     return RunSettings(
-        out=Path(raw["out"]),
+        out=_path(raw["out"], "out"),
         study=tuple(study) if isinstance(study, list) else (str(study),),
         partition=raw["partition"],
         engine=raw["engine"],
         workers=raw["workers"],
         threads=raw["threads"],
-        data=_data(raw["data"]),
-        prior_path=_folder(raw["prior"]["path"]),
+        data=_data(raw),
+        prior_path=_prior_path(raw),
         federation=federation,
         spec=ModelSpec.from_json(json.dumps(raw["model"])),
         resolved=resolved,
@@ -186,11 +223,13 @@ def run_settings(overrides: Sequence[str]) -> RunSettings:
 def evaluate_settings(overrides: Sequence[str]) -> EvaluateSettings:
     """Compose and check ``simulate evaluate``'s settings."""
     raw, _ = _compose("evaluate", overrides)
-    prior_path = _folder(raw.pop("prior")["path"])
-    return EvaluateSettings(**{**raw, "out": Path(raw["out"]), "data": _data(raw["data"]), "prior_path": prior_path})
+    adapter, prior_path = str(_path(raw["adapter"], "adapter")), _prior_path(raw)
+    raw.pop("prior")
+    known = {"adapter": adapter, "out": _path(raw["out"], "out"), "data": _data(raw), "prior_path": prior_path}
+    return EvaluateSettings(**{**raw, **known})
 
 
 def pretrain_settings(overrides: Sequence[str]) -> PretrainSettings:
     """Compose and check ``simulate pretrain``'s settings."""
     raw, _ = _compose("pretrain", overrides)
-    return PretrainSettings(**{**raw, "out": Path(raw["out"])})
+    return PretrainSettings(**{**raw, "out": _path(raw["out"], "out")})

@@ -12,8 +12,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
+import yaml
 from rich.progress import Progress, TaskID
 
 from client.app import app as client_app
@@ -21,6 +23,8 @@ from client.site import SiteConfig
 from server.app import federate, run_config
 from server.config import RunConfig
 from server.events import Event
+from server.journal import write_atomic
+from shared_model.errors import InputError
 from shared_model.manifest import Vector, load_adapter
 from simulations.datasets import hospitals
 from simulations.engine import run_local, run_ray
@@ -61,10 +65,52 @@ def plan_jobs(settings: RunSettings, sites: list[SiteConfig]) -> list[Job]:
     return jobs
 
 
+# What says where, how fast and how patiently to run, and not what comes of it.
+_HARMLESS = ("out", "workers", "engine", "round.deadline_s")
+
+
+def claim_folder(settings: RunSettings) -> None:
+    """Write ``out/config.yaml``, or check that the one there asks for the same; more studies may join a run.
+
+    Raises InputError naming the key that differs: the checkpoints in ``out`` know their configuration, not their data.
+    """
+    path = settings.out / "config.yaml"
+    wanted = _counted(settings.resolved)
+    try:
+        if path.is_file():
+            there = _counted(path.read_text())
+            differing = [key for key in sorted({*there, *wanted} - {"study"}) if there.get(key) != wanted.get(key)]
+            differing += ["study"] * (not set(there.get("study", [])) <= set(settings.study))
+            if differing:
+                raise InputError(
+                    f"{settings.out}: holds a run with another {differing[0]}; choose another out (nothing was changed)"
+                )
+        settings.out.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, settings.resolved.encode())
+    except OSError as error:
+        raise InputError(f"out={settings.out}: cannot be used ({error.strerror}); choose another folder") from error
+
+
+def _counted(resolved: str) -> dict[str, Any]:
+    """Dotted keys and values of a resolved configuration, less the harmless ones."""
+    flat: dict[str, Any] = {}
+
+    def walk(values: dict[str, Any], prefix: str) -> None:
+        for key, value in values.items():
+            if isinstance(value, dict):
+                walk(value, f"{prefix}{key}.")
+            elif f"{prefix}{key}" not in _HARMLESS:
+                flat[f"{prefix}{key}"] = value
+
+    walk(dict(yaml.safe_load(resolved)), "")
+    return flat
+
+
 def run_studies(settings: RunSettings, bars: Progress) -> str:
     """Run or resume all studies, score them, write everything to ``settings.out``; returns the table and the paths."""
     started = time.monotonic()
     torch.set_num_threads(settings.threads)
+    claim_folder(settings)
     sites = hospitals(settings.data, settings.partition, settings.out, settings.federation.seed)
     sites = [replace(site, cache=settings.out / "cache") for site in sites]
     jobs = plan_jobs(settings, sites)

@@ -1,7 +1,14 @@
+"""Settings and fixtures of all tests."""
+
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from wan_files import write_checkpoint
+
+# Hypothesis fails an example that takes 200 ms: on a busy machine that says nothing of the code (pytest-timeout does).
+settings.register_profile("no-deadline", deadline=None)
+settings.load_profile("no-deadline")
 
 
 @pytest.fixture(scope="session")

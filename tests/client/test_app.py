@@ -142,7 +142,7 @@ class Returning(QuadraticTraining):
         (np.full(8, np.nan, np.float32), {}, "not_finite"),
         (np.zeros(9, np.float32), {}, "training_failed"),
         (np.zeros(8, np.float64), {}, "training_failed"),
-        (np.zeros(8, np.float32), {"loss": float("nan")}, "schema"),
+        (np.zeros(8, np.float32), {"loss": float("nan")}, "not_finite"),
         (np.zeros(8, np.float32), {NAME: 1.0}, "schema"),
     ],
 )

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
+import tracemalloc
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +110,88 @@ def test_to_lps_keeps_leading_axes() -> None:
     moved = to_lps(volume)
     assert moved.shape == (2, 5, 3, 4)
     assert moved[1, 0, 2, 3] == volume[1, 2, 3, 4]
+
+
+def _archive(header_of_ct: dict[str, Any], data: bytes) -> bytes:
+    """An OpenKBP file whose CT claims any header."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+        for key, value in _arrays().items():
+            member = io.BytesIO()
+            if key == "ct":
+                np.lib.format.write_array_header_1_0(member, header_of_ct)
+                member.write(data)
+            else:
+                np.save(member, value)
+            archive.writestr(f"{key}.npy", member.getvalue())
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("shape", [(10**6, 10**6, 10**6), (2000, 2000, 2000), (-1, 8, 8)])
+def test_a_header_that_claims_more_than_a_patient_is_refused_before_memory_is_taken(
+    tmp_path: Path, shape: tuple[int, ...]
+) -> None:
+    path = tmp_path / "pt_1.npz"
+    path.write_bytes(_archive({"descr": "<i2", "fortran_order": False, "shape": shape}, b""))
+    tracemalloc.start()
+    with pytest.raises(InputError, match=r"pt_1\.npz"):
+        read_openkbp(path, "pt_1")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 50e6
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"ct": np.full((N, N, N), "soft tissue")}, "'ct'"),
+        ({"ct": np.zeros((N, N, N), dtype=[("a", "i4")])}, "'ct'"),
+        ({"ct": np.zeros((N, N, N), dtype="M8[s]")}, "'ct'"),
+        ({"ct": np.full((N, N, N), 1j)}, "'ct'"),
+        ({"dose_cgy": np.full((N, N, N), "x")}, "'dose_cgy'"),
+        ({"pdm_cover": np.full((N, N, N), "x")}, "'pdm_cover'"),
+        ({"vox_mm": np.array(["a", "b", "c"])}, "'vox_mm'"),
+        ({"vox_mm": np.array([1e-30, 4, 5])}, "spacing"),
+        ({"vox_mm": np.array([4000.0, 4000.0, 5000.0])}, "spacing"),
+        ({"masks": np.zeros((10, 2, 64), dtype=np.uint8)}, "masks"),
+        ({"masks": np.uint8(3)}, "masks"),
+    ],
+)
+def test_arrays_of_another_kind(tmp_path: Path, changes: dict[str, Any], says: str) -> None:
+    path = _write(tmp_path / "pt_1.npz", **changes)
+    with pytest.raises(InputError) as caught:
+        read_openkbp(path, "pt_1")
+    assert says in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+def test_voxels_that_fill_no_whole_byte(tmp_path: Path) -> None:
+    volume = np.ones((5, 5, 5), dtype=np.uint16)
+    masks = np.ones((10, 16), dtype=np.uint8)  # 125 bits and 3 to fill
+    path = _write(tmp_path / "pt_1.npz", ct=volume, dose_cgy=volume, pdm_cover=volume, masks=masks)
+    assert read_openkbp(path, "pt_1").grid.shape == (5, 5, 5)
+
+
+def test_a_lone_npy_array_and_a_name_that_cannot_be(tmp_path: Path) -> None:
+    path = tmp_path / "pt_1.npz"
+    with path.open("wb") as stream:
+        np.save(stream, np.zeros(3))
+    with pytest.raises(InputError, match="npz archive"):
+        read_openkbp(path, "pt_1")
+    with pytest.raises(InputError, match="cannot be read"):
+        read_openkbp(tmp_path / ("a" * 300), "pt_1")
+
+
+def test_no_flipped_bit_escapes_as_another_error(tmp_path: Path) -> None:
+    whole = _write(tmp_path / "pt_1.npz").read_bytes()
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        content = bytearray(whole)
+        for at in rng.integers(len(whole), size=3):
+            content[at] ^= 1 << int(rng.integers(8))
+        (tmp_path / "bad.npz").write_bytes(content)
+        with contextlib.suppress(InputError):  # a bit that nobody reads does no harm
+            read_openkbp(tmp_path / "bad.npz", "pt_1")
 
 
 OPENKBP = os.environ.get("FEDKT3D_OPENKBP")

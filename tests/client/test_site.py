@@ -45,6 +45,11 @@ def test_relative_folders_count_from_the_file(tmp_path: Path) -> None:
         ("{site: a/b, data: cases, root: r, train: [a], validation: []}", "site 'a/b'"),
         ("[1, 2]", "keys and values"),
         ("{site: [", "YAML"),
+        ("{site: 2024-99-99, data: cases, root: r, train: [a], validation: []}", "YAML"),
+        ("{site: 0x_, data: cases, root: r, train: [a], validation: []}", "YAML"),
+        ("[" * 5000, "YAML"),
+        ("{site: n, data: cases, root: ~nobody-here/x, train: [a], validation: []}", "root"),
+        ("{site: n, data: [cases], root: r, train: [a], validation: []}", "data"),
     ],
 )
 def test_bad_yaml_names_file_and_key_in_one_line(tmp_path: Path, text: str, names: str) -> None:

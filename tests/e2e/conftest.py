@@ -33,8 +33,9 @@ def hospitals(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     styles = list(STYLES.values())
     made = {}
     for seed, name in enumerate(("north", "south", "east")):
-        write_hospital(root / name, styles[seed % len(styles)], 3, seed)
-        made[name] = root / name / "site.yaml"
+        config = write_hospital(root / name, styles[seed % len(styles)], 3, seed)
+        made[name] = root / f"{name}.yaml"
+        replace(config, threads=1).save(made[name])
     return made
 
 

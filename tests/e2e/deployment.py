@@ -47,7 +47,8 @@ class Deployment:
         self.control_port = free_loopback_port()
         self.home = folder / "coordinator"
         self._started: list[tuple[subprocess.Popen[bytes], Path]] = []
-        self._environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        # Sites say in their configuration how many threads they train with; that has to win over this.
+        self._environment = {**os.environ, "OMP_NUM_THREADS": "2"}
 
     @property
     def ca(self) -> Path:

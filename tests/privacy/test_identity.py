@@ -113,3 +113,12 @@ def test_only_a_ca_certificate_passes_as_authority(tmp_path: Path, authority: tu
         (tmp_path / "x").write_bytes(content)
         with pytest.raises(InputError, match=reason):
             identity.read_authority(tmp_path / "x")
+
+
+def test_a_public_file_is_readable_whatever_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        identity.write_public(tmp_path / "ca.crt", b"x")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "ca.crt").stat().st_mode) == 0o644

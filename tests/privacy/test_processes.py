@@ -82,7 +82,9 @@ def test_stop_ends_the_whole_group_even_one_that_ignores_sigterm(tmp_path: Path)
     assert eventually(lambda: (tmp_path / "log").exists() and (tmp_path / "log").read_text().strip().isdigit())
     grandchild, pid = int((tmp_path / "log").read_text()), supervised.pid
     assert pid is not None
+    began = time.monotonic()
     supervised.stop(timeout_s=0.3)
+    assert time.monotonic() - began < 10  # killed; both would sleep on for a minute
     assert eventually(lambda: not alive(grandchild) and not alive(pid))
 
 

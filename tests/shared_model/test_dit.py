@@ -1,8 +1,9 @@
 import pytest
 import torch
+import torch.nn.functional as F
 from diffusers.models.transformers.transformer_wan import WanRotaryPosEmbed
 
-from shared_model.dit import Any2AnyDiT
+from shared_model.dit import Any2AnyDiT, attend
 from shared_model.spec import Architecture
 from shared_model.tokens import rope_phases, unpatchify
 
@@ -82,3 +83,11 @@ def test_unpatchify_puts_every_token_where_its_patch_was() -> None:
     blocks = volume.reshape(2, 8, 2, 1, 2, 2, 2, 2)
     tokens = blocks.permute(0, 2, 4, 6, 3, 5, 7, 1).reshape(2, 8, -1)
     assert torch.equal(unpatchify(tokens, (2, 2, 2), (1, 2, 2), 8), volume)
+
+
+def test_plain_attention_in_bf16_is_the_fused_one() -> None:
+    q, k, v = (torch.randn(2, 2, 40, 24, generator=torch.Generator().manual_seed(i)) for i in range(3))
+    exact = F.scaled_dot_product_attention(q, k, v)
+    plain = attend(q.bfloat16(), k.bfloat16(), v.bfloat16())
+    assert float((plain.float() - exact).abs().max()) < 0.02
+    assert torch.equal(attend(q, k, v), exact)

@@ -101,7 +101,7 @@ def test_an_adapter_of_another_prior_is_refused(tmp_path: Path, monkeypatch: pyt
     path = tmp_path / "a.safetensors"
     save_adapter(path, spec(), initial_vector(spec()), {})
     monkeypatch.setattr("shared_model.manifest.prior_hash", lambda s: "f" * 64)
-    with pytest.raises(InputError, match="another|trained on prior"):
+    with pytest.raises(InputError, match="trained on prior"):
         load_adapter(path)
 
 

@@ -42,6 +42,16 @@ def test_overrides_reach_the_federation(tmp_path: Path) -> None:
         ("data.patients=1", "patients"),
         ("data=openkbp", "data.root"),
         ("not an override", "override"),
+        ("+foo=1", "+foo=1"),
+        ("+data.bogus=1", "+data.bogus=1"),
+        ("~seed", "~seed"),
+        ("out=null", "out"),
+        ("round=3", "round"),
+        ("round=null", "round"),
+        ("data=3", "group"),
+        ("data.kind=mars", "data.kind"),
+        ("data.root=[1]", "data.root"),
+        ("model.init_seed=99999999999999999999", "init_seed"),
     ],
 )
 def test_a_bad_override_is_one_line_that_names_the_key(override: str, words: str) -> None:
@@ -56,13 +66,33 @@ def test_openkbp_needs_a_folder_that_holds_it(tmp_path: Path) -> None:
         run_settings(["data=openkbp", f"data.root={tmp_path}"])
 
 
-@pytest.mark.parametrize("override", ["split=tests", "sampler_steps=0", "candidates=0", "adapters=x"])
+@pytest.mark.parametrize(
+    "override", ["split=tests", "sampler_steps=0", "candidates=0", "adapters=x", "adapter=null", "seed=-1", "out=null"]
+)
 def test_bad_evaluate_settings(override: str) -> None:
     with pytest.raises(InputError):
         evaluate_settings([override])
 
 
-@pytest.mark.parametrize("override", ["steps=0", "dose_share=2", "patients=0", "lrr=1"])
+@pytest.mark.parametrize(
+    "override",
+    [
+        "steps=0",
+        "dose_share=2",
+        "patients=0",
+        "lrr=1",
+        "lr=fast",
+        "lr=-1",
+        "lr=nan",
+        "grad_clip=0",
+        "weight_decay=-1",
+        "lr_final_fraction=x",
+        "dose_share=x",
+        "seed=-1",
+        "out=null",
+        f"out={__file__}",
+    ],
+)
 def test_bad_pretrain_settings(override: str) -> None:
     with pytest.raises(InputError):
         pretrain_settings([override])

@@ -15,7 +15,7 @@ from shared_model.errors import InputError
 from shared_model.manifest import load_adapter, vector_hash
 from simulations.evaluate import evaluate_adapter
 from simulations.settings import evaluate_settings, run_settings
-from simulations.study import plan_jobs, run_studies
+from simulations.study import claim_folder, plan_jobs, run_studies
 from simulations.tables import read_summary
 
 TINY = [
@@ -81,6 +81,21 @@ def test_other_settings_in_the_same_folder_are_refused_and_nothing_is_lost(data:
     with pytest.raises(InputError):
         run(data, tmp_path, "train.lr=5e-4")
     assert (tmp_path / "adapter.safetensors").read_bytes() == before
+
+
+@pytest.mark.parametrize("change", ["data.patients=4", "data.sites=3", "evaluate.sampler_steps=2", "study=[local]"])
+def test_results_of_other_data_or_studies_are_never_mixed(data: str, tmp_path: Path, change: str) -> None:
+    """The round loop knows no data: it would go on from an adapter trained on other patients."""
+    (tmp_path / "studies").mkdir()
+    settings = run_settings([*TINY, data, f"out={tmp_path}", "study=[federated]"])
+    claim_folder(settings)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert before
+    with pytest.raises(InputError, match=change.split("=")[0]):
+        claim_folder(run_settings([*TINY, data, f"out={tmp_path}", "study=[federated]", change]))
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    for harmless in ("workers=1", "round.deadline_s=60", "study=[federated,local]"):
+        claim_folder(run_settings([*TINY, data, f"out={tmp_path}", harmless]))
 
 
 def test_evaluate_repeats_the_scores_of_the_run(data: str, tmp_path: Path) -> None:

@@ -1,0 +1,111 @@
+"""Sites that answer what Flower cannot unpack, fail when first asked, or hand a name over; reports after a restart."""
+
+import json
+from dataclasses import asdict, replace
+
+import numpy as np
+import pytest
+
+from client.app import client_app
+from server.config import RoundsConfig, RunConfig, TrainConfig
+from server.rounds import run_federation
+from simulations.engine import LocalGrid
+from simulations.faults import Fault, faulty
+from simulations.quadratic import MANIFEST_HASH, SPEC_JSON, QuadraticTraining, run_quadratic, write_sites
+
+PATIENTS = {"alpha": 5, "beta": 2, "gamma": 9}
+FAST = RoundsConfig(count=4, min_sites=2, deadline_s=20.0, wait_for_sites_s=5.0, attempts=2)
+CONFIG = RunConfig(rounds=FAST, train=TrainConfig(local_steps=3, lr=0.3))
+
+
+@pytest.fixture
+def nodes(tmp_path):
+    return write_sites(tmp_path, PATIENTS)
+
+
+def run_on(grid: LocalGrid, out, config: RunConfig = CONFIG):
+    return run_federation(grid, config, SPEC_JSON, MANIFEST_HASH, np.zeros(64, np.float32), out)
+
+
+class Unpackable(LocalGrid):
+    """As Flower's HTTP grid: replies are taken from the SuperLink one by one, and a broken one raises while it is read.
+
+    Those taken before it in the same pull are gone with the exception.
+    """
+
+    def __init__(self, *args, broken: int, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self._broken = list(self._contexts)[broken]
+
+    def pull_messages(self, message_ids):
+        replies = list(super().pull_messages(message_ids))
+        for reply in replies:
+            if reply.metadata.src_node_id == self._broken and reply.metadata.message_type == "train":
+                raise ValueError("invalid object of Jane Doe")
+        return replies
+
+
+@pytest.mark.parametrize("broken", [0, 1, 2])
+def test_an_answer_that_flower_cannot_unpack_drops_its_site_alone(tmp_path, nodes, broken):
+    # All have answered before the first pull, so that replies come home together.
+    with Unpackable(client_app(QuadraticTraining(64)), nodes, broken=broken, workers=3) as grid:
+        result = run_on(grid, tmp_path / "out", replace(CONFIG, rounds=replace(FAST, deadline_s=3.0)))
+    name = sorted(PATIENTS)[broken]
+    for record in result.history:
+        assert [(drop.site, drop.reason) for drop in record.drops] == [(name, "schema")]
+        assert set(record.sites) == set(PATIENTS) - {name}
+    assert "Jane" not in (tmp_path / "out" / "events.jsonl").read_text()
+
+
+def test_a_site_whose_description_failed_once_is_asked_again(tmp_path, nodes):
+    first = iter([True])
+
+    class Once(Fault):
+        def strikes(self, site, kind, round_number):
+            return (site, kind) == ("beta", "describe") and next(first, False)
+
+    app = faulty(client_app(QuadraticTraining(64)), [Once(what="crash", site="beta")])
+    result = run_quadratic(tmp_path / "out", CONFIG, nodes, app=app)
+    assert set(result.history[-1].sites) == set(PATIENTS)
+    assert result.drops == ()
+
+
+def test_a_name_that_its_node_gave_up_goes_to_the_node_that_asked_for_it(tmp_path, nodes):
+    class Replaced(LocalGrid):
+        """The hospital made a new key: the new node comes before the SuperLink has noticed that the old one is gone."""
+
+        asked = 0
+
+        def get_node_ids(self):
+            self.asked += 1
+            everyone = list(super().get_node_ids())
+            return everyone if self.asked < 12 else everyone[1:]
+
+    with Replaced(client_app(QuadraticTraining(64)), [nodes[0], *nodes]) as grid:
+        result = run_on(grid, tmp_path / "out", replace(CONFIG, rounds=replace(FAST, count=8)))
+    assert set(result.history[-1].sites) == set(PATIENTS)
+
+
+def test_a_restarted_run_still_knows_its_sites_and_drops(tmp_path, nodes):
+    whole = run_quadratic(tmp_path / "out", CONFIG, [*nodes, nodes[1]])
+    again = run_quadratic(tmp_path / "out", CONFIG, nodes)
+    assert again.resumed_from == 4
+    assert again.sites == whole.sites == PATIENTS
+    assert again.drops == whole.drops
+    assert [drop.reason for drop in again.drops] == ["duplicate"]
+    assert json.dumps([asdict(r) for r in again.history]) == json.dumps([asdict(r) for r in whole.history])
+
+
+def test_a_run_that_goes_on_without_a_site_still_reports_it(tmp_path, nodes):
+    events = []
+
+    def stop(event):
+        events.append(event)
+        if event.kind == "round_done" and event.round == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_quadratic(tmp_path / "out", CONFIG, nodes, on_event=stop)
+    result = run_quadratic(tmp_path / "out", CONFIG, nodes[:2])
+    assert result.resumed_from == 2
+    assert result.sites == PATIENTS
