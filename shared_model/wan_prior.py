@@ -56,8 +56,7 @@ def wan_transformer(switches: Switches) -> WanDiT:
 def wan_latents(depth: int) -> WanLatents:
     """The checkpoint's autoencoder for volumes of ``depth`` slices; read once a process."""
     transformer, vae = _parts()
-    channels = wan.architecture(_open_transformer(transformer)).latent_channels
-    return _latents(vae, _stamp(vae), channels, depth)
+    return _latents(vae, _stamp(vae), _channels(transformer, _stamp(transformer)), depth)
 
 
 def _parts() -> tuple[Path, Path]:
@@ -78,6 +77,11 @@ def _stamp(path: Path) -> Stamp:
 
 def _open_transformer(path: Path) -> Checkpoint:
     return open_part(path, wan.CLASS_NAME)
+
+
+@lru_cache(maxsize=4)
+def _channels(path: Path, stamp: Stamp) -> int:
+    return wan.architecture(_open_transformer(path)).latent_channels
 
 
 @lru_cache(maxsize=4)
