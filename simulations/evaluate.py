@@ -32,6 +32,8 @@ def evaluate_adapter(settings: EvaluateSettings, bars: Progress) -> str:
     path = DEFAULT_ADAPTER if settings.adapter == "default" else Path(settings.adapter)
     if not path.is_file():
         raise InputError(f"adapter={settings.adapter}: no such file; give a .safetensors that a run wrote, or default")
+    if (settings.out / "studies").exists():
+        raise InputError(f"out={settings.out}: holds a run, whose summary would be lost; choose another folder")
     spec, vector, card = load_adapter(path)
     sites = evaluation_sites(settings.data, settings.split, settings.out, settings.seed)
     sites = [replace(site, cache=settings.out / "cache") for site in sites]

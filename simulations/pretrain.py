@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from shared_model.dit import Any2AnyDiT
+from shared_model.errors import InputError
 from shared_model.modalities import Example, example, mirror
 from shared_model.objective import velocity_loss
 from shared_model.predictor import noise_generator
@@ -67,6 +68,8 @@ def pretrain(settings: PretrainSettings, progress: Progress) -> str:
     """Train the prior and write it with its card to ``settings.out``; returns the hash of its weights."""
     started = time.process_time()
     torch.set_num_threads(settings.threads)
+    if (settings.out / "card.json").exists():
+        raise InputError(f"out={settings.out}: holds a prior; choose another folder or delete it")
     examples = phantom_examples(settings, progress)
     torch.manual_seed(settings.seed)
     model = Any2AnyDiT(Architecture())

@@ -13,7 +13,7 @@ from unittest import mock
 
 import torch
 
-from shared_model import dit
+from shared_model import attention
 from shared_model.case import CONDITIONS
 from shared_model.dit import Any2AnyDiT
 from shared_model.latents import CHANNELS, latent_shape
@@ -31,7 +31,7 @@ def step_cpu_s(arch: Architecture, plain_tokens: int) -> float:
     conditions = {name: torch.randn(shape) for name in CONDITIONS}
     noisy, times = torch.randn(shape), torch.rand(BATCH)
     least = float("inf")
-    with mock.patch.object(dit, "PLAIN_ATTENTION_TOKENS", plain_tokens):
+    with mock.patch.object(attention, "PLAIN_ATTENTION_TOKENS", plain_tokens):
         for _ in range(REPEATS):
             started = time.process_time()
             with torch.autocast("cpu", torch.bfloat16):

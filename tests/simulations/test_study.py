@@ -14,7 +14,8 @@ from rich.progress import Progress, TextColumn
 from shared_model.errors import InputError
 from shared_model.manifest import load_adapter, vector_hash
 from simulations.evaluate import evaluate_adapter
-from simulations.settings import evaluate_settings, run_settings
+from simulations.pretrain import pretrain
+from simulations.settings import evaluate_settings, pretrain_settings, run_settings
 from simulations.study import claim_folder, plan_jobs, run_studies
 from simulations.tables import read_summary
 
@@ -105,6 +106,17 @@ def test_evaluate_repeats_the_scores_of_the_run(data: str, tmp_path: Path) -> No
     again = json.loads((tmp_path / "summary.json").read_text())
     assert again["metrics"]["dose_score_gy"] == summary["studies"]["federated"]["dose_score_gy"]  # type: ignore[index,call-overload]
     assert again["metrics"]["patients"] == 2
+
+
+def test_evaluate_and_pretrain_write_over_nothing(data: str, tmp_path: Path) -> None:
+    run(data, tmp_path)
+    before = (tmp_path / "summary.json").read_bytes()
+    with pytest.raises(InputError, match="holds a run"):
+        evaluate_adapter(evaluate_settings([data, f"out={tmp_path}"]), bars())
+    assert (tmp_path / "summary.json").read_bytes() == before
+    (tmp_path / "card.json").write_text("{}")
+    with pytest.raises(InputError, match="holds a prior"):
+        pretrain(pretrain_settings([f"out={tmp_path}"]), lambda *_: None)
 
 
 @pytest.mark.e2e
