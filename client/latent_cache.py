@@ -21,14 +21,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from shared_model.case import MODALITIES, Case, Volume
+from shared_model.case import BASE, MODALITIES, Case, Volume
 from shared_model.geometry import roi_grid
 from shared_model.modalities import Example, example
 from shared_model.prior import load_latents
 from shared_model.spec import ModelSpec
 
 # Raised when volumes of an equal case would be made otherwise.
-FORMAT = 1
+FORMAT = 2
 
 
 def encoded(case: Case, spec: ModelSpec, cache: Path | None, base_gy: Volume | None = None) -> Example:
@@ -75,7 +75,7 @@ def _read(path: Path) -> dict[str, Tensor] | None:
         kept = load_file(path)
     except (OSError, SafetensorError):
         return None
-    return {m: kept[m] for m in MODALITIES if m in kept}
+    return {m: kept[m] for m in (*MODALITIES, BASE) if m in kept}
 
 
 def _write(path: Path, latents: dict[str, Tensor]) -> None:

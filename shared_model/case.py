@@ -14,6 +14,8 @@ from shared_model.geometry import Grid
 
 MODALITIES: tuple[str, ...] = ("dose", "ct", "ptv", "oar", "body", "beam", "angle")
 CONDITIONS: tuple[str, ...] = MODALITIES[1:]
+# The closed-form dose of the residual form (shared_model/base.py): never a target, and no slot of its own.
+BASE = "base"
 MAX_DOSE_GY = 200.0
 
 Volume = NDArray[np.float32]

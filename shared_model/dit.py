@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from shared_model.attention import Attend, LayerMemory, Memory, attend_all, condition_causal
-from shared_model.case import MODALITIES
+from shared_model.case import BASE, MODALITIES
 from shared_model.spec import Architecture
 from shared_model.switches import Switches
 from shared_model.tokens import rope_phases, rotate, unpatchify
@@ -105,6 +105,7 @@ class Any2AnyDiT(nn.Module):
             {m: nn.Conv3d(arch.latent_channels, arch.dim, arch.patch, arch.patch) for m in embedded}
         )
         self.head = nn.ModuleDict({m: nn.Linear(arch.dim, width) for m in MODALITIES})
+        self.estimate: nn.Module | None = None
         self.timesteps = Timesteps(arch.freq_dim, flip_sin_to_cos=True, downscale_freq_shift=0)
         self.time_embedder = TimestepEmbedding(arch.freq_dim, arch.dim)
         self.time_proj = nn.Linear(arch.dim, 6 * arch.dim)
@@ -116,6 +117,17 @@ class Any2AnyDiT(nn.Module):
         self.norm_out = nn.LayerNorm(arch.dim, EPS, elementwise_affine=False)
         self.table_out = Table(1, 1, 2, arch.dim, std=arch.dim**-0.5)
 
+    def take_estimate(self) -> None:
+        """Let the dose's tokens see an estimate of it, ``base``, by a patch embedding of its own that starts at zero.
+
+        It costs no token: each token of the noisy dose gets the estimate of its own place (as ConvNets of the residual
+        form do by channels, arXiv:2309.15214).
+        """
+        arch = self.arch
+        self.estimate = nn.Conv3d(arch.latent_channels, arch.dim, arch.patch, arch.patch)
+        for parameter in self.estimate.parameters():
+            nn.init.zeros_(parameter)
+
     def forward(
         self,
         conditions: Mapping[str, Tensor],
@@ -126,11 +138,14 @@ class Any2AnyDiT(nn.Module):
     ) -> Tensor:
         """Velocity (B, C, z, y, x) of ``target`` at noise time ``t_b`` in [0, 1].
 
-        ``conditions``: modality -> clean latents (B, C, z, y, x); any subset, not holding the target. With the
+        ``conditions``: modality -> clean latents (B, C, z, y, x); any subset, not holding the target, and ``base`` in
+        the residual form. With the
         ``memory`` of ``remember(conditions)`` only the target's tokens are computed.
         """
         if target in conditions:
             raise ValueError(f"target {target!r} is also a condition")
+        if target == "dose" and (self.estimate is None) != (BASE not in conditions):
+            raise ValueError("an estimate of the dose is given to a model that takes none, or missing")
         seen = [] if memory is not None else _in_slots(conditions)
         volumes = {**conditions, target: noisy_bczyx}
         per_slot = math.prod(self._grid(noisy_bczyx))
@@ -182,6 +197,8 @@ class Any2AnyDiT(nn.Module):
         """(B, S*n, D) patch embeddings of the modalities ``names``, in that order."""
         shared = self.switches.patch_embedding == "shared"
         embedded = [self.patch[SHARED if shared else m](volumes[m]) for m in names]
+        if self.estimate is not None and BASE in volumes and names[-1] == "dose":  # the target comes last
+            embedded[-1] = embedded[-1] + self.estimate(volumes[BASE])
         return torch.cat([e.flatten(2).transpose(1, 2) for e in embedded], dim=1)
 
     def _grid(self, volume_bczyx: Tensor) -> tuple[int, int, int]:
@@ -210,4 +227,4 @@ class Any2AnyDiT(nn.Module):
 
 
 def _in_slots(conditions: Mapping[str, Tensor]) -> list[str]:
-    return sorted(conditions, key=MODALITIES.index)
+    return sorted((m for m in conditions if m != BASE), key=MODALITIES.index)

@@ -53,8 +53,8 @@ def _layout(spec: ModelSpec) -> tuple[tuple[tuple[str, tuple[int, ...]], ...], b
 
 
 def _network(spec: ModelSpec) -> ModelSpec:
-    """The spec without its base, which has no part in the network."""
-    return replace(spec, base="none", base_weights="")
+    """The spec without the base's coefficients, which have no part in the network."""
+    return replace(spec, base_weights="")
 
 
 @lru_cache(maxsize=8)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from shared_model.anatomy import mirror_name
-from shared_model.case import MODALITIES, Case, Volume
+from shared_model.case import BASE, MODALITIES, Case, Volume
 from shared_model.geometry import Grid, Resampler, back_project, masked_average, roi_grid
 from shared_model.latents import RESIDUAL, Haar, Latents
 
@@ -32,7 +32,10 @@ AIR_HU = -1000.0
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """One patient ready for the model: ``latents`` modality -> (C, z, y, x); only modalities that are present."""
+    """One patient ready for the model: ``latents`` modality -> (C, z, y, x); only modalities that are present.
+
+    In the residual form also ``base``, on the scale of dose.
+    """
 
     case_id: str
     grid: Grid
@@ -42,8 +45,8 @@ class Example:
 def volumes(case: Case, grid: Grid, base_gy: Volume | None = None) -> dict[str, Tensor]:
     """Modality -> (z, y, x) in natural units on ``grid``; absent modalities are left out.
 
-    Dose, or dose minus ``base_gy`` (z, y, x) on the case's grid, is averaged inside the body only, so that the body's
-    edge keeps its dose; everything else over the voxel.
+    Dose, or dose minus ``base_gy`` (z, y, x) on the case's grid, and the base itself are averaged inside the body only,
+    so that the body's edge keeps its dose; everything else over the voxel.
     """
     to = Resampler(case.grid, grid)
     body = torch.from_numpy(case.body.astype(np.float32))
@@ -61,11 +64,15 @@ def volumes(case: Case, grid: Grid, base_gy: Volume | None = None) -> dict[str, 
         out["beam"] = to.average(torch.from_numpy(case.beam_plate))
     if case.angle_plate is not None:
         out["angle"] = to.average(torch.from_numpy(case.angle_plate))
-    return {m: out[m] for m in MODALITIES if m in out}
+    if base_gy is not None:
+        out[BASE] = masked_average(torch.from_numpy(base_gy), body, to)
+    return {m: out[m] for m in (*MODALITIES, BASE) if m in out}
 
 
 def scale_of(modality: str, latents: Latents, *, residual: bool) -> tuple[float, float]:
     """(offset, unit) that a modality is encoded with; ``residual``: ``dose`` is dose minus base."""
+    if modality == BASE:
+        return latents.scale["dose"]
     return latents.scale[RESIDUAL if residual and modality == "dose" else modality]
 
 

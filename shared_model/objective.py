@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from shared_model.case import CONDITIONS, MODALITIES
+from shared_model.case import BASE, CONDITIONS, MODALITIES
 from shared_model.diffusion import noised, shift_time, training_target
 from shared_model.dit import Any2AnyDiT
 from shared_model.modalities import Example
@@ -41,8 +41,8 @@ def gate(stage: str, available: Sequence[str], generator: torch.Generator, least
 
 
 def stack(examples: Sequence[Example], names: Sequence[str]) -> dict[str, Tensor]:
-    """Modality -> latents (B, C, z, y, x)."""
-    return {m: torch.stack([e.latents[m] for e in examples]) for m in names}
+    """Modality -> latents (B, C, z, y, x), float32 also where they are kept in less."""
+    return {m: torch.stack([e.latents[m] for e in examples]).float() for m in names}
 
 
 def velocity_loss(
@@ -72,7 +72,8 @@ def _loss(
     model: Any2AnyDiT, examples: Sequence[Example], draw: Draw, generator: torch.Generator, precision: str
 ) -> Tensor:
     predicts = model.switches.predicts
-    batch = stack(examples, [*draw.conditions, draw.target])
+    beside = [BASE] if BASE in examples[0].latents and draw.target == "dose" else []
+    batch = stack(examples, [*draw.conditions, *beside, draw.target])
     x0 = batch.pop(draw.target)
     eps = torch.randn(x0.shape, generator=generator)
     t_b = shift_time(torch.rand(len(examples), generator=generator))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from shared_model.base import base_gy
-from shared_model.case import Case, Volume
+from shared_model.case import BASE, Case, Volume
 from shared_model.dit import Any2AnyDiT
 from shared_model.latents import Latents
 from shared_model.modalities import HAAR, Example, dose_gy, example
@@ -42,7 +42,8 @@ def sample_volumes(
 
     Each candidate's noise is keyed by seed and patient: the first of four candidates is the one of one.
     """
-    conditions = {m: v for m, v in patient.latents.items() if m != target}
+    unseen = {target} if target == "dose" else {target, BASE}
+    conditions = {m: v for m, v in patient.latents.items() if m not in unseen}
     some = next(iter(patient.latents.values()))
     key = ("sample", patient.case_id) if target == "dose" else ("sample", patient.case_id, target)
     noise = torch.randn((candidates, *some.shape), generator=noise_generator(seed, *key))

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -22,7 +23,8 @@ from shared_model.spec import Architecture, ModelSpec
 from shared_model.switches import Switches
 from shared_model.wan_prior import VARIABLE, wan_hash, wan_latents, wan_transformer
 
-BUNDLED = Path(__file__).parent / "prior_small"
+# A folder each, named as in ``ModelSpec.prior``; written by `simulate pretrain`.
+BUNDLED = Path(__file__).parent / "priors"
 
 
 def save_prior(folder: Path, model: Any2AnyDiT, card: Mapping[str, object]) -> str:
@@ -51,6 +53,13 @@ def _load(folder: Path) -> tuple[Architecture, dict[str, Tensor], str]:
     return Architecture(**arch), state, digest
 
 
+def prior_card(name: str) -> dict[str, Any]:
+    """The card of a bundled prior: data, recipe, command, date, hash."""
+    _load(BUNDLED / name)
+    card: dict[str, Any] = json.loads((BUNDLED / name / "card.json").read_text())
+    return card
+
+
 def prior_hash(spec: ModelSpec) -> str:
     """Identity of the prior: hash of its weights, or the seed of a random start.
 
@@ -64,7 +73,7 @@ def prior_hash(spec: ModelSpec) -> str:
                 f"holds {found[:12]}; every party needs the same weights of transformer and autoencoder"
             )
         return found
-    return _load(BUNDLED)[2] if spec.prior == "small" else f"none:{spec.init_seed}"
+    return f"none:{spec.init_seed}" if spec.prior == "none" else _load(BUNDLED / spec.prior)[2]
 
 
 def pinned(spec: ModelSpec) -> ModelSpec:
@@ -82,6 +91,13 @@ def load_latents(spec: ModelSpec) -> Latents:
 
 def load_prior(spec: ModelSpec) -> Any2AnyDiT:
     """A new model that holds the prior's weights; ``prior=none`` starts at random from ``init_seed``."""
+    model = _network(spec)
+    if spec.base != "none":
+        model.take_estimate()
+    return model
+
+
+def _network(spec: ModelSpec) -> Any2AnyDiT:
     if spec.prior == "wan":
         prior_hash(spec)
         return wan_transformer(spec.switches)
@@ -89,7 +105,7 @@ def load_prior(spec: ModelSpec) -> Any2AnyDiT:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(spec.init_seed)
             return Any2AnyDiT(Architecture(), spec.switches)
-    arch, state, _ = _load(BUNDLED)
+    arch, state, _ = _load(BUNDLED / spec.prior)
     model = Any2AnyDiT(arch, spec.switches)
     model.load_state_dict(fitted_state(state, spec.switches))
     return model

@@ -18,22 +18,23 @@ MAX_RANK, MAX_ALPHA = 1024, 65_536
 BASES: tuple[str, ...] = ("none", "ridge")
 # The coefficients travel in the spec, which a message limits to 20,000 characters.
 MAX_BASE_FOURIER = 2500
-PRIORS: tuple[str, ...] = ("small", "none", "wan")
+# Bundled ones (shared_model/priors), a random start, and Wan 2.1 from files.
+PRIORS: tuple[str, ...] = ("video-small", "video-shuffled", "phantom-small", "none", "wan")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """Sizes of Any2AnyDiT. The defaults (0.97M parameters) are those of the bundled prior.
+    """Sizes of Any2AnyDiT. The defaults (1.2M parameters) are those of the bundled prior.
 
     A 2x2x2 patch of Haar latents is 4x8x8 voxels, 128 tokens a modality at 32^3. From scratch on OpenKBP it reached a
     dose score of 9.4 Gy in 82 CPU-s, where a 1x2x2 patch (256 tokens) stood at 15.9 Gy after 85 CPU-s.
     ``text_constant``: every block adds a vector where its backbone attended to text (shared_model/wan.py).
     """
 
-    dim: int = 112
+    dim: int = 128
     heads: int = 2
-    ffn_dim: int = 448
+    ffn_dim: int = 512
     layers: int = 3
     freq_dim: int = 256
     latent_channels: int = 32
@@ -45,17 +46,18 @@ class Architecture:
 class ModelSpec:
     """The model of one federation. Canonical JSON of this travels; weights of the prior never do.
 
-    ``prior``: ``small`` (bundled), ``none`` (random start from ``init_seed``) or ``wan`` (Wan 2.1 from files that each
-    party has; ``prior_sha256`` names them by content, empty: the coordinator's own). ``adapter``: what trains and
-    travels. ``rank`` and ``alpha`` of LoRA. ``shape``: training grid (z, y, x) that covers each patient's body; slices
-    (z) of Wan's video autoencoder are best 4k + 1 (shared_model/wan_vae.py).
+    ``prior``: a bundled one (``video-small``; its control ``video-shuffled``; ``phantom-small``), ``none`` (random
+    start from ``init_seed``) or ``wan`` (Wan 2.1 from files that each party has; ``prior_sha256`` names them by
+    content, empty: the coordinator's own). ``adapter``: what trains and travels. ``rank`` and ``alpha`` of LoRA.
+    ``shape``: training grid (z, y, x) that covers each patient's body; slices (z) of Wan's video autoencoder are best
+    4k + 1 (shared_model/wan_vae.py).
     ``precision`` of the forward pass: ``bf16`` (weights and sums stay float32) or ``fp32``. ``switches``: how the model
     differs from the default one. ``base``: ``none`` (the paper's form) or ``ridge``, where the model learns dose minus
     a closed-form estimate (shared_model/base.py) with ``base_fourier`` random features; ``base_weights`` are its
     coefficients once fitted.
     """
 
-    prior: str = "small"
+    prior: str = "video-small"
     prior_sha256: str = ""
     init_seed: int = 0
     adapter: str = "full"

@@ -20,7 +20,8 @@ from simulations.ablation_table import Trial, table_csv, table_markdown
 from simulations.datasets import hospitals
 from simulations.results import ADAPTER
 from simulations.scoring import overall, score_sites
-from simulations.settings import AblationSettings, RunSettings, run_settings
+from simulations.series import AblationSettings
+from simulations.settings import RunSettings, run_settings
 from simulations.study import run_studies
 from simulations.tables import write_json
 

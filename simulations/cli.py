@@ -65,11 +65,23 @@ def evaluate(overrides: Overrides = None) -> None:
 def ablation(overrides: Overrides = None) -> None:
     """Train the paper's ablation list, variant by variant and seed by seed; goes on where it was stopped."""
     from simulations.ablation import run_ablation
-    from simulations.settings import ablation_settings
+    from simulations.series import ablation_settings
 
     settings = ablation_settings(overrides or [])
     with progress_bars() as bars:
         report = run_ablation(settings, bars)
+    print(report)
+
+
+@app.command()
+def transfer(overrides: Overrides = None) -> None:
+    """Fine-tune from each prior, budget and seed: what the prior is worth; goes on where it was stopped."""
+    from simulations.series import transfer_settings
+    from simulations.transfer import run_transfer
+
+    settings = transfer_settings(overrides or [])
+    with progress_bars() as bars:
+        report = run_transfer(settings, bars)
     print(report)
 
 
@@ -87,14 +99,14 @@ def baselines(overrides: Overrides = None) -> None:
 
 @app.command()
 def pretrain(overrides: Overrides = None) -> None:
-    """Train the small prior on phantom patients and write it with its card."""
+    """Train a prior of the bundled size on procedural video or phantom patients and write it with its card."""
     from simulations.pretrain import pretrain as train_prior
     from simulations.settings import pretrain_settings
 
     settings = pretrain_settings(overrides or [])
     with progress_bars() as bars:
         tasks = {
-            "phantoms": bars.add_task("phantom patients", total=settings.patients, note=""),
+            "examples": bars.add_task(f"{settings.source} examples", total=settings.examples, note=""),
             "steps": bars.add_task("training steps", total=settings.steps, note=""),
         }
 

@@ -15,6 +15,7 @@ from simulations.composition import check_number, check_range, composed, mapping
 
 STUDIES: tuple[str, ...] = ("federated", "local", "centralised")
 BASELINES: tuple[str, ...] = ("constant", "atlas", "gbm5", "gbm24", "ridge", "unet")
+PRETRAINING: tuple[str, ...] = ("video", "video-shuffled", "phantom")
 SPLITS: tuple[str, ...] = ("train", "validation", "test", "all")
 
 
@@ -64,27 +65,6 @@ class RunSettings:
             raise InputError(f"engine={self.engine!r}: expected local or ray")
         check_range("workers", self.workers, 1, 256)
         check_range("threads", self.threads, 1, 256)
-
-
-@dataclass(frozen=True, kw_only=True)
-class AblationSettings:
-    """``simulate ablation``: which variants and seeds; ``common`` are the overrides that every variant's run gets."""
-
-    out: Path
-    seeds: tuple[int, ...]
-    variants: tuple[str, ...]
-    steps: tuple[int, ...]
-    study: str
-    common: tuple[str, ...]
-
-    def __post_init__(self) -> None:
-        for key, values, low, high in (("seeds", self.seeds, 0, 2**31), ("steps", self.steps, 1, 1000)):
-            for value in values:
-                check_range(key, value, low, high)
-            if not values or len(set(values)) != len(values):
-                raise InputError(f"{key}={list(values)}: expected at least one, each once")
-        if self.study not in ("centralised", "federated"):
-            raise InputError(f"study={self.study!r}: expected centralised or federated")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,11 +124,12 @@ class BaselinesSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainSettings:
-    """``simulate pretrain``: the small prior on phantom patients."""
+    """``simulate pretrain``: a prior of the bundled size, on procedural video or phantom patients."""
 
     seed: int
     out: Path
-    patients: int
+    source: str
+    examples: int
     workers: int
     threads: int
     steps: int
@@ -163,7 +144,7 @@ class PretrainSettings:
     def __post_init__(self) -> None:
         for key, low, high in (
             ("seed", 0, 2**40),
-            ("patients", 1, 100_000),
+            ("examples", 1, 100_000),
             ("workers", 1, 256),
             ("threads", 1, 256),
             ("steps", 1, 10_000_000),
@@ -179,6 +160,8 @@ class PretrainSettings:
             ("weight_decay", 0.0, 1.0),
         ):
             check_number(key, getattr(self, key), least, most)
+        if self.source not in PRETRAINING:
+            raise InputError(f"source={self.source!r}: expected one of {', '.join(PRETRAINING)}")
         if self.out.exists() and not self.out.is_dir():
             raise InputError(f"out={self.out}: is no folder; the prior and its card are written to a folder")
 
@@ -220,15 +203,6 @@ def run_settings(overrides: Sequence[str]) -> RunSettings:
         spec=ModelSpec.from_json(json.dumps(raw["model"])),
         resolved=resolved,
     )
-
-
-def ablation_settings(overrides: Sequence[str]) -> AblationSettings:
-    """Split the overrides into ``simulate ablation``'s own and those of every variant's run."""
-    own = [o for o in overrides if o.split("=", 1)[0] in ("out", "seeds", "variants", "steps", "study")]
-    raw, _ = composed("ablation", own)
-    lists = {key: tuple(v) if isinstance(v := raw[key], list) else (v,) for key in ("seeds", "variants", "steps")}
-    common = tuple(o for o in overrides if o not in own)
-    return AblationSettings(out=path(raw["out"], "out"), study=raw["study"], common=common, **lists)
 
 
 def evaluate_settings(overrides: Sequence[str]) -> EvaluateSettings:

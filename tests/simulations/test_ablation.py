@@ -9,7 +9,7 @@ from shared_model.manifest import manifest_hash
 from simulations import ablation
 from simulations.ablation import FULL, VARIANTS, chosen, run_ablation, trial_settings
 from simulations.ablation_table import Trial, order_notes, table_csv, table_markdown
-from simulations.settings import ablation_settings
+from simulations.series import ablation_settings
 
 TINY = [
     "model.prior=none", "model.shape=[16,16,16]", "rounds=2", "train.local_steps=1", "train.batch_size=1",
