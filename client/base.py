@@ -1,4 +1,4 @@
-"""The closed-form base at a site: sums over the training patients to fit it, and the base dose of each patient."""
+"""The base at a site: sums or voxels of the training patients to fit it to, and the base dose of each patient."""
 
 from __future__ import annotations
 
@@ -7,47 +7,58 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from client.cohort import load_case
+from client.cohort import load_split
 from client.site import SiteConfig
-from shared_model import base
-from shared_model.base_features import Features, physics_features
+from shared_model import base, voxel
+from shared_model.base_features import Features
 from shared_model.case import Case, Volume
+from shared_model.residual import base_dose, base_features
 from shared_model.spec import ModelSpec
+
+# (features (n, f), dose over the highest prescription (n,)) of one patient.
+Rows = tuple[Features, NDArray[np.float32]]
 
 
 def base_sums(site: SiteConfig, spec: ModelSpec) -> NDArray[np.int64]:
-    """Sum what the base of ``spec`` is solved from over the training patients, (s,) int64 (shared_model/base.py).
+    """Sum what a ridge base is solved from over the training patients, (s,) int64 (shared_model/base.py).
 
     Raises InputError on a case that cannot be read or has no dose.
     """
     total = np.zeros(base.sums_size(spec.base_fourier), dtype=np.int64)
-    for case_id in site.train:
-        case = load_case(site, case_id)
-        total += base.patient_sums(case, _features(site, case), spec.base_fourier)
+    for case in load_split(site, "train"):
+        total += base.patient_sums(case, _features(site, spec, case), spec.base_fourier)
     return total
 
 
 @lru_cache(maxsize=64)
-def base_doses(site: SiteConfig, spec: ModelSpec, split: str) -> tuple[Volume | None, ...]:
-    """Base dose of each patient of a split, (z, y, x) Gy on its own grid; None each for ``base=none``."""
-    case_ids: tuple[str, ...] = getattr(site, split)
+def voxel_rows(site: SiteConfig, spec: ModelSpec) -> tuple[Rows, ...]:
+    """What a voxel base trains on: rows of each training patient who has targets. Raises as ``base_sums`` does."""
+    rows = (voxel.training_rows(case, _features(site, spec, case)) for case in load_split(site, "train"))
+    return tuple(row for row in rows if len(row[1]))
+
+
+@lru_cache(maxsize=64)
+def base_doses(site: SiteConfig, spec: ModelSpec, weights: bytes, split: str) -> tuple[Volume | None, ...]:
+    """Base dose of each patient of a split, (z, y, x) Gy on its own grid; None each for ``base=none``.
+
+    ``weights``: those of a base that trains (shared_model/residual.py).
+    """
     if spec.base == "none":
-        return (None,) * len(case_ids)
-    weights = base.weights_of(spec)
-    cases = (load_case(site, case_id) for case_id in case_ids)
-    return tuple(base.predict(case, _features(site, case), weights, spec.base_fourier) for case in cases)
+        return (None,) * len(getattr(site, split))
+    cases = load_split(site, split)
+    return tuple(base_dose(case, spec, _features(site, spec, case), weights) for case in cases)
 
 
-# Features by site folder and patient, about 1 MB each at 64^3: several studies of a simulation ask for the same.
+# Features by site folder, base and patient, about 2 MB each at 64^3: several studies of a simulation ask for the same.
 _KEEP = 512
-_kept: dict[tuple[str, str, str], Features] = {}
+_kept: dict[tuple[str, str, str, str], Features] = {}
 
 
-def _features(site: SiteConfig, case: Case) -> Features:
-    key = (str(site.root), site.data, case.case_id)
+def _features(site: SiteConfig, spec: ModelSpec, case: Case) -> Features:
+    key = (str(site.root), site.data, spec.base, case.case_id)
     found = _kept.get(key)
     if found is None:
-        found = physics_features(case)
+        found = base_features(case, spec)
         if len(_kept) < _KEEP:
             _kept[key] = found
     return found

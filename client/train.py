@@ -14,8 +14,9 @@ from functools import lru_cache
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from client.base import base_doses
+from client.base import base_doses, voxel_rows
 from client.cohort import load_split
 from client.latent_cache import encoded
 from client.site import SiteConfig
@@ -29,9 +30,14 @@ from shared_model.manifest import pack, unpack
 from shared_model.modalities import Example, mirror
 from shared_model.objective import velocity_loss
 from shared_model.predictor import noise_generator, predict_dose
+from shared_model.residual import base_weights
 from shared_model.spec import ModelSpec
+from shared_model.voxel import VOXELS_PER_STEP, VoxelBase, voxel_loss
 
 Vector = NDArray[np.float32]
+
+# Names of the voxel base's parameters.
+VOXEL = "voxel."
 
 # A model per thread: the simulation engine trains several sites of one process side by side.
 _models = threading.local()
@@ -61,13 +67,16 @@ def _data_part(spec: ModelSpec) -> ModelSpec:
 
 
 @lru_cache(maxsize=64)
-def _examples(site: SiteConfig, spec: ModelSpec) -> tuple[Example, ...]:
-    """Training examples: every patient as it is and mirrored left to right, neighbours in the tuple."""
+def _examples(site: SiteConfig, spec: ModelSpec, weights: bytes) -> tuple[Example, ...]:
+    """Training examples: every patient as it is and mirrored left to right, neighbours in the tuple.
+
+    ``weights``: of a base that trains, here and below.
+    """
     cases = load_split(site, "train")
     if not cases:
         raise InputError(f"site {site.site}: no training cases; list some under 'train' in the site configuration")
     found: list[Example] = []
-    for case, base in zip(cases, base_doses(site, spec, "train"), strict=True):
+    for case, base in zip(cases, base_doses(site, spec, weights, "train"), strict=True):
         # The features see no side, so the base of a mirrored case is the mirrored base.
         mirrored = None if base is None else np.ascontiguousarray(base[:, :, ::-1])
         found += [encoded(c, spec, site.cache, b) for c, b in ((case, base), (mirror(case), mirrored))]
@@ -75,8 +84,8 @@ def _examples(site: SiteConfig, spec: ModelSpec) -> tuple[Example, ...]:
 
 
 @lru_cache(maxsize=64)
-def _validation(site: SiteConfig, spec: ModelSpec) -> tuple[tuple[Case, Example, Volume | None], ...]:
-    cases, bases = load_split(site, "validation"), base_doses(site, spec, "validation")
+def _validation(site: SiteConfig, spec: ModelSpec, weights: bytes) -> tuple[tuple[Case, Example, Volume | None], ...]:
+    cases, bases = load_split(site, "validation"), base_doses(site, spec, weights, "validation")
     return tuple((c, encoded(c, spec, site.cache, base), base) for c, base in zip(cases, bases, strict=True))
 
 
@@ -95,24 +104,23 @@ def _batches(examples: Sequence[Example], size: int, generator: torch.Generator)
 def train_round(site: SiteConfig, spec: ModelSpec, vector: Vector, task: TrainTask) -> tuple[Vector, dict[str, float]]:
     """Train ``task.local_steps`` steps from ``vector`` (d,); returns (local minus global (d,), metrics).
 
-    AdamW with the round's learning rate, gradients clipped to ``task.grad_clip``. Raises InputError on bad data.
+    AdamW with the round's learning rate, gradients clipped to ``task.grad_clip``; stage ``base`` trains the voxel base
+    alone, the others everything else. Raises InputError on bad data.
     """
     started = time.monotonic()
-    with _loading:
-        examples = _examples(site, _data_part(spec))
-    if task.stage == "dose":
-        for lacking in (e for e in examples if "dose" not in e.latents):
-            raise InputError(f"site {site.site}: case {lacking.case_id} has no dose; stage dose cannot train on it")
     model = _model(spec)
     unpack(model, vector)
     model.train()
-    parameters = list(trainable(model).values())
-    optimiser = torch.optim.AdamW(parameters, lr=task.lr, weight_decay=task.weight_decay)
+    of_base = task.stage == "base"
+    if of_base and not isinstance(model.voxel, VoxelBase):
+        raise InputError("stage base: the model's base is not one that trains; expected model.base=voxel")
+    parameters = [p for name, p in trainable(model).items() if name.startswith(VOXEL) == of_base]
     generator = noise_generator(task.seed, site.site, str(task.round))
+    step = (_base_losses if of_base else _losses)(site, spec, model, task, generator)
+    optimiser = torch.optim.AdamW(parameters, lr=task.lr, weight_decay=task.weight_decay)
     losses: list[float] = []
-    batches = _batches(examples, task.batch_size, generator)
     for _ in range(task.local_steps):
-        loss = velocity_loss(model, next(batches), task.stage, generator, spec.precision, task.least_visible)
+        loss = next(step)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, task.grad_clip)
@@ -122,13 +130,43 @@ def train_round(site: SiteConfig, spec: ModelSpec, vector: Vector, task: TrainTa
     return pack(model) - vector, metrics
 
 
+def _losses(
+    site: SiteConfig, spec: ModelSpec, model: Any2AnyDiT, task: TrainTask, generator: torch.Generator
+) -> Iterator[Tensor]:
+    """Loss after loss of the diffusion model."""
+    with _loading:
+        examples = _examples(site, _data_part(spec), base_weights(model))
+    if task.stage == "dose":
+        for lacking in (e for e in examples if "dose" not in e.latents):
+            raise InputError(f"site {site.site}: case {lacking.case_id} has no dose; stage dose cannot train on it")
+    for batch in _batches(examples, task.batch_size, generator):
+        yield velocity_loss(model, batch, task.stage, generator, spec.precision, task.least_visible)
+
+
+def _base_losses(
+    site: SiteConfig, spec: ModelSpec, model: Any2AnyDiT, task: TrainTask, generator: torch.Generator
+) -> Iterator[Tensor]:
+    """Loss after loss of the voxel base: ``batch_size`` patients, VOXELS_PER_STEP voxels of each."""
+    assert isinstance(model.voxel, VoxelBase)
+    with _loading:
+        patients = voxel_rows(site, _data_part(spec))
+    if not patients:
+        raise InputError(f"site {site.site}: no training case has targets; stage base has nothing to train on")
+    while True:
+        chosen = torch.randint(len(patients), (task.batch_size,), generator=generator).tolist()
+        picks = [torch.randint(len(patients[i][1]), (VOXELS_PER_STEP,), generator=generator).numpy() for i in chosen]
+        drawn = list(zip(chosen, picks, strict=True))
+        features = np.concatenate([patients[i][0][pick] for i, pick in drawn])
+        yield voxel_loss(model.voxel, features, np.concatenate([patients[i][1][pick] for i, pick in drawn]))
+
+
 def score_validation(site: SiteConfig, spec: ModelSpec, vector: Vector, task: EvaluateTask) -> list[CaseScore]:
     """Score the model at ``vector`` on each of the site's validation patients, on their own grids."""
-    with _loading:
-        cases = _validation(site, _data_part(spec))
     model = _model(spec)
     unpack(model, vector)
     model.eval()
+    with _loading:
+        cases = _validation(site, _data_part(spec), base_weights(model))
     return [
         score_case(
             case,

@@ -37,7 +37,7 @@ class TrainTask:
         "batch_size": Whole(1, 4096),
         "lr": Real(0.0, 10.0, above=True),
         "seed": _SEED,
-        "stage": OneOf(("dose", "any2any")),
+        "stage": OneOf(("base", "dose", "any2any")),
         "grad_clip": Real(0.0, 1e6, above=True),
         "weight_decay": Real(0.0, 1.0),
         "least_visible": Real(0.0, 1.0),

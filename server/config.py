@@ -23,7 +23,8 @@ class TrainConfig:
     ``stage``: "dose" trains dose prediction (stage B), "any2any" every target from any conditions (stage A).
     ``any2any_share``: this share of the rounds comes first as stage A, whatever ``stage`` says of the others.
     ``curriculum``: "rising" raises the number of visible conditions over stage A to all of them, "none" draws any
-    number throughout. ``grad_clip``: largest gradient norm.
+    number throughout. ``base_rounds``: with ``model.base=voxel`` so many rounds come first and train the base alone,
+    with a fall of the learning rate of their own. ``grad_clip``: largest gradient norm.
     """
 
     local_steps: int = 25
@@ -33,6 +34,7 @@ class TrainConfig:
     stage: str = "dose"
     any2any_share: float = 0.0
     curriculum: str = "none"
+    base_rounds: int = 0
     grad_clip: float = 1.0
     weight_decay: float = 0.01
 
@@ -43,6 +45,7 @@ class TrainConfig:
         "lr_final_fraction": Real(0.0, 1.0, above=True),
         "stage": OneOf(("dose", "any2any")),
         "any2any_share": Real(0.0, 1.0),
+        "base_rounds": Whole(0, 1_000_000),
         "curriculum": OneOf(("none", "rising")),
         "grad_clip": Real(0.0, 1e6, above=True),
         "weight_decay": Real(0.0, 1.0),
@@ -153,6 +156,12 @@ class RunConfig:
         for key, rule in rules.items():
             if not rule.accepts(getattr(self, key)):
                 raise InputError(f"{_WHERE}: {key} must be {rule.expected()}")
+        trains_base = self.model.get("base") == "voxel"
+        if trains_base != (self.train.base_rounds > 0) or self.train.base_rounds >= max(2, self.rounds.count):
+            raise InputError(
+                f"{_WHERE}: train.base_rounds={self.train.base_rounds}: expected 1 to rounds.count - 1 with"
+                " model.base=voxel, and 0 with any other base"
+            )
 
     def to_json(self) -> str:
         """Write the configuration as canonical JSON: sorted keys, no blanks."""

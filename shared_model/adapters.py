@@ -12,9 +12,9 @@ from shared_model.spec import ModelSpec
 
 # Names as peft matches them: the end of a module's dotted path.
 LORA_MODULES = ("to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2")
-# Starts at zero, so it is of no use frozen.
-ESTIMATE = "estimate."
-EMBEDDING_MODULES = (ESTIMATE, "patch.", "head.", "role.", "table.", "table_out.", "norm_q.", "norm_k.")
+# Parts of the residual form that no prior has: of no use frozen.
+RESIDUAL_MODULES = ("estimate.", "voxel.")
+EMBEDDING_MODULES = (*RESIDUAL_MODULES, "patch.", "head.", "role.", "table.", "table_out.", "norm_q.", "norm_k.")
 
 
 def _is_embedding(name: str) -> bool:
@@ -45,7 +45,9 @@ def adapted_model(spec: ModelSpec) -> Any2AnyDiT:
         inject_adapter_in_model(config, model, adapter_name="shared")
     for name, parameter in model.named_parameters():
         wanted = (
-            ".lora_" in name or name.startswith(ESTIMATE) or (spec.adapter == "lora+embeddings" and _is_embedding(name))
+            ".lora_" in name
+            or name.startswith(RESIDUAL_MODULES)
+            or (spec.adapter == "lora+embeddings" and _is_embedding(name))
         )
         parameter.requires_grad_(wanted)
     return model

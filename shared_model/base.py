@@ -15,7 +15,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from shared_model.base_features import NAMES, Features, highest_gy, physics_features
+from shared_model.base_features import NAMES, Features, highest_gy
 from shared_model.case import Case, Volume
 from shared_model.errors import InputError
 from shared_model.spec import ModelSpec
@@ -210,10 +210,3 @@ def weights_of(spec: ModelSpec) -> Weights:
     if weights.shape != (columns(spec.base_fourier),) or not np.isfinite(weights).all():
         raise InputError(f"model.base_weights: expected {columns(spec.base_fourier)} finite numbers")
     return weights.astype(np.float32)
-
-
-def base_gy(case: Case, spec: ModelSpec) -> Volume | None:
-    """The base dose that ``spec`` asks for, (z, y, x) Gy; None for ``base=none``."""
-    if spec.base == "none":
-        return None
-    return predict(case, physics_features(case), weights_of(spec), spec.base_fourier)

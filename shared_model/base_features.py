@@ -53,9 +53,9 @@ def physics_features(case: Case) -> Features:
     box = _box(case)
     spacing = case.grid.spacing_mm
     body = case.body[box]
-    high, middle, low = (mask[box] for mask in _levels(case))
+    high, middle, low = (mask[box] for mask in levels(case))
     anywhere = high | middle | low
-    map_zyx = _relative_prescription(case)[box]
+    map_zyx = relative_prescription(case)[box]
     blurred = [gaussian_filter(map_zyx, _sigma(mm, spacing), truncate=3.0) for mm in BLUR_MM]
     in_slice = gaussian_filter(
         map_zyx, [_HALF_SLICE, SLICE_BLUR_MM / spacing[1], SLICE_BLUR_MM / spacing[2]], truncate=3.0
@@ -89,8 +89,8 @@ def _box(case: Case) -> tuple[slice, ...]:
     return tuple(slice(max(0, int(w[0]) - _MARGIN), int(w[-1]) + 1 + _MARGIN) for w in where)
 
 
-def _levels(case: Case) -> tuple[Mask, Mask, Mask]:
-    """Masks of the targets of high, middle and low level, on the case's grid."""
+def levels(case: Case) -> tuple[Mask, Mask, Mask]:
+    """Masks (z, y, x) of the targets of high, middle and low level, on the case's grid."""
     masks = [np.zeros(case.grid.shape, dtype=bool) for _ in range(3)]
     highest = highest_gy(case)
     for name in case.targets:
@@ -100,7 +100,8 @@ def _levels(case: Case) -> tuple[Mask, Mask, Mask]:
     return masks[0], masks[1], masks[2]
 
 
-def _relative_prescription(case: Case) -> _Volume:
+def relative_prescription(case: Case) -> _Volume:
+    """Prescription over the highest one, (z, y, x): the highest wins, 0 outside the targets."""
     highest = highest_gy(case)
     return case.ptv_gy() / np.float32(highest) if highest else np.zeros(case.grid.shape, dtype=np.float32)
 

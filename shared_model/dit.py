@@ -105,7 +105,9 @@ class Any2AnyDiT(nn.Module):
             {m: nn.Conv3d(arch.latent_channels, arch.dim, arch.patch, arch.patch) for m in embedded}
         )
         self.head = nn.ModuleDict({m: nn.Linear(arch.dim, width) for m in MODALITIES})
+        # Of the residual form (shared_model/prior.py puts them there): where the base enters, and a base that trains.
         self.estimate: nn.Module | None = None
+        self.voxel: nn.Module | None = None
         self.timesteps = Timesteps(arch.freq_dim, flip_sin_to_cos=True, downscale_freq_shift=0)
         self.time_embedder = TimestepEmbedding(arch.freq_dim, arch.dim)
         self.time_proj = nn.Linear(arch.dim, 6 * arch.dim)

@@ -87,8 +87,8 @@ def manifest_hash(spec: ModelSpec) -> str:
 
 
 def base_hash(spec: ModelSpec) -> str:
-    """SHA-256 hex of the base's coefficients; ``none`` without a base. InputError if it is not fitted."""
-    return "none" if spec.base == "none" else vector_hash(weights_of(spec))
+    """SHA-256 hex of the base's coefficients; ``none`` without any. InputError if it is not fitted."""
+    return "none" if spec.base != "ridge" else vector_hash(weights_of(spec))
 
 
 def vector_hash(vector: Vector) -> str:
@@ -109,7 +109,7 @@ def save_adapter(path: Path, spec: ModelSpec, vector: Vector, card: Mapping[str,
         offset += size
     if offset != vector.size:
         raise ValueError(f"vector has {vector.size} numbers, the adapter {offset}")
-    if spec.base != "none":
+    if spec.base == "ridge":
         tensors[BASE_TENSOR] = torch.from_numpy(weights_of(spec).copy())
     header = {
         "format": FORMAT,
@@ -142,9 +142,9 @@ def load_adapter(path: Path) -> tuple[ModelSpec, Vector, dict[str, Any]]:
                     f"{prior_hash(spec)[:12]}; install the version of fedkt3d that the adapter's card names"
                 )
             names, _ = _layout(spec)
-            expected = {name for name, _ in names} | ({BASE_TENSOR} if spec.base != "none" else set())
+            expected = {name for name, _ in names} | ({BASE_TENSOR} if spec.base == "ridge" else set())
             whole = set(file.keys()) == expected
-            if whole and spec.base != "none":
+            if whole and spec.base == "ridge":
                 spec = fitted(spec, file.get_tensor(BASE_TENSOR).float().numpy())
                 whole = header["base"] == base_hash(spec)
             if not whole or header["manifest"] != manifest_hash(spec):

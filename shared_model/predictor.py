@@ -9,12 +9,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from shared_model.base import base_gy
 from shared_model.case import BASE, Case, Volume
 from shared_model.dit import Any2AnyDiT
 from shared_model.latents import Latents
 from shared_model.modalities import HAAR, Example, dose_gy, example
 from shared_model.prior import load_latents
+from shared_model.residual import base_gy
 from shared_model.sampler import Sampling, sample_latents
 from shared_model.spec import ModelSpec
 
@@ -67,9 +67,9 @@ def predict_dose(
 
     The mean of ``candidates`` samples; with a ``score`` (higher is better) the one sample that scores best, the first
     of equals. ``shape``: the grid to predict on; tiles of ``spec.shape`` where it is larger. ``patient``: the case as
-    encoded before on that grid, if it was; ``base``: its base dose, likewise (shared_model/base.py).
+    encoded before on that grid, if it was; ``base``: its base dose, likewise (shared_model/residual.py).
     """
-    base = base_gy(case, spec) if base is None else base
+    base = base_gy(case, spec, model) if base is None else base
     shape = shape or spec.shape
     latents = load_latents(replace(spec, shape=shape))
     if patient is None:

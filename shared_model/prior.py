@@ -21,6 +21,7 @@ from shared_model.latents import Latents
 from shared_model.modalities import HAAR
 from shared_model.spec import Architecture, ModelSpec
 from shared_model.switches import Switches
+from shared_model.voxel import VoxelBase
 from shared_model.wan_prior import VARIABLE, wan_hash, wan_latents, wan_transformer
 
 # A folder each, named as in ``ModelSpec.prior``; written by `simulate pretrain`.
@@ -94,6 +95,10 @@ def load_prior(spec: ModelSpec) -> Any2AnyDiT:
     model = _network(spec)
     if spec.base != "none":
         model.take_estimate()
+    if spec.base == "voxel":
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(spec.init_seed)
+            model.voxel = VoxelBase()
     return model
 
 

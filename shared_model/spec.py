@@ -15,7 +15,7 @@ ADAPTERS: tuple[str, ...] = ("full", "blocks", "lora+embeddings", "lora")
 # is room for longer fields of view.
 MAX_VOXELS = 2 * 128**3
 MAX_RANK, MAX_ALPHA = 1024, 65_536
-BASES: tuple[str, ...] = ("none", "ridge")
+BASES: tuple[str, ...] = ("none", "ridge", "voxel")
 # The coefficients travel in the spec, which a message limits to 20,000 characters.
 MAX_BASE_FOURIER = 2500
 # Bundled ones (shared_model/priors), a random start, and Wan 2.1 from files.
@@ -52,9 +52,10 @@ class ModelSpec:
     ``shape``: training grid (z, y, x) that covers each patient's body; slices (z) of Wan's video autoencoder are best
     4k + 1 (shared_model/wan_vae.py).
     ``precision`` of the forward pass: ``bf16`` (weights and sums stay float32) or ``fp32``. ``switches``: how the model
-    differs from the default one. ``base``: ``none`` (the paper's form) or ``ridge``, where the model learns dose minus
-    a closed-form estimate (shared_model/base.py) with ``base_fourier`` random features; ``base_weights`` are its
-    coefficients once fitted.
+    differs from the default one. ``base``: ``none`` (the paper's form), or what the model learns dose minus:
+    ``ridge``, a closed-form estimate (shared_model/base.py) with ``base_fourier`` random features, whose coefficients
+    are ``base_weights`` once fitted; ``voxel``, a small network (shared_model/voxel.py) whose weights are part of the
+    vector.
     """
 
     prior: str = "video-small"
@@ -114,7 +115,7 @@ class ModelSpec:
             raise InputError(f"model.base={self.base!r}: expected one of {', '.join(BASES)}")
         if not 0 <= self.base_fourier <= MAX_BASE_FOURIER:
             raise InputError(f"model.base_fourier: expected 0 to {MAX_BASE_FOURIER}")
-        if self.base_weights and self.base == "none":
+        if self.base_weights and self.base != "ridge":
             raise InputError("model.base_weights: given without model.base=ridge")
 
     def to_json(self) -> str:
@@ -125,8 +126,8 @@ class ModelSpec:
         """
         raw = {**asdict(self), "switches": self.switches.changed()}
         unsaid = {key for key in ("switches", "prior_sha256") if not raw[key]}
-        if self.base == "none":
-            unsaid |= {"base", "base_fourier", "base_weights"}
+        if self.base != "ridge":
+            unsaid |= {"base_fourier", "base_weights"} | ({"base"} if self.base == "none" else set())
         raw = {key: value for key, value in raw.items() if key not in unsaid}
         return json.dumps(raw, sort_keys=True, separators=(",", ":"))
 

@@ -22,12 +22,12 @@ from client.latent_cache import encoded
 from client.site import SiteConfig
 from shared_model.adapters import adapted_model
 from shared_model.anatomy import OAR_CODES
-from shared_model.base import base_gy
 from shared_model.case import MODALITIES, Case
 from shared_model.manifest import Vector, unpack
 from shared_model.modalities import Example, scale_of, volumes
 from shared_model.predictor import sample_volumes
 from shared_model.prior import load_latents
+from shared_model.residual import base_gy
 from shared_model.sampler import Sampling
 from shared_model.spec import ModelSpec
 
@@ -60,7 +60,7 @@ def score_any(
     found: Scores = {}
     for site in sites:
         for case in load_split(site, "validation"):
-            base = base_gy(case, spec)
+            base = base_gy(case, spec, model)
             patient = encoded(case, spec, site.cache, base)
             for target in (m for m in MODALITIES if m in patient.latents):
                 drawn = sample_volumes(model, patient, target, how, candidates=candidates, seed=seed, latents=latents)

@@ -9,6 +9,7 @@ from client.site import SiteConfig
 from client.train import evaluate_round, train_round
 from privacy.messages import EvaluateTask, TrainTask
 from shared_model import base
+from shared_model.adapters import adapted_model, trainable
 from shared_model.errors import InputError
 from shared_model.manifest import initial_vector
 from shared_model.spec import ModelSpec
@@ -91,8 +92,8 @@ def test_the_residual_form_trains_replays_and_starts_from_the_base(site: SiteCon
     update, _ = train_round(site, spec, start, task())
     again, _ = train_round(site, spec, start, task())
     assert update.tobytes() == again.tobytes()
-    assert update.tobytes() != train_round(site, SPEC, start, task())[0].tobytes(), "it learns something else"
-    residual, dose = evaluate_round(site, spec, start, EVALUATE), evaluate_round(site, SPEC, start, EVALUATE)
+    plain = initial_vector(SPEC)
+    residual, dose = evaluate_round(site, spec, start, EVALUATE), evaluate_round(site, SPEC, plain, EVALUATE)
     assert residual["dose_score_gy"] < 0.7 * dose["dose_score_gy"], "untrained, it is near the base"
 
 
@@ -107,3 +108,30 @@ def test_the_residual_form_without_coefficients_is_refused(site: SiteConfig) -> 
     spec = ModelSpec(prior="none", shape=(16, 16, 16), base="ridge")
     with pytest.raises(InputError, match="no coefficients"):
         train_round(site, spec, initial_vector(spec), task())
+
+
+VOXEL = ModelSpec(prior="none", shape=(16, 16, 16), base="voxel")
+
+
+def test_rounds_of_the_base_train_it_alone_and_later_rounds_the_rest(site: SiteConfig) -> None:
+    start = initial_vector(VOXEL)
+    names = [(name, p.numel()) for name, p in trainable(adapted_model(VOXEL)).items()]
+    of_base = np.concatenate([np.full(size, name.startswith("voxel.")) for name, size in names])
+    update, metrics = train_round(site, VOXEL, start, task(stage="base", local_steps=20))
+    assert np.abs(update[of_base]).max() > 0
+    assert not update[~of_base].any()
+    assert metrics["loss"] > 0
+    based = (start + update).astype(np.float32)
+    after, _ = train_round(site, VOXEL, based, task())
+    assert not after[of_base].any()
+    assert np.abs(after[~of_base]).max() > 0
+    # The rest learns dose minus that base: from another base it learns something else.
+    other, _ = train_round(site, VOXEL, start, task())
+    assert other.tobytes() != after.tobytes()
+    scores = [evaluate_round(site, VOXEL, v, EVALUATE)["dose_score_gy"] for v in (start, based, start)]
+    assert scores[0] == scores[2] != scores[1]
+
+
+def test_a_model_without_such_a_base_refuses_its_rounds(site: SiteConfig) -> None:
+    with pytest.raises(InputError, match=r"model\.base=voxel"):
+        train_round(site, SPEC, initial_vector(SPEC), task(stage="base"))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from shared_model import base
+from shared_model import base, residual
 from shared_model.adapters import adapted_model
 from shared_model.base_features import FAR_MM, NAMES, physics_features
 from shared_model.case import Case
@@ -134,7 +134,7 @@ def test_the_base_is_nearer_to_the_dose_than_its_mean(cases: list[Case], solutio
 def test_base_plus_residual_is_the_dose(cases: list[Case], solution: base.Solution) -> None:
     case = cases[0]
     spec = base.fitted(SPEC, solution.weights)
-    found = base.base_gy(case, spec)
+    found = residual.base_dose(case, spec, physics_features(case), b"")
     patient = example(case, case.grid.shape, base_gy=found)
     to = Resampler(case.grid, patient.grid)
     body = torch.from_numpy(case.body.astype(np.float32))
@@ -153,7 +153,7 @@ def test_base_plus_residual_is_the_dose(cases: list[Case], solution: base.Soluti
 
 
 def test_a_perfect_residual_of_zero_predicts_the_base(cases: list[Case], solution: base.Solution) -> None:
-    found = base.base_gy(cases[0], base.fitted(SPEC, solution.weights))
+    found = residual.base_dose(cases[0], base.fitted(SPEC, solution.weights), physics_features(cases[0]), b"")
     patient = example(cases[0], SPEC.shape, base_gy=found)
     again = dose_gy(torch.zeros(SPEC.shape), cases[0], patient.grid, base_gy=found)
     torch.testing.assert_close(again, torch.from_numpy(found))
@@ -164,7 +164,7 @@ def test_prediction_uses_the_base_with_any_modality_missing(cases: list[Case], s
     model = adapted_model(spec).eval()
     bare = replace(cases[0], structures={}, prescriptions_gy={}, ct_hu=None, beam_plate=None, dose_gy=None)
     for case in (cases[0], replace(cases[0], ct_hu=None), bare):
-        given = base.base_gy(case, spec)
+        given = residual.base_dose(case, spec, physics_features(case), b"")
         dose = predict_dose(model, case, spec, candidates=2)
         torch.testing.assert_close(dose, predict_dose(model, case, spec, candidates=2, base=given))
         assert float(dose.min()) >= 0
@@ -204,7 +204,7 @@ def test_bad_bases_are_refused(changes) -> None:
 
 def test_missing_or_wrong_coefficients_are_refused(cases: list[Case]) -> None:
     with pytest.raises(InputError, match="no coefficients"):
-        base.base_gy(cases[0], SPEC)
+        residual.base_dose(cases[0], SPEC, physics_features(cases[0]), b"")
     for text in ("AAAA", "not base64", base.fitted(SPEC, np.full(base.columns(FOURIER), np.nan)).base_weights):
         with pytest.raises(InputError, match="base_weights"):
             manifest_hash(replace(SPEC, base_weights=text))

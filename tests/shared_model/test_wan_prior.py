@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from wan_files import write_checkpoint
 
-from shared_model import base
+from shared_model import base, residual
 from shared_model.adapters import adapted_model
 from shared_model.base_features import physics_features
 from shared_model.case import Case
@@ -145,7 +145,7 @@ def test_prediction_runs_from_case_to_gray(case: Case) -> None:
 def test_the_residual_form_in_wans_latents(case: Case) -> None:
     spec = replace(SPEC, base="ridge", base_fourier=0)
     spec = base.fitted(spec, base.solve(base.patient_sums(case, physics_features(case), 0), 0).weights)
-    found = base.base_gy(case, spec)
+    found = residual.base_dose(case, spec, physics_features(case), b"")
     assert found is not None
     patient = example(case, spec.shape, load_latents(spec), found)
     nothing = dose_gy(torch.zeros(spec.shape), case, patient.grid, load_latents(spec), found)

@@ -9,8 +9,9 @@ from rich.progress import Progress, TextColumn
 from client.base import base_sums
 from client.cohort import load_case
 from client.site import SiteConfig
-from shared_model import base
+from shared_model import base, residual
 from shared_model.adapters import adapted_model
+from shared_model.base_features import physics_features
 from shared_model.case import MODALITIES, Case
 from shared_model.manifest import initial_vector, pack, save_adapter
 from shared_model.modalities import example, volumes
@@ -71,7 +72,9 @@ def test_the_residual_form_is_scored_as_dose(site: SiteConfig) -> None:
     found = score_any([site], spec, pack(model), Sampling(precision="fp32"), candidates=1, seed=0)
     case = load_case(site, site.validation[0])
     patient = example(case, SHAPE)
-    alone = volumes(replace(case, dose_gy=base.base_gy(case, spec)), patient.grid)["dose"]
+    alone = volumes(replace(case, dose_gy=residual.base_dose(case, spec, physics_features(case), b"")), patient.grid)[
+        "dose"
+    ]
     expected = dict(score_modality("dose", alone, case, patient))
     assert found["dose", "dose", "MAE (Gy)"] == pytest.approx(list(expected.values()), rel=1e-4)
 

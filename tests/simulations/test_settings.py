@@ -12,7 +12,7 @@ def test_defaults_compose() -> None:
     assert settings.federation.privacy.mode == "none"
     assert settings.data.kind == "phantom"
     assert evaluate_settings([]).adapter == "default"
-    assert pretrain_settings([]).patients > 0
+    assert pretrain_settings([]).source == "video"
 
 
 def test_overrides_reach_the_federation(tmp_path: Path) -> None:

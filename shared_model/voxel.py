@@ -1,0 +1,115 @@
+"""Voxel base of the residual form: a small network that reads the dose of one voxel from its physics features.
+
+Ridge regression (shared_model/base.py) has a closed form; this has not, and follows dose better. Its weights are part
+of the adapter's vector: rounds of stage ``base`` train them alone, like any other weights, and every later round
+learns dose minus this base. It works at any resolution, since it looks at one voxel at a time.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from shared_model import light
+from shared_model.base import BASIS, HOTTEST
+from shared_model.base_features import highest_gy, levels, physics_features, relative_prescription
+from shared_model.case import Case, Volume
+from shared_model.errors import InputError
+
+Features = NDArray[np.float16]
+
+WIDTH, LAYERS = 128, 3
+# Standardised features are cut off here.
+CUT = 6.0
+# Light is about 0 to 1.
+LIGHT_CENTRE = LIGHT_SCALE = 0.35
+FEATURES = len(BASIS) + len(light.NAMES)
+# Dose over the highest prescription, as a target of training: strange voxels do not dominate.
+RATIO_CUT = 3.0
+# Training sees so many voxels of a patient (all, if the body has fewer), and so many of them in one step.
+VOXELS_PER_PATIENT = 8000
+VOXELS_PER_STEP = 512
+_BLOCK = 65_536
+
+
+class VoxelBase(nn.Module):
+    """Features (n, 30) in natural units -> dose over the highest prescription (n,)."""
+
+    centre: Tensor
+    scale: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        sizes = [FEATURES] + [WIDTH] * LAYERS
+        layers: list[nn.Module] = []
+        for size, following in zip(sizes, [*sizes[1:], 1], strict=True):
+            layers += [nn.Linear(size, following), nn.GELU()]
+        self.layers = nn.Sequential(*layers[:-1])
+        lights = [LIGHT_CENTRE] * len(light.NAMES), [LIGHT_SCALE] * len(light.NAMES)
+        for name, of_light, column in (("centre", lights[0], 0), ("scale", lights[1], 1)):
+            constants = [BASIS[feature][column] for feature in BASIS] + of_light
+            self.register_buffer(name, torch.tensor(constants), persistent=False)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Ratio of dose, of any size."""
+        z = ((features - self.centre) / self.scale).clamp(-CUT, CUT)
+        out: Tensor = self.layers(z)[..., 0]
+        return out
+
+
+def voxel_features(case: Case) -> Features:
+    """(n, 30) features of the n voxels of the body in C order, from the Case without its dose."""
+    lit = light.light_features(case, relative_prescription(case), levels(case)[0])
+    return np.concatenate([physics_features(case), lit.astype(np.float16)], axis=1)
+
+
+def training_rows(case: Case, features: Features) -> tuple[Features, NDArray[np.float32]]:
+    """Some of a case's voxels (m, 30) with their dose over the highest prescription (m,); the same ones at any time.
+
+    None for a case without targets, who has no unit of dose. Raises InputError if the case has no dose.
+    """
+    if case.dose_gy is None:
+        raise InputError(f"case {case.case_id}: no dose; the base cannot be trained on it")
+    unit_gy = highest_gy(case)
+    n = len(features) if unit_gy else 0
+    chosen = np.sort(np.random.RandomState(n).permutation(n)[:VOXELS_PER_PATIENT])
+    ratio = case.dose_gy[case.body][chosen] / np.float32(unit_gy or 1.0)
+    return features[chosen], np.minimum(ratio, RATIO_CUT).astype(np.float32)
+
+
+def voxel_loss(network: VoxelBase, features: Features, ratio: NDArray[np.float32]) -> Tensor:
+    """Mean absolute error of the ratio: what the dose score measures."""
+    predicted = network(torch.from_numpy(features.astype(np.float32)))
+    loss: Tensor = (predicted - torch.from_numpy(ratio)).abs().mean()
+    return loss
+
+
+@torch.no_grad()
+def predict(case: Case, features: Features, network: VoxelBase) -> Volume:
+    """The base dose of a case, (z, y, x) Gy on its own grid; 0 outside the body, and everywhere without targets."""
+    out = np.zeros(case.grid.shape, dtype=np.float32)
+    unit_gy = highest_gy(case)
+    if unit_gy > 0:
+        blocks = [features[i : i + _BLOCK].astype(np.float32) for i in range(0, len(features), _BLOCK)]
+        ratio = torch.cat([network(torch.from_numpy(block)) for block in blocks]).numpy()
+        out[case.body] = np.clip(ratio, 0.0, HOTTEST) * np.float32(unit_gy)
+    return out
+
+
+def weights(network: VoxelBase) -> bytes:
+    """All weights as float32 bytes: the key of whatever was made with them."""
+    return b"".join(p.detach().float().numpy().tobytes() for p in network.parameters())
+
+
+def from_weights(content: bytes) -> VoxelBase:
+    """Inverse of ``weights``."""
+    network = VoxelBase()
+    values = torch.frombuffer(bytearray(content), dtype=torch.float32)
+    with torch.no_grad():
+        for parameter, part in zip(
+            network.parameters(), values.split([p.numel() for p in network.parameters()]), strict=True
+        ):
+            parameter.copy_(part.view_as(parameter))
+    return network

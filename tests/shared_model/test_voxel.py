@@ -1,0 +1,112 @@
+"""Light features and the voxel base: no side, no dose, no missing modality stops them; weights travel whole."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from shared_model import light, voxel
+from shared_model.adapters import adapted_model, trainable
+from shared_model.base_features import highest_gy, levels, relative_prescription
+from shared_model.case import Case
+from shared_model.errors import InputError
+from shared_model.manifest import initial_vector, load_adapter, manifest_hash, save_adapter
+from shared_model.modalities import mirror
+from shared_model.predictor import predict_dose
+from shared_model.residual import base_gy, base_weights
+from shared_model.spec import ModelSpec
+from simulations.phantom import STYLES, phantom_case
+
+SPEC = ModelSpec(prior="none", shape=(16, 16, 16), base="voxel", precision="fp32")
+
+
+@pytest.fixture(scope="module")
+def case() -> Case:
+    return phantom_case(3, STYLES["openkbp_like"], (24, 24, 24))
+
+
+def lit(case: Case) -> np.ndarray:
+    out = np.zeros((*case.grid.shape, len(light.NAMES)), np.float32)
+    out[case.body] = light.light_features(case, relative_prescription(case), levels(case)[0])
+    return out
+
+
+def test_light_of_a_mirrored_case_is_the_mirrored_light(case: Case) -> None:
+    np.testing.assert_allclose(lit(mirror(case))[:, :, ::-1], lit(case), atol=1e-4)
+
+
+def test_light_falls_with_depth_and_stays_in_the_slices_of_the_targets(case: Case) -> None:
+    found = dict(zip(light.NAMES, np.moveaxis(lit(case), -1, 0), strict=True))
+    high = levels(case)[0]
+    for name in ("light", "light_high", "light_thick"):
+        assert found[name][high].mean() == pytest.approx(1.0, abs=1e-5)
+    empty = ~(relative_prescription(case) > 0).any((1, 2))
+    assert empty.any()
+    assert found["light"][empty].max() == 0
+    assert found["crossing"].min() >= 0
+    assert found["crossing"].max() == pytest.approx(1.0, abs=1e-4), "every beam is open to the whole target"
+    # Without tissue above it nothing is dimmed.
+    thin = replace(case, body=high, structures={n: m & high for n, m in case.structures.items()}, dose_gy=None)
+    dimmed = light.light_features(case, relative_prescription(case), high)[:, 4]
+    assert dimmed.max() < light.light_features(thin, relative_prescription(thin), high)[:, 4].max()
+
+
+def test_features_do_without_dose_and_without_any_modality(case: Case) -> None:
+    np.testing.assert_array_equal(voxel.voxel_features(replace(case, dose_gy=None)), voxel.voxel_features(case))
+    bare = replace(case, structures={}, prescriptions_gy={}, ct_hu=None, beam_plate=None, angle_plate=None)
+    features = voxel.voxel_features(bare)
+    assert features.shape == (case.body.sum(), voxel.FEATURES)
+    assert np.isfinite(features).all()
+    assert voxel.predict(bare, features, voxel.VoxelBase()).max() == 0
+    assert len(voxel.training_rows(bare, features)[1]) == 0
+    with pytest.raises(InputError, match="no dose"):
+        voxel.training_rows(replace(case, dose_gy=None), features)
+
+
+def test_it_learns_the_dose_of_a_patient(case: Case) -> None:
+    torch.manual_seed(0)
+    network, features = voxel.VoxelBase(), voxel.voxel_features(case)
+    rows, ratio = voxel.training_rows(case, features)
+    optimiser = torch.optim.AdamW(network.parameters(), lr=3e-3)
+    before = voxel.voxel_loss(network, rows, ratio).item()
+    for _ in range(60):
+        loss = voxel.voxel_loss(network, rows, ratio)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    assert loss.item() < 0.3 * before
+    assert case.dose_gy is not None
+    base = voxel.predict(case, features, network)
+    error = np.abs(base - case.dose_gy)[case.body].mean() / highest_gy(case)
+    assert error == pytest.approx(loss.item(), rel=0.3)
+    assert base[~case.body].max() == 0
+
+
+def test_weights_make_the_same_network(case: Case) -> None:
+    network, features = voxel.VoxelBase(), voxel.voxel_features(case)
+    again = voxel.from_weights(voxel.weights(network))
+    assert voxel.weights(again) == voxel.weights(network)
+    np.testing.assert_array_equal(voxel.predict(case, features, again), voxel.predict(case, features, network))
+
+
+@pytest.mark.parametrize("adapter", ["full", "lora", "lora+embeddings", "blocks"])
+def test_its_weights_are_part_of_every_adapter(adapter: str) -> None:
+    names = trainable(adapted_model(replace(SPEC, adapter=adapter)))
+    assert sum(p.numel() for name, p in names.items() if name.startswith("voxel.")) == 37_121
+    assert "estimate.weight" in names
+
+
+def test_prediction_from_a_saved_adapter_starts_from_its_base(case: Case, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    path = tmp_path / "adapter.safetensors"
+    save_adapter(path, SPEC, initial_vector(SPEC), {})
+    spec, vector, _ = load_adapter(path)
+    assert (spec, vector.tobytes()) == (SPEC, initial_vector(SPEC).tobytes())
+    model = adapted_model(spec)
+    base = base_gy(case, spec, model)
+    assert base is not None
+    dose = predict_dose(model.eval(), case, spec)
+    given = predict_dose(model, case, spec, base=base)
+    assert torch.equal(dose, given)
+    assert base_weights(model)
+    assert manifest_hash(SPEC) != manifest_hash(replace(SPEC, base="none"))
