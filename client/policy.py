@@ -36,7 +36,7 @@ require_plan: true
 # Privacy modes that this site takes part in. none: the coordinator sees this site's updates as they are.
 modes: [none]
 
-# Fewest hospitals that a plan must ask for in a round: with one or two, an update is as good as named.
+# Fewest hospitals whose updates an accepted plan must add up in a round.
 least_sites: 2
 
 # Fewest patients of this site behind anything that leaves it (training patients; for evaluate, validation patients).
@@ -95,7 +95,7 @@ class Policy:
 
     @classmethod
     def load(cls, path: Path) -> Policy:
-        """Read a policy; InputError naming file and key. A key that is missing is an error: no limit is ever guessed."""
+        """Read a policy; InputError naming file and key. A missing key is an error: no limit is ever guessed."""
         try:
             content = yaml.safe_load(path.read_text(encoding="utf-8"))
         # YAML raises ValueError for a date that is none, RecursionError for deep nesting.
