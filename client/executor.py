@@ -45,13 +45,13 @@ from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, push_task_output
 
 from client.home import ClientHome
+from privacy.messages import SITE_STOPS
 from privacy.processes import end_with_parent, write_state
 from shared_model.errors import FedKT3DError
 
 APP = "client.app"
 SITE_LOGGER = "fedkt3d.site"
 APP_FAILED = "the site's app failed; the reason stands in the site's own log"
-SITE_STOPS = "the site is being stopped"
 ACQUIRE_TASK = "/flwr.proto.Runtime/AcquireTask"
 POLL_S = 0.25
 RETRY_S = 1.0
