@@ -1,7 +1,8 @@
 """The coordinator's Flower ServerApp: reads the composed configuration, runs the rounds, writes adapter and report.
 
 Run config: ``config`` (JSON of a RunConfig), ``config-sha256`` (of that text, in hex), ``out`` (output folder). Writes
-``out/adapter.safetensors`` with its card ``out/adapter.json`` and ``out/federation.json``; ``out/events.jsonl`` and ``out/checkpoint`` grow on the way.
+``out/adapter.safetensors`` with its card ``out/adapter.json`` and ``out/federation.json``; ``out/events.jsonl`` and
+``out/checkpoint`` grow on the way.
 """
 
 from __future__ import annotations
@@ -18,16 +19,20 @@ from flwr.serverapp import Grid, ServerApp
 
 from server.config import RunConfig
 from server.events import Listener
-from server.journal import write_atomic
+from server.failure import ReportedError
+from server.journal import StorageError, write_atomic
 from server.rounds import FederationResult, run_federation
-from shared_model.errors import InputError
+from shared_model.errors import FedKT3DError, InputError
 
 app = ServerApp()
 
 
 @app.main()
 def _main(grid: Grid, context: Context) -> None:
-    federate(grid, context)
+    try:
+        federate(grid, context)
+    except FedKT3DError as error:
+        raise ReportedError(error) from error
 
 
 def run_config(config: RunConfig, out: Path) -> dict[str, str]:
@@ -53,9 +58,13 @@ def federate(grid: Grid, context: Context, on_event: Listener | None = None) -> 
     if fit is not None:
         report["base"] = {key: value for key, value in asdict(fit).items() if key != "weights"}
     adapter = out / "adapter.safetensors"
+    try:
+        file_sha256 = save_adapter(adapter, spec, result.vector)
+    except OSError as error:
+        raise StorageError(adapter, error) from error
     identity = {
         "sha256": report["adapter_sha256"],
-        "file_sha256": save_adapter(adapter, spec, result.vector),
+        "file_sha256": file_sha256,
         "numbers": int(result.vector.size),
         "manifest": manifest_hash(spec),
     }

@@ -35,6 +35,14 @@ INTERNALS = [
         "server/superlink.py",
     ),
     ("flwr.superlink.main", ["create_app"], "server/superlink.py"),
+    (
+        "flwr.proto.runtime_pb2",
+        ["AcquireTaskRequest", "PushTaskOutputRequest", "SendTaskHeartbeatRequest"],
+        "server/executor.py",
+    ),
+    ("flwr.common.constant", ["ErrorCode"], "server/exchange.py"),
+    ("flwr.supercore.logger", ["mirror_output_to_queue"], "server/serverapp.py"),
+    ("flwr.superlink.runtime", ["run_serverapp"], "server/serverapp.py"),
     ("httpx", ["HTTPError"], "server/exchange.py: what Flower's own Grid raises when the SuperLink stumbles"),
 ]
 
