@@ -71,13 +71,12 @@ class Admissions:
         self._save_invitations({**read_state(self._home.invitations_file), site: kept})
         return invitation
 
-    def admit(self, content: bytes, ca_key: Path) -> Admitted:
-        """Admit the site whose request file is ``content``.
+    def admit(self, request: AdmissionRequest, ca_key: Path) -> Admitted:
+        """Admit the site that made ``request``.
 
         InputError when the request does not answer an open invitation or its keys were used before; nothing is changed
         then. The coordinator must be running: Flower's SuperLink takes the node key.
         """
-        request = AdmissionRequest.read(content)
         site, node_key = request.site, request.node_key.decode()
         self._check_invited(request)
         authority_key = read_ca_key(ca_key)

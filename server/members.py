@@ -10,6 +10,7 @@ import typer
 
 from privacy import identity
 from privacy.federation_plan import plan_hash
+from privacy.invitation import AdmissionRequest
 from server.admission import Admissions
 from server.home import ServerHome
 from shared_model.errors import InputError, naming
@@ -64,7 +65,8 @@ def admit(
     if out is not None:
         _target(out)
     with naming(request):
-        admitted = Admissions(server).admit(identity.read_input(request), ca_key or server.ca_key)
+        read = AdmissionRequest.read(identity.read_input(request))
+    admitted = Admissions(server).admit(read, ca_key or server.ca_key)
     target = out or Path(f"{admitted.site}.admission")
     identity.replace_file(target, admitted.file)
     record = {"site": admitted.site, "node_id": admitted.node_id, "admission": str(target)}

@@ -17,10 +17,13 @@ from flwr.supercore.runtime import RuntimeHttpClient
 
 from client.home import ClientHome
 from client.node import _children
-from privacy import identity
+from privacy import certificates, identity
+from privacy.admission import Admission
+from privacy.invitation import AdmissionRequest
 from privacy.processes import Child, flower_program
+from server.admission import Admissions
 from server.control import Control
-from server.home import ServerHome
+from server.home import ServerHome, create
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(200)]
 
@@ -122,7 +125,7 @@ def test_the_canary_sings_at_a_site_with_flowers_own_executor(
 ) -> None:
     """The control of the test above: the same bundle, with stock flower-superexec in the place of our executor."""
     config = renamed(hospitals["east"], "stock", tmp_path)
-    federation.must("server", "register", "--home", federation.home, federation.make_site("stock", config))
+    federation.admit("stock", federation.make_site("stock", config))
     home = ClientHome.load(federation.site("stock"))
     ours, supernode = _children(home)
     runtime = ("--insecure", "--runtime-api-address", ours._command[-1])
@@ -142,7 +145,10 @@ def test_the_canary_sings_at_a_site_with_flowers_own_executor(
 
 
 def test_an_unregistered_site_gets_no_task(federation: Deployment, hospitals: dict[str, Path]) -> None:
-    federation.make_site("east", hospitals["east"])
+    federation.admit("east", federation.make_site("east", hospitals["east"]))
+    # An admission alone opens nothing: the SuperLink knows another node key.
+    node_key = ClientHome.load(federation.site("east")).node_key
+    node_key.write_bytes(identity.new_node_key()[0])
     federation.spawn("client", federation.site("east"))
     report = federation.run("name=uninvited", "rounds.count=1", *FAST)["report"]
     assert sorted(report["sites"]) == ["north", "south"]
@@ -154,15 +160,39 @@ def test_an_unregistered_site_gets_no_task(federation: Deployment, hospitals: di
 def test_a_site_talks_to_no_server_of_another_authority(
     federation: Deployment, hospitals: dict[str, Path], tmp_path: Path
 ) -> None:
-    (tmp_path / "other.crt").write_bytes(identity.new_authority("impostor")[1])
+    # To this site the coordinator is an impostor: it was admitted by another consortium at the very same address.
+    other = create("other", tmp_path / "other", "127.0.0.1", federation.port, federation.control_port, [])
+    invitation, admission = tmp_path / "wary.invitation", tmp_path / "wary.admission"
+    invitation.write_bytes(Admissions(other).invite("wary", 1).to_json())
     config = renamed(hospitals["east"], "wary", tmp_path)
-    key = federation.make_site("wary", config, ca=tmp_path / "other.crt")
-    federation.must("server", "register", "--home", federation.home, key)
+    federation.must("client", "init", invitation, "--home", federation.site("wary"), "--site-config", config)
+    admission.write_bytes(admitted_without_flower(other, federation.site("wary") / "wary.csr.json"))
+    federation.must("client", "join", admission, "--home", federation.site("wary"))
     federation.spawn("client", federation.site("wary"))
     status = eventually(lambda: refused(federation, "wary"), 30, "the site gave the server up")
     assert status["node_id"] is None
     log = (federation.site("wary") / "logs" / "supernode.log").read_text().lower()
     assert "certificate" in log or "ssl/tls" in log
+
+
+def admitted_without_flower(home: ServerHome, request_file: Path) -> bytes:
+    """What `server admit` gives back, without a SuperLink that takes the node key."""
+    request = AdmissionRequest.read(request_file.read_bytes())
+    key, signer = home.ca_key.read_bytes(), home.roster_key.read_bytes()
+    certificate = certificates.issue_site_certificate(
+        key, home.ca_certificate.read_bytes(), request.site, request.identity
+    )
+    roster = (
+        Admissions(home)
+        .roster()
+        .admit(
+            request.site,
+            identity=request.identity.public_bytes_raw().hex(),
+            certificate=certificates.certificate_fingerprint(certificate),
+            node_key=identity.node_fingerprint(request.node_key),
+        )
+    )
+    return Admission.make(request.site, certificate, roster.to_signed(signer), None, signer)
 
 
 def refused(federation: Deployment, name: str) -> dict[str, Any] | None:
