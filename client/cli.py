@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from client import enrol, node
+from client import status as site_status
 from client.home import ClientHome
 from privacy import certificates
 from shared_model.command import run_command
@@ -110,8 +111,8 @@ def start(home_folder: Home) -> None:
 @app.command()
 def status(home_folder: Home, as_json: AsJson = False) -> None:
     """Say whether the site runs, is connected, and what it does."""
-    report = node.status(ClientHome.load(home_folder))
-    _print(report if as_json else [node.describe(report)])
+    report = site_status.status(ClientHome.load(home_folder))
+    _print(report if as_json else [site_status.describe(report)])
 
 
 def _print(output: dict[str, Any] | list[str]) -> None:

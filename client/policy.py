@@ -1,29 +1,21 @@
-"""The site's own limits: what it does for a coordinator, how much, when, and what may leave. They win over any message.
-
-Read from the site's policy.yaml for each request, so that a change counts at once. Every check runs before any of the
-site's data is read. A refusal is a PolicyError: one line that names the key of the policy and nothing private.
-"""
+"""The site's policy.yaml: what it does for a coordinator, how much, when, and what may leave (checked in limits.py)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from client.hours import Window
-from client.site import SiteConfig
-from privacy.messages import KINDS, EvaluateTask, Request, TrainTask
-from shared_model.errors import InputError, PolicyError
-from shared_model.spec import ADAPTERS, ModelSpec
+from privacy.messages import KINDS
+from shared_model.errors import InputError
+from shared_model.spec import ADAPTERS
 
 SCHEMA = 1
 MODES = ("none",)
-MEGABYTE = 1_000_000
-VALUE_BYTES = 4  # a vector travels as float32
 
 _DEFAULT = """\
 # This site's own limits. They win over whatever the coordinator asks; a request beyond them is refused, with the reason
@@ -171,53 +163,3 @@ _READ: Mapping[str, Any] = {
     **dict.fromkeys(("max_batch_size", "max_sampler_steps", "max_candidates"), _count),
     "hours": _windows,
 }
-
-
-def check_request(policy: Policy, site: SiteConfig, asked: Request, now: datetime) -> None:
-    """Raise PolicyError when ``asked`` goes beyond the policy; ``now`` is the site's local time."""
-    if asked.kind not in policy.tasks:
-        raise PolicyError(f"tasks: this site does not answer {asked.kind}")
-    if policy.hours and not any(window.holds(now) for window in policy.hours):
-        raise PolicyError("hours: outside this site's hours")
-    kind = ModelSpec.from_json(asked.spec_json).adapter
-    if kind not in policy.adapters:
-        raise PolicyError(f"adapters: {kind} may not leave this site")
-    patients = len(site.validation if asked.kind == "evaluate" else site.train)
-    if patients < policy.least_patients:
-        # How many there are stays unsaid.
-        raise PolicyError(f"least_patients: this site has fewer than {policy.least_patients} for {asked.kind}")
-    if asked.vector is not None:
-        check_size(policy, asked.vector.size)
-    for key, value in _asked_work(asked).items():
-        limit = getattr(policy, key)
-        if value > limit:
-            raise PolicyError(f"{key}: at most {limit} at this site; asked for {value}")
-
-
-def check_size(policy: Policy, values: int) -> None:
-    """Raise PolicyError when an adapter of so many values is too large to leave."""
-    if values * VALUE_BYTES > policy.max_adapter_mb * MEGABYTE:
-        raise PolicyError(f"max_adapter_mb: at most {policy.max_adapter_mb:g} at this site")
-
-
-def allowed_metrics(policy: Policy, metrics: Mapping[str, float]) -> dict[str, float]:
-    """Keep the metrics that may leave."""
-    return {name: value for name, value in metrics.items() if name in policy.metrics}
-
-
-def _asked_work(asked: Request) -> dict[str, int]:
-    """Key of the policy -> how much of it the task asks for."""
-    task = asked.task
-    if isinstance(task, TrainTask):
-        return {
-            "max_rounds": task.rounds,
-            "max_local_steps": task.local_steps,
-            "max_batch_size": task.batch_size,
-        }
-    if isinstance(task, EvaluateTask):
-        return {
-            "max_rounds": max(task.round, 1),
-            "max_sampler_steps": task.sampler_steps,
-            "max_candidates": task.candidates,
-        }
-    return {}
