@@ -8,7 +8,6 @@ the run; the same command takes it up where it stood, and so does it after this 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import signal
 import threading
@@ -19,23 +18,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from privacy.processes import read_state
 from server import runs
 from server.config import RunConfig
 from server.control import Control, RunStatus
 from server.coordinator import is_ready
 from server.failure import read_failure
 from server.home import ServerHome
-from server.journal import in_use
-from server.runs import ADAPTER, EVENTS, REPORT, RUN, Event, Tail
-from server.stub import write_bundle, write_run_config
+from server.runs import ADAPTER, EVENTS, REPORT, Event, Tail
+from server.submission import COORDINATOR_BACK_S, Submission, gone
 from shared_model.errors import FedKT3DError, InputError
 
 EVENT_POLL_S = 0.3
 STATUS_POLL_S = 10.0  # each look costs about 1 s of CPU
 FIRST_STATUS_S = 4.0  # a ServerApp that cannot start fails at once
-COORDINATOR_BACK_S = 300.0  # how long to wait for a coordinator that is restarted
-LOCK_S = 30.0  # a ServerApp that was stopped has this long to leave its folder
 RESTARTS = 5  # in a row, without a round in between
 _PROGRESS = ("round_done", "evaluated")
 
@@ -77,7 +72,8 @@ def run(home: ServerHome, config: RunConfig, out: Path, on_event: Listener) -> O
         except OSError as error:
             raise InputError(f"{out}: cannot be used as an output folder ({error.strerror}); choose another") from error
         events = Tail(out / EVENTS)
-        run_id = _under_way(control, config, out) or _submit(home, control, config, out)
+        submission = Submission(home, control, config, out)
+        run_id = submission.first()
         follow = _Follow(home, control, stop, events, on_event)
         while True:
             status = follow.to_the_end(run_id)
@@ -89,8 +85,7 @@ def run(home: ServerHome, config: RunConfig, out: Path, on_event: Listener) -> O
                 break
             follow.restarts += 1
             on_event({"kind": "notice", "detail": f"{_why(status)}; going on from the last checkpoint"})
-            _wait_for_folder(out)
-            run_id = _submit(home, control, config, out)
+            run_id = submission.again()
     raise read_failure(status.details) or FedKT3DError(
         f"run {run_id} ended as {status.state}: {_why(status)}; the same command goes on from its last checkpoint"
     )
@@ -113,39 +108,6 @@ def _stop_requests() -> Iterator[threading.Event]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-
-
-def _under_way(control: Control, config: RunConfig, out: Path) -> str | None:
-    """Return the id of the run that works in `out` now, None when none does; InputError when it is another one."""
-    if not in_use(out):
-        return None
-    known = read_state(out / RUN)
-    run_id = str(known.get("run_id", ""))
-    if not run_id or not control.run_status(run_id).finished:
-        if run_id and known.get("config") == config.to_json():
-            return run_id
-        raise InputError(f"{out}: another run is using this folder; wait for it or choose another (name= or --out)")
-    _wait_for_folder(out)
-    return None
-
-
-def _wait_for_folder(out: Path) -> None:
-    end = time.monotonic() + LOCK_S
-    while in_use(out):
-        if time.monotonic() > end:
-            raise InputError(f"{out}: a run that is over still holds this folder; try again, or choose another folder")
-        time.sleep(EVENT_POLL_S)
-
-
-def _submit(home: ServerHome, control: Control, config: RunConfig, out: Path) -> str:
-    text = config.to_json()
-    digest = hashlib.sha256(text.encode()).hexdigest()
-    folder = home.folder / "app"
-    bundle = write_bundle(folder)
-    file = write_run_config(folder / f"{config.name}.toml", config=text, sha256=digest, out=out.resolve())
-    run_id = control.submit(bundle, file)
-    runs.remember(home, run_id, config, out)
-    return run_id
 
 
 class _Follow:
@@ -174,10 +136,7 @@ class _Follow:
                         self._pass_on()
                         return status
                 elif now - seen_ready > COORDINATOR_BACK_S:
-                    raise FedKT3DError(
-                        f"{self._home.folder}: the coordinator has been gone for {COORDINATOR_BACK_S:.0f} s; start it"
-                        " with `server start`, then run the same command to go on"
-                    )
+                    raise gone(self._home)
                 next_look = now + (1.0 if over or status is None else STATUS_POLL_S)
             self._stop.wait(EVENT_POLL_S)
 

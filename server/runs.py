@@ -1,7 +1,7 @@
 """What this coordinator knows of its runs: an index by Flower's run id, and each run's own folder.
 
 `state/runs.json` maps a run id to name, folder and start; `OUT/run.json` holds the configuration that OUT was started
-with last, so that `server run --resume` need not be told it again. Both are written when a run is submitted.
+with last, so that `server run --resume` need not be told it again (server/submission.py).
 """
 
 from __future__ import annotations
@@ -41,6 +41,11 @@ class RunEntry:
 def default_out(home: ServerHome, name: str) -> Path:
     """Folder of a run that was given none."""
     return home.folder / "runs" / name
+
+
+def intend(config: RunConfig, out: Path) -> None:
+    """Note a run that is about to be submitted."""
+    write_atomic(out / RUN, json.dumps({"run_id": "", "config": config.to_json()}, indent=1).encode())
 
 
 def remember(home: ServerHome, run_id: str, config: RunConfig, out: Path) -> None:
