@@ -13,6 +13,8 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+from flwr.supercore.logger import LOGGER_NAME
+
 from privacy.process_log import JsonFormatter
 from shared_model.errors import FedKT3DError
 
@@ -50,6 +52,7 @@ def log_to_stdout() -> None:
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(JsonFormatter())
     logging.basicConfig(level=logging.INFO, handlers=[handler])
+    logging.getLogger(LOGGER_NAME).handlers.clear()  # Flower's own, which would say everything twice
     logging.getLogger("httpx").setLevel(logging.WARNING)  # one line per poll otherwise
     logging.getLogger(SITE_LOGGER).addHandler(SiteLog())
     warnings.showwarning = _show_warning  # type: ignore[assignment]

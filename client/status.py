@@ -65,7 +65,7 @@ def _connection(report: dict[str, Any]) -> str:
     words = {"connected": f"connected to {server}{when}", "retrying": f"no connection to {server}{when}, trying again"}
     text = words.get(report["connection"], f"connecting to {server}")
     restarts = report["processes"].get(SUPERNODE, {}).get("restarts", 0)
-    if report["connection"] != "connected" and restarts > 0:
+    if report["node_id"] is None and restarts > 0:  # it has never been let in
         text += " (is the site admitted, the CA right, the clock set? see logs/supernode.log)"
     return text
 
