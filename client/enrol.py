@@ -109,8 +109,17 @@ def join(home: ClientHome, admission_file: Path) -> Admission:
 
 
 def pin_plan(home: ClientHome, path: Path) -> str:
-    """Pin a signed plan: from now on only requests that fit it are answered. Returns its SHA-256."""
-    home.read_plan(path)
+    """Pin a signed plan: from now on only requests that fit it are answered. Returns its SHA-256.
+
+    InputError when it is not this consortium's, or not for the software that is installed here.
+    """
+    from shared_model.normalisation import normalisation_hash
+    from shared_model.spec import ModelSpec
+
+    with naming(path):
+        plan = home.read_plan(path)
+        if plan.normalisation != normalisation_hash(ModelSpec.from_json(plan.model)):
+            raise InputError("plan: its normalisation constants are not those installed here; update fedkt3d")
     content = identity.read_input(path)
     identity.replace_file(home.plan_file, content)
     return plan_hash(content)

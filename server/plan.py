@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 
-from privacy import signed
 from privacy.federation_plan import FederationPlan
 from server.admission import Admissions
 from server.config import RunConfig
@@ -19,14 +17,11 @@ def make_plan(home: ServerHome, config: RunConfig) -> FederationPlan:
     """Return the plan of ``config`` for the consortium in ``home``, at its roster's version."""
     from shared_model.card import versions
     from shared_model.manifest import initial_vector, manifest_hash
-    from shared_model.modalities import HAAR
+    from shared_model.normalisation import normalisation_hash
     from shared_model.prior import pinned, prior_hash
     from shared_model.spec import ModelSpec
-    from shared_model.wan_vae import SCALE
 
     spec = pinned(ModelSpec.from_json(json.dumps(config.model)))
-    scale = SCALE if spec.prior == "wan" else HAAR.scale
-    constants = {name: list(scale[name]) for name in sorted(scale)}
     roster = Admissions(home).roster()
     return FederationPlan(
         consortium=roster.consortium,
@@ -38,7 +33,7 @@ def make_plan(home: ServerHome, config: RunConfig) -> FederationPlan:
         manifest=manifest_hash(spec),
         prior=prior_hash(spec),
         parameters=int(initial_vector(spec).size),
-        normalisation=hashlib.sha256(signed.canonical(constants)).hexdigest(),
+        normalisation=normalisation_hash(spec),
         least_sites=config.rounds.min_sites,
         rounds=config.rounds.count,
         local_steps=config.train.local_steps,
