@@ -37,14 +37,14 @@ def report(home: ServerHome) -> dict[str, Any]:
             name: {"node_id": site["node_id"], "status": nodes.get(site["node_id"], "unknown")}
             for name, site in known.items()
         },
-        "runs": [_run(entry, states) for entry in runs.entries(home)[-SHOWN:]],
+        "runs": [_run(entry, states, running=bool(processes)) for entry in runs.entries(home)[-SHOWN:]],
     }
 
 
-def _run(entry: runs.RunEntry, states: dict[str, tuple[str, str]]) -> dict[str, Any]:
+def _run(entry: runs.RunEntry, states: dict[str, tuple[str, str]], *, running: bool) -> dict[str, Any]:
     found = runs.progress(entry.out)
     status, details = states.get(entry.run_id, ("unknown", ""))
-    if status == "unknown" and not found["active"]:
+    if status == "unknown" and not (running and found["active"]):
         status = "finished:completed" if (entry.out / runs.REPORT).exists() else "not running"
     error = read_failure(details)
     told = {key: found[key] for key in ("round", "rounds", "sites", "dropped")}

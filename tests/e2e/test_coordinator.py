@@ -117,7 +117,9 @@ def test_publish_writes_the_adapter_and_a_card_that_names_no_site(
     assert vector_hash(vector) == calm["adapter_sha256"] == card["adapter"]["sha256"]
     assert card["sites"] == {"site-1": 2, "site-2": 2}
     assert b"north" not in Path(made["card"]).read_bytes()
-    unfinished = federation.command("server", "publish", tmp_path / "q", "--home", federation.home, "--run", "none-such")
+    unfinished = federation.command(
+        "server", "publish", tmp_path / "q", "--home", federation.home, "--run", "none-such"
+    )
     assert unfinished.returncode == 2
     assert "none-such" in unfinished.stderr
 
@@ -177,8 +179,10 @@ def test_no_run_is_called_running_after_the_coordinator_was_killed(
     federation.start_coordinator()
     started = time.monotonic()
     eventually(
-        lambda: [run["status"] for run in server_status(federation)["runs"] if run["name"] == "orphan"]
-        == ["finished:failed"],
+        lambda: (
+            [run["status"] for run in server_status(federation)["runs"] if run["name"] == "orphan"]
+            == ["finished:failed"]
+        ),
         20,
         "the run is called failed",
     )
