@@ -1,5 +1,6 @@
 """From `server init` to a run and a revocation by the console scripts alone: who gets in by which keys, and who not."""
 
+import base64
 import json
 import stat
 from collections.abc import Iterator
@@ -7,6 +8,8 @@ from pathlib import Path
 
 import pytest
 from conftest import FAST
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_ssh_private_key
 from deployment import Deployment, eventually, read
 
 from client.home import ClientHome
@@ -98,6 +101,19 @@ def test_a_crash_between_flowers_register_and_ours_is_mended(planned: Deployment
     planned.must("server", "revoke", "crashed", "--home", planned.home)
 
 
+def forms(key_file: bytes) -> list[bytes]:
+    """A private key's own number as raw bytes, in hex, and in base64 at each of the three alignments."""
+    load = load_ssh_private_key if b"OPENSSH" in key_file else load_pem_private_key
+    key = load(key_file, None)
+    if isinstance(key, ed25519.Ed25519PrivateKey):
+        number = key.private_bytes_raw()
+    else:
+        assert isinstance(key, ec.EllipticCurvePrivateKey)
+        number = key.private_numbers().private_value.to_bytes(48, "big")
+    shifted = [base64.b64encode(bytes(shift) + number)[4:-4] for shift in range(3)]
+    return [number, number.hex().encode(), *shifted]
+
+
 def test_no_private_key_is_anywhere_but_in_its_folder(planned: Deployment) -> None:
     expected = {planned.folder / "usb.key", planned.home / "ca" / "roster.key", planned.home / "tls" / "server.key"}
     for home in planned.folder.glob("site-*/"):  # folders alone
@@ -107,9 +123,10 @@ def test_no_private_key_is_anywhere_but_in_its_folder(planned: Deployment) -> No
     assert {path for path, content in contents.items() if b"PRIVATE KEY" in content} == expected
     for key in expected:
         assert stat.S_IMODE(key.stat().st_mode) == 0o600, key
-        # The key's own bytes, in whatever wrapping: a line from the middle of the PEM.
-        body = contents[key].splitlines()[1][-40:]
-        assert [path for path, content in contents.items() if body in content] == [key]
+        secret = forms(contents[key])
+        assert {path for path, content in contents.items() if any(form in content for form in secret[:2])} == set()
+        plain = {path: b"".join(content.split()) for path, content in contents.items()}
+        assert {path for path, content in plain.items() if any(form in content for form in secret[2:])} == {key}
     codes = [json.loads(path.read_text())["code"].encode() for path in planned.folder.glob("*.invitation")]
     holders = {path for path, content in contents.items() for code in codes if code in content}
     assert holders == set(planned.folder.glob("*.invitation"))
