@@ -24,7 +24,7 @@ def report(home: ServerHome) -> dict[str, Any]:
         try:
             control = Control(home)
             nodes = {node["node-id"]: node["status"] for node in control.nodes()}
-            states = {run["run-id"]: (run["status"], str(run.get("status-details") or "")) for run in control.runs()}
+            states = {run["run-id"]: (run["status"], _details(run)) for run in control.runs()}
         except FedKT3DError:
             pass  # it stopped or stumbled this very moment
     return {
@@ -39,6 +39,12 @@ def report(home: ServerHome) -> dict[str, Any]:
         },
         "runs": [_run(entry, states, running=bool(processes)) for entry in runs.entries(home)[-SHOWN:]],
     }
+
+
+def _details(run: dict[str, Any]) -> str:
+    """Return why a run ended as it did; Flower says N/A where it has nothing to say."""
+    details = str(run.get("status-details") or "")
+    return "" if details == "N/A" else details
 
 
 def _run(entry: runs.RunEntry, states: dict[str, tuple[str, str]], *, running: bool) -> dict[str, Any]:
