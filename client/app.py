@@ -182,7 +182,7 @@ def _answer(
         raise _RefusedError("no_patients")
     limits = _limits(context)
     if limits is not None:
-        limits.check_request(site, asked, datetime.now())
+        _check_limits(limits, site, asked)
     size = _check_model(training, asked)
     if limits is not None:
         limits.check_size(size)
@@ -216,6 +216,13 @@ def _run(training: Training, site: SiteConfig, asked: Request) -> tuple[Vector |
     if update.shape != vector.shape or update.dtype != np.float32:
         raise _RefusedError("training_failed")
     return update, metrics
+
+
+def _check_limits(limits: Limits, site: SiteConfig, asked: Request) -> None:
+    try:
+        limits.check_request(site, asked, datetime.now())
+    except InputError as error:  # the specification cannot be read
+        raise _RefusedError("wrong_model") from error
 
 
 def _check_model(training: Training, asked: Request) -> int:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -27,7 +25,6 @@ def base_sums(site: SiteConfig, spec: ModelSpec) -> NDArray[np.int64]:
     return total
 
 
-@lru_cache(maxsize=64)
 def base_doses(site: SiteConfig, spec: ModelSpec, split: str) -> tuple[Volume | None, ...]:
     """Base dose of each patient of a split, (z, y, x) Gy on its own grid; None each for ``base=none``."""
     case_ids: tuple[str, ...] = getattr(site, split)
@@ -39,7 +36,7 @@ def base_doses(site: SiteConfig, spec: ModelSpec, split: str) -> tuple[Volume | 
 
 
 # Features by site folder and patient, about 1 MB each at 64^3: several studies of a simulation ask for the same.
-_KEEP = 512
+_KEEP_BYTES = 512_000_000
 _kept: dict[tuple[str, str, str], Features] = {}
 
 
@@ -48,6 +45,6 @@ def _features(site: SiteConfig, case: Case) -> Features:
     found = _kept.get(key)
     if found is None:
         found = physics_features(case)
-        if len(_kept) < _KEEP:
+        if found.nbytes + sum(kept.nbytes for kept in _kept.values()) <= _KEEP_BYTES:
             _kept[key] = found
     return found

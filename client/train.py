@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import lru_cache
 
 import numpy as np
 import torch
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 
 from client.base import base_doses
 from client.cohort import load_split
+from client.kept import latest_per_site
 from client.latent_cache import encoded
 from client.site import SiteConfig
 from privacy.messages import EvaluateTask, TrainTask
@@ -60,7 +60,7 @@ def _data_part(spec: ModelSpec) -> ModelSpec:
     )
 
 
-@lru_cache(maxsize=64)
+@latest_per_site
 def _examples(site: SiteConfig, spec: ModelSpec) -> tuple[Example, ...]:
     """Training examples: every patient as it is and mirrored left to right, neighbours in the tuple."""
     cases = load_split(site, "train")
@@ -74,7 +74,7 @@ def _examples(site: SiteConfig, spec: ModelSpec) -> tuple[Example, ...]:
     return tuple(found)
 
 
-@lru_cache(maxsize=64)
+@latest_per_site
 def _validation(site: SiteConfig, spec: ModelSpec) -> tuple[tuple[Case, Example, Volume | None], ...]:
     cases, bases = load_split(site, "validation"), base_doses(site, spec, "validation")
     return tuple((c, encoded(c, spec, site.cache, base), base) for c, base in zip(cases, bases, strict=True))

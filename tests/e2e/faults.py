@@ -76,7 +76,9 @@ class FaultProxy:
         self.after: set[str] = set()
         self.answered: list[str] = []
         self._upstream = httpx.Client(
-            base_url=f"https://{LOOPBACK}:{target}", verify=ssl.create_default_context(cafile=home / "ca" / "ca.crt"), timeout=60
+            base_url=f"https://{LOOPBACK}:{target}",
+            verify=ssl.create_default_context(cafile=home / "ca" / "ca.crt"),
+            timeout=60,
         )
         self._server = ThreadingHTTPServer((LOOPBACK, 0), self._handler())
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
