@@ -21,7 +21,7 @@ def latest_per_site(make: Callable[Concatenate[SiteConfig, P], R]) -> Callable[C
     """
     kept: dict[str, tuple[object, R]] = {}
 
-    def lookup(site: SiteConfig, *arguments: P.args, **named: P.kwargs) -> R:
+    def lookup(site: SiteConfig, /, *arguments: P.args, **named: P.kwargs) -> R:
         asked = (site, *arguments)
         found = kept.pop(site.site, None)
         if found is None or found[0] != asked:
