@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from privacy.processes import is_running, read_state
 from server import runs
@@ -23,9 +25,11 @@ from shared_model.errors import FedKT3DError, InputError
 
 POLL_S = 0.5
 LOCK_S = 30.0  # a ServerApp that was stopped has this long to leave its folder
+RETRY_S = 2.0
 SUBMIT_S = 6.0  # a submission that outlived its command is at the SuperLink after this
 COORDINATOR_BACK_S = 300.0  # how long to wait for a coordinator that is restarted
-_TRIES = 3
+_TRIES = 4
+_Value = TypeVar("_Value")
 
 
 class Submission:
@@ -48,7 +52,7 @@ class Submission:
             time.sleep(SUBMIT_S)
         if not interrupted and not in_use(self._out):
             return self.again()
-        if run_id and not self._control.run_status(run_id).finished:
+        if run_id and not self._asked(lambda: self._control.run_status(run_id)).finished:
             found: str | None = run_id
         else:
             found = self._unnamed()
@@ -76,24 +80,30 @@ class Submission:
         return run_id
 
     def _submitted(self, bundle: Path, file: Path) -> str:
-        for left in reversed(range(_TRIES)):
+        def submit() -> str:
+            # At a second try: the SuperLink may have died before it took the run, or after.
+            return (self._unnamed() if tried else None) or self._control.submit(bundle, file)
+
+        tried: list[bool] = []
+        return self._asked(submit, tried)
+
+    def _asked(self, call: Callable[[], _Value], tried: list[bool] | None = None) -> _Value:
+        """Return what a call to the SuperLink returns, calling again where it died meanwhile; notes each failure."""
+        while True:
             wait_until_ready(self._home)
             try:
-                return self._control.submit(bundle, file)
+                return call()
             except FedKT3DError:
-                # The SuperLink may have died before it took the run, or after.
-                if not left:
+                tried = [] if tried is None else tried
+                tried.append(True)
+                if len(tried) == _TRIES:
                     raise
-                wait_until_ready(self._home)
-                found = self._unnamed()
-                if found is not None:
-                    return found
-        raise AssertionError
+            time.sleep(RETRY_S)
 
     def _unnamed(self) -> str | None:
         """Return the id of a run that the SuperLink works on and that no file of ours names."""
         named = {entry.run_id for entry in runs.entries(self._home)}
-        open_runs = [run for run in self._control.runs() if not str(run["status"]).startswith("finished")]
+        open_runs = [run for run in self._asked(self._control.runs) if not str(run["status"]).startswith("finished")]
         found = [str(run["run-id"]) for run in open_runs if str(run["run-id"]) not in named]
         return found[0] if found else None
 

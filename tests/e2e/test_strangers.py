@@ -1,6 +1,7 @@
 """Who must not get in, and what a hostile coordinator must not get to run. Real processes; nothing is simulated."""
 
 import json
+import ssl
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import httpx
 import pytest
 from conftest import FAST, renamed
 from deployment import Deployment, eventually
+from faults import FaultProxy
 from flwr.proto.control_pb2 import ListNodesRequest
 from flwr.proto.runtime_pb2 import AcquireTaskRequest
 from flwr.supercore.constant import TaskType
@@ -27,6 +29,7 @@ from server.home import ServerHome, create
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(200)]
 
+PROTOBUF = {"content-type": "application/protobuf"}
 HOSTILE = """\
 [project]
 name = "hostile"
@@ -254,3 +257,56 @@ def test_nobody_else_takes_the_server_apps_task(federation: Deployment) -> None:
     assert acquire(federation.control_port, wrong) == 401
     assert acquire(federation.port, right) == 404
     assert acquire(federation.control_port, right) == 200
+
+
+def test_a_reverse_proxy_on_the_same_host_opens_nothing(federation: Deployment) -> None:
+    """To the SuperLink every caller behind it is local; the port alone decides, so the secrets are worth nothing."""
+    proxy = FaultProxy(federation.home, federation.port)
+    secret = (federation.home / "secrets" / "control").read_text()
+    proof = SuperExecAuthHttpInterceptor(
+        master_secret=(federation.home / "secrets" / "superexec").read_bytes(),
+        protected_methods=frozenset({"/flwr.proto.Runtime/AcquireTask"}),
+    )
+    try:
+        with (
+            control_client(federation, proxy.port, f"coordinator:{secret}@") as client,
+            pytest.raises(httpx.HTTPStatusError) as caught,
+        ):
+            client.ListNodes(ListNodesRequest())
+        assert caught.value.response.status_code == 404
+        with (
+            RuntimeHttpClient.from_server_address(
+                server_address=f"127.0.0.1:{proxy.port}",
+                insecure=False,
+                root_certificates=str(federation.ca),
+                interceptors=[RuntimeVersionHttpInterceptor(component_name="SuperExec"), proof],
+            ) as runtime,
+            pytest.raises(httpx.HTTPStatusError) as caught,
+        ):
+            runtime.AcquireTask(AcquireTaskRequest(supported_task_types=[TaskType.SERVER_APP]))
+        assert caught.value.response.status_code == 404
+        status, _ = proxy.forward("/v1/fleet/pull-messages", PROTOBUF, b"")
+        assert status == 401  # there, and not for those without a key
+    finally:
+        proxy.close()
+
+
+@pytest.mark.parametrize(
+    "call",
+    ["register-node", "activate-node", "send-node-heartbeat", "pull-messages", "push-messages", "get-run", "get-fab"],
+)
+def test_the_ca_file_alone_opens_no_fleet_call(federation: Deployment, call: str) -> None:
+    context = ssl.create_default_context(cafile=federation.ca)
+    with httpx.Client(verify=context) as client:
+        answer = client.post(f"https://127.0.0.1:{federation.port}/v1/fleet/{call}", content=b"", headers=PROTOBUF)
+    assert answer.status_code == 401
+
+
+def test_the_control_channel_listens_on_loopback_alone(federation: Deployment) -> None:
+    listening = {
+        line.split()[1]
+        for table in ("tcp", "tcp6")
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]
+        if line.split()[3] == "0A" and int(line.split()[1].rpartition(":")[2], 16) == federation.control_port
+    }
+    assert {address.rpartition(":")[0] for address in listening} == {"0100007F"}  # 127.0.0.1, low byte first
