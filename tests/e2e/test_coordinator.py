@@ -163,6 +163,23 @@ def test_a_killed_server_app_is_reported_at_once_and_the_run_goes_on(
     assert json.loads(out)["report"]["adapter_sha256"] == calm["adapter_sha256"]
 
 
+def test_a_server_app_that_is_starved_at_its_start_keeps_its_task(federation: Deployment) -> None:
+    """A loaded machine: the new process gets no time for longer than the lease of the SuperLink, 30 s and then 60 s."""
+    process = start_run(federation, "name=starved", "--json", *FAST, "rounds.count=1")
+    executor = federation.children(federation.home)["executor"]
+    (starved,) = eventually(lambda: children_of(executor), 60, "the server app's process")
+    os.kill(starved, signal.SIGSTOP)
+    try:
+        time.sleep(75)
+        assert alive(starved)
+    finally:
+        os.kill(starved, signal.SIGCONT)
+    out, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    assert "going on from" not in errors
+    assert len(json.loads(out)["report"]["history"][0]["sites"]) == 2
+
+
 def test_no_run_is_called_running_after_the_coordinator_was_killed(
     federation: Deployment, calm: dict[str, Any]
 ) -> None:
