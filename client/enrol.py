@@ -24,6 +24,7 @@ from privacy.invitation import AdmissionRequest, Invitation
 from privacy.processes import STOP_TIMEOUT_S, is_running, read_state
 from privacy.roster import utc_now
 from shared_model.errors import FedKT3DError, InputError, naming
+from shared_model.software import versions
 
 LEAVE_KIND = "leave"
 
@@ -158,8 +159,6 @@ class ShownPlan:
         return lines
 
     def _differing(self) -> dict[str, tuple[str, str]]:
-        from shared_model.card import versions
-
         ours = versions()
         return {
             name: (version, ours.get(name, "not known"))

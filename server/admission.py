@@ -36,7 +36,7 @@ class Admitted:
 
 
 class Admissions:
-    """The coordinator's register of sites; one at a time per folder."""
+    """The coordinator's register of sites. The caller sees to it that one changes at a time (server/members.py)."""
 
     def __init__(self, home: ServerHome) -> None:
         self._home = home

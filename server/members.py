@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,6 +13,7 @@ import typer
 from privacy import identity
 from privacy.federation_plan import plan_hash
 from privacy.invitation import AdmissionRequest
+from privacy.processes import sole_instance
 from server.admission import Admissions
 from server.home import ServerHome
 from shared_model.errors import InputError, naming
@@ -40,7 +43,8 @@ def invite(
     target = _target(out or Path(f"{site}.invitation"))
     if target.exists():
         raise InputError(f"{target}: exists already; remove it or name another file with --out")
-    invitation = Admissions(ServerHome.load(home_folder)).invite(site, days, address)
+    with _register(ServerHome.load(home_folder)) as register:
+        invitation = register.invite(site, days, address)
     identity.write_private(target, invitation.to_json())
     record = {"site": site, "invitation": str(target), "consortium": invitation.consortium}
     record["expires"] = invitation.expires
@@ -66,7 +70,8 @@ def admit(
         _target(out)
     with naming(request):
         read = AdmissionRequest.read(identity.read_input(request))
-    admitted = Admissions(server).admit(read, ca_key or server.ca_key)
+    with _register(server) as register:
+        admitted = register.admit(read, ca_key or server.ca_key)
     target = out or Path(f"{admitted.site}.admission")
     identity.replace_file(target, admitted.file)
     record = {"site": admitted.site, "node_id": admitted.node_id, "admission": str(target)}
@@ -88,14 +93,16 @@ def renew(
     """Make a fresh admission for a site: 90 more days for the same keys, with today's roster and plan."""
     server = ServerHome.load(home_folder)
     target = _target(out or Path(f"{site}.admission"))
-    identity.replace_file(target, Admissions(server).renew(site, ca_key or server.ca_key))
+    with _register(server) as register:
+        identity.replace_file(target, register.renew(site, ca_key or server.ca_key))
     _print({"site": site, "admission": str(target)} if as_json else [f"{site}: renewed; give it {target}"])
 
 
 @app.command()
 def revoke(site: Site, home_folder: Home, as_json: AsJson = False) -> None:
     """Shut a site out: its node key is refused from now on, the roster says so. `server start` must run."""
-    roster = Admissions(ServerHome.load(home_folder)).revoke(site)
+    with _register(ServerHome.load(home_folder)) as register:
+        roster = register.revoke(site)
     record = {"site": site, "roster_version": roster.version, "admitted": roster.names()}
     _print(record if as_json else [f"{site}: revoked (roster version {roster.version})"])
 
@@ -121,6 +128,13 @@ def plan(
         "  it goes out with `server admit` and `server renew`; a site that is in can be given the file",
     ]
     _print(record if as_json else lines)
+
+
+@contextmanager
+def _register(server: ServerHome) -> Iterator[Admissions]:
+    """Open the register of sites; two changes at a time would lose one of them."""
+    with sole_instance(server.folder / "state" / "members.lock", "another invite, admit, renew or revoke"):
+        yield Admissions(server)
 
 
 def _target(path: Path) -> Path:

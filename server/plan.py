@@ -15,10 +15,10 @@ METRICS = ("loss", "seconds", "dose_score_gy", "dvh_score_gy", "mae_ref5_gy", "m
 
 def make_plan(home: ServerHome, config: RunConfig) -> FederationPlan:
     """Return the plan of ``config`` for the consortium in ``home``, at its roster's version."""
-    from shared_model.card import versions
     from shared_model.manifest import initial_vector, manifest_hash
     from shared_model.normalisation import normalisation_hash
     from shared_model.prior import pinned, prior_hash
+    from shared_model.software import versions
     from shared_model.spec import ModelSpec
 
     spec = pinned(ModelSpec.from_json(json.dumps(config.model)))

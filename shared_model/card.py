@@ -7,21 +7,19 @@ between two trainings of the same numbers, such as the date, stands here. ``adap
 from __future__ import annotations
 
 import json
-import platform
 from collections.abc import Mapping
 from dataclasses import replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from shared_model.case import MODALITIES
 from shared_model.modalities import HAAR
 from shared_model.prior import prior_hash
+from shared_model.software import versions
 from shared_model.spec import ModelSpec
 from shared_model.wan_vae import SCALE
 
 SCHEMA = 1
-_PACKAGES = ("fedkt3d", "flwr", "torch", "numpy")
 
 STATEMENTS: Mapping[str, str] = {
     "none": (
@@ -58,17 +56,6 @@ def adapter_card(
         "privacy": {**privacy, "statement": STATEMENTS[str(privacy["mode"])]},
         "versions": versions(),
     }
-
-
-def versions() -> dict[str, str]:
-    """Software that made the adapter: Python and the packages that its numbers depend on."""
-    found = {"python": platform.python_version()}
-    for name in _PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:  # run from a source tree that is not installed
-            found[name] = "unknown"
-    return found
 
 
 def published(card: Mapping[str, Any]) -> dict[str, Any]:
