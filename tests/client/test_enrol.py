@@ -133,6 +133,16 @@ def test_a_site_takes_its_own_admission_alone(tmp_path: Path, consortium: Consor
     assert list((north.folder / "trust").iterdir()) == []
 
 
+def test_an_admission_under_another_name_is_not_this_sites(tmp_path: Path, consortium: Consortium, data: Data) -> None:
+    """The same keys, admitted as another site: what the coordinator calls this one must be what it calls itself."""
+    home = made(tmp_path, consortium, data)
+    node_key = AdmissionRequest.read(home.request_file.read_bytes()).node_key
+    renamed = AdmissionRequest.make(consortium.invitation("south"), home.identity_key.read_bytes(), node_key)
+    path = write(tmp_path / "south.admission", consortium.admission(AdmissionRequest.read(renamed)))
+    with pytest.raises(InputError, match="for site south"):
+        join(home, path)
+
+
 def test_an_older_roster_is_never_taken(tmp_path: Path, consortium: Consortium, data: Data) -> None:
     home = made(tmp_path, consortium, data)
     old = admission(home, consortium).read_bytes()

@@ -58,7 +58,7 @@ class Deployment:
         """Home of the site called `name`."""
         return self.folder / f"site-{name}"
 
-    def command(self, *arguments: str | Path, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
+    def command(self, *arguments: str | Path, timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
         """Run a console script to its end."""
         program, *rest = (str(argument) for argument in arguments)
         return subprocess.run(
@@ -71,7 +71,7 @@ class Deployment:
             check=False,
         )
 
-    def must(self, *arguments: str | Path, timeout_s: float = 60) -> str:
+    def must(self, *arguments: str | Path, timeout_s: float = 120) -> str:
         """Run a console script that has to succeed; its standard output."""
         result = self.command(*arguments, timeout_s=timeout_s)
         assert result.returncode == 0, f"{arguments}: exit {result.returncode}\n{result.stdout}\n{result.stderr}"

@@ -33,6 +33,6 @@ def test_an_invitation_that_cannot_be_written_leaves_the_open_one_good(home: Ser
     invite(home, out)
     before = (out.read_bytes(), home.invitations_file.read_bytes())
     for target in (out, tmp_path / "nowhere" / "x"):
-        with pytest.raises(InputError, match="exists already|no folder"):
+        with pytest.raises(InputError, match=r"exists already|no folder"):
             invite(home, target)
     assert (out.read_bytes(), home.invitations_file.read_bytes()) == before
