@@ -44,6 +44,7 @@ format: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m simulations.benchmarks.round_overhead
+	$(BIN)/python -m simulations.benchmarks.deployed_round
 	$(BIN)/python -m simulations.benchmarks.step_cost
 	$(BIN)/python -m simulations.benchmarks.resolution_loss
 

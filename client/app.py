@@ -1,8 +1,9 @@
 """The hospital's Flower ClientApp: checks a request, runs the installed code on the site's data, answers or refuses.
 
-Nothing private travels. Whatever fails, the coordinator gets a fixed code (privacy/messages.py). The details go to the
-logger ``fedkt3d.site`` alone: it passes nothing on and prints nothing until the site attaches a handler of its own.
-Torch is imported when a model is first needed, so that the process that Flower starts is up at once.
+The site's own limits come first (client/limits.py). Nothing private travels: whatever fails, the coordinator gets a
+fixed code (privacy/messages.py). The details go to the logger ``fedkt3d.site`` alone: it passes nothing on and prints
+nothing until the site attaches a handler of its own. Torch is imported when a model is first needed, so that a
+process is up at once.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Protocol
@@ -19,6 +21,7 @@ from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from numpy.typing import NDArray
 
+from client.limits import Limits
 from client.site import SiteConfig
 from privacy.fields import MessageError
 from privacy.messages import (
@@ -34,6 +37,8 @@ from privacy.messages import (
 from shared_model.errors import InputError, PolicyError
 
 NODE_CONFIG_KEY = "site-config"
+# The site's folder: its policy and plan. Set by the site's executor; a simulation has neither.
+HOME_KEY = "home"
 SITE_LOG = logging.getLogger("fedkt3d.site")
 SITE_LOG.propagate = False
 SITE_LOG.addHandler(logging.NullHandler())
@@ -172,11 +177,18 @@ def _answer(
     if asked.kind not in kinds:
         raise _RefusedError("schema")
     known.kind = asked.kind
-    _check_model(training, asked)
     patients = len(site.validation if asked.kind == "evaluate" else site.train)
     if patients == 0:
         raise _RefusedError("no_patients")
+    limits = _limits(context)
+    if limits is not None:
+        _check_limits(limits, site, asked)
+    size = _check_model(training, asked)
+    if limits is not None:
+        limits.check_size(size)
     update, metrics = _run(training, site, asked)
+    if limits is not None:
+        metrics = limits.allowed(metrics)
     return reply(
         Reply(
             kind=asked.kind,
@@ -206,13 +218,32 @@ def _run(training: Training, site: SiteConfig, asked: Request) -> tuple[Vector |
     return update, metrics
 
 
-def _check_model(training: Training, asked: Request) -> None:
+def _check_limits(limits: Limits, site: SiteConfig, asked: Request) -> None:
+    try:
+        limits.check_request(site, asked, datetime.now())
+    except InputError as error:  # the specification cannot be read
+        raise _RefusedError("wrong_model") from error
+
+
+def _check_model(training: Training, asked: Request) -> int:
+    """Length of the vector of the model asked for, when it is the one installed here."""
     try:
         manifest, size = training.model(asked.spec_json)
     except InputError as error:
         raise _RefusedError("wrong_model") from error
     if manifest != asked.manifest_hash or (asked.vector is not None and asked.vector.size != size):
         raise _RefusedError("wrong_model")
+    return size
+
+
+def _limits(context: Context) -> Limits | None:
+    folder = context.node_config.get(HOME_KEY)
+    if folder is None:
+        return None
+    try:
+        return Limits.of_home(Path(str(folder)))
+    except InputError as error:
+        raise _RefusedError("site_config") from error
 
 
 def _site(context: Context, known: _Known) -> SiteConfig:

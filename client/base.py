@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import numpy as np
 from numpy.typing import NDArray
 
 from client.cohort import load_split
+from client.kept import latest_per_site
 from client.site import SiteConfig
 from shared_model import base, voxel
 from shared_model.base_features import Features
@@ -30,14 +29,13 @@ def base_sums(site: SiteConfig, spec: ModelSpec) -> NDArray[np.int64]:
     return total
 
 
-@lru_cache(maxsize=64)
+@latest_per_site
 def voxel_rows(site: SiteConfig, spec: ModelSpec) -> tuple[Rows, ...]:
     """What a voxel base trains on: rows of each training patient who has targets. Raises as ``base_sums`` does."""
     rows = (voxel.training_rows(case, _features(site, spec, case)) for case in load_split(site, "train"))
     return tuple(row for row in rows if len(row[1]))
 
 
-@lru_cache(maxsize=64)
 def base_doses(site: SiteConfig, spec: ModelSpec, weights: bytes, split: str) -> tuple[Volume | None, ...]:
     """Base dose of each patient of a split, (z, y, x) Gy on its own grid; None each for ``base=none``.
 
@@ -49,8 +47,8 @@ def base_doses(site: SiteConfig, spec: ModelSpec, weights: bytes, split: str) ->
     return tuple(base_dose(case, spec, _features(site, spec, case), weights) for case in cases)
 
 
-# Features by site folder, base and patient, about 2 MB each at 64^3: several studies of a simulation ask for the same.
-_KEEP = 512
+# Features by site folder, base and patient, 1 to 2 MB each at 64^3: several studies of a simulation ask for the same.
+_KEEP_BYTES = 512_000_000
 _kept: dict[tuple[str, str, str, str], Features] = {}
 
 
@@ -59,6 +57,6 @@ def _features(site: SiteConfig, spec: ModelSpec, case: Case) -> Features:
     found = _kept.get(key)
     if found is None:
         found = base_features(case, spec)
-        if len(_kept) < _KEEP:
+        if found.nbytes + sum(kept.nbytes for kept in _kept.values()) <= _KEEP_BYTES:
             _kept[key] = found
     return found

@@ -1,6 +1,6 @@
 """`client`: the hospital's command.
 
-`client init DIR` once, then `client start --home DIR` for as long as it takes part.
+`client init INVITATION` and `client join ADMISSION` once, then `client start` for as long as it takes part.
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ from typing import Annotated, Any
 
 import typer
 
-from client import home, node
+from client import enrol, node
+from client import status as site_status
 from client.home import ClientHome
+from privacy import certificates
 from shared_model.command import run_command
 
 app = typer.Typer(
@@ -26,34 +28,91 @@ AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on standar
 
 @app.command()
 def init(
-    folder: Annotated[Path, typer.Argument(help="New folder for the site's key and state.")],
-    server: Annotated[str, typer.Option(help="The coordinator, HOST:PORT.")],
-    ca: Annotated[Path, typer.Option(help="The consortium's ca.crt, from the coordinator.")],
-    site_config: Annotated[Path, typer.Option(help="The site's configuration (YAML): name, data, splits.")],
+    invitation: Annotated[Path, typer.Argument(help="SITE.invitation, from the coordinator.")],
+    home_folder: Annotated[Path, typer.Option("--home", help="New folder for the site's keys and state.")],
+    data_root: Annotated[Path | None, typer.Option(help="Folder of the cases; split by `client init`.")] = None,
+    data: Annotated[str, typer.Option(help="How they are stored: cases, openkbp, openkbp128.")] = "cases",
+    site_config: Annotated[Path | None, typer.Option(help="A site.yaml made elsewhere, instead.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make a site with a node key of its own. Never overwrites."""
-    made, public_key = home.create(folder, server, ca, site_config)
-    record = {"home": str(made.folder), "public_key": str(public_key)}
+    """Make a site with keys of its own, its request, site.yaml and policy.yaml. Never overwrites."""
+    made = enrol.create(invitation, home_folder, enrol.Data(kind=data, root=data_root, site_config=site_config))
+    record = {"home": str(made.folder), "site": made.site, "consortium": made.consortium}
+    record["request"] = str(made.request_file)
     lines = [
-        f"site in {made.folder}",
-        f"  give the coordinator: {public_key}",
-        f"  next, once it is registered: client start --home {folder}",
+        f"site {made.site} of {made.name} in {made.folder}",
+        f"  compare with the coordinator by telephone: consortium {made.consortium}",
+        f"  read and edit: {made.site_config} (data) and {made.policy} (what may be asked, and what may leave)",
+        f"  give the coordinator: {made.request_file}",
+        f"  next, with what comes back: client join {made.site}.admission --home {home_folder}",
     ]
     _print(record if as_json else lines)
 
 
 @app.command()
+def join(
+    admission: Annotated[Path, typer.Argument(help="SITE.admission, from the coordinator.")],
+    home_folder: Home,
+    as_json: AsJson = False,
+) -> None:
+    """Take the coordinator's admission: the site's certificate, the roster, the plan to look at."""
+    site = ClientHome.load(home_folder)
+    admitted = enrol.join(site, admission)
+    until = certificates.expires(admitted.certificate).isoformat(timespec="seconds")
+    record: dict[str, Any] = {"site": site.site, "roster_version": admitted.roster.version, "until": until}
+    record |= {"sites": admitted.roster.names(), "plan_offered": admitted.plan is not None}
+    lines = [f"{site.site}: admitted until {until[:10]}; roster: {', '.join(admitted.roster.names())}"]
+    if admitted.plan is not None:
+        lines.append(f"  a plan came with it: client plan --home {home_folder}")
+    _print(record if as_json else [*lines, f"  next: client start --home {home_folder}"])
+
+
+@app.command()
+def plan(
+    home_folder: Home,
+    accept: Annotated[Path | None, typer.Option("--accept", help="Pin this plan: a signed plan.json.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show the federation plan, the pinned one or else the one that was offered; pin one with --accept."""
+    site = ClientHome.load(home_folder)
+    if accept is not None:
+        enrol.pin_plan(site, accept)
+    shown = enrol.shown_plan(site)
+    _print(shown.record() if as_json else shown.lines(home_folder))
+
+
+@app.command()
+def leave(
+    home_folder: Home,
+    note: Annotated[Path | None, typer.Option(help="The note's file; default: SITE.leave here.")] = None,
+    delete_keys: Annotated[bool, typer.Option("--delete-keys", help="Delete the site's private keys.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Stop the site and leave the federation; writes a signed note for the coordinator, who then revokes the site."""
+    site = ClientHome.load(home_folder)
+    target = note or Path(f"{site.site}.leave")
+    enrol.leave(site, target, delete_keys=delete_keys)
+    lines = [
+        f"{site.site}: stopped, and no longer admitted here",
+        f"  give the coordinator {target}, and ask for: server revoke {site.site}",
+        "  the keys are deleted" if delete_keys else f"  the keys are still in {site.folder / 'keys'}",
+    ]
+    _print({"site": site.site, "note": str(target), "keys_deleted": delete_keys} if as_json else lines)
+
+
+@app.command()
 def start(home_folder: Home) -> None:
     """Take part until SIGTERM or Ctrl-C."""
-    node.start(ClientHome.load(home_folder), lambda line: print(line, flush=True))
+    site = ClientHome.load(home_folder)
+    site.require_admission()
+    node.start(site, lambda line: print(line, flush=True))
 
 
 @app.command()
 def status(home_folder: Home, as_json: AsJson = False) -> None:
     """Say whether the site runs, is connected, and what it does."""
-    report = node.status(ClientHome.load(home_folder))
-    _print(report if as_json else [node.describe(report)])
+    report = site_status.status(ClientHome.load(home_folder))
+    _print(report if as_json else [site_status.describe(report)])
 
 
 def _print(output: dict[str, Any] | list[str]) -> None:

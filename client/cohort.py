@@ -6,19 +6,16 @@ from pathlib import Path
 
 from client import case_files
 from client.openkbp_read import read_openkbp
-from client.site import SiteConfig, check_case_id
+from client.site import DATA_FOLDERS, SiteConfig, check_case_id
 from shared_model.case import Case
 from shared_model.errors import InputError
-
-# Folder of each kind of data below a site's root.
-_FOLDERS = {"openkbp": "half64", "openkbp128": "full128", "cases": ""}
 
 SPLITS = ("train", "validation")
 
 
 def case_path(site: SiteConfig, case_id: str) -> Path:
     """Where a case of this site lies. Raises InputError if ``case_id`` is not a plain pseudonym."""
-    return site.root / _FOLDERS[site.data] / f"{check_case_id(case_id, f'site {site.site}')}.npz"
+    return site.root / DATA_FOLDERS[site.data] / f"{check_case_id(case_id, f'site {site.site}')}.npz"
 
 
 def load_case(site: SiteConfig, case_id: str) -> Case:

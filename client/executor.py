@@ -3,8 +3,8 @@
 Stock Flower unpacks the coordinator's bundle at the site and imports it. This process takes its place and never does:
 
 - it asks the SuperNode (loopback, with the site's secret) for CLIENT_APP tasks and for no other kind;
-- the bundle that comes with a task is dropped unread; `client.app:app` is imported from this installation, once, and
-  stays loaded with its model (torch is imported by the app when it is first needed);
+- the bundle that comes with a task is dropped unread; `client.app:app` of this installation does the task and stays
+  loaded with its model (torch is imported when it is first needed);
 - the site configuration in a task's context is the site's own, whatever the coordinator's run configuration says;
 - an exception's text may hold a patient's name, so neither the coordinator nor the log gets it: the coordinator reads a
   fixed sentence, the log the exception's type and the lines of code it came through.
@@ -15,22 +15,21 @@ tests/test_flower_version.py.
 
 from __future__ import annotations
 
-import importlib
 import logging
 import os
 import re
 import signal
 import sys
 import time
-import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import httpx
-from flwr.app import Context, Error, Message
+from flwr.app import ConfigRecord, Context, Error, Message
 from flwr.common.constant import ErrorCode, SubStatus
 from flwr.proto.runtime_pb2 import AcquireTaskRequest
 from flwr.supercore.constant import TaskType
@@ -44,14 +43,14 @@ from flwr.supercore.retry import make_simple_http_retry_invoker
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, push_task_output
 
+from client.app import HOME_KEY, NODE_CONFIG_KEY
+from client.app import app as installed_app
 from client.home import ClientHome
+from client.site_log import log_failure, log_to_stdout
+from privacy.messages import SITE_STOPS
 from privacy.processes import end_with_parent, write_state
-from shared_model.errors import FedKT3DError
 
-APP = "client.app"
-SITE_LOGGER = "fedkt3d.site"
 APP_FAILED = "the site's app failed; the reason stands in the site's own log"
-SITE_STOPS = "the site is being stopped"
 ACQUIRE_TASK = "/flwr.proto.Runtime/AcquireTask"
 POLL_S = 0.25
 RETRY_S = 1.0
@@ -75,7 +74,13 @@ class Executor:
         self._address = address
         self._secret = home.secret.read_bytes()
         self._working = False
-        self._state: dict[str, Any] = {"state": "idle", "tasks_done": 0, "tasks_failed": 0, "last": None}
+        self._state: dict[str, Any] = {
+            "state": "idle",
+            "tasks_done": 0,
+            "tasks_failed": 0,
+            "last": None,
+            "last_refusal": None,
+        }
 
     def run(self) -> None:
         """Work until SIGTERM."""
@@ -135,6 +140,7 @@ class Executor:
     def _work(self, token: str) -> None:
         """Do the task that `token` stands for and report its end to the SuperNode, whatever happens."""
         started = time.monotonic()
+        self._report(state="working")
         self._working = True
         try:
             with self._client(RuntimeTokenHttpInterceptor(token), patient=True) as client:
@@ -144,7 +150,7 @@ class Executor:
             _log.warning("task abandoned: its run ended or the SuperNode took it back")
         except Exception as error:
             succeeded = False
-            _log_failure("task lost", error)
+            log_failure("task lost", error)
         finally:
             self._working = False
         self._state["tasks_done" if succeeded else "tasks_failed"] += 1
@@ -153,14 +159,14 @@ class Executor:
 
     def _do_task(self, client: RuntimeHttpClient) -> bool:
         """Pull the message, run the app, push its reply; True when the app did its part."""
-        heartbeat = HeartbeatSender(make_task_heartbeat_fn_http(client))
+        heartbeat = HeartbeatSender(partial(_heartbeat, make_task_heartbeat_fn_http(client)))
         heartbeat.start()
         context: Context | None = None
         reply: Message | None = None
         stop = False
         try:
             message, context, _, _ = pull_task_input(client)  # the fourth is the bundle: dropped here, unread
-            self._report(state="working", task=_describe(message.metadata.message_type, message.metadata.group_id))
+            self._report(task=_describe(message.metadata.message_type, message.metadata.group_id))
             try:
                 reply = self._call_app(message, context)
             except _Stop:
@@ -170,29 +176,47 @@ class Executor:
         finally:
             succeeded = reply is not None and not reply.has_error()
             status = SubStatus.COMPLETED if succeeded else SubStatus.FAILED
-            push_task_output(client=client, context=context, sub_status=status, details="")
-            if heartbeat.is_running:
-                heartbeat.stop()
+            try:
+                push_task_output(client=client, context=context, sub_status=status, details="")
+            finally:  # one that goes on would abandon the next task in the place of this one
+                if heartbeat.is_running:
+                    heartbeat.stop()
         if stop:
             raise _Stop
         return succeeded
 
     def _call_app(self, message: Message, context: Context) -> Message:
         """Return the installed app's reply, or a fixed error in place of whatever went wrong."""
-        context.node_config = {"site-config": str(self._home.site_config)}
+        context.node_config = {NODE_CONFIG_KEY: str(self._home.site_config), HOME_KEY: str(self._home.folder)}
         context.run_config = {}  # what the site needs comes in the message, where every field is validated
         try:
-            reply = importlib.import_module(APP).app(message, context)  # the installed one
-            if isinstance(reply, Message):
-                return reply
-            _log.error("the app answered with a %s, not a message", type(reply).__name__)
+            reply = installed_app(message, context)
+            self._note_refusal(reply)
+            return reply
         except Exception as error:
-            _log_failure("the app failed", error)
-        return _error(message, APP_FAILED)
+            log_failure("the app failed", error)
+            return _error(message, APP_FAILED)
+
+    def _note_refusal(self, reply: Message) -> None:
+        head = reply.content.config_records.get("head", ConfigRecord())
+        if "refusal" in head:
+            refusal = {"code": head["refusal"], "text": head["text"], "kind": head["kind"], "round": head["round"]}
+            self._report(last_refusal={**refusal, "at": time.time()})
 
     def _report(self, **changes: Any) -> None:
         self._state |= {**changes, "since": time.time()}
         write_state(self._home.state("executor"), self._state)
+
+
+def _heartbeat(send: Callable[[], bool]) -> bool:
+    """Keep the task's lease; a SuperNode that started anew knows nothing of it, and then it is not ours any more."""
+    try:
+        return send()
+    except httpx.HTTPStatusError as error:
+        if error.response.status_code >= 500:
+            return False
+        signal.raise_signal(signal.SIGINT)
+        return True
 
 
 def _error(message: Message, reason: str) -> Message:
@@ -205,39 +229,10 @@ def _describe(kind: str, group: str) -> dict[str, str]:
     return {name: re.sub(r"[^A-Za-z0-9._-]", "", text)[:32] for name, text in parts.items()}
 
 
-class SiteLog(logging.Handler):
-    """Brings what the app logs for the site alone into the executor's log, less the text of foreign exceptions.
-
-    Our own errors are written for the site's staff and name a file and a key; anything else may quote a record.
-    """
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Log one record of `fedkt3d.site`."""
-        error = record.exc_info[1] if record.exc_info else None
-        what = record.getMessage()
-        while isinstance(error, Exception) and not isinstance(error, FedKT3DError) and error.__cause__ is not None:
-            error = error.__cause__  # the app wraps what it refuses
-        if isinstance(error, FedKT3DError):
-            _log.error("%s: %s", what, error)
-        elif error is not None:
-            _log_failure(what, error)
-        else:
-            _log.error("%s", what)
-
-
-def _log_failure(what: str, error: BaseException) -> None:
-    """Log an exception's type and path through the code, and not its text, which may hold a patient's name."""
-    frames = traceback.extract_tb(error.__traceback__)
-    path = " > ".join(f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in frames)
-    _log.error("%s: %s at %s", what, type(error).__name__, path)
-
-
 def main() -> None:
     """Run the executor of the site's folder in the first argument, at the SuperNode's address in the second."""
     os.umask(0o077)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # one line per poll otherwise
-    logging.getLogger(SITE_LOGGER).addHandler(SiteLog())
+    log_to_stdout()
     end_with_parent()
     Executor(ClientHome.load(Path(sys.argv[1])), sys.argv[2]).run()
 

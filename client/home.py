@@ -1,10 +1,14 @@
-"""The hospital's folder: which coordinator it joins, its own node key, where its processes keep their state.
+"""The hospital's folder: which consortium it joins, its own keys and limits, where its processes keep their state.
 
 ```
-client.json           the coordinator's address and the path of the site's configuration
-ca.crt                the consortium's authority; the site talks to a server with a certificate of this CA only
-keys/node             the site's Flower node key (P-384, 0600), made here; it never leaves this folder
-keys/SITE.pub         its public half, for the coordinator
+client.json           the site's name, the consortium and the coordinator's address
+site.yaml             the data and how it is split; written by `client init`, yours to edit
+policy.yaml           the site's own limits; written by `client init`, yours to edit
+ca.crt signer.crt     from the invitation: the authority that the site trusts, and the key that signs documents
+keys/identity         the site's Ed25519 identity (0600), keys/node: its Flower node key (P-384, 0600). Both are made
+                      here and never leave this folder
+SITE.csr.json         the public halves, for the coordinator
+trust/                from the admission: site.crt, roster.json, offered_plan.json; plan.json: what this site has pinned
 secrets/superexec     who may take a task from the local SuperNode
 flwr/ state/ logs/    FLWR_HOME, lock and state, what the processes print
 ```
@@ -13,26 +17,43 @@ flwr/ state/ logs/    FLWR_HOME, lock and state, what the processes print
 from __future__ import annotations
 
 import json
-import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-from client.site import SiteConfig
-from privacy import identity
+from cryptography.hazmat.primitives.asymmetric import ed25519
+
+from privacy import certificates, identity
+from privacy.federation_plan import FederationPlan
+from privacy.fields import check_values
+from privacy.invitation import CONSORTIUM_NAME, check_address
 from privacy.processes import closed_environment
-from shared_model.errors import InputError
+from privacy.roster import CONSORTIUM, SITE_NAME, Roster
+from shared_model.errors import InputError, naming
 
-SCHEMA = 1
-_ADDRESS = re.compile(r"^([A-Za-z0-9.-]{1,253}|\[[0-9A-Fa-f:]+\]):([0-9]{1,5})$")
+SCHEMA = 2
+FOLDERS = ("keys", "trust", "secrets", "flwr", "state", "logs")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClientHome:
-    """A site's folder, its coordinator's address (host:port) and the path of its site configuration."""
+    """A site's folder, its name, its consortium (id and name) and the coordinator's address (host:port)."""
 
     folder: Path
+    site: str
+    consortium: str
+    name: str
     server: str
-    site_config: Path
+
+    @property
+    def site_config(self) -> Path:
+        """The site's data and splits (YAML)."""
+        return self.folder / "site.yaml"
+
+    @property
+    def policy(self) -> Path:
+        """The site's own limits (YAML)."""
+        return self.folder / "policy.yaml"
 
     @property
     def ca_certificate(self) -> Path:
@@ -40,9 +61,44 @@ class ClientHome:
         return self.folder / "ca.crt"
 
     @property
+    def signer_certificate(self) -> Path:
+        """Certificate of the key that signs the consortium's documents."""
+        return self.folder / "signer.crt"
+
+    @property
+    def identity_key(self) -> Path:
+        """Private identity key."""
+        return self.folder / "keys" / "identity"
+
+    @property
     def node_key(self) -> Path:
         """Private node key."""
         return self.folder / "keys" / "node"
+
+    @property
+    def request_file(self) -> Path:
+        """What the site hands to the coordinator to be admitted."""
+        return self.folder / f"{self.site}.csr.json"
+
+    @property
+    def certificate(self) -> Path:
+        """The site's certificate, once it is admitted."""
+        return self.folder / "trust" / "site.crt"
+
+    @property
+    def roster_file(self) -> Path:
+        """The newest signed roster that this site has."""
+        return self.folder / "trust" / "roster.json"
+
+    @property
+    def offered_plan(self) -> Path:
+        """The plan that came with the admission, not yet accepted."""
+        return self.folder / "trust" / "offered_plan.json"
+
+    @property
+    def plan_file(self) -> Path:
+        """The plan that this site has pinned."""
+        return self.folder / "trust" / "plan.json"
 
     @property
     def secret(self) -> Path:
@@ -66,6 +122,50 @@ class ClientHome:
         """Environment of the site's child processes."""
         return closed_environment(self.folder / "flwr")
 
+    def signer(self) -> ed25519.Ed25519PublicKey:
+        """Return the key that signs the consortium's documents, as the invitation named it."""
+        with naming(self.signer_certificate):
+            return certificates.check_issued(
+                identity.read_input(self.signer_certificate),
+                identity.read_input(self.ca_certificate),
+                certificates.DOCUMENTS,
+            )
+
+    def roster(self) -> Roster | None:
+        """Return the newest roster that this site has; None before it is admitted."""
+        if not self.roster_file.exists():
+            return None
+        with naming(self.roster_file):
+            return Roster.from_signed(identity.read_input(self.roster_file), self.signer(), self.consortium)
+
+    def read_plan(self, path: Path) -> FederationPlan:
+        """Read and verify a signed plan; InputError when it is not this consortium's."""
+        with naming(path):
+            return FederationPlan.from_signed(identity.read_input(path), self.signer(), self.consortium)
+
+    def pinned_plan(self) -> FederationPlan | None:
+        """Return the plan that this site has accepted; None when there is none."""
+        return self.read_plan(self.plan_file) if self.plan_file.exists() else None
+
+    def require_admission(self) -> None:
+        """InputError when the site may not start: not admitted, revoked, or its certificate has ended."""
+        if not self.certificate.exists():
+            raise InputError(
+                f"{self.folder}: not admitted yet; give {self.request_file} to the coordinator, then"
+                f" `client join ADMISSION --home {self.folder}`"
+            )
+        roster = self.roster()
+        if roster is None or not roster.admitted(self.site):
+            raise InputError(f"{self.roster_file}: does not admit {self.site}; ask the coordinator for a new admission")
+        with naming(self.certificate):
+            certificates.check_dates(identity.read_input(self.certificate), "this site's certificate")
+
+    def save(self) -> None:
+        """Write client.json (never over an older one)."""
+        record: dict[str, Any] = {"schema": SCHEMA, **asdict(self)}
+        del record["folder"]  # the folder may move
+        identity.write_public(self.folder / "client.json", (json.dumps(record, indent=1) + "\n").encode())
+
     @staticmethod
     def load(folder: Path) -> ClientHome:
         """Read client.json in `folder`; InputError naming the file and the key when it is missing or wrong."""
@@ -73,47 +173,16 @@ class ClientHome:
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
         except OSError as error:
-            raise InputError(f"{folder}: no site here (no client.json); run `client init {folder}`") from error
+            raise InputError(
+                f"{folder}: no site here (no client.json); run `client init INVITATION --home {folder}`"
+            ) from error
         except ValueError as error:
             raise InputError(f"{path}: expected JSON as `client init` writes it") from error
         if not isinstance(record, dict) or record.pop("schema", None) != SCHEMA:
             raise InputError(f"{path}: key schema: expected {SCHEMA}")
-        if set(record) != {"server", "site_config"} or not all(isinstance(value, str) for value in record.values()):
-            raise InputError(f"{path}: expected the keys schema, server, site_config (text)")
-        return ClientHome(
-            folder=path.parent, server=check_address(record["server"]), site_config=Path(record["site_config"])
-        )
-
-
-def check_address(server: str) -> str:
-    """Return `server` when it reads host:port; InputError otherwise."""
-    match = _ADDRESS.match(server)
-    if match is None or not 1 <= int(match.group(2)) <= 65535:
-        raise InputError(f"--server {server!r}: expected HOST:PORT, without https://")
-    return server
-
-
-def create(folder: Path, server: str, ca: Path, site_config: Path) -> tuple[ClientHome, Path]:
-    """Make a site's folder with a node key of its own; return it with the path of the public key to hand over.
-
-    InputError when the folder holds anything already, or the address, the CA certificate or the site configuration is
-    not usable; nothing is written then.
-    """
-    check_address(server)
-    authority = identity.read_authority(ca)
-    site = SiteConfig.load(site_config)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{folder}: exists and is not empty; choose a new folder (nothing was changed)")
-    home = ClientHome(folder=folder.resolve(), server=server, site_config=site_config.resolve())
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    for name in ("keys", "secrets", "flwr", "state", "logs"):
-        (home.folder / name).mkdir(mode=0o700)
-    private, public = identity.new_node_key()
-    public_key = home.folder / "keys" / f"{site.site}.pub"
-    identity.write_private(home.node_key, private)
-    identity.write_public(public_key, public)
-    identity.write_public(home.ca_certificate, authority)
-    identity.write_private(home.secret, identity.new_secret())
-    record = {"schema": SCHEMA, "server": home.server, "site_config": str(home.site_config)}
-    identity.write_public(home.folder / "client.json", (json.dumps(record, indent=1) + "\n").encode())
-    return home, public_key
+        rules = {"site": SITE_NAME, "consortium": CONSORTIUM, "name": CONSORTIUM_NAME}
+        with naming(path):
+            server = record.pop("server", None)
+            check_values("schema", "client.json", record, rules)
+            check_address(server if isinstance(server, str) else "")
+        return ClientHome(folder=path.parent, server=server, **record)

@@ -13,17 +13,24 @@ import yaml
 
 from shared_model.errors import InputError
 
-# How a site's cases are stored: OpenKBP's compact form at half and at native resolution, or one case file per patient.
-DATA_KINDS = ("openkbp", "openkbp128", "cases")
+# How a site's cases are stored: OpenKBP's compact form at half and at native resolution, or one case file per patient;
+# and the folder below the site's root that holds one ID.npz a patient.
+DATA_FOLDERS: Mapping[str, str] = {"openkbp": "half64", "openkbp128": "full128", "cases": ""}
+DATA_KINDS = tuple(DATA_FOLDERS)
 
 _SITE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}")
 # No separators and no leading dot, so that a case id can never point out of its folder.
 _CASE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
+def is_case_id(text: str) -> bool:
+    """Whether ``text`` is a plain pseudonym."""
+    return _CASE_ID.fullmatch(text) is not None
+
+
 def check_case_id(case_id: str, where: str) -> str:
     """``case_id`` if it is a plain pseudonym (letters, digits, _ and -); raises InputError for anything path-like."""
-    if not isinstance(case_id, str) or _CASE_ID.fullmatch(case_id) is None:
+    if not isinstance(case_id, str) or not is_case_id(case_id):
         raise InputError(f"{where}: case id {case_id!r} is refused; expected letters, digits, '_' or '-', like pt_12")
     return case_id
 

@@ -1,7 +1,7 @@
-"""Flower's SuperNode as a child of `client start`: it ends with its parent and says whether it is connected.
+"""Flower's SuperNode as a child of `client start`: it ends with its parent, and whenever it could not go on.
 
-Run as `python -m client.supernode STATE FLAGS...`; FLAGS are those of flower-supernode. The SuperNode only fetches
-messages and hands them to the local runtime API: nothing that a coordinator ships is imported in this process either
+Run as `python -m client.supernode HOME ADDRESS`; its runtime API listens on ADDRESS for our executor. The SuperNode
+only fetches messages and hands them to that API: nothing that a coordinator ships is imported in this process either
 (in process isolation it reads the bundle's pyproject.toml as data and keeps the rest as bytes).
 """
 
@@ -9,54 +9,107 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
+import threading
 import time
 from pathlib import Path
+from typing import Any
 
-from privacy.processes import end_with_parent, write_state
+import httpx
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import load_ssh_private_key
+from flwr.proto.fleet_pb2 import DeactivateNodeRequest
+from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
+from flwr.supercore.protobuf.client import ProtobufClientInterceptor
+from flwr.supercore.retry import make_simple_http_retry_invoker
+from flwr.supercore.run import RunNotRunningException
+from flwr.supernode import fleet_http_connection
+from flwr.supernode.cli.flower_supernode import flower_supernode
+from flwr.supernode.fleet_http_client import FleetHttpClient
+from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
+
+from client.fleet_watch import LOST, FleetWatch
+from client.home import ClientHome
+from privacy.processes import end_with_parent
+
+# So long a node stays away after it has left: the coordinator's run polls four times a second, and takes a node that it
+# finds away as one that will not answer.
+RELEASE_S = 5.0
+
+_log = logging.getLogger("client.supernode")
 
 
-class ConnectionWatch(logging.Handler):
-    """Follow Flower's log for the state of the connection; the text of the log is not kept.
+def flags(home: ClientHome, address: str) -> list[str]:
+    """Command line for Flower's own parser, which is the one supported way to configure a SuperNode."""
+    host, _, port = address.rpartition(":")
+    return [
+        *("--superlink", home.server, "--root-certificates", str(home.ca_certificate)),
+        *("--auth-supernode-private-key", str(home.node_key)),
+        *("--isolation", "process", "--superexec-auth-secret-file", str(home.secret)),
+        *("--host", host, "--port", port),
+    ]
 
-    Flower has no other sign of it: /health answers 200 while a node is offline for good.
+
+def release(home: ClientHome, watch: FleetWatch) -> None:
+    """Tell the coordinator that what this node held is lost, when an earlier SuperNode ended without saying so.
+
+    Otherwise the coordinator would take the node that comes back for the one that left, and wait for its answer.
     """
+    if watch.released or watch.node_id is None:
+        return
+    key = load_ssh_private_key(home.node_key.read_bytes(), None)
+    assert isinstance(key, ec.EllipticCurvePrivateKey)  # made by `client init`
+    auth: list[ProtobufClientInterceptor] = [
+        RuntimeVersionHttpInterceptor(component_name="SuperNode"),
+        NodeAuthHttpInterceptor(key, key.public_key()),
+    ]
+    with FleetHttpClient.from_server_address(home.server, False, str(home.ca_certificate), [watch, *auth]) as client:
+        request = DeactivateNodeRequest(node_id=watch.node_id)
+        try:
+            make_simple_http_retry_invoker().invoke(client.DeactivateNode, request)
+        except (httpx.HTTPError, RunNotRunningException):  # the coordinator does not know this node: nothing to release
+            return
+    time.sleep(RELEASE_S)
 
-    def __init__(self, state: Path) -> None:
-        super().__init__(logging.INFO)
-        self._state = state
-        self._node_id: str | None = None
-        self._connection = ""
-        self._note("connecting")
 
-    def emit(self, record: logging.LogRecord) -> None:
-        """Note what one log record tells."""
-        text = str(record.msg)
-        if text.startswith("SuperNode ID") and record.args:
-            self._node_id = str(record.args[0] if isinstance(record.args, tuple) else record.args)
-            self._note("connected")
-        elif text.startswith("Connection successful") and self._node_id is not None:
-            self._note("connected")
-        elif text.startswith("Connection attempt failed"):
-            self._note("retrying")
+def watch_requests(watch: FleetWatch) -> None:
+    """Put ``watch`` in front of every request that Flower's SuperNode makes."""
 
-    def _note(self, connection: str) -> None:
-        if connection != self._connection:
-            self._connection = connection
-            write_state(self._state, {"connection": connection, "node_id": self._node_id, "since": time.time()})
+    class Watched(FleetHttpClient):
+        def __init__(self, base_url: str, *, interceptors: Any = (), **rest: Any) -> None:
+            super().__init__(base_url, interceptors=(watch, *interceptors), **rest)
+
+    fleet_http_connection.FleetHttpClient = Watched  # type: ignore[attr-defined]
+
+
+def _end(failed: threading.ExceptHookArgs) -> None:
+    """Leave when a thread dies: Flower sends no heartbeat any more and goes on regardless."""
+    _log.error("a thread of the SuperNode ended (%s)", failed.exc_type.__name__)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def main() -> None:
-    """Run flower-supernode with our watch on its log."""
+    """Run flower-supernode for the site's folder in the first argument, at the address in the second."""
     os.umask(0o077)
     end_with_parent()
-    from flwr.supercore.logger import LOGGER_NAME
-    from flwr.supernode.cli.flower_supernode import flower_supernode
-
-    state = Path(sys.argv[1])
-    sys.argv = ["flower-supernode", *sys.argv[2:]]
-    logging.getLogger(LOGGER_NAME).addHandler(ConnectionWatch(state))
-    flower_supernode()
+    threading.excepthook = _end
+    home = ClientHome.load(Path(sys.argv[1]))
+    watch = FleetWatch(home.state("supernode"))
+    code: object = LOST  # Flower's main loop ends without a word when it cannot go on
+    try:
+        release(home, watch)
+        watch_requests(watch)
+        sys.argv = ["flower-supernode", *flags(home, sys.argv[2])]
+        flower_supernode()
+    except SystemExit as end:
+        code = end.code
+    except KeyboardInterrupt:  # from Flower's own threads: the coordinator does not accept this site's key
+        code = LOST
+    # Flower's HTTP server may run in a thread that would keep the process alive.
+    logging.shutdown()
+    sys.stdout.flush()
+    os._exit(code if isinstance(code, int) else 0 if code is None else 1)
 
 
 if __name__ == "__main__":

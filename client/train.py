@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import lru_cache
 
 import numpy as np
 import torch
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from client.base import base_doses, voxel_rows
 from client.cohort import load_split
+from client.kept import latest_per_site
 from client.latent_cache import encoded
 from client.site import SiteConfig
 from privacy.messages import EvaluateTask, TrainTask
@@ -66,7 +66,7 @@ def _data_part(spec: ModelSpec) -> ModelSpec:
     )
 
 
-@lru_cache(maxsize=64)
+@latest_per_site
 def _examples(site: SiteConfig, spec: ModelSpec, weights: bytes) -> tuple[Example, ...]:
     """Training examples: every patient as it is and mirrored left to right, neighbours in the tuple.
 
@@ -83,7 +83,7 @@ def _examples(site: SiteConfig, spec: ModelSpec, weights: bytes) -> tuple[Exampl
     return tuple(found)
 
 
-@lru_cache(maxsize=64)
+@latest_per_site
 def _validation(site: SiteConfig, spec: ModelSpec, weights: bytes) -> tuple[tuple[Case, Example, Volume | None], ...]:
     cases, bases = load_split(site, "validation"), base_doses(site, spec, weights, "validation")
     return tuple((c, encoded(c, spec, site.cache, base), base) for c, base in zip(cases, bases, strict=True))

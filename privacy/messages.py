@@ -45,6 +45,9 @@ REFUSALS: Mapping[str, str] = {
     "internal": "the site failed; see the site's log",
 }
 
+# Text of the error with which a site's executor answers an open task when the site's staff stops it.
+SITE_STOPS = "the site is being stopped"
+
 _SITE = Text(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}", 32, "a site's name (letters, digits, _ and -)")
 _RUN_ID = Text(r"[0-9a-f]{32}", 32, "a run id (32 hex digits)")
 _KIND = OneOf(KINDS)

@@ -22,14 +22,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
+from privacy.process_log import LOG_BYTES, LOG_KEPT, ProcessLog
 from shared_model.errors import InputError
 
 FIRST_DELAY_S = 0.5
 LONGEST_DELAY_S = 30.0
 STABLE_AFTER_S = 60.0  # a child that lived this long starts again at the first delay
 STOP_TIMEOUT_S = 10.0
-LOG_BYTES = 5_000_000
-LOG_KEPT = 3
 LOOPBACK = "127.0.0.1"
 
 
@@ -65,7 +64,7 @@ def module_command(module: str, *arguments: str) -> list[str]:
 
 
 class Child:
-    """One supervised program in its own process group; its output goes to a log file that rotates at each start."""
+    """One supervised program in its own process group; its output goes to a log of bounded size (process_log.py)."""
 
     def __init__(self, name: str, command: Sequence[str], environment: dict[str, str], log: Path, folder: Path) -> None:
         self.name = name
@@ -73,7 +72,7 @@ class Child:
         self.last_exit: int | None = None
         self._command = list(command)
         self._environment = environment
-        self._log = log
+        self._log = ProcessLog(log)
         self._folder = folder
         self._process: subprocess.Popen[bytes] | None = None
         self._started_at = 0.0
@@ -102,17 +101,17 @@ class Child:
             self._start(now)
 
     def _start(self, now: float) -> None:
-        rotate(self._log)
-        with self._log.open("ab") as log:
-            self._process = subprocess.Popen(
-                self._command,
-                env=self._environment,
-                cwd=self._folder,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+        self._process = subprocess.Popen(
+            self._command,
+            env=self._environment,
+            cwd=self._folder,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        assert self._process.stdout is not None
+        self._log.follow(self._process.stdout)
         self._started_at = now
         self.starts += 1
 

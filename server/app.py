@@ -1,7 +1,8 @@
 """The coordinator's Flower ServerApp: reads the composed configuration, runs the rounds, writes adapter and report.
 
 Run config: ``config`` (JSON of a RunConfig), ``config-sha256`` (of that text, in hex), ``out`` (output folder). Writes
-``out/adapter.safetensors`` and ``out/federation.json``; ``out/events.jsonl`` and ``out/checkpoint`` grow on the way.
+``out/adapter.safetensors`` with its card ``out/adapter.json`` and ``out/federation.json``; ``out/events.jsonl`` and
+``out/checkpoint`` grow on the way.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +19,20 @@ from flwr.serverapp import Grid, ServerApp
 
 from server.config import RunConfig
 from server.events import Listener
-from server.journal import write_atomic
+from server.failure import ReportedError
+from server.journal import StorageError, write_atomic
 from server.rounds import FederationResult, run_federation
-from shared_model.errors import InputError
+from shared_model.errors import FedKT3DError, InputError
 
 app = ServerApp()
 
 
 @app.main()
 def _main(grid: Grid, context: Context) -> None:
-    federate(grid, context)
+    try:
+        federate(grid, context)
+    except FedKT3DError as error:
+        raise ReportedError(error) from error
 
 
 def run_config(config: RunConfig, out: Path) -> dict[str, str]:
@@ -40,6 +46,7 @@ def federate(grid: Grid, context: Context, on_event: Listener | None = None) -> 
     config, out = _read(context)
     # torch is slow to import; a bad configuration is refused before that.
     from server.base_fit import fitted_spec
+    from shared_model.card import adapter_card, card_bytes, card_path
     from shared_model.manifest import initial_vector, manifest_hash, save_adapter, vector_hash
     from shared_model.prior import pinned
     from shared_model.spec import ModelSpec
@@ -50,11 +57,28 @@ def federate(grid: Grid, context: Context, on_event: Listener | None = None) -> 
     report = federation_report(config, result, vector_hash(result.vector))
     if fit is not None:
         report["base"] = {key: value for key, value in asdict(fit).items() if key != "weights"}
-    told = ("name", "seed", "rounds", "sites", "privacy", "base")
-    card: dict[str, Any] = {key: report[key] for key in told if key in report}
-    save_adapter(out / "adapter.safetensors", spec, result.vector, card)
+    adapter = out / "adapter.safetensors"
+    try:
+        file_sha256 = save_adapter(adapter, spec, result.vector)
+    except OSError as error:
+        raise StorageError(adapter, error) from error
+    identity = {
+        "sha256": report["adapter_sha256"],
+        "file_sha256": file_sha256,
+        "numbers": int(result.vector.size),
+        "manifest": manifest_hash(spec),
+    }
+    date = datetime.now(UTC).isoformat(timespec="seconds")
+    card = adapter_card(spec, identity, report, last_evaluation(result), date)
+    write_atomic(card_path(adapter), card_bytes(card))
     write_atomic(out / "federation.json", json.dumps(report, indent=1).encode())
     return result
+
+
+def last_evaluation(result: FederationResult) -> dict[str, float]:
+    """Metrics of the last round that was evaluated, averaged over patients; empty where none was."""
+    found = [record.evaluation.metrics for record in result.history if record.evaluation is not None]
+    return dict(found[-1]) if found else {}
 
 
 def federation_report(config: RunConfig, result: FederationResult, adapter_hash: str) -> dict[str, Any]:

@@ -1,29 +1,27 @@
 """`server`: the coordinator's command.
 
-`server init DIR` once, `server start --home DIR` for as long as the federation lives, `server register` for each site,
-`server run` for each run.
+`server init NAME` once, `server start --home DIR` for as long as the federation lives, `server invite` and
+`server admit` for each site (server/members.py), `server run` for each run.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
-from privacy import identity
-from privacy.processes import read_state, write_state
-from server import coordinator, home
+from server import coordinator, home, members, runs
 from server.compose import compose_run
-from server.control import Control
 from server.home import ServerHome
-from server.run import default_out
+from server.publish import publish as publish_adapter
 from server.run import run as run_federation
 from server.show import Progress, outcome_record, rounds_table
+from server.status import lines as status_lines
+from server.status import report as status_report
 from shared_model.command import run_command
 from shared_model.errors import InputError
 
@@ -31,28 +29,34 @@ app = typer.Typer(
     name="server", help="The coordinator of a federation.", no_args_is_help=True, pretty_exceptions_enable=False
 )
 
+app.add_typer(members.app)
+
 Home = Annotated[Path, typer.Option("--home", help="The coordinator's folder, made by `server init`.")]
+RunName = Annotated[str | None, typer.Option("--run", help="Name of the run; default: the last one.")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on standard output, nothing else.")]
 
 
 @app.command()
 def init(
-    folder: Annotated[Path, typer.Argument(help="New folder for keys, state and results.")],
+    name: Annotated[str, typer.Argument(help="Name of the consortium: letters, digits, _ . and -.")],
+    home_folder: Annotated[
+        Path | None, typer.Option("--home", help="New folder for keys, state and results; default: ./NAME.")
+    ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on for sites.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on for sites.")] = 9092,
     control_port: Annotated[int, typer.Option(help="Local control channel; 0: PORT + 1.")] = 0,
     address: Annotated[
-        list[str] | None, typer.Option(help="Further name or IP by which sites reach this machine; repeatable.")
+        list[str] | None, typer.Option(help="Name or IP by which sites reach this machine; repeatable.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make a coordinator: the consortium's CA, a TLS certificate, secrets, folders. Never overwrites."""
-    made = home.create(folder, host, port, control_port or port + 1, address or [])
-    record = {"home": str(made.folder), "ca": str(made.ca_certificate), "address": f"{made.host}:{made.port}"}
+    """Make a coordinator: the consortium's CA, a TLS certificate, a roster, secrets, folders. Never overwrites."""
+    made = home.create(name, home_folder or Path(name), host, port, control_port or port + 1, address or [])
+    record = {"home": str(made.folder), "name": made.name, "ca": str(made.ca_certificate), "address": made.address}
     lines = [
-        f"coordinator in {made.folder}",
-        f"  give every site: {made.ca_certificate}",
-        f"  next: server start --home {folder}",
+        f"coordinator of {made.name} in {made.folder}; sites reach it at {made.address}",
+        f"  keep {made.ca_key} off this machine when no site is being admitted (--ca-key brings it back)",
+        f"  next: server start --home {made.folder}, and server invite SITE --home {made.folder}",
     ]
     _print(record if as_json else lines)
 
@@ -64,45 +68,32 @@ def start(home_folder: Home) -> None:
 
 
 @app.command()
-def register(
-    home_folder: Home,
-    public_key: Annotated[Path, typer.Argument(help="SITE.pub from `client init`.")],
-    as_json: AsJson = False,
-) -> None:
-    """Let a site in: register its node key."""
-    server = ServerHome.load(home_folder)
-    key = identity.read_node_public_key(public_key)
-    sites = read_state(server.sites_file)
-    name = public_key.stem
-    if any(site["public_key"] == key.decode() for site in sites.values()):
-        raise InputError(f"{public_key}: this key is registered already")
-    if name in sites:
-        raise InputError(f"{public_key}: a site named {name} is registered already with another key")
-    node_id = Control(server).register(public_key.resolve())
-    record = {
-        "node_id": node_id,
-        "public_key": key.decode(),
-        "registered_at": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-    write_state(server.sites_file, {**sites, name: record})
-    _print({"site": name, **record} if as_json else [f"{name}: registered as node {node_id}"])
-
-
-@app.command()
 def run(
     home_folder: Home,
     overrides: Annotated[list[str] | None, typer.Argument(help="Hydra overrides, such as rounds.count=3.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the results; default: runs/NAME in the home.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the last run, or with --run NAME.")] = False,
+    name: RunName = None,
     show: Annotated[bool, typer.Option("--show", help="Print the composed configuration and stop.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Run a federation with the sites that are connected; the same folder and configuration resume a stopped run."""
-    config = compose_run(overrides or [])
+    server = ServerHome.load(home_folder)
+    if resume and (overrides or out):
+        raise InputError(
+            "--resume: takes the configuration that the run was started with; give no overrides and no --out"
+        )
+    if name and not resume:
+        raise InputError("--run: goes with --resume; a new run is named with name=NAME")
+    if resume:
+        target = runs.find(server, name).out
+        config = runs.configuration(target)
+    else:
+        config = compose_run(overrides or [])
+        target = (out or runs.default_out(server, config.name)).resolve()
     if show:
         _print(json.loads(config.to_json()))
         return
-    server = ServerHome.load(home_folder)
-    target = (out or default_out(server, config)).resolve()
     console = Console(stderr=as_json)
     with Progress(console) as progress:
         outcome = run_federation(server, config, target, progress.event)
@@ -116,29 +107,21 @@ def run(
 @app.command()
 def status(home_folder: Home, as_json: AsJson = False) -> None:
     """Say whether the coordinator runs, and which sites and runs it knows."""
-    server = ServerHome.load(home_folder)
-    processes = coordinator.processes(server)
-    known = read_state(server.sites_file)
-    record: dict[str, Any] = {
-        "home": str(server.folder),
-        "address": f"{server.host}:{server.port}",
-        "running": bool(processes),
-        "ready": bool(processes.get("ready")),
-        "processes": processes,
-        "sites": {name: {"node_id": site["node_id"], "status": "unknown"} for name, site in known.items()},
-        "runs": [],
-    }
-    if record["ready"]:
-        control = Control(server)
-        states = {node["node-id"]: node["status"] for node in control.nodes()}
-        for site in record["sites"].values():
-            site["status"] = states.get(site["node_id"], "unregistered")
-        record["runs"] = [{"run_id": r["run-id"], "status": r["status"]} for r in control.runs()]
-    state = "ready" if record["ready"] else "starting" if record["running"] else "not running"
-    lines = [f"coordinator on {record['address']}: {state}"]
-    lines += [f"  site {name}: {site['status']}" for name, site in record["sites"].items()]
-    lines += [f"  run {entry['run_id']}: {entry['status']}" for entry in record["runs"]]
-    _print(record if as_json else lines)
+    record = status_report(ServerHome.load(home_folder))
+    _print(record if as_json else status_lines(record))
+
+
+@app.command()
+def publish(
+    target: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for adapter.safetensors and its card.")],
+    home_folder: Home,
+    name: RunName = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write the adapter of a finished run with its card: sites by number, hashes, metrics and the privacy statement."""
+    made = publish_adapter(ServerHome.load(home_folder), target, name)
+    record = {"adapter": str(made.adapter), "card": str(made.card), "sha256": made.sha256}
+    _print(record if as_json else [f"adapter: {made.adapter}", f"card: {made.card}", f"sha256: {made.sha256}"])
 
 
 def _print(output: dict[str, Any] | list[str]) -> None:

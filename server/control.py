@@ -53,6 +53,10 @@ class Control:
         answer = self._call("supernode", "register", str(public_key), CONNECTION)
         return str(answer["node-id"])
 
+    def unregister(self, node_id: str) -> None:
+        """Take a node's key away: the SuperLink refuses it from now on."""
+        self._call("supernode", "unregister", node_id, CONNECTION)
+
     def nodes(self) -> list[dict[str, Any]]:
         """Return the registered nodes as Flower lists them (node-id, status online | offline | registered ...)."""
         nodes = self._call("supernode", "list", CONNECTION)["nodes"]
@@ -75,12 +79,6 @@ class Control:
     def stop(self, run_id: str) -> None:
         """Stop a run."""
         self._call("stop", run_id, CONNECTION)
-
-    def log(self, run_id: str) -> list[str]:
-        """Return the lines that the ServerApp printed; empty when the SuperLink does not tell."""
-        command = [flower_program("flwr"), "log", run_id, CONNECTION, "--show"]
-        result = self._flwr(command)
-        return [] if result is None else self._redact(result.stdout).splitlines()
 
     def _call(self, *arguments: str) -> dict[str, Any]:
         result = self._flwr([flower_program("flwr"), *arguments, "--format", "json"])
@@ -105,6 +103,7 @@ class Control:
                 text=True,
                 timeout=CALL_TIMEOUT_S,
                 check=False,
+                start_new_session=True,  # Ctrl-C is for us: a call goes through or not, never half
             )
         except subprocess.TimeoutExpired:
             return None

@@ -1,6 +1,6 @@
-"""`server start`: keeps the coordinator's two processes alive, the guarded SuperLink and Flower's SuperExec.
+"""`server start`: keeps the coordinator's two processes alive, the guarded SuperLink and the executor of ServerApps.
 
-SuperExec starts the ServerApp of a submitted run (`flwr-serverapp`) as a child of its own. Both end with this process.
+The executor runs the ServerApp of a submitted run as a child of its own. All end with this process.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from typing import Any
 from privacy.processes import (
     LOOPBACK,
     Child,
-    flower_program,
     is_running,
     module_command,
     read_state,
@@ -27,8 +26,7 @@ from privacy.processes import (
 )
 from server.home import ServerHome
 
-SUPERLINK, SUPEREXEC = "superlink", "superexec"
-TASK_POLL_S = "0.25"  # how soon SuperExec sees a new run
+SUPERLINK, EXECUTOR = "superlink", "executor"
 
 
 def start(home: ServerHome, say: Callable[[str], None]) -> None:
@@ -89,15 +87,9 @@ class _Watch:
 
 def _children(home: ServerHome) -> list[Child]:
     superlink = module_command("server.superlink", str(home.folder))
-    superexec = [
-        flower_program("flower-superexec"),
-        *("--runtime-api-address", home.control_address, "--root-certificates", str(home.ca_certificate)),
-        *("--superexec-auth-secret-file", str(home.secret("superexec"))),
-        *("--parent-pid", str(os.getpid())),
-    ]
-    environment = home.environment("superexec") | {"FLWR_SUPEREXEC_TASK_POLL_INTERVAL": TASK_POLL_S}
-    # SuperExec stops first: a ServerApp that runs can still tell the SuperLink that it ends.
+    executor = module_command("server.executor", str(home.folder))
+    # The executor stops first: a ServerApp that runs can still tell the SuperLink that it ends.
     return [
-        Child(SUPEREXEC, superexec, environment, home.log(SUPEREXEC), home.folder),
+        Child(EXECUTOR, executor, home.environment("superexec"), home.log(EXECUTOR), home.folder),
         Child(SUPERLINK, superlink, home.environment("superlink"), home.log(SUPERLINK), home.folder),
     ]

@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from server.journal import StorageError
+
 _LOG = logging.getLogger("fedkt3d.server")
 
 
@@ -28,6 +30,7 @@ class Event:
     detail: str = ""
     sites: int = 0
     metrics: Mapping[str, float] = field(default_factory=dict)
+    wire_bytes: int = 0
     wall_s: float = 0.0
 
     def line(self) -> str:
@@ -46,14 +49,22 @@ class EventLog:
     def __init__(self, out: Path, listener: Listener | None = None) -> None:
         self._path = out / "events.jsonl"
         self._listener = listener
+        if self._path.exists() and not self._path.read_bytes().endswith(b"\n"):
+            self._write("\n")  # the last line was cut short by a crash or a full disk
 
     def __call__(self, event: Event) -> None:
         """Record one event; the file is opened for each, so that a copy of the folder is always whole lines."""
         plain = {key: value for key, value in asdict(event).items() if value not in ("", 0, 0.0, {})}
-        with self._path.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps({"time": round(time.time(), 3), **plain}) + "\n")
+        self._write(json.dumps({"time": round(time.time(), 3), **plain}) + "\n")
         _LOG.log(
             logging.WARNING if event.kind in ("site_dropped", "round_failed", "notice") else logging.INFO, event.line()
         )
         if self._listener is not None:
             self._listener(event)
+
+    def _write(self, text: str) -> None:
+        try:
+            with self._path.open("a", encoding="utf-8") as stream:
+                stream.write(text)
+        except OSError as error:
+            raise StorageError(self._path, error) from error

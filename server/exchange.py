@@ -1,7 +1,7 @@
 """One exchange with the sites over Flower's Grid: push, poll, judge. Knows nothing of models or of sums.
 
 Every answer is yielded as it arrives, as a Reply that fits the request or as a Drop that names the site and the reason.
-Error texts that a site sends are never read: they may quote a patient's record.
+Error texts that a site sends are never passed on: they may quote a patient's record.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import httpx
-from flwr.app import Message, RecordDict
+from flwr.app import Error, Message, RecordDict
+from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 
 from privacy.fields import MessageError
-from privacy.messages import MESSAGE_TYPES, Reply, parse_reply, wire_bytes
+from privacy.messages import MESSAGE_TYPES, SITE_STOPS, Reply, parse_reply, wire_bytes
 from server.history import Drop
+from server.patience import patiently
 
 _LOG = logging.getLogger("fedkt3d.server")
 
@@ -79,7 +81,8 @@ class Exchange:
             self._grid.create_message(content, MESSAGE_TYPES[self._kind], node, str(self._round), ttl_s)
             for node in nodes
         ]
-        ids: list[str | None] = [*self._grid.push_messages(messages)]
+        # The same messages again have the same ids, and the SuperLink stores each once.
+        ids: list[str | None] = [*patiently(lambda: self._grid.push_messages(messages), "sending a request", ttl_s)]
         ids += [None] * (len(messages) - len(ids))
         until = time.monotonic() + ttl_s
         failed = []
@@ -132,12 +135,14 @@ class Exchange:
         now = time.monotonic()
         late = [message_id for message_id, sent in self._pending.items() if now >= sent.until]
         gone = [self._pending.pop(message_id) for message_id in late]
-        return [_dropped(sent.node, sent.site, "no_answer", "") for sent in gone]
+        if not gone:
+            return []
+        here = connected_nodes(self._grid)
+        return [_dropped(s.node, s.site, "timeout" if s.node in here else "disconnected", "") for s in gone]
 
     def _judge(self, message: Message, sent: _Sent) -> Answer:
         if not message.has_content():
-            code = message.error.code if message.has_error() else 0
-            return _dropped(sent.node, sent.site, "error", f"Flower error {int(code)}")
+            return _dropped(sent.node, sent.site, *_flower_error(message.error if message.has_error() else None))
         size = wire_bytes(message.content)
         try:
             reply = parse_reply(message.content)
@@ -151,6 +156,24 @@ class Exchange:
         if not fits or (self._kind != "describe" and reply.site != sent.site):
             return _dropped(sent.node, sent.site, "wrong_round", f"expected {self._kind} of round {self._round}", size)
         return Answer(node=sent.node, site=reply.site, reply=reply, wire_bytes=size)
+
+
+def connected_nodes(grid: Grid) -> set[int]:
+    """Nodes that the SuperLink calls online now."""
+    return set(patiently(lambda: list(grid.get_node_ids()), "listing the sites"))
+
+
+def _flower_error(error: Error | None) -> tuple[str, str]:
+    """(reason, detail) of an error that came in place of an answer; its text is compared with ours, never quoted."""
+    if error is None:
+        return "error", "an empty answer"
+    if error.reason == SITE_STOPS:
+        return "stopped", ""
+    if error.code in (ErrorCode.NODE_UNAVAILABLE, ErrorCode.REPLY_MESSAGE_UNAVAILABLE):
+        return "disconnected", ""
+    if error.code == ErrorCode.MESSAGE_UNAVAILABLE:
+        return "timeout", ""
+    return "error", f"Flower error {int(error.code)}"
 
 
 def _dropped(node: int, site: str, reason: str, detail: str, size: int = 0) -> Answer:

@@ -19,7 +19,9 @@ DROP_REASONS: Mapping[str, str] = {
     "norm_exceeded": "the update is too large",
     "wrong_round": "the answer belongs to another run, round, site or kind of request",
     "duplicate": "a second answer of the same site",
-    "no_answer": "no answer before the deadline",
+    "timeout": "no answer before the deadline, though the site is connected",
+    "disconnected": "the site lost its connection before it answered",
+    "stopped": "the site was stopped by its own staff before it answered",
 }
 
 

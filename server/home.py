@@ -1,13 +1,16 @@
 """The coordinator's folder: who it is, its keys, where each part keeps its state. Written once by `server init`.
 
 ```
-server.json            addresses and ports
-ca/ca.key ca.crt       the consortium's authority; ca.crt goes to every site
+server.json            the consortium's name, addresses and ports
+ca/ca.key ca.crt       the consortium's authority; ca.key may be kept elsewhere: `start` and `run` never need it
+ca/roster.key .crt     what signs rosters, plans and admissions; certified by the authority
 tls/server.key .crt    what the SuperLink shows to the sites
 secrets/               superexec: who may take the ServerApp's task; control: who may use the control channel
 flwr/ROLE/             FLWR_HOME of control, superlink and superexec
 state/                 SuperLink's database, the lock, what runs now
-sites.json             registered sites
+roster.json plan.json  signed documents, for the sites to see
+invitations.json       open invitations: a hash of each one-time code (0600)
+sites.json             Flower's node id and node key of each admitted site
 app/  runs/  logs/     the stub bundle, one folder per run, what the processes print
 ```
 """
@@ -19,11 +22,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from privacy import identity
+from privacy import certificates, identity
+from privacy.invitation import CONSORTIUM_NAME, check_address
 from privacy.processes import LOOPBACK, closed_environment
+from privacy.roster import Roster
 from shared_model.errors import InputError
 
-SCHEMA = 1
+SCHEMA = 2
 CONNECTION = "coordinator"  # the name of the SuperLink connection in FLWR_HOME/config.toml
 CONTROL_USER = "coordinator"
 _FOLDERS = ("ca", "tls", "secrets", "state", "logs", "runs", "app", "flwr/control", "flwr/superlink", "flwr/superexec")
@@ -31,17 +36,52 @@ _FOLDERS = ("ca", "tls", "secrets", "state", "logs", "runs", "app", "flwr/contro
 
 @dataclass(frozen=True, kw_only=True)
 class ServerHome:
-    """A coordinator's folder and addresses. Sites reach `host`:`port`; the control channel is 127.0.0.1 alone."""
+    """A coordinator's folder and addresses. It listens on `host`:`port`; sites are told to reach it at `address`.
+
+    The control channel is 127.0.0.1 alone.
+    """
 
     folder: Path
+    name: str
     host: str
     port: int
     control_port: int
+    address: str
 
     @property
     def ca_certificate(self) -> Path:
         """CA certificate that sites and our own tools verify the SuperLink with."""
         return self.folder / "ca" / "ca.crt"
+
+    @property
+    def ca_key(self) -> Path:
+        """Where the CA's private key lies unless it is kept elsewhere."""
+        return self.folder / "ca" / "ca.key"
+
+    @property
+    def roster_key(self) -> Path:
+        """Private key that signs the consortium's documents."""
+        return self.folder / "ca" / "roster.key"
+
+    @property
+    def roster_certificate(self) -> Path:
+        """Certificate of the key that signs the consortium's documents."""
+        return self.folder / "ca" / "roster.crt"
+
+    @property
+    def roster_file(self) -> Path:
+        """The signed roster."""
+        return self.folder / "roster.json"
+
+    @property
+    def plan_file(self) -> Path:
+        """The signed federation plan, once there is one."""
+        return self.folder / "plan.json"
+
+    @property
+    def invitations_file(self) -> Path:
+        """Open invitations by site."""
+        return self.folder / "invitations.json"
 
     @property
     def control_address(self) -> str:
@@ -60,7 +100,7 @@ class ServerHome:
 
     @property
     def sites_file(self) -> Path:
-        """Registered sites by name."""
+        """Flower's node id and node key by site."""
         return self.folder / "sites.json"
 
     def secret(self, name: str) -> Path:
@@ -88,12 +128,14 @@ class ServerHome:
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
         except OSError as error:
-            raise InputError(f"{folder}: no coordinator here (no server.json); run `server init {folder}`") from error
+            raise InputError(
+                f"{folder}: no coordinator here (no server.json); run `server init NAME --home {folder}`"
+            ) from error
         except ValueError as error:
             raise InputError(f"{path}: expected JSON as `server init` writes it") from error
         if not isinstance(record, dict) or record.pop("schema", None) != SCHEMA:
             raise InputError(f"{path}: key schema: expected {SCHEMA}")
-        expected = {"host": str, "port": int, "control_port": int}
+        expected = {"name": str, "host": str, "port": int, "control_port": int, "address": str}
         if set(record) != set(expected):
             raise InputError(f"{path}: expected the keys schema, {', '.join(expected)}")
         for key, kind in expected.items():
@@ -102,27 +144,39 @@ class ServerHome:
         return ServerHome(folder=path.parent, **record)
 
 
-def create(folder: Path, host: str, port: int, control_port: int, addresses: list[str]) -> ServerHome:
-    """Make a coordinator's folder: CA, TLS certificate for `host` and `addresses`, secrets, FLWR_HOMEs.
+def create(name: str, folder: Path, host: str, port: int, control_port: int, addresses: list[str]) -> ServerHome:
+    """Make the folder of consortium `name`: CA, certificates, an empty roster, secrets, FLWR_HOMEs.
 
-    InputError when the folder holds anything already, or a port or address is not usable; nothing is written then.
+    The TLS certificate is for `host` and `addresses`; sites are sent to the first of `addresses`, else to `host`.
+    InputError when the folder holds anything already, or a name, port or address is not usable: nothing is written.
     """
+    if not CONSORTIUM_NAME.accepts(name):
+        raise InputError(f"NAME {name!r}: expected {CONSORTIUM_NAME.expected()}")
     _check_ports(port, control_port)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder}: exists and is not empty; choose a new folder (nothing was changed)")
-    hosts = [name for name in (host, *addresses) if name not in ("0.0.0.0", "::")]
+    hosts = [host_name for host_name in (*addresses, host) if host_name not in ("0.0.0.0", "::")]
     if not hosts:
         raise InputError(f"--host {host}: give with --address a name or IP by which sites reach this machine")
-    authority_key, authority = identity.new_authority(f"FedKT3D consortium of {hosts[0]}")
-    key, certificate = identity.issue_server_certificate(authority_key, authority, hosts)
-    home = ServerHome(folder=folder.resolve(), host=host, port=port, control_port=control_port)
+    authority_key, authority = certificates.new_authority(f"FedKT3D {name}"[:64])
+    key, certificate = certificates.issue_server_certificate(authority_key, authority, hosts)
+    roster_key, roster_certificate = certificates.issue_document_certificate(authority_key, authority)
+    address = check_address(f"[{hosts[0]}]:{port}" if ":" in hosts[0] else f"{hosts[0]}:{port}")
+    home = ServerHome(
+        folder=folder.resolve(), name=name, host=host, port=port, control_port=control_port, address=address
+    )
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    for name in _FOLDERS:
-        (home.folder / name).mkdir(parents=True, mode=0o700)
-    identity.write_private(home.folder / "ca" / "ca.key", authority_key)
+    for part in _FOLDERS:
+        (home.folder / part).mkdir(parents=True, mode=0o700)
+    identity.write_private(home.ca_key, authority_key)
     identity.write_public(home.ca_certificate, authority)
+    identity.write_private(home.roster_key, roster_key)
+    identity.write_public(home.roster_certificate, roster_certificate)
     identity.write_private(home.folder / "tls" / "server.key", key)
     identity.write_public(home.folder / "tls" / "server.crt", certificate)
+    identity.write_public(
+        home.roster_file, Roster(consortium=certificates.consortium_id(authority)).to_signed(roster_key)
+    )
     identity.write_private(home.secret("superexec"), identity.new_secret())
     control = identity.new_secret()
     identity.write_private(home.secret("control"), control)

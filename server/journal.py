@@ -13,6 +13,7 @@ import json
 import os
 import struct
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from privacy.processes import is_running
 from server.history import Drop, RoundRecord
-from shared_model.errors import InputError
+from shared_model.errors import FedKT3DError, InputError
 
 _MAGIC = b"FKT3D-CHECKPOINT-1\n"
 _LENGTH = struct.Struct("<Q")
@@ -44,6 +46,16 @@ class RunState:
     history: tuple[RoundRecord, ...] = ()
     sites: Mapping[str, int] = field(default_factory=dict)
     drops: tuple[Drop, ...] = ()
+
+
+class StorageError(FedKT3DError):
+    """The disk took no more; nothing that was there is lost."""
+
+    def __init__(self, path: Path, error: OSError) -> None:
+        what = error.strerror or type(error).__name__
+        super().__init__(
+            f"{path}: cannot be written ({what}); make room and run it again: the last checkpoints are kept"
+        )
 
 
 class Journal:
@@ -120,15 +132,28 @@ class Journal:
         return sorted(path for path in self._folder.glob("*.ckpt") if path.stem.isdigit())
 
 
+def in_use(out: Path) -> bool:
+    """Whether a run holds the output folder; the lock goes with its process, however that ends."""
+    return is_running(out / "run.lock")
+
+
 def write_atomic(path: Path, *parts: bytes | memoryview) -> None:
-    """Write a file so that after any crash it is whole: temporary file, fsync, rename, fsync of the folder."""
+    """Write a file so that after any crash it is whole: temporary file, fsync, rename, fsync of the folder.
+
+    Raises StorageError where the disk takes no more; what stood at ``path`` before still does.
+    """
     temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as stream:
-        for part in parts:
-            stream.write(part)
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("wb") as stream:
+            for part in parts:
+                stream.write(part)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise StorageError(path, error) from error
     folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(folder)

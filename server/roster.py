@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from flwr.app import RecordDict
 from flwr.serverapp import Grid
 
-from server.exchange import Answer, Exchange, Pause
+from server.exchange import Answer, Exchange, Pause, connected_nodes
 from server.history import Drop
 
 
@@ -47,7 +47,7 @@ class Roster:
         # What failed may have been mended since, and a name may have become free: ask once more.
         self._asked -= set(self.drops) - self._exchange.waiting_for
         while True:
-            nodes = set(self._grid.get_node_ids())
+            nodes = connected_nodes(self._grid)
             new = sorted(nodes - self._asked)
             self._asked.update(new)
             unsent = self._exchange.send(self._describe, {n: f"node-{n}" for n in new}, self._answer_within_s)
@@ -61,7 +61,7 @@ class Roster:
 
     def present(self) -> list[Site]:
         """Sites that are connected now, by name."""
-        return self._named(set(self._grid.get_node_ids()))
+        return self._named(connected_nodes(self._grid))
 
     def _named(self, nodes: set[int]) -> list[Site]:
         return sorted((s for s in self._sites.values() if s.node in nodes), key=lambda site: site.name)
@@ -75,7 +75,7 @@ class Roster:
                 self.drops.pop(answer.node, None)
                 return site
             drop = Drop(site=answer.site, reason="duplicate", detail="another node has this site's name")
-        elif drop is not None and drop.reason == "no_answer":
+        elif drop is not None and drop.reason in ("timeout", "disconnected", "stopped"):
             self._asked.discard(answer.node)  # it may have been away: ask again next time
         if drop is not None and self.drops.get(answer.node) != drop:
             self.drops[answer.node] = drop

@@ -237,7 +237,12 @@ class _Federation:
             wall_s=outcome.wall_s,
         )
         done = Event(
-            kind="round_done", round=number, sites=len(record.sites), metrics=record.metrics, wall_s=record.wall_s
+            kind="round_done",
+            round=number,
+            sites=len(record.sites),
+            metrics=record.metrics,
+            wire_bytes=record.wire_bytes,
+            wall_s=record.wall_s,
         )
         self._emit(done)
         history = (*self._state.history, record)

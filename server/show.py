@@ -11,7 +11,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bar
 from rich.table import Table
 
-from server.run import Event, Outcome
+from server.run import Outcome
+from server.runs import Event
 
 # Of all metrics of a round, those that fit on a screen, with their headings; the report holds the rest.
 COLUMNS = {"loss": "loss", "dose_score_gy": "dose Gy", "dvh_score_gy": "DVH Gy", "mae_ref5_gy": "MAE>=5 Gy"}
@@ -19,12 +20,18 @@ _LOUD = ("site_dropped", "round_failed", "notice")
 
 
 class Progress:
-    """A bar over the rounds, with what happens now beside it; drops and notices stay on screen as lines."""
+    """On a terminal a bar over the rounds, with drops and notices as lines above it; elsewhere one line an event."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
+        self._live = console.is_terminal
         self._bar = Bar(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=console,
+            disable=not self._live,
         )
         self._task = self._bar.add_task("waiting for the server app", total=None)
 
@@ -37,17 +44,32 @@ class Progress:
 
     def event(self, event: Event) -> None:
         """Take one event of the run (server/events.py writes them)."""
-        kind = str(event.get("kind", ""))
-        number = int(event.get("round", 0))
-        words = [kind.replace("_", " "), *(str(event[key]) for key in ("site", "reason", "detail") if event.get(key))]
-        text = " ".join(words)
-        if number and kind not in ("resumed", "finished"):
-            text = f"round {number}: {text}"
+        text = event_line(event)
+        if not self._live:
+            self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+            return
+        kind, number = str(event.get("kind", "")), int(event.get("round", 0))
         if kind in _LOUD:
-            self._console.print(f"[yellow]{text}[/yellow]", highlight=False)
+            self._console.print(text, style="yellow", highlight=False, markup=False)
         done = number if kind in ("round_done", "resumed", "finished", "evaluated") else max(0, number - 1)
         total = event.get("rounds")
         self._bar.update(self._task, description=text, completed=done, total=total if total else None)
+
+
+def event_line(event: Event) -> str:
+    """One event in words: round, what, site, reason, and the numbers that fit on a screen."""
+    kind, number = str(event.get("kind", "")), int(event.get("round", 0))
+    words = [kind.replace("_", " "), *(str(event[key]) for key in ("site", "reason", "detail") if event.get(key))]
+    if event.get("sites"):
+        words.append(f"{event['sites']} sites")
+    metrics = event.get("metrics", {})
+    words += [f"{COLUMNS[name]} {metrics[name]:.4g}" for name in COLUMNS if name in metrics]
+    if event.get("wire_bytes"):
+        words.append(f"{event['wire_bytes'] / 1e6:.1f} MB")
+    if event.get("wall_s"):
+        words.append(f"{event['wall_s']:.1f} s")
+    where = f"round {number}/{event.get('rounds', '?')}: " if number and kind not in ("resumed", "finished") else ""
+    return where + " ".join(words)
 
 
 def rounds_table(report: Mapping[str, Any]) -> Table:

@@ -5,6 +5,10 @@ Exit codes of the three commands: 0 done, 1 a fault of ours, 2 bad input, 3 refu
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 
 class FedKT3DError(Exception):
     """Base of all errors that a command reports as one clear line."""
@@ -22,3 +26,14 @@ class PolicyError(FedKT3DError):
     """A site's own policy refused a request; the text is written for the coordinator and holds nothing private."""
 
     exit_code = 3
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Put the file's path before the text of an InputError that is raised inside, where it does not stand there yet."""
+    try:
+        yield
+    except InputError as error:
+        if str(error).startswith(f"{path}:"):
+            raise
+        raise InputError(f"{path}: {error}") from error

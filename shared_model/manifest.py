@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import struct
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache
@@ -15,10 +16,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 
 from shared_model.adapters import adapted_model, trainable
 from shared_model.base import fitted, weights_of
+from shared_model.card import card_path, read_card
 from shared_model.dit import Any2AnyDiT
 from shared_model.errors import InputError
 from shared_model.prior import prior_hash
@@ -96,40 +97,64 @@ def vector_hash(vector: Vector) -> str:
     return hashlib.sha256(np.ascontiguousarray(vector, dtype=np.float32).tobytes()).hexdigest()
 
 
-def save_adapter(path: Path, spec: ModelSpec, vector: Vector, card: Mapping[str, Any]) -> None:
-    """Write the adapter as safetensors, one tensor a parameter, spec and card in the header; atomic.
+def save_adapter(path: Path, spec: ModelSpec, vector: Vector) -> str:
+    """Write the adapter as safetensors, one tensor a parameter, spec and hashes in the header; atomic.
 
-    The base's coefficients are a tensor of their own, with their hash in the header.
+    The base's coefficients are a tensor of their own, with their hash in the header. The file is a function of spec and
+    vector alone, byte for byte; what else is to be said stands in the card beside it (shared_model/card.py). Returns
+    the file's SHA-256 in hex.
     """
     names, _ = _layout(spec)
     tensors, offset = {}, 0
     for name, shape in names:
         size = int(np.prod(shape))
-        tensors[name] = torch.from_numpy(vector[offset : offset + size].copy()).reshape(shape)
+        tensors[name] = vector[offset : offset + size].reshape(shape)
         offset += size
     if offset != vector.size:
         raise ValueError(f"vector has {vector.size} numbers, the adapter {offset}")
     if spec.base == "ridge":
-        tensors[BASE_TENSOR] = torch.from_numpy(weights_of(spec).copy())
+        tensors[BASE_TENSOR] = weights_of(spec)
     header = {
         "format": FORMAT,
         "spec": replace(spec, base_weights="").to_json(),
         "manifest": manifest_hash(spec),
         "prior": prior_hash(spec),
         "base": base_hash(spec),
-        "card": json.dumps(card, sort_keys=True),
     }
+    content = _safetensors(tensors, header)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".part")
     with open(temporary, "wb") as file:
-        file.write(save(tensors, header))
+        file.write(content)
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
+    return hashlib.sha256(content).hexdigest()
+
+
+def _safetensors(tensors: Mapping[str, Vector], metadata: Mapping[str, str]) -> bytes:
+    """Serialise float32 arrays; the library's own writer puts the metadata in another order each time."""
+    header: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))}
+    parts, offset = [], 0
+    for name in sorted(tensors):
+        raw = np.ascontiguousarray(tensors[name], dtype="<f4").tobytes()
+        header[name] = {
+            "dtype": "F32",
+            "shape": list(tensors[name].shape),
+            "data_offsets": [offset, offset + len(raw)],
+        }
+        parts.append(raw)
+        offset += len(raw)
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # the format aligns the data to 8 bytes
+    return b"".join([struct.pack("<Q", len(text)), text, *parts])
 
 
 def load_adapter(path: Path) -> tuple[ModelSpec, Vector, dict[str, Any]]:
-    """(spec, vector, card) of a published adapter; InputError if it is unreadable or belongs to another prior."""
+    """(spec, vector, card) of an adapter; InputError if it is unreadable or belongs to another prior.
+
+    The card is the file beside it where that is this adapter's, or the one in the header of the first release's files.
+    """
     try:
         with safe_open(path, "pt") as file:
             header = file.metadata() or {}
@@ -150,6 +175,7 @@ def load_adapter(path: Path) -> tuple[ModelSpec, Vector, dict[str, Any]]:
             if not whole or header["manifest"] != manifest_hash(spec):
                 raise InputError(f"adapter {path}: its parameters are not those of its spec; the file is damaged")
             vector = np.concatenate([file.get_tensor(name).float().numpy().ravel() for name, _ in names])
-            return spec, vector, json.loads(header["card"])
+            card = read_card(card_path(path), vector_hash(vector)) or json.loads(header.get("card", "{}"))
+            return spec, vector, card
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise InputError(f"adapter {path}: cannot be read as safetensors ({type(error).__name__})") from error

@@ -140,7 +140,7 @@ def phantom(
     style: Annotated[str, typer.Option(help="Planning style and anatomy of the hospital")] = "openkbp_like",
     seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
-    """Write one phantom hospital: case files and site.yaml, ready for `client init`."""
+    """Write one phantom hospital: case files and site.yaml, ready for `client init --site-config`."""
     from simulations.phantom import style_named, write_hospital
 
     site = write_hospital(out, style_named(style), patients, seed)

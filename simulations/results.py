@@ -19,6 +19,7 @@ from client.cohort import load_case
 from client.site import SiteConfig
 from privacy.messages import EvaluateTask
 from shared_model.adapters import adapted_model
+from shared_model.card import card_path
 from shared_model.manifest import Vector, unpack, vector_bytes, vector_hash
 from shared_model.predictor import predict_dose
 from shared_model.spec import ModelSpec
@@ -87,7 +88,8 @@ def write_results(
     _curves(out)
     lead = settings.study[0]
     if lead != "local":
-        shutil.copyfile(out / "studies" / lead / ADAPTER, out / ADAPTER)
+        for path in (Path(ADAPTER), card_path(Path(ADAPTER))):
+            shutil.copyfile(out / "studies" / lead / path, out / path)
     pictures = _pictures(settings, sites, trained, lead)
     lines = [metrics_table(summary), f"summary   {out / 'summary.json'}", f"curves    {out / 'curves.png'}"]
     lines += [f"adapter   {out / ADAPTER}"] if lead != "local" else []

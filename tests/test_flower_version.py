@@ -26,8 +26,18 @@ INTERNALS = [
         ["pull_task_input", "push_message", "push_task_output"],
         "client/executor.py",
     ),
-    ("flwr.supercore.logger", ["LOGGER_NAME", "console_handler"], "client/supernode.py, server/superlink.py"),
+    ("flwr.supercore.logger", ["LOGGER_NAME", "console_handler"], "client/site_log.py, server/superlink.py"),
     ("flwr.supernode.cli.flower_supernode", ["flower_supernode"], "client/supernode.py"),
+    ("flwr.supernode.fleet_http_connection", ["FleetHttpClient"], "client/supernode.py"),
+    ("flwr.supernode.fleet_http_client", ["FleetHttpClient"], "client/supernode.py"),
+    ("flwr.supernode.node_auth_http_interceptor", ["NodeAuthHttpInterceptor"], "client/supernode.py"),
+    ("flwr.supercore.run", ["RunNotRunningException"], "client/supernode.py"),
+    ("flwr.proto.fleet_pb2", ["ActivateNodeResponse", "DeactivateNodeRequest"], "client/fleet_watch.py, supernode.py"),
+    (
+        "flwr.supercore.protobuf.client",
+        ["ProtobufCall", "ProtobufClientInterceptor", "ProtobufRequestContext"],
+        "client/fleet_watch.py, client/supernode.py",
+    ),
     ("flwr.supercore.http_logging", ["get_uvicorn_log_config"], "server/superlink.py"),
     (
         "flwr.superlink.cli.flower_superlink",
@@ -35,6 +45,14 @@ INTERNALS = [
         "server/superlink.py",
     ),
     ("flwr.superlink.main", ["create_app"], "server/superlink.py"),
+    (
+        "flwr.proto.runtime_pb2",
+        ["AcquireTaskRequest", "PushTaskOutputRequest", "SendTaskHeartbeatRequest"],
+        "server/executor.py",
+    ),
+    ("flwr.common.constant", ["ErrorCode"], "server/exchange.py"),
+    ("flwr.supercore.logger", ["mirror_output_to_queue"], "server/serverapp.py"),
+    ("flwr.superlink.runtime", ["run_serverapp"], "server/serverapp.py"),
     ("httpx", ["HTTPError"], "server/exchange.py: what Flower's own Grid raises when the SuperLink stumbles"),
 ]
 
@@ -73,14 +91,18 @@ def test_message_ids_and_records_behave_as_local_grid_expects():
     assert dict(ConfigRecord.inflate(ConfigRecord({"a": [1, 2]}).deflate())) == {"a": [1, 2]}
 
 
-def test_flower_logs_what_the_connection_watch_listens_for():
+def test_the_supernode_goes_wrong_where_the_fleet_watch_expects_it():
     import inspect
 
     from flwr.supercore.retry import http_retry
-    from flwr.supernode import start_client_internal
+    from flwr.supernode import fleet_http_connection, start_client_internal
 
-    # client/supernode.py knows the state of a connection by these words alone.
-    assert '"SuperNode ID: %s"' in inspect.getsource(start_client_internal)
+    # client/fleet_watch.py stands in front of each request, through the name that this module calls.
+    connection = inspect.getsource(fleet_http_connection)
+    assert "with FleetHttpClient.from_server_address(" in connection
+    assert "if exc.response.status_code in (502, 503, 504)" in connection
     retry = inspect.getsource(http_retry)
-    assert '"Connection successful after' in retry
-    assert '"Connection attempt failed, retrying' in retry
+    assert '("certificate", "ssl", "tls")' in retry
+    assert "INTERNAL_SERVER_ERROR" not in retry
+    # client/watchdog.py: it waits without end for an answer of the executor.
+    assert "while not (reply_messages :=" in inspect.getsource(start_client_internal)

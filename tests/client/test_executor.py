@@ -4,7 +4,8 @@ import logging
 
 import pytest
 
-from client.executor import SiteLog, _describe
+from client.executor import _describe
+from client.site_log import SiteLog
 from shared_model.errors import InputError
 
 

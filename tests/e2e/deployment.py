@@ -58,7 +58,7 @@ class Deployment:
         """Home of the site called `name`."""
         return self.folder / f"site-{name}"
 
-    def command(self, *arguments: str | Path, timeout_s: float = 60) -> subprocess.CompletedProcess[str]:
+    def command(self, *arguments: str | Path, timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
         """Run a console script to its end."""
         program, *rest = (str(argument) for argument in arguments)
         return subprocess.run(
@@ -71,7 +71,7 @@ class Deployment:
             check=False,
         )
 
-    def must(self, *arguments: str | Path, timeout_s: float = 60) -> str:
+    def must(self, *arguments: str | Path, timeout_s: float = 120) -> str:
         """Run a console script that has to succeed; its standard output."""
         result = self.command(*arguments, timeout_s=timeout_s)
         assert result.returncode == 0, f"{arguments}: exit {result.returncode}\n{result.stdout}\n{result.stderr}"
@@ -96,23 +96,32 @@ class Deployment:
         """Make the coordinator when there is none, start it, and wait until it is ready."""
         if not self.home.exists():
             ports = ("--port", str(self.port), "--control-port", str(self.control_port))
-            self.must("server", "init", self.home, *ports)
+            self.must("server", "init", "consortium", "--home", self.home, *ports)
         process = self.spawn("server", self.home)
         state = self.home / "state" / "start.json"
         eventually(lambda: read(state).get("ready"), START_S, "the coordinator is ready")
         return process
 
-    def make_site(self, name: str, site_config: Path, ca: Path | None = None) -> Path:
-        """`client init`; the public key."""
-        server = ("--server", f"127.0.0.1:{self.port}")
+    def make_site(self, name: str, site_config: Path) -> Path:
+        """`server invite` and `client init`; the request. The policy asks for no plan, so that any run may be tried."""
+        invitation = self.folder / f"{name}.invitation"
+        self.must("server", "invite", name, "--home", self.home, "--out", invitation)
         made = self.must(
-            "client", "init", self.site(name), *server, "--ca", ca or self.ca, "--site-config", site_config, "--json"
+            "client", "init", invitation, "--home", self.site(name), "--site-config", site_config, "--json"
         )
-        return Path(json.loads(made)["public_key"])
+        policy = self.site(name) / "policy.yaml"
+        policy.write_text(policy.read_text().replace("require_plan: true", "require_plan: false"))
+        return Path(json.loads(made)["request"])
+
+    def admit(self, name: str, request: Path) -> None:
+        """`server admit` and `client join`."""
+        admission = self.folder / f"{name}.admission"
+        self.must("server", "admit", request, "--home", self.home, "--out", admission)
+        self.must("client", "join", admission, "--home", self.site(name))
 
     def join(self, name: str, site_config: Path) -> subprocess.Popen[bytes]:
-        """Make a site, register its key and start it."""
-        self.must("server", "register", "--home", self.home, self.make_site(name, site_config))
+        """Make a site, have it admitted and start it."""
+        self.admit(name, self.make_site(name, site_config))
         return self.spawn("client", self.site(name))
 
     def status(self, name: str) -> dict[str, Any]:

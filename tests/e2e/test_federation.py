@@ -82,16 +82,20 @@ def test_status_speaks_on_both_sides(federation: Deployment, first: dict[str, di
 
 def test_bad_input_is_one_line_and_exit_code_2(federation: Deployment, hospitals: dict[str, Path]) -> None:
     north = federation.site("north")
-    key = north / "keys" / "north.pub"
-    options = ("--server", "127.0.0.1:1", "--ca", federation.ca)
+    invitation = federation.folder / "north.invitation"
+    elsewhere = ("--home", federation.folder / "x")
     for arguments in (
         ("server", "start", "--home", federation.home),
         ("client", "start", "--home", north),
-        ("server", "init", federation.home),
-        ("client", "init", north, *options, "--site-config", hospitals["north"]),
-        ("client", "init", federation.folder / "x", *options, "--site-config", "/nowhere.yaml"),
-        ("server", "register", "--home", federation.home, key),
-        ("server", "register", "--home", federation.home, north / "keys" / "node"),
+        ("server", "init", "again", "--home", federation.home),
+        ("server", "invite", "north", "--home", federation.home, "--out", federation.folder / "again"),
+        ("client", "init", invitation, "--home", north, "--site-config", hospitals["north"]),
+        ("client", "init", invitation, *elsewhere, "--site-config", "/nowhere.yaml"),
+        ("client", "init", invitation, *elsewhere, "--site-config", hospitals["south"]),
+        ("client", "init", north / "client.json", *elsewhere, "--data-root", federation.folder),
+        ("server", "admit", north / "north.csr.json", "--home", federation.home),
+        ("server", "admit", north / "keys" / "node", "--home", federation.home),
+        ("client", "plan", "--home", north),
         ("server", "run", "--home", federation.home, "rounds.coutn=1"),
         ("server", "run", "--home", federation.folder / "x"),
         ("server", "status"),

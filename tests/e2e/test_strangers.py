@@ -1,6 +1,7 @@
 """Who must not get in, and what a hostile coordinator must not get to run. Real processes; nothing is simulated."""
 
 import json
+import ssl
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import httpx
 import pytest
 from conftest import FAST, renamed
 from deployment import Deployment, eventually
+from faults import FaultProxy
 from flwr.proto.control_pb2 import ListNodesRequest
 from flwr.proto.runtime_pb2 import AcquireTaskRequest
 from flwr.supercore.constant import TaskType
@@ -17,13 +19,17 @@ from flwr.supercore.runtime import RuntimeHttpClient
 
 from client.home import ClientHome
 from client.node import _children
-from privacy import identity
+from privacy import certificates, identity
+from privacy.admission import Admission
+from privacy.invitation import AdmissionRequest
 from privacy.processes import Child, flower_program
+from server.admission import Admissions
 from server.control import Control
-from server.home import ServerHome
+from server.home import ServerHome, create
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(200)]
 
+PROTOBUF = {"content-type": "application/protobuf"}
 HOSTILE = """\
 [project]
 name = "hostile"
@@ -122,7 +128,7 @@ def test_the_canary_sings_at_a_site_with_flowers_own_executor(
 ) -> None:
     """The control of the test above: the same bundle, with stock flower-superexec in the place of our executor."""
     config = renamed(hospitals["east"], "stock", tmp_path)
-    federation.must("server", "register", "--home", federation.home, federation.make_site("stock", config))
+    federation.admit("stock", federation.make_site("stock", config))
     home = ClientHome.load(federation.site("stock"))
     ours, supernode = _children(home)
     runtime = ("--insecure", "--runtime-api-address", ours._command[-1])
@@ -142,7 +148,10 @@ def test_the_canary_sings_at_a_site_with_flowers_own_executor(
 
 
 def test_an_unregistered_site_gets_no_task(federation: Deployment, hospitals: dict[str, Path]) -> None:
-    federation.make_site("east", hospitals["east"])
+    federation.admit("east", federation.make_site("east", hospitals["east"]))
+    # An admission alone opens nothing: the SuperLink knows another node key.
+    node_key = ClientHome.load(federation.site("east")).node_key
+    node_key.write_bytes(identity.new_node_key()[0])
     federation.spawn("client", federation.site("east"))
     report = federation.run("name=uninvited", "rounds.count=1", *FAST)["report"]
     assert sorted(report["sites"]) == ["north", "south"]
@@ -154,15 +163,39 @@ def test_an_unregistered_site_gets_no_task(federation: Deployment, hospitals: di
 def test_a_site_talks_to_no_server_of_another_authority(
     federation: Deployment, hospitals: dict[str, Path], tmp_path: Path
 ) -> None:
-    (tmp_path / "other.crt").write_bytes(identity.new_authority("impostor")[1])
+    # To this site the coordinator is an impostor: it was admitted by another consortium at the very same address.
+    other = create("other", tmp_path / "other", "127.0.0.1", federation.port, federation.control_port, [])
+    invitation, admission = tmp_path / "wary.invitation", tmp_path / "wary.admission"
+    invitation.write_bytes(Admissions(other).invite("wary", 1).to_json())
     config = renamed(hospitals["east"], "wary", tmp_path)
-    key = federation.make_site("wary", config, ca=tmp_path / "other.crt")
-    federation.must("server", "register", "--home", federation.home, key)
+    federation.must("client", "init", invitation, "--home", federation.site("wary"), "--site-config", config)
+    admission.write_bytes(admitted_without_flower(other, federation.site("wary") / "wary.csr.json"))
+    federation.must("client", "join", admission, "--home", federation.site("wary"))
     federation.spawn("client", federation.site("wary"))
     status = eventually(lambda: refused(federation, "wary"), 30, "the site gave the server up")
     assert status["node_id"] is None
     log = (federation.site("wary") / "logs" / "supernode.log").read_text().lower()
     assert "certificate" in log or "ssl/tls" in log
+
+
+def admitted_without_flower(home: ServerHome, request_file: Path) -> bytes:
+    """What `server admit` gives back, without a SuperLink that takes the node key."""
+    request = AdmissionRequest.read(request_file.read_bytes())
+    key, signer = home.ca_key.read_bytes(), home.roster_key.read_bytes()
+    certificate = certificates.issue_site_certificate(
+        key, home.ca_certificate.read_bytes(), request.site, request.identity
+    )
+    roster = (
+        Admissions(home)
+        .roster()
+        .admit(
+            request.site,
+            identity=request.identity.public_bytes_raw().hex(),
+            certificate=certificates.certificate_fingerprint(certificate),
+            node_key=identity.node_fingerprint(request.node_key),
+        )
+    )
+    return Admission.make(request.site, certificate, roster.to_signed(signer), None, signer)
 
 
 def refused(federation: Deployment, name: str) -> dict[str, Any] | None:
@@ -224,3 +257,56 @@ def test_nobody_else_takes_the_server_apps_task(federation: Deployment) -> None:
     assert acquire(federation.control_port, wrong) == 401
     assert acquire(federation.port, right) == 404
     assert acquire(federation.control_port, right) == 200
+
+
+def test_a_reverse_proxy_on_the_same_host_opens_nothing(federation: Deployment) -> None:
+    """To the SuperLink every caller behind it is local; the port alone decides, so the secrets are worth nothing."""
+    proxy = FaultProxy(federation.home, federation.port)
+    secret = (federation.home / "secrets" / "control").read_text()
+    proof = SuperExecAuthHttpInterceptor(
+        master_secret=(federation.home / "secrets" / "superexec").read_bytes(),
+        protected_methods=frozenset({"/flwr.proto.Runtime/AcquireTask"}),
+    )
+    try:
+        with (
+            control_client(federation, proxy.port, f"coordinator:{secret}@") as client,
+            pytest.raises(httpx.HTTPStatusError) as caught,
+        ):
+            client.ListNodes(ListNodesRequest())
+        assert caught.value.response.status_code == 404
+        with (
+            RuntimeHttpClient.from_server_address(
+                server_address=f"127.0.0.1:{proxy.port}",
+                insecure=False,
+                root_certificates=str(federation.ca),
+                interceptors=[RuntimeVersionHttpInterceptor(component_name="SuperExec"), proof],
+            ) as runtime,
+            pytest.raises(httpx.HTTPStatusError) as caught,
+        ):
+            runtime.AcquireTask(AcquireTaskRequest(supported_task_types=[TaskType.SERVER_APP]))
+        assert caught.value.response.status_code == 404
+        status, _ = proxy.forward("/v1/fleet/pull-messages", PROTOBUF, b"")
+        assert status == 401  # there, and not for those without a key
+    finally:
+        proxy.close()
+
+
+@pytest.mark.parametrize(
+    "call",
+    ["register-node", "activate-node", "send-node-heartbeat", "pull-messages", "push-messages", "get-run", "get-fab"],
+)
+def test_the_ca_file_alone_opens_no_fleet_call(federation: Deployment, call: str) -> None:
+    context = ssl.create_default_context(cafile=federation.ca)
+    with httpx.Client(verify=context) as client:
+        answer = client.post(f"https://127.0.0.1:{federation.port}/v1/fleet/{call}", content=b"", headers=PROTOBUF)
+    assert answer.status_code == 401
+
+
+def test_the_control_channel_listens_on_loopback_alone(federation: Deployment) -> None:
+    listening = {
+        line.split()[1]
+        for table in ("tcp", "tcp6")
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]
+        if line.split()[3] == "0A" and int(line.split()[1].rpartition(":")[2], 16) == federation.control_port
+    }
+    assert {address.rpartition(":")[0] for address in listening} == {"0100007F"}  # 127.0.0.1, low byte first

@@ -1,5 +1,6 @@
 """Supervision with real processes: nothing survives that should not."""
 
+import json
 import os
 import signal
 import subprocess
@@ -33,6 +34,12 @@ def alive(pid: int) -> bool:
     return status.rpartition(")")[2].split()[0] != "Z"
 
 
+def logged(tmp_path: Path) -> list[str]:
+    """What the child of ``child`` has printed so far."""
+    log = tmp_path / "log"
+    return [json.loads(line)["text"] for line in log.read_text().splitlines()] if log.exists() else []
+
+
 def child(tmp_path: Path, code: str) -> Child:
     return Child("test", [sys.executable, "-c", code], dict(os.environ), tmp_path / "log", tmp_path)
 
@@ -62,8 +69,8 @@ def test_a_child_that_dies_starts_again_with_growing_delays(monkeypatch: pytest.
         return supervised.starts == 4
 
     assert eventually(fourth_start)
-    assert eventually(lambda: len((tmp_path / "log").read_text().split()) == 4)
-    times = [float(word) for word in (tmp_path / "log").read_text().split()]
+    assert eventually(lambda: len(logged(tmp_path)) == 4)
+    times = [float(word) for word in logged(tmp_path)]
     gaps = [later - earlier for earlier, later in pairwise(times)]
     assert gaps[0] >= 0.1
     assert gaps[2] >= 0.4
@@ -79,8 +86,8 @@ def test_stop_ends_the_whole_group_even_one_that_ignores_sigterm(tmp_path: Path)
     )
     supervised = child(tmp_path, code)
     supervised.tick()
-    assert eventually(lambda: (tmp_path / "log").exists() and (tmp_path / "log").read_text().strip().isdigit())
-    grandchild, pid = int((tmp_path / "log").read_text()), supervised.pid
+    assert eventually(lambda: bool(logged(tmp_path)))
+    grandchild, pid = int(logged(tmp_path)[0]), supervised.pid
     assert pid is not None
     began = time.monotonic()
     supervised.stop(timeout_s=0.3)

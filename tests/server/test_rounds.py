@@ -150,7 +150,7 @@ def test_a_run_that_stopped_for_want_of_sites_goes_on_with_more_patience(tmp_pat
     config = replace(CONFIG, rounds=rounds)
     app = client_app(QuadraticTraining(64, delay=lambda site, n: 1.5 if (site, n) == ("beta", 3) else 0.0))
     seen: list = []
-    with pytest.raises(QuorumError, match=r"round 3: fewer than 3 .*beta: no_answer") as caught:
+    with pytest.raises(QuorumError, match=r"round 3: fewer than 3 .*beta: timeout") as caught:
         run_quadratic(tmp_path / "out", config, nodes, workers=3, app=app, on_event=seen.append)
     assert "\n" not in str(caught.value)
     assert sum(event.kind == "round_failed" for event in seen) == 2, "tried as often as configured"

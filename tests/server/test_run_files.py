@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.compose import compose_run
-from server.run import _Tail
+from server.runs import Tail
 from server.stub import write_bundle, write_run_config
 from shared_model.errors import InputError
 
@@ -45,7 +45,7 @@ def test_the_run_config_declares_what_the_bundle_declares(tmp_path: Path) -> Non
 def test_tail_gives_each_whole_line_once_and_nothing_older(tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
     path.write_text('{"kind": "old"}\n')
-    tail = _Tail(path)
+    tail = Tail(path)
     with path.open("a") as file:
         file.write('{"kind": "a"}\nrubbish\n{"ki')
         file.flush()

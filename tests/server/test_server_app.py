@@ -1,5 +1,6 @@
 """The ServerApp as a deployment runs it: run config in, adapter and report out, on a real model's vector."""
 
+import hashlib
 import json
 
 import numpy as np
@@ -34,12 +35,14 @@ def test_adapter_and_report(tmp_path):
     spec, vector, card = load_adapter(out / "adapter.safetensors")
     assert spec == ModelSpec(prior="none")
     np.testing.assert_allclose(vector, initial_vector(spec) + 2.0**-9, atol=1e-6)
-    assert (card["name"], card["rounds"], card["sites"], card["privacy"]) == (
+    assert (card["name"], card["rounds"], card["sites"], card["privacy"]["mode"]) == (
         "test",
         2,
         {"a": 1, "b": 3},
-        {"mode": "none"},
+        "none",
     )
+    assert card["metrics"] == {"dose_score_gy": 2.0}
+    assert card["adapter"]["file_sha256"] == hashlib.sha256((out / "adapter.safetensors").read_bytes()).hexdigest()
     report = json.loads((out / "federation.json").read_text())
     assert report["adapter_sha256"] == vector_hash(vector)
     assert report["sites"] == {"a": 1, "b": 3}

@@ -3,11 +3,18 @@
 import json
 from dataclasses import asdict, replace
 
+import httpx
 import numpy as np
 import pytest
+from flwr.app import Error
+from flwr.common.constant import ErrorCode
 
 from client.app import client_app
+from privacy.messages import SITE_STOPS
 from server.config import RoundsConfig, RunConfig, TrainConfig
+from server.exchange import _flower_error
+from server.history import DROP_REASONS
+from server.patience import patiently
 from server.rounds import run_federation
 from simulations.engine import LocalGrid
 from simulations.faults import Fault, faulty
@@ -109,3 +116,64 @@ def test_a_run_that_goes_on_without_a_site_still_reports_it(tmp_path, nodes):
     result = run_quadratic(tmp_path / "out", CONFIG, nodes[:2])
     assert result.resumed_from == 2
     assert result.sites == PATIENTS
+
+
+def http_error(code: int) -> httpx.HTTPStatusError:
+    request = httpx.Request("POST", "https://127.0.0.1/v1/runtime/x")
+    return httpx.HTTPStatusError("x", request=request, response=httpx.Response(code, request=request))
+
+
+class Stumbling(LocalGrid):
+    """A SuperLink that answers every second push and node listing with HTTP 500, as SQLite under load makes it do."""
+
+    calls = 0
+
+    def _stumble(self) -> None:
+        self.calls += 1
+        if self.calls % 2:
+            raise http_error(500)
+
+    def push_messages(self, messages):
+        self._stumble()
+        return super().push_messages(messages)
+
+    def get_node_ids(self):
+        self._stumble()
+        return super().get_node_ids()
+
+
+def test_a_stumbling_superlink_changes_nothing(tmp_path, nodes):
+    with Stumbling(client_app(QuadraticTraining(64)), nodes, workers=3) as grid:
+        result = run_on(grid, tmp_path / "out")
+        assert grid.calls > 10
+    calm = run_quadratic(tmp_path / "calm", CONFIG, nodes)
+    assert result.drops == ()
+    assert result.vector.tobytes() == calm.vector.tobytes()
+
+
+def test_a_refused_call_is_not_tried_again():
+    seen = []
+
+    def refuse():
+        seen.append(1)
+        raise http_error(403)
+
+    with pytest.raises(httpx.HTTPStatusError):
+        patiently(refuse, "a call")
+    assert len(seen) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (Error(ErrorCode.NODE_UNAVAILABLE, "Jane Doe"), "disconnected"),
+        (Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, SITE_STOPS), "stopped"),
+        (Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, "Jane Doe"), "error"),
+        (Error(ErrorCode.MESSAGE_UNAVAILABLE, "Jane Doe"), "timeout"),
+        (None, "error"),
+    ],
+)
+def test_flowers_errors_have_names(error, reason):
+    told = _flower_error(error)
+    assert told[0] == reason in DROP_REASONS
+    assert "Jane" not in told[1]

@@ -1,10 +1,13 @@
+import hashlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from shared_model.adapters import adapted_model, trainable
+from shared_model.card import card_bytes, card_path
 from shared_model.errors import InputError
 from shared_model.manifest import (
     initial_vector,
@@ -78,16 +81,42 @@ def test_a_wrong_length_is_refused() -> None:
 
 def test_published_file_round_trip(tmp_path: Path) -> None:
     vector = initial_vector(spec()) + np.float32(0.5)
-    save_adapter(tmp_path / "a.safetensors", spec(), vector, {"rounds": 3})
+    save_adapter(tmp_path / "a.safetensors", spec(), vector)
     loaded_spec, loaded, card = load_adapter(tmp_path / "a.safetensors")
-    assert (loaded_spec, card) == (spec(), {"rounds": 3})
+    assert (loaded_spec, card) == (spec(), {})
     assert vector_hash(loaded) == vector_hash(vector)
     assert [p.name for p in tmp_path.iterdir()] == ["a.safetensors"]
 
 
+def test_the_same_vector_is_the_same_file(tmp_path: Path) -> None:
+    vector = initial_vector(spec())
+    hashes = {save_adapter(tmp_path / f"{number}.safetensors", spec(), vector) for number in range(8)}
+    assert hashes == {hashlib.sha256((tmp_path / "0.safetensors").read_bytes()).hexdigest()}
+    assert save_adapter(tmp_path / "other.safetensors", spec(), vector + np.float32(1e-6)) not in hashes
+
+
+def test_the_file_is_what_the_library_reads_and_writes(tmp_path: Path) -> None:
+    save_adapter(tmp_path / "a.safetensors", spec(), initial_vector(spec()))
+    found = load_file(tmp_path / "a.safetensors")
+    expected = trainable(adapted_model(spec()))
+    assert set(found) == set(expected)
+    assert all(torch.equal(found[name], value.detach()) for name, value in expected.items())
+
+
+def test_the_card_beside_it_counts_only_when_it_is_this_adapters(tmp_path: Path) -> None:
+    path, vector = tmp_path / "a.safetensors", initial_vector(spec())
+    save_adapter(path, spec(), vector)
+    for sha256, told in ((vector_hash(vector), True), ("0" * 64, False)):
+        card = {"adapter": {"sha256": sha256}, "rounds": 3}
+        card_path(path).write_bytes(card_bytes(card))
+        assert load_adapter(path)[2] == (card if told else {})
+    card_path(path).write_text("[1]")
+    assert load_adapter(path)[2] == {}
+
+
 def test_damaged_or_foreign_files_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
-    save_adapter(path, spec(), initial_vector(spec()), {})
+    save_adapter(path, spec(), initial_vector(spec()))
     whole = path.read_bytes()
     for name, content in {"cut": whole[: len(whole) // 2], "empty": b"", "text": b"not an adapter"}.items():
         (tmp_path / name).write_bytes(content)
@@ -99,7 +128,7 @@ def test_damaged_or_foreign_files_are_refused(tmp_path: Path) -> None:
 
 def test_an_adapter_of_another_prior_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.safetensors"
-    save_adapter(path, spec(), initial_vector(spec()), {})
+    save_adapter(path, spec(), initial_vector(spec()))
     monkeypatch.setattr("shared_model.manifest.prior_hash", lambda s: "f" * 64)
     with pytest.raises(InputError, match="trained on prior"):
         load_adapter(path)

@@ -30,8 +30,8 @@ REASONS = {
     "wrong_round": "wrong_round",
     "garbage": "schema",
     "crash": "error",
-    "silence": "no_answer",
-    "slow": "no_answer",
+    "silence": "timeout",
+    "slow": "timeout",
 }
 
 
@@ -87,7 +87,7 @@ def test_a_site_that_never_describes_itself_is_named_after_a_while(tmp_path, nod
     app = faulty(plain_app(), [Fault(what="silence", site="beta", kinds=("describe",))])
     result = run_quadratic(tmp_path / "out", IMPATIENT, nodes, app=app, workers=3)
     assert result.sites == {"alpha": 5, "gamma": 9}
-    assert [drop.reason for drop in result.drops] == ["no_answer"]
+    assert [drop.reason for drop in result.drops] == ["timeout"]
     assert result.drops[0].site.startswith("node-")
 
 

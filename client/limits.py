@@ -1,0 +1,93 @@
+"""Holds a request against the site's own policy and the federation plan that it has pinned. They win over any message.
+
+Both are read anew for each request, so that a change counts at once, and checked before any of the site's data is read.
+A refusal is a PolicyError: one line that names the key at fault and nothing private.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from client.home import ClientHome
+from client.policy import Policy
+from client.site import SiteConfig
+from privacy.federation_plan import FederationPlan, fits
+from privacy.messages import EvaluateTask, Request, TrainTask
+from shared_model.errors import PolicyError
+from shared_model.spec import ModelSpec
+
+MEGABYTE = 1_000_000
+VALUE_BYTES = 4  # a vector travels as float32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """A site's policy and its pinned plan, if it has one."""
+
+    policy: Policy
+    plan: FederationPlan | None = None
+
+    @classmethod
+    def of_home(cls, folder: Path) -> Limits:
+        """Read both from a site's folder; InputError when either cannot be read or is not signed as it should be."""
+        home = ClientHome.load(folder)
+        return cls(policy=Policy.load(home.policy), plan=home.pinned_plan())
+
+    def check_request(self, site: SiteConfig, asked: Request, now: datetime) -> None:
+        """Raise PolicyError when ``asked`` goes beyond the limits; ``now`` is the site's local time."""
+        policy = self.policy
+        if asked.kind not in policy.tasks:
+            raise PolicyError(f"tasks: this site does not answer {asked.kind}")
+        if policy.hours and not any(window.holds(now) for window in policy.hours):
+            raise PolicyError("hours: outside this site's hours")
+        self._check_plan(asked)
+        adapter = ModelSpec.from_json(asked.spec_json).adapter
+        if adapter not in policy.adapters:
+            raise PolicyError(f"adapters: {adapter} may not leave this site")
+        patients = len(site.validation if asked.kind == "evaluate" else site.train)
+        if patients < policy.least_patients:  # how many there are stays unsaid
+            raise PolicyError(f"least_patients: this site has fewer than {policy.least_patients} for {asked.kind}")
+        if asked.vector is not None:
+            self.check_size(asked.vector.size)
+        for key, value in _asked_work(asked).items():
+            limit = getattr(policy, key)
+            if value > limit:
+                raise PolicyError(f"{key}: at most {limit} at this site; asked for {value}")
+
+    def check_size(self, values: int) -> None:
+        """Raise PolicyError when an adapter of so many values is too large to leave."""
+        if values * VALUE_BYTES > self.policy.max_adapter_mb * MEGABYTE:
+            raise PolicyError(f"max_adapter_mb: at most {self.policy.max_adapter_mb:g} at this site")
+
+    def allowed(self, metrics: Mapping[str, float]) -> dict[str, float]:
+        """Keep the metrics that may leave: those that the policy names and, where there is a plan, the plan too."""
+        names = set(self.policy.metrics) & set(self.policy.metrics if self.plan is None else self.plan.metrics)
+        return {name: value for name, value in metrics.items() if name in names}
+
+    def _check_plan(self, asked: Request) -> None:
+        if self.plan is None:
+            if self.policy.require_plan:
+                raise PolicyError("require_plan: this site has accepted no federation plan")
+            return
+        if self.plan.mode not in self.policy.modes:
+            raise PolicyError(f"modes: this site does not take part in mode {self.plan.mode}")
+        if self.plan.least_sites < self.policy.least_sites:
+            raise PolicyError(f"least_sites: at least {self.policy.least_sites} at this site")
+        fits(self.plan, asked)
+
+
+def _asked_work(asked: Request) -> dict[str, int]:
+    """Key of the policy -> how much of it the task asks for."""
+    task = asked.task
+    if isinstance(task, TrainTask):
+        return {"max_rounds": task.rounds, "max_local_steps": task.local_steps, "max_batch_size": task.batch_size}
+    if isinstance(task, EvaluateTask):
+        return {
+            "max_rounds": task.round,
+            "max_sampler_steps": task.sampler_steps,
+            "max_candidates": task.candidates,
+        }
+    return {}

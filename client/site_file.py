@@ -1,0 +1,77 @@
+"""The site.yaml that `client init` writes: commented, for a person to edit, and valid as it stands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+
+from client.site import DATA_FOLDERS, SiteConfig, is_case_id
+from shared_model.errors import InputError
+
+VALIDATION_FRACTION = 0.2
+
+_TEXT = """\
+# What this site trains on. This file stays at the site; of what stands here the coordinator sees the name alone.
+# After a change restart `client start`.
+
+# The name under which the consortium admitted this site.
+site: {site}
+
+# How the cases are stored. cases: one ID.npz a patient in `root`; openkbp, openkbp128: the compact OpenKBP data set,
+# in half64/ or full128/ below `root`.
+data: {data}
+root: {root}
+
+# Patients by pseudonym (the file's name less .npz). Training patients shape the shared model; validation patients only
+# score it and must stay out of training. Both lists were made from the folder's content: check them.
+train: {train}
+validation: {validation}
+
+# Folder for derived files that make later starts faster; null: none.
+cache: {cache}
+
+# CPU threads to train with; 0: all. Equal results need equal numbers.
+threads: {threads}
+"""
+
+
+def site_text(config: SiteConfig) -> str:
+    """Return the commented YAML of a site's configuration; ``SiteConfig.load`` reads the same back."""
+    return _TEXT.format(
+        site=_yaml(config.site),
+        data=_yaml(config.data),
+        root=_yaml(str(config.root.resolve())),
+        train=_yaml(list(config.train)),
+        validation=_yaml(list(config.validation)),
+        cache="null" if config.cache is None else _yaml(str(config.cache.resolve())),
+        threads=config.threads,
+    )
+
+
+def found_site(site: str, data: str, root: Path) -> SiteConfig:
+    """Make the configuration of all cases in ``root``, the last fifth by name for validation.
+
+    InputError when ``data`` is unknown or the folder holds no case.
+    """
+    if data not in DATA_FOLDERS:
+        raise InputError(f"--data {data}: expected one of {', '.join(DATA_FOLDERS)}")
+    folder = root / DATA_FOLDERS[data]
+    if not folder.is_dir():
+        raise InputError(f"--data-root {root}: no folder {folder}; expected the cases of --data {data} there")
+    cases = sorted(path.stem for path in folder.glob("*.npz"))
+    if not cases:
+        raise InputError(f"--data-root {root}: no *.npz in {folder}; expected one file a patient")
+    odd = sum(not is_case_id(case) for case in cases)
+    if odd:
+        raise InputError(
+            f"--data-root {root}: {odd} files in {folder} are not named by a pseudonym (letters, digits, _ and -)"
+        )
+    held_back = max(1, round(len(cases) * VALIDATION_FRACTION)) if len(cases) > 1 else 0
+    split = len(cases) - held_back
+    return SiteConfig(site=site, data=data, root=root, train=tuple(cases[:split]), validation=tuple(cases[split:]))
+
+
+def _yaml(value: object) -> str:
+    """Return a value in YAML's flow style on one line."""
+    return yaml.safe_dump(value, default_flow_style=True, width=10**9, allow_unicode=True).removesuffix("...\n").strip()

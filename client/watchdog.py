@@ -1,0 +1,44 @@
+"""Judges from what a site's processes note whether its SuperNode still works, so that `client start` can restart it.
+
+/health of Flower's SuperNode answers 200 while a site is of no use any more; what counts is progress.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+# The executor asks for a task four times a second, Flower's loop for an answer twice a second.
+LOST_TASK_S = 10.0
+# Heartbeats come every 18 to 23 s, attempts to reconnect at least every 50 s.
+SILENT_S = 75.0
+
+
+class Watchdog:
+    """Call ``reason`` again and again; times are this process's own, so that a clock that is set does not matter."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, tuple[Any, float]] = {}
+
+    def reason(self, pid: int | None, supernode: dict[str, Any], executor: dict[str, Any]) -> str:
+        """Why the SuperNode with this ``pid`` must start again, or nothing."""
+        if pid is None:
+            self._seen.clear()
+            return ""
+        if self._unchanged_s("alive", (pid, supernode.get("alive"))) > SILENT_S:
+            return "no sign of life"
+        lost = supernode.get("holding") and not supernode.get("busy") and executor.get("state") == "idle"
+        mark = (pid, executor.get("since")) if lost and supernode.get("connection") == "connected" else None
+        # It waits for an answer that nobody works on: the executor was killed, or its run is over.
+        if self._unchanged_s("lost", mark) > LOST_TASK_S and mark is not None:
+            return "its task was lost"
+        return ""
+
+    def _unchanged_s(self, what: str, mark: Any) -> float:
+        """For how long ``mark`` has been the same."""
+        now = time.monotonic()
+        before, since = self._seen.get(what, (None, now))
+        if mark != before:
+            since = now
+        self._seen[what] = (mark, since)
+        return now - since

@@ -1,0 +1,46 @@
+"""The federation plan of a run: its composed configuration, turned into what a site is asked to agree to."""
+
+from __future__ import annotations
+
+import json
+
+from privacy.federation_plan import FederationPlan
+from server.admission import Admissions
+from server.config import RunConfig
+from server.home import ServerHome
+
+# What client/train.py and dosimetry.summarise report; a site's policy may keep back any of them.
+METRICS = ("loss", "seconds", "dose_score_gy", "dvh_score_gy", "mae_ref5_gy", "mae_gdp_gy", "patients")
+
+
+def make_plan(home: ServerHome, config: RunConfig) -> FederationPlan:
+    """Return the plan of ``config`` for the consortium in ``home``, at its roster's version."""
+    from shared_model.manifest import initial_vector, manifest_hash
+    from shared_model.normalisation import normalisation_hash
+    from shared_model.prior import pinned, prior_hash
+    from shared_model.software import versions
+    from shared_model.spec import ModelSpec
+
+    spec = pinned(ModelSpec.from_json(json.dumps(config.model)))
+    roster = Admissions(home).roster()
+    return FederationPlan(
+        consortium=roster.consortium,
+        name=config.name,
+        roster_version=roster.version,
+        mode=config.privacy.mode,
+        privacy={},
+        model=spec.to_json(),
+        manifest=manifest_hash(spec),
+        prior=prior_hash(spec),
+        parameters=int(initial_vector(spec).size),
+        normalisation=normalisation_hash(spec),
+        least_sites=config.rounds.min_sites,
+        rounds=config.rounds.count,
+        local_steps=config.train.local_steps,
+        batch_size=config.train.batch_size,
+        sampler_steps=config.evaluate.sampler_steps,
+        candidates=config.evaluate.candidates,
+        metrics=METRICS,
+        software=versions(),
+        stopping=f"after {config.rounds.count} rounds, or when the coordinator stops the run",
+    )

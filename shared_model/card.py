@@ -1,0 +1,89 @@
+"""The card of an adapter: what it was trained on, by whom and under which promises; one JSON file beside the weights.
+
+The adapter's own file is a function of its numbers alone (shared_model/manifest.py), so everything that may differ
+between two trainings of the same numbers, such as the date, stands here. ``adapter.sha256`` binds the two together.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from shared_model.case import MODALITIES
+from shared_model.modalities import HAAR
+from shared_model.prior import prior_hash
+from shared_model.software import versions
+from shared_model.spec import ModelSpec
+from shared_model.wan_vae import SCALE
+
+SCHEMA = 1
+
+STATEMENTS: Mapping[str, str] = {
+    "none": (
+        "No differential privacy and no secure aggregation: the coordinator saw every site's update, and the adapter"
+        " may reveal whether a patient took part in its training."
+    ),
+}
+
+
+def adapter_card(
+    spec: ModelSpec, adapter: Mapping[str, Any], report: Mapping[str, Any], metrics: Mapping[str, float], date: str
+) -> dict[str, Any]:
+    """Make the card of a finished run.
+
+    ``adapter``: sha256 of the vector, file_sha256, numbers and manifest; ``report``: name, seed, rounds, sites
+    (training patients by name), privacy and perhaps base of the run's report (server/app.py); ``metrics``: of the last
+    evaluation, averaged over patients; ``date``: ISO 8601, UTC.
+    """
+    scale = SCALE if spec.prior == "wan" else HAAR.scale
+    privacy = dict(report["privacy"])
+    told = {key: report[key] for key in ("name", "seed", "rounds", "base") if key in report}
+    return {
+        **told,
+        "schema": SCHEMA,
+        "date": date,
+        "adapter": dict(adapter),
+        "model": json.loads(replace(spec, base_weights="").to_json()),
+        "prior": {"name": spec.prior, "sha256": prior_hash(spec)},
+        "modalities": list(MODALITIES),
+        "normalisation": {name: {"mean": mean, "sd": sd} for name, (mean, sd) in sorted(scale.items())},
+        "sites": dict(sorted(report["sites"].items())),
+        "patients": sum(report["sites"].values()),
+        "metrics": dict(metrics),
+        "privacy": {**privacy, "statement": STATEMENTS[str(privacy["mode"])]},
+        "versions": versions(),
+    }
+
+
+def published(card: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the card for the public: sites by number, in the order of their names, wherever it names them."""
+    base = card.get("base", {})
+    names = sorted({*card["sites"], *base.get("sites", {})})
+    pseudonyms = {name: f"site-{number}" for number, name in enumerate(names, 1)}
+    told = {**card, "sites": {pseudonyms[name]: patients for name, patients in card["sites"].items()}}
+    if base:
+        told["base"] = {**base, "sites": {pseudonyms[name]: patients for name, patients in base["sites"].items()}}
+    return told
+
+
+def card_path(adapter: Path) -> Path:
+    """Where the card of the adapter file ``adapter`` stands: the same name, ending in .json."""
+    return adapter.with_suffix(".json")
+
+
+def card_bytes(card: Mapping[str, Any]) -> bytes:
+    """Write the card as the file holds it."""
+    return (json.dumps(card, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
+
+
+def read_card(path: Path, vector_sha256: str) -> dict[str, Any]:
+    """Return the card at ``path``, or an empty one where there is none or it is another adapter's."""
+    try:
+        card = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    adapter = card.get("adapter") if isinstance(card, dict) else None
+    return card if isinstance(adapter, dict) and adapter.get("sha256") == vector_sha256 else {}

@@ -1,0 +1,148 @@
+"""When a SuperNode must start again: tasks that nobody works on, silence; and what FleetWatch makes of answers."""
+
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from flwr.proto.fleet_pb2 import ActivateNodeResponse, PullMessagesRequest
+from flwr.supercore.protobuf.client import ProtobufRequestContext
+
+from client import watchdog
+from client.fleet_watch import FleetWatch, LostError
+from client.watchdog import LOST_TASK_S, SILENT_S, Watchdog
+from privacy.processes import read_state
+
+HOLDING = {"connection": "connected", "holding": True, "busy": False}
+IDLE = {"state": "idle", "since": 5.0}
+
+
+class Clock:
+    """Stands in for the time module that the watchdog reads."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 0.0
+        monkeypatch.setattr(watchdog, "time", self)
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return Clock(monkeypatch)
+
+
+def after(clock: Clock, seconds: float, supernode: dict[str, Any], executor: dict[str, Any], pid: int = 7) -> str:
+    """The reason after so many seconds of signs of life in this state."""
+    dog = Watchdog()
+    reason = ""
+    for step in range(int(seconds) + 1):
+        clock.now = float(step)
+        reason = dog.reason(pid, {**supernode, "alive": step}, executor)
+    return reason
+
+
+def test_a_task_that_nobody_works_on_is_lost(clock: Clock) -> None:
+    assert after(clock, LOST_TASK_S + 1, HOLDING, IDLE) == "its task was lost"
+    assert after(clock, LOST_TASK_S - 1, HOLDING, IDLE) == ""
+
+
+@pytest.mark.parametrize(
+    ("supernode", "executor"),
+    [
+        (HOLDING, {**IDLE, "state": "working"}),  # hours of training
+        ({**HOLDING, "busy": True}, IDLE),  # a large answer on a slow line
+        ({**HOLDING, "connection": "retrying"}, IDLE),  # an answer waits for the line
+        ({**HOLDING, "holding": False}, IDLE),  # nothing to do
+    ],
+)
+def test_a_site_that_waits_or_works_is_left_alone(
+    clock: Clock, supernode: dict[str, Any], executor: dict[str, Any]
+) -> None:
+    assert after(clock, 1000, supernode, executor) == ""
+
+
+def test_silence_and_a_new_process(clock: Clock) -> None:
+    dog = Watchdog()
+    state = {"connection": "connected", "alive": 1.0}
+    assert dog.reason(7, state, IDLE) == ""
+    clock.now = SILENT_S - 1
+    assert dog.reason(7, state, IDLE) == ""
+    clock.now = SILENT_S + 1
+    assert dog.reason(7, state, IDLE) == "no sign of life"
+    assert dog.reason(8, state, IDLE) == "", "a process that has just started has its time"
+    assert dog.reason(None, state, IDLE) == ""
+
+
+def ask(watch: FleetWatch, call: str, answer: httpx.Response | Exception) -> httpx.Response:
+    request = httpx.Request("POST", f"https://127.0.0.1:1/v1/fleet/{call}")
+
+    def call_next(_: ProtobufRequestContext) -> httpx.Response:
+        if isinstance(answer, Exception):
+            raise answer
+        answer.request = request
+        return answer
+
+    return watch.intercept(ProtobufRequestContext("", PullMessagesRequest(), request), call_next)
+
+
+@pytest.fixture
+def watch(tmp_path: Path) -> FleetWatch:
+    return FleetWatch(tmp_path / "state.json")
+
+
+@pytest.mark.parametrize("call", ["send-node-heartbeat", "push-messages", "push-object", "pull-object", "get-fab"])
+def test_an_error_500_is_one_that_flower_retries(watch: FleetWatch, call: str) -> None:
+    assert ask(watch, call, httpx.Response(500)).status_code == 503
+
+
+def test_a_cut_in_the_handshake_is_no_wrong_certificate(watch: FleetWatch) -> None:
+    for text, shown in (
+        ("[SSL: UNEXPECTED_EOF_WHILE_READING] EOF occurred in violation of protocol", "no connection"),
+        ("[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed", "[SSL: CERTIFICATE_VERIFY_FAILED]"),
+    ):
+        with pytest.raises(httpx.ConnectError) as caught:
+            ask(watch, "pull-messages", httpx.ConnectError(text))
+        assert str(caught.value).startswith(shown)
+
+
+@pytest.mark.parametrize(
+    ("call", "answer"),
+    [
+        ("pull-messages", httpx.ReadError("cut")),
+        ("pull-messages", httpx.Response(500)),
+        ("pull-messages", httpx.Response(502)),
+        ("push-messages", httpx.Response(404)),
+        ("get-run", httpx.Response(400)),
+    ],
+)
+def test_what_may_have_lost_a_message_ends_the_process(
+    watch: FleetWatch, call: str, answer: httpx.Response | Exception
+) -> None:
+    with pytest.raises(LostError):
+        ask(watch, call, answer)
+
+
+@pytest.mark.parametrize(
+    ("call", "code"),
+    [("pull-messages", 403), ("push-messages", 403), ("pull-messages", 401), ("activate-node", 404)],
+)
+def test_what_flower_handles_itself_is_left_to_it(watch: FleetWatch, call: str, code: int) -> None:
+    assert ask(watch, call, httpx.Response(code)).status_code == code
+
+
+def test_the_state_file_says_what_the_next_one_needs(tmp_path: Path, watch: FleetWatch) -> None:
+    state = tmp_path / "state.json"
+    assert (watch.node_id, watch.released, read_state(state)["connection"]) == (None, True, "connecting")
+    content = ActivateNodeResponse(node_id=2**64 - 3).SerializeToString()
+    ask(watch, "activate-node", httpx.Response(200, content=content, headers={"date": "Thu, 01 Jan 1970 00:00:00 GMT"}))
+    noted = read_state(state)
+    assert (noted["node_id"], noted["released"], noted["connection"]) == (2**64 - 3, False, "connected")
+    assert noted["clock_offset_s"] > 1e9
+    ask(watch, "confirm-message-received", httpx.Response(200))
+    assert read_state(state)["holding"]
+    after_a_kill = FleetWatch(state)
+    assert (after_a_kill.node_id, after_a_kill.released) == (2**64 - 3, False)
+    ask(after_a_kill, "deactivate-node", httpx.Response(200))
+    assert FleetWatch(state).released

@@ -1,0 +1,154 @@
+"""kill -9 of every process of a federation at seeded random moments: the run ends as the undisturbed one does."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import FAST
+from deployment import SCRIPTS, Deployment, alive, eventually
+from test_coordinator import children_of
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+
+# Both sites have to take part in every round, so that the survivors of each are those of the undisturbed run.
+RUN = (
+    *FAST,
+    "model.shape=[16,16,16]",
+    "rounds.count=5",
+    "rounds.min_sites=2",
+    "rounds.attempts=100",
+    "rounds.deadline_s=20",
+    "train.local_steps=4",
+)
+VICTIMS = ("superlink", "executor", "serverapp", "command", "site executor", "site supernode")
+KILLS = 5  # in each of the runs below
+
+
+@pytest.fixture(scope="module")
+def calm(federation: Deployment) -> dict[str, Any]:
+    return federation.run("name=calm", *RUN)["report"]
+
+
+@pytest.fixture
+def killer(federation: Deployment, request: pytest.FixtureRequest) -> Iterator["Killer"]:
+    killer = Killer(federation, request.param)
+    yield killer
+    killer.close()
+
+
+class Killer:
+    """One run that is followed by `server run`, whatever happens to that command, and whose processes are killed."""
+
+    def __init__(self, federation: Deployment, seed: int) -> None:
+        self.federation, self.name = federation, f"kills-{seed}"
+        self._random = random.Random(seed)
+        self._victims = self._random.sample(VICTIMS, len(VICTIMS))
+        self.done: list[str] = []
+        self._follow()
+
+    def _follow(self) -> None:
+        with (self.federation.folder / f"{self.name}.err").open("ab") as errors:
+            self.command = subprocess.Popen(
+                [
+                    *(str(SCRIPTS / "server"), "run", "--home", str(self.federation.home), "--json"),
+                    *(f"name={self.name}", *RUN),
+                ],
+                cwd=self.federation.folder,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                start_new_session=True,
+            )
+
+    def _pid(self, victim: str) -> int | None:
+        """Process id of a victim that is alive now."""
+        if victim == "command":
+            return self.command.pid if self.command.poll() is None else None
+        if victim.startswith("site "):
+            site = self.federation.site(self._random.choice(("north", "south")))
+            pid = self.federation.children(site).get(victim.removeprefix("site "))
+        elif victim == "serverapp":
+            executor = self.federation.children(self.federation.home).get("executor")
+            found = children_of(executor) if executor else []
+            pid = found[0] if found else None
+        else:
+            pid = self.federation.children(self.federation.home).get(victim)
+        return pid if pid and alive(pid) else None
+
+    def strike(self) -> None:
+        """After a random time kill the next victim; a command that was killed is started again, as a person would."""
+        time.sleep(self._random.uniform(1.0, 7.0))
+        victim = self._victims[len(self.done) % len(self._victims)]
+        pid = eventually(lambda: self._pid(victim), 60, f"{victim} is alive")
+        os.kill(pid, signal.SIGKILL)
+        self.done.append(victim)
+        if victim == "command":
+            self.command.wait()
+            self._follow()
+
+    def report(self) -> dict[str, Any]:
+        """Wait for the end."""
+        out, _ = self.command.communicate(timeout=400)
+        errors = (self.federation.folder / f"{self.name}.err").read_text()
+        assert self.command.returncode == 0, errors
+        return dict(json.loads(out)["report"])
+
+    def close(self) -> None:
+        if self.command.poll() is None:
+            self.command.kill()
+        self.command.wait()
+
+
+@pytest.mark.parametrize("killer", range(4), indirect=True)
+def test_random_kills_change_no_bit_and_count_nothing_twice(
+    federation: Deployment, calm: dict[str, Any], killer: Killer
+) -> None:
+    while len(killer.done) < KILLS and killer.command.poll() is None:
+        killer.strike()
+    assert len(killer.done) == KILLS, f"the run was over after {killer.done}"
+    report = killer.report()
+    print(killer.done, f"attempts {[entry['attempt'] for entry in report['history']]}")
+    assert report["adapter_sha256"] == calm["adapter_sha256"]
+    assert [entry["round"] for entry in report["history"]] == [1, 2, 3, 4, 5]
+    for disturbed, entry in zip(report["history"], calm["history"], strict=True):
+        for key in ("sites", "norms"):
+            assert disturbed[key] == entry[key], (entry["round"], key)
+        assert disturbed["metrics"]["loss"] == entry["metrics"]["loss"]
+        assert disturbed["evaluation"]["patients"] == entry["evaluation"]["patients"]
+
+
+def test_a_site_that_is_away_for_two_rounds_comes_back(federation: Deployment, calm: dict[str, Any]) -> None:
+    """Rounds go on with the other site; the one that was stopped takes part again once it is back."""
+    pid = federation.children(federation.site("south"))["supernode"]
+    os.kill(pid, signal.SIGSTOP)  # silent, as behind a cut cable
+    try:
+        changes = ("rounds.min_sites=1", "rounds.count=3", "rounds.deadline_s=6", "rounds.evaluate_every=0")
+        process = subprocess.Popen(
+            [str(SCRIPTS / "server"), "run", "--home", str(federation.home), "--json", "name=away", *RUN, *changes],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        events = federation.home / "runs" / "away" / "events.jsonl"
+        eventually(lambda: events.exists() and rounds_done(events) >= 2, 120, "two rounds without south")
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    out, errors = process.communicate(timeout=200)
+    assert process.returncode == 0, errors
+    history = json.loads(out)["report"]["history"]
+    assert [sorted(entry["sites"]) for entry in history[:2]] == [["north"]] * 2
+    again = federation.run("name=back", *RUN)["report"]
+    assert again["adapter_sha256"] == calm["adapter_sha256"]
+
+
+def rounds_done(events: Path) -> int:
+    return sum('"round_done"' in line for line in events.read_text().splitlines())

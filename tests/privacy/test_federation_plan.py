@@ -1,0 +1,102 @@
+"""The federation plan: strict when read, and what a site that pinned it answers."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from consortium import Consortium
+
+from privacy import signed
+from privacy.federation_plan import FederationPlan, fits, plan_hash
+from privacy.messages import EvaluateTask, Request, TrainTask
+from shared_model.errors import InputError, PolicyError
+
+CONSORTIUM = Consortium()
+PLAN = CONSORTIUM.plan()
+FITTED = PLAN.model.replace('{"adapter"', '{"base_weights":"xyz","adapter"')
+
+
+def train(**changes: int) -> Request:
+    task = TrainTask(**{"round": 1, "rounds": 4, "local_steps": 5, "batch_size": 2, "lr": 1e-3, "seed": 0, **changes})  # type: ignore[arg-type]
+    return request("train", task)
+
+
+def request(kind: str, task: TrainTask | EvaluateTask | None = None, size: int = 3, **changes: str) -> Request:
+    values = {"run_id": "0" * 32, "spec_json": PLAN.model, "manifest_hash": PLAN.manifest, **changes}
+    vector = None if task is None else np.zeros(size, np.float32)
+    return Request(kind=kind, task=task, vector=vector, **values)
+
+
+def test_a_plan_reads_back_from_its_signed_file() -> None:
+    content = PLAN.to_signed(CONSORTIUM.signer_key)
+    assert FederationPlan.from_signed(content, CONSORTIUM.signer_public, CONSORTIUM.id) == PLAN
+    assert plan_hash(content) == plan_hash(content.replace(b"\n", b"\r\n")) != plan_hash(content[:-2])
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"schema": 2}, "schema"),
+        ({"mode": "shared"}, "mode"),
+        ({"consortium": "0" * 32}, "consortium"),
+        ({"privacy": {"z": 1.0}}, "privacy"),
+        ({"rounds": 0}, "rounds"),
+        ({"rounds": True}, "rounds"),
+        ({"metrics": "loss"}, "metrics"),
+        ({"metrics": ["a b"]}, "metrics"),
+        ({"software": {"torch": 2}}, "software"),
+        ({"model": "[]"}, "model"),
+        ({"stopping": "a\nb"}, "stopping"),
+        ({"more": 1}, "field"),
+    ],
+)
+def test_a_signed_plan_is_checked_all_the_same(change: dict[str, object], named: str) -> None:
+    document = signed.claimed("plan", PLAN.to_signed(CONSORTIUM.signer_key)) | change
+    content = signed.sign("plan", document, CONSORTIUM.signer_key)
+    with pytest.raises(InputError, match=named):
+        FederationPlan.from_signed(content, CONSORTIUM.signer_public, CONSORTIUM.id)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        request("describe"),
+        request("base"),
+        train(),
+        train(rounds=3, local_steps=1, batch_size=1),
+        request("evaluate", EvaluateTask(round=4, sampler_steps=3)),
+        request("train", train().task, spec_json=FITTED, manifest_hash="c" * 64),  # the base was fitted since
+    ],
+)
+def test_what_fits_the_plan_passes(asked: Request) -> None:
+    fits(PLAN, asked)
+
+
+@pytest.mark.parametrize(
+    ("asked", "named"),
+    [
+        (train(rounds=5), "rounds at most 4"),
+        (train(local_steps=6), "local_steps at most 5"),
+        (train(batch_size=3), "batch_size at most 2"),
+        (request("evaluate", EvaluateTask(round=1, sampler_steps=4)), "sampler_steps at most 3"),
+        (request("evaluate", EvaluateTask(round=1, candidates=2, sampler_steps=1)), "candidates at most 1"),
+        (request("evaluate", EvaluateTask(round=5, sampler_steps=1)), "rounds at most 4"),
+        (request("train", train().task, size=4), "3 numbers"),
+        (request("describe", manifest_hash="c" * 64), "manifest"),
+        (request("describe", spec_json=PLAN.model.replace("full", "lora")), "another model"),
+        (request("train", train().task, spec_json=FITTED.replace("32", "64")), "another model"),
+        (request("describe", spec_json="{"), "specification"),
+        (request("describe", spec_json="[]"), "specification"),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_the_plans_limit(asked: Request, named: str) -> None:
+    with pytest.raises(PolicyError, match=named):
+        fits(PLAN, asked)
+
+
+def test_mode_none_is_said_aloud() -> None:
+    words = "\n".join(PLAN.in_words())
+    assert "privacy: NONE" in words
+    for part in ("first", "loss", "2 sites", "4 rounds of 5 steps", "torch 2.13.0+cpu"):
+        assert part in words
+    assert "none" in "\n".join(replace(PLAN, metrics=()).in_words())
