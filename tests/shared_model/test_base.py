@@ -174,7 +174,7 @@ def test_prediction_uses_the_base_with_any_modality_missing(cases: list[Case], s
 def test_coefficients_travel_in_the_adapter_file(tmp_path, solution: base.Solution) -> None:
     spec = base.fitted(SPEC, solution.weights)
     path = tmp_path / "a.safetensors"
-    save_adapter(path, spec, initial_vector(spec), {})
+    save_adapter(path, spec, initial_vector(spec))
     assert load_adapter(path)[0] == spec
     assert spec.base_weights.encode() not in path.read_bytes(), "as a tensor, not as text"
     assert ModelSpec.from_json(spec.to_json()) == spec

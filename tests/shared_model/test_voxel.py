@@ -99,7 +99,7 @@ def test_its_weights_are_part_of_every_adapter(adapter: str) -> None:
 
 def test_prediction_from_a_saved_adapter_starts_from_its_base(case: Case, tmp_path) -> None:  # type: ignore[no-untyped-def]
     path = tmp_path / "adapter.safetensors"
-    save_adapter(path, SPEC, initial_vector(SPEC), {})
+    save_adapter(path, SPEC, initial_vector(SPEC))
     spec, vector, _ = load_adapter(path)
     assert (spec, vector.tobytes()) == (SPEC, initial_vector(SPEC).tobytes())
     model = adapted_model(spec)

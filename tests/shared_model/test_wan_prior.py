@@ -197,6 +197,6 @@ def test_adapters_of_wan_travel_and_are_published(wan: Path, tmp_path: Path, ada
     spec = pinned(replace(SPEC, adapter=adapter))
     vector = initial_vector(spec)
     assert pack(adapted_model(spec)).tobytes() == vector.tobytes()
-    save_adapter(tmp_path / "a.safetensors", spec, vector, {})
+    save_adapter(tmp_path / "a.safetensors", spec, vector)
     assert load_adapter(tmp_path / "a.safetensors")[0] == spec
     assert str(wan).encode() not in (tmp_path / "a.safetensors").read_bytes()

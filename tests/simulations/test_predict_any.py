@@ -81,7 +81,7 @@ def test_the_residual_form_is_scored_as_dose(site: SiteConfig) -> None:
 
 def test_evaluate_targets_all_writes_the_table(site: SiteConfig, tmp_path: Path) -> None:
     spec = ModelSpec(prior="none", shape=SHAPE)
-    save_adapter(tmp_path / "a.safetensors", spec, initial_vector(spec).astype(np.float32), {})
+    save_adapter(tmp_path / "a.safetensors", spec, initial_vector(spec).astype(np.float32))
     screen = evaluate_adapter(
         evaluate_settings([f"adapter={tmp_path / 'a.safetensors'}", "targets=all", "data.sites=1", "data.patients=3",
                            f"data.root={tmp_path / 'data'}", f"out={tmp_path}"]),
