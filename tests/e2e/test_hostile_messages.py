@@ -58,6 +58,8 @@ def sent():
     yield "endless training", "train", content(task={**TASK, "local_steps": 1_000_000})
     yield "many candidates", "evaluate", content({**GOOD, "kind": "evaluate"}, {**EVALUATE, "candidates": 64})
     yield "wrong length", "train", content()
+    # The control: a request that follows every rule, and so makes the site look for its cases.
+    yield "rightful", "query", RecordDict({"head": ConfigRecord({**GOOD, "kind": "base"})})
 
 @app.main()
 def main(grid, context):
@@ -87,6 +89,7 @@ EXPECTED = {
     "endless training": "policy",
     "many candidates": "policy",
     "wrong length": "wrong_model",
+    "rightful": "data",
 }
 
 

@@ -9,6 +9,7 @@ import pytest
 from client.app import InstalledTraining, client_app
 from server.app import app, federate, run_config
 from server.config import RoundsConfig, RunConfig
+from server.failure import ReportedError
 from shared_model.errors import InputError
 from shared_model.manifest import initial_vector, load_adapter, vector_hash
 from shared_model.spec import ModelSpec
@@ -67,13 +68,13 @@ def test_adapter_and_report(tmp_path):
 )
 def test_a_broken_run_config_is_refused_before_anything_is_written(tmp_path, changes, message):
     nodes = write_sites(tmp_path, {"a": 1})
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(ReportedError, match=f"exit {InputError.exit_code}: .*{message}"):
         run_local(client_app(Nudge()), app, nodes, {**run_config(CONFIG, tmp_path / "out"), **changes})
     assert not (tmp_path / "out").exists()
 
 
 def test_an_unknown_model_key_is_refused_before_anything_is_written(tmp_path):
     config = RunConfig(model={"priorr": "none"})
-    with pytest.raises(InputError, match="unknown key 'priorr'"):
+    with pytest.raises(ReportedError, match=f"exit {InputError.exit_code}: .*unknown key 'priorr'"):
         run_local(client_app(Nudge()), app, write_sites(tmp_path, {"a": 1}), run_config(config, tmp_path / "out"))
     assert not (tmp_path / "out").exists()
