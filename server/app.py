@@ -1,6 +1,7 @@
 """The coordinator's Flower ServerApp: reads the composed configuration, runs the rounds, writes adapter and report.
 
-Run config: ``config`` (JSON of a RunConfig), ``config-sha256`` (of that text, in hex), ``out`` (output folder). Writes
+Run config: ``config`` (JSON of a RunConfig), ``config-sha256`` (of that text, in hex), ``out`` (output folder), in a
+deployment ``register`` (the coordinator's sites.json: no site may speak under another's name). Writes
 ``out/adapter.safetensors`` with its card ``out/adapter.json`` and ``out/federation.json``; ``out/events.jsonl`` and
 ``out/checkpoint`` grow on the way.
 """
@@ -21,6 +22,7 @@ from server.config import RunConfig
 from server.events import Listener
 from server.failure import ReportedError
 from server.journal import StorageError, write_atomic
+from server.roster import ANYONE, Register
 from server.rounds import FederationResult, run_federation
 from shared_model.errors import FedKT3DError, InputError
 
@@ -44,6 +46,8 @@ def run_config(config: RunConfig, out: Path) -> dict[str, str]:
 def federate(grid: Grid, context: Context, on_event: Listener | None = None) -> FederationResult:
     """Run the federation that the context's run config describes; raises InputError, QuorumError."""
     config, out = _read(context)
+    known_sites = str(context.run_config.get("register", ""))
+    register = Register(Path(known_sites)) if known_sites else ANYONE
     # torch is slow to import; a bad configuration is refused before that.
     from server.base_fit import fitted_spec
     from shared_model.card import adapter_card, card_bytes, card_path
@@ -51,9 +55,10 @@ def federate(grid: Grid, context: Context, on_event: Listener | None = None) -> 
     from shared_model.prior import pinned
     from shared_model.spec import ModelSpec
 
-    spec, fit = fitted_spec(grid, config, pinned(ModelSpec.from_json(json.dumps(config.model))), out, on_event)
+    asked = pinned(ModelSpec.from_json(json.dumps(config.model)))
+    spec, fit = fitted_spec(grid, config, asked, out, on_event, register)
     initial = initial_vector(spec)
-    result = run_federation(grid, config, spec.to_json(), manifest_hash(spec), initial, out, on_event)
+    result = run_federation(grid, config, spec.to_json(), manifest_hash(spec), initial, out, on_event, register)
     report = federation_report(config, result, vector_hash(result.vector))
     if fit is not None:
         report["base"] = {key: value for key, value in asdict(fit).items() if key != "weights"}

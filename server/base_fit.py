@@ -24,7 +24,7 @@ from server.events import Event, EventLog, Listener
 from server.exchange import Answer, Exchange
 from server.history import Drop
 from server.journal import Journal, write_atomic
-from server.roster import Roster, Site
+from server.roster import Register, Roster, Site
 from server.rounds import QuorumError
 from server.steps import Link
 from shared_model import base
@@ -53,7 +53,7 @@ class BaseFit:
 
 
 def fitted_spec(
-    grid: Grid, cfg: RunConfig, spec: ModelSpec, out: Path, on_event: Listener | None
+    grid: Grid, cfg: RunConfig, spec: ModelSpec, out: Path, on_event: Listener | None, register: Register
 ) -> tuple[ModelSpec, BaseFit | None]:
     """``spec`` with its base fitted, and how that was done; as it is, and None, if there is nothing to fit.
 
@@ -67,7 +67,7 @@ def fitted_spec(
         if path.exists():
             fit = _read(path, identity)
         else:
-            fit = _Fit(grid, cfg, spec, EventLog(out, on_event)).run()
+            fit = _Fit(grid, cfg, spec, EventLog(out, on_event), register).run()
             write_atomic(path, json.dumps({"identity": identity, **asdict(fit)}, indent=1).encode())
     return replace(spec, base_weights=fit.weights), fit
 
@@ -88,10 +88,14 @@ def _read(path: Path, identity: str) -> BaseFit:
 
 
 class _Fit:
-    def __init__(self, grid: Grid, cfg: RunConfig, spec: ModelSpec, events: EventLog) -> None:
+    def __init__(self, grid: Grid, cfg: RunConfig, spec: ModelSpec, events: EventLog, register: Register) -> None:
         self._cfg, self._spec, self._events = cfg, spec, events
         self._link = Link(
-            grid=grid, run_id=uuid.uuid4().hex, spec_json=spec.to_json(), manifest_hash=manifest_hash(spec)
+            grid=grid,
+            run_id=uuid.uuid4().hex,
+            spec_json=spec.to_json(),
+            manifest_hash=manifest_hash(spec),
+            register=register,
         )
         self._wire_bytes = 0
         self._total: Sums = np.zeros(base.sums_size(spec.base_fourier), dtype=np.int64)
@@ -101,7 +105,11 @@ class _Fit:
         rounds, started = self._cfg.rounds, time.monotonic()
         within_s = min(rounds.deadline_s, rounds.wait_for_sites_s)
         roster = Roster(
-            self._link.grid, self._link.request("describe"), run_id=self._link.run_id, answer_within_s=within_s
+            self._link.grid,
+            self._link.request("describe"),
+            run_id=self._link.run_id,
+            answer_within_s=within_s,
+            register=self._link.register,
         )
         drops: list[Drop] = []
         for _ in range(rounds.attempts):

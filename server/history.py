@@ -18,6 +18,7 @@ DROP_REASONS: Mapping[str, str] = {
     "not_finite": "the update holds values that are not finite",
     "norm_exceeded": "the update is too large",
     "wrong_round": "the answer belongs to another run, round, site or kind of request",
+    "wrong_name": "the node was not admitted under the site name that it states",
     "duplicate": "a second answer of the same site",
     "timeout": "no answer before the deadline, though the site is connected",
     "disconnected": "the site lost its connection before it answered",

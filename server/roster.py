@@ -5,10 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from flwr.app import RecordDict
 from flwr.serverapp import Grid
 
+from privacy.processes import read_state
 from server.exchange import Answer, Exchange, Pause, connected_nodes
 from server.history import Drop
 
@@ -22,14 +24,38 @@ class Site:
     patients: int
 
 
+class Register:
+    """Under which name each node was admitted: ``sites.json`` of the coordinator's folder, read anew for each question.
+
+    Without a file, as in a simulation, every node may have any name.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+
+    def allows(self, node: int, name: str) -> bool:
+        """Whether the node may call itself so."""
+        if self._path is None:
+            return True
+        known = read_state(self._path).get(name)
+        return isinstance(known, dict) and known.get("node_id") == str(node)
+
+
+ANYONE = Register(None)
+
+
 class Roster:
     """Asks every node that connects to describe itself; sites may join, leave and come back between rounds.
 
-    Two nodes with one site name: the smaller node id that answered keeps it, the other is dropped as a duplicate.
+    A node that was admitted under another name is dropped, so no site can speak for another. Two nodes with one site
+    name: the smaller node id that answered keeps it, the other is dropped as a duplicate.
     """
 
-    def __init__(self, grid: Grid, describe: RecordDict, *, run_id: str, answer_within_s: float) -> None:
+    def __init__(
+        self, grid: Grid, describe: RecordDict, *, run_id: str, answer_within_s: float, register: Register
+    ) -> None:
         self._grid = grid
+        self._admitted = register
         self._describe = describe
         self._answer_within_s = answer_within_s
         self._exchange = Exchange(grid, kind="describe", round_number=0, run_id=run_id)
@@ -69,12 +95,15 @@ class Roster:
     def _register(self, answer: Answer, nodes: set[int]) -> Site | Drop | None:
         drop = answer.drop
         if answer.reply is not None:
-            if not any(site.name == answer.site for site in self._named(nodes)):
+            if not self._admitted.allows(answer.node, answer.site):
+                drop = Drop(site=f"node-{answer.node}", reason="wrong_name")
+            elif not any(site.name == answer.site for site in self._named(nodes)):
                 site = Site(node=answer.node, name=answer.site, patients=answer.reply.patients)
                 self._sites[answer.node] = site
                 self.drops.pop(answer.node, None)
                 return site
-            drop = Drop(site=answer.site, reason="duplicate", detail="another node has this site's name")
+            else:
+                drop = Drop(site=answer.site, reason="duplicate", detail="another node has this site's name")
         elif drop is not None and drop.reason in ("timeout", "disconnected", "stopped"):
             self._asked.discard(answer.node)  # it may have been away: ask again next time
         if drop is not None and self.drops.get(answer.node) != drop:

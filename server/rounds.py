@@ -24,7 +24,7 @@ from server.config import RunConfig, TrainConfig, run_identity
 from server.events import Event, EventLog, Listener
 from server.history import Drop, RoundRecord
 from server.journal import Journal, RunState
-from server.roster import Roster, Site
+from server.roster import ANYONE, Register, Roster, Site
 from server.steps import Link, TrainOutcome, TrainRules, evaluate_step, train_step
 from shared_model.errors import FedKT3DError, InputError
 
@@ -60,11 +60,13 @@ def run_federation(
     initial: Vector,
     out: Path,
     on_event: Listener | None = None,
+    register: Register = ANYONE,
 ) -> FederationResult:
     """Run a federation to its last round, going on where an earlier start with the same configuration stopped.
 
-    ``initial`` is the shared vector (d,) float32 before round 1. Same configuration, seed and answering sites: the same
-    vector to the bit. Raises InputError (other configuration in ``out``, bad vector), QuorumError.
+    ``initial`` is the shared vector (d,) float32 before round 1; ``register``: under which names sites were admitted.
+    Same configuration, seed and answering sites: the same vector to the bit. Raises InputError (other configuration in
+    ``out``, bad vector), QuorumError.
     """
     if initial.dtype != np.float32 or initial.ndim != 1 or initial.size < 1 or not np.isfinite(initial).all():
         raise InputError("initial vector: expected one flat, finite float32 array of at least one value")
@@ -82,7 +84,7 @@ def run_federation(
             events(Event(kind="started", rounds=cfg.rounds.count))
         else:
             events(Event(kind="resumed", round=state.round, rounds=cfg.rounds.count))
-        link = Link(grid=grid, run_id=state.run_id, spec_json=spec_json, manifest_hash=manifest_hash)
+        link = Link(grid=grid, run_id=state.run_id, spec_json=spec_json, manifest_hash=manifest_hash, register=register)
         run = _Federation(link, cfg, events, state)
         run.to_the_end(journal)
         events(Event(kind="finished", round=cfg.rounds.count, rounds=cfg.rounds.count))
@@ -130,7 +132,13 @@ class _Federation:
         self._sites: dict[str, int] = dict(state.sites)
         self._earlier_drops = state.drops
         answer_within_s = min(cfg.rounds.deadline_s, cfg.rounds.wait_for_sites_s)
-        self._roster = Roster(link.grid, link.request("describe"), run_id=link.run_id, answer_within_s=answer_within_s)
+        self._roster = Roster(
+            link.grid,
+            link.request("describe"),
+            run_id=link.run_id,
+            answer_within_s=answer_within_s,
+            register=link.register,
+        )
 
     def to_the_end(self, journal: Journal) -> None:
         """Train and evaluate until the last round; each step that costs time is followed by a checkpoint."""

@@ -17,7 +17,7 @@ from privacy.tasks import Task
 from server.aggregate import UpdateRejectedError, UpdateSum
 from server.exchange import Answer, Exchange
 from server.history import Drop, Evaluation, weighted_mean
-from server.roster import Site
+from server.roster import ANYONE, Register, Site
 
 Vector = NDArray[np.float32]
 _Value = TypeVar("_Value")
@@ -27,12 +27,13 @@ Witness = Callable[[str, Drop | None], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Link:
-    """What every request of a run has in common, and the grid that carries it."""
+    """What every request of a run has in common, the grid that carries it, and who was admitted."""
 
     grid: Grid
     run_id: str
     spec_json: str
     manifest_hash: str
+    register: Register = ANYONE
 
     def request(self, kind: str, task: Task | None = None, vector: Vector | None = None) -> RecordDict:
         """Pack a request of this run."""

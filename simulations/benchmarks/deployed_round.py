@@ -176,7 +176,9 @@ def run(home: ServerHome, folder: Path, serverapp: str, clientapp: str, values: 
     if "stock" in serverapp:
         (bundle / "stock_apps.py").write_text(STOCK)
     control = Control(home)
-    settings = write_run_config(folder / "run.toml", config=str(values), sha256=str(rounds), out=out)
+    settings = write_run_config(
+        folder / "run.toml", config=str(values), sha256=str(rounds), out=out, register=home.sites_file
+    )
     run_id = control.submit(bundle, settings)
     while not (status := control.run_status(run_id)).finished:
         time.sleep(3.0)

@@ -15,6 +15,7 @@ from server.config import RoundsConfig, RunConfig, TrainConfig
 from server.exchange import _flower_error
 from server.history import DROP_REASONS
 from server.patience import patiently
+from server.roster import Register
 from server.rounds import run_federation
 from simulations.engine import LocalGrid
 from simulations.faults import Fault, faulty
@@ -177,3 +178,24 @@ def test_flowers_errors_have_names(error, reason):
     told = _flower_error(error)
     assert told[0] == reason in DROP_REASONS
     assert "Jane" not in told[1]
+
+
+def test_a_site_that_states_the_name_of_another_is_dropped_and_cannot_take_its_place(tmp_path, nodes):
+    register = tmp_path / "sites.json"
+    with LocalGrid(client_app(QuadraticTraining(64)), nodes) as grid:
+        alpha, beta, gamma = sorted(grid.get_node_ids())
+        # gamma's node was admitted as delta; whoever holds its key now calls itself gamma.
+        known = {"alpha": alpha, "beta": beta, "delta": gamma}
+        register.write_text(json.dumps({name: {"node_id": str(node)} for name, node in known.items()}))
+        result = run_federation(
+            grid,
+            CONFIG,
+            SPEC_JSON,
+            MANIFEST_HASH,
+            np.zeros(64, np.float32),
+            tmp_path / "out",
+            register=Register(register),
+        )
+    assert set(result.sites) == {"alpha", "beta"}
+    assert [(drop.site, drop.reason) for drop in result.drops] == [(f"node-{gamma}", "wrong_name")]
+    assert all(set(record.sites) == {"alpha", "beta"} for record in result.history)
