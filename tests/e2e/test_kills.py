@@ -15,7 +15,7 @@ from conftest import FAST
 from deployment import SCRIPTS, Deployment, alive, eventually
 from test_coordinator import children_of
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
 
 # Both sites have to take part in every round, so that the survivors of each are those of the undisturbed run.
 RUN = (

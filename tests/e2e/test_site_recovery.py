@@ -16,7 +16,7 @@ from conftest import FAST
 from deployment import SCRIPTS, Deployment, eventually, read
 from faults import FaultProxy, Relay, reach_by
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(400)]
 
 BACK_S = 60.0
 # Long enough to be caught in the middle of a round; a site that fails is asked again.
