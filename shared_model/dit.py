@@ -141,8 +141,7 @@ class Any2AnyDiT(nn.Module):
         """Velocity (B, C, z, y, x) of ``target`` at noise time ``t_b`` in [0, 1].
 
         ``conditions``: modality -> clean latents (B, C, z, y, x); any subset, not holding the target, and ``base`` in
-        the residual form. With the
-        ``memory`` of ``remember(conditions)`` only the target's tokens are computed.
+        the residual form. With the ``memory`` of ``remember(conditions)`` only the target's tokens are computed.
         """
         if target in conditions:
             raise ValueError(f"target {target!r} is also a condition")

@@ -45,7 +45,8 @@ class Trial:
         return cls(variant=variant, seed=seed, vector_bytes=done["vector_bytes"], wall_s=done["wall_s"], scores=scores)
 
 
-def _spread(values: Sequence[float]) -> str:
+def spread(values: Sequence[float]) -> str:
+    """Mean ± standard deviation, or the one value."""
     mean = statistics.fmean(values)
     return f"{mean:.2f} ± {statistics.stdev(values):.2f}" if len(values) > 1 else f"{mean:.2f}"
 
@@ -68,8 +69,8 @@ def table_markdown(variants: Mapping[str, Row], full: str, trials: Sequence[Tria
         own = [t for t in trials if t.variant == name]
         if not own:
             continue
-        cells = [_spread([t.scores[last][m] for t in own]) for m in ("mae_ref5_gy", "dose_score_gy", "dvh_score_gy")]
-        cells += [_spread([t.scores[s]["dose_score_gy"] for t in own]) for s in steps[:-1]]
+        cells = [spread([t.scores[last][m] for t in own]) for m in ("mae_ref5_gy", "dose_score_gy", "dvh_score_gy")]
+        cells += [spread([t.scores[s]["dose_score_gy"] for t in own]) for s in steps[:-1]]
         paper = ["-" if v is None else f"{v:.{d}f}" for v, d in ((row.paper_mae_gy, 2), (row.paper_score, 1))]
         wire = f"{own[0].vector_bytes / 1e6:.2f}"
         lines.append(f"| {row.label} | {len(own)} | {' | '.join([*cells, wire, *paper])} |")

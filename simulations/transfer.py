@@ -19,6 +19,7 @@ from rich.progress import Progress
 
 from shared_model.errors import InputError
 from shared_model.prior import prior_card
+from simulations.ablation_table import spread
 from simulations.pictures import curves_picture
 from simulations.results import REPORT
 from simulations.scoring import COLUMNS
@@ -65,7 +66,7 @@ def run_transfer(settings: TransferSettings, bars: Progress) -> str:
         if not (run.out / "summary.json").is_file():
             run_studies(run, bars)
         trials.append(read_trial(prior, steps, seed, run))
-        table = table_markdown(trials, min(settings.steps))
+        table = table_markdown(trials)
         (settings.out / "transfer.md").write_text(table)
         (settings.out / "transfer.csv").write_text(table_csv(trials))
         for finished in (task for task in bars.task_ids if task != bar):
@@ -124,12 +125,7 @@ def _groups(trials: Sequence[Trial]) -> dict[tuple[int, str], list[Trial]]:
     return groups
 
 
-def _spread(values: Sequence[float]) -> str:
-    mean = statistics.fmean(values)
-    return f"{mean:.2f} ± {statistics.stdev(values):.2f}" if len(values) > 1 else f"{mean:.2f}"
-
-
-def table_markdown(trials: Sequence[Trial], shortest: int) -> str:
+def table_markdown(trials: Sequence[Trial]) -> str:
     """One row a budget and prior: mean ± sd over seeds, and the dose score over that of a random start."""
     lines = [
         "| fine-tuning steps | start | steps with pretraining | seeds | dose score (Gy) | DVH score (Gy) "
@@ -138,16 +134,14 @@ def table_markdown(trials: Sequence[Trial], shortest: int) -> str:
     ]
     groups = _groups(trials)
     for (steps, prior), own in groups.items():
-        cells = [_spread([t.scores[m] for t in own]) for m in ("dose_score_gy", "dvh_score_gy", "mae_ref5_gy")]
+        cells = [spread([t.scores[m] for t in own]) for m in ("dose_score_gy", "dvh_score_gy", "mae_ref5_gy")]
         # By seed, where both are there: the seed also orders the patients.
         scratch = {t.seed: t.scores["dose_score_gy"] for t in groups.get((steps, SCRATCH), [])}
         ratios = [t.scores["dose_score_gy"] / scratch[t.seed] for t in own if t.seed in scratch]
-        ratio = _spread(ratios) if ratios and prior != SCRATCH else "-"
+        ratio = spread(ratios) if ratios and prior != SCRATCH else "-"
         total = steps + pretraining_steps(prior)
         lines.append(f"| {steps} | {LABELS[prior]} | {total} | {len(own)} | {' | '.join(cells)} | {ratio} |")
-    equal = [key for key in groups if key[1] == SCRATCH and key[0] > shortest + 1]
-    if equal:
-        lines += ["", f"Steps with pretraining count equal compute: one step is {BATCH} examples of the same size."]
+    lines += ["", f"Rows with equal steps with pretraining cost the same: one step is {BATCH} examples of one size."]
     return "\n".join(lines) + "\n"
 
 

@@ -65,7 +65,7 @@ def test_the_table_compares_by_seed_and_counts_the_pretraining() -> None:
     assert pretraining_steps("none") == 0
     assert pretraining_steps("video-small") == 6000
     trials = [trial("none", 0, 8.0), trial("none", 1, 6.0), trial("video-small", 0, 4.0), trial("video-small", 1, 4.5)]
-    table = table_markdown(trials, 1000)
+    table = table_markdown(trials)
     assert "| 1000 | random start | 1000 | 2 | 7.00 ± 1.41" in table
     assert "| 1000 | video prior | 7000 | 2 | 4.25 ± 0.35" in table
     assert "0.62 ± 0.18 |" in table, "the mean of 0.5 and 0.75"
