@@ -153,7 +153,7 @@ def _safetensors(tensors: Mapping[str, Vector], metadata: Mapping[str, str]) -> 
 def load_adapter(path: Path) -> tuple[ModelSpec, Vector, dict[str, Any]]:
     """(spec, vector, card) of an adapter; InputError if it is unreadable or belongs to another prior.
 
-    The card is the file beside it where that is this adapter's, or the one in the header of the first release's files.
+    The card is the file beside it where that is this adapter's, else empty.
     """
     try:
         with safe_open(path, "pt") as file:
@@ -175,7 +175,7 @@ def load_adapter(path: Path) -> tuple[ModelSpec, Vector, dict[str, Any]]:
             if not whole or header["manifest"] != manifest_hash(spec):
                 raise InputError(f"adapter {path}: its parameters are not those of its spec; the file is damaged")
             vector = np.concatenate([file.get_tensor(name).float().numpy().ravel() for name, _ in names])
-            card = read_card(card_path(path), vector_hash(vector)) or json.loads(header.get("card", "{}"))
+            card = read_card(card_path(path), vector_hash(vector))
             return spec, vector, card
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise InputError(f"adapter {path}: cannot be read as safetensors ({type(error).__name__})") from error
