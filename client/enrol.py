@@ -21,12 +21,10 @@ from privacy import certificates, identity, signed
 from privacy.admission import Admission
 from privacy.federation_plan import FederationPlan, plan_hash
 from privacy.invitation import AdmissionRequest, Invitation
+from privacy.leave import leave_note
 from privacy.processes import STOP_TIMEOUT_S, is_running, read_state
-from privacy.roster import utc_now
 from shared_model.errors import FedKT3DError, InputError, naming
 from shared_model.software import versions
-
-LEAVE_KIND = "leave"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,9 +185,8 @@ def leave(home: ClientHome, note: Path, *, delete_keys: bool) -> None:
     """
     if note.exists() or not note.parent.is_dir():
         raise InputError(f"{note}: exists already, or its folder does not; name another file with --note")
-    document = {"schema": 1, "consortium": home.consortium, "site": home.site, "left": utc_now()}
     with naming(home.identity_key):
-        content = signed.sign(LEAVE_KIND, document, identity.read_input(home.identity_key))
+        content = leave_note(home.consortium, home.site, identity.read_input(home.identity_key))
     _stop(home)
     identity.write_public(note, content)
     home.certificate.unlink(missing_ok=True)

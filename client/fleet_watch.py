@@ -29,7 +29,7 @@ from privacy.processes import read_state, write_state
 NOTE_EVERY_S = 2.0
 QUICK_S = 1.0  # only an answer that comes so soon says what the coordinator's clock shows now
 HEARTBEAT, ACTIVATE, DEACTIVATE = "send-node-heartbeat", "activate-node", "deactivate-node"
-PULL, CONFIRM = "pull-messages", "confirm-message-received"
+PULL, PULL_OBJECT, CONFIRM = "pull-messages", "pull-object", "confirm-message-received"
 LOST = 3  # exit status
 # Raised before anything was sent: the coordinator cannot have handed out a message.
 _NOTHING_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
@@ -87,9 +87,11 @@ class FleetWatch:
         if response.status_code == httpx.codes.INTERNAL_SERVER_ERROR:
             response.status_code = int(httpx.codes.SERVICE_UNAVAILABLE)
         # 401 ends the SuperNode and 403 drops the message of a run that is over: Flower does both. Any other refusal it
-        # only logs, and forgets the message.
+        # only logs, and forgets the message. Where the run ended while its message was on the way, Flower forgets the
+        # task that it had made for it already: the executor would take that and wait for the rest of the message.
         final = 400 <= response.status_code < 500 and response.status_code not in (401, 403)
-        if final and call not in (HEARTBEAT, ACTIVATE, DEACTIVATE):
+        half_taken = response.status_code == 403 and call in (PULL_OBJECT, CONFIRM)
+        if half_taken or (final and call not in (HEARTBEAT, ACTIVATE, DEACTIVATE)):
             raise LostError
         return response
 

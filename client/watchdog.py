@@ -10,6 +10,8 @@ from typing import Any
 
 # The executor asks for a task four times a second, Flower's loop for an answer twice a second.
 LOST_TASK_S = 10.0
+# A large message takes its time from the SuperNode to the executor, but no longer than this.
+NO_MESSAGE_S = 300.0
 # Heartbeats come every 18 to 23 s, attempts to reconnect at least every 50 s.
 SILENT_S = 75.0
 
@@ -32,6 +34,10 @@ class Watchdog:
         # It waits for an answer that nobody works on: the executor was killed, or its run is over.
         if self._unchanged_s("lost", mark) > LOST_TASK_S and mark is not None:
             return "its task was lost"
+        waits = executor.get("state") == "working" and not executor.get("task") and not supernode.get("busy")
+        mark = (pid, executor.get("since")) if waits else None
+        if self._unchanged_s("waits", mark) > NO_MESSAGE_S and mark is not None:
+            return "the message of its task did not come"
         return ""
 
     def _unchanged_s(self, what: str, mark: Any) -> float:

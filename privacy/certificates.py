@@ -62,6 +62,15 @@ def issue_server_certificate(
     return _private_pem(key), certificate
 
 
+def server_hosts(certificate: bytes) -> list[str]:
+    """Return the names and IPs that a TLS server's certificate (PEM) answers to, in its own order."""
+    try:
+        found = _read(certificate, "TLS certificate").extensions.get_extension_for_class(x509.SubjectAlternativeName)
+    except x509.ExtensionNotFound as error:
+        raise InputError("TLS certificate: names no host; expected one that `server init` made") from error
+    return [str(name.value) for name in found.value]
+
+
 def issue_document_certificate(authority_key: bytes, authority_certificate: bytes) -> tuple[bytes, bytes]:
     """Return (private key, certificate), both PEM, of the Ed25519 key that signs the consortium's documents.
 

@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ed25519
 from privacy import certificates, identity
 from privacy.admission import Admission
 from privacy.invitation import AdmissionRequest, Invitation, check_address, check_not_expired, code_key, new_code
+from privacy.leave import check_leave_note
 from privacy.processes import read_state
 from privacy.roster import SITE_NAME, Roster, utc_now
 from server.control import Control
@@ -103,6 +104,13 @@ class Admissions:
         certificate = certificates.issue_site_certificate(read_ca_key(ca_key), self._authority, site, key)
         self._save_roster(roster.renew(site, certificates.certificate_fingerprint(certificate)))
         return self._admission(site, certificate)
+
+    def check_left(self, site: str, note: bytes) -> str:
+        """Return when ``site`` left by its own note (`client leave`); InputError unless that site signed it."""
+        sites = self.roster().sites
+        if site not in sites:
+            raise InputError(f"site {site}: not admitted; known are {', '.join(self.roster().names()) or 'none'}")
+        return check_leave_note(note, self._consortium, site, sites[site].identity)
 
     def revoke(self, site: str) -> Roster:
         """Revoke a site in the roster, and its node key at the SuperLink, which must be running."""

@@ -5,6 +5,7 @@ The executor runs the ServerApp of a submitted run as a child of its own. All en
 
 from __future__ import annotations
 
+import datetime as dt
 import os
 import ssl
 import time
@@ -13,6 +14,7 @@ import urllib.request
 from collections.abc import Callable
 from typing import Any
 
+from privacy import certificates, identity
 from privacy.processes import (
     LOOPBACK,
     Child,
@@ -27,6 +29,7 @@ from privacy.processes import (
 from server.home import ServerHome
 
 SUPERLINK, EXECUTOR = "superlink", "executor"
+TLS_WARNING = dt.timedelta(days=30)
 
 
 def start(home: ServerHome, say: Callable[[str], None]) -> None:
@@ -39,6 +42,9 @@ def start(home: ServerHome, say: Callable[[str], None]) -> None:
         require_free_port(home.host, home.port, "port")
         require_free_port(LOOPBACK, home.control_port, "control_port")
         home.state_file.unlink(missing_ok=True)
+        left = certificates.expires(identity.read_input(home.tls_certificate)) - dt.datetime.now(dt.UTC)
+        if left < TLS_WARNING:
+            say(f"the TLS certificate ends in {left.days} days, and then no site connects; renew it: server tls")
         children = _children(home)
         watch = _Watch(home, children, say)
         supervise(children, watch.tick)

@@ -84,6 +84,16 @@ class ServerHome:
         return self.folder / "invitations.json"
 
     @property
+    def tls_key(self) -> Path:
+        """Private key of what the SuperLink shows to the sites."""
+        return self.folder / "tls" / "server.key"
+
+    @property
+    def tls_certificate(self) -> Path:
+        """What the SuperLink shows to the sites."""
+        return self.folder / "tls" / "server.crt"
+
+    @property
     def control_address(self) -> str:
         """Address of the local control channel, host:port."""
         return f"{LOOPBACK}:{self.control_port}"
@@ -172,8 +182,8 @@ def create(name: str, folder: Path, host: str, port: int, control_port: int, add
     identity.write_public(home.ca_certificate, authority)
     identity.write_private(home.roster_key, roster_key)
     identity.write_public(home.roster_certificate, roster_certificate)
-    identity.write_private(home.folder / "tls" / "server.key", key)
-    identity.write_public(home.folder / "tls" / "server.crt", certificate)
+    identity.write_private(home.tls_key, key)
+    identity.write_public(home.tls_certificate, certificate)
     identity.write_public(
         home.roster_file, Roster(consortium=certificates.consortium_id(authority)).to_signed(roster_key)
     )
@@ -183,6 +193,19 @@ def create(name: str, folder: Path, host: str, port: int, control_port: int, add
     identity.write_private(home.folder / "flwr" / "control" / "config.toml", _connection(home, control))
     home.save()
     return home
+
+
+def renew_tls(home: ServerHome, authority_key: bytes, addresses: list[str]) -> bytes:
+    """Replace the TLS key and certificate, for the same hosts and ``addresses``; returns the certificate (PEM).
+
+    The SuperLink shows it from its next start on. A crash between the two files is mended by doing it again.
+    """
+    hosts = [*certificates.server_hosts(identity.read_input(home.tls_certificate)), *addresses]
+    authority = identity.read_input(home.ca_certificate)
+    key, certificate = certificates.issue_server_certificate(authority_key, authority, hosts)
+    identity.replace_file(home.tls_key, key, mode=0o600)
+    identity.replace_file(home.tls_certificate, certificate)
+    return certificate
 
 
 def _check_ports(port: int, control_port: int) -> None:

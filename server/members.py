@@ -1,4 +1,4 @@
-"""Commands of `server` that decide who is in and what is asked of them: invite, admit, renew, revoke, plan."""
+"""Commands of `server` that decide who is in and what is asked of them: invite, admit, renew, revoke, tls, plan."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Annotated, Any
 
 import typer
 
-from privacy import identity
+from privacy import certificates, identity
 from privacy.federation_plan import plan_hash
 from privacy.invitation import AdmissionRequest
 from privacy.processes import sole_instance
-from server.admission import Admissions
-from server.home import ServerHome
+from server.admission import Admissions, read_ca_key
+from server.home import ServerHome, renew_tls
 from shared_model.errors import InputError, naming
 
 app = typer.Typer()
@@ -99,12 +99,42 @@ def renew(
 
 
 @app.command()
-def revoke(site: Site, home_folder: Home, as_json: AsJson = False) -> None:
+def revoke(
+    site: Site,
+    home_folder: Home,
+    note: Annotated[Path | None, typer.Option(help="The site's own note, from `client leave`; checked first.")] = None,
+    as_json: AsJson = False,
+) -> None:
     """Shut a site out: its node key is refused from now on, the roster says so. `server start` must run."""
     with _register(ServerHome.load(home_folder)) as register:
+        left = None
+        if note is not None:
+            with naming(note):
+                left = register.check_left(site, identity.read_input(note))
         roster = register.revoke(site)
-    record = {"site": site, "roster_version": roster.version, "admitted": roster.names()}
-    _print(record if as_json else [f"{site}: revoked (roster version {roster.version})"])
+    record = {"site": site, "roster_version": roster.version, "admitted": roster.names(), "left": left}
+    why = f", left {left} by its own note" if left else ""
+    _print(record if as_json else [f"{site}: revoked (roster version {roster.version}){why}"])
+
+
+@app.command()
+def tls(
+    home_folder: Home,
+    address: Annotated[
+        list[str] | None, typer.Option(help="Further name or IP by which sites reach this machine; repeatable.")
+    ] = None,
+    ca_key: CaKey = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a new TLS key and certificate, for the same names and those given; used from the next `server start` on."""
+    server = ServerHome.load(home_folder)
+    with _register(server):
+        certificate = renew_tls(server, read_ca_key(ca_key or server.ca_key), address or [])
+    hosts, until = certificates.server_hosts(certificate), certificates.expires(certificate).date().isoformat()
+    record = {"certificate": str(server.tls_certificate), "hosts": hosts, "expires": until}
+    _print(
+        record if as_json else [f"{server.tls_certificate}: for {', '.join(hosts)} until {until}; restart to use it"]
+    )
 
 
 @app.command()

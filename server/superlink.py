@@ -86,11 +86,10 @@ def _without_basic(scope: Scope) -> Scope:
 
 def superlink_arguments(home: ServerHome) -> list[str]:
     """Command line for Flower's own parser, which is the one supported way to configure a SuperLink."""
-    tls = home.folder / "tls"
     return [
         *("--ssl-ca-certfile", str(home.ca_certificate)),
-        *("--ssl-certfile", str(tls / "server.crt")),
-        *("--ssl-keyfile", str(tls / "server.key")),
+        *("--ssl-certfile", str(home.tls_certificate)),
+        *("--ssl-keyfile", str(home.tls_key)),
         *("--enable-supernode-auth", "--disable-runtime-dependency-installation"),
         *("--isolation", "process", "--superexec-auth-secret-file", str(home.secret("superexec"))),
         *("--host", home.host, "--port", str(home.port)),

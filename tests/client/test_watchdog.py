@@ -10,7 +10,7 @@ from flwr.supercore.protobuf.client import ProtobufRequestContext
 
 from client import watchdog
 from client.fleet_watch import FleetWatch, LostError
-from client.watchdog import LOST_TASK_S, SILENT_S, Watchdog
+from client.watchdog import LOST_TASK_S, NO_MESSAGE_S, SILENT_S, Watchdog
 from privacy.processes import read_state
 
 HOLDING = {"connection": "connected", "holding": True, "busy": False}
@@ -48,10 +48,18 @@ def test_a_task_that_nobody_works_on_is_lost(clock: Clock) -> None:
     assert after(clock, LOST_TASK_S - 1, HOLDING, IDLE) == ""
 
 
+def test_a_task_without_its_message_is_given_up(clock: Clock) -> None:
+    waits = {**IDLE, "state": "working", "task": None}
+    for supernode in (HOLDING, {**HOLDING, "holding": False}):
+        assert after(clock, NO_MESSAGE_S + 1, supernode, waits) == "the message of its task did not come"
+        assert after(clock, NO_MESSAGE_S - 1, supernode, waits) == ""
+    assert after(clock, 2 * NO_MESSAGE_S, {**HOLDING, "busy": True}, waits) == ""
+
+
 @pytest.mark.parametrize(
     ("supernode", "executor"),
     [
-        (HOLDING, {**IDLE, "state": "working"}),  # hours of training
+        (HOLDING, {**IDLE, "state": "working", "task": {"kind": "train"}}),  # hours of training
         ({**HOLDING, "busy": True}, IDLE),  # a large answer on a slow line
         ({**HOLDING, "connection": "retrying"}, IDLE),  # an answer waits for the line
         ({**HOLDING, "holding": False}, IDLE),  # nothing to do
@@ -115,6 +123,8 @@ def test_a_cut_in_the_handshake_is_no_wrong_certificate(watch: FleetWatch) -> No
         ("pull-messages", httpx.Response(502)),
         ("push-messages", httpx.Response(404)),
         ("get-run", httpx.Response(400)),
+        ("pull-object", httpx.Response(403)),
+        ("confirm-message-received", httpx.Response(403)),
     ],
 )
 def test_what_may_have_lost_a_message_ends_the_process(

@@ -9,12 +9,16 @@ from pathlib import Path
 
 import pytest
 from consortium import Consortium, Site
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
+from privacy.certificates import server_hosts
 from privacy.invitation import AdmissionRequest, Invitation
+from privacy.leave import leave_note
 from privacy.roster import Roster
 from server.admission import Admissions
 from server.compose import compose_run
-from server.home import ServerHome, create
+from server.home import ServerHome, create, renew_tls
 from server.plan import make_plan
 from shared_model.errors import InputError
 
@@ -155,3 +159,39 @@ def test_the_plan_is_what_the_run_asks_for(home: ServerHome) -> None:
     assert plan.prior == "none:0"
     assert plan == make_plan(home, config)
     assert plan.manifest != make_plan(home, compose_run(["model.prior=none", "model.init_seed=1"])).manifest
+
+
+def test_a_leave_note_counts_only_from_the_site_itself(home: ServerHome) -> None:
+    north, south = Site(), Site()
+    admissions = Admissions(home)
+    roster = admissions.roster()
+    for name, site, mark in (("north", north, "1"), ("south", south, "2")):
+        identity_hex = site.public.public_bytes_raw().hex()
+        roster = roster.admit(name, identity=identity_hex, certificate=mark * 64, node_key=mark * 64)
+    put_in(home, roster)
+    consortium = Invitation.from_json(admissions.invite("west", 14).to_json()).consortium
+    note = leave_note(consortium, "north", north.identity_key)
+    assert admissions.check_left("north", note)
+    for site, wrong in (
+        ("south", note),
+        ("north", leave_note(consortium, "north", south.identity_key)),
+        ("north", leave_note("0" * 32, "north", north.identity_key)),
+        ("north", note.replace(b"north", b"south")),
+        ("nobody", note),
+    ):
+        with pytest.raises(InputError):
+            admissions.check_left(site, wrong)
+
+
+def test_a_new_tls_certificate_answers_to_the_old_names_and_the_new_ones(home: ServerHome) -> None:
+    before = (home.tls_key.read_bytes(), home.tls_certificate.read_bytes())
+    certificate = renew_tls(home, home.ca_key.read_bytes(), ["fed.example.org", "10.0.0.7"])
+    assert (home.tls_certificate.read_bytes(), certificate != before[1]) == (certificate, True)
+    assert home.tls_key.read_bytes() != before[0]
+    assert stat.S_IMODE(home.tls_key.stat().st_mode) == 0o600
+    assert server_hosts(certificate) == ["127.0.0.1", "localhost", "fed.example.org", "10.0.0.7"]
+    key = load_pem_private_key(home.tls_key.read_bytes(), None)
+    assert x509.load_pem_x509_certificate(certificate).public_key() == key.public_key()
+    with pytest.raises(InputError, match="CA"):
+        renew_tls(home, before[0], [])
+    assert home.tls_certificate.read_bytes() == certificate
