@@ -45,17 +45,17 @@ class Submission:
         """
         wait_until_ready(self._home)
         known = read_state(self._out / runs.RUN)
+        if not known and not in_use(self._out):
+            return self.again()
         same = known.get("config") == self._config.to_json()
         run_id = str(known.get("run_id", ""))
-        interrupted = bool(known) and not run_id
-        if interrupted:
+        if known and not run_id:
             time.sleep(SUBMIT_S)
-        if not interrupted and not in_use(self._out):
-            return self.again()
-        if run_id and not self._asked(lambda: self._control.run_status(run_id)).finished:
-            found: str | None = run_id
-        else:
-            found = self._unnamed()
+        # A run's server app takes seconds to start: until then nobody holds the folder, and the run is under way.
+        under_way = self._under_way()
+        found: str | None = run_id
+        if run_id not in under_way:
+            found = self._unnamed(under_way) if not run_id or in_use(self._out) else None
         if found is None:
             return self.again()
         if not same:
@@ -84,7 +84,7 @@ class Submission:
     def _submitted(self, bundle: Path, file: Path) -> str:
         def submit() -> str:
             # At a second try: the SuperLink may have died before it took the run, or after.
-            return (self._unnamed() if tried else None) or self._control.submit(bundle, file)
+            return (self._unnamed(self._under_way()) if tried else None) or self._control.submit(bundle, file)
 
         tried: list[bool] = []
         return self._asked(submit, tried)
@@ -102,11 +102,15 @@ class Submission:
                     raise
             time.sleep(RETRY_S)
 
-    def _unnamed(self) -> str | None:
+    def _under_way(self) -> list[str]:
+        """Return the ids of the runs that the SuperLink works on."""
+        listed = self._asked(self._control.runs)
+        return [str(run["run-id"]) for run in listed if not str(run["status"]).startswith("finished")]
+
+    def _unnamed(self, under_way: list[str]) -> str | None:
         """Return the id of a run that the SuperLink works on and that no file of ours names."""
         named = {entry.run_id for entry in runs.entries(self._home)}
-        open_runs = [run for run in self._asked(self._control.runs) if not str(run["status"]).startswith("finished")]
-        found = [str(run["run-id"]) for run in open_runs if str(run["run-id"]) not in named]
+        found = [run_id for run_id in under_way if run_id not in named]
         return found[0] if found else None
 
     def _wait_for_folder(self) -> None:

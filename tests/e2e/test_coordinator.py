@@ -165,8 +165,9 @@ def test_a_killed_server_app_is_reported_at_once_and_the_run_goes_on(
 
 def test_a_server_app_that_is_starved_at_its_start_keeps_its_task(federation: Deployment) -> None:
     """A loaded machine: the new process gets no time for longer than the lease of the SuperLink, 30 s and then 60 s."""
-    process = start_run(federation, "name=starved", "--json", *FAST, "rounds.count=1")
     executor = federation.children(federation.home)["executor"]
+    eventually(lambda: not children_of(executor), 30, "the server app of the last run is gone")
+    process = start_run(federation, "name=starved", "--json", *FAST, "rounds.count=1")
     (starved,) = eventually(lambda: children_of(executor), 60, "the server app's process")
     os.kill(starved, signal.SIGSTOP)
     try:
