@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from shared_model import light
+from shared_model import light, surroundings
 from shared_model.base import BASIS, HOTTEST
 from shared_model.base_features import highest_gy, levels, physics_features, relative_prescription
 from shared_model.case import Case, Volume
@@ -25,7 +25,7 @@ WIDTH, LAYERS = 128, 3
 CUT = 6.0
 # Light is about 0 to 1.
 LIGHT_CENTRE = LIGHT_SCALE = 0.35
-FEATURES = len(BASIS) + len(light.NAMES)
+FEATURES = len(BASIS) + len(light.NAMES) + len(surroundings.NAMES)
 # Dose over the highest prescription, as a target of training: strange voxels do not dominate.
 RATIO_CUT = 3.0
 # Training sees so many voxels of a patient (all, if the body has fewer), and so many of them in one step.
@@ -35,7 +35,7 @@ _BLOCK = 65_536
 
 
 class VoxelBase(nn.Module):
-    """Features (n, 30) in natural units -> dose over the highest prescription (n,)."""
+    """Features (n, FEATURES) in natural units -> dose over the highest prescription (n,)."""
 
     centre: Tensor
     scale: Tensor
@@ -47,10 +47,10 @@ class VoxelBase(nn.Module):
         for size, following in zip(sizes, [*sizes[1:], 1], strict=True):
             layers += [nn.Linear(size, following), nn.GELU()]
         self.layers = nn.Sequential(*layers[:-1])
-        lights = [LIGHT_CENTRE] * len(light.NAMES), [LIGHT_SCALE] * len(light.NAMES)
-        for name, of_light, column in (("centre", lights[0], 0), ("scale", lights[1], 1)):
-            constants = [BASIS[feature][column] for feature in BASIS] + of_light
-            self.register_buffer(name, torch.tensor(constants), persistent=False)
+        ranges = [(centre, scale) for centre, scale, _ in BASIS.values()]
+        ranges += [(LIGHT_CENTRE, LIGHT_SCALE)] * len(light.NAMES) + list(surroundings.PLACE.values())
+        for name, column in (("centre", 0), ("scale", 1)):
+            self.register_buffer(name, torch.tensor([pair[column] for pair in ranges]), persistent=False)
 
     def forward(self, features: Tensor) -> Tensor:
         """Ratio of dose, of any size."""
@@ -60,13 +60,13 @@ class VoxelBase(nn.Module):
 
 
 def voxel_features(case: Case) -> Features:
-    """(n, 30) features of the n voxels of the body in C order, from the Case without its dose."""
+    """(n, FEATURES) features of the n voxels of the body in C order, from the Case without its dose."""
     lit = light.light_features(case, relative_prescription(case), levels(case)[0])
-    return np.concatenate([physics_features(case), lit.astype(np.float16)], axis=1)
+    return np.concatenate([physics_features(case), lit, surroundings.surroundings(case)], axis=1).astype(np.float16)
 
 
 def training_rows(case: Case, features: Features) -> tuple[Features, NDArray[np.float32]]:
-    """Some of a case's voxels (m, 30) with their dose over the highest prescription (m,); the same ones at any time.
+    """Some of a case's voxels (m, FEATURES) and their dose over the highest prescription (m,); always the same ones.
 
     None for a case without targets, who has no unit of dose. Raises InputError if the case has no dose.
     """

@@ -24,11 +24,13 @@ from client.site import SiteConfig
 from shared_model import base
 from shared_model.base_features import Features, highest_gy, physics_features
 from shared_model.case import Case, Volume
-from shared_model.dosimetry import score_case, summarise
+from shared_model.dosimetry import summarise
 from shared_model.errors import InputError
-from shared_model.geometry import Grid, Resampler, back_project
+from shared_model.geometry import Grid, Resampler
 from simulations.datasets import evaluation_sites
+from simulations.native import native_site
 from simulations.partition import one_site
+from simulations.scoring import overall, score_predictions
 from simulations.settings import BaselinesSettings
 from simulations.tables import write_json
 
@@ -150,7 +152,7 @@ def run_baselines(settings: BaselinesSettings, bars: Progress) -> str:
     train = [replace(site, train=site.validation, validation=()) for site in found]
     test = evaluation_sites(settings.data, settings.split, settings.out, settings.seed)
     cohort = Cohort(site=one_site(train, "pooled"))
-    fine = _native(settings, test)
+    fine = native_site(settings.data, test)
     bar = bars.add_task("baselines", total=len(settings.methods), note="")
     results: dict[str, Any] = {}
     for name in settings.methods:
@@ -169,42 +171,21 @@ def run_baselines(settings: BaselinesSettings, bars: Progress) -> str:
     return f"{baselines_table(results)}\ntable     {settings.out / 'baselines.md'}"
 
 
-def _native(settings: BaselinesSettings, test: Sequence[SiteConfig]) -> SiteConfig | None:
-    """The scored patients who are also there at native resolution, or None."""
-    if settings.data.kind != "openkbp":
-        return None
-    listed = [replace(site, data="openkbp128") for site in test]
-    ids = [c for s in listed for c in s.validation if (s.root / "full128" / f"{c}.npz").is_file()]
-    return replace(listed[0], validation=tuple(ids)) if ids else None
-
-
 def _scored(predict: Predict, test: Sequence[SiteConfig], fine: SiteConfig | None) -> dict[str, Any]:
     """Scores on the patients' own grid, and upsampled on the native one."""
-    scores, native, seconds = [], [], 0.0
-    for site in test:
-        for case_id in site.validation:
-            case = load_case(site, case_id)
-            before = time.process_time()
-            dose = predict(case)
-            seconds += time.process_time() - before
-            scores.append(score_case(case, torch.from_numpy(dose)))
-            if fine is not None and case_id in fine.validation:
-                native.append(score_case(*upsampled(dose, case, load_case(fine, case_id))))
-    found: dict[str, Any] = {**summarise(scores), "predict_cpu_s": round(seconds / len(scores), 2)}
+    seconds: list[float] = []
+
+    def timed(site: SiteConfig, case: Case) -> torch.Tensor:
+        before = time.process_time()
+        dose = torch.from_numpy(predict(case))
+        seconds.append(time.process_time() - before)
+        return dose
+
+    scores, native = score_predictions(test, timed, fine)
+    found: dict[str, Any] = {**overall(scores), "predict_cpu_s": round(sum(seconds) / len(seconds), 2)}
     if native:
         found["native"] = summarise(native)
     return found
-
-
-def upsampled(dose_zyx: Volume, coarse: Case, fine: Case) -> tuple[Case, torch.Tensor]:
-    """(fine case, dose on its grid): iterative back-projection of a dose that was predicted at half resolution.
-
-    The half grid's voxels are blocks of 2x2x2 native voxels: its first centre lies half a native voxel inwards.
-    """
-    step = coarse.grid.spacing_mm
-    origin = tuple(o + 0.25 * s for o, s in zip(fine.grid.origin_mm, step, strict=True))
-    grid = Grid(coarse.grid.shape, step, (origin[0], origin[1], origin[2]))
-    return fine, back_project(torch.from_numpy(dose_zyx), torch.from_numpy(fine.body), fine.grid, grid)
 
 
 def baselines_table(results: Mapping[str, Mapping[str, Any]]) -> str:

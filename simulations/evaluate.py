@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from rich.progress import Progress
+from torch import Tensor
 
+from client.latent_cache import encoded
 from client.site import SiteConfig
-from privacy.messages import EvaluateTask
+from shared_model.adapters import adapted_model
+from shared_model.case import Case
+from shared_model.dosimetry import summarise
 from shared_model.errors import InputError
-from shared_model.manifest import load_adapter, vector_hash
+from shared_model.manifest import load_adapter, unpack, vector_hash
+from shared_model.predictor import predict_dose
+from shared_model.residual import base_gy
 from shared_model.sampler import Sampling
+from shared_model.spec import ModelSpec
 from simulations.datasets import evaluation_sites
+from simulations.native import native_site
 from simulations.predict_any import any_csv, any_table, score_any
-from simulations.scoring import overall, patients_csv, score_sites, study_summary
+from simulations.scoring import overall, patients_csv, score_predictions, study_summary
 from simulations.settings import EvaluateSettings
 from simulations.tables import write_json
 
@@ -39,14 +50,9 @@ def evaluate_adapter(settings: EvaluateSettings, bars: Progress) -> str:
     sites = [replace(site, cache=settings.out / "cache") for site in sites]
     patients = sum(len(site.validation) for site in sites)
     bar = bars.add_task("scoring patients", total=patients, note="")
-    task = EvaluateTask(
-        round=1,
-        split="validation",
-        sampler_steps=settings.sampler_steps,
-        candidates=settings.candidates,
-        seed=settings.seed,
-    )
-    scores = score_sites(sites, spec, vector, task, lambda n: bars.advance(bar, n))
+    predict = _predictor(settings, spec, vector)
+    fine = native_site(settings.data, sites)
+    scores, native = score_predictions(sites, predict, fine, lambda n: bars.advance(bar, n))
     summary: dict[str, Any] = {
         "adapter": settings.adapter,
         "adapter_sha256": vector_hash(vector),
@@ -55,9 +61,12 @@ def evaluate_adapter(settings: EvaluateSettings, bars: Progress) -> str:
         "seed": settings.seed,
         "sampler_steps": settings.sampler_steps,
         "candidates": settings.candidates,
+        "part": settings.part,
         "wall_s": round(time.monotonic() - started, 1),
         "metrics": overall(scores),
         "per_site": study_summary(scores)["per_site"],
+        # Upsampled to OpenKBP's own resolution, for the patients who are there in it.
+        **({"native": summarise(native)} if native else {}),
     }
     write_json(settings.out / "summary.json", summary)
     (settings.out / "patients.csv").write_text(patients_csv({settings.split: scores}))
@@ -75,9 +84,43 @@ def evaluate_adapter(settings: EvaluateSettings, bars: Progress) -> str:
     return screen
 
 
+def _predictor(
+    settings: EvaluateSettings, spec: ModelSpec, vector: NDArray[np.float32]
+) -> Callable[[SiteConfig, Case], Tensor]:
+    """The adapter's dose of a case, or with ``part=base`` that of its base alone, (z, y, x) Gy."""
+    model = adapted_model(spec)
+    unpack(model, vector)
+    model.eval()
+    if settings.part == "base" and spec.base == "none":
+        raise InputError("part=base: this adapter has no base (model.base=none); expected part=whole")
+
+    def predict(site: SiteConfig, case: Case) -> Tensor:
+        base = base_gy(case, spec, model)
+        if settings.part == "base" and base is not None:
+            return torch.from_numpy(base)
+        return predict_dose(
+            model,
+            case,
+            spec,
+            steps=settings.sampler_steps,
+            candidates=settings.candidates,
+            seed=settings.seed,
+            patient=encoded(case, spec, site.cache, base),
+            base=base,
+        )
+
+    return predict
+
+
 def _screen(settings: EvaluateSettings, sites: list[SiteConfig], summary: dict[str, Any]) -> str:
     metrics = summary["metrics"]
     numbers = ", ".join(f"{key} {value:.2f}" for key, value in metrics.items() if key != "patients")
+    fine = summary.get("native")
+    if fine:
+        numbers += (
+            f"\n{int(fine['patients'])} of them at native resolution: "
+            f"dose_score_gy {fine['dose_score_gy']:.2f}, dvh_score_gy {fine['dvh_score_gy']:.2f}"
+        )
     return (
         f"{int(metrics['patients'])} patients, {settings.split}: {numbers}\nsummary   {settings.out / 'summary.json'}"
     )

@@ -8,12 +8,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
+from client.cohort import load_case
 from client.site import SiteConfig
 from client.train import score_validation
 from privacy.messages import EvaluateTask
-from shared_model.dosimetry import CaseScore, summarise
+from shared_model.case import Case
+from shared_model.dosimetry import CaseScore, score_case, summarise
 from shared_model.spec import ModelSpec
+from simulations.native import upsampled
 
 # Site -> case pseudonym -> score.
 SiteScores = Mapping[str, Mapping[str, CaseScore]]
@@ -35,6 +39,27 @@ def score_sites(
             scores[site.site] = dict(zip(site.validation, found, strict=True))
             scored(len(found))
     return scores
+
+
+def score_predictions(
+    sites: Sequence[SiteConfig],
+    predict: Callable[[SiteConfig, Case], Tensor],
+    native: SiteConfig | None = None,
+    scored: Callable[[int], None] = lambda patients: None,
+) -> tuple[dict[str, dict[str, CaseScore]], list[CaseScore]]:
+    """Score a dose (z, y, x) in Gy for every site's validation patients, and upsampled for those of ``native``."""
+    scores: dict[str, dict[str, CaseScore]] = {}
+    fine: list[CaseScore] = []
+    for site in sites:
+        for case_id in site.validation:
+            case = load_case(site, case_id)
+            dose = predict(site, case)
+            scores.setdefault(site.site, {})[case_id] = score_case(case, dose)
+            if native is not None and case_id in native.validation:
+                full = load_case(native, case_id)
+                fine.append(score_case(full, upsampled(dose, case, full)))
+            scored(1)
+    return scores, fine
 
 
 def overall(scores: SiteScores) -> dict[str, float]:

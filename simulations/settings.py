@@ -74,6 +74,7 @@ class EvaluateSettings:
     adapter: str
     split: str
     targets: str
+    part: str
     out: Path
     seed: int
     threads: int
@@ -88,6 +89,8 @@ class EvaluateSettings:
         check_range("seed", self.seed, 0, 2**63 - 1)
         if self.targets not in ("dose", "all"):
             raise InputError(f"targets={self.targets!r}: expected dose or all")
+        if self.part not in ("whole", "base"):
+            raise InputError(f"part={self.part!r}: expected whole or base")
         check_range("sampler_steps", self.sampler_steps, 1, 1000)
         check_range("candidates", self.candidates, 1, 64)
         check_range("threads", self.threads, 0, 256)

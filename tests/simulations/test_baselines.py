@@ -13,7 +13,8 @@ from client.cohort import load_case
 from client.site import SiteConfig
 from shared_model.dosimetry import score_case
 from shared_model.errors import InputError
-from simulations.baselines import METHODS, run_baselines, upsampled
+from simulations.baselines import METHODS, run_baselines
+from simulations.native import upsampled
 from simulations.settings import BASELINES, baselines_settings
 
 OPENKBP = os.environ.get("FEDKT3D_OPENKBP")
@@ -61,6 +62,8 @@ def test_half_resolution_loses_little_at_native_resolution() -> None:
         for data in ("openkbp", "openkbp128")
     )
     coarse = load_case(half, "pt_210")
-    fine, dose = upsampled(coarse.dose_gy, coarse, load_case(full, "pt_210"))  # type: ignore[arg-type]
+    fine = load_case(full, "pt_210")
+    assert coarse.dose_gy is not None
+    dose = upsampled(torch.from_numpy(coarse.dose_gy), coarse, fine)
     assert dose.dtype == torch.float32
     assert score_case(fine, dose).dose_score_gy < 0.6
