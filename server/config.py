@@ -24,7 +24,7 @@ class TrainConfig:
     ``any2any_share``: this share of the rounds comes first as stage A, whatever ``stage`` says of the others.
     ``curriculum``: "rising" raises the number of visible conditions over stage A to all of them, "none" draws any
     number throughout. ``base_rounds``: with ``model.base=voxel`` so many rounds come first and train the base alone,
-    with a fall of the learning rate of their own. ``grad_clip``: largest gradient norm.
+    with a learning rate and a fall of their own, from ``base_lr``. ``grad_clip``: largest gradient norm.
     """
 
     local_steps: int = 25
@@ -35,6 +35,7 @@ class TrainConfig:
     any2any_share: float = 0.0
     curriculum: str = "none"
     base_rounds: int = 0
+    base_lr: float = 4e-3
     grad_clip: float = 1.0
     weight_decay: float = 0.01
 
@@ -46,6 +47,7 @@ class TrainConfig:
         "stage": OneOf(("dose", "any2any")),
         "any2any_share": Real(0.0, 1.0),
         "base_rounds": Whole(0, 1_000_000),
+        "base_lr": Real(0.0, 10.0, above=True),
         "curriculum": OneOf(("none", "rising")),
         "grad_clip": Real(0.0, 1e6, above=True),
         "weight_decay": Real(0.0, 1.0),

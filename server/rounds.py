@@ -94,7 +94,7 @@ def run_federation(
 def round_lr(train: TrainConfig, round_number: int, rounds: int) -> float:
     """Learning rate of round 1..rounds: half a cosine from ``lr`` down to ``lr * lr_final_fraction``.
 
-    The rounds of the base and those after it have a cosine each.
+    The rounds of the base have a cosine of their own, from ``base_lr``.
     """
     of_base = round_number <= train.base_rounds
     number, count = (
@@ -102,7 +102,7 @@ def round_lr(train: TrainConfig, round_number: int, rounds: int) -> float:
     )
     done = (number - 1) / max(1, count - 1)
     floor = train.lr_final_fraction
-    return train.lr * (floor + (1.0 - floor) * 0.5 * (1.0 + math.cos(math.pi * done)))
+    return (train.base_lr if of_base else train.lr) * (floor + (1.0 - floor) * 0.5 * (1.0 + math.cos(math.pi * done)))
 
 
 def round_stage(train: TrainConfig, round_number: int, rounds: int) -> tuple[str, float]:

@@ -252,10 +252,10 @@ def test_stages_of_three_rounds(train: TrainConfig, stages: list[tuple[str, floa
 
 
 def test_rounds_of_the_base_come_first_with_a_learning_rate_of_their_own() -> None:
-    train = TrainConfig(lr=1.0, lr_final_fraction=0.1, base_rounds=3, any2any_share=0.5)
+    train = TrainConfig(lr=1.0, lr_final_fraction=0.1, base_rounds=3, base_lr=2.0, any2any_share=0.5)
     plan = [(*round_stage(train, n, 7), round_lr(train, n, 7)) for n in range(1, 8)]
     assert [stage for stage, _, _ in plan] == ["base"] * 3 + ["any2any"] * 2 + ["dose"] * 2
-    assert [rate for _, _, rate in plan] == pytest.approx([1.0, 0.55, 0.1, 1.0, 0.775, 0.325, 0.1])
+    assert [rate for _, _, rate in plan] == pytest.approx([2.0, 1.1, 0.2, 1.0, 0.775, 0.325, 0.1])
 
 
 @pytest.mark.parametrize(("base", "rounds"), [("voxel", 0), ("voxel", 16), ("none", 1), ("ridge", 1)])
