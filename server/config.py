@@ -35,7 +35,7 @@ class TrainConfig:
     any2any_share: float = 0.0
     curriculum: str = "none"
     base_rounds: int = 0
-    base_lr: float = 4e-3
+    base_lr: float = 8e-3
     grad_clip: float = 1.0
     weight_decay: float = 0.01
 
