@@ -78,9 +78,7 @@ def main() -> None:
         print(json.dumps(rows))
         return
     base = rows[32]["cpu_s"]
-    print(
-        "| grid | tokens | CPU-s a step of one patient | ratio to 32^3 | steps an hour | peak memory (MB) | latents (Gy) |"
-    )
+    print("| grid | tokens | CPU-s a step | ratio to 32^3 | steps an hour | peak memory (MB) | latents alone (Gy) |")
     print("|---|---:|---:|---:|---:|---:|---:|")
     for side, row in rows.items():
         print(
