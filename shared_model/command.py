@@ -27,7 +27,8 @@ def run_command(application: typer.Typer, name: str) -> int:
     except FedKT3DError as error:
         return _say(name, str(error), error.exit_code)
     except click.exceptions.ClickException as error:
-        return _say(name, error.format_message(), BAD_INPUT)
+        # A command without arguments has shown its help instead.
+        return _say(name, error.format_message(), BAD_INPUT) if error.format_message() else BAD_INPUT
     except (click.exceptions.Abort, KeyboardInterrupt):
         return _say(name, "interrupted", INTERRUPTED)
     except Exception as error:

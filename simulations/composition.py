@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from shared_model.errors import InputError
+
+# Hydra's words go on with an advice to add the key, which we refuse.
+_UNKNOWN = re.compile(r"Could not override '([^']+)'")
 
 
 def check_range(key: str, value: object, low: int, high: int) -> None:
@@ -41,7 +45,11 @@ def composed(name: str, overrides: Sequence[str]) -> tuple[dict[str, Any], str]:
         assert isinstance(values, dict)
         return {str(k): v for k, v in values.items()}, OmegaConf.to_yaml(config, resolve=True)
     except (HydraException, OmegaConfBaseException, ValueError) as error:  # Hydra's own for a group that is a number
-        raise InputError(f"simulate {name}: {' '.join(str(error).split())[:300]}") from error
+        text = " ".join(str(error).split())
+        unknown = _UNKNOWN.match(text)
+        if unknown:
+            raise InputError(f"simulate {name}: no key {unknown[1]!r}; docs/simulate.md lists the keys") from error
+        raise InputError(f"simulate {name}: {text[:300]}") from error
 
 
 def mapping(raw: dict[str, Any], key: str) -> dict[str, Any]:

@@ -27,7 +27,7 @@ def test_overrides_reach_the_federation(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("rouns=3", "rouns"),
+        ("rouns=3", "no key 'rouns'"),
         ("train.lrr=3", "lrr"),
         ("rounds=0", "count"),
         ("rounds=many", "count"),
