@@ -19,7 +19,7 @@ from client.cohort import load_case
 from client.site import SiteConfig
 from privacy.messages import EvaluateTask
 from shared_model.adapters import adapted_model
-from shared_model.card import card_path
+from shared_model.card import card_bytes, card_path
 from shared_model.manifest import Vector, unpack, vector_bytes, vector_hash
 from shared_model.predictor import predict_dose
 from shared_model.spec import ModelSpec
@@ -88,8 +88,11 @@ def write_results(
     _curves(out)
     lead = settings.study[0]
     if lead != "local":
-        for path in (Path(ADAPTER), card_path(Path(ADAPTER))):
-            shutil.copyfile(out / "studies" / lead / path, out / path)
+        trained_there = out / "studies" / lead / ADAPTER
+        shutil.copyfile(trained_there, out / ADAPTER)
+        card = json.loads(card_path(trained_there).read_text(encoding="utf-8"))
+        card["metrics"] = {column: round(summary["studies"][lead][column], 4) for column in COLUMNS}
+        card_path(out / ADAPTER).write_bytes(card_bytes(card))
     pictures = _pictures(settings, sites, trained, lead)
     lines = [metrics_table(summary), f"summary   {out / 'summary.json'}", f"curves    {out / 'curves.png'}"]
     lines += [f"adapter   {out / ADAPTER}"] if lead != "local" else []
@@ -135,12 +138,22 @@ def _summary(
         "privacy": {"mode": federation.privacy.mode},
         "drops": reports.get("federated", {}).get("drops", []),
         "machine": {
-            "cpu": platform.processor() or platform.machine(),
+            "cpu": _cpu_name(),
             "cores": os.cpu_count(),
             "torch": torch.__version__,
         },
         "studies": studies,
     }
+
+
+def _cpu_name() -> str:
+    """The processor as Linux names it, else its kind."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
 
 
 def _report(folder: Path) -> dict[str, Any]:

@@ -50,6 +50,7 @@ def test_all_three_studies_leave_everything_behind(data: str, tmp_path: Path) ->
     _, vector, card = load_adapter(tmp_path / "adapter.safetensors")
     assert vector_hash(vector) == summary["studies"]["federated"]["adapter_sha256"]  # type: ignore[index,call-overload]
     assert card["rounds"] == 2
+    assert card["metrics"]["dose_score_gy"] == round(summary["studies"]["federated"]["dose_score_gy"], 4)  # type: ignore[index,call-overload]
 
 
 def test_same_seed_same_adapter_whatever_the_workers(data: str, tmp_path: Path) -> None:
