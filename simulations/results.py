@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import os
 import platform
@@ -162,13 +164,23 @@ def _report(folder: Path) -> dict[str, Any]:
 
 
 def _curves(out: Path) -> None:
-    """Training loss by round of every federation of the run."""
+    """Training loss by round of every federation of the run, as a picture, and as CSV with the scores on the way."""
     curves: dict[str, list[tuple[float, float]]] = {}
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["study", "round", "loss", "wall_s", *COLUMNS])
     for report in sorted((out / "studies").rglob(REPORT)):
         label = " ".join(report.relative_to(out / "studies").parts[:-1])
         history = json.loads(report.read_text())["history"]
         curves[label] = [(float(entry["round"]), float(entry["metrics"]["loss"])) for entry in history]
+        for entry in history:
+            scores = (entry.get("evaluation") or {}).get("metrics", {})
+            found = [f"{scores[c]:.4f}" if c in scores else "" for c in COLUMNS]
+            writer.writerow(
+                [label, entry["round"], f"{entry['metrics']['loss']:.6f}", f"{entry['wall_s']:.2f}", *found]
+            )
     curves_picture(out / "curves.png", curves, "round", "velocity loss")
+    (out / "curves.csv").write_text(text.getvalue())
 
 
 def _pictures(settings: RunSettings, sites: list[SiteConfig], trained: Trained, study: str) -> list[Path]:

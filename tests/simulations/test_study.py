@@ -1,5 +1,6 @@
 """`simulate run` on phantom hospitals with an untrained, tiny setting: everything is written, equal seeds, resumes."""
 
+import csv
 import json
 import os
 import signal
@@ -47,6 +48,9 @@ def test_all_three_studies_leave_everything_behind(data: str, tmp_path: Path) ->
     for name in ("metrics.md", "metrics.csv", "patients.csv", "curves.png", "config.yaml", "adapter.safetensors"):
         assert (tmp_path / name).stat().st_size > 0
     assert len(list((tmp_path / "pictures").glob("*.png"))) == 2
+    curves = list(csv.DictReader((tmp_path / "curves.csv").open()))
+    assert {row["round"] for row in curves if row["study"] == "federated"} == {"1", "2"}
+    assert all(float(row["loss"]) > 0 for row in curves)
     _, vector, card = load_adapter(tmp_path / "adapter.safetensors")
     assert vector_hash(vector) == summary["studies"]["federated"]["adapter_sha256"]  # type: ignore[index,call-overload]
     assert card["rounds"] == 2
