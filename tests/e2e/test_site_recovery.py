@@ -173,6 +173,7 @@ def test_a_message_lost_on_its_way_is_not_waited_for(
     """The SuperLink has handed it out; the answer that carried it is replaced by an error."""
     proxy = relay_and_proxy[2]
     overrides = (*SLOW, "train.local_steps=2", "name=lost")
+    done = state(federation, "south", "executor")["tasks_done"]
     command = [str(SCRIPTS / "server"), "run", "--home", str(federation.home), *overrides]
     run = subprocess.Popen(
         command,
@@ -183,7 +184,7 @@ def test_a_message_lost_on_its_way_is_not_waited_for(
         text=True,
         start_new_session=True,
     )
-    eventually(lambda: state(federation, "south", "executor").get("task"), 90, "the run has begun")
+    eventually(lambda: state(federation, "south", "executor")["tasks_done"] > done, 90, "the run has begun")
     began = time.monotonic()
     proxy.fail("pull-messages", 502, times=1, after=True)
     outcome = report(federation, "lost", run)
