@@ -50,6 +50,7 @@ clientapp = "{client}"
 config = ""
 config-sha256 = ""
 out = ""
+register = ""
 """
 APPS = "simulations.benchmarks.deployed_apps"
 
