@@ -17,30 +17,35 @@ from shared_model import attention
 from shared_model.case import CONDITIONS
 from shared_model.dit import Any2AnyDiT
 from shared_model.latents import CHANNELS, latent_shape
-from shared_model.spec import Architecture, ModelSpec
+from shared_model.spec import Architecture
 
-BATCH, REPEATS = 4, 6
+SIDE, BATCH, REPEATS = 32, 4, 6
 
 
-def step_cpu_s(arch: Architecture, plain_tokens: int) -> float:
-    """Least CPU seconds of a step (forward, backward, AdamW) over REPEATS; plain attention up to ``plain_tokens``."""
+def step_seconds(arch: Architecture, side: int, batch: int, repeats: int) -> list[float]:
+    """CPU seconds of each of ``repeats`` steps (forward, backward, AdamW) on a grid of ``side`` voxels a side."""
     torch.manual_seed(0)
     model = Any2AnyDiT(arch)
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-4)
-    shape = (BATCH, CHANNELS, *latent_shape(ModelSpec().shape))
+    shape = (batch, CHANNELS, *latent_shape((side, side, side)))
     conditions = {name: torch.randn(shape) for name in CONDITIONS}
-    noisy, times = torch.randn(shape), torch.rand(BATCH)
-    least = float("inf")
+    noisy, times = torch.randn(shape), torch.rand(batch)
+    seconds = []
+    for _ in range(repeats):
+        started = time.process_time()
+        with torch.autocast("cpu", torch.bfloat16):
+            velocity = model(conditions, "dose", noisy, times)
+        optimiser.zero_grad(set_to_none=True)
+        velocity.float().square().mean().backward()
+        optimiser.step()
+        seconds.append(time.process_time() - started)
+    return seconds
+
+
+def step_cpu_s(arch: Architecture, plain_tokens: int) -> float:
+    """Least CPU seconds of a step over REPEATS; plain attention up to ``plain_tokens``."""
     with mock.patch.object(attention, "PLAIN_ATTENTION_TOKENS", plain_tokens):
-        for _ in range(REPEATS):
-            started = time.process_time()
-            with torch.autocast("cpu", torch.bfloat16):
-                velocity = model(conditions, "dose", noisy, times)
-            optimiser.zero_grad(set_to_none=True)
-            velocity.float().square().mean().backward()
-            optimiser.step()
-            least = min(least, time.process_time() - started)
-    return least
+        return min(step_seconds(arch, SIDE, BATCH, REPEATS))
 
 
 def main() -> None:

@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import resource
 import statistics
 import subprocess
 import sys
-import time
 
 import torch
 
 from shared_model.case import CONDITIONS
-from shared_model.dit import Any2AnyDiT
-from shared_model.latents import CHANNELS, decode, encode, latent_shape
+from shared_model.latents import decode, encode, latent_shape
 from shared_model.spec import Architecture
+from simulations.benchmarks.step_cost import step_seconds
 from simulations.phantom import STYLES, phantom_case
 
 SIDES = (16, 32, 48, 64)
@@ -30,32 +30,15 @@ REPEATS = 5
 def measure(side: int) -> dict[str, float]:
     """One size in this process: tokens, CPU seconds of a step (median and spread of REPEATS), peak memory in MB."""
     torch.set_num_threads(1)
-    torch.manual_seed(0)
     arch = Architecture()
-    model = Any2AnyDiT(arch)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-4)
-    cells = latent_shape((side, side, side))
-    shape = (1, CHANNELS, *cells)
-    conditions = {name: torch.randn(shape) for name in CONDITIONS}
-    noisy, times = torch.randn(shape), torch.rand(1)
-    slot = 1
-    for n, p in zip(cells, arch.patch, strict=True):
-        slot *= n // p
-    seconds = []
-    for _ in range(REPEATS + 1):
-        started = time.process_time()
-        with torch.autocast("cpu", torch.bfloat16):
-            velocity = model(conditions, "dose", noisy, times)
-        optimiser.zero_grad(set_to_none=True)
-        velocity.float().square().mean().backward()
-        optimiser.step()
-        seconds.append(time.process_time() - started)
-    dose = torch.from_numpy(phantom_case(0, STYLES["openkbp_like"], (side, side, side)).dose_gy)[None]
     # The first step also pays for what is made once.
+    seconds = step_seconds(arch, side, 1, REPEATS + 1)[1:]
+    tokens = math.prod(latent_shape((side, side, side))) // math.prod(arch.patch) * (len(CONDITIONS) + 1)
+    dose = torch.from_numpy(phantom_case(0, STYLES["openkbp_like"], (side, side, side)).dose_gy)[None]
     return {
-        "tokens": slot * (len(CONDITIONS) + 1),
-        "cpu_s": statistics.median(seconds[1:]),
-        "cpu_s_sd": statistics.stdev(seconds[1:]),
+        "tokens": tokens,
+        "cpu_s": statistics.median(seconds),
+        "cpu_s_sd": statistics.stdev(seconds),
         "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3,
         "latents_gy": float((decode(encode(dose)) - dose).abs().mean()),
     }
