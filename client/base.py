@@ -8,14 +8,12 @@ from numpy.typing import NDArray
 from client.cohort import load_split
 from client.kept import latest_per_site
 from client.site import SiteConfig
-from shared_model import base, voxel
+from shared_model import base
 from shared_model.base_features import Features
 from shared_model.case import Case, Volume
 from shared_model.residual import base_dose, base_features
 from shared_model.spec import ModelSpec
-
-# (features (n, f), dose over the highest prescription (n,)) of one patient.
-Rows = tuple[Features, NDArray[np.float32]]
+from shared_model.voxel_training import TrainingRows, training_rows
 
 
 def base_sums(site: SiteConfig, spec: ModelSpec) -> NDArray[np.int64]:
@@ -30,10 +28,10 @@ def base_sums(site: SiteConfig, spec: ModelSpec) -> NDArray[np.int64]:
 
 
 @latest_per_site
-def voxel_rows(site: SiteConfig, spec: ModelSpec) -> tuple[Rows, ...]:
+def voxel_rows(site: SiteConfig, spec: ModelSpec) -> tuple[TrainingRows, ...]:
     """What a voxel base trains on: rows of each training patient who has targets. Raises as ``base_sums`` does."""
-    rows = (voxel.training_rows(case, _features(site, spec, case)) for case in load_split(site, "train"))
-    return tuple(row for row in rows if len(row[1]))
+    rows = (training_rows(case, _features(site, spec, case)) for case in load_split(site, "train"))
+    return tuple(row for row in rows if row is not None)
 
 
 def base_doses(site: SiteConfig, spec: ModelSpec, weights: bytes, split: str) -> tuple[Volume | None, ...]:

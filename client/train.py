@@ -32,7 +32,8 @@ from shared_model.objective import velocity_loss
 from shared_model.predictor import noise_generator, predict_dose
 from shared_model.residual import base_weights
 from shared_model.spec import ModelSpec
-from shared_model.voxel import VOXELS_PER_STEP, VoxelBase, voxel_loss
+from shared_model.voxel import VoxelBase
+from shared_model.voxel_training import draw, voxel_loss
 
 Vector = NDArray[np.float32]
 
@@ -146,7 +147,7 @@ def _losses(
 def _base_losses(
     site: SiteConfig, spec: ModelSpec, model: Any2AnyDiT, task: TrainTask, generator: torch.Generator
 ) -> Iterator[Tensor]:
-    """Loss after loss of the voxel base: ``batch_size`` patients, VOXELS_PER_STEP voxels of each."""
+    """Loss after loss of the voxel base: ``batch_size`` patients a step."""
     assert isinstance(model.voxel, VoxelBase)
     with _loading:
         patients = voxel_rows(site, _data_part(spec))
@@ -154,10 +155,7 @@ def _base_losses(
         raise InputError(f"site {site.site}: no training case has targets; stage base has nothing to train on")
     while True:
         chosen = torch.randint(len(patients), (task.batch_size,), generator=generator).tolist()
-        picks = [torch.randint(len(patients[i][1]), (VOXELS_PER_STEP,), generator=generator).numpy() for i in chosen]
-        drawn = list(zip(chosen, picks, strict=True))
-        features = np.concatenate([patients[i][0][pick] for i, pick in drawn])
-        yield voxel_loss(model.voxel, features, np.concatenate([patients[i][1][pick] for i, pick in drawn]))
+        yield voxel_loss(model.voxel, draw([patients[i] for i in chosen], generator))
 
 
 def score_validation(site: SiteConfig, spec: ModelSpec, vector: Vector, task: EvaluateTask) -> list[CaseScore]:

@@ -1,8 +1,9 @@
 """Voxel base of the residual form: a small network that reads the dose of one voxel from its physics features.
 
 Ridge regression (shared_model/base.py) has a closed form; this has not, and follows dose better. Its weights are part
-of the adapter's vector: rounds of stage ``base`` train them alone, like any other weights, and every later round
-learns dose minus this base. It works at any resolution, since it looks at one voxel at a time.
+of the adapter's vector: rounds of stage ``base`` train them alone (shared_model/voxel_training.py), like any other
+weights, and every later round learns dose minus this base. It works at any resolution, since it looks at one voxel at
+a time.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from shared_model import light, surroundings
 from shared_model.base import BASIS, HOTTEST
 from shared_model.base_features import NAMES, highest_gy, levels, physics_features, relative_prescription
 from shared_model.case import Case, Volume
-from shared_model.errors import InputError
 
 Features = NDArray[np.float16]
 
@@ -28,12 +28,8 @@ LIGHT_CENTRE = LIGHT_SCALE = 0.35
 # Volumes of the targets, the same in all voxels of a patient, would be learned as a name: without them the base is
 # better by 0.1 Gy on patients that it has not seen.
 _PHYSICS = [i for i, name in enumerate(NAMES) if not name.endswith("_lcc")]
-FEATURES = len(_PHYSICS) + len(light.NAMES) + len(surroundings.NAMES)
-# Dose over the highest prescription, as a target of training: strange voxels do not dominate.
-RATIO_CUT = 3.0
-# Training sees so many voxels of a patient (all, if the body has fewer), and so many of them in one step.
-VOXELS_PER_PATIENT = 8000
-VOXELS_PER_STEP = 512
+COLUMNS: tuple[str, ...] = (*(NAMES[i] for i in _PHYSICS), *light.NAMES, *surroundings.NAMES)
+FEATURES = len(COLUMNS)
 _BLOCK = 65_536
 
 
@@ -68,27 +64,6 @@ def voxel_features(case: Case) -> Features:
     return np.concatenate([physics_features(case)[:, _PHYSICS], lit, surroundings.surroundings(case)], axis=1).astype(
         np.float16
     )
-
-
-def training_rows(case: Case, features: Features) -> tuple[Features, NDArray[np.float32]]:
-    """Some of a case's voxels (m, FEATURES) and their dose over the highest prescription (m,); always the same ones.
-
-    None for a case without targets, who has no unit of dose. Raises InputError if the case has no dose.
-    """
-    if case.dose_gy is None:
-        raise InputError(f"case {case.case_id}: no dose; the base cannot be trained on it")
-    unit_gy = highest_gy(case)
-    n = len(features) if unit_gy else 0
-    chosen = np.sort(np.random.RandomState(n).permutation(n)[:VOXELS_PER_PATIENT])
-    ratio = case.dose_gy[case.body][chosen] / np.float32(unit_gy or 1.0)
-    return features[chosen], np.minimum(ratio, RATIO_CUT).astype(np.float32)
-
-
-def voxel_loss(network: VoxelBase, features: Features, ratio: NDArray[np.float32]) -> Tensor:
-    """Mean absolute error of the ratio: what the dose score measures."""
-    predicted = network(torch.from_numpy(features.astype(np.float32)))
-    loss: Tensor = (predicted - torch.from_numpy(ratio)).abs().mean()
-    return loss
 
 
 @torch.no_grad()

@@ -8,9 +8,8 @@ import torch
 
 from shared_model import light, voxel
 from shared_model.adapters import adapted_model, trainable
-from shared_model.base_features import highest_gy, levels, relative_prescription
+from shared_model.base_features import levels, relative_prescription
 from shared_model.case import Case
-from shared_model.errors import InputError
 from shared_model.manifest import initial_vector, load_adapter, manifest_hash, save_adapter
 from shared_model.modalities import mirror
 from shared_model.predictor import predict_dose
@@ -59,28 +58,6 @@ def test_features_do_without_dose_and_without_any_modality(case: Case) -> None:
     assert features.shape == (case.body.sum(), voxel.FEATURES)
     assert np.isfinite(features).all()
     assert voxel.predict(bare, features, voxel.VoxelBase()).max() == 0
-    assert len(voxel.training_rows(bare, features)[1]) == 0
-    with pytest.raises(InputError, match="no dose"):
-        voxel.training_rows(replace(case, dose_gy=None), features)
-
-
-def test_it_learns_the_dose_of_a_patient(case: Case) -> None:
-    torch.manual_seed(0)
-    network, features = voxel.VoxelBase(), voxel.voxel_features(case)
-    rows, ratio = voxel.training_rows(case, features)
-    optimiser = torch.optim.AdamW(network.parameters(), lr=3e-3)
-    before = voxel.voxel_loss(network, rows, ratio).item()
-    for _ in range(60):
-        loss = voxel.voxel_loss(network, rows, ratio)
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-    assert loss.item() < 0.3 * before
-    assert case.dose_gy is not None
-    base = voxel.predict(case, features, network)
-    error = np.abs(base - case.dose_gy)[case.body].mean() / highest_gy(case)
-    assert error == pytest.approx(loss.item(), rel=0.3)
-    assert base[~case.body].max() == 0
 
 
 def test_weights_make_the_same_network(case: Case) -> None:
