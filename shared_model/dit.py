@@ -25,6 +25,7 @@ from shared_model.tokens import rope_phases, rotate, unpatchify
 CONDITION, TARGET = 0, 1
 SHARED = "shared"
 EPS = 1e-6
+ALL = slice(None)
 
 
 class Table(nn.Module):
@@ -49,13 +50,15 @@ class Attention(nn.Module):
         self.to_out = nn.ModuleList([nn.Linear(dim, dim)])
         self.norm_q, self.norm_k = nn.RMSNorm(dim, EPS), nn.RMSNorm(dim, EPS)
 
-    def forward(self, x_bld: Tensor, cos: Tensor, sin: Tensor, attend: Attend = attend_all) -> Tensor:
-        """(B, L, D) -> (B, L, D); ``attend`` decides who sees whom."""
-        q, k, v = (project(x_bld) for project in (self.to_q, self.to_k, self.to_v))
+    def forward(
+        self, x_bld: Tensor, cos: Tensor, sin: Tensor, attend: Attend = attend_all, asked: slice = ALL
+    ) -> Tensor:
+        """(B, L, D) -> (B, L, D), or of the tokens ``asked`` alone; ``attend`` decides who sees whom."""
+        q, k, v = self.to_q(x_bld[:, asked]), self.to_k(x_bld), self.to_v(x_bld)
         # Norms and phases stay in float32 under bf16 autocast, as in diffusers.
         q, k = self.norm_q(q.float()), self.norm_k(k.float())
         q, k, v = (u.unflatten(2, (self.heads, -1)) for u in (q, k, v))
-        q, k = (rotate(u, cos, sin).type_as(v) for u in (q, k))
+        q, k = rotate(q, cos[asked], sin[asked]).type_as(v), rotate(k, cos, sin).type_as(v)
         out = attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
         out = self.to_out[0](out.transpose(1, 2).flatten(2))
         assert isinstance(out, Tensor)
@@ -77,12 +80,21 @@ class Block(nn.Module):
         self.null: nn.Module = Table(1, 1, dim) if arch.text_constant else nn.Identity()
 
     def forward(
-        self, x_bld: Tensor, modulation_bs6d: Tensor, cos: Tensor, sin: Tensor, per_slot: int, attend: Attend
+        self,
+        x_bld: Tensor,
+        modulation_bs6d: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        per_slot: int,
+        attend: Attend,
+        asked: slice = ALL,
     ) -> Tensor:
-        """(B, S*n, D) -> the same; ``per_slot`` = n tokens share one of the S modulations."""
-        parts = self.table(modulation_bs6d).repeat_interleave(per_slot, dim=1).unbind(2)
-        shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = parts
-        x = x_bld + gate_a * self.attn1(self.norm1(x_bld) * (1 + scale_a) + shift_a, cos, sin, attend)
+        """(B, S*n, D) -> the same, or the tokens ``asked`` alone; n = ``per_slot`` share one of the S modulations."""
+        parts = self.table(modulation_bs6d).repeat_interleave(per_slot, dim=1)
+        shift_a, scale_a = parts[:, :, :2].unbind(2)
+        gate_a, shift_f, scale_f, gate_f = parts[:, asked, 2:].unbind(2)
+        seen = self.norm1(x_bld) * (1 + scale_a) + shift_a
+        x = x_bld[:, asked] + gate_a * self.attn1(seen, cos, sin, attend, asked)
         x = self.null(x)
         out: Tensor = x + gate_f * self.ffn(self.norm3(x) * (1 + scale_f) + shift_f)
         return out
@@ -157,9 +169,11 @@ class Any2AnyDiT(nn.Module):
             attends = [condition_causal(per_slot * len(seen))] * len(self.blocks)
         else:
             attends = [attend_all] * len(self.blocks)
-        x = self._blocks([*seen, target], volumes, time_bsd, attends)
+        # Only the target's tokens leave the last block: there they alone ask, and they see all.
+        attends[-1] = attends[-1] if memory else attend_all
+        x = self._blocks([*seen, target], volumes, time_bsd, attends, slice(-per_slot, None))
         shift, scale = self.table_out(time_bsd[:, -1:, None]).unbind(2)
-        y = self.head[target](self.norm_out(x[:, -per_slot:]) * (1 + scale) + shift)
+        y = self.head[target](self.norm_out(x) * (1 + scale) + shift)
         return unpatchify(y, self._grid(noisy_bczyx), self.arch.patch, self.arch.latent_channels)
 
     def remember(self, conditions: Mapping[str, Tensor]) -> Memory:
@@ -179,15 +193,20 @@ class Any2AnyDiT(nn.Module):
         return memory
 
     def _blocks(
-        self, names: list[str], volumes: Mapping[str, Tensor], time_bsd: Tensor, attends: Sequence[Attend]
+        self,
+        names: list[str],
+        volumes: Mapping[str, Tensor],
+        time_bsd: Tensor,
+        attends: Sequence[Attend],
+        asked: slice = ALL,
     ) -> Tensor:
-        """Tokens (B, S*n, D) of the modalities ``names``, embedded and passed through all blocks."""
+        """Tokens of the modalities ``names``, embedded and through all blocks; the last block gives those ``asked``."""
         grid = self._grid(volumes[names[0]])
         x = self._tokens(names, volumes)
         modulation = self.time_proj(F.silu(time_bsd)).unflatten(-1, (6, -1))
         cos, sin = self._phases(names, grid, x.device)
-        for block, attend in zip(self.blocks, attends, strict=True):
-            given = (x, modulation, cos, sin, math.prod(grid), attend)
+        for number, (block, attend) in enumerate(zip(self.blocks, attends, strict=True), 1):
+            given = (x, modulation, cos, sin, math.prod(grid), attend, asked if number == len(self.blocks) else ALL)
             if self.switches.checkpointing and self.training:
                 x = checkpoint(block, *given, use_reentrant=False)
             else:
