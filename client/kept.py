@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Concatenate, ParamSpec, TypeVar
 
 from client.site import SiteConfig
@@ -22,7 +23,8 @@ def latest_per_site(make: Callable[Concatenate[SiteConfig, P], R]) -> Callable[C
     kept: dict[str, tuple[object, R]] = {}
 
     def lookup(site: SiteConfig, /, *arguments: P.args, **named: P.kwargs) -> R:
-        asked = (site, *arguments)
+        # Where derived files lie changes none of them: the trials of a series share what they see.
+        asked = (replace(site, cache=None), *arguments)
         found = kept.pop(site.site, None)
         if found is None or found[0] != asked:
             found = None  # what was kept goes before the new is made: never two cohorts at once

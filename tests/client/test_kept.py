@@ -25,6 +25,8 @@ def test_each_site_keeps_its_last_result_and_no_other() -> None:
     assert made == [("a", 1), ("b", 1)]
     assert [make(SITE, 2), make(SITE, 1), make(other, 1)] == [2, 1, 1]
     assert made == [("a", 1), ("b", 1), ("a", 2), ("a", 1)]
+    make(replace(SITE, cache=Path("/elsewhere")), 1)
+    assert len(made) == 4, "another folder for derived files"
     make(replace(SITE, train=("p1", "p2")), 1)
     assert len(made) == 5, "another configuration of the same site"
 
