@@ -22,14 +22,16 @@ import os
 import socket
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from privacy.processes import LOOPBACK, end_with_parent
 from privacy.whole_body import Application, Receive, Scope, Send, WholeBody, refuse
 from server.home import CONTROL_USER, ServerHome
-
-if TYPE_CHECKING:
-    from fastapi import FastAPI
+from server.superlink_speed import (
+    count_no_traffic,
+    look_for_lapsed_leases_at_times,
+    store_large_parts,
+    without_idle_layers,
+)
 
 FLEET = "/v1/fleet/"
 CONTROL = "/v1/control/"
@@ -102,34 +104,6 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def store_large_parts() -> None:
-    """Have SQLite keep parts of 5 MB in pages of 64 KiB, and tidy its log up every 100 MB and not with every part.
-
-    Writing a part takes a third of the time so, deleting it too. A database made before keeps its pages of 4 KiB.
-    """
-    from flwr.supercore import sql_mixin
-
-    before = (("page_size", "65536"),)  # only a new database takes it, before its first write
-    pragmas = (*before, *vars(sql_mixin)["SQLITE_PRAGMAS"], ("wal_autocheckpoint", "1600"))
-    vars(sql_mixin)["SQLITE_PRAGMAS"] = pragmas
-
-
-def without_idle_layers(application: FastAPI) -> None:
-    """Take off Flower's layers that do nothing here (license, event log, tracing, login): each slows each request."""
-    from flwr.supercore.routers.runtime.tracing import RuntimeTracingMiddleware
-    from flwr.superlink.routers.control import middlewares as control
-    from flwr.superlink.routers.fleet.middlewares import FleetEventLogMiddleware
-
-    idle: tuple[object, ...] = (
-        RuntimeTracingMiddleware,
-        FleetEventLogMiddleware,
-        control.ControlEventLogMiddleware,
-        control.ControlLicenseMiddleware,
-        control.ControlSensitiveResponseMiddleware,
-    )
-    application.user_middleware = [layer for layer in application.user_middleware if layer.cls not in idle]
-
-
 def run(home: ServerHome) -> None:
     """Serve until SIGTERM."""
     import uvicorn  # the web stack is needed in this process only
@@ -141,6 +115,8 @@ def run(home: ServerHome) -> None:
     sys.argv = ["flower-superlink", *superlink_arguments(home)]
     configuration = _parse_superlink_lifespan_config()
     store_large_parts()
+    look_for_lapsed_leases_at_times()
+    count_no_traffic()
     application = create_app(configuration, SuperLinkLifespan)
     without_idle_layers(application)
     guard = Guard(WholeBody(application), home.control_port, home.secret("control").read_bytes())
