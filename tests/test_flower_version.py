@@ -130,12 +130,12 @@ def test_what_we_make_faster_is_done_where_we_reach_it():
     from flwr.supercore.corestate.sql_corestate import SqlCoreState
     from flwr.superlink.grid import http_grid
     from flwr.supernode import start_client_internal
-    from flwr.supernode.cli import flower_supernode
 
     # client/supernode.py: the main loop uses `time` for its pauses alone, and takes create_app when it starts.
     loop = inspect.getsource(start_client_internal)
     assert set(re.findall(r"\btime\.\w+\(.*?\)", loop)) == {"time.sleep(3)", "time.sleep(0.5)"}
-    assert "from flwr.supernode.main import" in inspect.getsource(flower_supernode._start_supernode_http_api)
+    command = importlib.import_module("flwr.supernode.cli.flower_supernode")
+    assert "from flwr.supernode.main import" in inspect.getsource(command._start_supernode_http_api)
     # server/serverapp.py: the Grid makes its client by the name that its module knows.
     assert "RuntimeHttpClient.from_server_address(" in inspect.getsource(http_grid.HttpGrid._connect)
     # server/superlink_speed.py.
