@@ -45,6 +45,8 @@ class Data:
         config = SiteConfig.load(self.site_config)
         if config.site != site:
             raise InputError(f"{self.site_config}: key site: {config.site}, but the invitation is for {site}")
+        if not config.root.is_dir():
+            raise InputError(f"{self.site_config}: key root: {config.root} is no folder; expected that of the cases")
         return config
 
 
