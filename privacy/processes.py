@@ -33,7 +33,7 @@ LOOPBACK = "127.0.0.1"
 
 
 def closed_environment(flwr_home: Path) -> dict[str, str]:
-    """Return a child's environment: the caller's, less its FLWR_* and the passphrase, plus Flower's offline switches."""
+    """Return a child's environment: the caller's, less FLWR_* and the passphrase, plus Flower's offline switches."""
     left_out = ("FLWR_", "FEDKT3D_PASSPHRASE")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(left_out)}
     environment |= {
