@@ -22,6 +22,7 @@ from privacy.admission import Admission
 from privacy.federation_plan import FederationPlan, plan_hash
 from privacy.invitation import AdmissionRequest, Invitation
 from privacy.leave import leave_note
+from privacy.passphrase import passphrase, read_private_key, write_private_key
 from privacy.processes import STOP_TIMEOUT_S, is_running, read_state
 from shared_model.errors import FedKT3DError, InputError, naming
 from shared_model.software import versions
@@ -45,6 +46,8 @@ class Data:
         config = SiteConfig.load(self.site_config)
         if config.site != site:
             raise InputError(f"{self.site_config}: key site: {config.site}, but the invitation is for {site}")
+        if not config.root.is_dir():
+            raise InputError(f"{self.site_config}: key root: {config.root} is no folder; expected that of the cases")
         return config
 
 
@@ -59,6 +62,7 @@ def create(invitation_file: Path, folder: Path, data: Data) -> ClientHome:
     config = data.configuration(invitation.site)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder}: exists and is not empty; choose a new folder (nothing was changed)")
+    passphrase()  # one that is not usable is refused before anything is written
     home = ClientHome(
         folder=folder.resolve(),
         site=invitation.site,
@@ -71,7 +75,7 @@ def create(invitation_file: Path, folder: Path, data: Data) -> ClientHome:
         (home.folder / name).mkdir(mode=0o700)
     identity_key = certificates.new_signing_key()
     node_key, node_public_key = identity.new_node_key()
-    identity.write_private(home.identity_key, identity_key)
+    write_private_key(home.identity_key, identity_key)
     identity.write_private(home.node_key, node_key)
     identity.write_private(home.secret, identity.new_secret())
     identity.write_public(home.ca_certificate, invitation.ca.encode())
@@ -89,7 +93,7 @@ def join(home: ClientHome, admission_file: Path) -> Admission:
     InputError when it is not for this site's keys, or older than what the site has; nothing is changed then.
     """
     with naming(admission_file):
-        key = signed.private_key(identity.read_input(home.identity_key)).public_key()
+        key = signed.private_key(read_private_key(home.identity_key)).public_key()
         content = identity.read_input(admission_file)
         admission = Admission.read(content, home.signer(), identity.read_input(home.ca_certificate), key)
         if admission.site != home.site:
@@ -186,7 +190,7 @@ def leave(home: ClientHome, note: Path, *, delete_keys: bool) -> None:
     if note.exists() or not note.parent.is_dir():
         raise InputError(f"{note}: exists already, or its folder does not; name another file with --note")
     with naming(home.identity_key):
-        content = leave_note(home.consortium, home.site, identity.read_input(home.identity_key))
+        content = leave_note(home.consortium, home.site, read_private_key(home.identity_key))
     _stop(home)
     identity.write_public(note, content)
     home.certificate.unlink(missing_ok=True)

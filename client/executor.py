@@ -31,6 +31,7 @@ from typing import Any
 import httpx
 from flwr.app import ConfigRecord, Context, Error, Message
 from flwr.common.constant import ErrorCode, SubStatus
+from flwr.proto.message_pb2 import PullObjectRequest, PullObjectResponse
 from flwr.proto.runtime_pb2 import AcquireTaskRequest
 from flwr.supercore.constant import TaskType
 from flwr.supercore.heartbeat import HeartbeatSender, make_task_heartbeat_fn_http
@@ -48,11 +49,13 @@ from client.app import app as installed_app
 from client.home import ClientHome
 from client.site_log import log_failure, log_to_stdout
 from privacy.messages import SITE_STOPS
-from privacy.processes import end_with_parent, write_state
+from privacy.pace import until_there
+from privacy.processes import end_with_parent, read_state, write_state
 
 APP_FAILED = "the site's app failed; the reason stands in the site's own log"
 ACQUIRE_TASK = "/flwr.proto.Runtime/AcquireTask"
-POLL_S = 0.25
+LOOK_S = 0.02  # between two looks at what the SuperNode notes, when it took a message
+ASK_S = 5.0  # longest time between two questions for a task, whatever the SuperNode noted
 RETRY_S = 1.0
 
 _log = logging.getLogger("client.executor")
@@ -66,6 +69,13 @@ class _Abandon(BaseException):
     """SIGINT from Flower's own threads: the task is no longer ours (its run ended, its token expired)."""
 
 
+class _Runtime(RuntimeHttpClient):
+    """Asks again soon for a part of a message that the SuperNode is still fetching; Flower waits a second and more."""
+
+    def PullObject(self, request: PullObjectRequest) -> PullObjectResponse:  # noqa: N802
+        return until_there(partial(super().PullObject, request))
+
+
 class Executor:
     """Takes one task after another; `run` returns when the process is told to stop."""
 
@@ -74,6 +84,7 @@ class Executor:
         self._address = address
         self._secret = home.secret.read_bytes()
         self._working = False
+        self._taken: object = None
         self._state: dict[str, Any] = {
             "state": "idle",
             "tasks_done": 0,
@@ -109,7 +120,7 @@ class Executor:
     @contextmanager
     def _client(self, proof: Any, *, patient: bool = False) -> Iterator[RuntimeHttpClient]:
         """Give a client of the SuperNode's runtime API; a `patient` one tries again without end."""
-        client = RuntimeHttpClient.from_server_address(
+        client = _Runtime.from_server_address(
             server_address=self._address,
             insecure=True,  # loopback, inside one machine
             root_certificates=None,
@@ -130,12 +141,22 @@ class Executor:
             time.sleep(RETRY_S)
             return None
         if not answer.HasField("task") or not answer.token:
-            time.sleep(POLL_S)
+            self._await_message()
             return None
         if answer.task.type != TaskType.CLIENT_APP:
             _log.error("refused a task that is no CLIENT_APP task")
             return None
         return str(answer.token)
+
+    def _await_message(self) -> None:
+        """Return once the SuperNode has taken another message in full, or ASK_S later."""
+        end = time.monotonic() + ASK_S
+        while time.monotonic() < end:
+            taken = read_state(self._home.state("supernode")).get("taken")
+            if taken != self._taken:
+                self._taken = taken
+                return
+            time.sleep(LOOK_S)
 
     def _work(self, token: str) -> None:
         """Do the task that `token` stands for and report its end to the SuperNode, whatever happens."""

@@ -14,6 +14,7 @@ Flower internals used here are named in tests/test_flower_version.py.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from email.utils import parsedate_to_datetime
@@ -46,6 +47,7 @@ class FleetWatch:
     """Interceptor of Flower's Fleet client; keeps the file ``state`` up to date.
 
     ``connection``: connecting, connected, retrying or refused. ``holding``: a message was taken and not answered yet.
+    ``taken``: how many messages this process has taken in full; the executor asks for a task when it changes.
     ``busy``: a request of the message loop is under way. ``alive``: time of the last request, whatever came of it.
     ``released``: the coordinator knows that this node left, and so waits for nothing from it.
     """
@@ -57,11 +59,13 @@ class FleetWatch:
         self.node_id: int | None = before.get("node_id")
         self.released = bool(before.get("released", True))
         self._noted_at = 0.0
+        self._progress_at = -math.inf
         self._known = (self.node_id, self.released)
         self._state: dict[str, Any] = {
             "connection": "connecting",
             "since": time.time(),
             "holding": False,
+            "taken": 0,
             "busy": False,
             "clock_offset_s": None,
         }
@@ -81,6 +85,8 @@ class FleetWatch:
             if call == PULL and not isinstance(error, _NOTHING_SENT):
                 raise LostError from None
             raise _passing(error) from None
+        if loop and call != PULL:
+            self._progress_at = time.monotonic()
         self._answered(call, response, started)
         if call == PULL and response.status_code >= 500:
             raise LostError
@@ -94,6 +100,10 @@ class FleetWatch:
         if half_taken or (final and call not in (HEARTBEAT, ACTIVATE, DEACTIVATE)):
             raise LostError
         return response
+
+    def idle_s(self) -> float:
+        """Seconds since the message loop last did more than ask for a message; infinite before the first."""
+        return time.monotonic() - self._progress_at
 
     def _answered(self, call: str, response: httpx.Response, started: float) -> None:
         code = response.status_code
@@ -109,7 +119,7 @@ class FleetWatch:
         elif call == DEACTIVATE and code < 500 and code != 401:
             self.released = True
         elif call == CONFIRM and code == 200:
-            changes["holding"] = True
+            changes |= {"holding": True, "taken": self._state["taken"] + 1}
         offset = _clock_offset_s(response, started, time.time())
         self._note(**changes, **({} if offset is None else {"clock_offset_s": offset}))
 

@@ -13,6 +13,7 @@ import signal
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +21,22 @@ import httpx
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key
 from flwr.proto.fleet_pb2 import DeactivateNodeRequest
+from flwr.proto.message_pb2 import PullObjectRequest, PullObjectResponse
 from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
 from flwr.supercore.protobuf.client import ProtobufClientInterceptor
 from flwr.supercore.retry import make_simple_http_retry_invoker
 from flwr.supercore.run import RunNotRunningException
-from flwr.supernode import fleet_http_connection
+from flwr.supernode import fleet_http_connection, start_client_internal
+from flwr.supernode import main as supernode_api
 from flwr.supernode.cli.flower_supernode import flower_supernode
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
 from client.fleet_watch import LOST, FleetWatch
 from client.home import ClientHome
+from privacy.pace import pause_s, until_there
 from privacy.processes import end_with_parent
+from privacy.whole_body import WholeBody
 
 # So long a node stays away after it has left: the coordinator's run polls four times a second, and takes a node that it
 # finds away as one that will not answer.
@@ -74,13 +79,37 @@ def release(home: ClientHome, watch: FleetWatch) -> None:
 
 
 def watch_requests(watch: FleetWatch) -> None:
-    """Put ``watch`` in front of every request that Flower's SuperNode makes."""
+    """Put ``watch`` in front of every request that Flower's SuperNode makes; ask again soon for parts on their way."""
 
     class Watched(FleetHttpClient):
         def __init__(self, base_url: str, *, interceptors: Any = (), **rest: Any) -> None:
             super().__init__(base_url, interceptors=(watch, *interceptors), **rest)
 
+        def PullObject(self, request: PullObjectRequest) -> PullObjectResponse:  # noqa: N802
+            return until_there(partial(super().PullObject, request))
+
     fleet_http_connection.FleetHttpClient = Watched  # type: ignore[attr-defined]
+
+
+def read_bodies_whole() -> None:
+    """Put privacy/whole_body.py in front of the API that the executor talks to."""
+    create_app = supernode_api.create_app
+
+    def create(*arguments: Any, **options: Any) -> WholeBody:
+        return WholeBody(create_app(*arguments, **options))
+
+    supernode_api.create_app = create  # type: ignore[assignment]
+
+
+def shorten_pauses(watch: FleetWatch) -> None:
+    """Let Flower's main loop pause for what fits the time since it last did something, at most for what it asks for."""
+
+    class Pauses:
+        @staticmethod
+        def sleep(seconds: float) -> None:
+            time.sleep(pause_s(watch.idle_s(), longest_s=seconds))
+
+    start_client_internal.time = Pauses  # type: ignore[attr-defined, assignment]
 
 
 def _end(failed: threading.ExceptHookArgs) -> None:
@@ -100,6 +129,8 @@ def main() -> None:
     try:
         release(home, watch)
         watch_requests(watch)
+        shorten_pauses(watch)
+        read_bodies_whole()
         sys.argv = ["flower-supernode", *flags(home, sys.argv[2])]
         flower_supernode()
     except SystemExit as end:

@@ -33,8 +33,9 @@ LOOPBACK = "127.0.0.1"
 
 
 def closed_environment(flwr_home: Path) -> dict[str, str]:
-    """Return the environment for a child: the caller's, less its FLWR_*, plus Flower's offline switches."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("FLWR_")}
+    """Return a child's environment: the caller's, less FLWR_* and the passphrase, plus Flower's offline switches."""
+    left_out = ("FLWR_", "FEDKT3D_PASSPHRASE")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(left_out)}
     environment |= {
         "FLWR_HOME": str(flwr_home),
         "FLWR_TELEMETRY_ENABLED": "0",

@@ -18,6 +18,7 @@ from privacy import certificates, identity
 from privacy.admission import Admission
 from privacy.invitation import AdmissionRequest, Invitation, check_address, check_not_expired, code_key, new_code
 from privacy.leave import check_leave_note
+from privacy.passphrase import read_private_key
 from privacy.processes import read_state
 from privacy.roster import SITE_NAME, Roster, utc_now
 from server.control import Control
@@ -163,14 +164,14 @@ class Admissions:
     def _admission(self, site: str, certificate: bytes) -> bytes:
         plan = identity.read_input(self._home.plan_file) if self._home.plan_file.exists() else None
         roster = identity.read_input(self._home.roster_file)
-        return Admission.make(site, certificate, roster, plan, identity.read_input(self._home.roster_key))
+        return Admission.make(site, certificate, roster, plan, read_private_key(self._home.roster_key))
 
     def _signer(self) -> ed25519.Ed25519PublicKey:
         certificate = identity.read_input(self._home.roster_certificate)
         return certificates.check_issued(certificate, self._authority, certificates.DOCUMENTS)
 
     def _save_roster(self, roster: Roster) -> None:
-        signed = roster.to_signed(identity.read_input(self._home.roster_key))
+        signed = roster.to_signed(read_private_key(self._home.roster_key))
         identity.replace_file(self._home.roster_file, signed)
 
     def _save_sites(self, sites: dict[str, Any]) -> None:
@@ -184,4 +185,4 @@ def read_ca_key(path: Path) -> bytes:
     """Return the CA's private key; InputError saying how to name it when it is not on this machine."""
     if not path.exists():
         raise InputError(f"{path}: the CA's key is not here; bring it and name it with --ca-key PATH")
-    return identity.read_input(path)
+    return read_private_key(path)

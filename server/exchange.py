@@ -18,12 +18,13 @@ from flwr.serverapp import Grid
 
 from privacy.fields import MessageError
 from privacy.messages import MESSAGE_TYPES, SITE_STOPS, Reply, parse_reply, wire_bytes
+from privacy.pace import pause_s
 from server.history import Drop
 from server.patience import patiently
 
 _LOG = logging.getLogger("fedkt3d.server")
 
-_SHORTEST_PAUSE_S, _LONGEST_PAUSE_S = 0.001, 0.25
+_SHORTEST_PAUSE_S, _LONGEST_PAUSE_S = 0.005, 0.25
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,15 +49,15 @@ class Pause:
     """How long to wait between two polls: not at all while answers come, then ever longer up to a quarter second."""
 
     def __init__(self) -> None:
-        self._next_s = _SHORTEST_PAUSE_S
+        self._since = time.monotonic()
 
     def after(self, *, progress: bool) -> None:
         """Sleep as long as the poll before this one calls for."""
+        now = time.monotonic()
         if progress:
-            self._next_s = _SHORTEST_PAUSE_S
+            self._since = now
             return
-        time.sleep(self._next_s)
-        self._next_s = min(2 * self._next_s, _LONGEST_PAUSE_S)
+        time.sleep(pause_s(now - self._since, _LONGEST_PAUSE_S, _SHORTEST_PAUSE_S))
 
 
 class Exchange:

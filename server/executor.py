@@ -45,7 +45,8 @@ from server.home import ServerHome
 from server.patience import patiently, transient
 
 ACQUIRE_TASK = "/flwr.proto.Runtime/AcquireTask"
-POLL_S = 0.25
+LOOK_S = 0.25  # between two looks after the tasks that run
+ASK_S, ASK_WHILE_WORKING_S = 0.25, 2.0  # between two questions for a task: each holds up all others at the SuperLink
 RETRY_S = 1.0
 HEARTBEAT_S = 8.0  # the lease is 30 s at first, then 60 s
 STOP_S = 8.0
@@ -76,6 +77,7 @@ class Executor:
         self._home = home
         self._notes = home.folder / "state" / "tasks"
         self._tasks: list[_Task] = []
+        self._next_question = 0.0
 
     def run(self) -> None:
         """Work until SIGTERM."""
@@ -88,9 +90,10 @@ class Executor:
             with self._client(proof) as poll:
                 while True:
                     self._report_left_over()
-                    pause_s = self._take(poll)
+                    if time.monotonic() >= self._next_question:
+                        self._next_question = time.monotonic() + self._take(poll)
                     self._tasks = [task for task in self._tasks if self._tended(task)]
-                    time.sleep(pause_s)
+                    time.sleep(LOOK_S)
         except _Stop:
             self._stop_all()
 
@@ -113,7 +116,7 @@ class Executor:
             client.close()
 
     def _take(self, poll: RuntimeHttpClient) -> float:
-        """Ask once for a task and start it; returns how long to wait before the next look."""
+        """Ask once for a task and start it; returns how long to wait before the next question."""
         try:
             answer = poll.AcquireTask(AcquireTaskRequest(supported_task_types=[TaskType.SERVER_APP]))
         except httpx.HTTPError as error:
@@ -124,7 +127,7 @@ class Executor:
             identity.write_private(note, answer.token.encode())
             task = _Task(token=answer.token, note=note, process=self._started(answer.token))
             self._tasks.append(task)
-        return POLL_S
+        return ASK_WHILE_WORKING_S if self._tasks else ASK_S
 
     def _started(self, token: str) -> subprocess.Popen[bytes]:
         """Start server/serverapp.py in our own process group, so that it never outlives us; the token goes by pipe."""

@@ -24,6 +24,7 @@ from typing import Any
 
 from privacy import certificates, identity
 from privacy.invitation import CONSORTIUM_NAME, check_address
+from privacy.passphrase import passphrase, write_private_key
 from privacy.processes import LOOPBACK, closed_environment
 from privacy.roster import Roster
 from shared_model.errors import InputError
@@ -168,6 +169,7 @@ def create(name: str, folder: Path, host: str, port: int, control_port: int, add
     hosts = [host_name for host_name in (*addresses, host) if host_name not in ("0.0.0.0", "::")]
     if not hosts:
         raise InputError(f"--host {host}: give with --address a name or IP by which sites reach this machine")
+    passphrase()  # one that is not usable is refused before anything is written
     authority_key, authority = certificates.new_authority(f"FedKT3D {name}"[:64])
     key, certificate = certificates.issue_server_certificate(authority_key, authority, hosts)
     roster_key, roster_certificate = certificates.issue_document_certificate(authority_key, authority)
@@ -178,9 +180,9 @@ def create(name: str, folder: Path, host: str, port: int, control_port: int, add
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     for part in _FOLDERS:
         (home.folder / part).mkdir(parents=True, mode=0o700)
-    identity.write_private(home.ca_key, authority_key)
+    write_private_key(home.ca_key, authority_key)
     identity.write_public(home.ca_certificate, authority)
-    identity.write_private(home.roster_key, roster_key)
+    write_private_key(home.roster_key, roster_key)
     identity.write_public(home.roster_certificate, roster_certificate)
     identity.write_private(home.tls_key, key)
     identity.write_public(home.tls_certificate, certificate)

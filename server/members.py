@@ -13,6 +13,7 @@ import typer
 from privacy import certificates, identity
 from privacy.federation_plan import plan_hash
 from privacy.invitation import AdmissionRequest
+from privacy.passphrase import read_private_key
 from privacy.processes import sole_instance
 from server.admission import Admissions, read_ca_key
 from server.home import ServerHome, renew_tls
@@ -149,7 +150,7 @@ def plan(
 
     server = ServerHome.load(home_folder)
     made = make_plan(server, compose_run(overrides or []))
-    content = made.to_signed(identity.read_input(server.roster_key))
+    content = made.to_signed(read_private_key(server.roster_key))
     identity.replace_file(server.plan_file, content)
     record = {"plan": str(server.plan_file), "sha256": plan_hash(content), "name": made.name}
     lines = [

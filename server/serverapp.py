@@ -8,11 +8,26 @@ from __future__ import annotations
 
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from queue import Queue
 
+from privacy.pace import until_there
 from privacy.processes import end_with_parent
 from server.home import ServerHome
+
+
+def _ask_again_soon() -> None:
+    """Have Flower's Grid wait shortly for a part of an answer that a site is still sending, not a second and more."""
+    from flwr.proto.message_pb2 import PullObjectRequest, PullObjectResponse
+    from flwr.supercore.runtime import RuntimeHttpClient
+    from flwr.superlink.grid import http_grid
+
+    class Prompt(RuntimeHttpClient):
+        def PullObject(self, request: PullObjectRequest) -> PullObjectResponse:  # noqa: N802
+            return until_there(partial(super().PullObject, request))
+
+    http_grid.RuntimeHttpClient = Prompt  # type: ignore[attr-defined]
 
 
 def main() -> None:
@@ -21,6 +36,7 @@ def main() -> None:
     end_with_parent()
     home = ServerHome.load(Path(sys.argv[1]))
     token = sys.stdin.read()
+    _ask_again_soon()
     from flwr.supercore.logger import mirror_output_to_queue
     from flwr.superlink.runtime import run_serverapp
 

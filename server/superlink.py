@@ -21,17 +21,17 @@ import hmac
 import os
 import socket
 import sys
-from collections.abc import Awaitable, Callable, MutableMapping
 from pathlib import Path
-from typing import Any
 
 from privacy.processes import LOOPBACK, end_with_parent
+from privacy.whole_body import Application, Receive, Scope, Send, WholeBody, refuse
 from server.home import CONTROL_USER, ServerHome
-
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-Application = Callable[[Scope, Receive, Send], Awaitable[None]]
+from server.superlink_speed import (
+    count_no_traffic,
+    look_for_lapsed_leases_at_times,
+    store_large_parts,
+    without_idle_layers,
+)
 
 FLEET = "/v1/fleet/"
 CONTROL = "/v1/control/"
@@ -60,8 +60,7 @@ class Guard:
         elif self._allows(scope):
             await self._application(_without_basic(scope), receive, send)
         else:
-            await send({"type": "http.response.start", "status": 404, "headers": [(b"content-length", b"0")]})
-            await send({"type": "http.response.body", "body": b""})
+            await refuse(send, 404)
 
     def _allows(self, scope: Scope) -> bool:
         path: str = scope["path"]
@@ -115,8 +114,12 @@ def run(home: ServerHome) -> None:
 
     sys.argv = ["flower-superlink", *superlink_arguments(home)]
     configuration = _parse_superlink_lifespan_config()
+    store_large_parts()
+    look_for_lapsed_leases_at_times()
+    count_no_traffic()
     application = create_app(configuration, SuperLinkLifespan)
-    guard = Guard(application, home.control_port, home.secret("control").read_bytes())
+    without_idle_layers(application)
+    guard = Guard(WholeBody(application), home.control_port, home.secret("control").read_bytes())
     server = uvicorn.Server(
         uvicorn.Config(
             guard,

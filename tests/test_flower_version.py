@@ -1,6 +1,7 @@
 """Flower's internals that we import, by module and name: what to look at before the pin in pyproject.toml moves."""
 
 import importlib
+import re
 from importlib.metadata import version
 
 import pytest
@@ -38,7 +39,21 @@ INTERNALS = [
         ["ProtobufCall", "ProtobufClientInterceptor", "ProtobufRequestContext"],
         "client/fleet_watch.py, client/supernode.py",
     ),
+    ("flwr.supernode.start_client_internal", ["time"], "client/supernode.py: its fixed pauses"),
+    ("flwr.supernode.main", ["create_app"], "client/supernode.py"),
+    ("flwr.proto.message_pb2", ["PullObjectRequest", "PullObjectResponse"], "client, server/serverapp.py"),
+    ("flwr.superlink.grid.http_grid", ["RuntimeHttpClient"], "server/serverapp.py"),
     ("flwr.supercore.http_logging", ["get_uvicorn_log_config"], "server/superlink.py"),
+    ("flwr.supercore.sql_mixin", ["SQLITE_PRAGMAS"], "server/superlink_speed.py"),
+    ("flwr.supercore.corestate.sql_corestate", ["SqlCoreState"], "server/superlink_speed.py"),
+    ("flwr.server.superlink.linkstate.sql_linkstate", ["SqlLinkState"], "server/superlink_speed.py"),
+    ("flwr.supercore.routers.runtime.tracing", ["RuntimeTracingMiddleware"], "server/superlink_speed.py"),
+    ("flwr.superlink.routers.fleet.middlewares", ["FleetEventLogMiddleware"], "server/superlink_speed.py"),
+    (
+        "flwr.superlink.routers.control.middlewares",
+        ["ControlEventLogMiddleware", "ControlLicenseMiddleware", "ControlSensitiveResponseMiddleware"],
+        "server/superlink_speed.py",
+    ),
     (
         "flwr.superlink.cli.flower_superlink",
         ["SuperLinkLifespan", "_parse_superlink_lifespan_config"],
@@ -106,3 +121,23 @@ def test_the_supernode_goes_wrong_where_the_fleet_watch_expects_it():
     assert "INTERNAL_SERVER_ERROR" not in retry
     # client/watchdog.py: it waits without end for an answer of the executor.
     assert "while not (reply_messages :=" in inspect.getsource(start_client_internal)
+
+
+def test_what_we_make_faster_is_done_where_we_reach_it():
+    import inspect
+
+    from flwr.server.superlink.linkstate.sql_linkstate import SqlLinkState
+    from flwr.supercore.corestate.sql_corestate import SqlCoreState
+    from flwr.superlink.grid import http_grid
+    from flwr.supernode import start_client_internal
+
+    # client/supernode.py: the main loop uses `time` for its pauses alone, and takes create_app when it starts.
+    loop = inspect.getsource(start_client_internal)
+    assert set(re.findall(r"\btime\.\w+\(.*?\)", loop)) == {"time.sleep(3)", "time.sleep(0.5)"}
+    command = importlib.import_module("flwr.supernode.cli.flower_supernode")
+    assert "from flwr.supernode.main import" in inspect.getsource(command._start_supernode_http_api)
+    # server/serverapp.py: the Grid makes its client by the name that its module knows.
+    assert "RuntimeHttpClient.from_server_address(" in inspect.getsource(http_grid.HttpGrid._connect)
+    # server/superlink_speed.py.
+    assert "_cleanup_expired_task_tokens" in vars(SqlCoreState)
+    assert "bytes_sent" in inspect.signature(SqlLinkState.store_traffic).parameters

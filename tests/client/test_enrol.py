@@ -72,7 +72,7 @@ def test_no_private_key_is_anywhere_but_in_its_folder(tmp_path: Path, consortium
     assert not any(code in p.read_bytes() for p in home.folder.rglob("*") if p.is_file())
 
 
-@pytest.mark.parametrize("what", ["invitation", "expired", "root", "both", "neither", "site", "missing"])
+@pytest.mark.parametrize("what", ["invitation", "expired", "root", "config root", "both", "neither", "site", "missing"])
 def test_bad_input_writes_nothing(tmp_path: Path, consortium: Consortium, data: Data, what: str) -> None:
     invitation = consortium.invitation("north")
     content = invitation.to_json()
@@ -85,6 +85,9 @@ def test_bad_input_writes_nothing(tmp_path: Path, consortium: Consortium, data: 
         content = consortium.invitation("north", expires="2020-01-01T00:00:00+00:00").to_json()
     if what == "root":
         data = Data(kind="cases", root=tmp_path / "nowhere", site_config=None)
+    if what == "config root":
+        SiteConfig(site="north", data="cases", root=tmp_path / "nowhere", train=("a",), validation=()).save(config)
+        data = Data(kind="cases", root=None, site_config=config)
     if what == "both":
         data = Data(kind="cases", root=data.root, site_config=config)
     if what == "neither":

@@ -16,10 +16,10 @@ from deployment import SCRIPTS, Deployment, alive, eventually, read
 from server.runs import Tail
 from shared_model.manifest import load_adapter, vector_hash
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 # Long enough to be caught in the middle.
-SLOW = ("rounds.count=3", "rounds.attempts=10", *FAST, "train.local_steps=12")
+SLOW = ("rounds.count=3", "rounds.attempts=10", *FAST, "model.shape=[16,16,16]", "train.local_steps=40")
 
 
 def start_run(federation: Deployment, *arguments: str) -> subprocess.Popen[str]:

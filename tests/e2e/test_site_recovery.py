@@ -16,11 +16,18 @@ from conftest import FAST
 from deployment import SCRIPTS, Deployment, eventually, read
 from faults import FaultProxy, Relay, reach_by
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 
 BACK_S = 60.0
 # Long enough to be caught in the middle of a round; a site that fails is asked again.
-SLOW = (*FAST, "rounds.count=1", "rounds.attempts=5", "rounds.deadline_s=150", "train.local_steps=200")
+SLOW = (
+    *FAST,
+    "model.shape=[16,16,16]",
+    "rounds.count=1",
+    "rounds.attempts=5",
+    "rounds.deadline_s=150",
+    "train.local_steps=150",
+)
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from deployment import SCRIPTS, eventually
 from privacy.processes import free_loopback_port
 from shared_model.manifest import load_adapter
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "deploy.md"
 _BLOCK = re.compile(r"^```sh( start)?\n(.*?)^```", re.MULTILINE | re.DOTALL)
