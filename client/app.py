@@ -34,6 +34,7 @@ from privacy.messages import (
     parse_request,
     reply,
 )
+from privacy.secure_records import SECURE_KINDS
 from shared_model.errors import InputError, PolicyError
 
 NODE_CONFIG_KEY = "site-config"
@@ -177,6 +178,8 @@ def _answer(
     if asked.kind not in kinds:
         raise _RefusedError("schema")
     known.kind = asked.kind
+    if asked.secure is not None:  # never answered in clear
+        raise _RefusedError("secure")
     patients = len(site.validation if asked.kind == "evaluate" else site.train)
     if patients == 0:
         raise _RefusedError("no_patients")
@@ -266,6 +269,7 @@ def _load_site(path: str, modified_ns: int, size: int) -> SiteConfig:
 
 
 _FAILED: Mapping[str, str] = {
+    **dict.fromkeys(SECURE_KINDS, "internal"),
     "describe": "internal",
     "base": "training_failed",
     "train": "training_failed",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from flwr.app import ConfigRecord
+from flwr.app import ConfigRecord, RecordDict
 
 from privacy.fields import MessageError
 from privacy.secagg.context import Terms
@@ -61,3 +61,8 @@ def asked_round(message: Packed) -> int:
     if not isinstance(message, Terms | Adverts | Inbox | Survivors | Confirmations):
         raise MessageError("schema", "secure aggregation: expected a message of the coordinator's")
     return message.round
+
+
+def with_secure(content: RecordDict, kind: str, message: Packed) -> RecordDict:
+    """Return a request of ``kind`` with another message of the coordinator's; both share every other record."""
+    return RecordDict({**content, "secure": pack_secure(message, ASKED, kind)})

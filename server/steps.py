@@ -13,6 +13,7 @@ from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
 from privacy.messages import EvaluateTask, Request, TrainTask, request, wire_bytes
+from privacy.secagg.layout import Packed
 from privacy.tasks import Task
 from server.aggregate import UpdateRejectedError, UpdateSum
 from server.exchange import Answer, Exchange
@@ -35,17 +36,25 @@ class Link:
     manifest_hash: str
     register: Register = ANYONE
 
-    def request(self, kind: str, task: Task | None = None, vector: Vector | None = None) -> RecordDict:
+    def request(
+        self, kind: str, task: Task | None = None, vector: Vector | None = None, secure: Packed | None = None
+    ) -> RecordDict:
         """Pack a request of this run."""
-        message = Request(
+        return request(self.asked(kind, task, vector, secure))
+
+    def asked(
+        self, kind: str, task: Task | None = None, vector: Vector | None = None, secure: Packed | None = None
+    ) -> Request:
+        """Return a request of this run, not packed."""
+        return Request(
             kind=kind,
             run_id=self.run_id,
             spec_json=self.spec_json,
             manifest_hash=self.manifest_hash,
             task=task,
             vector=vector,
+            secure=secure,
         )
-        return request(message)
 
     def exchange(self, kind: str, task: Task, vector: Vector, sites: Sequence[Site], deadline_s: float) -> _Open:
         """Send one task to the sites."""

@@ -35,6 +35,7 @@ class Federation:
     length: int = 257
     threshold: int | None = None
     least: int | None = None
+    strict: bool = True
     keys: list = field(default_factory=list)
     sites: dict = field(default_factory=dict)
 
@@ -42,7 +43,6 @@ class Federation:
         self.keys = [ed25519.Ed25519PrivateKey.generate() for _ in range(self.size)]
         self.cohort = Cohort(
             consortium="0" * 32,
-            version=1,
             names=tuple(name(i) for i in range(self.size)),
             keys=tuple(key.public_key().public_bytes_raw() for key in self.keys),
         )
@@ -68,7 +68,7 @@ class Federation:
             name=name(index),
             identity=self.keys[index],
             cohort=self.cohort,
-            floors=floors or Floors(sites=2, survivors=2),
+            floors=floors or Floors(sites=2, survivors=2, one_sum_a_round=self.strict),
             replay=replay or MemoryReplay(),
         )
 

@@ -38,22 +38,24 @@ def digest(label: str, *parts: bytes | memoryview) -> bytes:
 
 @dataclass(frozen=True, kw_only=True)
 class Cohort:
-    """The admitted sites of a pinned roster. A site's index is its place in the order of names.
+    """Sites of a pinned roster. A site's index is its place in the order of names.
 
-    Comes from the roster that the consortium signed and this party pinned, never from a message.
+    Comes from the roster that the consortium signed and this party pinned, never from a message. The roster's version
+    is no part of it: a renewed certificate changes the version, and neither names nor keys.
     """
 
     consortium: str
-    version: int
     names: tuple[str, ...]
     keys: tuple[bytes, ...]  # raw Ed25519 public keys
 
     @classmethod
-    def of(cls, roster: Roster) -> Cohort:
-        """Take the sites that the roster admits."""
-        names = tuple(sorted(roster.names()))
-        keys = tuple(bytes.fromhex(roster.sites[name].identity) for name in names)
-        return cls(consortium=roster.consortium, version=roster.version, names=names, keys=keys)
+    def of(cls, roster: Roster, names: Sequence[str] | None = None) -> Cohort:
+        """Take the sites that the roster admits, or those of ``names``; SecAggError when it does not admit one."""
+        chosen = tuple(sorted(roster.names() if names is None else set(names)))
+        if not all(map(roster.admitted, chosen)):
+            raise SecAggError("roster", "a site that the pinned roster does not admit")
+        keys = tuple(bytes.fromhex(roster.sites[name].identity) for name in chosen)
+        return cls(consortium=roster.consortium, names=chosen, keys=keys)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -61,8 +63,7 @@ class Cohort:
     @cached_property
     def digest(self) -> bytes:
         """Hash of all of it."""
-        head = f"{self.consortium} {self.version}".encode()
-        return digest("roster", head, *(name.encode() for name in self.names), *self.keys)
+        return digest("roster", self.consortium.encode(), *(name.encode() for name in self.names), *self.keys)
 
     def index(self, name: str) -> int:
         """Return a site's index; SecAggError when the roster does not admit it."""
@@ -144,11 +145,16 @@ class Terms(Packed):
 
 @dataclass(frozen=True, kw_only=True)
 class Floors:
-    """A site's own limits: smallest roster, fewest survivors, fewest colluders that the threshold allows for."""
+    """A site's own limits: smallest roster, fewest survivors, fewest colluders that the threshold allows for.
+
+    ``one_sum_a_round``: of one round reveal one sum alone, over one set of sites (replay.py). Needed where a site's
+    vector is the same whenever it is asked for; where each sum carries noise of its own, the noise is what protects.
+    """
 
     sites: int = 3
     survivors: int = 3
     colluders: int = 1
+    one_sum_a_round: bool = True
 
     def check(self, terms: Terms, cohort: Cohort) -> None:
         """SecAggError when the terms are below one of them; the coordinator's wish never counts against it."""

@@ -21,6 +21,10 @@ CODES = (
 )
 
 
+# Ends the text of each refusal of a round that this site helped to reveal: the coordinator goes on with the next one.
+ROUND_SPENT = "was revealed already"
+
+
 class SecAggError(FedKT3DError):
     """A message or a step is refused; nothing secret has left. ``blamed``: names of the sites at fault, if known."""
 

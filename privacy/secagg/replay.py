@@ -15,7 +15,7 @@ import re
 from pathlib import Path
 from typing import Protocol, Self
 
-from privacy.secagg.errors import SecAggError
+from privacy.secagg.errors import ROUND_SPENT, SecAggError
 from shared_model.errors import InputError
 
 _LINE = re.compile(r"(setup ([0-9a-f]{64})|reveal ([0-9a-f]{32}) (\d{1,10}) ([0-9a-f]{64})) ([0-9a-f]{16})")
@@ -55,7 +55,7 @@ class MemoryReplay:
         """Refuse a round before the newest revealed."""
         newest = self._revealed.get(session, (-1, b""))[0]
         if round_number < newest:
-            raise SecAggError("replay", f"round {newest} was revealed already; round {round_number} is over")
+            raise SecAggError("replay", f"round {round_number} is over: round {newest} {ROUND_SPENT}")
 
     def reveal(self, session: bytes, round_number: int, what: bytes) -> None:
         """Record a sum."""
@@ -64,7 +64,7 @@ class MemoryReplay:
         if newest == (round_number, what):
             return
         if newest is not None and newest[0] == round_number:
-            raise SecAggError("replay", f"another sum of round {round_number} was revealed already")
+            raise SecAggError("replay", f"another sum of round {round_number} {ROUND_SPENT}")
         self._write(f"reveal {session.hex()} {round_number} {what.hex()}")
         self._revealed[session] = (round_number, what)
 

@@ -84,7 +84,7 @@ class Site:
         if terms.config != config:
             raise SecAggError("terms", "the terms are for another model or plan than this site's")
         self._floors.check(terms, self._cohort)
-        self._replay.check(terms.session, terms.round)
+        self._check_round(terms.session, terms.round)
         self._replay.begin(setup_context(terms, self._cohort))
         self.end()
         self._setup = SiteSetup(terms=terms, cohort=self._cohort, site=self._index, identity=self._identity)
@@ -105,7 +105,7 @@ class Site:
             raise SecAggError("replay", f"step {message.step} was used before, or is not in this set-up")
         if message.round < setup.terms.round:
             raise SecAggError("replay", "a round before the set-up's first")
-        self._replay.check(setup.terms.session, message.round)
+        self._check_round(setup.terms.session, message.round)
         deal_hash = setup.take(message)
         for secrets in setup.steps[: message.step]:
             secrets.wipe()
@@ -164,7 +164,8 @@ class Site:
             self._cohort.verify(site, signature, signed)
         names = "\n".join(self._cohort.name(site) for site in survivors.sites).encode()
         what = hashlib.sha256(setup.terms.config + step.model + names).digest()
-        self._replay.reveal(setup.terms.session, step.round, what)
+        if self._floors.one_sum_a_round:
+            self._replay.reveal(setup.terms.session, step.round, what)
         shares = {
             dealer: bytes([SEED]) + held[0] if dealer in survivors.sites else bytes([KEY]) + held[1]
             for dealer, held in secrets.held.items()
@@ -181,6 +182,10 @@ class Site:
             self._setup.wipe()
         self._setup = self._step = None
 
+    def _check_round(self, session: bytes, round_number: int) -> None:
+        if self._floors.one_sum_a_round:
+            self._replay.check(session, round_number)
+
     def _begun(self, setup_hash: bytes) -> SiteSetup:
         if self._setup is None or self._setup.hash != setup_hash:
             raise SecAggError("stage", "this site has no such set-up open (it may have been restarted since)")
@@ -190,9 +195,9 @@ class Site:
         self, done: str, setup_hash: bytes | None = None, number: int | None = None
     ) -> tuple[SiteSetup, _Step, StepSecrets]:
         """Return the open step, when ``done`` is what came last in it and the message is for it."""
-        setup, step = self._setup, self._step
+        setup, step = self._setup if setup_hash is None else self._begun(setup_hash), self._step
         if setup is None or step is None or step.done != done:
             raise SecAggError("stage", "this message does not come next at this site")
-        if (setup_hash is not None and setup_hash != setup.hash) or (number is not None and number != step.number):
-            raise SecAggError("stage", "a message for another set-up or step than the open one")
+        if number is not None and number != step.number:
+            raise SecAggError("stage", "a message for another step than the open one")
         return setup, step, setup.steps[step.number]

@@ -94,7 +94,7 @@ def test_sybil_outside_the_roster_is_refused():
 def test_sybil_roster_of_the_servers_making_is_refused():
     federation = Federation()
     keys = [*federation.cohort.keys, ed25519.Ed25519PrivateKey.generate().public_key().public_bytes_raw()]
-    wider = Cohort(consortium="0" * 32, version=1, names=(*federation.cohort.names, "site-9"), keys=tuple(keys))
+    wider = Cohort(consortium="0" * 32, names=(*federation.cohort.names, "site-9"), keys=tuple(keys))
     terms = replace(federation.terms, roster=wider.digest)
     Server(terms, wider)
     refused("roster", federation.sites[0].begin, terms, CONFIG)
@@ -420,6 +420,15 @@ def test_two_sums_of_one_round_over_different_sites_are_not_both_revealed():
     refused("replay", federation.reveal, step, confirmations)
     again, _ = federation.step(vectors)  # the very same sum may be asked for again
     assert (again == total).all()
+
+
+def test_where_noise_protects_each_sum_a_round_may_be_summed_anew():
+    federation = Federation(size=6, steps=2, strict=False)
+    federation.set_up()
+    vectors = federation.inputs(0)
+    federation.step(vectors)
+    total, survivors = federation.step(vectors, masked={5})
+    assert (total == plain_sum(vectors, survivors)).all()
 
 
 def test_an_earlier_round_is_over():

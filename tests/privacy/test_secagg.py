@@ -205,3 +205,7 @@ def test_a_cohort_is_taken_from_the_roster_that_the_consortium_signed():
     assert cohort.names == ("a", "b")
     assert cohort.keys[0] == hospitals["a"].public.public_bytes_raw()
     assert cohort.digest != Cohort.of(roster.revoke("b")).digest
+    assert cohort.digest == Cohort.of(roster.renew("a", "f" * 64)).digest
+    assert Cohort.of(roster, ["b"]).names == ("b",)
+    with pytest.raises(SecAggError):
+        Cohort.of(roster, ["a", "c"])

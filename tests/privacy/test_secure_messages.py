@@ -176,7 +176,9 @@ def test_only_what_the_protocol_knows_is_a_message_of_a_kind():
 
 
 def test_a_refusal_of_secure_aggregation_says_why():
-    told = Reply(kind="secure_confirm", site="a", round=1, run_id=RUN_ID, refusal=Refusal(code="secure", text="too few"))
+    told = Reply(
+        kind="secure_confirm", site="a", round=1, run_id=RUN_ID, refusal=Refusal(code="secure", text="too few")
+    )
     assert parse_reply(reply(told)).refusal == told.refusal
 
 
