@@ -165,17 +165,17 @@ def _round_killed_at(folder: Path, wire: Path, call: int, when: str) -> bool:
 
 
 def test_kill_9_at_every_write_never_under_counts(tmp_path: Path) -> None:
-    """On one ledger that is never cleaned, 200 and more rounds, each killed at another point or not at all."""
+    """On one ledger that is never cleaned: 200 rounds killed, each at another point, and some that live between."""
     wire = tmp_path / "wire"
     trials = killed = 0
     call = 0
-    while trials < 210:
-        call = call % 35 + 1
+    while killed < 200:
+        call = call % 18 + 1
         for when in ("before", "middle", "after"):
             alive = _round_killed_at(tmp_path / "ledger", wire, call, when)
             trials, killed = trials + 1, killed + (not alive)
             sent = wire.stat().st_size if wire.exists() else 0
             written = len(opened(tmp_path / "ledger").entries())
             assert sent <= written <= trials
-    assert 150 < killed < trials  # both kinds were tried
+    assert trials > killed + 10  # rounds that live were tried, too
     opened(tmp_path / "ledger").charge(entry(1))
