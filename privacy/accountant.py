@@ -2,7 +2,7 @@
 
 Privacy loss distributions (dp-accounting; Koskela et al. 2020, Doroshenko et al. 2022) give the figures, as an upper
 bound; the PRV accountant of Opacus (Gopi et al. 2021, arXiv:2106.02848) is the cross-check. Releases with q = 1 are
-plain Gaussians: n of them at z are one at z / sqrt(n), exactly. Both libraries are imported when first used.
+plain Gaussians: n of them at z are one at z / sqrt(n), exactly. All libraries are imported when first used.
 """
 
 from __future__ import annotations
@@ -13,8 +13,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-
-from scipy.optimize import brentq
 
 # (z, q) -> how many releases.
 Profile = Mapping[tuple[float, float], int]
@@ -87,6 +85,8 @@ def noise_multiplier(target: float, delta: float, q: float, steps: int) -> float
 
 def _crossing(cost: Callable[[float], float], target: float, low: float, high: float) -> float:
     """Return the z in [low, high] at which the falling ``cost`` is ``target``; ``low`` where that is cheap enough."""
+
+    from scipy.optimize import brentq
 
     def excess(log_z: float) -> float:
         return math.log(cost(math.exp(log_z)) / target)

@@ -79,6 +79,11 @@ class SiteLedger:
     limit: float | None = None
     limit_alone: float | None = None
 
+    def check(self, charge: Charge, ahead: int = 0) -> None:
+        """Raise PolicyError where ``charge`` could not be paid now; writes nothing, promises nothing."""
+        with self._locked():
+            self._check_budget([_charge(record) for record in self._verified()[0]], charge, ahead)
+
     def charge(self, entry: Entry, ahead: int = 0) -> None:
         """Write a charge down for good; only when this has returned may the release leave.
 

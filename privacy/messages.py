@@ -2,8 +2,9 @@
 
 A request is a ``RecordDict`` of ``head`` (ConfigRecord: schema, kind, run id, spec, manifest hash), ``task`` (train and
 evaluate) and ``vector`` (train and evaluate: one ArrayRecord with one flat float32 array). A reply is ``head`` (schema,
-kind, run id, site, patients, round; a refusal's code and text), ``metrics`` and, for train, ``vector`` (the update) or,
-for base, ``sums`` (int64: what the closed-form base is solved from, shared_model/base.py).
+kind, run id, site, patients, round; a refusal's code and text), ``metrics`` and, for train, ``vector`` (the update) or
+``ring`` (the noised release of modes shared and site), or, for base, ``sums`` (int64: what the closed-form base is
+solved from, shared_model/base.py).
 Arrays travel as raw little-endian bytes, so that reading one copies nothing and parses no foreign header.
 Every field is checked when a message is made and again when it is read; raises MessageError.
 """
@@ -18,11 +19,21 @@ from typing import Any, TypeVar
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
+from privacy.encoding import Ring
 from privacy.fields import MessageError, OneOf, Real, Rule, Text, Whole, check_values
 from privacy.tasks import TASKS, Task
 from privacy.tasks import EvaluateTask as EvaluateTask
 from privacy.tasks import TrainTask as TrainTask
-from privacy.vectors import Sums, Vector, pack_sums, pack_vector, unpack_sums, unpack_vector
+from privacy.vectors import (
+    Sums,
+    Vector,
+    pack_ring,
+    pack_sums,
+    pack_vector,
+    unpack_ring,
+    unpack_sums,
+    unpack_vector,
+)
 
 SCHEMA = 1
 KINDS = ("describe", "base", "train", "evaluate")
@@ -110,6 +121,7 @@ class Refusal:
 class Reply:
     """What a site answers. ``vector`` is the update (local - global), (d,) float32, in a train reply alone.
 
+    ``ring``: the release of a train reply in modes shared and site, (d,) numbers of a ring, in place of an update.
     ``sums`` are the (s,) int64 sums of a base reply. ``site`` and ``run_id`` may be empty in a refusal. The values of
     ``vector`` and ``sums`` are not checked here: the server does that while it adds them up (server/aggregate.py,
     server/base_fit.py), where it can name the site and the reason.
@@ -121,6 +133,7 @@ class Reply:
     run_id: str = ""
     patients: int = 0
     vector: Vector | None = None
+    ring: Ring | None = None
     sums: Sums | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
     refusal: Refusal | None = None
@@ -191,8 +204,8 @@ def reply(message: Reply) -> RecordDict:
     if not all(math.isfinite(value) for value in metrics.values()):
         raise MessageError("not_finite", "reply: a metric is not finite")
     _check_metrics(metrics)
-    if (message.vector is not None) != (message.kind == "train"):
-        raise MessageError("schema", "reply: a train reply carries a vector, and no other does")
+    if [message.vector is not None, message.ring is not None].count(True) != (message.kind == "train"):
+        raise MessageError("schema", "reply: a train reply carries a vector or a release, and no other does")
     if (message.sums is not None) != (message.kind == "base"):
         raise MessageError("schema", "reply: a base reply carries sums, and no other does")
     content = RecordDict({"head": ConfigRecord({**head}), "metrics": MetricRecord({**metrics})})
@@ -200,6 +213,8 @@ def reply(message: Reply) -> RecordDict:
         if not np.isfinite(message.vector).all():
             raise MessageError("not_finite", "reply: the update holds values that are not finite")
         content["vector"] = pack_vector(message.vector)
+    if message.ring is not None:
+        content["ring"] = pack_ring(message.ring)
     if message.sums is not None:
         content["sums"] = pack_sums(message.sums)
     return content
@@ -213,13 +228,15 @@ def parse_reply(content: RecordDict) -> Reply:
         _expect_records(content, {"head"})
         return _reply(head, refusal=Refusal(code=head["refusal"], text=head["text"]))
     check_values("schema", "reply", head, _REPLY_HEAD)
-    array = {"train": {"vector"}, "base": {"sums"}}.get(head["kind"], set())
+    train = "ring" if "ring" in content else "vector"
+    array = {"train": {train}, "base": {"sums"}}.get(head["kind"], set())
     _expect_records(content, {"head", "metrics"} | array)
     metrics: dict[str, Any] = dict(_record(content, "metrics", MetricRecord))
     _check_metrics(metrics)
     vector = unpack_vector(_record(content, "vector", ArrayRecord)) if "vector" in array else None
+    ring = unpack_ring(_record(content, "ring", ArrayRecord)) if "ring" in array else None
     sums = unpack_sums(_record(content, "sums", ArrayRecord)) if "sums" in array else None
-    return _reply(head, metrics=metrics, vector=vector, sums=sums)
+    return _reply(head, metrics=metrics, vector=vector, ring=ring, sums=sums)
 
 
 def _reply(head: Mapping[str, Any], **rest: Any) -> Reply:

@@ -22,6 +22,7 @@ from privacy import encoding
 from privacy.accountant import Charge
 from privacy.encoding import FINE, Encoding
 from privacy.fields import MessageError, OneOf, Real, Rule, Whole, checked_fields
+from privacy.noise import SAMPLER_TV
 from shared_model.errors import InputError
 
 MODES: tuple[str, ...] = ("shared", "local", "site", "none")
@@ -108,6 +109,14 @@ class Terms:
     def encoding(self) -> Encoding:
         """How a release of a summed mode is written; InputError where no ring fits."""
         return _encoding(self)
+
+    def check_size(self, size: int) -> None:
+        """InputError where the sampler's own error over all releases of ``size`` numbers would count against delta."""
+        if size * self.steps * SAMPLER_TV > self.delta / 10:
+            raise InputError(
+                f"privacy: {self.steps} releases of {size} numbers: too many for delta {self.delta:g}, since each"
+                f" number drawn may be {SAMPLER_TV:.0e} from exact; train a smaller adapter, or take fewer steps"
+            )
 
     def charge(self, count: int = 1) -> Charge:
         """What ``count`` releases cost one patient.
