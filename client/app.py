@@ -177,8 +177,10 @@ def _account(context: Context, limits: Limits | None, asked: Request) -> Account
     """What the request will cost, affordable as the ledger stands now; None for what costs nothing."""
     if not isinstance(asked.task, TrainTask) or asked.task.terms is None:
         return None
-    folder = context.node_config.get(LEDGER_KEY)
-    ledger = limits.ledger if limits is not None else simulated_ledger(folder, asked.task.terms)
+    simulated = simulated_ledger(context.node_config.get(LEDGER_KEY), asked.task.terms)
+    ledger = simulated if limits is None else limits.ledger
+    if ledger is None:
+        raise PolicyError("ledger: this site keeps no privacy ledger, so it takes part in no private mode")
     account = Account(ledger=ledger, run_id=asked.run_id, task=asked.task, terms=asked.task.terms)
     account.check()
     return account

@@ -27,11 +27,11 @@ VALUE_BYTES = 4  # a vector travels as float32
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """A site's policy, its pinned plan, if it has one, and its privacy ledger."""
+    """A site's policy, its pinned plan, if it has one, and its privacy ledger; without one, no private mode."""
 
     policy: Policy
-    ledger: SiteLedger
     plan: FederationPlan | None = None
+    ledger: SiteLedger | None = None
 
     @classmethod
     def of_home(cls, folder: Path) -> Limits:

@@ -8,7 +8,6 @@ from pathlib import Path
 from privacy.ledger import Entry, SiteLedger
 from privacy.messages import TrainTask
 from privacy.modes import Terms
-from shared_model.errors import PolicyError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,8 +38,6 @@ class Account:
         return self.task.rounds - self.task.round
 
 
-def simulated_ledger(folder: object, terms: Terms) -> SiteLedger:
-    """The ledger of a simulated site, without a limit; PolicyError where the node has none: private modes need one."""
-    if not isinstance(folder, str) or not folder:
-        raise PolicyError("ledger: this site keeps no privacy ledger, so it takes part in no private mode")
-    return SiteLedger(folder=Path(folder), delta=terms.delta)
+def simulated_ledger(folder: object, terms: Terms) -> SiteLedger | None:
+    """The ledger of a simulated site, without a limit; None where its node names no folder."""
+    return SiteLedger(folder=Path(folder), delta=terms.delta) if isinstance(folder, str) and folder else None
