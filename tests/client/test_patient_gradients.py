@@ -23,7 +23,7 @@ from simulations.phantom import STYLES, write_hospital
 SPEC = ModelSpec(prior="none", shape=(16, 16, 16), adapter="lora", rank=1, precision="fp32")
 BASE = ModelSpec(prior="none", shape=(16, 16, 16), adapter="base", base="voxel")
 TERMS = Terms(
-    mode="shared", z=1.0, q=1.0, steps=4, clip=1e9, delta=1e-5, cohort=5, sites=3, survivors=3, colluders=1, views=4
+    mode="shared", z=1.0, q=1.0, steps=4, clip=1e6, delta=1e-5, cohort=5, sites=3, survivors=3, colluders=1, views=4
 )  # fmt: skip
 
 
