@@ -31,9 +31,8 @@ def base_sums(site: SiteConfig, spec: ModelSpec) -> NDArray[np.int64]:
 
 @latest_per_site
 def voxel_rows(site: SiteConfig, spec: ModelSpec) -> tuple[Rows, ...]:
-    """What a voxel base trains on: rows of each training patient who has targets. Raises as ``base_sums`` does."""
-    rows = (voxel.training_rows(case, _features(site, spec, case)) for case in load_split(site, "train"))
-    return tuple(row for row in rows if len(row[1]))
+    """What a voxel base trains on: rows of each training case, none without targets. Raises as ``base_sums`` does."""
+    return tuple(voxel.training_rows(case, _features(site, spec, case)) for case in load_split(site, "train"))
 
 
 def base_doses(site: SiteConfig, spec: ModelSpec, weights: bytes, split: str) -> tuple[Volume | None, ...]:

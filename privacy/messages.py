@@ -2,10 +2,10 @@
 
 A request is a ``RecordDict`` of ``head`` (ConfigRecord: schema, kind, run id, spec, manifest hash), ``task`` (train and
 evaluate) and ``vector`` (train and evaluate: one ArrayRecord with one flat float32 array). A reply is ``head`` (schema,
-kind, run id, site, patients, round; a refusal's code and text), ``metrics`` and, for train, ``vector`` (the update) or,
-for base, ``sums`` (int64: what the closed-form base is solved from, shared_model/base.py). Secure aggregation adds
-``secure``, one message of privacy/secagg, to either; where a train or base request has it, the answer holds ``secure``
-and ``ring`` (the masked vector) instead of ``vector`` or ``sums``.
+kind, run id, site, patients, round; a refusal's code and text), ``metrics`` and, for train, ``vector`` (the update) or
+``ring`` (the noised release of modes shared and site), or, for base, ``sums`` (int64: what the closed-form base is
+solved from, shared_model/base.py). Secure aggregation adds ``secure``, one message of privacy/secagg, to either; where
+a train or base request has it, the answer holds ``secure`` and a masked ``ring`` alone.
 Arrays travel as raw little-endian bytes, so that reading one copies nothing and parses no foreign header.
 Every field is checked when a message is made and again when it is read; raises MessageError.
 """
@@ -20,12 +20,12 @@ from typing import Any, TypeVar
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
+from privacy.encoding import Ring
 from privacy.fields import MessageError, OneOf, Real, Rule, Text, Whole, check_values
 from privacy.refusals import REFUSALS as REFUSALS
 from privacy.refusals import WORDED
 from privacy.refusals import Refusal as Refusal
 from privacy.secagg.layout import Packed
-from privacy.secagg.masks import Ring
 from privacy.secure_records import ANSWERED, ASKED, MASKED_KINDS, SECURE_KINDS, asked_round, pack_secure, unpack_secure
 from privacy.tasks import TASKS, Task
 from privacy.tasks import EvaluateTask as EvaluateTask
@@ -109,8 +109,9 @@ class Request:
 class Reply:
     """What a site answers. ``vector`` is the update (local - global), (d,) float32, in a train reply alone.
 
-    ``sums`` are the (s,) int64 sums of a base reply; ``ring`` is what stands for either when it is masked, beside
-    ``secure``, the protocol's message. ``site`` and ``run_id`` may be empty in a refusal. The values of
+    ``ring``: the release of a train reply in modes shared and site, (d,) numbers of a ring, in place of an update; with
+    ``secure``, the protocol's message, it is masked, and stands for the sums of a base reply too.
+    ``sums`` are the (s,) int64 sums of a base reply. ``site`` and ``run_id`` may be empty in a refusal. The values of
     ``vector`` and ``sums`` are not checked here: the server does that while it adds them up (server/aggregate.py,
     server/base_fit.py), where it can name the site and the reason.
     """
@@ -121,8 +122,8 @@ class Reply:
     run_id: str = ""
     patients: int = 0
     vector: Vector | None = None
-    sums: Sums | None = None
     ring: Ring | None = None
+    sums: Sums | None = None
     secure: Packed | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
     refusal: Refusal | None = None
@@ -202,21 +203,21 @@ def reply(message: Reply) -> RecordDict:
     if not all(math.isfinite(value) for value in metrics.values()):
         raise MessageError("not_finite", "reply: a metric is not finite")
     _check_metrics(metrics)
-    expected = _reply_arrays(message.kind, message.secure is not None)
+    expected = _reply_arrays(message.kind, message.secure is not None, message.ring is not None)
     for name in ("vector", "sums", "ring"):
         if (getattr(message, name) is not None) != (name in expected):
             raise MessageError(
-                "schema", "reply: a train reply has a vector, a base reply sums, a masked one a ring vector"
+                "schema", "reply: a train reply has a vector or a ring, a base reply sums, a masked one a ring"
             )
     content = RecordDict({"head": ConfigRecord({**head}), "metrics": MetricRecord({**metrics})})
     if message.vector is not None:
         if not np.isfinite(message.vector).all():
             raise MessageError("not_finite", "reply: the update holds values that are not finite")
         content["vector"] = pack_vector(message.vector)
-    if message.sums is not None:
-        content["sums"] = pack_sums(message.sums)
     if message.ring is not None:
         content["ring"] = pack_ring(message.ring)
+    if message.sums is not None:
+        content["sums"] = pack_sums(message.sums)
     if message.secure is not None:
         content["secure"] = pack_secure(message.secure, ANSWERED, message.kind)
     return content
@@ -231,15 +232,15 @@ def parse_reply(content: RecordDict) -> Reply:
         return _reply(head, refusal=Refusal(code=head["refusal"], text=head["text"]))
     masked = "secure" in content
     check_values("schema", "reply", head, _SECURE_HEAD if masked else _REPLY_HEAD)
-    array = _reply_arrays(head["kind"], masked)
+    array = _reply_arrays(head["kind"], masked, "ring" in content)
     _expect_records(content, {"head", "metrics"} | array)
     metrics: dict[str, Any] = dict(_record(content, "metrics", MetricRecord))
     _check_metrics(metrics)
     vector = unpack_vector(_record(content, "vector", ArrayRecord)) if "vector" in array else None
-    sums = unpack_sums(_record(content, "sums", ArrayRecord)) if "sums" in array else None
     ring = unpack_ring(_record(content, "ring", ArrayRecord)) if "ring" in array else None
+    sums = unpack_sums(_record(content, "sums", ArrayRecord)) if "sums" in array else None
     secure = unpack_secure(_record(content, "secure", ConfigRecord), ANSWERED, head["kind"]) if masked else None
-    return _reply(head, metrics=metrics, vector=vector, sums=sums, ring=ring, secure=secure)
+    return _reply(head, metrics=metrics, vector=vector, ring=ring, sums=sums, secure=secure)
 
 
 def _reply(head: Mapping[str, Any], **rest: Any) -> Reply:
@@ -265,13 +266,13 @@ def _record(content: RecordDict, key: str, kind: type[_Record]) -> _Record:
     return record
 
 
-def _reply_arrays(kind: str, masked: bool) -> set[str]:
+def _reply_arrays(kind: str, masked: bool, ring: bool) -> set[str]:
     """Records of a reply beside head and metrics."""
     if masked != (kind in SECURE_KINDS) and not (masked and kind in MASKED_KINDS):
         raise MessageError("schema", "reply: a message of secure aggregation is missing, or has no place here")
     if masked:
         return {"secure"} if kind in SECURE_KINDS else {"secure", "ring"}
-    return {"train": {"vector"}, "base": {"sums"}}.get(kind, set())
+    return {"train": {"ring" if ring else "vector"}, "base": {"sums"}}.get(kind, set())
 
 
 def _check_round(asked: Request) -> None:

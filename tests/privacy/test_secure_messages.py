@@ -205,11 +205,11 @@ def test_a_ring_vector_costs_its_ring_on_the_wire(bits):
     ids=lambda a: f"{a.dtype}{a.shape}",
 )
 def test_any_other_ring_array_is_refused(array):
-    with pytest.raises(MessageError, match="ring vector"):
+    with pytest.raises(MessageError, match="ring"):
         unpack_ring(ArrayRecord({"v": array}))
 
 
 @pytest.mark.parametrize("vector", [np.zeros(0, np.uint16), np.zeros((2, 2), np.uint16), np.zeros(3, np.int64)])
 def test_any_other_ring_vector_is_not_packed(vector):
-    with pytest.raises(MessageError, match="ring vector"):
+    with pytest.raises(MessageError, match="ring"):
         pack_ring(vector)
