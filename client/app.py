@@ -36,6 +36,7 @@ from privacy.messages import (
     reply,
 )
 from privacy.modes import SUMMED
+from privacy.secagg.errors import SecAggError
 from privacy.secure_records import SECURE_KINDS
 from shared_model.errors import InputError, PolicyError
 
@@ -93,12 +94,12 @@ def _handle(kinds: Sequence[str], training: Training, message: Message, context:
 
 
 def _refusal(error: BaseException, otherwise: str) -> Refusal:
-    """Turn a failure into a code; of all texts only a policy's own, written for the coordinator, is passed on."""
+    """Turn a failure into a code; only the texts of a policy and of secure aggregation are passed on: they are ours."""
     if isinstance(error, _RefusedError):
         return Refusal(code=error.code)
-    if isinstance(error, PolicyError):
+    if isinstance(error, PolicyError | SecAggError):
         printable = "".join(c if " " <= c <= "~" else "?" for c in str(error))
-        return Refusal(code="policy", text=printable[:200])
+        return Refusal(code="policy" if isinstance(error, PolicyError) else "secure", text=printable[:200])
     if isinstance(error, MessageError):
         return Refusal(code=error.code)
     return Refusal(code="data" if isinstance(error, InputError) else otherwise)
@@ -114,7 +115,7 @@ def _answer(
         raise _RefusedError("schema")
     known.kind = asked.kind
     if asked.secure is not None:  # never answered in clear
-        raise _RefusedError("secure")
+        raise SecAggError("stage", "this site has no part in secure aggregation yet")
     patients = len(site.validation if asked.kind == "evaluate" else site.train)
     if patients == 0:
         raise _RefusedError("no_patients")

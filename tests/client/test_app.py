@@ -227,4 +227,5 @@ def test_a_request_for_a_masked_answer_is_never_answered_in_clear(node):
     assert (told.refusal.code, told.vector, told.ring) == ("secure", None, None)
     keys = request(Request(**{"kind": "secure_keys", "run_id": RUN_ID, "spec_json": SPEC_JSON,
                               "manifest_hash": MANIFEST_HASH, "secure": federation.terms}))  # fmt: skip
-    assert answer(QuadraticTraining(8), node, keys, "query").refusal.code == "secure"
+    refusal = answer(QuadraticTraining(8), node, keys, "query").refusal
+    assert (refusal.code, refusal.text) == ("secure", "this site has no part in secure aggregation yet")

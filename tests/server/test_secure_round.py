@@ -13,7 +13,10 @@ from secagg_rounds import Federation, name, plain_sum
 
 from client.secure_inputs import SecureInputs, check_input
 from client.secure_site import SecureSite, SecureSites
+from privacy.encoding import fine_integers
 from privacy.messages import MESSAGE_TYPES, Refusal, Reply, TrainTask, parse_request, reply
+from privacy.modes import Terms
+from privacy.noise import NoiseStream, integer_gaussian
 from privacy.secagg import dealing
 from privacy.secagg.errors import ROUND_SPENT, SecAggError
 from privacy.secagg.masks import RINGS
@@ -21,6 +24,7 @@ from privacy.secagg.messages import Masked
 from privacy.secagg.replay import FileReplay
 from privacy.secagg.shamir import split
 from privacy.secure_records import SECURE_KINDS
+from server.ring_sum import RingSum
 from server.roster import Site
 from server.secure_round import SecureAggregation, SecureRules
 from server.steps import Link
@@ -288,3 +292,28 @@ def test_wire_bytes_count_both_directions():
         outcome = run.sum(1)
         ring, shared = 3 * 2 * 20_000, 3 * VECTOR.nbytes
         assert ring + shared < outcome.wire_bytes < ring + shared + 40_000
+
+
+def test_noised_releases_sum_up_to_the_same_mean_with_and_without_masks():
+    terms = Terms(
+        mode="shared", z=2.0, q=0.5, steps=10, clip=1.0, delta=1e-5, cohort=20, sites=4, survivors=3, colluders=1
+    )  # fmt: skip
+    how, stream = terms.encoding(), NoiseStream()
+    length = 300
+    with Run(Federation(size=4, bits=how.bits, length=length)) as run:
+        run.hospitals.vectors = {
+            i: how.release(
+                fine_integers(np.full(length, 0.01 * i, np.float32), terms.clip, stream),
+                integer_gaussian(how.sigma_site, length, stream),
+            )
+            for i in range(4)
+        }
+        mask = np.ones(length, bool)
+        singly, whole = RingSum(terms, mask), RingSum(terms, mask)
+        for ring in run.hospitals.vectors.values():
+            singly.add(ring)
+        outcome = run.sum(1)
+        assert outcome.total is not None
+        whole.set(outcome.total, len(outcome.sites))
+        assert (whole.mean() == singly.mean()).all()
+        assert whole.excess() == ""
