@@ -49,6 +49,7 @@ bench: $(READY)
 	$(BIN)/python -m simulations.benchmarks.step_cost
 	$(BIN)/python -m simulations.benchmarks.training_sizes
 	$(BIN)/python -m simulations.benchmarks.resolution_loss
+	$(BIN)/python -m simulations.benchmarks.secagg
 
 # Needs an NVIDIA GPU and a torch built for it; refuses otherwise.
 bench-gpu: $(READY)

@@ -10,19 +10,20 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
-from numpy.typing import NDArray
 
+from client.installed import InstalledTraining, Training, Vector
 from client.limits import Limits
 from client.site import SiteConfig
+from client.spending import Account, simulated_ledger
+from privacy.encoding import Ring
 from privacy.fields import MessageError
 from privacy.messages import (
     MESSAGE_TYPES,
@@ -34,84 +35,20 @@ from privacy.messages import (
     parse_request,
     reply,
 )
+from privacy.modes import SUMMED
+from privacy.secagg.errors import SecAggError
+from privacy.secure_records import SECURE_KINDS
 from shared_model.errors import InputError, PolicyError
 
 NODE_CONFIG_KEY = "site-config"
 # The site's folder: its policy and plan. Set by the site's executor; a simulation has neither.
 HOME_KEY = "home"
+# The folder of a simulated site's privacy ledger; a real one's is in its home.
+LEDGER_KEY = "ledger"
 SITE_LOG = logging.getLogger("fedkt3d.site")
 SITE_LOG.propagate = False
 SITE_LOG.addHandler(logging.NullHandler())
 _LOG = logging.getLogger("fedkt3d.client")
-
-Vector = NDArray[np.float32]
-Sums = NDArray[np.int64]
-
-
-class Training(Protocol):
-    """What the app needs of a model. ``spec_json`` is the coordinator's specification; vectors are (d,) float32."""
-
-    def model(self, spec_json: str) -> tuple[str, int]:
-        """Manifest hash and vector length of the model as installed here; raises InputError for an unknown one."""
-        ...
-
-    def train_round(
-        self, site: SiteConfig, spec_json: str, vector: Vector, task: TrainTask
-    ) -> tuple[Vector, Mapping[str, float]]:
-        """Train locally; returns (update = local - shared, metrics)."""
-        ...
-
-    def evaluate_round(
-        self, site: SiteConfig, spec_json: str, vector: Vector, task: EvaluateTask
-    ) -> Mapping[str, float]:
-        """Score the shared vector on the site's validation patients."""
-        ...
-
-    def base_sums(self, site: SiteConfig, spec_json: str) -> Sums:
-        """Sum what the closed-form base is solved from over the site's training patients, (s,) int64."""
-        ...
-
-
-class InstalledTraining:
-    """The model that is installed with this package; every method imports torch when it is first called."""
-
-    def model(self, spec_json: str) -> tuple[str, int]:
-        """Manifest hash and vector length, kept for the models asked for last."""
-        return _installed_model(spec_json)
-
-    def train_round(
-        self, site: SiteConfig, spec_json: str, vector: Vector, task: TrainTask
-    ) -> tuple[Vector, Mapping[str, float]]:
-        """Train with client/train.py."""
-        from client.train import train_round
-        from shared_model.spec import ModelSpec
-
-        return train_round(site, ModelSpec.from_json(spec_json), vector, task)
-
-    def evaluate_round(
-        self, site: SiteConfig, spec_json: str, vector: Vector, task: EvaluateTask
-    ) -> Mapping[str, float]:
-        """Score with client/train.py."""
-        from client.train import evaluate_round
-        from shared_model.spec import ModelSpec
-
-        return evaluate_round(site, ModelSpec.from_json(spec_json), vector, task)
-
-    def base_sums(self, site: SiteConfig, spec_json: str) -> Sums:
-        """Sum with client/base.py."""
-        from client.base import base_sums
-        from shared_model.spec import ModelSpec
-
-        return base_sums(site, ModelSpec.from_json(spec_json))
-
-
-@lru_cache(maxsize=8)
-def _installed_model(spec_json: str) -> tuple[str, int]:
-    from shared_model.manifest import initial_vector, manifest_hash
-    from shared_model.spec import ModelSpec
-
-    spec = ModelSpec.from_json(spec_json)
-    return manifest_hash(spec), int(initial_vector(spec).size)
 
 
 class _RefusedError(Exception):
@@ -157,12 +94,12 @@ def _handle(kinds: Sequence[str], training: Training, message: Message, context:
 
 
 def _refusal(error: BaseException, otherwise: str) -> Refusal:
-    """Turn a failure into a code; of all texts only a policy's own, written for the coordinator, is passed on."""
+    """Turn a failure into a code; only the texts of a policy and of secure aggregation are passed on: they are ours."""
     if isinstance(error, _RefusedError):
         return Refusal(code=error.code)
-    if isinstance(error, PolicyError):
+    if isinstance(error, PolicyError | SecAggError):
         printable = "".join(c if " " <= c <= "~" else "?" for c in str(error))
-        return Refusal(code="policy", text=printable[:200])
+        return Refusal(code="policy" if isinstance(error, PolicyError) else "secure", text=printable[:200])
     if isinstance(error, MessageError):
         return Refusal(code=error.code)
     return Refusal(code="data" if isinstance(error, InputError) else otherwise)
@@ -177,6 +114,8 @@ def _answer(
     if asked.kind not in kinds:
         raise _RefusedError("schema")
     known.kind = asked.kind
+    if asked.secure is not None:  # never answered in clear
+        raise SecAggError("stage", "this site has no part in secure aggregation yet")
     patients = len(site.validation if asked.kind == "evaluate" else site.train)
     if patients == 0:
         raise _RefusedError("no_patients")
@@ -186,9 +125,11 @@ def _answer(
     size = _check_model(training, asked)
     if limits is not None:
         limits.check_size(size)
-    update, metrics = _run(training, site, asked)
-    if limits is not None:
-        metrics = limits.allowed(metrics)
+    account = _account(context, limits, asked)
+    done = _run(training, site, asked)
+    if account is not None:
+        # On the disk before anything leaves. From here on nothing may fail that could be asked for again.
+        account.spend()
     return reply(
         Reply(
             kind=asked.kind,
@@ -196,26 +137,57 @@ def _answer(
             round=asked.round,
             run_id=asked.run_id,
             patients=patients,
-            vector=update,
+            vector=done.update,
+            ring=done.ring,
             sums=training.base_sums(site, asked.spec_json) if asked.kind == "base" else None,
-            metrics=metrics,
+            metrics=done.metrics if limits is None else limits.allowed(done.metrics),
         )
     )
 
 
-def _run(training: Training, site: SiteConfig, asked: Request) -> tuple[Vector | None, Mapping[str, float]]:
-    """Do the task; returns (update or None, metrics)."""
+@dataclass(frozen=True, kw_only=True)
+class _Done:
+    update: Vector | None = None
+    ring: Ring | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+def _run(training: Training, site: SiteConfig, asked: Request) -> _Done:
+    """Do the task."""
     task, vector = asked.task, asked.vector
     if task is None or vector is None:
-        return None, {}
+        return _Done()
     # The message's own bytes are read-only, and torch wants arrays that it may write.
     vector = vector.copy()
     if isinstance(task, EvaluateTask):
-        return None, training.evaluate_round(site, asked.spec_json, vector, task)
-    update, metrics = training.train_round(site, asked.spec_json, vector, task)
+        return _Done(metrics=training.evaluate_round(site, asked.spec_json, vector, task))
+    if task.terms is None:
+        update, metrics = training.train_round(site, asked.spec_json, vector, task)
+        return _Done(update=_checked(update, vector), metrics=metrics)
+    # No metrics: each would be a release that nobody has paid for.
+    found = training.private_round(site, asked.spec_json, vector, task, task.terms)
+    if task.terms.mode in SUMMED:
+        return _Done(ring=found)  # type: ignore[arg-type]
+    return _Done(update=_checked(found, vector))
+
+
+def _checked(update: Vector | Ring, vector: Vector) -> Vector:
     if update.shape != vector.shape or update.dtype != np.float32:
         raise _RefusedError("training_failed")
-    return update, metrics
+    return update  # type: ignore[return-value]
+
+
+def _account(context: Context, limits: Limits | None, asked: Request) -> Account | None:
+    """What the request will cost, affordable as the ledger stands now; None for what costs nothing."""
+    if not isinstance(asked.task, TrainTask) or asked.task.terms is None:
+        return None
+    simulated = simulated_ledger(context.node_config.get(LEDGER_KEY), asked.task.terms)
+    ledger = simulated if limits is None else limits.ledger
+    if ledger is None:
+        raise PolicyError("ledger: this site keeps no privacy ledger, so it takes part in no private mode")
+    account = Account(ledger=ledger, run_id=asked.run_id, task=asked.task, terms=asked.task.terms)
+    account.check()
+    return account
 
 
 def _check_limits(limits: Limits, site: SiteConfig, asked: Request) -> None:
@@ -266,6 +238,7 @@ def _load_site(path: str, modified_ns: int, size: int) -> SiteConfig:
 
 
 _FAILED: Mapping[str, str] = {
+    **dict.fromkeys(SECURE_KINDS, "internal"),
     "describe": "internal",
     "base": "training_failed",
     "train": "training_failed",

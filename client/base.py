@@ -28,10 +28,9 @@ def base_sums(site: SiteConfig, spec: ModelSpec) -> NDArray[np.int64]:
 
 
 @latest_per_site
-def voxel_rows(site: SiteConfig, spec: ModelSpec) -> tuple[TrainingRows, ...]:
-    """What a voxel base trains on: rows of each training patient who has targets. Raises as ``base_sums`` does."""
-    rows = (training_rows(case, _features(site, spec, case)) for case in load_split(site, "train"))
-    return tuple(row for row in rows if row is not None)
+def voxel_rows(site: SiteConfig, spec: ModelSpec) -> tuple[TrainingRows | None, ...]:
+    """What a voxel base trains on: rows of each training case, None without targets. Raises as ``base_sums`` does."""
+    return tuple(training_rows(case, _features(site, spec, case)) for case in load_split(site, "train"))
 
 
 def base_doses(site: SiteConfig, spec: ModelSpec, weights: bytes, split: str) -> tuple[Volume | None, ...]:

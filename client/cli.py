@@ -115,6 +115,15 @@ def status(home_folder: Home, as_json: AsJson = False) -> None:
     _print(report if as_json else [site_status.describe(report)])
 
 
+@app.command()
+def budget(home_folder: Home, as_json: AsJson = False) -> None:
+    """Show what this site has spent of its privacy budget; verifies the ledger."""
+    from client.budget import budget_report
+
+    report = budget_report(ClientHome.load(home_folder))
+    _print(report.record() if as_json else report.lines())
+
+
 def _print(output: dict[str, Any] | list[str]) -> None:
     print(json.dumps(output, indent=1) if isinstance(output, dict) else "\n".join(output))
 

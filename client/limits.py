@@ -15,7 +15,9 @@ from client.home import ClientHome
 from client.policy import Policy
 from client.site import SiteConfig
 from privacy.federation_plan import FederationPlan, fits
+from privacy.ledger import SiteLedger
 from privacy.messages import EvaluateTask, Request, TrainTask
+from privacy.modes import SUMMED
 from shared_model.errors import PolicyError
 from shared_model.spec import ModelSpec
 
@@ -25,16 +27,18 @@ VALUE_BYTES = 4  # a vector travels as float32
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """A site's policy and its pinned plan, if it has one."""
+    """A site's policy, its pinned plan, if it has one, and its privacy ledger; without one, no private mode."""
 
     policy: Policy
     plan: FederationPlan | None = None
+    ledger: SiteLedger | None = None
 
     @classmethod
     def of_home(cls, folder: Path) -> Limits:
         """Read both from a site's folder; InputError when either cannot be read or is not signed as it should be."""
         home = ClientHome.load(folder)
-        return cls(policy=Policy.load(home.policy), plan=home.pinned_plan())
+        policy = Policy.load(home.policy)
+        return cls(policy=policy, ledger=policy.ledger_in(home.folder), plan=home.pinned_plan())
 
     def check_request(self, site: SiteConfig, asked: Request, now: datetime) -> None:
         """Raise PolicyError when ``asked`` goes beyond the limits; ``now`` is the site's local time."""
@@ -44,6 +48,7 @@ class Limits:
         if policy.hours and not any(window.holds(now) for window in policy.hours):
             raise PolicyError("hours: outside this site's hours")
         self._check_plan(asked)
+        self._check_mode(asked)
         adapter = ModelSpec.from_json(asked.spec_json).adapter
         if adapter not in policy.adapters:
             raise PolicyError(f"adapters: {adapter} may not leave this site")
@@ -77,6 +82,16 @@ class Limits:
         if self.plan.least_sites < self.policy.least_sites:
             raise PolicyError(f"least_sites: at least {self.policy.least_sites} at this site")
         fits(self.plan, asked)
+
+    def _check_mode(self, asked: Request) -> None:
+        """What a request asks for must be of a mode that the site takes part in, whatever its plan says."""
+        terms = asked.task.terms if isinstance(asked.task, TrainTask) else None
+        if isinstance(asked.task, TrainTask):
+            mode = "none" if terms is None else terms.mode
+            if mode not in self.policy.modes:
+                raise PolicyError(f"modes: this site does not take part in mode {mode}")
+        if terms is not None and terms.mode in SUMMED:
+            raise PolicyError(f"modes: in mode {terms.mode} a release leaves this site under masks alone")
 
 
 def _asked_work(asked: Request) -> dict[str, int]:

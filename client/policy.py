@@ -10,12 +10,13 @@ from typing import Any
 import yaml
 
 from client.hours import Window
+from privacy.ledger import SiteLedger
 from privacy.messages import KINDS
+from privacy.modes import MODES
 from shared_model.errors import InputError
 from shared_model.spec import ADAPTERS
 
 SCHEMA = 1
-MODES = ("none",)
 
 _DEFAULT = """\
 # This site's own limits. They win over whatever the coordinator asks; a request beyond them is refused, with the reason
@@ -35,14 +36,22 @@ least_sites: 2
 # A mean over a handful says much about each of them: raise it to what your data protection officer asks for.
 least_patients: 1
 
-# The most privacy budget (epsilon) that this site spends in all, once a private mode is used. null: no limit.
-max_epsilon: null
+# The most privacy budget (epsilon, at delta) that this site spends in all, over every run and coordinator, in the
+# private modes; when it is spent, the site releases nothing more. max_epsilon: towards a coordinator and as many
+# colluding sites as a plan allows for; max_epsilon_alone: towards all others together. null: no limit.
+max_epsilon: 8.0
+max_epsilon_alone: null
+delta: 1.0e-5
+
+# Folder of the privacy ledger; null: ledger/ in this site's home. A hospital with several homes (in several
+# federations) names one folder in all of them: its patients are the same.
+ledger: null
 
 # What this site answers. describe: that it is there; base: sums for the closed-form base; train; evaluate.
 tasks: [describe, base, train, evaluate]
 
 # Which kinds of adapter may leave, and how large one update may be (10^6 bytes).
-adapters: [full, blocks, lora+embeddings, lora]
+adapters: [full, blocks, lora+embeddings, lora, base]
 max_adapter_mb: 256
 
 # Names of the numbers that may leave with an answer; all others are taken out of it.
@@ -74,6 +83,9 @@ class Policy:
     least_sites: int
     least_patients: int
     max_epsilon: float | None
+    max_epsilon_alone: float | None
+    delta: float
+    ledger: Path | None
     tasks: tuple[str, ...]
     adapters: tuple[str, ...]
     max_adapter_mb: float
@@ -84,6 +96,15 @@ class Policy:
     max_sampler_steps: int
     max_candidates: int
     hours: tuple[Window, ...]
+
+    def ledger_in(self, home: Path) -> SiteLedger:
+        """Return the site's ledger, under this policy's limits."""
+        return SiteLedger(
+            folder=self.ledger or home / "ledger",
+            delta=self.delta,
+            limit=self.max_epsilon,
+            limit_alone=self.max_epsilon_alone,
+        )
 
     @classmethod
     def load(cls, path: Path) -> Policy:
@@ -135,6 +156,20 @@ def _budget(key: str, value: object) -> float | None:
     return None if value is None else _amount(key, value)
 
 
+def _delta(key: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 0.01:
+        raise InputError(f"{key}: expected a probability above 0, up to 0.01, such as 1.0e-5")
+    return float(value)
+
+
+def _folder(key: str, value: object) -> Path | None:
+    if value is None:
+        return None
+    if not isinstance(value, str) or not Path(value).is_absolute():
+        raise InputError(f"{key}: expected an absolute path, or null")
+    return Path(value)
+
+
 def _words(key: str, value: object) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(word, str) for word in value):
         raise InputError(f"{key}: expected a list of words, such as [a, b]")
@@ -157,7 +192,9 @@ _CHOICES: Mapping[str, tuple[str, ...]] = {"modes": MODES, "tasks": KINDS, "adap
 _READ: Mapping[str, Any] = {
     "require_plan": _flag,
     **dict.fromkeys(("modes", "tasks", "adapters", "metrics"), _words),
-    "max_epsilon": _budget,
+    **dict.fromkeys(("max_epsilon", "max_epsilon_alone"), _budget),
+    "delta": _delta,
+    "ledger": _folder,
     "max_adapter_mb": _amount,
     **dict.fromkeys(("least_sites", "least_patients", "max_rounds", "max_local_steps"), _count),
     **dict.fromkeys(("max_batch_size", "max_sampler_steps", "max_candidates"), _count),

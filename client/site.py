@@ -40,7 +40,9 @@ class SiteConfig:
     """One site's data. ``root`` holds the data set (``openkbp``) or one ``ID.npz`` per patient (``cases``).
 
     ``train`` and ``validation`` are disjoint case ids, in the order in which they are used. ``cache`` is a folder for
-    derived files, ``threads`` the CPU threads to train with (0: all). Raises InputError naming the key at fault.
+    derived files, ``threads`` the CPU threads to train with (0: all). ``plans``: training cases that are plans of one
+    and the same patient, a group each; every other case is a patient of its own. Raises InputError naming the key at
+    fault.
     """
 
     site: str
@@ -50,6 +52,7 @@ class SiteConfig:
     validation: tuple[str, ...]
     cache: Path | None = None
     threads: int = 0
+    plans: tuple[tuple[str, ...], ...] = ()
 
     def __post_init__(self) -> None:
         if not isinstance(self.site, str) or _SITE_NAME.fullmatch(self.site) is None:
@@ -68,6 +71,17 @@ class SiteConfig:
         if len(set(listed)) != len(listed):
             twice = next(case_id for case_id in listed if listed.count(case_id) > 1)
             raise InputError(f"{where}: case {twice!r} is listed twice; each case belongs to one split, once")
+        grouped = [case_id for group in self.plans for case_id in group]
+        if len(set(grouped)) != len(grouped) or not set(grouped) <= set(self.train):
+            raise InputError(f"{where}: plans: expected groups of cases listed under train, each case in one group")
+
+    def patients(self) -> tuple[tuple[int, ...], ...]:
+        """Training patients, each as the indices of his cases in ``train``; in the order of their first cases."""
+        of_case = {case_id: group for group in self.plans for case_id in group}
+        groups: dict[tuple[str, ...], list[int]] = {}
+        for index, case_id in enumerate(self.train):
+            groups.setdefault(of_case.get(case_id, (case_id,)), []).append(index)
+        return tuple(tuple(indices) for indices in groups.values())
 
     @classmethod
     def load(cls, path: Path) -> SiteConfig:
@@ -100,6 +114,7 @@ class SiteConfig:
             if not isinstance(values[key], list):
                 raise InputError(f"{path}: {key}: expected a list of case ids")
             values[key] = tuple(values[key])
+        values["plans"] = _groups(values.get("plans", []), path)
         for key in ("root", "cache"):
             folder = values.get(key)
             if folder is None and key == "cache":
@@ -125,8 +140,15 @@ class SiteConfig:
             "validation": list(self.validation),
             "cache": None if self.cache is None else str(self.cache.resolve()),
             "threads": self.threads,
+            "plans": [list(group) for group in self.plans],
         }
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.partial")
         partial.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
         os.replace(partial, path)
+
+
+def _groups(value: object, path: Path) -> tuple[tuple[str, ...], ...]:
+    if not isinstance(value, list) or not all(isinstance(group, list) for group in value):
+        raise InputError(f"{path}: plans: expected a list of lists of case ids")
+    return tuple(tuple(str(case_id) for case_id in group) for group in value)

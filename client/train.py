@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from client.base import base_doses, voxel_rows
 from client.cohort import load_split
@@ -26,26 +26,24 @@ from shared_model.case import Case, Volume
 from shared_model.dit import Any2AnyDiT
 from shared_model.dosimetry import CaseScore, score_case, summarise
 from shared_model.errors import InputError
-from shared_model.manifest import pack, unpack
+from shared_model.manifest import VOXEL, pack, unpack
 from shared_model.modalities import Example, mirror
 from shared_model.objective import velocity_loss
 from shared_model.predictor import noise_generator, predict_dose
 from shared_model.residual import base_weights
 from shared_model.spec import ModelSpec
 from shared_model.voxel import VoxelBase
-from shared_model.voxel_training import draw, voxel_loss
+from shared_model.voxel_training import TrainingRows, draw, voxel_loss
 
 Vector = NDArray[np.float32]
 
-# Names of the voxel base's parameters.
-VOXEL = "voxel."
-
 # A model per thread: the simulation engine trains several sites of one process side by side.
 _models = threading.local()
-_loading = threading.Lock()
+loading = threading.Lock()
 
 
-def _model(spec: ModelSpec) -> Any2AnyDiT:
+def resident_model(spec: ModelSpec) -> Any2AnyDiT:
+    """The model of ``spec``, one a thread, kept from call to call."""
     cache: dict[ModelSpec, Any2AnyDiT] = _models.__dict__.setdefault("by_spec", {})
     if spec not in cache:
         cache.clear()
@@ -53,7 +51,7 @@ def _model(spec: ModelSpec) -> Any2AnyDiT:
     return cache[spec]
 
 
-def _data_part(spec: ModelSpec) -> ModelSpec:
+def data_part(spec: ModelSpec) -> ModelSpec:
     """What of a spec shapes the examples: latents, grid and base."""
     default = ModelSpec()
     return replace(
@@ -68,7 +66,7 @@ def _data_part(spec: ModelSpec) -> ModelSpec:
 
 
 @latest_per_site
-def _examples(site: SiteConfig, spec: ModelSpec, weights: bytes) -> tuple[Example, ...]:
+def training_examples(site: SiteConfig, spec: ModelSpec, weights: bytes) -> tuple[Example, ...]:
     """Training examples: every patient as it is and mirrored left to right, neighbours in the tuple.
 
     ``weights``: of a base that trains, here and below.
@@ -109,15 +107,10 @@ def train_round(site: SiteConfig, spec: ModelSpec, vector: Vector, task: TrainTa
     alone, the others everything else. Raises InputError on bad data.
     """
     started = time.monotonic()
-    model = _model(spec)
-    unpack(model, vector)
-    model.train()
-    of_base = task.stage == "base"
-    if of_base and not isinstance(model.voxel, VoxelBase):
-        raise InputError("stage base: the model's base is not one that trains; expected model.base=voxel")
-    parameters = [p for name, p in trainable(model).items() if name.startswith(VOXEL) == of_base]
+    model = model_at(spec, vector)
+    parameters = stage_parameters(model, task.stage)
     generator = noise_generator(task.seed, site.site, str(task.round))
-    step = (_base_losses if of_base else _losses)(site, spec, model, task, generator)
+    step = (_base_losses if task.stage == "base" else _losses)(site, spec, model, task, generator)
     optimiser = torch.optim.AdamW(parameters, lr=task.lr, weight_decay=task.weight_decay)
     losses: list[float] = []
     for _ in range(task.local_steps):
@@ -131,15 +124,46 @@ def train_round(site: SiteConfig, spec: ModelSpec, vector: Vector, task: TrainTa
     return pack(model) - vector, metrics
 
 
+def model_at(spec: ModelSpec, vector: Vector) -> Any2AnyDiT:
+    """The resident model with the adapter ``vector`` (d,), in training mode."""
+    model = resident_model(spec)
+    unpack(model, vector)
+    model.train()
+    return model
+
+
+def stage_parameters(model: Any2AnyDiT, stage: str) -> list[nn.Parameter]:
+    """What a stage trains, in the order of the vector. InputError for stage base without a base that trains."""
+    of_base = stage == "base"
+    if of_base and not isinstance(model.voxel, VoxelBase):
+        raise InputError("stage base: the model's base is not one that trains; expected model.base=voxel")
+    return [p for name, p in trainable(model).items() if name.startswith(VOXEL) == of_base]
+
+
+def stage_examples(site: SiteConfig, spec: ModelSpec, model: Any2AnyDiT, stage: str) -> tuple[Example, ...]:
+    """Training examples for every stage but base; InputError where dose is to be learned and missing."""
+    with loading:
+        examples = training_examples(site, data_part(spec), base_weights(model))
+    if stage == "dose":
+        for lacking in (e for e in examples if "dose" not in e.latents):
+            raise InputError(f"site {site.site}: case {lacking.case_id} has no dose; stage dose cannot train on it")
+    return examples
+
+
+def stage_rows(site: SiteConfig, spec: ModelSpec) -> tuple[TrainingRows, ...]:
+    """Rows of each training case that has any, for stage base; InputError where none has."""
+    with loading:
+        patients = tuple(rows for rows in voxel_rows(site, data_part(spec)) if rows is not None)
+    if not patients:
+        raise InputError(f"site {site.site}: no training case has targets; stage base has nothing to train on")
+    return patients
+
+
 def _losses(
     site: SiteConfig, spec: ModelSpec, model: Any2AnyDiT, task: TrainTask, generator: torch.Generator
 ) -> Iterator[Tensor]:
     """Loss after loss of the diffusion model."""
-    with _loading:
-        examples = _examples(site, _data_part(spec), base_weights(model))
-    if task.stage == "dose":
-        for lacking in (e for e in examples if "dose" not in e.latents):
-            raise InputError(f"site {site.site}: case {lacking.case_id} has no dose; stage dose cannot train on it")
+    examples = stage_examples(site, spec, model, task.stage)
     for batch in _batches(examples, task.batch_size, generator):
         yield velocity_loss(model, batch, task.stage, generator, spec.precision, task.least_visible)
 
@@ -149,10 +173,7 @@ def _base_losses(
 ) -> Iterator[Tensor]:
     """Loss after loss of the voxel base: ``batch_size`` patients a step."""
     assert isinstance(model.voxel, VoxelBase)
-    with _loading:
-        patients = voxel_rows(site, _data_part(spec))
-    if not patients:
-        raise InputError(f"site {site.site}: no training case has targets; stage base has nothing to train on")
+    patients = stage_rows(site, spec)
     while True:
         chosen = torch.randint(len(patients), (task.batch_size,), generator=generator).tolist()
         yield voxel_loss(model.voxel, draw([patients[i] for i in chosen], generator))
@@ -160,11 +181,11 @@ def _base_losses(
 
 def score_validation(site: SiteConfig, spec: ModelSpec, vector: Vector, task: EvaluateTask) -> list[CaseScore]:
     """Score the model at ``vector`` on each of the site's validation patients, on their own grids."""
-    model = _model(spec)
+    model = resident_model(spec)
     unpack(model, vector)
     model.eval()
-    with _loading:
-        cases = _validation(site, _data_part(spec), base_weights(model))
+    with loading:
+        cases = _validation(site, data_part(spec), base_weights(model))
     return [
         score_case(
             case,

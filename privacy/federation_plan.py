@@ -10,13 +10,15 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from privacy import signed
+from privacy.accountant import epsilon, profile
 from privacy.fields import OneOf, Rule, Text, Whole, check_values
 from privacy.messages import EvaluateTask, Request, TrainTask
+from privacy.modes import MODES, Terms
 from privacy.roster import CONSORTIUM, DIGEST
 from shared_model.errors import InputError, PolicyError
 
@@ -32,14 +34,14 @@ class FederationPlan:
     """One run's promise. ``model``: canonical JSON of the specification; ``parameters``: numbers in one update.
 
     ``manifest``, ``prior`` and ``normalisation``: hashes that the site's own installation must agree with.
-    ``privacy``: the mode's parameters; mode ``none`` has none. ``stopping``: in words.
+    ``privacy``: the terms less the mode (privacy/modes.py); mode ``none`` has none. ``stopping``: in words.
     """
 
     consortium: str
     name: str
     roster_version: int
     mode: str
-    privacy: Mapping[str, float]
+    privacy: Mapping[str, Any]
     model: str
     manifest: str
     prior: str
@@ -60,7 +62,7 @@ class FederationPlan:
         "consortium": CONSORTIUM,
         "name": _WORD,
         "roster_version": Whole(1, 2**31),
-        "mode": OneOf(("none",)),
+        "mode": OneOf(MODES),
         "model": Text(r"\{[\x20-\x7e]*\}", 20_000, "the model's specification in JSON"),
         "manifest": DIGEST,
         "prior": Text(r"[0-9a-z:]{1,80}", 80, "the prior's hash"),
@@ -88,10 +90,7 @@ class FederationPlan:
         check_values("schema", KIND, document, FederationPlan.RULES)
         if document.pop("consortium") != consortium:
             raise InputError("plan: of another consortium")
-        if privacy != {}:
-            raise InputError(
-                "plan: privacy: mode none has no parameters; is this site's software too old for the plan?"
-            )
+        _check_privacy(document["mode"], privacy)
         if not isinstance(metrics, list) or len(metrics) > _MOST_METRICS or not all(map(_WORD.accepts, metrics)):
             raise InputError("plan: metrics must be a list of names")
         if not isinstance(software, dict) or not all(map(_WORD.accepts, [*software, *software.values()])):
@@ -99,7 +98,14 @@ class FederationPlan:
         if len(software) > _MOST_PACKAGES:
             raise InputError(f"plan: software names more than {_MOST_PACKAGES} packages")
         del document["schema"]
-        return FederationPlan(consortium=consortium, privacy={}, metrics=tuple(metrics), software=software, **document)
+        return FederationPlan(
+            consortium=consortium, privacy=privacy, metrics=tuple(metrics), software=software, **document
+        )
+
+    @property
+    def terms(self) -> Terms | None:
+        """The privacy terms; None in mode none."""
+        return Terms.from_plain({"mode": self.mode, **self.privacy}) if self.privacy else None
 
     def in_words(self) -> list[str]:
         """Say to a person what the site would agree to."""
@@ -108,6 +114,7 @@ class FederationPlan:
         return [
             f"run: {self.name}, by consortium {self.consortium} (roster version {self.roster_version})",
             f"privacy: {_MODES[self.mode]}",
+            *([] if self.terms is None else terms_in_words(self.terms)),
             f"model: prior {model['prior']} ({self.prior[:16]}), adapter {model['adapter']}, grid {model['shape']}",
             f"leaves this site in a round: one update of {self.parameters} numbers ({megabytes:.1f} MB), how many"
             f" patients it trained on, and these means over patients: {', '.join(self.metrics) or 'none'}",
@@ -120,8 +127,31 @@ class FederationPlan:
 
 
 _MODES: Mapping[str, str] = {
-    "none": "NONE. No differential privacy, no secure aggregation: the coordinator sees each site's update as it is"
+    "none": "NONE. No differential privacy, no secure aggregation: the coordinator sees each site's update as it is",
+    "shared": "patient-level differential privacy; the sites share the noise, under secure aggregation",
+    "local": "patient-level differential privacy; each site adds all of its noise itself",
+    "site": "hospital-level differential privacy; the sites share the noise, under secure aggregation",
 }
+
+
+def _check_privacy(mode: str, privacy: object) -> None:
+    if not isinstance(privacy, dict) or (mode == "none") != (privacy == {}):
+        raise InputError("plan: privacy: expected terms in a private mode, and none in mode none")
+    if privacy:
+        Terms.from_plain({**privacy, "mode": mode})
+
+
+def terms_in_words(terms: Terms) -> list[str]:
+    """Say to a person what the terms promise; takes about a second, for the accountant."""
+    cost = terms.charge(terms.steps)
+    whom = f"at most {terms.colluders} colluding sites" if terms.honest > 1 or terms.colluders else "everyone else"
+    near, alone = (epsilon(profile([cost], alone=alone), terms.delta) for alone in (False, True))
+    return [
+        f"  a patient's epsilon over all {terms.steps} releases, at delta {terms.delta:g}: {near:.2f} towards the"
+        f" coordinator and {whom}; {alone:.2f} if all others collude",
+        f"  noise {terms.z:g} over clipping norm {terms.clip:g}, sampling rate {terms.q:g}, {terms.cohort} patients at"
+        f" {terms.sites} sites declared, at least {terms.survivors} sites in a sum",
+    ]
 
 
 def plan_hash(content: bytes) -> str:
@@ -137,10 +167,18 @@ def fits(plan: FederationPlan, asked: Request) -> None:
         raise PolicyError("plan: another manifest than this site's pinned plan names")
     if asked.vector is not None and asked.vector.size != plan.parameters:
         raise PolicyError(f"plan: an update has {plan.parameters} numbers under this site's pinned plan")
+    _check_terms(plan, asked)
     for key, value in _asked(asked).items():
         limit = getattr(plan, key)
         if value > limit:
             raise PolicyError(f"plan: {key} at most {limit} under this site's pinned plan; asked for {value}")
+
+
+def _check_terms(plan: FederationPlan, asked: Request) -> None:
+    if isinstance(asked.task, TrainTask) and asked.task.terms != plan.terms:
+        raise PolicyError("plan: other privacy terms than this site's pinned plan names")
+    if plan.terms is not None and asked.kind in ("base", "evaluate"):
+        raise PolicyError(f"plan: in mode {plan.mode} nothing of {asked.kind} leaves this site")
 
 
 def _asked(asked: Request) -> dict[str, int]:

@@ -2,8 +2,10 @@
 
 A request is a ``RecordDict`` of ``head`` (ConfigRecord: schema, kind, run id, spec, manifest hash), ``task`` (train and
 evaluate) and ``vector`` (train and evaluate: one ArrayRecord with one flat float32 array). A reply is ``head`` (schema,
-kind, run id, site, patients, round; a refusal's code and text), ``metrics`` and, for train, ``vector`` (the update) or,
-for base, ``sums`` (int64: what the closed-form base is solved from, shared_model/base.py).
+kind, run id, site, patients, round; a refusal's code and text), ``metrics`` and, for train, ``vector`` (the update) or
+``ring`` (the noised release of modes shared and site), or, for base, ``sums`` (int64: what the closed-form base is
+solved from, shared_model/base.py). Secure aggregation adds ``secure``, one message of privacy/secagg, to either; where
+a train or base request has it, the answer holds ``secure`` and a masked ``ring`` alone.
 Arrays travel as raw little-endian bytes, so that reading one copies nothing and parses no foreign header.
 Every field is checked when a message is made and again when it is read; raises MessageError.
 """
@@ -18,39 +20,36 @@ from typing import Any, TypeVar
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
+from privacy.encoding import Ring
 from privacy.fields import MessageError, OneOf, Real, Rule, Text, Whole, check_values
+from privacy.refusals import REFUSALS as REFUSALS
+from privacy.refusals import WORDED
+from privacy.refusals import Refusal as Refusal
+from privacy.secagg.layout import Packed
+from privacy.secure_records import ANSWERED, ASKED, MASKED_KINDS, SECURE_KINDS, asked_round, pack_secure, unpack_secure
 from privacy.tasks import TASKS, Task
 from privacy.tasks import EvaluateTask as EvaluateTask
 from privacy.tasks import TrainTask as TrainTask
-from privacy.vectors import Sums, Vector, pack_sums, pack_vector, unpack_sums, unpack_vector
+from privacy.vectors import Sums, Vector, pack_ring, pack_sums, pack_vector, unpack_ring, unpack_sums, unpack_vector
 
 SCHEMA = 1
+# What a site's policy may allow or forbid; secure aggregation only carries these.
 KINDS = ("describe", "base", "train", "evaluate")
 # Kind -> Flower's message type.
-MESSAGE_TYPES: Mapping[str, str] = {"describe": "query", "base": "query", "train": "train", "evaluate": "evaluate"}
+MESSAGE_TYPES: Mapping[str, str] = {
+    **dict.fromkeys(("describe", "base", *SECURE_KINDS), "query"),
+    "train": "train",
+    "evaluate": "evaluate",
+}
 MAX_PATIENTS = 1_000_000
 MAX_METRICS = 64
-
-REFUSALS: Mapping[str, str] = {
-    "schema": "the request does not follow the message schema that this site has installed",
-    "wrong_model": "the request's model is not the one that this site has installed",
-    "bad_task": "the task holds a value outside the allowed range",
-    "site_config": "the site's own configuration cannot be read; see the site's log",
-    "no_patients": "the site has no patients for this task",
-    "data": "the site's data could not be read; see the site's log",
-    "policy": "the site's policy refuses the request",
-    "training_failed": "training failed at the site; see the site's log",
-    "evaluation_failed": "evaluation failed at the site; see the site's log",
-    "not_finite": "the site's result holds values that are not finite",
-    "internal": "the site failed; see the site's log",
-}
 
 # Text of the error with which a site's executor answers an open task when the site's staff stops it.
 SITE_STOPS = "the site is being stopped"
 
 _SITE = Text(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}", 32, "a site's name (letters, digits, _ and -)")
 _RUN_ID = Text(r"[0-9a-f]{32}", 32, "a run id (32 hex digits)")
-_KIND = OneOf(KINDS)
+_KIND = OneOf((*KINDS, *SECURE_KINDS))
 _REQUEST_HEAD: Mapping[str, Rule] = {
     "schema": Whole(SCHEMA, SCHEMA),
     "kind": _KIND,
@@ -66,6 +65,8 @@ _REPLY_HEAD: Mapping[str, Rule] = {
     "patients": Whole(1, MAX_PATIENTS),
     "round": Whole(0, 1_000_000),
 }
+# A count in clear would tell what the masks hide.
+_SECURE_HEAD: Mapping[str, Rule] = {**_REPLY_HEAD, "patients": Whole(0, 0)}
 _REFUSAL_HEAD: Mapping[str, Rule] = {
     **_REPLY_HEAD,
     # A request that cannot be read yields neither run id nor round, and a broken site configuration no name.
@@ -83,7 +84,10 @@ _Record = TypeVar("_Record", ConfigRecord, MetricRecord, ArrayRecord)
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What the coordinator asks. ``vector`` is (d,) float32 and read-only; describe and base have no task or vector."""
+    """What the coordinator asks. ``vector`` is (d,) float32, read-only; only train and evaluate have task and vector.
+
+    ``secure``: the protocol's message; always in SECURE_KINDS, and in train and base when the answer is to be masked.
+    """
 
     kind: str
     run_id: str
@@ -91,25 +95,22 @@ class Request:
     manifest_hash: str
     task: Task | None = None
     vector: Vector | None = None
+    secure: Packed | None = None
 
     @property
     def round(self) -> int:
-        """The task's round; 0 before the first."""
-        return 0 if self.task is None else self.task.round
-
-
-@dataclass(frozen=True, kw_only=True)
-class Refusal:
-    """Why a site did not do it: a code of REFUSALS and, for "policy" alone, the policy's own words."""
-
-    code: str
-    text: str = ""
+        """The task's or the protocol's round; 0 before the first."""
+        if self.task is not None:
+            return self.task.round
+        return 0 if self.secure is None else asked_round(self.secure)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reply:
     """What a site answers. ``vector`` is the update (local - global), (d,) float32, in a train reply alone.
 
+    ``ring``: the release of a train reply in modes shared and site, (d,) numbers of a ring, in place of an update; with
+    ``secure``, the protocol's message, it is masked, and stands for the sums of a base reply too.
     ``sums`` are the (s,) int64 sums of a base reply. ``site`` and ``run_id`` may be empty in a refusal. The values of
     ``vector`` and ``sums`` are not checked here: the server does that while it adds them up (server/aggregate.py,
     server/base_fit.py), where it can name the site and the reason.
@@ -121,7 +122,9 @@ class Reply:
     run_id: str = ""
     patients: int = 0
     vector: Vector | None = None
+    ring: Ring | None = None
     sums: Sums | None = None
+    secure: Packed | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
     refusal: Refusal | None = None
 
@@ -144,6 +147,11 @@ def request(message: Request) -> RecordDict:
         task = {f.name: getattr(message.task, f.name) for f in fields(message.task)}
         content["task"] = ConfigRecord(task)
         content["vector"] = pack_vector(message.vector)
+    if message.kind in SECURE_KINDS and message.secure is None:
+        raise MessageError("schema", f"request: a {message.kind} carries a message of secure aggregation")
+    if message.secure is not None:
+        content["secure"] = pack_secure(message.secure, ASKED, message.kind)
+        _check_round(message)
     return content
 
 
@@ -152,7 +160,8 @@ def parse_request(content: RecordDict) -> Request:
     head = _record(content, "head", ConfigRecord)
     check_values("schema", "request", head, _REQUEST_HEAD)
     kind = str(head["kind"])
-    _expect_records(content, {"head", "task", "vector"} if kind in TASKS else {"head"})
+    secure = {"secure"} if kind in SECURE_KINDS or (kind in MASKED_KINDS and "secure" in content) else set()
+    _expect_records(content, {"head", *secure} | ({"task", "vector"} if kind in TASKS else set()))
     task, vector = None, None
     if kind in TASKS:
         values = dict(_record(content, "task", ConfigRecord))
@@ -162,14 +171,17 @@ def parse_request(content: RecordDict) -> Request:
         vector = unpack_vector(_record(content, "vector", ArrayRecord))
         if not np.isfinite(vector).all():
             raise MessageError("schema", "request: the vector holds values that are not finite")
-    return Request(
+    asked = Request(
         kind=kind,
         run_id=str(head["run-id"]),
         spec_json=str(head["spec"]),
         manifest_hash=str(head["manifest"]),
         task=task,
         vector=vector,
+        secure=unpack_secure(_record(content, "secure", ConfigRecord), ASKED, kind) if secure else None,
     )
+    _check_round(asked)
+    return asked
 
 
 def reply(message: Reply) -> RecordDict:
@@ -186,22 +198,28 @@ def reply(message: Reply) -> RecordDict:
         head.update(refusal=message.refusal.code, text=message.refusal.text)
         _check_refusal(head)
         return RecordDict({"head": ConfigRecord({**head})})
-    check_values("schema", "reply", head, _REPLY_HEAD)
+    check_values("schema", "reply", head, _REPLY_HEAD if message.secure is None else _SECURE_HEAD)
     metrics = {name: float(value) for name, value in message.metrics.items()}
     if not all(math.isfinite(value) for value in metrics.values()):
         raise MessageError("not_finite", "reply: a metric is not finite")
     _check_metrics(metrics)
-    if (message.vector is not None) != (message.kind == "train"):
-        raise MessageError("schema", "reply: a train reply carries a vector, and no other does")
-    if (message.sums is not None) != (message.kind == "base"):
-        raise MessageError("schema", "reply: a base reply carries sums, and no other does")
+    expected = _reply_arrays(message.kind, message.secure is not None, message.ring is not None)
+    for name in ("vector", "sums", "ring"):
+        if (getattr(message, name) is not None) != (name in expected):
+            raise MessageError(
+                "schema", "reply: a train reply has a vector or a ring, a base reply sums, a masked one a ring"
+            )
     content = RecordDict({"head": ConfigRecord({**head}), "metrics": MetricRecord({**metrics})})
     if message.vector is not None:
         if not np.isfinite(message.vector).all():
             raise MessageError("not_finite", "reply: the update holds values that are not finite")
         content["vector"] = pack_vector(message.vector)
+    if message.ring is not None:
+        content["ring"] = pack_ring(message.ring)
     if message.sums is not None:
         content["sums"] = pack_sums(message.sums)
+    if message.secure is not None:
+        content["secure"] = pack_secure(message.secure, ANSWERED, message.kind)
     return content
 
 
@@ -212,14 +230,17 @@ def parse_reply(content: RecordDict) -> Reply:
         _check_refusal(head)
         _expect_records(content, {"head"})
         return _reply(head, refusal=Refusal(code=head["refusal"], text=head["text"]))
-    check_values("schema", "reply", head, _REPLY_HEAD)
-    array = {"train": {"vector"}, "base": {"sums"}}.get(head["kind"], set())
+    masked = "secure" in content
+    check_values("schema", "reply", head, _SECURE_HEAD if masked else _REPLY_HEAD)
+    array = _reply_arrays(head["kind"], masked, "ring" in content)
     _expect_records(content, {"head", "metrics"} | array)
     metrics: dict[str, Any] = dict(_record(content, "metrics", MetricRecord))
     _check_metrics(metrics)
     vector = unpack_vector(_record(content, "vector", ArrayRecord)) if "vector" in array else None
+    ring = unpack_ring(_record(content, "ring", ArrayRecord)) if "ring" in array else None
     sums = unpack_sums(_record(content, "sums", ArrayRecord)) if "sums" in array else None
-    return _reply(head, metrics=metrics, vector=vector, sums=sums)
+    secure = unpack_secure(_record(content, "secure", ConfigRecord), ANSWERED, head["kind"]) if masked else None
+    return _reply(head, metrics=metrics, vector=vector, ring=ring, sums=sums, secure=secure)
 
 
 def _reply(head: Mapping[str, Any], **rest: Any) -> Reply:
@@ -245,6 +266,20 @@ def _record(content: RecordDict, key: str, kind: type[_Record]) -> _Record:
     return record
 
 
+def _reply_arrays(kind: str, masked: bool, ring: bool) -> set[str]:
+    """Records of a reply beside head and metrics."""
+    if masked != (kind in SECURE_KINDS) and not (masked and kind in MASKED_KINDS):
+        raise MessageError("schema", "reply: a message of secure aggregation is missing, or has no place here")
+    if masked:
+        return {"secure"} if kind in SECURE_KINDS else {"secure", "ring"}
+    return {"train": {"ring" if ring else "vector"}, "base": {"sums"}}.get(kind, set())
+
+
+def _check_round(asked: Request) -> None:
+    if asked.secure is not None and asked.task is not None and asked.task.round != asked_round(asked.secure):
+        raise MessageError("schema", "request: the task and its secure aggregation are for different rounds")
+
+
 def _expect_records(content: RecordDict, expected: set[str]) -> None:
     if set(content) != expected:
         raise MessageError("schema", f"message: must hold exactly the records {', '.join(sorted(expected))}")
@@ -252,8 +287,8 @@ def _expect_records(content: RecordDict, expected: set[str]) -> None:
 
 def _check_refusal(head: Mapping[str, object]) -> None:
     check_values("schema", "refusal", head, _REFUSAL_HEAD)
-    if head["text"] and head["refusal"] != "policy":
-        raise MessageError("schema", "refusal: only a policy's refusal carries a text of its own")
+    if head["text"] and head["refusal"] not in WORDED:
+        raise MessageError("schema", "refusal: only a policy and secure aggregation refuse in words of their own")
 
 
 def _check_metrics(metrics: Mapping[str, object]) -> None:

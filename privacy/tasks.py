@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import ClassVar
 
-from privacy.fields import MessageError, OneOf, Real, Rule, Whole, checked_fields
+from privacy.fields import MessageError, OneOf, Real, Rule, Text, Whole, checked_fields
+from privacy.modes import Terms
 
 _SEED = Whole(0, 2**63 - 1)
 
@@ -16,7 +18,8 @@ class TrainTask:
     """One round of local training. ``lr`` is this round's; randomness is keyed by (seed, site, round, patient).
 
     ``grad_clip`` is the largest global gradient norm. ``least_visible``: in stage "any2any", the least probability with
-    which a condition is visible (the curriculum). Raises MessageError ("bad_task").
+    which a condition is visible (the curriculum). ``privacy``: the run's terms in JSON, empty for mode none; in mode
+    shared a round is one step. Raises MessageError ("bad_task").
     """
 
     round: int
@@ -29,6 +32,7 @@ class TrainTask:
     grad_clip: float = 1.0
     weight_decay: float = 0.0
     least_visible: float = 0.0
+    privacy: str = ""
 
     RULES: ClassVar[Mapping[str, Rule]] = {
         "round": Whole(1, 1_000_000),
@@ -41,12 +45,28 @@ class TrainTask:
         "grad_clip": Real(0.0, 1e6, above=True),
         "weight_decay": Real(0.0, 1.0),
         "least_visible": Real(0.0, 1.0),
+        "privacy": Text(r"(\{[\x20-\x7e]*\})?", 2000, "terms in JSON or nothing"),
     }
 
     def __post_init__(self) -> None:
         checked_fields(self, "train task", self.RULES)
         if self.round > self.rounds:
             raise MessageError("bad_task", "train task: round must not be above rounds")
+        terms = self.terms
+        if terms is not None and terms.mode == "shared" and self.local_steps != 1:
+            raise MessageError(
+                "bad_task", "train task: local_steps must be 1 in mode shared, where a round is one step"
+            )
+
+    @property
+    def terms(self) -> Terms | None:
+        """The privacy terms; None in mode none."""
+        return _terms(self.privacy)
+
+    @property
+    def releases(self) -> int:
+        """Noisy steps of one round: each is charged."""
+        return self.local_steps if self.terms is not None and self.terms.mode == "local" else 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +89,11 @@ class EvaluateTask:
 
     def __post_init__(self) -> None:
         checked_fields(self, "evaluate task", self.RULES)
+
+
+@lru_cache(maxsize=8)
+def _terms(text: str) -> Terms | None:
+    return Terms.from_json(text)
 
 
 Task = TrainTask | EvaluateTask

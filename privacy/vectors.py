@@ -1,4 +1,4 @@
-"""The one array of a message: a flat vector of float32, or of int64 sums, as raw little-endian bytes.
+"""The one array of a message: a flat vector of float32, int64 sums, or ring numbers, as raw little-endian bytes.
 
 Raw bytes instead of NumPy's file format: reading copies nothing and parses no header that a stranger wrote.
 """
@@ -11,6 +11,7 @@ import numpy as np
 from flwr.app import Array, ArrayRecord
 from numpy.typing import NDArray
 
+from privacy.encoding import RING_TYPES, Ring
 from privacy.fields import MessageError
 
 MAX_PARAMETERS = 100_000_000
@@ -62,3 +63,25 @@ def unpack_sums(record: ArrayRecord) -> Sums:
         raise MessageError("schema", f"sums: expected a flat array of 1 to {MAX_SUMS} values and its bytes")
     values: Sums = np.frombuffer(array.data, dtype="<i8")
     return values if sys.byteorder == "little" else values.astype(np.int64)
+
+
+def pack_ring(ring: Ring) -> ArrayRecord:
+    """Pack (d,) numbers of a ring of 16, 32 or 64 bits; raises MessageError ("schema") for any other array."""
+    bits = 8 * ring.dtype.itemsize
+    if ring.dtype != RING_TYPES.get(bits) or ring.ndim != 1 or not 1 <= ring.size <= MAX_PARAMETERS:
+        raise MessageError("schema", f"ring: expected one flat array of 1 to {MAX_PARAMETERS} numbers of a ring")
+    data = np.ascontiguousarray(ring, dtype=ring.dtype.newbyteorder("<")).tobytes()
+    return ArrayRecord({_KEY: Array(dtype=f"uint{bits}", shape=(ring.size,), stype=f"fedkt3d.u{bits}le", data=data)})
+
+
+def unpack_ring(record: ArrayRecord) -> Ring:
+    """Read the (d,) ring numbers, read-only and without a copy; raises MessageError ("schema")."""
+    array = record.get(_KEY)
+    bits = next((b for b in RING_TYPES if array is not None and array.stype == f"fedkt3d.u{b}le"), 0)
+    if len(record) != 1 or array is None or not bits or array.dtype != f"uint{bits}":
+        raise MessageError("schema", "ring: expected one array of raw ring numbers")
+    shape = tuple(array.shape)
+    if len(shape) != 1 or not 1 <= shape[0] <= MAX_PARAMETERS or len(array.data) != bits // 8 * shape[0]:
+        raise MessageError("schema", f"ring: expected a flat array of 1 to {MAX_PARAMETERS} numbers and its bytes")
+    values: Ring = np.frombuffer(array.data, dtype=f"<u{bits // 8}").astype(RING_TYPES[bits], copy=False)
+    return values

@@ -114,8 +114,8 @@ class ServerOptimizer(Protocol):
         """State before the first round."""
         ...
 
-    def step(self, vector: Vector, mean: NDArray[np.float64], state: State) -> tuple[Vector, State]:
-        """Next vector (d,) float32 and next state; the arguments stay as they are."""
+    def step(self, vector: Vector, mean: NDArray[np.float64], state: State, scale: float = 1.0) -> tuple[Vector, State]:
+        """Next vector (d,) float32, with the learning rate times ``scale``, and next state; arguments stay as are."""
         ...
 
 
@@ -129,9 +129,26 @@ class FedAvg:
         """No state."""
         return {}
 
-    def step(self, vector: Vector, mean: NDArray[np.float64], state: State) -> tuple[Vector, State]:
+    def step(self, vector: Vector, mean: NDArray[np.float64], state: State, scale: float = 1.0) -> tuple[Vector, State]:
         """Add the mean update, computed in float64 and rounded once to float32."""
-        return (vector + self.lr * mean).astype(np.float32), {}
+        return (vector + self.lr * scale * mean).astype(np.float32), {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class FedAvgM:
+    """Heavy-ball momentum on the mean update (Hsu et al. 2019, arXiv:1909.06335): m = b1 m + mean; x = x + lr m."""
+
+    lr: float
+    beta1: float = 0.9
+
+    def initial_state(self, size: int) -> State:
+        """Give m = 0."""
+        return {"m": np.zeros(size)}
+
+    def step(self, vector: Vector, mean: NDArray[np.float64], state: State, scale: float = 1.0) -> tuple[Vector, State]:
+        """Advance momentum and vector, in float64."""
+        m = self.beta1 * state["m"] + mean
+        return (vector + self.lr * scale * m).astype(np.float32), {"m": m}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,15 +169,17 @@ class FedAdam:
         """Give m = 0 and v = tau^2."""
         return {"m": np.zeros(size), "v": np.full(size, self.tau**2)}
 
-    def step(self, vector: Vector, mean: NDArray[np.float64], state: State) -> tuple[Vector, State]:
+    def step(self, vector: Vector, mean: NDArray[np.float64], state: State, scale: float = 1.0) -> tuple[Vector, State]:
         """Advance both moments and the vector, in float64."""
         m = self.beta1 * state["m"] + (1.0 - self.beta1) * mean
         v = self.beta2 * state["v"] + (1.0 - self.beta2) * np.square(mean)
-        return (vector + self.lr * m / (np.sqrt(v) + self.tau)).astype(np.float32), {"m": m, "v": v}
+        return (vector + self.lr * scale * m / (np.sqrt(v) + self.tau)).astype(np.float32), {"m": m, "v": v}
 
 
 def server_optimizer(config: AggregateConfig) -> ServerOptimizer:
     """Make the optimiser that the run's configuration names."""
     if config.name == "fedadam":
         return FedAdam(lr=config.lr, beta1=config.beta1, beta2=config.beta2, tau=config.tau)
+    if config.name == "fedavgm":
+        return FedAvgM(lr=config.lr, beta1=config.beta1)
     return FedAvg(lr=config.lr)

@@ -12,19 +12,26 @@ import hashlib
 import json
 from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
+from numpy.typing import NDArray
 
 from server.config import RunConfig
 from server.events import Listener
 from server.failure import ReportedError
 from server.journal import StorageError, write_atomic
+from server.private_run import privacy_report, releases, run_terms
 from server.roster import ANYONE, Register
 from server.rounds import FederationResult, run_federation
 from shared_model.errors import FedKT3DError, InputError
+
+if TYPE_CHECKING:
+    from shared_model.spec import ModelSpec
 
 app = ServerApp()
 
@@ -51,14 +58,16 @@ def federate(grid: Grid, context: Context, on_event: Listener | None = None) -> 
     # torch is slow to import; a bad configuration is refused before that.
     from server.base_fit import fitted_spec
     from shared_model.card import adapter_card, card_bytes, card_path
-    from shared_model.manifest import initial_vector, manifest_hash, save_adapter, vector_hash
+    from shared_model.manifest import manifest_hash, save_adapter, stage_mask, vector_hash
     from shared_model.prior import pinned
     from shared_model.spec import ModelSpec
 
     asked = pinned(ModelSpec.from_json(json.dumps(config.model)))
     spec, fit = fitted_spec(grid, config, asked, out, on_event, register)
-    initial = initial_vector(spec)
-    result = run_federation(grid, config, spec.to_json(), manifest_hash(spec), initial, out, on_event, register)
+    initial = starting_vector(config, spec)
+    manifest = manifest_hash(spec)
+    masks = partial(stage_mask, spec)
+    result = run_federation(grid, config, spec.to_json(), manifest, initial, out, on_event, register, masks)
     report = federation_report(config, result, vector_hash(result.vector))
     if fit is not None:
         report["base"] = {key: value for key, value in asdict(fit).items() if key != "weights"}
@@ -71,13 +80,28 @@ def federate(grid: Grid, context: Context, on_event: Listener | None = None) -> 
         "sha256": report["adapter_sha256"],
         "file_sha256": file_sha256,
         "numbers": int(result.vector.size),
-        "manifest": manifest_hash(spec),
+        "manifest": manifest,
     }
     date = datetime.now(UTC).isoformat(timespec="seconds")
     card = adapter_card(spec, identity, report, last_evaluation(result), date)
     write_atomic(card_path(adapter), card_bytes(card))
     write_atomic(out / "federation.json", json.dumps(report, indent=1).encode())
     return result
+
+
+def starting_vector(config: RunConfig, spec: ModelSpec) -> NDArray[np.float32]:
+    """The shared vector before round 1, (d,): that of the adapter ``config.initial`` names, or the prior's own.
+
+    Raises InputError where that adapter is of another model.
+    """
+    from shared_model.manifest import initial_vector, load_adapter, manifest_hash
+
+    if not config.initial:
+        return initial_vector(spec)
+    found, vector, _ = load_adapter(Path(config.initial))
+    if manifest_hash(found) != manifest_hash(spec):
+        raise InputError(f"initial={config.initial}: an adapter of another model than this run's")
+    return vector
 
 
 def last_evaluation(result: FederationResult) -> dict[str, float]:
@@ -97,7 +121,7 @@ def federation_report(config: RunConfig, result: FederationResult, adapter_hash:
         "name": config.name,
         "seed": config.seed,
         "config": asdict(config),
-        "privacy": asdict(config.privacy),
+        "privacy": privacy_report(run_terms(config), result.history, releases(config)),
         "rounds": result.rounds,
         "resumed_from": result.resumed_from,
         "sites": result.sites,

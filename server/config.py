@@ -11,6 +11,7 @@ from typing import Any, ClassVar, get_type_hints
 from omegaconf import DictConfig, OmegaConf
 
 from privacy.fields import OneOf, Real, Rule, Text, Whole, checked_fields
+from privacy.modes import MODES
 from shared_model.errors import InputError
 
 _WHERE = "run configuration"
@@ -89,7 +90,10 @@ class RoundsConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class AggregateConfig:
-    """The server's optimiser on the mean update (server/aggregate.py). The betas and ``tau`` belong to fedadam."""
+    """The server's optimiser on the mean update (server/aggregate.py). ``tau`` and ``beta2`` belong to fedadam.
+
+    In privacy mode shared the mean is a descent direction, and the step is ``lr`` times the round's ``train.lr``.
+    """
 
     name: str = "fedavg"
     lr: float = 1.0
@@ -99,7 +103,7 @@ class AggregateConfig:
     weighting: str = "patients"
 
     RULES: ClassVar[Mapping[str, Rule]] = {
-        "name": OneOf(("fedavg", "fedadam")),
+        "name": OneOf(("fedavg", "fedavgm", "fedadam")),
         "lr": Real(0.0, 100.0, above=True),
         "beta1": Real(0.0, 0.999999),
         "beta2": Real(0.0, 0.999999),
@@ -129,11 +133,40 @@ class EvaluateConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class PrivacyConfig:
-    """The privacy mode that the coordinator asks for; every site's own policy has the last word."""
+    """The privacy that the coordinator asks for (privacy/modes.py); every site's own policy has the last word.
+
+    ``epsilon`` at ``delta`` for the whole run; ``z`` 0: the least noise that keeps to it. ``q``: chance of a patient to
+    take part in a step; ``clip``: largest norm of a patient's gradient (mode site: of a site's update); ``cohort`` and
+    ``sites``: patients and sites as declared, public; fewest sites in a sum are ``rounds.min_sites``, of which
+    ``colluders`` may lend the coordinator what they know; ``bits`` of the ring, 0: the smallest that fits; ``views``:
+    draws that are averaged into one gradient.
+    """
 
     mode: str = "none"
+    epsilon: float = 8.0
+    delta: float = 1e-5
+    z: float = 0.0
+    q: float = 1.0
+    clip: float = 1.0
+    cohort: int = 0
+    sites: int = 0
+    colluders: int = 1
+    bits: int = 0
+    views: int = 2
 
-    RULES: ClassVar[Mapping[str, Rule]] = {"mode": OneOf(("none",))}
+    RULES: ClassVar[Mapping[str, Rule]] = {
+        "mode": OneOf(MODES),
+        "epsilon": Real(0.0, 1e6, above=True),
+        "delta": Real(0.0, 0.01, above=True),
+        "z": Real(0.0, 10_000.0),
+        "q": Real(0.0, 1.0, above=True),
+        "clip": Real(0.0, 1e6, above=True),
+        "cohort": Whole(0, 10_000_000),
+        "sites": Whole(0, 10_000),
+        "colluders": Whole(0, 10_000),
+        "bits": Whole(0, 64),
+        "views": Whole(1, 256),
+    }
 
     def __post_init__(self) -> None:
         checked_fields(self, f"{_WHERE}: privacy", self.RULES)
@@ -141,10 +174,14 @@ class PrivacyConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """One run. ``model`` holds the fields of shared_model.spec.ModelSpec, checked there. Raises InputError."""
+    """One run. ``model`` holds the fields of shared_model.spec.ModelSpec, checked there. Raises InputError.
+
+    ``initial``: an adapter's file to start from, at the coordinator (public or made by an earlier run); empty: none.
+    """
 
     name: str = "run"
     seed: int = 0
+    initial: str = ""
     model: dict[str, Any] = field(default_factory=dict)
     train: TrainConfig = field(default_factory=TrainConfig)
     rounds: RoundsConfig = field(default_factory=RoundsConfig)
@@ -158,12 +195,32 @@ class RunConfig:
         for key, rule in rules.items():
             if not rule.accepts(getattr(self, key)):
                 raise InputError(f"{_WHERE}: {key} must be {rule.expected()}")
+        if not isinstance(self.initial, str):
+            raise InputError(f"{_WHERE}: initial must be the path of an adapter's file, or empty")
+        self._check_privacy()
         trains_base = self.model.get("base") == "voxel"
-        if trains_base != (self.train.base_rounds > 0) or self.train.base_rounds >= max(2, self.rounds.count):
+        # An adapter of the base alone has nothing else to train.
+        most = self.rounds.count - (self.model.get("adapter") != "base")
+        if trains_base != (self.train.base_rounds > 0) or self.train.base_rounds > most:
             raise InputError(
                 f"{_WHERE}: train.base_rounds={self.train.base_rounds}: expected 1 to rounds.count - 1 with"
-                " model.base=voxel, and 0 with any other base"
+                " model.base=voxel (all of them with model.adapter=base), and 0 with any other base"
             )
+
+    def _check_privacy(self) -> None:
+        if self.privacy.mode == "none":
+            return
+        mode, wrong = self.privacy.mode, ""
+        if self.privacy.cohort < 1 or self.privacy.sites < 1:
+            wrong = "privacy.cohort and privacy.sites: expected the patients and sites that take part, as declared"
+        elif self.rounds.evaluate_every:
+            wrong = "rounds.evaluate_every: expected 0; a metric of patients is a release that nobody has paid for"
+        elif mode == "shared" and self.train.local_steps != 1:
+            wrong = "train.local_steps: expected 1; a round is one step"
+        elif self.model.get("base") == "ridge" and not self.model.get("base_weights"):
+            wrong = "model.base=ridge: its sums would leave the sites as they are; expected voxel or none"
+        if wrong:
+            raise InputError(f"{_WHERE}: with privacy.mode={mode}: {wrong}")
 
     def to_json(self) -> str:
         """Write the configuration as canonical JSON: sorted keys, no blanks."""

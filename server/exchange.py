@@ -76,10 +76,14 @@ class Exchange:
 
     def send(self, content: RecordDict, nodes: Mapping[int, str], ttl_s: float) -> list[Answer]:
         """Push one content to the nodes, node id to site name; returns those that could not be reached at all."""
+        return self.send_each(dict.fromkeys(nodes, content), nodes, ttl_s)
+
+    def send_each(self, contents: Mapping[int, RecordDict], nodes: Mapping[int, str], ttl_s: float) -> list[Answer]:
+        """Push to each node its own content; otherwise as ``send``."""
         if not nodes:
             return []
         messages = [
-            self._grid.create_message(content, MESSAGE_TYPES[self._kind], node, str(self._round), ttl_s)
+            self._grid.create_message(contents[node], MESSAGE_TYPES[self._kind], node, str(self._round), ttl_s)
             for node in nodes
         ]
         # The same messages again have the same ids, and the SuperLink stores each once.

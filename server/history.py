@@ -17,6 +17,7 @@ DROP_REASONS: Mapping[str, str] = {
     "wrong_shape": "the update has another length than the shared vector",
     "not_finite": "the update holds values that are not finite",
     "norm_exceeded": "the update is too large",
+    "secure": "the site's part in secure aggregation is wrong",
     "wrong_round": "the answer belongs to another run, round, site or kind of request",
     "wrong_name": "the node was not admitted under the site name that it states",
     "duplicate": "a second answer of the same site",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -145,6 +146,7 @@ def plan(
     as_json: AsJson = False,
 ) -> None:
     """Write and sign the federation plan of a run, plan.json in the home: what its sites are asked to accept."""
+    from privacy.plan import outlook, table
     from server.compose import compose_run
     from server.plan import make_plan
 
@@ -152,9 +154,13 @@ def plan(
     made = make_plan(server, compose_run(overrides or []))
     content = made.to_signed(read_private_key(server.roster_key))
     identity.replace_file(server.plan_file, content)
-    record = {"plan": str(server.plan_file), "sha256": plan_hash(content), "name": made.name}
+    record: dict[str, Any] = {"plan": str(server.plan_file), "sha256": plan_hash(content), "name": made.name}
+    found = None if made.terms is None else outlook(made.terms, made.parameters, made.rounds)
+    if found is not None:
+        record["privacy"] = asdict(found)
     lines = [
         *made.in_words(),
+        *([] if found is None else ["what the privacy terms cost and allow:", *table(found)]),
         f"{server.plan_file}: sha256 {plan_hash(content)}",
         "  it goes out with `server admit` and `server renew`; a site that is in can be given the file",
     ]

@@ -8,6 +8,7 @@ from privacy.federation_plan import FederationPlan
 from server.admission import Admissions
 from server.config import RunConfig
 from server.home import ServerHome
+from server.private_run import run_terms
 
 # What client/train.py and dosimetry.summarise report; a site's policy may keep back any of them.
 METRICS = ("loss", "seconds", "dose_score_gy", "dvh_score_gy", "mae_ref5_gy", "mae_gdp_gy", "patients")
@@ -23,12 +24,14 @@ def make_plan(home: ServerHome, config: RunConfig) -> FederationPlan:
 
     spec = pinned(ModelSpec.from_json(json.dumps(config.model)))
     roster = Admissions(home).roster()
+    terms = run_terms(config)
+    privacy = {} if terms is None else {key: value for key, value in terms.to_plain().items() if key != "mode"}
     return FederationPlan(
         consortium=roster.consortium,
         name=config.name,
         roster_version=roster.version,
         mode=config.privacy.mode,
-        privacy={},
+        privacy=privacy,
         model=spec.to_json(),
         manifest=manifest_hash(spec),
         prior=prior_hash(spec),
@@ -40,7 +43,7 @@ def make_plan(home: ServerHome, config: RunConfig) -> FederationPlan:
         batch_size=config.train.batch_size,
         sampler_steps=config.evaluate.sampler_steps,
         candidates=config.evaluate.candidates,
-        metrics=METRICS,
+        metrics=METRICS if terms is None else (),
         software=versions(),
         stopping=f"after {config.rounds.count} rounds, or when the coordinator stops the run",
     )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -19,16 +20,19 @@ from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
 from privacy.messages import EvaluateTask, TrainTask
-from server.aggregate import server_optimizer
+from server.aggregate import State, server_optimizer
 from server.config import RunConfig, TrainConfig, run_identity
 from server.events import Event, EventLog, Listener
 from server.history import Drop, RoundRecord
 from server.journal import Journal, RunState
+from server.private_run import run_terms
+from server.ring_sum import Mask, RingSum
 from server.roster import ANYONE, Register, Roster, Site
 from server.steps import Link, TrainOutcome, TrainRules, evaluate_step, train_step
 from shared_model.errors import FedKT3DError, InputError
 
 Vector = NDArray[np.float32]
+Masks = Callable[[str], Mask]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,10 +65,12 @@ def run_federation(
     out: Path,
     on_event: Listener | None = None,
     register: Register = ANYONE,
+    masks: Masks | None = None,
 ) -> FederationResult:
     """Run a federation to its last round, going on where an earlier start with the same configuration stopped.
 
-    ``initial`` is the shared vector (d,) float32 before round 1; ``register``: under which names sites were admitted.
+    ``initial`` is the shared vector (d,) float32 before round 1; ``register``: under which names sites were admitted;
+    ``masks``: stage -> which numbers of the vector it trains, (d,), all of them if not given.
     Same configuration, seed and answering sites: the same vector to the bit. Raises InputError (other configuration in
     ``out``, bad vector), QuorumError.
     """
@@ -85,7 +91,7 @@ def run_federation(
         else:
             events(Event(kind="resumed", round=state.round, rounds=cfg.rounds.count))
         link = Link(grid=grid, run_id=state.run_id, spec_json=spec_json, manifest_hash=manifest_hash, register=register)
-        run = _Federation(link, cfg, events, state)
+        run = _Federation(link, cfg, events, state, masks or (lambda _: np.ones(initial.size, dtype=bool)))
         run.to_the_end(journal)
         events(Event(kind="finished", round=cfg.rounds.count, rounds=cfg.rounds.count))
     return run.result(resumed_from)
@@ -126,8 +132,9 @@ def round_stage(train: TrainConfig, round_number: int, rounds: int) -> tuple[str
 class _Federation:
     """One run in one process: the configuration, the sites and the state that advances round by round."""
 
-    def __init__(self, link: Link, cfg: RunConfig, events: EventLog, state: RunState) -> None:
-        self._link, self._cfg, self._events, self._state = link, cfg, events, state
+    def __init__(self, link: Link, cfg: RunConfig, events: EventLog, state: RunState, masks: Masks) -> None:
+        self._link, self._cfg, self._events, self._state, self._masks = link, cfg, events, state, masks
+        self._terms = run_terms(cfg)
         self._optimizer = server_optimizer(cfg.aggregate)
         self._sites: dict[str, int] = dict(state.sites)
         self._earlier_drops = state.drops
@@ -219,17 +226,19 @@ class _Federation:
             grad_clip=train.grad_clip,
             weight_decay=train.weight_decay,
             least_visible=least_visible,
+            privacy="" if self._terms is None else self._terms.to_json(),
         )
         rules = TrainRules(
             deadline_s=rounds.deadline_s,
             max_norm=rounds.max_update_norm,
             by_patients=self._cfg.aggregate.weighting == "patients",
             attempt=attempt,
+            mask=self._masks(stage),
         )
         return train_step(self._link, task, self._state.vector, sites, rules, partial(self._witness, number))
 
     def _applied(self, number: int, attempt: int, outcome: TrainOutcome, drops: tuple[Drop, ...]) -> RunState:
-        vector, optimizer = self._optimizer.step(self._state.vector, outcome.total.mean(), self._state.optimizer)
+        vector, optimizer = self._stepped(number, outcome)
         if not np.isfinite(vector).all():
             raise FedKT3DError(f"round {number}: the shared vector overflowed float32; lower aggregate.lr or train.lr")
         record = RoundRecord(
@@ -255,6 +264,17 @@ class _Federation:
         self._emit(done)
         history = (*self._state.history, record)
         return replace(self._state, round=number, vector=vector, optimizer=optimizer, history=history)
+
+    def _stepped(self, number: int, outcome: TrainOutcome) -> tuple[Vector, State]:
+        """The optimiser's next vector and state; what the round's stage does not train stays as it is."""
+        state, train, count = self._state, self._cfg.train, self._cfg.rounds.count
+        # In mode shared the sites send a direction, and the learning rate is applied here.
+        shared = self._cfg.privacy.mode == "shared"
+        scale = round_lr(train, number, count) if shared else 1.0
+        vector, optimizer = self._optimizer.step(state.vector, outcome.total.mean(), state.optimizer, scale)
+        if isinstance(outcome.total, RingSum):
+            vector = np.where(self._masks(round_stage(train, number, count)[0]), vector, state.vector)
+        return vector, optimizer
 
     def _evaluation_is_due(self) -> bool:
         every, number = self._cfg.rounds.evaluate_every, self._state.round

@@ -12,11 +12,14 @@ from flwr.app import RecordDict
 from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
-from privacy.messages import EvaluateTask, Request, TrainTask, request, wire_bytes
+from privacy.messages import EvaluateTask, Reply, Request, TrainTask, request, wire_bytes
+from privacy.modes import SUMMED
+from privacy.secagg.layout import Packed
 from privacy.tasks import Task
 from server.aggregate import UpdateRejectedError, UpdateSum
 from server.exchange import Answer, Exchange
 from server.history import Drop, Evaluation, weighted_mean
+from server.ring_sum import Mask, RingSum
 from server.roster import ANYONE, Register, Site
 
 Vector = NDArray[np.float32]
@@ -35,17 +38,25 @@ class Link:
     manifest_hash: str
     register: Register = ANYONE
 
-    def request(self, kind: str, task: Task | None = None, vector: Vector | None = None) -> RecordDict:
+    def request(
+        self, kind: str, task: Task | None = None, vector: Vector | None = None, secure: Packed | None = None
+    ) -> RecordDict:
         """Pack a request of this run."""
-        message = Request(
+        return request(self.asked(kind, task, vector, secure))
+
+    def asked(
+        self, kind: str, task: Task | None = None, vector: Vector | None = None, secure: Packed | None = None
+    ) -> Request:
+        """Return a request of this run, not packed."""
+        return Request(
             kind=kind,
             run_id=self.run_id,
             spec_json=self.spec_json,
             manifest_hash=self.manifest_hash,
             task=task,
             vector=vector,
+            secure=secure,
         )
-        return request(message)
 
     def exchange(self, kind: str, task: Task, vector: Vector, sites: Sequence[Site], deadline_s: float) -> _Open:
         """Send one task to the sites."""
@@ -66,7 +77,7 @@ class _Open:
 class TrainOutcome:
     """One train exchange. ``sites`` maps each accepted site to its weight; all mappings are in order of site names."""
 
-    total: UpdateSum
+    total: UpdateSum | RingSum
     sites: dict[str, int]
     norms: dict[str, float]
     metrics: dict[str, float]
@@ -78,12 +89,14 @@ class TrainOutcome:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainRules:
-    """What the server holds an exchange to: seconds to answer, largest norm, weights, and which attempt it is."""
+    """What the server holds an exchange to: seconds to answer, largest norm, weights, which attempt it is."""
 
     deadline_s: float
     max_norm: float
     by_patients: bool
     attempt: int
+    # Of the vector, which numbers this round trains.
+    mask: Mask
 
 
 def train_step(
@@ -92,7 +105,10 @@ def train_step(
     """Send ``vector`` (d,) to the sites and sum their updates; a site that misbehaves is dropped, not the round."""
     started = time.monotonic()
     opened = link.exchange("train", task, vector, sites, rules.deadline_s)
-    total = UpdateSum(vector.size, len(sites), rules.max_norm)
+    terms = task.terms
+    summed = terms is not None and terms.mode in SUMMED
+    total: UpdateSum | RingSum
+    total = RingSum(terms, rules.mask) if terms and summed else UpdateSum(vector.size, len(sites), rules.max_norm)
     weights: dict[str, int] = {}
     norms: dict[str, float] = {}
     per_site: dict[str, dict[str, float]] = {}
@@ -101,10 +117,11 @@ def train_step(
     for answer in _all(opened):
         received += answer.wire_bytes
         drop = answer.drop
-        if answer.reply is not None and answer.reply.vector is not None:
-            weight = answer.reply.patients if rules.by_patients else 1
+        if answer.reply is not None:
+            # Releases were weighted before the noise, one patient like another.
+            weight = answer.reply.patients if rules.by_patients and not summed else 1
             try:
-                norms[answer.site] = total.add(answer.reply.vector, weight)
+                norms.update(_folded(total, answer.reply, weight))
                 weights[answer.site] = weight
                 per_site[answer.site] = dict(answer.reply.metrics)
             except UpdateRejectedError as error:
@@ -112,6 +129,10 @@ def train_step(
         if drop is not None:
             drops.append(replace(drop, attempt=rules.attempt))
         witness(answer.site, drop)
+    if isinstance(total, RingSum) and total.count and total.excess():
+        # Whose fault it is cannot be said: nobody's release counts.
+        drops += [Drop(site=s, reason="norm_exceeded", detail=total.excess(), attempt=rules.attempt) for s in weights]
+        weights, per_site = {}, {}
     return TrainOutcome(
         total=total,
         sites=_by_name(weights),
@@ -122,6 +143,16 @@ def train_step(
         wire_bytes=opened.sent_bytes + received,
         wall_s=time.monotonic() - started,
     )
+
+
+def _folded(total: UpdateSum | RingSum, reply: Reply, weight: int) -> dict[str, float]:
+    """Add a reply to the sum of its kind; returns its norm by site, where a single one can be seen."""
+    if isinstance(total, RingSum) and reply.ring is not None:
+        total.add(reply.ring)
+        return {}
+    if isinstance(total, UpdateSum) and reply.vector is not None:
+        return {reply.site: total.add(reply.vector, weight)}
+    raise UpdateRejectedError("schema", "the answer is not of the run's privacy mode")
 
 
 def evaluate_step(

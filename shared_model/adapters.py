@@ -28,7 +28,7 @@ def adapted_model(spec: ModelSpec) -> Any2AnyDiT:
     ``lora+embeddings`` also patch embeddings, heads, role embedding and modulation tables. ``blocks`` trains the same
     embeddings and every weight of the blocks: whole blocks in place of LoRA. A frozen
     role embedding would be of no use, since a video prior has none and it starts at zero; what stays frozen is the
-    timestep's embedding and projection. LoRA starts from ``init_seed``.
+    timestep's embedding and projection. LoRA starts from ``init_seed``. ``base`` trains the voxel base alone.
     """
     model = load_prior(spec)
     if spec.adapter == "full":
@@ -37,8 +37,10 @@ def adapted_model(spec: ModelSpec) -> Any2AnyDiT:
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(name.startswith("blocks.") or _is_embedding(name))
         return model
-    for parameter in model.parameters():
-        parameter.requires_grad_(False)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(spec.adapter == "base" and name.startswith("voxel."))
+    if spec.adapter == "base":
+        return model
     config = LoraConfig(r=spec.rank, lora_alpha=spec.alpha, target_modules=list(LORA_MODULES))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(spec.init_seed)

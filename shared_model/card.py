@@ -26,6 +26,22 @@ STATEMENTS: Mapping[str, str] = {
         "No differential privacy and no secure aggregation: the coordinator saw every site's update, and the adapter"
         " may reveal whether a patient took part in its training."
     ),
+    "shared": (
+        "(epsilon, delta)-differential privacy, add/remove one patient within a site, for this adapter over its whole"
+        " training; epsilon with at most the named number of colluding sites, and a second epsilon if all others"
+        " collude; computational. The search for hyper-parameters, the declared numbers of patients, and a patient at"
+        " two sites are not covered."
+    ),
+    "local": (
+        "(epsilon, delta)-differential privacy, add/remove one patient within a site, for everything that a site sent"
+        " in this training, towards everyone; computational. The search for hyper-parameters, the declared numbers of"
+        " patients, and a patient at two sites are not covered."
+    ),
+    "site": (
+        "(epsilon, delta)-differential privacy, add/remove one hospital, for this adapter over its whole training;"
+        " epsilon with at most the named number of colluding sites, and a second epsilon if all others collude;"
+        " computational. The search for hyper-parameters is not covered."
+    ),
 }
 
 

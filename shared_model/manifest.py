@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import struct
 from collections.abc import Mapping
@@ -28,6 +29,8 @@ from shared_model.spec import ModelSpec
 Vector = NDArray[np.float32]
 FORMAT = "fedkt3d-adapter/1"
 BASE_TENSOR = "base.weights"
+# Names of the voxel base's parameters.
+VOXEL = "voxel."
 
 
 def pack(model: Any2AnyDiT) -> Vector:
@@ -68,6 +71,13 @@ def _network_layout(spec: ModelSpec) -> tuple[tuple[tuple[str, tuple[int, ...]],
 def initial_vector(spec: ModelSpec) -> Vector:
     """The adapter before any training: (d,) float32."""
     return np.frombuffer(_layout(spec)[1], dtype=np.float32).copy()
+
+
+def stage_mask(spec: ModelSpec, stage: str) -> NDArray[np.bool_]:
+    """Which numbers of the vector a stage trains, (d,): ``base`` the base that trains alone, others all the rest."""
+    names, _ = _layout(spec)
+    parts = [np.full(math.prod(shape), name.startswith(VOXEL) == (stage == "base")) for name, shape in names]
+    return np.concatenate(parts)
 
 
 def vector_bytes(spec: ModelSpec) -> int:

@@ -67,9 +67,12 @@ def predict_dose(
 
     The mean of ``candidates`` samples; with a ``score`` (higher is better) the one sample that scores best, the first
     of equals. ``shape``: the grid to predict on; tiles of ``spec.shape`` where it is larger. ``patient``: the case as
-    encoded before on that grid, if it was; ``base``: its base dose, likewise (shared_model/residual.py).
+    encoded before on that grid, if it was; ``base``: its base dose, likewise (shared_model/residual.py). With
+    ``model.adapter=base`` the base dose is the prediction.
     """
     base = base_gy(case, spec, model) if base is None else base
+    if spec.adapter == "base" and base is not None:
+        return torch.from_numpy(base)
     shape = shape or spec.shape
     latents = load_latents(replace(spec, shape=shape))
     if patient is None:

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field, fields
 from shared_model.errors import InputError
 from shared_model.switches import Switches
 
-ADAPTERS: tuple[str, ...] = ("full", "blocks", "lora+embeddings", "lora")
+ADAPTERS: tuple[str, ...] = ("full", "blocks", "lora+embeddings", "lora", "base")
 # A coordinator's specification decides what a site allocates: 128^3 is the native resolution of OpenKBP, and twice that
 # is room for longer fields of view.
 MAX_VOXELS = 2 * 128**3
@@ -48,7 +48,8 @@ class ModelSpec:
 
     ``prior``: a bundled one (``video-small``; its control ``video-shuffled``; ``phantom-small``), ``none`` (random
     start from ``init_seed``) or ``wan`` (Wan 2.1 from files that each party has; ``prior_sha256`` names them by
-    content, empty: the coordinator's own). ``adapter``: what trains and travels. ``rank`` and ``alpha`` of LoRA.
+    content, empty: the coordinator's own). ``adapter``: what trains and travels; ``base``: the base that trains, alone,
+    and it alone predicts. ``rank`` and ``alpha`` of LoRA.
     ``shape``: training grid (z, y, x) that covers each patient's body; slices (z) of Wan's video autoencoder are best
     4k + 1 (shared_model/wan_vae.py).
     ``precision`` of the forward pass: ``bf16`` (weights and sums stay float32) or ``fp32``. ``switches``: how the model
@@ -115,6 +116,8 @@ class ModelSpec:
             raise InputError(f"model.base={self.base!r}: expected one of {', '.join(BASES)}")
         if not 0 <= self.base_fourier <= MAX_BASE_FOURIER:
             raise InputError(f"model.base_fourier: expected 0 to {MAX_BASE_FOURIER}")
+        if self.adapter == "base" and self.base != "voxel":
+            raise InputError("model.adapter=base: expected model.base=voxel; no other base trains")
         if self.base_weights and self.base != "ridge":
             raise InputError("model.base_weights: given without model.base=ridge")
 

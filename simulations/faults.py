@@ -12,9 +12,12 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from numpy.typing import NDArray
 
-from client.app import NODE_CONFIG_KEY, Training
+from client.app import NODE_CONFIG_KEY
+from client.installed import Training
 from client.site import SiteConfig
+from privacy.encoding import Ring
 from privacy.messages import EvaluateTask, TrainTask, parse_request
+from privacy.modes import Terms
 from privacy.vectors import pack_vector, unpack_vector
 from shared_model.errors import InputError
 from simulations.engine import NoAnswer
@@ -127,6 +130,12 @@ class FailingTraining:
         if site.site == self._site and (not self._rounds or task.round in self._rounds):
             raise self._error
         return self._inner.train_round(site, spec_json, vector, task)
+
+    def private_round(
+        self, site: SiteConfig, spec_json: str, vector: Vector, task: TrainTask, terms: Terms
+    ) -> Vector | Ring:
+        """Pass through."""
+        return self._inner.private_round(site, spec_json, vector, task, terms)
 
     def evaluate_round(
         self, site: SiteConfig, spec_json: str, vector: Vector, task: EvaluateTask

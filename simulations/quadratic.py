@@ -1,6 +1,6 @@
 """A federation without a network to train: each site's loss is |x - c|^2 / 2 with a centre c of its own.
 
-It runs through the real round loop, ClientApp, site configuration and LocalGrid in milliseconds and in NumPy alone; the
+It runs through the real round loop, ClientApp, site configuration and LocalGrid in milliseconds, without a model; the
 optimum, the mean of the centres weighted by patients, is known. For tests, fault studies and benchmarks.
 """
 
@@ -17,9 +17,14 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
-from client.app import NODE_CONFIG_KEY, client_app
+from client.app import LEDGER_KEY, NODE_CONFIG_KEY, client_app
 from client.site import SiteConfig
+from privacy.clipping import clip_scale
+from privacy.encoding import FINE, Ring, fine_integers
 from privacy.messages import EvaluateTask, TrainTask
+from privacy.modes import Terms
+from privacy.noise import NoiseStream, integer_gaussian
+from privacy.units import poisson_sample
 from server.config import RunConfig
 from server.events import Listener
 from server.rounds import FederationResult, run_federation
@@ -61,6 +66,23 @@ class QuadraticTraining:
             local -= np.float32(task.lr) * (local - goal + noise)
         return local - vector, {"loss": _loss(local, goal)}
 
+    def private_round(
+        self, site: SiteConfig, spec_json: str, vector: Vector, task: TrainTask, terms: Terms
+    ) -> Vector | Ring:
+        """Each patient pulls to the site's centre, clipped and noised as client/private_train.py does."""
+        stream = NoiseStream()
+        pull = centre(site.site, self._size) - vector
+        pull *= np.float32(clip_scale(float(np.linalg.norm(pull)), terms.clip))
+        total = np.zeros(self._size, dtype=np.int64)
+        for _ in poisson_sample(len(site.train), terms.q, stream):
+            total += fine_integers(pull, terms.clip, stream)
+        if terms.mode == "local":
+            noised = total + integer_gaussian(terms.z * FINE, self._size, stream)
+            step = noised * (task.lr * terms.clip / (FINE * terms.q * terms.cohort / terms.sites))
+            return step.astype(np.float32)
+        how = terms.encoding()
+        return how.release(total, integer_gaussian(how.sigma_site, self._size, stream))
+
     def evaluate_round(
         self, site: SiteConfig, spec_json: str, vector: Vector, task: EvaluateTask
     ) -> Mapping[str, float]:
@@ -88,7 +110,7 @@ def write_sites(folder: Path, patients: Mapping[str, int]) -> list[UserConfig]:
         path = folder / f"{name}.yaml"
         cases = tuple(f"pt_{i}" for i in range(count))
         SiteConfig(site=name, data="cases", root=folder, train=cases, validation=("pt_v",)).save(path)
-        configs.append({NODE_CONFIG_KEY: str(path)})
+        configs.append({NODE_CONFIG_KEY: str(path), LEDGER_KEY: str(folder / "ledgers" / name)})
     return configs
 
 

@@ -137,7 +137,7 @@ def _summary(
         "rounds": federation.rounds.count,
         "gradient_steps": federation.rounds.count * federation.train.local_steps,
         "wire_bytes_per_round": reports.get("federated", {}).get("wire_bytes_per_round", 0),
-        "privacy": {"mode": federation.privacy.mode},
+        "privacy": reports.get(settings.study[0], {}).get("privacy", {"mode": federation.privacy.mode}),
         "drops": reports.get("federated", {}).get("drops", []),
         "machine": {
             "cpu": _cpu_name(),
@@ -172,13 +172,14 @@ def _curves(out: Path) -> None:
     for report in sorted((out / "studies").rglob(REPORT)):
         label = " ".join(report.relative_to(out / "studies").parts[:-1])
         history = json.loads(report.read_text())["history"]
-        curves[label] = [(float(entry["round"]), float(entry["metrics"]["loss"])) for entry in history]
+        # A private run reports no losses.
+        losses = [(float(entry["round"]), float(entry["metrics"].get("loss", "nan"))) for entry in history]
+        curves[label] = losses
         for entry in history:
             scores = (entry.get("evaluation") or {}).get("metrics", {})
             found = [f"{scores[c]:.4f}" if c in scores else "" for c in COLUMNS]
-            writer.writerow(
-                [label, entry["round"], f"{entry['metrics']['loss']:.6f}", f"{entry['wall_s']:.2f}", *found]
-            )
+            loss = f"{entry['metrics']['loss']:.6f}" if "loss" in entry["metrics"] else ""
+            writer.writerow([label, entry["round"], loss, f"{entry['wall_s']:.2f}", *found])
     curves_picture(out / "curves.png", curves, "round", "velocity loss")
     (out / "curves.csv").write_text(text.getvalue())
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from privacy.modes import SUMMED
 from server.config import RunConfig
 from shared_model.errors import InputError
 from shared_model.spec import ModelSpec
@@ -43,7 +44,10 @@ class DataSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class RunSettings:
-    """``simulate run``: what to compare, on which data, with which federation (``federation`` is the server's own)."""
+    """``simulate run``: what to compare, on which data, with which federation (``federation`` is the server's own).
+
+    ``everyone``: a round needs all of the federation's sites.
+    """
 
     out: Path
     study: tuple[str, ...]
@@ -54,6 +58,7 @@ class RunSettings:
     data: DataSettings
     prior_path: Path | None
     federation: RunConfig
+    everyone: bool
     spec: ModelSpec
     resolved: str = field(repr=False)
 
@@ -63,6 +68,10 @@ class RunSettings:
             raise InputError(f"study={list(self.study)}: expected some of {', '.join(STUDIES)}, each once")
         if self.engine not in ("local", "ray"):
             raise InputError(f"engine={self.engine!r}: expected local or ray")
+        if self.federation.privacy.mode in SUMMED and self.study != ("federated",):
+            raise InputError(
+                f"privacy={self.federation.privacy.mode}: needs sites that share; expected study=[federated]"
+            )
         check_range("workers", self.workers, 1, 256)
         check_range("threads", self.threads, 1, 256)
 
@@ -179,6 +188,11 @@ def run_settings(overrides: Sequence[str]) -> RunSettings:
     raw, resolved = composed("run", overrides)
     study = raw["study"]
     rounds = {"count": raw["rounds"], **mapping(raw, "round")}
+    everyone = not rounds["min_sites"]
+    if everyone:
+        rounds["min_sites"] = 2
+    # Patients and sites are those of the partition (simulations/study.py).
+    privacy = {"mode": raw["privacy"], **mapping(raw, "dp"), "cohort": 1, "sites": 1}
     federation = RunConfig.from_json(
         json.dumps(
             {
@@ -189,7 +203,8 @@ def run_settings(overrides: Sequence[str]) -> RunSettings:
                 "rounds": rounds,
                 "aggregate": raw["aggregate"],
                 "evaluate": raw["evaluate"],
-                "privacy": {"mode": raw["privacy"]},
+                "privacy": privacy,
+                "initial": str(path(raw["initial"], "initial").resolve()) if raw["initial"] else "",
             }
         )
     )
@@ -203,6 +218,7 @@ def run_settings(overrides: Sequence[str]) -> RunSettings:
         data=_data(raw),
         prior_path=optional_path(mapping(raw, "prior")["path"], "prior.path"),
         federation=federation,
+        everyone=everyone and raw["privacy"] in SUMMED,
         spec=ModelSpec.from_json(json.dumps(raw["model"])),
         resolved=resolved,
     )

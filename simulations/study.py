@@ -8,6 +8,7 @@ sites. All three go through server.app and client.app, as a deployment does.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,6 +19,7 @@ import torch
 import yaml
 from rich.progress import Progress, TaskID
 
+from client.app import LEDGER_KEY, NODE_CONFIG_KEY
 from client.app import app as client_app
 from client.site import SiteConfig
 from server.app import federate, run_config
@@ -47,7 +49,8 @@ class Job:
 def plan_jobs(settings: RunSettings, sites: list[SiteConfig]) -> list[Job]:
     """The federations that ``settings.study`` asks for; longest first, so that workers end together."""
     base = settings.federation
-    quorum = replace(base.rounds, min_sites=min(base.rounds.min_sites, len(sites)))
+    least = len(sites) if settings.everyone else min(base.rounds.min_sites, len(sites))
+    quorum = replace(base.rounds, min_sites=least)
     alone = replace(base, rounds=replace(base.rounds, min_sites=1))
     wide = replace(alone, train=replace(base.train, batch_size=base.train.batch_size * len(sites)))
     out = settings.out / "studies"
@@ -62,7 +65,13 @@ def plan_jobs(settings: RunSettings, sites: list[SiteConfig]) -> list[Job]:
         jobs += [
             Job(study="local", name=s.site, sites=(s,), federation=alone, out=out / "local" / s.site) for s in sites
         ]
-    return jobs
+    return [replace(job, federation=declared(job.federation, job.sites)) for job in jobs]
+
+
+def declared(federation: RunConfig, sites: Sequence[SiteConfig]) -> RunConfig:
+    """The federation with its sites and their patients declared, as the privacy terms want them."""
+    cohort = sum(len(site.patients()) for site in sites)
+    return replace(federation, privacy=replace(federation.privacy, cohort=cohort, sites=len(sites)))
 
 
 # What says where, how fast and how patiently to run, and not what comes of it.
@@ -135,7 +144,7 @@ def run_job(job: Job, settings: RunSettings, workers: int, bars: Progress) -> Tr
     engine(
         client_app,
         partial(federate, on_event=partial(_show, bars, bar)),
-        [{"site-config": str(path)} for path in paths],
+        [{NODE_CONFIG_KEY: str(path), LEDGER_KEY: str(job.out / "ledgers" / path.stem)} for path in paths],
         run_config(job.federation, job.out),
         workers=workers,
     )

@@ -13,6 +13,7 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.app.message import make_message
 from flwr.app.metadata import Metadata
 from flwr.common.serde import message_to_proto
+from secagg_rounds import Federation
 
 from client.app import SITE_LOG, client_app
 from client.site import SiteConfig
@@ -215,3 +216,16 @@ def test_training_gets_a_vector_that_it_may_write(node):
 def test_importing_the_app_imports_no_torch():
     code = "import sys, client.app; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=False).returncode == 0
+
+
+def test_a_request_for_a_masked_answer_is_never_answered_in_clear(node):
+    federation = Federation(size=3, length=8)
+    federation.set_up()
+    step = federation.server.open_step(3, b"m" * 32)
+    masked = asked(secure=federation.server.inbox("site-000", step))
+    told = answer(QuadraticTraining(8), node, masked)
+    assert (told.refusal.code, told.vector, told.ring) == ("secure", None, None)
+    keys = request(Request(**{"kind": "secure_keys", "run_id": RUN_ID, "spec_json": SPEC_JSON,
+                              "manifest_hash": MANIFEST_HASH, "secure": federation.terms}))  # fmt: skip
+    refusal = answer(QuadraticTraining(8), node, keys, "query").refusal
+    assert (refusal.code, refusal.text) == ("secure", "this site has no part in secure aggregation yet")

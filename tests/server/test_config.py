@@ -38,8 +38,10 @@ def test_json_round_trip():
         ('{"train":{"stage":"rl"}}', "stage must be one of dose, any2any"),
         ('{"rounds":{"count":0}}', "rounds: count must be"),
         ('{"rounds":{"deadline_s":-1}}', "deadline_s must be"),
-        ('{"aggregate":{"name":"krum"}}', "name must be one of fedavg, fedadam"),
-        ('{"privacy":{"mode":"shared"}}', "mode must be one of none"),
+        ('{"aggregate":{"name":"krum"}}', "name must be one of fedavg, fedavgm, fedadam"),
+        ('{"privacy":{"mode":"open"}}', "mode must be one of shared, local, site, none"),
+        ('{"privacy":{"mode":"shared"}}', "privacy.cohort and privacy.sites"),
+        ('{"privacy":{"mode":"shared","cohort":9,"sites":3}}', "rounds.evaluate_every: expected 0"),
     ],
 )
 def test_bad_input_is_one_clear_line(text, message):

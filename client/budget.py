@@ -1,0 +1,71 @@
+"""`client budget`: what this site has spent of its privacy budget, and what its pinned plan will ask for."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from client.home import ClientHome
+from client.policy import Policy
+from privacy.accountant import epsilon, profile
+from privacy.ledger import Entry, Spent
+
+
+@dataclass(frozen=True, kw_only=True)
+class BudgetReport:
+    """The ledger in figures. ``planned``: epsilon after all steps of the pinned plan, None without a private plan."""
+
+    folder: str
+    spent: Spent
+    limit: float | None
+    limit_alone: float | None
+    planned: float | None
+    runs: tuple[tuple[str, str, int], ...]
+
+    def record(self) -> dict[str, Any]:
+        """Return it as plain values."""
+        return asdict(self)
+
+    def lines(self) -> list[str]:
+        """Say it to a person."""
+        of = "no limit" if self.limit is None else f"of {self.limit:g}"
+        of_alone = "no limit" if self.limit_alone is None else f"of {self.limit_alone:g}"
+        lines = [
+            f"privacy ledger {self.folder}: {self.spent.entries} charges, verified",
+            f"  epsilon {self.spent.epsilon:.3f} ({of}) at delta {self.spent.delta:g}, towards coordinator and colluders",
+            f"  epsilon {self.spent.epsilon_alone:.3f} ({of_alone}) if all others collude",
+        ]
+        lines += [f"  run {run[:8]}, mode {mode}: {count} releases" for run, mode, count in self.runs]
+        if self.planned is not None:
+            over = self.limit is not None and self.planned > self.limit
+            refused = "; this site will refuse the last steps" if over else ""
+            lines.append(f"  the pinned plan, run once more to its end, would bring it to {self.planned:.3f}{refused}")
+        return lines
+
+
+def budget_report(home: ClientHome) -> BudgetReport:
+    """Read and verify the ledger; InputError where it was changed. Takes a second or two."""
+    policy = Policy.load(home.policy)
+    ledger = policy.ledger_in(home.folder)
+    entries = ledger.entries()
+    plan = home.pinned_plan()
+    terms = None if plan is None else plan.terms
+    planned = None
+    if terms is not None:
+        planned = epsilon(profile([*(e.charge for e in entries), terms.charge(terms.steps)]), policy.delta)
+    return BudgetReport(
+        folder=str(ledger.folder),
+        spent=ledger.spent(),
+        limit=policy.max_epsilon,
+        limit_alone=policy.max_epsilon_alone,
+        planned=planned,
+        runs=tuple(_by_run(entries)),
+    )
+
+
+def _by_run(entries: list[Entry]) -> list[tuple[str, str, int]]:
+    counts: dict[tuple[str, str], int] = {}
+    for entry in entries:
+        key = (entry.run_id, entry.purpose)
+        counts[key] = counts.get(key, 0) + entry.charge.count
+    return [(run, mode, count) for (run, mode), count in counts.items()]

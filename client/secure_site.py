@@ -1,0 +1,138 @@
+"""The hospital's part in secure aggregation: keeps its state from message to message while the process lives.
+
+Keys and shares are in memory alone: a process that ends has dropped out of the set-up, and takes part in the next one.
+What must outlive it (which set-ups and sums there were) is in the site's folder; privacy/secagg/replay.py says why.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from client.home import ClientHome
+from client.secure_inputs import SecureInputs
+from privacy.identity import read_input
+from privacy.messages import Request
+from privacy.secagg.context import Cohort, Floors, Terms
+from privacy.secagg.errors import SecAggError
+from privacy.secagg.layout import Packed
+from privacy.secagg.masks import Ring
+from privacy.secagg.messages import Adverts, Confirmations, Inbox, Masked, Survivors
+from privacy.secagg.replay import FileReplay
+from privacy.secagg.site import Site
+from privacy.secure_work import config_hash, session_of, work_hash
+from privacy.signed import private_key
+from shared_model.errors import InputError
+
+REPLAY_FILE = "secagg.replay"
+INPUTS_FOLDER = "secagg_inputs"
+
+
+class SecureSite:
+    """Answers the coordinator's messages for one site, one at a time.
+
+    ``plan``: hash of the plan that the site has pinned, empty without one. ``inputs``: where what it puts into sums is
+    kept for an audit. Every refusal is a SecAggError, whose text may be sent to the coordinator.
+    """
+
+    def __init__(self, site: Site, plan: bytes = b"", inputs: SecureInputs | None = None) -> None:
+        self._site, self._plan, self._inputs = site, plan, inputs
+        self._lock = threading.Lock()
+
+    def answer(self, asked: Request) -> Packed:
+        """Answer a message of SECURE_KINDS."""
+        message = asked.secure
+        with self._lock:
+            if isinstance(message, Terms):
+                if message.session != session_of(asked):
+                    raise SecAggError("terms", "the terms are for another run than the request")
+                return self._site.begin(message, config_hash(asked, self._plan))
+            if isinstance(message, Adverts):
+                return self._site.deal(message)
+            if isinstance(message, Survivors):
+                return self._site.confirm(message)
+            if isinstance(message, Confirmations):
+                return self._site.reveal(message)
+        raise SecAggError("stage", "no message of secure aggregation that stands alone")
+
+    def open(self, asked: Request) -> None:
+        """Open the sum that a masked request is for: before the work, and before any budget is charged."""
+        if not isinstance(asked.secure, Inbox):
+            raise SecAggError("stage", "the request does not ask for a masked answer")
+        with self._lock:
+            self._site.open_step(asked.secure, work_hash(asked))
+
+    def mask(self, asked: Request, vector: Ring) -> tuple[Masked, Ring]:
+        """Mask what the work gave, (d,) over the terms' ring; it is kept as it was at the site alone, for an audit."""
+        with self._lock:
+            message, masked, opening = self._site.mask(vector)
+        if self._inputs is not None:
+            self._inputs.keep(asked.run_id, asked.round, message.commitment, opening, vector)
+        return message, masked
+
+    def end(self) -> None:
+        """Forget the open set-up."""
+        with self._lock:
+            self._site.end()
+
+
+@dataclass
+class _Known:
+    """What a SecureSite was made from, so that a change of roster, plan or floors makes a new one."""
+
+    made_from: tuple[bytes, bytes, Floors]
+    site: SecureSite
+    replay: FileReplay
+
+
+class SecureSites:
+    """The SecureSite of each folder (in a simulation, of each name) in this process; safe in several threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._known: dict[str, _Known] = {}
+        self._simulated: dict[str, SecureSite] = {}
+
+    def of_home(self, home: ClientHome, plan: bytes, floors: Floors) -> SecureSite:
+        """Return the site of a hospital's folder, from its own identity, roster and floors."""
+        roster = home.roster()
+        if roster is None:
+            raise InputError(f"{home.roster_file}: missing; this site was not admitted yet")
+        cohort = Cohort.of(roster)
+        made_from, key = (cohort.digest, plan, floors), str(home.folder)
+        with self._lock:
+            known = self._known.get(key)
+            if known is not None and known.made_from == made_from:
+                return known.site
+            replay = known.replay if known is not None else FileReplay(home.folder / "state" / REPLAY_FILE)
+            if known is not None:
+                known.site.end()
+            site = Site(
+                name=home.site,
+                identity=private_key(read_input(home.identity_key)),
+                cohort=cohort,
+                floors=floors,
+                replay=replay,
+            )
+            secure = SecureSite(site, plan, SecureInputs(home.folder / "state" / INPUTS_FOLDER))
+            self._known[key] = _Known(made_from, secure, replay)
+            return secure
+
+    def simulated(self, key: str, make: Callable[[], SecureSite]) -> SecureSite:
+        """Return the site known by ``key``, made by ``make`` when it is first asked for."""
+        with self._lock:
+            if key not in self._simulated:
+                self._simulated[key] = make()
+            return self._simulated[key]
+
+    def close(self) -> None:
+        """Let all files go and forget all secrets."""
+        with self._lock:
+            for known in self._known.values():
+                known.site.end()
+                known.replay.close()
+            for site in self._simulated.values():
+                site.end()
+            self._known.clear()
+            self._simulated.clear()

@@ -1,0 +1,43 @@
+"""What a private task costs at this site, and the ledger that it is written to before anything leaves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from privacy.ledger import Entry, SiteLedger
+from privacy.messages import TrainTask
+from privacy.modes import Terms
+
+
+@dataclass(frozen=True, kw_only=True)
+class Account:
+    """The charge of one train task. A round that is tried again is another release, and is charged again."""
+
+    ledger: SiteLedger
+    run_id: str
+    task: TrainTask
+    terms: Terms
+
+    def check(self) -> None:
+        """Raise PolicyError where it cannot be paid, before any work is done for it."""
+        self.ledger.check(self.terms.charge(self.task.releases), self._ahead)
+
+    def spend(self) -> None:
+        """Write it down; raises PolicyError or InputError, and then nothing may leave."""
+        entry = Entry(
+            purpose=self.terms.mode,
+            run_id=self.run_id,
+            round=self.task.round,
+            charge=self.terms.charge(self.task.releases),
+        )
+        self.ledger.charge(entry, self._ahead)
+
+    @property
+    def _ahead(self) -> int:
+        return self.task.rounds - self.task.round
+
+
+def simulated_ledger(folder: object, terms: Terms) -> SiteLedger | None:
+    """The ledger of a simulated site, without a limit; None where its node names no folder."""
+    return SiteLedger(folder=Path(folder), delta=terms.delta) if isinstance(folder, str) and folder else None

@@ -1,0 +1,164 @@
+"""What releases cost: (epsilon, delta) of Poisson-subsampled Gaussian mechanisms, add/remove one patient.
+
+Privacy loss distributions (dp-accounting; Koskela et al. 2020, Doroshenko et al. 2022) give the figures, as an upper
+bound; the PRV accountant of Opacus (Gopi et al. 2021, arXiv:2106.02848) is the cross-check. Releases with q = 1 are
+plain Gaussians: n of them at z are one at z / sqrt(n), exactly. All libraries are imported when first used.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+
+# (z, q) -> how many releases.
+Profile = Mapping[tuple[float, float], int]
+_Key = tuple[tuple[tuple[float, float], int], ...]
+
+# From here on the distribution would be a huge table, and the budget is lost anyway: the (looser) RDP bound is given.
+_HOPELESS = 100.0
+_LARGE = 20.0
+_GRID = 1e-4
+_LEAST_Z, _MOST_Z = 0.1, 10_000.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Charge:
+    """``count`` releases of the sampled Gaussian mechanism: noise over clipping norm ``z``, sampling rate ``q``.
+
+    ``z_alone``: what is left of the noise where everyone else colludes.
+    """
+
+    z: float
+    z_alone: float
+    q: float
+    count: int = 1
+
+
+def profile(charges: Iterable[Charge], *, alone: bool = False) -> Profile:
+    """Add charges up by mechanism; with ``alone`` against everyone else together."""
+    counts: Counter[tuple[float, float]] = Counter()
+    for charge in charges:
+        counts[(charge.z_alone if alone else charge.z, charge.q)] += charge.count
+    return counts
+
+
+def epsilon(spent: Profile, delta: float) -> float:
+    """Return epsilon at ``delta`` of all releases in ``spent`` together; 0 for none. An upper bound."""
+    merged = _merged(spent)
+    if not merged:
+        return 0.0
+    rdp = _rdp(merged, delta)
+    return rdp if rdp > _HOPELESS else _pld(merged, delta)
+
+
+def epsilon_prv(spent: Profile, delta: float) -> float:
+    """Return the same by Opacus' PRV accountant, to compare."""
+    from opacus.accountants import PRVAccountant
+
+    accountant = PRVAccountant()
+    accountant.history = [(z, q, count) for (z, q), count in _merged(spent)]
+    return float(accountant.get_epsilon(delta)) if accountant.history else 0.0
+
+
+@lru_cache(maxsize=256)
+def noise_multiplier(target: float, delta: float, q: float, steps: int) -> float:
+    """Return the least z, to four digits and rounded up, at which ``steps`` releases cost at most ``target``.
+
+    Never below 0.1, where the terms of a run begin.
+    """
+
+    # The RDP bound is quick, and its z is enough; the tighter figure asks for up to a third less.
+    enough = _crossing(lambda z: _rdp((((z, q), steps),), delta), target, _LEAST_Z, _MOST_Z)
+    z = _crossing(lambda z: epsilon({(z, q): steps}, delta), target, max(_LEAST_Z, 0.6 * enough), enough)
+    if z == _LEAST_Z:
+        return z
+    grain = 10.0 ** (math.floor(math.log10(z)) - 3)
+    z = math.ceil(z / grain) * grain
+    while epsilon({(z, q): steps}, delta) > target:
+        z += grain
+    return float(f"{z:.6g}")
+
+
+def _crossing(cost: Callable[[float], float], target: float, low: float, high: float) -> float:
+    """Return the z in [low, high] at which the falling ``cost`` is ``target``; ``low`` where that is cheap enough."""
+
+    from scipy.optimize import brentq
+
+    def excess(log_z: float) -> float:
+        return math.log(cost(math.exp(log_z)) / target)
+
+    if excess(math.log(low)) <= 0.0:
+        return low
+    return math.exp(float(brentq(excess, math.log(low), math.log(high), xtol=2e-4)))
+
+
+class Budget:
+    """A limit on epsilon, asked again and again while a profile grows: what lies below a known answer is known.
+
+    ``allows`` costs about half a second for a profile beyond all earlier ones and nothing otherwise.
+    """
+
+    def __init__(self, limit: float, delta: float) -> None:
+        self._limit, self._delta = limit, delta
+        self._within: list[Profile] = []
+
+    def allows(self, spent: Profile) -> bool:
+        """Tell whether ``spent`` costs at most the limit."""
+        if any(_below(spent, known) for known in self._within):
+            return True
+        if epsilon(spent, self._delta) > self._limit:
+            return False
+        self._within = [known for known in self._within if not _below(known, spent)] + [dict(spent)]
+        return True
+
+
+@lru_cache(maxsize=32)
+def budget(limit: float, delta: float) -> Budget:
+    """Return the process' one budget with this limit."""
+    return Budget(limit, delta)
+
+
+def _below(small: Profile, large: Profile) -> bool:
+    return all(count <= large.get(key, 0) for key, count in small.items())
+
+
+def _merged(spent: Profile) -> _Key:
+    """All releases with q = 1 as one Gaussian; sorted, so that equal profiles have equal keys."""
+    precision = sum(count / z**2 for (z, q), count in spent.items() if q == 1.0)
+    rest = [(key, count) for key, count in spent.items() if key[1] != 1.0 and count]
+    if precision:
+        rest.append(((1.0 / math.sqrt(precision), 1.0), 1))
+    return tuple(sorted(rest))
+
+
+@lru_cache(maxsize=1024)
+def _pld(merged: _Key, delta: float) -> float:
+    from dp_accounting.pld import PLDAccountant
+
+    # A grid that fits the losses to expect: large ones on the fine grid would take minutes and change no digit shown.
+    interval = _GRID if _rdp(merged, delta) < _LARGE else 10 * _GRID
+    return _composed(PLDAccountant(value_discretization_interval=interval), merged, delta)
+
+
+@lru_cache(maxsize=1024)
+def _rdp(merged: _Key, delta: float) -> float:
+    from dp_accounting.rdp import RdpAccountant
+
+    return _composed(RdpAccountant(), merged, delta)
+
+
+def _composed(accountant: object, merged: _Key, delta: float) -> float:
+    import dp_accounting as dp
+
+    logging.getLogger("absl").setLevel(logging.ERROR)  # warns of RDP orders that do not matter here
+    account: dp.PrivacyAccountant = accountant
+    for (z, q), count in merged:
+        event = dp.GaussianDpEvent(z)
+        if q < 1.0:
+            event = dp.PoissonSampledDpEvent(q, event)
+        account.compose(dp.SelfComposedDpEvent(event, count))
+    return float(account.get_epsilon(delta))

@@ -1,0 +1,185 @@
+"""A site's secrets for one set-up: how they are made, dealt to the others in sealed boxes, and opened there.
+
+Per step a seed b (the site's own mask) and an X25519 key (its masks with each other site). Both are shared by Shamir's
+scheme. A box is AES-256-GCM under a key for this set-up, this sender and this receiver, used once. The sender commits
+to each share, so that a wrong one is seen by whom it was dealt to, and later whoever shows a wrong one is named.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ed25519, x25519
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from privacy.secagg.context import HASH_BYTES, Cohort, digest, to_sign
+from privacy.secagg.errors import SecAggError
+from privacy.secagg.messages import SEED, STEP_COMMITMENTS, STEP_SHARES, TAG_BYTES, Advert, Deal
+from privacy.secagg.shamir import SHARE_BYTES, is_share, split
+
+_NONCE = bytes(12)  # each box has a key of its own
+
+
+@dataclass
+class StepSecrets:
+    """One step's secrets: the site's own, and by dealer what it holds of the others' (seed share, key share)."""
+
+    seed: bytearray = field(default_factory=lambda: bytearray(os.urandom(32)))
+    mask_key: x25519.X25519PrivateKey | None = field(default_factory=x25519.X25519PrivateKey.generate)
+    held: dict[int, tuple[bytes, bytes]] = field(default_factory=dict)
+
+    def wipe(self) -> None:
+        """Forget all of it; the seed is written over, the rest is left to the interpreter."""
+        self.seed[:] = bytes(len(self.seed))
+        self.mask_key = None
+        self.held.clear()
+
+
+def make_advert(
+    site: int, setup: bytes, share_key: x25519.X25519PrivateKey, steps: Sequence[StepSecrets], identity: Identity
+) -> Advert:
+    """Return the site's signed keys."""
+    unsigned = Advert(
+        site=site,
+        share_key=share_key.public_key().public_bytes_raw(),
+        mask_keys=tuple(open_key(s.mask_key).public_key().public_bytes_raw() for s in steps),
+        commitments=tuple(seed_commitment(bytes(s.seed), setup, site, k) for k, s in enumerate(steps)),
+        signature=bytes(64),
+    )
+    signature = identity.sign(to_sign("advert", setup, unsigned.unsigned()))
+    return Advert(**{**vars(unsigned), "signature": signature})
+
+
+Identity = ed25519.Ed25519PrivateKey
+
+
+def check_adverts(adverts: Mapping[int, Advert], setup: bytes, cohort: Cohort, steps: int) -> None:
+    """SecAggError unless each is signed by its site for this set-up and no key stands twice."""
+    seen: set[bytes] = set()
+    for site, advert in adverts.items():
+        name = cohort.name(site)
+        if advert.site != site or len(advert.mask_keys) != steps or len(advert.commitments) != steps:
+            raise SecAggError("keys", f"the keys of {name} are for another site or number of steps", [name])
+        cohort.verify(site, advert.signature, to_sign("advert", setup, advert.unsigned()))
+        keys = {advert.share_key, *advert.mask_keys}
+        if len(keys) != steps + 1 or keys & seen:
+            raise SecAggError("keys", f"{name} uses a key twice, or one of another site", [name])
+        seen |= keys
+
+
+def seed_commitment(seed: bytes, setup: bytes, site: int, step: int) -> bytes:
+    """H(b): hides the seed, which has 256 bits of entropy, and binds its site."""
+    return digest("seed", setup, site.to_bytes(2, "big"), step.to_bytes(2, "big"), seed)
+
+
+def derive(secret: bytes, label: str, context: bytes, *sites: int) -> bytes:
+    """HKDF-SHA256 to 32 bytes; label, context and sites (in the order given) enter its info."""
+    info = digest(f"key {label}", context, *(site.to_bytes(2, "big") for site in sites))
+    return HKDF(hashes.SHA256(), 32, salt=None, info=info).derive(secret)
+
+
+def agree(own: x25519.X25519PrivateKey, other: bytes, cohort: Cohort, site: int) -> bytes:
+    """X25519 with another site's public key; SecAggError, naming it, for a key that gives nothing secret."""
+    try:
+        return own.exchange(x25519.X25519PublicKey.from_public_bytes(other))
+    except ValueError:
+        name = cohort.name(site)
+        raise SecAggError("keys", f"{name} sent a key that cannot be used", [name]) from None
+
+
+def open_key(key: x25519.X25519PrivateKey | None) -> x25519.X25519PrivateKey:
+    """Return a mask key that is still there."""
+    if key is None:
+        raise SecAggError("stage", "the secrets of this step are gone")
+    return key
+
+
+def make_deal(
+    site: int,
+    context: bytes,
+    threshold: int,
+    share_key: x25519.X25519PrivateKey,
+    steps: Sequence[StepSecrets],
+    adverts: Mapping[int, Advert],
+    cohort: Cohort,
+    identity: Identity,
+) -> Deal:
+    """Share every step's secrets among the sites of ``adverts``; the site's own shares go into ``steps`` at once."""
+    content = {other: b"" for other in adverts}
+    for step in steps:
+        key = open_key(step.mask_key).private_bytes_raw()
+        points = [other + 1 for other in adverts]
+        seeds, keys = split(bytes(step.seed), threshold, points), split(key, threshold, points)
+        step.held[site] = (seeds[site + 1], keys[site + 1])
+        for other in adverts:
+            content[other] += seeds[other + 1] + keys[other + 1]
+    boxes = {}
+    for other, advert in adverts.items():
+        if other != site:
+            key = derive(agree(share_key, advert.share_key, cohort, other), "box", context, site, other)
+            boxes[other] = AESGCM(key).encrypt(_NONCE, content[other], _pair(context, site, other))
+    commitments = {other: commit(content[other], context, site, other) for other in adverts}
+    unsigned = Deal(site=site, boxes=boxes, commitments=commitments, signature=bytes(64))
+    signature = identity.sign(to_sign("deal", context, unsigned.unsigned()))
+    return Deal(**{**vars(unsigned), "signature": signature})
+
+
+def check_deal(deal: Deal, site: int, context: bytes, sites: set[int], steps: int, cohort: Cohort) -> None:
+    """SecAggError unless the deal is ``site``'s, whole, and signed for this context."""
+    name = cohort.name(site)
+    box, commitments = steps * STEP_SHARES + TAG_BYTES, steps * STEP_COMMITMENTS
+    if (
+        deal.site != site
+        or set(deal.boxes) != sites - {site}
+        or set(deal.commitments) != sites
+        or any(len(b) != box for b in deal.boxes.values())
+        or any(len(c) != commitments for c in deal.commitments.values())
+    ):
+        raise SecAggError("shares", f"the shares of {name} are not for these sites and steps", [name])
+    cohort.verify(site, deal.signature, to_sign("deal", context, deal.unsigned()))
+
+
+def open_box(
+    box: bytes, commitments: bytes, key: bytes, context: bytes, dealer: int, site: int, cohort: Cohort
+) -> list[tuple[bytes, bytes]]:
+    """Return (seed share, key share) per step; SecAggError, naming the dealer, when it was changed or does not fit."""
+    name = cohort.name(dealer)
+    try:
+        content = AESGCM(key).decrypt(_NONCE, box, _pair(context, dealer, site))
+    except InvalidTag:
+        raise SecAggError("shares", f"the shares of {name} cannot be opened", [name]) from None
+    pairs = [
+        (content[at : at + SHARE_BYTES], content[at + SHARE_BYTES : at + STEP_SHARES])
+        for at in range(0, len(content), STEP_SHARES)
+    ]
+    if commit(content, context, dealer, site) != commitments or not all(is_share(s) for pair in pairs for s in pair):
+        raise SecAggError("shares", f"the shares of {name} are not those that it committed to", [name])
+    return pairs
+
+
+def commit(content: bytes, context: bytes, dealer: int, receiver: int) -> bytes:
+    """Commitments to a receiver's shares: HASH_BYTES each, in order."""
+    shares = [content[at : at + SHARE_BYTES] for at in range(0, len(content), SHARE_BYTES)]
+    return b"".join(_share_commitment(s, context, dealer, receiver, at) for at, s in enumerate(shares))
+
+
+def fits_commitment(
+    share: bytes, commitments: bytes, context: bytes, dealer: int, receiver: int, step: int, kind: int
+) -> bool:
+    """Whether a revealed share is the one that the dealer committed to."""
+    at = 2 * step + (kind != SEED)
+    expected = commitments[at * HASH_BYTES : (at + 1) * HASH_BYTES]
+    return is_share(share) and _share_commitment(share, context, dealer, receiver, at) == expected
+
+
+def _share_commitment(share: bytes, context: bytes, dealer: int, receiver: int, at: int) -> bytes:
+    return digest("share", context, _pair(b"", dealer, receiver), at.to_bytes(2, "big"), share)
+
+
+def _pair(context: bytes, sender: int, receiver: int) -> bytes:
+    return context + sender.to_bytes(2, "big") + receiver.to_bytes(2, "big")

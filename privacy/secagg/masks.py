@@ -1,0 +1,66 @@
+"""Masks: the key stream of AES-256 in counter mode, added to or taken from a vector over the ring of 2^16, 2^32, 2^64.
+
+A key is derived for one step and one use (context.py), so the counter starts at zero. Chunks stay in a core's second
+cache while every mask is applied to them: the vector itself passes through memory once, however many masks there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext, algorithms, modes
+from numpy.typing import NDArray
+
+Ring = NDArray[Any]  # (d,) uint16, uint32 or uint64, little-endian
+
+RINGS: Mapping[int, np.dtype[Any]] = {bits: np.dtype(f"<u{bits // 8}") for bits in (16, 32, 64)}
+_CHUNK_BYTES = 1 << 18
+_ZEROS = bytes(_CHUNK_BYTES)
+_BLOCK_BYTES = 16
+
+
+def is_ring_vector(vector: Ring, bits: int, length: int) -> bool:
+    """Whether the array is one flat, contiguous vector of ``length`` elements of the ring."""
+    return vector.dtype == RINGS[bits] and vector.shape == (length,) and vector.flags.c_contiguous
+
+
+def apply_masks(vector: Ring, masks: Sequence[tuple[bytes, int]], threads: int = 1) -> None:
+    """Add (sign +1) or take away (sign -1) the mask of each 32-byte seed, in place, modulo the ring.
+
+    With several threads each takes a stretch of the vector: encryption and addition both run outside Python's lock.
+    """
+    if not masks:
+        return
+    stretch = -(-vector.nbytes // (threads * _CHUNK_BYTES)) * _CHUNK_BYTES
+    starts = range(0, vector.nbytes, stretch)
+    if len(starts) == 1:
+        _apply(vector, masks, 0)
+        return
+    with ThreadPoolExecutor(len(starts)) as pool:
+        width = vector.itemsize
+        parts = [(vector[start // width : (start + stretch) // width], start // _BLOCK_BYTES) for start in starts]
+        for done in [pool.submit(_apply, part, masks, block) for part, block in parts]:
+            done.result()
+
+
+def _apply(vector: Ring, masks: Sequence[tuple[bytes, int]], first_block: int) -> None:
+    """Apply the part of the masks that begins at AES block ``first_block``."""
+    counter = modes.CTR(first_block.to_bytes(_BLOCK_BYTES, "big"))
+    streams: list[tuple[CipherContext, Any]] = [
+        (Cipher(algorithms.AES256(seed), counter).encryptor(), np.add if sign > 0 else np.subtract)
+        for seed, sign in masks
+    ]
+    zeros = memoryview(_ZEROS)
+    buffer = bytearray(_CHUNK_BYTES)
+    stream = np.frombuffer(buffer, dtype=vector.dtype)
+    per_chunk = _CHUNK_BYTES // vector.itemsize
+    for start in range(0, vector.size, per_chunk):
+        chunk = vector[start : start + per_chunk]
+        mask, count = stream[: chunk.size], chunk.nbytes
+        target = memoryview(buffer)[:count]
+        for encryptor, fold in streams:
+            encryptor.update_into(zeros[:count], target)
+            fold(chunk, mask, out=chunk)

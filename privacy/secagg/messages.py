@@ -1,0 +1,196 @@
+"""What site and coordinator tell each other, in the order in which it happens. Sites are named by index (Cohort).
+
+Terms (context.py) -> Advert; Adverts -> Deal; Inbox -> Masked and the masked vector; Survivors -> Confirmation;
+Confirmations -> Reveal. What the coordinator sends names the set-up by its hash; a site's own is in what it signs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from privacy.fields import MessageError
+from privacy.secagg.context import HASH_BYTES, MOST_SITES, MOST_STEPS
+from privacy.secagg.layout import SIGNATURE_BYTES, Block, BySite, Field, Many, Number, Packed, Raw, SignedPacked
+from privacy.secagg.shamir import SHARE_BYTES
+
+KEY_BYTES = 32
+TAG_BYTES = 16  # of AES-GCM
+STEP_SHARES = 2 * SHARE_BYTES  # of the seed and of the mask key, for one step
+STEP_COMMITMENTS = 2 * HASH_BYTES
+SEED, KEY = 0, 1  # the two kinds of shares
+
+_SITE, _STEP, _ROUND = Number(2), Number(2), Number(4)
+_BOX = Block(MOST_STEPS * STEP_SHARES + TAG_BYTES)
+_COMMITMENTS = Block(MOST_STEPS * STEP_COMMITMENTS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Advert(SignedPacked):
+    """A site's keys for one set-up: one X25519 key to receive shares, and for each step a mask key and H(seed)."""
+
+    site: int
+    share_key: bytes
+    mask_keys: tuple[bytes, ...]
+    commitments: tuple[bytes, ...]
+    signature: bytes
+
+    TAG: ClassVar[int] = 2
+    LAYOUT: ClassVar[dict[str, Field]] = {
+        "site": _SITE,
+        "share_key": Raw(KEY_BYTES),
+        "mask_keys": Many(Raw(KEY_BYTES), MOST_STEPS),
+        "commitments": Many(Raw(HASH_BYTES), MOST_STEPS),
+        "signature": Raw(SIGNATURE_BYTES),
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adverts(Packed):
+    """Every site's Advert, as bytes."""
+
+    setup: bytes
+    round: int
+    adverts: Mapping[int, bytes]
+
+    TAG: ClassVar[int] = 3
+    LAYOUT: ClassVar[dict[str, Field]] = {
+        "setup": Raw(HASH_BYTES),
+        "round": _ROUND,
+        "adverts": BySite(Block(2 * MOST_STEPS * HASH_BYTES + 256), MOST_SITES),
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deal(SignedPacked):
+    """A site's shares for all others: sealed for each of them, and committed to so that none can be changed later.
+
+    ``commitments`` (own share included): per step SHA-256 of the seed's share and of the mask key's share.
+    """
+
+    site: int
+    boxes: Mapping[int, bytes]
+    commitments: Mapping[int, bytes]
+    signature: bytes
+
+    TAG: ClassVar[int] = 4
+    LAYOUT: ClassVar[dict[str, Field]] = {
+        "site": _SITE,
+        "boxes": BySite(_BOX, MOST_SITES),
+        "commitments": BySite(_COMMITMENTS, MOST_SITES),
+        "signature": Raw(SIGNATURE_BYTES),
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inbox(Packed):
+    """Opens step ``step`` for one site: the shares that the others dealt to it and their commitments.
+
+    It comes with every step, so that a site that missed one can go on with the next; it must stay the same.
+    """
+
+    setup: bytes
+    round: int
+    step: int
+    boxes: Mapping[int, bytes]
+    commitments: Mapping[int, bytes]
+
+    TAG: ClassVar[int] = 5
+    LAYOUT: ClassVar[dict[str, Field]] = {
+        "setup": Raw(HASH_BYTES),
+        "round": _ROUND,
+        "step": _STEP,
+        "boxes": BySite(_BOX, MOST_SITES),
+        "commitments": BySite(_COMMITMENTS, MOST_SITES),
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Masked(SignedPacked):
+    """Goes with a masked vector: a hiding commitment to the vector before it was masked, for a later audit."""
+
+    site: int
+    step: int
+    commitment: bytes
+    signature: bytes
+
+    TAG: ClassVar[int] = 6
+    LAYOUT: ClassVar[dict[str, Field]] = {
+        "site": _SITE,
+        "step": _STEP,
+        "commitment": Raw(HASH_BYTES),
+        "signature": Raw(SIGNATURE_BYTES),
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Survivors(Packed):
+    """Whose masked vectors the coordinator has added up."""
+
+    setup: bytes
+    round: int
+    step: int
+    sites: tuple[int, ...]
+
+    TAG: ClassVar[int] = 7
+    LAYOUT: ClassVar[dict[str, Field]] = {
+        "setup": Raw(HASH_BYTES),
+        "round": _ROUND,
+        "step": _STEP,
+        "sites": Many(_SITE, MOST_SITES),
+    }
+
+    def __post_init__(self) -> None:
+        if list(self.sites) != sorted(set(self.sites)):
+            raise MessageError("schema", "secure aggregation: survivors must stand in order, each once")
+
+    def signed_part(self) -> bytes:
+        """Return what each survivor signs, beside the step's context."""
+        return b"".join(_SITE.write(site) for site in self.sites)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Confirmation(Packed):
+    """A survivor's signature over the set of survivors that it was shown."""
+
+    site: int
+    step: int
+    signature: bytes
+
+    TAG: ClassVar[int] = 8
+    LAYOUT: ClassVar[dict[str, Field]] = {"site": _SITE, "step": _STEP, "signature": Raw(SIGNATURE_BYTES)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Confirmations(Packed):
+    """The survivors' signatures."""
+
+    setup: bytes
+    round: int
+    step: int
+    signatures: Mapping[int, bytes]
+
+    TAG: ClassVar[int] = 9
+    LAYOUT: ClassVar[dict[str, Field]] = {
+        "setup": Raw(HASH_BYTES),
+        "round": _ROUND,
+        "step": _STEP,
+        "signatures": BySite(Raw(SIGNATURE_BYTES), MOST_SITES),
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reveal(Packed):
+    """For each site that dealt shares ONE of the two that the sender holds: its kind (SEED or KEY) and the share."""
+
+    site: int
+    step: int
+    shares: Mapping[int, bytes]
+
+    TAG: ClassVar[int] = 10
+    LAYOUT: ClassVar[dict[str, Field]] = {
+        "site": _SITE,
+        "step": _STEP,
+        "shares": BySite(Raw(1 + SHARE_BYTES), MOST_SITES),
+    }

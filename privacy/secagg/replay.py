@@ -1,0 +1,159 @@
+"""What a site must remember beyond a restart: which set-ups it has begun, and which rounds it helped to reveal.
+
+A set-up is begun once. Of a session's rounds only the newest may be revealed again, and then the very same sum: a
+coordinator that lost a result may ask for it anew, but two sums of one round over different sites, whose difference is
+one site's vector, are refused. The file is a list of lines, each with a checksum, appended and fsynced before anything
+leaves; a line that was cut off by a crash was never acted on and is dropped.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import re
+from pathlib import Path
+from typing import Protocol, Self
+
+from privacy.secagg.errors import ROUND_SPENT, SecAggError
+from shared_model.errors import InputError
+
+_LINE = re.compile(r"(setup ([0-9a-f]{64})|reveal ([0-9a-f]{32}) (\d{1,10}) ([0-9a-f]{64})) ([0-9a-f]{16})")
+
+
+class ReplayState(Protocol):
+    """Where a site keeps what it must not do twice. Each call is durable when it returns."""
+
+    def begin(self, setup: bytes) -> None:
+        """Record a set-up; SecAggError when it was begun before."""
+        ...
+
+    def check(self, session: bytes, round_number: int) -> None:
+        """SecAggError when a later round of the session was revealed: this one can be none any more."""
+        ...
+
+    def reveal(self, session: bytes, round_number: int, what: bytes) -> None:
+        """Record which sum of a round is about to be revealed; SecAggError when it was another before."""
+        ...
+
+
+class MemoryReplay:
+    """Forgets all at the end of the process: for simulations, whose sites end with it."""
+
+    def __init__(self) -> None:
+        self._setups: set[bytes] = set()
+        self._revealed: dict[bytes, tuple[int, bytes]] = {}
+
+    def begin(self, setup: bytes) -> None:
+        """Record a set-up."""
+        if setup in self._setups:
+            raise SecAggError("replay", "this set-up was begun before; the coordinator must propose a new one")
+        self._write(f"setup {setup.hex()}")
+        self._setups.add(setup)
+
+    def check(self, session: bytes, round_number: int) -> None:
+        """Refuse a round before the newest revealed."""
+        newest = self._revealed.get(session, (-1, b""))[0]
+        if round_number < newest:
+            raise SecAggError("replay", f"round {round_number} is over: round {newest} {ROUND_SPENT}")
+
+    def reveal(self, session: bytes, round_number: int, what: bytes) -> None:
+        """Record a sum."""
+        self.check(session, round_number)
+        newest = self._revealed.get(session)
+        if newest == (round_number, what):
+            return
+        if newest is not None and newest[0] == round_number:
+            raise SecAggError("replay", f"another sum of round {round_number} {ROUND_SPENT}")
+        self._write(f"reveal {session.hex()} {round_number} {what.hex()}")
+        self._revealed[session] = (round_number, what)
+
+    def _write(self, line: str) -> None:
+        """Nothing to write to."""
+
+
+class FileReplay(MemoryReplay):
+    """Keeps it in one file, which one process holds at a time. A context manager; ``close`` lets the file go.
+
+    InputError when the file cannot be used, is held by another process, or is damaged.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._path = path
+        try:
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise InputError(f"{path}: cannot be opened ({error.strerror})") from error
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._load()
+        except OSError as error:
+            self.close()
+            raise InputError(f"{path}: another process of this site uses it; stop that first") from error
+        except InputError:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let the file go."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+    def _load(self) -> None:
+        """Read the file and cut off a last line that is not whole; make the file's own entry durable."""
+        with open(self._file, "rb", closefd=False) as source:
+            content = source.read()
+        whole = content.rfind(b"\n") + 1
+        for number, line in enumerate(content[:whole].split(b"\n")[:-1], start=1):
+            self._take(line.decode("ascii", "replace"), number)
+        os.ftruncate(self._file, whole)
+        os.lseek(self._file, whole, os.SEEK_SET)
+        os.fsync(self._file)
+        folder = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+    def _take(self, line: str, number: int) -> None:
+        match = _LINE.fullmatch(line)
+        if match is None or match[6] != _checksum(match[1]):
+            raise InputError(
+                f"{self._path}: line {number} is damaged; this site cannot tell what it has revealed. Restore the file,"
+                " or move it away and have the coordinator start a new run"
+            )
+        if match[2]:
+            self._setups.add(bytes.fromhex(match[2]))
+        else:
+            self._revealed[bytes.fromhex(match[3])] = (int(match[4]), bytes.fromhex(match[5]))
+
+    def _write(self, line: str) -> None:
+        data = f"{line} {_checksum(line)}\n".encode()
+        before = os.lseek(self._file, 0, os.SEEK_CUR)
+        try:
+            if os.write(self._file, data) != len(data):
+                raise OSError(None, "no room")
+            os.fsync(self._file)
+        except OSError as error:
+            self._undo(before)
+            raise InputError(f"{self._path}: cannot be written ({error.strerror}); nothing was revealed") from error
+
+    def _undo(self, size: int) -> None:
+        """Take half a line off again; where even that fails, the file is let go: no later claim can be recorded."""
+        try:
+            os.ftruncate(self._file, size)
+            os.lseek(self._file, size, os.SEEK_SET)
+        except OSError:
+            self.close()
+
+
+def _checksum(line: str) -> str:
+    return hashlib.sha256(line.encode()).hexdigest()[:16]

@@ -1,0 +1,116 @@
+"""A site's side of one set-up: its keys, the shares that it deals, and those that it is dealt."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from cryptography.hazmat.primitives.asymmetric import x25519
+
+from privacy.secagg.context import Cohort, Terms, deal_context, digest, setup_context
+from privacy.secagg.dealing import (
+    Identity,
+    StepSecrets,
+    agree,
+    check_adverts,
+    derive,
+    make_advert,
+    make_deal,
+    open_box,
+)
+from privacy.secagg.errors import SecAggError
+from privacy.secagg.messages import Advert, Adverts, Deal, Inbox
+
+
+@dataclass
+class SiteSetup:
+    """Starts with fresh secrets for every step; ``deal`` and ``take`` fill in what they are told, once each."""
+
+    terms: Terms
+    cohort: Cohort
+    site: int
+    identity: Identity
+    share_key: x25519.X25519PrivateKey = field(default_factory=x25519.X25519PrivateKey.generate)
+    steps: list[StepSecrets] = field(init=False)
+    hash: bytes = field(init=False)
+    advert: Advert = field(init=False)
+    adverts: dict[int, Advert] = field(default_factory=dict)
+    deal_hash: bytes | None = None
+    dealers: set[int] = field(default_factory=set)
+    _inbox: bytes | None = None
+
+    def __post_init__(self) -> None:
+        self.steps = [StepSecrets() for _ in range(self.terms.steps)]
+        self.hash = setup_context(self.terms, self.cohort)
+        self.advert = make_advert(self.site, self.hash, self.share_key, self.steps, self.identity)
+
+    def deal(self, message: Adverts) -> Deal:
+        """Check the keys of all sites and share this site's secrets among them."""
+        if self.deal_hash is not None:
+            raise SecAggError("stage", "shares were dealt already")
+        self.check_enough(len(message.adverts), "have keys")
+        if message.adverts.get(self.site) != self.advert.to_bytes():
+            raise SecAggError("keys", "this site's own keys were left out or changed")
+        adverts = {site: Advert.from_bytes(data) for site, data in message.adverts.items()}
+        check_adverts(adverts, self.hash, self.cohort, self.terms.steps)
+        self.deal_hash = deal_context(self.hash, [message.adverts[site] for site in sorted(adverts)])
+        self.adverts = adverts
+        return make_deal(
+            self.site,
+            self.deal_hash,
+            self.terms.threshold,
+            self.share_key,
+            self.steps,
+            adverts,
+            self.cohort,
+            self.identity,
+        )
+
+    def take(self, message: Inbox) -> bytes:
+        """Open the boxes once, refuse others later; returns the hash that all dealt shares and keys go into."""
+        if self.deal_hash is None:
+            raise SecAggError("stage", "no shares were dealt yet")
+        found = _digest(message)
+        if self._inbox is None:
+            self._open(message, self.deal_hash)
+            self._inbox = found
+        elif self._inbox != found:
+            raise SecAggError("shares", "other shares than in this set-up's first step")
+        return self.deal_hash
+
+    def check_enough(self, sites: int, what: str) -> None:
+        """SecAggError when fewer sites are in it than a sum that counts must have."""
+        if sites < self.terms.least_survivors:
+            least = self.terms.least_survivors
+            raise SecAggError("too_few", f"{sites} sites {what}; the terms want at least {least}")
+
+    def wipe(self) -> None:
+        """Forget the secrets of every step."""
+        for secrets in self.steps:
+            secrets.wipe()
+
+    def _open(self, message: Inbox, deal_hash: bytes) -> None:
+        others = set(message.boxes)
+        if others != set(message.commitments) or not others <= set(self.adverts) or self.site in others:
+            raise SecAggError("shares", "shares from sites that are not in this set-up")
+        self.check_enough(len(others) + 1, "dealt shares")
+        opened = {dealer: self._open_box(message, deal_hash, dealer) for dealer in others}
+        for dealer, pairs in opened.items():
+            for secrets, pair in zip(self.steps, pairs, strict=True):
+                secrets.held[dealer] = pair
+        self.dealers = others | {self.site}
+
+    def _open_box(self, message: Inbox, deal_hash: bytes, dealer: int) -> list[tuple[bytes, bytes]]:
+        shared = agree(self.share_key, self.adverts[dealer].share_key, self.cohort, dealer)
+        key = derive(shared, "box", deal_hash, dealer, self.site)
+        commitments = message.commitments[dealer]
+        pairs = open_box(message.boxes[dealer], commitments, key, deal_hash, dealer, self.site, self.cohort)
+        if len(pairs) != self.terms.steps:
+            name = self.cohort.name(dealer)
+            raise SecAggError("shares", f"the shares of {name} are for another number of steps", [name])
+        return pairs
+
+
+def _digest(message: Inbox) -> bytes:
+    parts = [message.boxes, message.commitments]
+    entries = [[site.to_bytes(2, "big") + part[site] for site in sorted(part)] for part in parts]
+    return digest("inbox", *(digest("inbox part", *found) for found in entries))

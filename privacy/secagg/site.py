@@ -1,0 +1,203 @@
+"""A site's part in secure aggregation, as a state machine: it refuses whatever does not come next or does not fit.
+
+``begin`` and ``deal`` once a set-up; then for each step ``open_step``, ``mask``, ``confirm``, ``reveal``. A step's
+secrets are its own, and are wiped when it was revealed or a later step begins. Nothing here waits, sends or reads a
+clock; what must outlive the process goes through ``ReplayState``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+
+from cryptography.hazmat.primitives.asymmetric import ed25519
+
+from privacy.secagg.context import Cohort, Floors, Terms, digest, setup_context, step_context, to_sign
+from privacy.secagg.dealing import StepSecrets, agree, derive, open_key
+from privacy.secagg.errors import SecAggError
+from privacy.secagg.masks import Ring, apply_masks, is_ring_vector
+from privacy.secagg.messages import (
+    KEY,
+    SEED,
+    Advert,
+    Adverts,
+    Confirmation,
+    Confirmations,
+    Deal,
+    Inbox,
+    Masked,
+    Reveal,
+    Survivors,
+)
+from privacy.secagg.replay import ReplayState
+from privacy.secagg.setup import SiteSetup
+
+SALT_BYTES = 32
+
+
+@dataclass
+class _Step:
+    """The open step. ``done``: what came last: opened, masked, confirmed."""
+
+    number: int
+    round: int
+    model: bytes
+    context: bytes
+    done: str = "opened"
+    survivors: Survivors | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opening:
+    """What opens a commitment in an audit, together with the vector itself. Stays at the site."""
+
+    context: bytes
+    salt: bytes
+
+
+def input_commitment(context: bytes, site: int, salt: bytes, vector: Ring) -> bytes:
+    """Commit to a vector (d,) before it is masked; the salt hides it, the hash binds it."""
+    return digest("input", context, site.to_bytes(2, "big"), salt, vector.data.cast("B"))
+
+
+class Site:
+    """One site. ``identity`` is the key that the cohort has for ``name``; SecAggError ("roster") otherwise."""
+
+    def __init__(
+        self, *, name: str, identity: ed25519.Ed25519PrivateKey, cohort: Cohort, floors: Floors, replay: ReplayState
+    ) -> None:
+        self._index = cohort.index(name)
+        if identity.public_key().public_bytes_raw() != cohort.keys[self._index]:
+            raise SecAggError("roster", f"the pinned roster has another key for {name} than this site's own")
+        self._identity, self._cohort, self._floors, self._replay = identity, cohort, floors, replay
+        self._setup: SiteSetup | None = None
+        self._step: _Step | None = None
+        self._next_step = 0
+
+    def begin(self, terms: Terms, config: bytes) -> Advert:
+        """Check the terms against the pinned roster and the site's own floors, and make keys for every step.
+
+        ``config``: hash (32 bytes) of what this site itself knows of the run.
+        """
+        terms.check(self._cohort)
+        if terms.config != config:
+            raise SecAggError("terms", "the terms are for another model or plan than this site's")
+        self._floors.check(terms, self._cohort)
+        self._check_round(terms.session, terms.round)
+        self._replay.begin(setup_context(terms, self._cohort))
+        self.end()
+        self._setup = SiteSetup(terms=terms, cohort=self._cohort, site=self._index, identity=self._identity)
+        self._next_step = 0
+        return self._setup.advert
+
+    def deal(self, message: Adverts) -> Deal:
+        """Check the others' keys and deal them shares of this site's secrets; once a set-up."""
+        return self._begun(message.setup).deal(message)
+
+    def open_step(self, message: Inbox, model: bytes) -> None:
+        """Open the next step, before the work for it is done. ``model``: hash of what this site was asked to work on.
+
+        Steps may be skipped, never taken twice; the secrets of those before are wiped.
+        """
+        setup = self._begun(message.setup)
+        if not self._next_step <= message.step < setup.terms.steps:
+            raise SecAggError("replay", f"step {message.step} was used before, or is not in this set-up")
+        if message.round < setup.terms.round:
+            raise SecAggError("replay", "a round before the set-up's first")
+        self._check_round(setup.terms.session, message.round)
+        deal_hash = setup.take(message)
+        for secrets in setup.steps[: message.step]:
+            secrets.wipe()
+        context = step_context(deal_hash, sorted(setup.dealers), message.step, message.round, model)
+        self._step = _Step(number=message.step, round=message.round, model=model, context=context)
+        self._next_step = message.step + 1
+
+    def mask(self, vector: Ring) -> tuple[Masked, Ring, Opening]:
+        """Return the masked copy of ``vector`` (d,), a signed commitment to it, and what opens that commitment."""
+        setup, step, secrets = self._at("opened")
+        terms = setup.terms
+        if not is_ring_vector(vector, terms.ring_bits, terms.length):
+            raise SecAggError("vector", f"expected {terms.length} values over the ring of {terms.ring_bits} bits")
+        key, me = open_key(secrets.mask_key), self._index
+        masks = [(derive(bytes(secrets.seed), "self", step.context, me), 1)]
+        for other in sorted(setup.dealers - {me}):
+            shared = agree(key, setup.adverts[other].mask_keys[step.number], self._cohort, other)
+            masks.append((derive(shared, "pair", step.context, *sorted((me, other))), 1 if me < other else -1))
+        salt = os.urandom(SALT_BYTES)
+        commitment = input_commitment(step.context, me, salt, vector)
+        masked = vector.copy()
+        apply_masks(masked, masks)
+        unsigned = Masked(site=me, step=step.number, commitment=commitment, signature=bytes(64))
+        signature = self._identity.sign(to_sign("input", step.context, unsigned.unsigned()))
+        step.done = "masked"
+        return (
+            Masked(site=me, step=step.number, commitment=commitment, signature=signature),
+            masked,
+            Opening(context=step.context, salt=salt),
+        )
+
+    def confirm(self, message: Survivors) -> Confirmation:
+        """Sign the set of survivors; one set a step, with this site in it and enough others."""
+        setup, step, _ = self._at("masked", message.setup, message.step)
+        survivors = set(message.sites)
+        if message.round != step.round or self._index not in survivors or not survivors <= setup.dealers:
+            raise SecAggError("survivors", "the survivors are not among the sites that dealt shares, this one included")
+        setup.check_enough(len(survivors), "have survived")
+        step.survivors, step.done = message, "confirmed"
+        signature = self._identity.sign(to_sign("survivors", step.context, message.signed_part()))
+        return Confirmation(site=self._index, step=step.number, signature=signature)
+
+    def reveal(self, message: Confirmations) -> Reveal:
+        """Give, for each site, one kind of share: the seed's of a survivor, the mask key's of one that dropped out.
+
+        Only when ``threshold`` survivors signed the very set that this site signed. Recorded before it is returned.
+        """
+        setup, step, secrets = self._at("confirmed", message.setup, message.step)
+        survivors = step.survivors
+        if survivors is None or not set(message.signatures) <= set(survivors.sites) or message.round != step.round:
+            raise SecAggError("survivors", "a confirmation by a site that is no survivor")
+        if len(message.signatures) < setup.terms.threshold:
+            raise SecAggError("too_few", f"fewer than {setup.terms.threshold} sites confirmed the survivors")
+        signed = to_sign("survivors", step.context, survivors.signed_part())
+        for site, signature in message.signatures.items():
+            self._cohort.verify(site, signature, signed)
+        names = "\n".join(self._cohort.name(site) for site in survivors.sites).encode()
+        what = hashlib.sha256(setup.terms.config + step.model + names).digest()
+        if self._floors.one_sum_a_round:
+            self._replay.reveal(setup.terms.session, step.round, what)
+        shares = {
+            dealer: bytes([SEED]) + held[0] if dealer in survivors.sites else bytes([KEY]) + held[1]
+            for dealer, held in secrets.held.items()
+        }
+        secrets.wipe()
+        self._step = None
+        if self._next_step == setup.terms.steps:
+            self.end()
+        return Reveal(site=self._index, step=step.number, shares=shares)
+
+    def end(self) -> None:
+        """Forget the set-up and all its secrets; the record of what was done stays."""
+        if self._setup is not None:
+            self._setup.wipe()
+        self._setup = self._step = None
+
+    def _check_round(self, session: bytes, round_number: int) -> None:
+        if self._floors.one_sum_a_round:
+            self._replay.check(session, round_number)
+
+    def _begun(self, setup_hash: bytes) -> SiteSetup:
+        if self._setup is None or self._setup.hash != setup_hash:
+            raise SecAggError("stage", "this site has no such set-up open (it may have been restarted since)")
+        return self._setup
+
+    def _at(
+        self, done: str, setup_hash: bytes | None = None, number: int | None = None
+    ) -> tuple[SiteSetup, _Step, StepSecrets]:
+        """Return the open step, when ``done`` is what came last in it and the message is for it."""
+        setup, step = self._setup if setup_hash is None else self._begun(setup_hash), self._step
+        if setup is None or step is None or step.done != done:
+            raise SecAggError("stage", "this message does not come next at this site")
+        if number is not None and number != step.number:
+            raise SecAggError("stage", "a message for another step than the open one")
+        return setup, step, setup.steps[step.number]

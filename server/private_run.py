@@ -1,0 +1,69 @@
+"""The privacy terms of a run, and what its report says of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from privacy.accountant import epsilon, noise_multiplier, profile
+from privacy.modes import Terms
+from server.config import RunConfig
+from server.history import RoundRecord
+
+
+def releases(config: RunConfig) -> int:
+    """Noisy steps of one round."""
+    return config.train.local_steps if config.privacy.mode == "local" else 1
+
+
+def run_terms(config: RunConfig) -> Terms | None:
+    """The terms that a run's configuration asks for; None in mode none. InputError where they promise nothing.
+
+    With ``privacy.z`` 0 the noise is the least with which all rounds together cost ``privacy.epsilon``.
+    """
+    asked = config.privacy
+    if asked.mode == "none":
+        return None
+    steps = config.rounds.count * releases(config)
+    z = asked.z or noise_multiplier(asked.epsilon, asked.delta, asked.q, steps)
+    return Terms(
+        mode=asked.mode,
+        z=z,
+        q=asked.q,
+        steps=steps,
+        clip=asked.clip,
+        delta=asked.delta,
+        cohort=asked.cohort,
+        sites=asked.sites,
+        survivors=min(config.rounds.min_sites, asked.sites),
+        colluders=asked.colluders,
+        bits=asked.bits,
+        views=asked.views,
+    )
+
+
+def privacy_report(terms: Terms | None, history: tuple[RoundRecord, ...], per_round: int) -> dict[str, Any]:
+    """What was promised and spent: mode, two epsilons, delta, z, q, steps and what they are about.
+
+    ``steps`` are those that were charged: a round that was tried twice was released twice. The epsilons are those of
+    the mode's unit, which in mode site is the hospital.
+    """
+    if terms is None:
+        return {"mode": "none"}
+    steps = sum(record.attempt for record in history) * per_round
+    spent = [{(z, terms.q): steps} for z in (terms.z, terms.z_alone)]
+    return {
+        "mode": terms.mode,
+        "unit": "hospital" if terms.mode == "site" else "patient",
+        "epsilon": round(epsilon(spent[0], terms.delta), 4),
+        "epsilon_all_others_collude": round(epsilon(spent[1], terms.delta), 4),
+        "patient_epsilon": round(epsilon(profile([terms.charge(steps)]), terms.delta), 4),
+        "delta": terms.delta,
+        "z": terms.z,
+        "q": terms.q,
+        "steps": steps,
+        "clip": terms.clip,
+        "cohort": terms.cohort,
+        "sites": terms.sites,
+        "survivors": terms.survivors,
+        "colluders": terms.colluders,
+    }
