@@ -21,7 +21,7 @@ from client.patient_gradients import Patients, patients_of
 from client.site import SiteConfig
 from client.train import resident_model
 from privacy.accountant import epsilon
-from privacy.audit.membership import attack_plain, attack_shared, bound
+from privacy.audit.membership import attack_knowing_others, bound, plain_release
 from privacy.audit.noise_energy import noise_energy, null_round
 from privacy.audit.one_run import one_run_audit
 from privacy.messages import TrainTask
@@ -117,11 +117,11 @@ def _noise(settings: AuditSettings) -> dict[str, Any]:
 
 def _membership(settings: AuditSettings) -> dict[str, Any]:
     terms = settings.terms(1, settings.patients)
-    members, strangers = (_gradients(settings, terms, part) for part in ("members", "strangers"))
-    plain = attack_plain(members, strangers)
-    shared = attack_shared(members, terms, settings.trials)
+    vectors = _gradients(settings, terms)
+    plain = attack_knowing_others(vectors, terms, settings.trials, plain_release)
+    shared = attack_knowing_others(vectors, terms, settings.trials)
     return {
-        "numbers": members.shape[1],
+        "numbers": vectors.shape[1],
         "plain_sum": asdict(plain),
         "shared": asdict(shared),
         "shared_bound": bound(settings.z),
@@ -129,14 +129,13 @@ def _membership(settings: AuditSettings) -> dict[str, Any]:
     }
 
 
-def _hospital(settings: AuditSettings, part: str) -> SiteConfig:
-    seed = settings.seed * 2 + (part == "strangers")
+def _hospital(settings: AuditSettings) -> SiteConfig:
     # A fifth of a phantom hospital is for validation.
     patients = -(-settings.patients * 5 // 4) + 1
-    return write_hospital(settings.out / "hospitals" / part, STYLES["balanced_7f"], patients, seed, shape=(16, 16, 16))
+    return write_hospital(settings.out / "hospital", STYLES["balanced_7f"], patients, settings.seed, shape=(16, 16, 16))
 
 
-def _patients(settings: AuditSettings, spec: ModelSpec, terms: Terms, part: str, stage: str) -> Patients:
+def _patients(settings: AuditSettings, spec: ModelSpec, terms: Terms, stage: str) -> Patients:
     asked = TrainTask(
         round=1,
         rounds=1,
@@ -151,11 +150,11 @@ def _patients(settings: AuditSettings, spec: ModelSpec, terms: Terms, part: str,
     if stage == "dose":
         # LoRA's B starts at zero, where half of the gradient is zero too: a little way into training.
         vector = vector + 0.02 * np.random.default_rng(settings.seed).standard_normal(vector.size).astype(np.float32)
-    return patients_of(_hospital(settings, part), spec, vector, asked, terms)
+    return patients_of(_hospital(settings), spec, vector, asked, terms)
 
 
-def _gradients(settings: AuditSettings, terms: Terms, part: str) -> NDArray[np.float32]:
-    patients = _patients(settings, _MODEL, terms, part, "dose")
+def _gradients(settings: AuditSettings, terms: Terms) -> NDArray[np.float32]:
+    patients = _patients(settings, _MODEL, terms, "dose")
     count = min(settings.patients, patients.count)
     return np.stack([patients.gradient(i).numpy() for i in range(count)])
 
@@ -165,7 +164,7 @@ def _inversion(settings: AuditSettings, terms: Terms) -> dict[str, float]:
 
     The gradient of a layer's row over that of its bias is a weighted mean of the layer's inputs.
     """
-    patients = _patients(settings, _BASE, terms, "members", "base")
+    patients = _patients(settings, _BASE, terms, "base")
     network = resident_model(_BASE).voxel
     assert isinstance(network, VoxelBase)
     layer = network.layers[0]
@@ -194,7 +193,7 @@ def _table(found: dict[str, Any]) -> str:
         ("noise energy, all sites", f"{noise['all_sites']['score']:.1f} standard errors from what is promised"),
         ("noise energy, one site silent", f"{noise['one_site_silent']['score']:.1f} standard errors"),
         ("one-run audit", f"epsilon at least {run['lower']:.2f}, claimed {run['claimed_epsilon']:.2f}"),
-        ("membership, plain sum", _auc(member["plain_sum"])),
+        ("membership, plain sum, all others known", _auc(member["plain_sum"])),
         ("membership, shared, all others known", f"{_auc(member['shared'])}, bound {member['shared_bound']:.3f}"),
         ("inversion of one patient, plain", f"|cos| {member['inversion']['plain']:.3f}"),
         ("inversion of one patient, shared", f"|cos| {member['inversion']['shared']:.3f}"),

@@ -1,8 +1,8 @@
-"""Membership from one update: was this patient in the cohort? The attacker has the model and the candidate's gradient g.
+"""Membership from one update: was this patient in the cohort? The attacker has the model and his clipped gradient g.
 
-One who also knows the sum of all others scores <update - others, g>: under noise z C that is a Gaussian which a member
-shifts by one part in z, and no attacker has an AUC above Phi(1 / (z sqrt 2)). On a plain sum even one who knows nobody
-else tells.
+One who also knows the sum of all others scores <update - others, g>. On a plain update that tells with certainty; under
+noise z C it is a Gaussian which a member shifts by one part in z, and no attacker has an AUC above Phi(1 / (z sqrt 2)).
+Where gradients have little in common, a plain sum gives its members away even to one who knows nobody else.
 """
 
 from __future__ import annotations
@@ -14,9 +14,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from privacy.audit.one_run import deployed_release
-from privacy.encoding import add_to
+from privacy.audit.one_run import Release, deployed_release
+from privacy.encoding import Ring, add_to
 from privacy.modes import Terms
+from privacy.noise import NoiseStream
+from privacy.release import clipped_sum
 
 Vectors = NDArray[np.float32]
 
@@ -36,7 +38,7 @@ def bound(z: float) -> float:
 
 
 def attack_plain(vectors: Vectors, strangers: Vectors) -> Attack:
-    """On the plain sum of a cohort's vectors (n, d), members against strangers (k, d): what aggregation alone leaves.
+    """On the plain sum of a cohort's vectors (n, d), members against strangers (k, d): what secure aggregation leaves.
 
     This attacker knows no other member, only what such vectors have in common: the mean of strangers' vectors.
     """
@@ -55,9 +57,11 @@ def attack_plain(vectors: Vectors, strangers: Vectors) -> Attack:
     )
 
 
-def attack_shared(vectors: Vectors, terms: Terms, trials: int) -> Attack:
-    """On full-batch steps of mode shared over patients with clipped vectors (n, d), dealt to the sites; the attacker
-    knows all patients but the candidate. Half of ``trials`` are with him, half without."""
+def attack_knowing_others(vectors: Vectors, terms: Terms, trials: int, send: Release = deployed_release) -> Attack:
+    """On full-batch steps over patients with clipped vectors (n, d), dealt to the sites, each of which does ``send``.
+
+    The attacker knows all patients but the candidate. Half of ``trials`` are with him, half without.
+    """
     scores: dict[bool, list[float]] = {True: [], False: []}
     sites = np.arange(len(vectors)) % terms.sites
     for trial in range(trials):
@@ -66,7 +70,7 @@ def attack_shared(vectors: Vectors, terms: Terms, trials: int) -> Attack:
         present[candidate] = inside
         total = None
         for site in range(terms.sites):
-            released = deployed_release(vectors[present & (sites == site)], terms)
+            released = send(vectors[present & (sites == site)], terms)
             if total is None:
                 total = released
             else:
@@ -76,6 +80,12 @@ def attack_shared(vectors: Vectors, terms: Terms, trials: int) -> Attack:
         target = vectors[candidate].astype(np.float64)
         scores[inside].append(float((terms.encoding().decode(total) - others) @ target))
     return judged(scores[True], scores[False])
+
+
+def plain_release(vectors: Vectors, terms: Terms) -> Ring:
+    """What a site sends where there is no noise: the sum of its patients' vectors (k, d)."""
+    total = clipped_sum(len(vectors), vectors.shape[1], lambda i: vectors[i], terms, NoiseStream())
+    return terms.encoding().release(total, np.zeros_like(total))
 
 
 def judged(members: Sequence[float], strangers: Sequence[float]) -> Attack:

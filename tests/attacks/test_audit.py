@@ -6,13 +6,11 @@ import numpy as np
 import pytest
 
 from privacy.accountant import epsilon
-from privacy.audit.membership import attack_plain, attack_shared, bound
+from privacy.audit.membership import attack_knowing_others, attack_plain, bound, plain_release
 from privacy.audit.noise_energy import noise_energy, null_round
 from privacy.audit.one_run import deployed_release, one_run_audit
 from privacy.encoding import Ring
 from privacy.modes import Terms
-from privacy.noise import NoiseStream
-from privacy.release import clipped_sum
 
 TERMS = Terms(
     mode="shared", z=3.0, q=1.0, steps=4, clip=0.5, delta=1e-5, cohort=1000, sites=5, survivors=5, colluders=1
@@ -40,16 +38,11 @@ def _unclipped(vectors: np.ndarray, terms: Terms) -> Ring:
     return deployed_release(repeated, terms)
 
 
-def _noiseless(vectors: np.ndarray, terms: Terms) -> Ring:
-    total = clipped_sum(len(vectors), vectors.shape[1], lambda i: vectors[i], terms, NoiseStream())
-    return terms.encoding().release(total, np.zeros_like(total))
-
-
 def test_one_run_shows_less_than_is_claimed_and_more_where_something_is_broken() -> None:
     claimed = epsilon({(3.0, 1.0): 4}, 1e-5)
     honest = one_run_audit(TERMS, 600, 4, np.random.default_rng(1))
     assert 0.0 < honest.lower < claimed
-    for broken in (_halved, _unclipped, _noiseless):
+    for broken in (_halved, _unclipped, plain_release):
         found = one_run_audit(replace(TERMS, bits=32), 600, 4, np.random.default_rng(1), broken)
         assert found.lower > claimed, broken.__name__
 
@@ -68,8 +61,9 @@ def test_membership_is_plain_in_a_plain_sum_of_64() -> None:
 
 def test_membership_hides_in_shared_mode_even_from_who_knows_all_others() -> None:
     terms = replace(TERMS, z=4.25, cohort=12, sites=3, survivors=3)
-    found = attack_shared(_gradients(12, 400, 0), terms, 700)
+    found = attack_knowing_others(_gradients(12, 400, 0), terms, 700)
     assert bound(4.25) == pytest.approx(0.566, abs=0.001)
     assert found.auc <= bound(4.25) + 3 * found.standard_error
-    # And the attack works: with little noise it tells.
-    assert attack_shared(_gradients(12, 400, 0), replace(terms, z=0.3), 200).auc > 0.9
+    # And the attack works: without noise it tells, and with little.
+    assert attack_knowing_others(_gradients(12, 400, 0), terms, 100, plain_release).auc == 1.0
+    assert attack_knowing_others(_gradients(12, 400, 0), replace(terms, z=0.3), 200).auc > 0.9
