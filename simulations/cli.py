@@ -105,6 +105,14 @@ def audit(overrides: Overrides = None) -> None:
     print(run_audit(audit_settings(overrides or [])))
 
 
+@app.command("private-base")
+def private_base(overrides: Overrides = None) -> None:
+    """Fit the ridge base from one private release of sums, at several epsilons, and score it."""
+    from simulations.private_base import private_base_settings, run_private_base
+
+    print(run_private_base(private_base_settings(overrides or [])))
+
+
 @app.command()
 def pretrain(overrides: Overrides = None) -> None:
     """Train a prior of the bundled size on procedural video or phantom patients and write it with its card."""
