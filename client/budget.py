@@ -32,7 +32,7 @@ class BudgetReport:
         of_alone = "no limit" if self.limit_alone is None else f"of {self.limit_alone:g}"
         lines = [
             f"privacy ledger {self.folder}: {self.spent.entries} charges, verified",
-            f"  epsilon {self.spent.epsilon:.3f} ({of}) at delta {self.spent.delta:g}, towards coordinator and colluders",
+            f"  epsilon {self.spent.epsilon:.3f} ({of}) at delta {self.spent.delta:g}, towards the coordinator",
             f"  epsilon {self.spent.epsilon_alone:.3f} ({of_alone}) if all others collude",
         ]
         lines += [f"  run {run[:8]}, mode {mode}: {count} releases" for run, mode, count in self.runs]

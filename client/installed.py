@@ -71,10 +71,10 @@ class InstalledTraining:
         self, site: SiteConfig, spec_json: str, vector: Vector, task: TrainTask, terms: Terms
     ) -> Vector | Ring:
         """Train with client/private_train.py."""
-        from client.private_train import local_round, release
+        from client.private_train import local_round, private_release
         from shared_model.spec import ModelSpec
 
-        return (local_round if terms.mode == "local" else release)(
+        return (local_round if terms.mode == "local" else private_release)(
             site, ModelSpec.from_json(spec_json), vector, task, terms
         )
 

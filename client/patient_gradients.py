@@ -18,11 +18,10 @@ from client.base import voxel_rows
 from client.site import SiteConfig
 from client.train import Vector, data_part, loading, model_at, stage_parameters, training_examples
 from privacy.clipping import clipped_gradient
-from privacy.encoding import fine_integers
 from privacy.messages import TrainTask
 from privacy.modes import Terms
 from privacy.noise import Integers, NoiseStream
-from privacy.units import poisson_sample
+from privacy.release import clipped_sum
 from shared_model.dit import Any2AnyDiT
 from shared_model.modalities import Example
 from shared_model.objective import velocity_loss
@@ -69,10 +68,7 @@ class Patients:
 
     def descent_sum(self, stream: NoiseStream, step: int = 0) -> Integers:
         """Sum of minus the clipped gradients of the patients drawn for a step, (d,) integers on the fine grid."""
-        total = np.zeros(self.size, dtype=np.int64)
-        for patient in poisson_sample(self.count, self.terms.q, stream):
-            total -= fine_integers(self.gradient(int(patient), step).numpy(), self.terms.clip, stream)
-        return total
+        return clipped_sum(self.count, self.size, lambda i: -self.gradient(i, step).numpy(), self.terms, stream)
 
     def _first(self, patient: int) -> int:
         return self.site.patients()[patient][0]

@@ -17,13 +17,14 @@ from privacy.encoding import FINE, Ring, fine_integers
 from privacy.messages import TrainTask
 from privacy.modes import Terms
 from privacy.noise import NoiseStream, integer_gaussian
+from privacy.release import release
 from shared_model.manifest import pack, stage_mask
 from shared_model.spec import ModelSpec
 
 Vector = NDArray[np.float32]
 
 
-def release(site: SiteConfig, spec: ModelSpec, vector: Vector, task: TrainTask, terms: Terms) -> Ring:
+def private_release(site: SiteConfig, spec: ModelSpec, vector: Vector, task: TrainTask, terms: Terms) -> Ring:
     """What a site releases in a round of mode shared or site: noised, coarsened, (d of the stage,) ring numbers."""
     stream = NoiseStream()
     if terms.mode == "site":
@@ -31,9 +32,7 @@ def release(site: SiteConfig, spec: ModelSpec, vector: Vector, task: TrainTask, 
         total = fine_integers(update[stage_mask(spec, task.stage)], terms.clip, stream)
     else:
         total = patients_of(site, spec, vector, task, terms).descent_sum(stream)
-    terms.check_size(total.size)
-    how = terms.encoding()
-    return how.release(total, integer_gaussian(how.sigma_site, total.size, stream))
+    return release(total, terms, stream)
 
 
 def local_round(site: SiteConfig, spec: ModelSpec, vector: Vector, task: TrainTask, terms: Terms) -> Vector:

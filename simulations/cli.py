@@ -98,6 +98,22 @@ def baselines(overrides: Overrides = None) -> None:
 
 
 @app.command()
+def audit(overrides: Overrides = None) -> None:
+    """Audit the deployed release: noise energy, empirical epsilon of one run, membership and inversion attacks."""
+    from simulations.audit import audit_settings, run_audit
+
+    print(run_audit(audit_settings(overrides or [])))
+
+
+@app.command("private-base")
+def private_base(overrides: Overrides = None) -> None:
+    """Fit the ridge base from one private release of sums, at several epsilons, and score it."""
+    from simulations.private_base import private_base_settings, run_private_base
+
+    print(run_private_base(private_base_settings(overrides or [])))
+
+
+@app.command()
 def pretrain(overrides: Overrides = None) -> None:
     """Train a prior of the bundled size on procedural video or phantom patients and write it with its card."""
     from simulations.pretrain import pretrain as train_prior

@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 from client.app import LEDGER_KEY, NODE_CONFIG_KEY, client_app
 from client.site import SiteConfig
 from privacy.clipping import clip_scale
-from privacy.encoding import FINE, Ring, fine_integers
+from privacy.encoding import FINE, Ring
 from privacy.messages import EvaluateTask, TrainTask
 from privacy.modes import Terms
 from privacy.noise import NoiseStream, integer_gaussian
-from privacy.units import poisson_sample
+from privacy.release import clipped_sum, release
 from server.config import RunConfig
 from server.events import Listener
 from server.rounds import FederationResult, run_federation
@@ -73,15 +73,12 @@ class QuadraticTraining:
         stream = NoiseStream()
         pull = centre(site.site, self._size) - vector
         pull *= np.float32(clip_scale(float(np.linalg.norm(pull)), terms.clip))
-        total = np.zeros(self._size, dtype=np.int64)
-        for _ in poisson_sample(len(site.train), terms.q, stream):
-            total += fine_integers(pull, terms.clip, stream)
+        total = clipped_sum(len(site.train), self._size, lambda _: pull, terms, stream)
         if terms.mode == "local":
             noised = total + integer_gaussian(terms.z * FINE, self._size, stream)
             step = noised * (task.lr * terms.clip / (FINE * terms.q * terms.cohort / terms.sites))
             return step.astype(np.float32)
-        how = terms.encoding()
-        return how.release(total, integer_gaussian(how.sigma_site, self._size, stream))
+        return release(total, terms, stream)
 
     def evaluate_round(
         self, site: SiteConfig, spec_json: str, vector: Vector, task: EvaluateTask

@@ -178,7 +178,8 @@ class PretrainSettings:
             raise InputError(f"out={self.out}: is no folder; the prior and its card are written to a folder")
 
 
-def _data(raw: dict[str, Any]) -> DataSettings:
+def data_settings(raw: dict[str, Any]) -> DataSettings:
+    """The key ``data`` of a composed configuration."""
     values = dict(mapping(raw, "data"))
     return DataSettings(root=optional_path(values.pop("root", None), "data.root"), **values)
 
@@ -215,7 +216,7 @@ def run_settings(overrides: Sequence[str]) -> RunSettings:
         engine=raw["engine"],
         workers=raw["workers"],
         threads=raw["threads"],
-        data=_data(raw),
+        data=data_settings(raw),
         prior_path=optional_path(mapping(raw, "prior")["path"], "prior.path"),
         federation=federation,
         everyone=everyone and raw["privacy"] in SUMMED,
@@ -231,7 +232,13 @@ def evaluate_settings(overrides: Sequence[str]) -> EvaluateSettings:
     prior_path = optional_path(mapping(raw, "prior")["path"], "prior.path")
     rest = {key: value for key, value in raw.items() if key != "prior"}
     return EvaluateSettings(
-        **{**rest, "adapter": adapter, "out": path(raw["out"], "out"), "data": _data(raw), "prior_path": prior_path}
+        **{
+            **rest,
+            "adapter": adapter,
+            "out": path(raw["out"], "out"),
+            "data": data_settings(raw),
+            "prior_path": prior_path,
+        }
     )
 
 
@@ -240,7 +247,7 @@ def baselines_settings(overrides: Sequence[str]) -> BaselinesSettings:
     raw, _ = composed("baselines", overrides)
     methods = raw["methods"]
     raw["methods"] = tuple(methods) if isinstance(methods, list) else (str(methods),)
-    return BaselinesSettings(**{**raw, "out": path(raw["out"], "out"), "data": _data(raw)})
+    return BaselinesSettings(**{**raw, "out": path(raw["out"], "out"), "data": data_settings(raw)})
 
 
 def pretrain_settings(overrides: Sequence[str]) -> PretrainSettings:

@@ -8,7 +8,7 @@ import torch
 from opacus.grad_sample import GradSampleModule, register_grad_sampler
 
 from client.patient_gradients import Patients, patients_of
-from client.private_train import local_round, release
+from client.private_train import local_round, private_release
 from client.site import SiteConfig
 from privacy.encoding import FINE, from_ring
 from privacy.messages import TrainTask
@@ -127,7 +127,7 @@ def test_a_broken_patient_counts_as_zero(site: SiteConfig) -> None:
 
 def test_a_release_is_noise_around_the_descent_direction(site: SiteConfig) -> None:
     terms = replace(TERMS, clip=0.01, z=2.0)
-    ring = release(site, BASE, initial_vector(BASE), task("base", terms), terms)
+    ring = private_release(site, BASE, initial_vector(BASE), task("base", terms), terms)
     how = terms.encoding()
     assert ring.size == stage_mask(BASE, "base").sum()
     decoded = how.decode(ring)
@@ -136,7 +136,7 @@ def test_a_release_is_noise_around_the_descent_direction(site: SiteConfig) -> No
     assert error.std() == pytest.approx(terms.z_alone * terms.clip, rel=0.02)
     assert from_ring(ring).std() > 4
     assert (decoded @ clean) / (clean @ clean) == pytest.approx(1.0, abs=5 * error.std() / np.linalg.norm(clean))
-    assert not np.array_equal(ring, release(site, BASE, initial_vector(BASE), task("base", terms), terms))
+    assert not np.array_equal(ring, private_release(site, BASE, initial_vector(BASE), task("base", terms), terms))
 
 
 def test_stages_train_what_is_theirs() -> None:
@@ -149,7 +149,7 @@ def test_stages_train_what_is_theirs() -> None:
 
 def test_hospital_level_release_is_the_clipped_update(site: SiteConfig) -> None:
     terms = replace(TERMS, mode="site", clip=0.02, cohort=3)
-    ring = release(site, BASE, initial_vector(BASE), task("base", terms, local_steps=2, batch_size=2), terms)
+    ring = private_release(site, BASE, initial_vector(BASE), task("base", terms, local_steps=2, batch_size=2), terms)
     assert terms.encoding().decode(ring).std() == pytest.approx(terms.z_alone * terms.clip, rel=0.03)
 
 

@@ -7,8 +7,10 @@ import pytest
 from consortium import Consortium
 
 from privacy import signed
+from privacy.accountant import epsilon
 from privacy.federation_plan import FederationPlan, fits, plan_hash
 from privacy.messages import EvaluateTask, Request, TrainTask
+from privacy.modes import Terms
 from shared_model.errors import InputError, PolicyError
 
 CONSORTIUM = Consortium()
@@ -100,3 +102,43 @@ def test_mode_none_is_said_aloud() -> None:
     for part in ("first", "loss", "2 sites", "4 rounds of 5 steps", "torch 2.13.0+cpu"):
         assert part in words
     assert "none" in "\n".join(replace(PLAN, metrics=()).in_words())
+
+
+TERMS = Terms(
+    mode="shared", z=4.25, q=1.0, steps=50, clip=0.1, delta=1e-5, cohort=60, sites=4, survivors=4, colluders=1
+)  # fmt: skip
+PRIVATE = replace(
+    PLAN, mode="shared", privacy={k: v for k, v in TERMS.to_plain().items() if k != "mode"}, metrics=()
+)  # fmt: skip
+
+
+def test_a_private_plan_carries_its_terms_and_says_both_epsilons() -> None:
+    content = PRIVATE.to_signed(CONSORTIUM.signer_key)
+    read = FederationPlan.from_signed(content, CONSORTIUM.signer_public, CONSORTIUM.id)
+    assert read == PRIVATE
+    assert read.terms == TERMS
+    words = " ".join(read.in_words())
+    assert "at most 1 colluding sites" in words
+    assert f"{epsilon({(4.25, 1.0): 50}, 1e-5):.2f} towards the coordinator" in words
+    assert "if all others collude" in words
+
+
+def test_a_private_plan_is_held_by_its_terms() -> None:
+    fits(PRIVATE, train(privacy=TERMS.to_json(), local_steps=1))  # type: ignore[arg-type]
+    for other in ("", replace(TERMS, z=4.0).to_json(), replace(TERMS, mode="site").to_json()):
+        with pytest.raises(PolicyError, match="other privacy terms"):
+            fits(PRIVATE, train(privacy=other, local_steps=1))  # type: ignore[arg-type]
+    with pytest.raises(PolicyError, match="other privacy terms"):
+        fits(PLAN, train(privacy=TERMS.to_json(), local_steps=1))  # type: ignore[arg-type]
+    for kind, task in (("base", None), ("evaluate", EvaluateTask(round=1, sampler_steps=1))):
+        with pytest.raises(PolicyError, match="nothing of"):
+            fits(PRIVATE, request(kind, task))
+
+
+@pytest.mark.parametrize("privacy", [{}, {"z": 1.0}, {**PRIVATE.privacy, "z": 0.0}, [], None])
+def test_a_private_plan_without_sound_terms_is_refused(privacy: object) -> None:
+    document = signed.claimed("plan", PRIVATE.to_signed(CONSORTIUM.signer_key)) | {"privacy": privacy}
+    with pytest.raises(InputError, match=r"privacy|terms"):
+        FederationPlan.from_signed(
+            signed.sign("plan", document, CONSORTIUM.signer_key), CONSORTIUM.signer_public, CONSORTIUM.id
+        )

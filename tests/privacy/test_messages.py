@@ -283,3 +283,21 @@ def test_a_base_reply_with_a_vector_in_place_of_sums_is_refused() -> None:
     short["v"].data = short["v"].data[:-8]
     with pytest.raises(MessageError, match="bytes"):
         unpack_sums(short)
+
+
+@pytest.mark.parametrize("kind", [np.uint16, np.uint32, np.uint64])
+def test_a_release_travels_to_the_bit(kind: type) -> None:
+    ring = np.array([0, 1, np.iinfo(kind).max], dtype=kind)
+    read = parse_reply(reply(Reply(kind="train", site="b", round=2, run_id=RUN_ID, patients=3, ring=ring)))
+    assert read.ring is not None
+    assert (read.ring.dtype, read.ring.tolist(), read.vector) == (kind, ring.tolist(), None)
+    assert wire_bytes(reply(Reply(kind="train", site="b", round=2, run_id=RUN_ID, patients=3, ring=ring))) > 6
+
+
+def test_a_train_reply_carries_a_vector_or_a_release_and_not_both() -> None:
+    ring = np.zeros(3, dtype=np.uint16)
+    for arrays in ({}, {"vector": VECTOR, "ring": ring}):
+        with pytest.raises(MessageError, match="vector or a release"):
+            reply(Reply(kind="train", site="b", round=2, run_id=RUN_ID, patients=3, **arrays))
+    with pytest.raises(MessageError, match="ring"):
+        reply(Reply(kind="train", site="b", round=2, run_id=RUN_ID, patients=3, ring=np.zeros(3, dtype=np.int32)))

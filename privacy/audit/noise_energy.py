@@ -1,0 +1,47 @@
+"""Noise energy: does a sum of releases of nothing hold as much noise as its terms promise?"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from privacy.encoding import Ring, add_to, from_ring
+from privacy.modes import Terms
+from privacy.noise import Integers, NoiseStream
+from privacy.release import release
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoiseEnergy:
+    """``ratio``: measured variance over the promised one; ``score``: how many standard errors it is away from it."""
+
+    ratio: float
+    score: float
+
+    @property
+    def missing(self) -> bool:
+        """Whether noise is missing, beyond a chance of 10^-9."""
+        return self.score < -6.0
+
+
+def noise_energy(total: Ring, terms: Terms, sites: int) -> NoiseEnergy:
+    """Judge the sum (d,) of ``sites`` releases of zero vectors."""
+    how = terms.encoding()
+    # Noise of each site, rounded to the fine grid and then to the coarse step.
+    promised = sites * (how.sigma_site**2 / how.step**2 + 1.0 / 12.0)
+    values = from_ring(total).astype(np.float64)
+    ratio = float(np.dot(values, values)) / (promised * values.size)
+    return NoiseEnergy(ratio=ratio, score=(ratio - 1.0) * math.sqrt(values.size / 2.0))
+
+
+def null_round(terms: Terms, sites: int, size: int, silent: int = 0) -> Ring:
+    """Sum the releases of ``sites`` sites without patients, of which ``silent``, broken ones, leave their noise out."""
+    nothing: Integers = np.zeros(size, dtype=np.int64)
+    total = release(nothing, terms, NoiseStream())
+    how = terms.encoding()
+    for site in range(1, sites):
+        honest = site < sites - silent
+        add_to(total, release(nothing, terms, NoiseStream()) if honest else how.release(nothing, nothing))
+    return total

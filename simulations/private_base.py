@@ -1,0 +1,217 @@
+"""`simulate private-base`: one private release of the ridge base's sums over simulated hospitals, then its dose score.
+
+The public part is learned from phantom patients alone (shared_model/public_base.py). Each hospital's release is the one
+of the deployed path (privacy/release.py); mode local is the same with all of the noise at every hospital.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from client.cohort import load_case
+from client.site import SiteConfig
+from privacy.accountant import epsilon, noise_multiplier
+from privacy.audit.one_run import deployed_release
+from privacy.encoding import add_to
+from privacy.modes import Terms
+from shared_model.base import HOTTEST, design
+from shared_model.base_features import Features, highest_gy, physics_features
+from shared_model.case import Case
+from shared_model.dosimetry import CaseScore, score_case, summarise
+from shared_model.public_base import PublicBase, learn
+from simulations.composition import check_number, check_range, composed, path
+from simulations.datasets import hospitals
+from simulations.settings import DataSettings, data_settings
+from simulations.tables import write_json
+
+ROWS = 2000
+_Rows = tuple[Features, NDArray[np.float32]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrivateBaseSettings:
+    """``simulate private-base``."""
+
+    out: Path
+    partition: str
+    epsilons: tuple[float, ...]
+    delta: float
+    colluders: int
+    directions: tuple[int, ...]
+    seeds: int
+    phantoms: int
+    threads: int
+    data: DataSettings
+
+    def __post_init__(self) -> None:
+        for value in self.epsilons:
+            check_number("epsilons", value, 1e-3, 1e3)
+        for count in self.directions:
+            check_range("directions", count, 1, 200)
+        for key in ("colluders", "seeds", "phantoms", "threads"):
+            check_range(key, getattr(self, key), 1, 256)
+
+
+def private_base_settings(overrides: Sequence[str]) -> PrivateBaseSettings:
+    """Compose and check the settings."""
+    raw, _ = composed("private_base", overrides)
+    lists = {key: tuple(raw[key]) for key in ("epsilons", "directions")}
+    return PrivateBaseSettings(**{**raw, **lists, "out": path(raw["out"], "out"), "data": data_settings(raw)})
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Fit:
+    """One set of coefficients (d,) and how it came about; epsilon 0 stands for no privacy."""
+
+    mode: str
+    epsilon: float
+    epsilon_alone: float
+    directions: int
+    weights: NDArray[np.float32]
+
+
+def run_private_base(settings: PrivateBaseSettings) -> str:
+    """Fit and score all variants; writes private_base.json and .md to ``settings.out``; returns the table."""
+    started = time.process_time()
+    torch.set_num_threads(settings.threads)
+    phantoms = DataSettings(kind="phantom", sites=4, patients=settings.phantoms)
+    public = _rows(settings.out, [s for s in hospitals(phantoms, "", settings.out, 0)])
+    sites = hospitals(settings.data, settings.partition, settings.out, 0)
+    own = [_rows(settings.out, [site]) for site in sites]
+    fits: list[_Fit] = []
+    for count in settings.directions:
+        base = learn(public, count)
+        fits.append(_fit_of(base, "public", count, base.weights))
+        vectors = [np.stack([base.sums(*rows) for rows in site]) for site in own]
+        mean = np.concatenate(vectors).mean(0, dtype=np.float64)
+        fits.append(_fit_of(base, "none", count, base.coefficients(mean, 0.0)))
+        for wanted in settings.epsilons:
+            for mode in ("shared", "local"):
+                fits += [_private(settings, base, vectors, wanted, mode) for _ in range(settings.seeds)]
+    scores = _scored(settings, sites, fits)
+    found = {"fits": scores, "cpu_s": round(time.process_time() - started, 1), "patients": sum(map(len, own))}
+    write_json(settings.out / "private_base.json", found)
+    report = _table(scores)
+    (settings.out / "private_base.md").write_text(report + "\n")
+    return report
+
+
+def _fit_of(base: PublicBase, mode: str, count: int, weights: NDArray[Any]) -> _Fit:
+    return _Fit(mode=mode, epsilon=0.0, epsilon_alone=0.0, directions=count, weights=weights.astype(np.float32))
+
+
+def _private(
+    settings: PrivateBaseSettings, base: PublicBase, vectors: list[NDArray[np.float32]], wanted: float, mode: str
+) -> _Fit:
+    sites, cohort = len(vectors), sum(map(len, vectors))
+    # With survivors - colluders = 1 nothing is shared: what mode local is for a single release.
+    survivors = sites if mode == "shared" else settings.colluders + 1
+    terms = Terms(
+        mode="shared",
+        z=noise_multiplier(wanted, settings.delta, 1.0, 1),
+        q=1.0,
+        steps=1,
+        clip=base.clip,
+        delta=settings.delta,
+        cohort=cohort,
+        sites=sites,
+        survivors=survivors,
+        colluders=settings.colluders,
+    )
+    total = deployed_release(vectors[0], terms)
+    for of_site in vectors[1:]:
+        add_to(total, deployed_release(of_site, terms))
+    noise = terms.z_alone * terms.clip * np.sqrt(sites) / terms.divisor
+    return _Fit(
+        mode=mode,
+        epsilon=wanted,
+        epsilon_alone=epsilon({(terms.z_alone, 1.0): 1}, terms.delta),
+        directions=base.directions.shape[1],
+        weights=base.coefficients(terms.encoding().decode(total) / terms.divisor, float(noise)),
+    )
+
+
+def _rows(out: Path, sites: Sequence[SiteConfig]) -> list[_Rows]:
+    """Rows of each training patient with targets and a dose, kept below ``out`` from run to run."""
+    found = []
+    for site in sites:
+        for case_id in site.train:
+            kept = out / "rows" / f"{site.site}_{case_id}.npz"
+            if not kept.is_file():
+                kept.parent.mkdir(parents=True, exist_ok=True)
+                features, ratio = _case_rows(load_case(site, case_id))
+                np.savez(kept, features=features, ratio=ratio)
+            with np.load(kept) as file:
+                if file["ratio"].size:
+                    found.append((file["features"], file["ratio"]))
+    return found
+
+
+def _case_rows(case: Case) -> _Rows:
+    unit_gy = highest_gy(case)
+    features = physics_features(case)
+    n = len(features) if unit_gy and case.dose_gy is not None else 0
+    chosen = np.sort(np.random.RandomState(n).permutation(n)[:ROWS])
+    if case.dose_gy is None or not unit_gy:
+        return features[chosen], np.zeros(0, dtype=np.float32)
+    ratio = np.minimum(case.dose_gy[case.body][chosen] / np.float32(unit_gy), 3.0)
+    return features[chosen], ratio.astype(np.float32)
+
+
+def _scored(settings: PrivateBaseSettings, sites: Sequence[SiteConfig], fits: Sequence[_Fit]) -> list[dict[str, Any]]:
+    """Scores of every fit on the validation patients; a patient's rows are made once for all of them."""
+    weights = np.stack([fit.weights for fit in fits], axis=1)
+    by_fit: list[list[CaseScore]] = [[] for _ in fits]
+    for case in _validation(sites):
+        ratios = _in_blocks(physics_features(case), weights)
+        for number, scores in enumerate(by_fit):
+            dose = np.zeros(case.grid.shape, dtype=np.float32)
+            dose[case.body] = np.clip(ratios[:, number], 0.0, HOTTEST) * np.float32(highest_gy(case))
+            scores.append(score_case(case, torch.from_numpy(dose)))
+    return [
+        {
+            "mode": fit.mode,
+            "epsilon": fit.epsilon,
+            "epsilon_all_others_collude": fit.epsilon_alone,
+            "directions": fit.directions,
+            **summarise(scores),
+        }
+        for fit, scores in zip(fits, by_fit, strict=True)
+    ]
+
+
+def _in_blocks(features: Features, weights: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.concatenate([design(features[i : i + 20_000], 0) @ weights for i in range(0, len(features), 20_000)])
+
+
+def _validation(sites: Sequence[SiteConfig]) -> Iterator[Case]:
+    for site in sites:
+        for case_id in site.validation:
+            yield load_case(site, case_id)
+
+
+def _table(scores: Sequence[dict[str, Any]]) -> str:
+    lines = [
+        "| mode | epsilon | all others collude | directions | dose score (Gy) | DVH score (Gy) |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for one in scores:
+        groups.setdefault((one["directions"], one["mode"], one["epsilon"]), []).append(one)
+    for (count, mode, wanted), same in groups.items():
+        cells = []
+        for key in ("dose_score_gy", "dvh_score_gy"):
+            values = [one[key] for one in same]
+            spread = f" ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else ""
+            cells.append(f"{np.mean(values):.2f}{spread}")
+        both = (f"{wanted:g}", f"{same[0]['epsilon_all_others_collude']:.1f}") if wanted else ("", "")
+        lines.append(f"| {mode} | {both[0]} | {both[1]} | {count} | {cells[0]} | {cells[1]} |")
+    return "\n".join(lines)
