@@ -18,6 +18,7 @@ import torch
 from rich.progress import Progress
 
 from client.cohort import load_case
+from client.pictures import site_picture
 from client.site import SiteConfig
 from privacy.messages import EvaluateTask
 from shared_model.adapters import adapted_model
@@ -25,7 +26,7 @@ from shared_model.card import card_bytes, card_path
 from shared_model.manifest import Vector, unpack, vector_bytes, vector_hash
 from shared_model.predictor import predict_dose
 from shared_model.spec import ModelSpec
-from simulations.pictures import curves_picture, site_picture
+from simulations.pictures import curves_picture
 from simulations.scoring import COLUMNS, SiteScores, overall, patients_csv, score_sites, study_summary
 from simulations.settings import RunSettings
 from simulations.tables import metrics_csv, metrics_table, write_summary
