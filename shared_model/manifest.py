@@ -28,6 +28,8 @@ from shared_model.spec import ModelSpec
 Vector = NDArray[np.float32]
 FORMAT = "fedkt3d-adapter/1"
 BASE_TENSOR = "base.weights"
+# The adapter that comes with the package (docs/results/residual.md).
+DEFAULT_ADAPTER = Path(__file__).parent / "adapter_default" / "adapter.safetensors"
 
 
 def pack(model: Any2AnyDiT) -> Vector:
