@@ -115,8 +115,7 @@ def status(home_folder: Home, as_json: AsJson = False) -> None:
     _print(report if as_json else [site_status.describe(report)])
 
 
-app.command()(data_cli.check)
-app.command()(data_cli.predict)
+data_cli.add_to(app)
 
 
 def _print(output: dict[str, Any] | list[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -53,10 +54,6 @@ def check(
     return 0 if report.ready else InputError.exit_code
 
 
-def _score_of(scorecard: Path | None) -> Any:
-    return None
-
-
 def _source(data: Path | None, home: ClientHome | None, kind: str | None, names: Path | None) -> Any:
     from client.check_data import Source, found_kind
     from client.name_rules import NameRules
@@ -103,6 +100,75 @@ def predict(
     lines += [f"  {name}: {value:.2f} Gy" for name, value in record["metrics_gy"].items()]
     lines += [f"  note: {note}" for note in record["notes"]]
     _print(record if as_json else [*lines, f"{answer.seconds:.1f} s, at most {answer.peak_mb:.0f} MB"])
+
+
+def forget(
+    patient: Annotated[str, typer.Argument(help="Pseudonym, as `client check` shows it.")],
+    home_folder: Annotated[Path, typer.Option("--home", help="The site's folder.")],
+    as_json: AsJson = False,
+) -> None:
+    """Take a patient out of the site's lists and derived files, and say what cannot be undone."""
+    from client import forget as forgetting
+
+    done = forgetting.forget(ClientHome.load(home_folder), patient)
+    lines = [f"{patient}: {len(done.cases)} cases off the lists, {done.deleted} derived files deleted; what stays:"]
+    _print(done.record() if as_json else [*lines, *(f"  {line}" for line in done.stays)])
+
+
+def receive(
+    folder: Annotated[Path, typer.Argument(help="Where to keep what comes, one folder a study.")],
+    senders: Annotated[list[str], typer.Option("--from", help="AE title that may send; give it again for more.")],
+    ae_title: Annotated[str, typer.Option(help="How this node is called.")] = "FEDKT3D",
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0: all.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 11112,
+    quota_gb: Annotated[float, typer.Option(help="The most that the folder may hold, in 10^9 bytes.")] = 50.0,
+) -> None:
+    """Take studies from allowed DICOM systems (C-STORE) until SIGTERM or Ctrl-C."""
+    from client import receive as receiving
+
+    intake = receiving.Intake(
+        folder=folder, allowed=tuple(senders), ae_title=ae_title, host=host, port=port, quota_gb=quota_gb
+    )
+    store = receiving.receive(intake, lambda line: print(line, flush=True), (signal.SIGTERM, signal.SIGINT))
+    print(f"stopped; {store.stored} instances received, {store.refused} refused")
+
+
+def pull(
+    url: Annotated[str, typer.Argument(help="DICOMweb address of the archive.")],
+    folder: Annotated[Path, typer.Option("--out", help="Where to keep what comes, one folder a study.")],
+    patient_id: Annotated[str, typer.Option(help="All studies of this patient.")] = "",
+    study_uid: Annotated[str, typer.Option(help="One study.")] = "",
+    login: Annotated[Path | None, typer.Option(help="File with one line user:password.")] = None,
+    ca: Annotated[Path | None, typer.Option(help="Certificate of the archive's authority.")] = None,
+    timeout_s: Annotated[float, typer.Option("--timeout", help="Seconds without a byte.")] = 120.0,
+    quota_gb: Annotated[float, typer.Option(help="The most that the folder may hold, in 10^9 bytes.")] = 50.0,
+) -> None:
+    """Fetch a patient's studies from an archive (DICOMweb)."""
+    from client import pull as pulling
+    from client.receive import Store
+
+    store = Store(folder, quota_gb)
+    archive = pulling.Archive(url=url, login=login, ca=ca, timeout_s=timeout_s)
+    studies = pulling.pull(archive, store, patient_id=patient_id, study_uid=study_uid)
+    print(f"{studies} studies, {store.stored} instances in {folder}")
+
+
+def send(
+    files: Annotated[list[Path], typer.Argument(help="dose.dcm and spread.dcm of `client predict`.")],
+    peer: Annotated[str, typer.Option("--to", help="AE@HOST:PORT of the planning system or archive.")],
+    ae_title: Annotated[str, typer.Option(help="How this node is called.")] = "FEDKT3D",
+) -> None:
+    """Send predicted doses to a DICOM system (C-STORE)."""
+    from client import send as sending
+
+    sending.send(files, sending.Peer.parse(peer, ae_title))
+    print(f"{len(files)} sent to {peer}")
+
+
+def add_to(app: typer.Typer) -> None:
+    """Make these functions commands of ``app``, under their own names."""
+    for command in (check, predict, forget, receive, pull, send):
+        app.command()(command)
 
 
 def _print(output: dict[str, Any] | list[str]) -> None:

@@ -144,7 +144,11 @@ class Receiver:
         entity.add_supported_context("1.2.840.10008.1.1")  # C-ECHO: a sender's test of the connection
         for kind in KINDS:
             entity.add_supported_context(kind, list(ALL_TRANSFER_SYNTAXES))
-        handlers = [(evt.EVT_C_STORE, self._stored), (evt.EVT_REJECTED, self._rejected), (evt.EVT_RELEASED, self._done)]
+        handlers: list[Any] = [
+            (evt.EVT_C_STORE, self._stored),
+            (evt.EVT_REJECTED, self._rejected),
+            (evt.EVT_RELEASED, self._done),
+        ]
         address = (self._intake.host, self._intake.port)
         try:
             return entity.start_server(address, block=False, evt_handlers=handlers)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydicom import dcmread
+from pydicom import Dataset, dcmread
 from pydicom.errors import InvalidDicomError
 from pydicom.uid import RTDoseStorage
 
@@ -62,7 +62,7 @@ def send(paths: Sequence[Path], peer: Peer) -> None:
         link.release()
 
 
-def _ours(path: Path) -> object:
+def _ours(path: Path) -> Dataset:
     try:
         dataset = dcmread(path)
     except (OSError, InvalidDicomError) as error:
