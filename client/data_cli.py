@@ -71,9 +71,7 @@ def predict(
     study: Annotated[Path, typer.Argument(help="A case file (.npz), or a folder with the DICOM files of one plan.")],
     out: Annotated[Path, typer.Option("--out", help="New folder for dose, DVHs and report.")],
     adapter: Annotated[Path | None, typer.Option(help="A .safetensors; default: the bundled one.")] = None,
-    mean_of: Annotated[int | None, typer.Option(help="Samples whose mean is the dose; default 4.")] = None,
-    best_of: Annotated[int | None, typer.Option(help="Samples of which the best by --scorecard is the dose.")] = None,
-    scorecard: Annotated[Path | None, typer.Option(help="A scorecard (YAML), for --best-of.")] = None,
+    mean_of: Annotated[int, typer.Option(help="Samples whose mean is the dose.")] = 4,
     steps: Annotated[int, typer.Option(help="Steps of the sampler.")] = 1,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same dose.")] = 0,
     names: Annotated[Path | None, typer.Option(help="The site's file of structure names (DICOM).")] = None,
@@ -86,12 +84,8 @@ def predict(
     from client.subject import load_subject
     from shared_model.manifest import DEFAULT_ADAPTER
 
-    if mean_of is not None and best_of is not None:
-        raise InputError("predict: expected --mean-of or --best-of, not both")
-    if (best_of is None) != (scorecard is None):
-        raise InputError("predict: --best-of and --scorecard go together: the best is the one that the card likes most")
     check_folder(out)
-    how = Sampled(samples=best_of or mean_of or 4, steps=steps, seed=seed, score_of=_score_of(scorecard))
+    how = Sampled(samples=mean_of, steps=steps, seed=seed)
     predictor = Predictor(adapter or DEFAULT_ADAPTER)
     subject = load_subject(study, rules=NameRules.load(names))
     answer = predictor.predict(subject.case, how, subject.notes)
