@@ -16,12 +16,10 @@ from client.examine import Patient, examine, unreadable, with_duplicates
 from client.name_rules import NameRules
 from client.openkbp_read import read_openkbp
 from client.pseudonyms import Pseudonyms
-from client.site import DATA_FOLDERS, is_case_id
+from client.site import DATA_FOLDERS, DATA_KINDS, DICOM, is_case_id
 from shared_model.envelope import Envelope
 from shared_model.errors import InputError
 
-DICOM = "dicom"
-KINDS = (*(kind for kind in DATA_FOLDERS if kind != DICOM), DICOM)
 # Below so many patients a second process costs more to start than it saves.
 FEW = 8
 
@@ -86,8 +84,8 @@ def look(
 
 
 def _items(source: Source) -> tuple[list[_Item], list[tuple[int, str]], int]:
-    if source.kind not in KINDS:
-        raise InputError(f"--kind {source.kind}: expected one of {', '.join(KINDS)}")
+    if source.kind not in DATA_KINDS:
+        raise InputError(f"--kind {source.kind}: expected one of {', '.join(DATA_KINDS)}")
     if source.kind == DICOM:
         found = find_studies(source.root, source.pseudonyms)
         items = [_Item(case_id=study.case_id, record=_record(study), study=study) for study in found.studies]

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from client.home import ClientHome
-from client.site import SiteConfig
+from client.site import DICOM, SiteConfig
 from shared_model.errors import InputError
 
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on standard output, nothing else.")]
@@ -57,6 +57,7 @@ def check(
 def _source(data: Path | None, home: ClientHome | None, kind: str | None, names: Path | None) -> Any:
     from client.check_data import Source, found_kind
     from client.name_rules import NameRules
+    from client.pseudonyms import Pseudonyms
 
     config = None if home is None else SiteConfig.load(home.site_config)
     if data is None and config is None:
@@ -64,7 +65,10 @@ def _source(data: Path | None, home: ClientHome | None, kind: str | None, names:
     root = data if data is not None else config.root if config is not None else Path()
     if kind is None:
         kind = config.data if data is None and config is not None else found_kind(root)
-    return Source(kind=kind, root=root, rules=NameRules.load(names))
+    at_home = config is not None and config.data == DICOM and root == config.root
+    pseudonyms = Pseudonyms.kept(config.salt) if at_home and config is not None and config.salt is not None else None
+    rules = NameRules.load(names or (config.names if config is not None else None))
+    return Source(kind=kind, root=root, pseudonyms=pseudonyms, rules=rules)
 
 
 def predict(

@@ -7,24 +7,24 @@ since, here and at the other sites: that cannot be taken back, and is said.
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from client.dicom_cohort import FOLDER as CASES
 from client.home import ClientHome
 from client.policy import Policy
-from client.site import SiteConfig
+from client.site import DICOM, SiteConfig
 from client.site_file import site_text
 from privacy import identity
 from privacy.processes import is_running, read_state
 from shared_model.errors import InputError
 
-# Below the site's cache: files made from patients. They are named by content, not by patient, so all of them go: they
-# are made again for those who stay.
-DERIVED = ("latents", "cases")
+# Below the site's cache, files that are named by content and not by patient: all go, and are made again for those who
+# stay.
+LATENTS = "latents"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +59,7 @@ def forget(home: ClientHome, patient: str) -> Forgotten:
     if not cases:
         raise InputError(f"{home.site_config}: no case of {patient}; look with `client check --home {home.folder}`")
     left = _without(config, cases, home.site_config)
-    deleted = _delete_derived(config.cache)
+    deleted = _delete_derived(config.cache, cases)
     _note(home.folder, patient)
     identity.replace_file(home.site_config, site_text(left).encode())
     return Forgotten(patient=patient, cases=cases, deleted=deleted, stays=tuple(_stays(home, left)))
@@ -67,7 +67,7 @@ def forget(home: ClientHome, patient: str) -> Forgotten:
 
 def is_of(case_id: str, patient: str, data: str) -> bool:
     """Whether a case is this patient's: the same id, or in DICOM data one of PATIENT_PLAN."""
-    return case_id == patient or (data == "dicom" and case_id.startswith(f"{patient}_"))
+    return case_id == patient or (data == DICOM and case_id.startswith(f"{patient}_"))
 
 
 def _without(config: SiteConfig, cases: tuple[str, ...], where: Path) -> SiteConfig:
@@ -97,13 +97,15 @@ def _note(folder: Path, patient: str) -> None:
     identity.replace_file(_list(folder), (json.dumps(content, indent=1) + "\n").encode(), 0o600)
 
 
-def _delete_derived(cache: Path | None) -> int:
-    count = 0
-    for folder in () if cache is None else (cache / name for name in DERIVED):
-        if folder.is_dir():
-            count += sum(path.is_file() for path in folder.rglob("*"))
-            shutil.rmtree(folder)
-    return count
+def _delete_derived(cache: Path | None, cases: tuple[str, ...]) -> int:
+    """Delete the kept case files of these cases and all latents; returns how many files there were."""
+    if cache is None:
+        return 0
+    files = [path for case in cases for path in (cache / CASES).glob(f"*/{case}.npz")]
+    files += [path for path in (cache / LATENTS).rglob("*") if path.is_file()]
+    for path in files:
+        path.unlink()
+    return len(files)
 
 
 def _stays(home: ClientHome, left: SiteConfig) -> list[str]:

@@ -14,14 +14,15 @@ import statistics
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from client import check_machine
 from client.check_data import Looked, Source, look
 from client.check_machine import FAIL, Finding
 from client.examine import Patient
+from client.forget import forgotten, is_of
 from client.home import ClientHome
 from client.page import Page
 from shared_model.envelope import Envelope
@@ -80,12 +81,25 @@ def check(
     """
     started = time.monotonic()
     looked = look(source, envelope, workers, seen)
+    if home is not None:
+        looked = replace(looked, patients=_without_forgotten(looked.patients, forgotten(home.folder), source.kind))
     findings = check_machine.machine(source.root if home is None else home.folder)
     if home is not None:
         usable = sum(patient.usable for patient in looked.patients)
         findings += check_machine.site(home, usable, offline=offline)
     seconds = time.monotonic() - started
     return Report(kind=source.kind, looked=looked, findings=tuple(findings), seconds=seconds, peak_mb=_peak_mb())
+
+
+def _without_forgotten(patients: Sequence[Patient], forgotten_on: Mapping[str, str], kind: str) -> tuple[Patient, ...]:
+    """The rows; those whom this site has forgotten are not usable, even if their files are still there."""
+    rows = []
+    for row in patients:
+        date = next((day for patient, day in forgotten_on.items() if is_of(row.patient, patient, kind)), None)
+        if date is not None:
+            row = replace(row, why=(*row.why, f"forgotten on {date}"), todo=(*row.todo, "leave it off the lists"))
+        rows.append(row)
+    return tuple(rows)
 
 
 def _peak_mb() -> float:

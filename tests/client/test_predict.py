@@ -11,7 +11,7 @@ import numpy as np
 import pydicom
 import pytest
 import torch
-from dicom_study import ellipsoid_case, write_small_study
+from small_study import ellipsoid_case, write_small_study
 
 from client.case_files import save_case
 from client.predict import Answer, Predictor, Sampled

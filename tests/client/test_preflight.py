@@ -9,15 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from consortium import Consortium
-from dicom_study import ellipsoid_case, write_small_study
+from small_study import ellipsoid_case, write_small_study
 
 from client import check_machine, enrol, preflight
 from client.case_files import save_case
-from client.check_data import DICOM, Source, found_kind, look
+from client.check_data import Source, found_kind, look
 from client.check_machine import FAIL, OK, WARN
 from client.cli import app
 from client.examine import examine
 from client.home import ClientHome
+from client.site import DICOM
 from shared_model.case import Case
 from shared_model.errors import InputError
 

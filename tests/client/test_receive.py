@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
-from dicom_study import write_small_study
+from small_study import write_small_study
 from pydicom.dataset import Dataset
 from pydicom.uid import CTImageStorage, MRImageStorage, RTDoseStorage, generate_uid
 

@@ -16,7 +16,7 @@ import orthanc
 import pydicom
 import pytest
 from deployment import SCRIPTS
-from dicom_study import write_small_study
+from small_study import write_small_study
 from orthanc import Orthanc
 
 from privacy.processes import free_loopback_port
