@@ -22,6 +22,23 @@ import yaml
 from client.tg263_names import BODY, is_tg263
 from shared_model.errors import InputError, naming
 
+NAMES_TEXT = """\
+# How this site's structure names are read (docs/dicom.md). Patterns are regular expressions for the whole name, upper or
+# lower case. What is not sure is not used: `client check` lists it. After a change restart `client start`.
+
+# TG-263 name: patterns.
+names: {}
+#  Parotid_L: ["parotis li.*"]
+
+# Structures that are never used.
+ignore: []
+#  - "z_.*"
+
+# Prescriptions in Gy of targets whose name and plan do not tell, or tell wrong.
+prescriptions_gy: {}
+#  "PTV High": 70.0
+"""
+
 _LONGEST_PATTERN = 200
 _KEYS = ("names", "ignore", "prescriptions_gy")
 

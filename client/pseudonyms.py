@@ -6,10 +6,12 @@ pseudonym is another one.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import os
 import secrets
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -34,10 +36,7 @@ class Pseudonyms:
         """Under the salt in ``path`` (0600), made there on first use. Raises InputError if that is not possible."""
         try:
             if not path.exists():
-                path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-                number = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-                with os.fdopen(number, "wb") as file:
-                    file.write(secrets.token_bytes(_SALT_BYTES))
+                _make(path)
             salt = path.read_bytes()
         except OSError as error:
             raise InputError(f"{path}: the salt of the pseudonyms cannot be read or made ({error.strerror})") from None
@@ -55,3 +54,16 @@ class Pseudonyms:
 
     def _digest(self, purpose: bytes, text: str) -> str:
         return hmac.new(self.salt, purpose + b"\0" + text.encode(), hashlib.sha256).hexdigest()
+
+
+def _make(path: Path) -> None:
+    """Write a new salt whole or not at all; of two processes that do, the first one's stays."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    number, partial = tempfile.mkstemp(dir=path.parent, prefix=".salt-")  # 0600
+    try:
+        with os.fdopen(number, "wb") as file:
+            file.write(secrets.token_bytes(_SALT_BYTES))
+        with contextlib.suppress(FileExistsError):
+            os.link(partial, path)
+    finally:
+        os.unlink(partial)

@@ -30,7 +30,7 @@ SCANS: tuple[Scan, ...] = (
     Scan(position="HFDL"),
     Scan(position="FFDR"),
     Scan(position="FFDL"),
-    Scan(tilt_deg=12.0),
+    Scan(tilt_deg=12.0, pixel_mm=(3.0, 3.0)),
     Scan(uneven=1.4),
     Scan(missing=(10, 20)),
     Scan(names={"Parotid_L": "Parotis li", "SpinalCord": "Spinal Cord", "Brainstem": "BRAINSTEM"}),

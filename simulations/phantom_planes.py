@@ -74,6 +74,13 @@ class Planes:
         right = i[None, :, None] * self.spacing[1] * self.row
         return np.asarray(self.positions[frame] + down + right)
 
+    def part(self, frame: int, rows: slice, columns: slice) -> Planes:
+        """One frame's pixels from ``rows.start`` and ``columns.start`` to their stops."""
+        down = rows.start * self.spacing[0] * self.column
+        right = columns.start * self.spacing[1] * self.row
+        size = (rows.stop - rows.start, columns.stop - columns.start)
+        return Planes(self.positions[frame : frame + 1] + down + right, self.row, self.column, self.spacing, *size)
+
 
 def look_up(volume: NDArray[np.generic], grid: Grid, points_xyz: Array, order: int, outside: float) -> Array:
     """Values of ``volume`` (z, y, x) at points (..., 3) (x, y, z) mm; ``order`` 0 nearest, 1 linear."""
