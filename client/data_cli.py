@@ -66,7 +66,7 @@ def _source(data: Path | None, home: ClientHome | None, kind: str | None, names:
     if kind is None:
         kind = config.data if data is None and config is not None else found_kind(root)
     at_home = config is not None and config.data == DICOM and root == config.root
-    pseudonyms = Pseudonyms.kept(config.salt) if at_home and config is not None and config.salt is not None else None
+    pseudonyms = Pseudonyms.kept(config.pseudonyms) if at_home and config and config.pseudonyms else None
     rules = NameRules.load(names or (config.names if config is not None else None))
     return Source(kind=kind, root=root, pseudonyms=pseudonyms, rules=rules)
 

@@ -13,7 +13,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from client.dicom_cohort import FOLDER as CASES
 from client.home import ClientHome
 from client.policy import Policy
 from client.site import DICOM, SiteConfig
@@ -25,6 +24,8 @@ from shared_model.errors import InputError
 # Below the site's cache, files that are named by content and not by patient: all go, and are made again for those who
 # stay.
 LATENTS = "latents"
+# Kept cases of DICOM studies (client/dicom_cohort.py).
+CASES = "cases"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +102,7 @@ def _delete_derived(cache: Path | None, cases: tuple[str, ...]) -> int:
     """Delete the kept case files of these cases and all latents; returns how many files there were."""
     if cache is None:
         return 0
-    files = [path for case in cases for path in (cache / CASES).glob(f"*/{case}.npz")]
+    files = [path for case in cases for path in (cache / CASES).glob(f"{case}-*.npz")]
     files += [path for path in (cache / LATENTS).rglob("*") if path.is_file()]
     for path in files:
         path.unlink()

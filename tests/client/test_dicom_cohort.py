@@ -12,18 +12,17 @@ import numpy as np
 import pydicom
 import pytest
 from consortium import Consortium
-from small_study import ellipsoid_case, write_small_study
 from flwr.app import Context, RecordDict
 from flwr.app.message import make_message
 from flwr.app.metadata import Metadata
 from flwr.common.serde import message_to_proto
 from pydicom.datadict import DicomDictionary, keyword_for_tag
 from pydicom.dataset import Dataset
+from small_study import ellipsoid_case, write_small_study
 
 from client import enrol, preflight
 from client.check_data import Source
 from client.cohort import load_case, load_split
-from client.dicom_cohort import FOLDER
 from client.forget import forget, forgotten
 from client.home import ClientHome
 from client.predict import Predictor, Sampled
@@ -95,8 +94,8 @@ def home(studies: tuple[Path, set[str]], tmp_path: Path) -> ClientHome:
 def test_init_lists_every_study_and_holds_patients_back(home: ClientHome) -> None:
     config = SiteConfig.load(home.site_config)
     assert (len(config.train), len(config.validation)) == (3, 1)
-    assert config.salt is not None
-    assert stat.S_IMODE(config.salt.stat().st_mode) == 0o600
+    assert config.pseudonyms is not None
+    assert stat.S_IMODE(config.pseudonyms.stat().st_mode) == 0o600
     assert SiteConfig.load(home.site_config) == config
     cases = load_split(config, "train")
     assert [case.case_id for case in cases] == list(config.train)
@@ -113,27 +112,7 @@ def test_a_study_is_read_once(home: ClientHome, monkeypatch: pytest.MonkeyPatch)
     np.testing.assert_array_equal(first.dose_gy, second.dose_gy)
     assert first.prescriptions_gy == second.prescriptions_gy
     assert config.cache is not None
-    assert stat.S_IMODE((config.cache / FOLDER).stat().st_mode) == 0o700
-
-
-def test_the_plans_of_a_patient_stay_on_one_side(tmp_path: Path) -> None:
-    from client.site_file import found_dicom_site
-
-    for index in range(3):
-        write_small_study(tmp_path / "data" / str(index), index)
-    second = tmp_path / "data" / "2" / "rp2.dcm"
-    plan = pydicom.dcmread(tmp_path / "data" / "2" / "rp.dcm")
-    plan.SOPInstanceUID = plan.file_meta.MediaStorageSOPInstanceUID = pydicom.uid.generate_uid(prefix=None)
-    plan.save_as(second)
-    dose = pydicom.dcmread(tmp_path / "data" / "2" / "rd.dcm")
-    dose.SOPInstanceUID = dose.file_meta.MediaStorageSOPInstanceUID = pydicom.uid.generate_uid(prefix=None)
-    dose.ReferencedRTPlanSequence[0].ReferencedSOPInstanceUID = plan.SOPInstanceUID
-    dose.save_as(tmp_path / "data" / "2" / "rd2.dcm")
-    for salt in range(4):
-        config = found_dicom_site("a", tmp_path / "data", Pseudonyms(bytes([salt]) * 32), tmp_path)
-        sides = [{case.partition("_")[0] for case in split} for split in (config.train, config.validation)]
-        assert len((*config.train, *config.validation)) == 4
-        assert not sides[0] & sides[1]
+    assert stat.S_IMODE((config.cache / "cases").stat().st_mode) == 0o700
 
 
 # Some of PS3.15 table E.1-1 by hand, of each of its groups: the dictionary's own test.
@@ -232,13 +211,13 @@ def test_forget_takes_a_patient_off_and_says_what_stays(home: ClientHome) -> Non
     after = SiteConfig.load(home.site_config)
     assert gone not in (*after.train, *after.validation)
     assert after.train == config.train[1:]
-    names = [path.stem for path in (config.cache / FOLDER).rglob("*.npz")]
+    names = [path.stem.rpartition("-")[0] for path in (config.cache / "cases").rglob("*.npz")]
     assert kept in names
     assert gone not in names
     assert list(forgotten(home.folder)) == [gone.partition("_")[0]]
     assert any("cannot be taken back" in line for line in done.stays)
     report = preflight.check(
-        Source(kind=DICOM, root=after.root, pseudonyms=Pseudonyms.kept(after.salt)), home, None, offline=True
+        Source(kind=DICOM, root=after.root, pseudonyms=Pseudonyms.kept(after.pseudonyms)), home, None, offline=True
     )
     (row,) = [row for row in report.looked.patients if row.patient == gone]
     assert not row.usable

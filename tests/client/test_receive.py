@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
-from small_study import write_small_study
 from pydicom.dataset import Dataset
 from pydicom.uid import CTImageStorage, MRImageStorage, RTDoseStorage, generate_uid
+from small_study import write_small_study
 
 from client.dicom_write import Origin, write_dose
 from client.receive import Intake, Receiver, Store

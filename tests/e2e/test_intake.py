@@ -16,8 +16,8 @@ import orthanc
 import pydicom
 import pytest
 from deployment import SCRIPTS
-from small_study import write_small_study
 from orthanc import Orthanc
+from small_study import write_small_study
 
 from privacy.processes import free_loopback_port
 
