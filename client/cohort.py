@@ -14,7 +14,7 @@ SPLITS = ("train", "validation")
 
 
 def case_path(site: SiteConfig, case_id: str) -> Path:
-    """Where a case of this site lies, which keeps them in files of ours. Raises InputError if ``case_id`` is not a plain pseudonym."""
+    """The file of a case, at a site that keeps one file a patient. Raises InputError if ``case_id`` is no pseudonym."""
     return site.root / DATA_FOLDERS[site.data] / f"{check_case_id(case_id, f'site {site.site}')}.npz"
 
 

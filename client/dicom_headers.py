@@ -1,4 +1,4 @@
-"""What is needed of a file to join it with others: its kind, its identifiers, what it refers to, where its image lies."""
+"""What is needed of a file to join it with others: its kind and identifiers, what it refers to, where its image is."""
 
 from __future__ import annotations
 

@@ -69,6 +69,16 @@ def open_dataset(path: Path, tags: Sequence[int] | None = None, *, pixels: bool 
     return _parsed(_bytes(path, MAX_FILE_BYTES)[0], tags, pixels)
 
 
+def open_source(path: Path) -> Dataset:
+    """All elements of a file but its pixels, every value of them decoded: what fails to decode fails here."""
+    dataset = open_dataset(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for _ in dataset.iterall():
+            pass
+    return dataset
+
+
 def _bytes(path: Path, most: int) -> tuple[bytes, int]:
     """The first bytes of a file, and its size."""
     try:

@@ -1,4 +1,4 @@
-"""The content of single files: pixels of a CT slice, contours of a structure set, a dose grid, a plan. Plain arrays out.
+"""The content of single files: pixels of a CT slice, contours of a structure set, a dose grid. Plain arrays out.
 
 Every function takes a path and either returns what it found, checked, or raises InputError without path or content.
 Runs in the reading process (client/dicom_worker.py).
@@ -19,7 +19,7 @@ from client.dicom_headers import Plane, items, numbers, read_plane, text
 from client.dicom_open import open_dataset
 from shared_model.errors import InputError
 
-MAX_POINTS = 8_000_000
+MAX_POINTS = 4_000_000
 MAX_ROIS = 1000
 MAX_DOSE_VOXELS = 2**26
 _CONTOUR_DATA = 0x30060050

@@ -34,7 +34,7 @@ class Beam:
 
 @dataclass(frozen=True, kw_only=True)
 class Prescription:
-    """A prescribed dose in Gy; ``roi`` is the structure's number in the structure set, None where the plan names none."""
+    """A prescribed dose in Gy; ``roi`` is the structure's number in the structure set, None where none is named."""
 
     dose_gy: float
     roi: int | None

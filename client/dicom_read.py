@@ -23,7 +23,7 @@ from client.dicom_find import FileProblem, Findings, Study, find
 from client.dicom_headers import Header, read_header
 from client.dicom_images import VOXEL_MM, CtStack, case_grid, ct_hu, dose_gy, dose_lattice, read_dose, stack
 from client.dicom_masks import Rasteriser, box_mm, skin
-from client.dicom_open import open_dataset
+from client.dicom_open import open_source
 from client.dicom_parts import DoseGrid, Roi, read_rois
 from client.dicom_plan import Plan, read_plan
 from client.dicom_worker import Worker, worker
@@ -77,7 +77,7 @@ def find_studies(root: Path, pseudonyms: Pseudonyms | None = None) -> Findings:
 def read_source(header: Header) -> Dataset:
     """The data set of one file of a study without its pixels: the patient, study and references that an RTDOSE must
     repeat. Raises InputError if the file can no longer be read."""
-    return worker().read(open_dataset, header.path)
+    return worker().read(open_source, header.path)
 
 
 def read_names(study: Study, rules: NameRules | None = None) -> tuple[NameRow, ...]:

@@ -23,8 +23,8 @@ from client.tg263_names import BODY, is_tg263
 from shared_model.errors import InputError, naming
 
 NAMES_TEXT = """\
-# How this site's structure names are read (docs/dicom.md). Patterns are regular expressions for the whole name, upper or
-# lower case. What is not sure is not used: `client check` lists it. After a change restart `client start`.
+# How this site's structure names are read (docs/dicom.md). Patterns are regular expressions for the whole name, upper
+# or lower case. What is not sure is not used: `client check` lists it. After a change restart `client start`.
 
 # TG-263 name: patterns.
 names: {}
