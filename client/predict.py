@@ -1,6 +1,6 @@
 """`client predict`: an adapter's dose of one case, with the spread of its samples, or a reason why it is not asked.
 
-Prior and shared adapter come from one file; what a site keeps to itself is laid over the model by ``private``. A case
+Prior and shared adapter come from one file; what a site keeps to itself is laid over the model by ``build``. A case
 on finer voxels than the training patients' is predicted at theirs and brought back: features of the model count
 voxels (docs/decisions/0041-predict-at-training-voxels.md).
 """
@@ -24,13 +24,14 @@ from shared_model.case import Case, Volume
 from shared_model.dit import Any2AnyDiT
 from shared_model.envelope import Envelope
 from shared_model.errors import InputError
-from shared_model.manifest import DEFAULT_ADAPTER, load_adapter, unpack, vector_hash
+from shared_model.manifest import DEFAULT_ADAPTER, Vector, load_adapter, unpack, vector_hash
 from shared_model.predictor import Score, predict_with_spread
 from shared_model.regrid import coarsened, refined
 from shared_model.spec import ModelSpec
 
-# Lays a site's own adapter over the model of a specification; raises InputError where the two do not fit.
-Private = Callable[[Any2AnyDiT, ModelSpec], None]
+# Makes the model of a shared adapter, perhaps with what a site keeps to itself laid over it: specification and vector in,
+# model and the specification that it has then out. Raises InputError where the two do not fit.
+Build = Callable[[ModelSpec, Vector], tuple[Any2AnyDiT, ModelSpec]]
 # A site's preferences for one case: what best-of-n takes the best by.
 ScoreOf = Callable[[Case], Score]
 
@@ -71,19 +72,23 @@ class Answer:
     peak_mb: float
 
 
+def shared_alone(spec: ModelSpec, vector: Vector) -> tuple[Any2AnyDiT, ModelSpec]:
+    """The model of a shared adapter as it is."""
+    model = adapted_model(spec)
+    unpack(model, vector)
+    return model, spec
+
+
 class Predictor:
     """One adapter, loaded once. ``name`` is the start of its SHA-256, ``card`` its card (empty without one)."""
 
-    def __init__(self, adapter: Path = DEFAULT_ADAPTER, private: Private | None = None) -> None:
+    def __init__(self, adapter: Path = DEFAULT_ADAPTER, build: Build = shared_alone) -> None:
         """Raises InputError where the adapter cannot be read or belongs to another prior."""
         if not adapter.is_file():
             raise InputError(f"--adapter {adapter}: no such file; expected a .safetensors that a run wrote")
-        self.spec, vector, self.card = load_adapter(adapter)
+        spec, vector, self.card = load_adapter(adapter)
         self.name = vector_hash(vector)[:12]
-        self._model = adapted_model(self.spec)
-        unpack(self._model, vector)
-        if private is not None:
-            private(self._model, self.spec)
+        self._model, self.spec = build(spec, vector)
         self._model.eval()
         self.envelope, self._stand_in = _envelope(self.card)
 

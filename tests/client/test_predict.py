@@ -14,7 +14,7 @@ import torch
 from small_study import ellipsoid_case, write_small_study
 
 from client.case_files import save_case
-from client.predict import Answer, Predictor, Sampled
+from client.predict import Answer, Predictor, Sampled, shared_alone
 from client.prediction_files import check_folder, write_answer
 from client.subject import load_subject
 from shared_model.case import Case
@@ -109,13 +109,15 @@ def test_finer_voxels_are_predicted_at_the_training_patients_size(predictor: Pre
 def test_a_private_adapter_is_laid_over_the_model(case: Case, answer: Answer) -> None:
     seen: list[ModelSpec] = []
 
-    def private(model: torch.nn.Module, spec: ModelSpec) -> None:
+    def build(spec: ModelSpec, vector: np.ndarray):  # type: ignore[no-untyped-def]
+        model, spec = shared_alone(spec, vector)
         seen.append(spec)
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.mul_(1.01)
+        return model, spec
 
-    changed = Predictor(private=private).predict(case, Sampled(samples=3))
+    changed = Predictor(build=build).predict(case, Sampled(samples=3))
     assert len(seen) == 1
     assert not np.array_equal(changed.dose_gy, answer.dose_gy)
 
