@@ -29,8 +29,8 @@ from shared_model.predictor import Score, predict_with_spread
 from shared_model.regrid import coarsened, refined
 from shared_model.spec import ModelSpec
 
-# Makes the model of a shared adapter, perhaps with what a site keeps to itself laid over it: specification and vector in,
-# model and the specification that it has then out. Raises InputError where the two do not fit.
+# Makes the model of a shared adapter, perhaps with what a site keeps to itself laid over it: specification and vector
+# in, model and the specification that it has then out. Raises InputError where the two do not fit.
 Build = Callable[[ModelSpec, Vector], tuple[Any2AnyDiT, ModelSpec]]
 # A site's preferences for one case: what best-of-n takes the best by.
 ScoreOf = Callable[[Case], Score]
