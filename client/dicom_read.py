@@ -18,7 +18,7 @@ from typing import TypeVar
 import numpy as np
 from pydicom.dataset import Dataset
 
-from client.beams import draw_plates
+from client.beams import PLATES, draw_plates
 from client.dicom_find import FileProblem, Findings, Study, find
 from client.dicom_headers import Header, read_header
 from client.dicom_images import VOXEL_MM, CtStack, case_grid, ct_hu, dose_gy, dose_lattice, read_dose, stack
@@ -94,6 +94,8 @@ def read_case(
     that a higher one covers. Without an RTPLAN there are no plates, without an RTDOSE no dose. Raises InputError naming
     the case by its pseudonym and what is wrong: no CT, no target with a prescription, missing slices, a relative dose.
     """
+    if plates not in PLATES:
+        raise InputError(f"plates {plates!r}: expected one of {', '.join(PLATES)}")
     try:
         return _Study(study, rules or NameRules(), worker()).reading(plates, voxel_mm)
     except InputError as error:
