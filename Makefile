@@ -50,6 +50,7 @@ bench: $(READY)
 	$(BIN)/python -m simulations.benchmarks.training_sizes
 	$(BIN)/python -m simulations.benchmarks.resolution_loss
 	$(BIN)/python -m simulations.benchmarks.secagg
+	$(BIN)/python -m simulations.benchmarks.site_check
 
 # Needs an NVIDIA GPU and a torch built for it; refuses otherwise.
 bench-gpu: $(READY)

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from client import enrol, node
+from client import data_cli, enrol, node
 from client import status as site_status
 from client.home import ClientHome
 from privacy import certificates
@@ -31,7 +31,7 @@ def init(
     invitation: Annotated[Path, typer.Argument(help="SITE.invitation, from the coordinator.")],
     home_folder: Annotated[Path, typer.Option("--home", help="New folder for the site's keys and state.")],
     data_root: Annotated[Path | None, typer.Option(help="Folder of the cases; split by `client init`.")] = None,
-    data: Annotated[str, typer.Option(help="How they are stored: cases, openkbp, openkbp128.")] = "cases",
+    data: Annotated[str, typer.Option(help="How they are stored: dicom, cases, openkbp, openkbp128.")] = "cases",
     site_config: Annotated[Path | None, typer.Option(help="A site.yaml made elsewhere, instead.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -122,6 +122,9 @@ def budget(home_folder: Home, as_json: AsJson = False) -> None:
 
     report = budget_report(ClientHome.load(home_folder))
     _print(report.record() if as_json else report.lines())
+
+
+data_cli.add_to(app)
 
 
 def _print(output: dict[str, Any] | list[str]) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from client import case_files
+from client import case_files, dicom_cohort
 from client.openkbp_read import read_openkbp
-from client.site import DATA_FOLDERS, SiteConfig, check_case_id
+from client.site import DATA_FOLDERS, DICOM, SiteConfig, check_case_id
 from shared_model.case import Case
 from shared_model.errors import InputError
 
@@ -14,12 +14,14 @@ SPLITS = ("train", "validation")
 
 
 def case_path(site: SiteConfig, case_id: str) -> Path:
-    """Where a case of this site lies. Raises InputError if ``case_id`` is not a plain pseudonym."""
+    """The file of a case, at a site that keeps one file a patient. Raises InputError if ``case_id`` is no pseudonym."""
     return site.root / DATA_FOLDERS[site.data] / f"{check_case_id(case_id, f'site {site.site}')}.npz"
 
 
 def load_case(site: SiteConfig, case_id: str) -> Case:
-    """Read one case of ``site``. Raises InputError naming the file and what is wrong with it."""
+    """Read one case of ``site``. Raises InputError naming the file, of DICOM the case, and what is wrong with it."""
+    if site.data == DICOM:
+        return dicom_cohort.load_case(site, case_id)
     path = case_path(site, case_id)
     if site.data != "cases":
         return read_openkbp(path, case_id)

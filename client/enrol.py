@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from client.home import FOLDERS, ClientHome
+from client.name_rules import NAMES_TEXT
 from client.policy import default_policy_text
-from client.site import SiteConfig
-from client.site_file import found_site, site_text
+from client.pseudonyms import Pseudonyms
+from client.site import DICOM, SiteConfig
+from client.site_file import found_dicom, found_site, site_text
 from privacy import certificates, identity, signed
 from privacy.admission import Admission
 from privacy.federation_plan import FederationPlan, plan_hash
@@ -36,10 +38,15 @@ class Data:
     root: Path | None
     site_config: Path | None
 
-    def configuration(self, site: str) -> SiteConfig:
-        """Return the configuration of ``site``; InputError naming the option at fault."""
+    def configuration(self, site: str, folder: Path, pseudonyms: Pseudonyms) -> SiteConfig:
+        """Return the configuration of ``site``, whose own folder is ``folder``; InputError naming the option at fault.
+
+        DICOM studies get case ids by ``pseudonyms``.
+        """
         if (self.root is None) == (self.site_config is None):
             raise InputError("expected either --data-root (the folder of the cases) or --site-config (a site.yaml)")
+        if self.root is not None and self.kind == DICOM:
+            return found_dicom(site, self.root, pseudonyms, folder)
         if self.root is not None:
             return found_site(site, self.kind, self.root)
         assert self.site_config is not None
@@ -59,7 +66,8 @@ def create(invitation_file: Path, folder: Path, data: Data) -> ClientHome:
     """
     with naming(invitation_file):
         invitation = Invitation.from_json(identity.read_input(invitation_file))
-    config = data.configuration(invitation.site)
+    pseudonyms = Pseudonyms.passing()
+    config = data.configuration(invitation.site, folder.resolve(), pseudonyms)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder}: exists and is not empty; choose a new folder (nothing was changed)")
     passphrase()  # one that is not usable is refused before anything is written
@@ -83,6 +91,9 @@ def create(invitation_file: Path, folder: Path, data: Data) -> ClientHome:
     identity.write_public(home.request_file, AdmissionRequest.make(invitation, identity_key, node_public_key))
     identity.write_public(home.site_config, site_text(config).encode())
     identity.write_public(home.policy, default_policy_text().encode())
+    if data.root is not None and config.names is not None and config.pseudonyms is not None:
+        identity.write_private(config.pseudonyms, pseudonyms.salt)
+        identity.write_public(config.names, NAMES_TEXT.encode())
     home.save()
     return home
 

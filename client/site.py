@@ -13,10 +13,11 @@ import yaml
 
 from shared_model.errors import InputError
 
-# How a site's cases are stored: OpenKBP's compact form at half and at native resolution, or one case file per patient;
-# and the folder below the site's root that holds one ID.npz a patient.
+# How a site's cases are stored in files of ours: OpenKBP's compact form at half and at native resolution, or one case
+# file per patient; and the folder below the site's root that holds one ID.npz a patient.
 DATA_FOLDERS: Mapping[str, str] = {"openkbp": "half64", "openkbp128": "full128", "cases": ""}
-DATA_KINDS = tuple(DATA_FOLDERS)
+DICOM = "dicom"
+DATA_KINDS = (*DATA_FOLDERS, DICOM)
 
 _SITE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}")
 # No separators and no leading dot, so that a case id can never point out of its folder.
@@ -37,12 +38,13 @@ def check_case_id(case_id: str, where: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class SiteConfig:
-    """One site's data. ``root`` holds the data set (``openkbp``) or one ``ID.npz`` per patient (``cases``).
+    """One site's data. ``root`` holds the data set (``openkbp``), one ``ID.npz`` per patient (``cases``), or DICOM-RT
+    studies in any folders (``dicom``).
 
     ``train`` and ``validation`` are disjoint case ids, in the order in which they are used. ``cache`` is a folder for
     derived files, ``threads`` the CPU threads to train with (0: all). ``plans``: training cases that are plans of one
-    and the same patient, a group each; every other case is a patient of its own. Raises InputError naming the key at
-    fault.
+    and the same patient, a group each; every other case is a patient of its own. ``pseudonyms`` is the file of the salt
+    that makes DICOM's case ids, ``names`` the site's rules for structure names. Raises InputError naming the key.
     """
 
     site: str
@@ -53,6 +55,8 @@ class SiteConfig:
     cache: Path | None = None
     threads: int = 0
     plans: tuple[tuple[str, ...], ...] = ()
+    names: Path | None = None
+    pseudonyms: Path | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.site, str) or _SITE_NAME.fullmatch(self.site) is None:
@@ -74,6 +78,8 @@ class SiteConfig:
         grouped = [case_id for group in self.plans for case_id in group]
         if len(set(grouped)) != len(grouped) or not set(grouped) <= set(self.train):
             raise InputError(f"{where}: plans: expected groups of cases listed under train, each case in one group")
+        if self.data == DICOM:
+            self._check_dicom(where, listed)
 
     def patients(self) -> tuple[tuple[int, ...], ...]:
         """Training patients, each as the indices of his cases in ``train``; in the order of their first cases."""
@@ -82,6 +88,14 @@ class SiteConfig:
         for index, case_id in enumerate(self.train):
             groups.setdefault(of_case.get(case_id, (case_id,)), []).append(index)
         return tuple(tuple(indices) for indices in groups.values())
+
+    def _check_dicom(self, where: str, listed: tuple[str, ...]) -> None:
+        if self.pseudonyms is None:
+            raise InputError(f"{where}: missing key 'pseudonyms': the file of the salt that its case ids are made with")
+        patients = [case_id.partition("_")[0] for case_id in listed]
+        if len(set(patients)) != len(patients):
+            twice = next(patient for patient in patients if patients.count(patient) > 1)
+            raise InputError(f"{where}: two plans of patient {twice} are listed; a patient counts once, so list one")
 
     @classmethod
     def load(cls, path: Path) -> SiteConfig:
@@ -115,12 +129,12 @@ class SiteConfig:
                 raise InputError(f"{path}: {key}: expected a list of case ids")
             values[key] = tuple(values[key])
         values["plans"] = _groups(values.get("plans", []), path)
-        for key in ("root", "cache"):
+        for key in ("root", "cache", "names", "pseudonyms"):
             folder = values.get(key)
-            if folder is None and key == "cache":
+            if folder is None and key != "root":
                 continue
             if not isinstance(folder, str) or not folder:
-                raise InputError(f"{path}: {key}: expected a folder")
+                raise InputError(f"{path}: {key}: expected a path")
             try:
                 values[key] = path.parent / Path(folder).expanduser()
             except RuntimeError:
@@ -141,6 +155,9 @@ class SiteConfig:
             "cache": None if self.cache is None else str(self.cache.resolve()),
             "threads": self.threads,
             "plans": [list(group) for group in self.plans],
+        }
+        content |= {
+            key: str(value.resolve()) for key in ("names", "pseudonyms") if (value := getattr(self, key)) is not None
         }
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.partial")

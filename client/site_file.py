@@ -6,7 +6,11 @@ from pathlib import Path
 
 import yaml
 
-from client.site import DATA_FOLDERS, SiteConfig, is_case_id
+from client import dicom_cohort
+from client.dicom_read import find_studies
+from client.name_rules import NameRules
+from client.pseudonyms import Pseudonyms
+from client.site import DATA_FOLDERS, DATA_KINDS, DICOM, SiteConfig, is_case_id
 from shared_model.errors import InputError
 
 VALIDATION_FRACTION = 0.2
@@ -18,8 +22,8 @@ _TEXT = """\
 # The name under which the consortium admitted this site.
 site: {site}
 
-# How the cases are stored. cases: one ID.npz a patient in `root`; openkbp, openkbp128: the compact OpenKBP data set,
-# in half64/ or full128/ below `root`.
+# How the cases are stored. dicom: CT, RTSTRUCT, RTPLAN and RTDOSE in any folders below `root`; cases: one ID.npz a
+# patient in `root`; openkbp, openkbp128: the compact OpenKBP data set, in half64/ or full128/ below `root`.
 data: {data}
 root: {root}
 
@@ -33,6 +37,11 @@ cache: {cache}
 
 # CPU threads to train with; 0: all. Equal results need equal numbers.
 threads: {threads}
+
+# For dicom alone: the site's rules for structure names (null: none), and the file of the salt that pseudonyms are made
+# with. Keep the salt: with another one every patient has another pseudonym, and the lists above name nobody.
+names: {names}
+pseudonyms: {pseudonyms}
 """
 
 
@@ -44,18 +53,24 @@ def site_text(config: SiteConfig) -> str:
         root=_yaml(str(config.root.resolve())),
         train=_yaml(list(config.train)),
         validation=_yaml(list(config.validation)),
-        cache="null" if config.cache is None else _yaml(str(config.cache.resolve())),
+        cache=_path(config.cache),
         threads=config.threads,
+        names=_path(config.names),
+        pseudonyms=_path(config.pseudonyms),
     )
+
+
+def _path(path: Path | None) -> str:
+    return "null" if path is None else _yaml(str(path.resolve()))
 
 
 def found_site(site: str, data: str, root: Path) -> SiteConfig:
     """Make the configuration of all cases in ``root``, the last fifth by name for validation.
 
-    InputError when ``data`` is unknown or the folder holds no case.
+    InputError when ``data`` is unknown, or is dicom (``found_dicom``), or the folder holds no case.
     """
     if data not in DATA_FOLDERS:
-        raise InputError(f"--data {data}: expected one of {', '.join(DATA_FOLDERS)}")
+        raise InputError(f"--data {data}: expected one of {', '.join(DATA_KINDS)}")
     folder = root / DATA_FOLDERS[data]
     if not folder.is_dir():
         raise InputError(f"--data-root {root}: no folder {folder}; expected the cases of --data {data} there")
@@ -67,9 +82,41 @@ def found_site(site: str, data: str, root: Path) -> SiteConfig:
         raise InputError(
             f"--data-root {root}: {odd} files in {folder} are not named by a pseudonym (letters, digits, _ and -)"
         )
+    train, validation = _split(tuple(cases))
+    return SiteConfig(site=site, data=data, root=root, train=train, validation=validation)
+
+
+def found_dicom(site: str, root: Path, pseudonyms: Pseudonyms, folder: Path) -> SiteConfig:
+    """Make the configuration of all DICOM studies below ``root`` that can be trained on, one a patient.
+
+    ``folder`` is the site's own: its cache, its rules for names and the salt of ``pseudonyms`` will lie there.
+    InputError when there is no such study.
+    """
+    found = find_studies(root, pseudonyms)
+    cases = dicom_cohort.trainable(found, NameRules())
+    if not cases:
+        raise InputError(
+            f"--data-root {root}: of {len(found.studies)} studies in {found.files} files none can be trained on: each"
+            " needs CT, RTSTRUCT with a target, RTDOSE and a prescription; `client check` says what is missing"
+        )
+    train, validation = _split(cases)
+    return SiteConfig(
+        site=site,
+        data=DICOM,
+        root=root,
+        train=train,
+        validation=validation,
+        cache=folder / "cache",
+        names=folder / "structures.yaml",
+        pseudonyms=folder / "secrets" / "pseudonyms",
+    )
+
+
+def _split(cases: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Training and validation cases: the last fifth, at least one of two, is held back."""
     held_back = max(1, round(len(cases) * VALIDATION_FRACTION)) if len(cases) > 1 else 0
     split = len(cases) - held_back
-    return SiteConfig(site=site, data=data, root=root, train=tuple(cases[:split]), validation=tuple(cases[split:]))
+    return cases[:split], cases[split:]
 
 
 def _yaml(value: object) -> str:

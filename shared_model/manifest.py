@@ -31,6 +31,8 @@ FORMAT = "fedkt3d-adapter/1"
 BASE_TENSOR = "base.weights"
 # Names of the voxel base's parameters.
 VOXEL = "voxel."
+# The adapter that comes with the package (docs/results/residual.md).
+DEFAULT_ADAPTER = Path(__file__).parent / "adapter_default" / "adapter.safetensors"
 
 
 def pack(model: Any2AnyDiT) -> Vector:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -50,6 +50,19 @@ def sample_volumes(
     return latents.decode(sample_latents(model, conditions, target, noise, how))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """A dose (z, y, x) in Gy on the case's grid, and how far apart its samples were.
+
+    ``spread_gy``: sample standard deviation over the samples in each voxel; None where there was one. ``scores`` of the
+    samples in their order, where they were scored.
+    """
+
+    dose_gy: Tensor
+    spread_gy: Tensor | None = None
+    scores: tuple[float, ...] = ()
+
+
 def predict_dose(
     model: Any2AnyDiT,
     case: Case,
@@ -70,6 +83,56 @@ def predict_dose(
     encoded before on that grid, if it was; ``base``: its base dose, likewise (shared_model/residual.py). With
     ``model.adapter=base`` the base dose is the prediction.
     """
+    drawn, in_gy = _draw(
+        model, case, spec, steps=steps, candidates=candidates, seed=seed, shape=shape, patient=patient, base=base
+    )
+    if score is None:
+        return in_gy(drawn.mean(0))
+    return max((in_gy(one) for one in drawn), key=score)
+
+
+def predict_with_spread(
+    model: Any2AnyDiT,
+    case: Case,
+    spec: ModelSpec,
+    *,
+    steps: int = 1,
+    candidates: int = 1,
+    seed: int = 0,
+    score: Score | None = None,
+) -> Prediction:
+    """The dose of ``predict_dose`` with the spread of its samples; one sample is in memory at a time."""
+    drawn, in_gy = _draw(model, case, spec, steps=steps, candidates=candidates, seed=seed)
+    best: Tensor | None = None
+    scores: list[float] = []
+    mean = squares = torch.zeros(())
+    for number, one in enumerate(drawn, 1):
+        dose = in_gy(one)
+        # Welford (1962): a running mean and the sum of squares about it.
+        step = dose - mean
+        mean = mean + step / number
+        squares = squares + step * (dose - mean)
+        if score is not None:
+            scores.append(score(dose))
+            best = dose if max(scores) == scores[-1] > max(scores[:-1], default=float("-inf")) else best
+    spread = (squares / (len(drawn) - 1)).sqrt() if len(drawn) > 1 else None
+    dose = in_gy(drawn.mean(0)) if best is None else best
+    return Prediction(dose_gy=dose, spread_gy=spread, scores=tuple(scores))
+
+
+def _draw(
+    model: Any2AnyDiT,
+    case: Case,
+    spec: ModelSpec,
+    *,
+    steps: int,
+    candidates: int,
+    seed: int,
+    shape: tuple[int, int, int] | None = None,
+    patient: Example | None = None,
+    base: Volume | None = None,
+) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """Samples (K, z, y, x) on the training grid, and what turns one of them into Gy on the case's grid."""
     base = base_gy(case, spec, model) if base is None else base
     if spec.adapter == "base" and base is not None:
         return torch.from_numpy(base)
@@ -80,7 +143,5 @@ def predict_dose(
     window = latents.cells(spec.shape)
     how = Sampling(steps=steps, precision=spec.precision, window=window, overlap=max(1, min(window) // 4))
     drawn = sample_volumes(model, patient, "dose", how, candidates=candidates, seed=seed, latents=latents)
-    if score is None:
-        return dose_gy(drawn.mean(0), case, patient.grid, latents, base)
-    doses = [dose_gy(one, case, patient.grid, latents, base) for one in drawn]
-    return max(doses, key=score)
+    grid = patient.grid
+    return drawn, lambda volume: dose_gy(volume, case, grid, latents, base)

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from shared_model.command import run_command
+from shared_model.errors import InputError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Simulated hospitals on one machine.")
 Overrides = Annotated[list[str] | None, typer.Argument(help="Hydra overrides: key=value")]
@@ -151,16 +152,24 @@ def compare(
 
 @app.command()
 def phantom(
-    out: Annotated[Path, typer.Option(help="Folder to write the hospital to")],
+    out: Annotated[Path | None, typer.Option(help="Folder to write the hospital to, as case files")] = None,
+    dicom: Annotated[Path | None, typer.Option(help="Folder to write it to as complete DICOM studies")] = None,
     patients: Annotated[int, typer.Option(min=2, max=10_000)] = 12,
     style: Annotated[str, typer.Option(help="Planning style and anatomy of the hospital")] = "openkbp_like",
     seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
-    """Write one phantom hospital: case files and site.yaml, ready for `client init --site-config`."""
+    """Write one phantom hospital, as case files with site.yaml (--out) or as DICOM studies (--dicom)."""
     from simulations.phantom import style_named, write_hospital
+    from simulations.phantom_dicom import write_dicom_hospital
 
-    site = write_hospital(out, style_named(style), patients, seed)
-    print(f"{len(site.train)} training and {len(site.validation)} validation patients in {out}")
+    if (out is None) == (dicom is None):
+        raise InputError("expected either --out (case files) or --dicom (DICOM studies)")
+    if dicom is not None:
+        write_dicom_hospital(dicom, style_named(style), patients, seed)
+        print(f"{patients} DICOM studies in {dicom}")
+    elif out is not None:
+        site = write_hospital(out, style_named(style), patients, seed)
+        print(f"{len(site.train)} training and {len(site.validation)} validation patients in {out}")
 
 
 def main() -> int:

@@ -20,7 +20,7 @@ from shared_model.adapters import adapted_model
 from shared_model.case import Case
 from shared_model.dosimetry import summarise
 from shared_model.errors import InputError
-from shared_model.manifest import load_adapter, unpack, vector_hash
+from shared_model.manifest import DEFAULT_ADAPTER, load_adapter, unpack, vector_hash
 from shared_model.predictor import predict_dose
 from shared_model.residual import base_gy
 from shared_model.sampler import Sampling
@@ -31,8 +31,6 @@ from simulations.predict_any import any_csv, any_table, score_any
 from simulations.scoring import overall, patients_csv, score_predictions, study_summary
 from simulations.settings import EvaluateSettings
 from simulations.tables import write_json
-
-DEFAULT_ADAPTER = Path(__file__).parents[1] / "shared_model" / "adapter_default" / "adapter.safetensors"
 
 
 def evaluate_adapter(settings: EvaluateSettings, bars: Progress) -> str:

@@ -9,7 +9,7 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,14 +18,16 @@ import torch
 from rich.progress import Progress
 
 from client.cohort import load_case
+from client.pictures import site_picture
 from client.site import SiteConfig
 from privacy.messages import EvaluateTask
 from shared_model.adapters import adapted_model
 from shared_model.card import card_bytes, card_path
+from shared_model.envelope import Envelope
 from shared_model.manifest import Vector, unpack, vector_bytes, vector_hash
 from shared_model.predictor import predict_dose
 from shared_model.spec import ModelSpec
-from simulations.pictures import curves_picture, site_picture
+from simulations.pictures import curves_picture
 from simulations.scoring import COLUMNS, SiteScores, overall, patients_csv, score_sites, study_summary
 from simulations.settings import RunSettings
 from simulations.tables import metrics_csv, metrics_table, write_summary
@@ -94,12 +96,18 @@ def write_results(
         shutil.copyfile(trained_there, out / ADAPTER)
         card = json.loads(card_path(trained_there).read_text(encoding="utf-8"))
         card["metrics"] = {column: round(summary["studies"][lead][column], 4) for column in COLUMNS}
+        card["trained_on"] = training_ranges(sites).record()
         card_path(out / ADAPTER).write_bytes(card_bytes(card))
     pictures = _pictures(settings, sites, trained, lead)
     lines = [metrics_table(summary), f"summary   {out / 'summary.json'}", f"curves    {out / 'curves.png'}"]
     lines += [f"adapter   {out / ADAPTER}"] if lead != "local" else []
     lines += [f"picture   {path}" for path in pictures]
     return "\n".join([*lines, _wire_line(settings, summary["wire_bytes_per_round"])])
+
+
+def training_ranges(sites: Sequence[SiteConfig]) -> Envelope:
+    """What the training patients of all sites span, for the adapter's card (shared_model/envelope.py)."""
+    return Envelope.measure(load_case(site, case_id) for site in sites for case_id in site.train)
 
 
 def _wire_line(settings: RunSettings, measured: int) -> str:

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from rich.progress import Progress
 
-from shared_model.manifest import load_adapter, vector_hash
+from shared_model.manifest import DEFAULT_ADAPTER, load_adapter, vector_hash
 from shared_model.prior import prior_hash
-from simulations.evaluate import DEFAULT_ADAPTER, evaluate_adapter
+from simulations.evaluate import evaluate_adapter
 from simulations.settings import evaluate_settings
 
 PRIOR = "05bb38ab8570466e3b89a11f8f250456289f1fe10d0e13cfc6f770d6509011c5"

@@ -99,7 +99,7 @@ def test_what_travels_and_its_identity() -> None:
 
 
 def ball(case_id: str, radius: float) -> Case:
-    """A target in the middle of a round body, in closed form: a phantom's planner rounds otherwise on other processors."""
+    """A target amid a round body, in closed form: a phantom's planner rounds otherwise on other processors."""
     z, y, x = np.meshgrid(*[np.arange(16) - 7.5] * 3, indexing="ij")
     r = np.sqrt(z**2 + y**2 + x**2)
     body = r < 7.5

@@ -5,7 +5,7 @@ import torch
 from shared_model.case import Case
 from shared_model.dit import Any2AnyDiT
 from shared_model.geometry import Grid
-from shared_model.predictor import predict_dose
+from shared_model.predictor import predict_dose, predict_with_spread
 from shared_model.spec import Architecture, ModelSpec
 
 SPEC = ModelSpec(prior="none", shape=(16, 16, 16), precision="fp32")
@@ -58,3 +58,33 @@ def test_a_grid_above_the_training_roi_is_predicted_in_tiles(case: Case, model: 
     assert set(tokens) == one
     assert dose.shape == case.grid.shape
     assert bool((dose[~torch.from_numpy(case.body)] == 0).all())
+
+
+def test_the_spread_is_that_of_the_samples_and_the_dose_the_one_of_predict_dose(case: Case, model: Any2AnyDiT) -> None:
+    seen: list[torch.Tensor] = []
+
+    def value(dose_gy: torch.Tensor) -> float:
+        seen.append(dose_gy)
+        return float(dose_gy[8:14, 8:14, 8:14].mean())
+
+    best = predict_with_spread(model, case, SPEC, steps=2, candidates=4, seed=1, score=value)
+    assert best.spread_gy is not None
+    torch.testing.assert_close(best.spread_gy, torch.stack(seen).std(0), rtol=1e-4, atol=1e-5)
+    assert best.scores == tuple(float(d[8:14, 8:14, 8:14].mean()) for d in seen)
+    assert torch.equal(best.dose_gy, seen[best.scores.index(max(best.scores))])
+    mean = predict_with_spread(model, case, SPEC, steps=2, candidates=4, seed=1)
+    assert torch.equal(mean.dose_gy, predict_dose(model, case, SPEC, steps=2, candidates=4, seed=1))
+    one = predict_with_spread(model, case, SPEC, steps=2, seed=1)
+    assert one.spread_gy is None
+    # A batch of one sums in another order than a batch of four.
+    torch.testing.assert_close(one.dose_gy, seen[0], rtol=1e-3, atol=1e-3)
+
+
+def test_of_equal_scores_the_first_sample_is_taken(case: Case, model: Any2AnyDiT) -> None:
+    seen: list[torch.Tensor] = []
+
+    def flat(dose_gy: torch.Tensor) -> float:
+        seen.append(dose_gy)
+        return 7.0
+
+    assert torch.equal(predict_with_spread(model, case, SPEC, steps=2, candidates=3, score=flat).dose_gy, seen[0])

@@ -14,11 +14,11 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 from numpy.typing import NDArray
 
+from client import slices
+from client.pictures import prediction_figure, site_figure, site_picture
 from shared_model.case import Case
 from shared_model.errors import InputError
 from shared_model.geometry import Grid
-from simulations import slices
-from simulations.pictures import curves_picture, site_figure, site_picture
 
 GRID = Grid((14, 24, 30), (9.0, 5.0, 4.0))  # as anisotropic as real studies
 
@@ -216,15 +216,20 @@ def test_bad_input_writes_nothing(tmp_path: Path) -> None:
         site_picture(path, case, np.ones((2, 2, 2)), "north")
     with pytest.raises(InputError, match="not finite"):
         site_picture(path, case, np.full(GRID.shape, np.nan), "north")
-    with pytest.raises(InputError, match="no point in any curve"):
-        curves_picture(path, {"federated": []}, "round", "Gy")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_curves_picture(tmp_path: Path) -> None:
-    path = tmp_path / "curves.png"
-    curves = {f"study {k}": [(float(i), 20.0 / (i + k + 1)) for i in range(20)] for k in range(9)}
-    curves["gap"] = [(0.0, 1.0), (1.0, float("nan")), (2.0, 3.0)]
-    curves["empty"] = []
-    curves_picture(path, curves, "round", "dose score (Gy)", title="Validation")
-    assert np.ptp(imread(path)[..., :3]) > 0.9
+def test_a_prediction_without_a_reference_shows_dose_and_spread() -> None:
+    case = replace(example(), dose_gy=None)
+    spread = np.where(case.body, 3.0, 0.0)
+    figure = prediction_figure(case, np.full(GRID.shape, 35.0), spread, "north-003")
+    titles = [axes.get_title() for axes in figure.axes if axes.get_title()]
+    assert titles == ["prediction", "spread", "dose-volume histograms"]
+    assert any("PTV_7000/D95 35.0 Gy" in text.get_text() for text in figure.texts)
+    dvh = next(axes for axes in figure.axes if axes.get_title() == "dose-volume histograms")
+    assert len(dvh.get_lines()) == 3  # one curve a structure
+    with_dose = prediction_figure(example(), np.full(GRID.shape, 35.0), spread, "north-003")
+    titles = [axes.get_title() for axes in with_dose.axes if axes.get_title()]
+    assert titles[:4] == ["reference", "prediction", "prediction - reference", "spread"]
+    with pytest.raises(InputError, match="shape"):
+        prediction_figure(case, np.full(GRID.shape, 35.0), spread[1:], "north-003")

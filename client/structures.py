@@ -1,0 +1,181 @@
+"""From a structure set's names to what the model knows: organs by TG-263 name, targets by prescription, the body.
+
+The site's file of rules (client/name_rules.py) comes first, then the plan, then the spelling. What is not certain is
+not used: it stands in the review table as ambiguous or unmapped, for a physicist to decide.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+from client.dicom_parts import Roi
+from client.dicom_plan import Prescription
+from client.name_rules import NameRules
+from client.tg263_names import BODY, suggestions, tg263_name, words
+from shared_model.anatomy import is_known, target_name
+
+MAPPED, AMBIGUOUS, UNMAPPED, IGNORED = "mapped", "ambiguous", "unmapped", "ignored"
+
+# Words that make another structure of a target: a part of it, a ring about it, what an optimiser is given.
+_DERIVED = {
+    "opt",
+    "eval",
+    "ring",
+    "minus",
+    "prv",
+    "exp",
+    "sub",
+    "not",
+    "crop",
+    "dvh",
+    "help",
+    "avoid",
+    "shell",
+    "~",
+    "+",
+}
+_RANKS = {"high": 0, "hi": 0, "low": -1, "lo": -1}
+_LEVEL_RANGE_GY = (10.0, 100.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NameRow:
+    """One row of the review table. ``name`` is the record's own and may hold a person's name: for the site's screen.
+
+    ``tg263`` is the name that it was given, empty for none; ``how`` says by what. ``used`` tells whether the model
+    knows it. ``candidates`` are TG-263 names that look alike.
+    """
+
+    number: int
+    name: str = field(repr=False)
+    kind: str
+    status: str
+    tg263: str = ""
+    how: str
+    prescription_gy: float | None = None
+    candidates: tuple[str, ...] = ()
+
+    @property
+    def used(self) -> bool:
+        """Whether it becomes part of the Case."""
+        return self.status == MAPPED and (self.tg263 == BODY or is_known(self.tg263))
+
+
+def name_table(rois: Sequence[Roi], prescriptions: Sequence[Prescription], rules: NameRules) -> tuple[NameRow, ...]:
+    """The review table of a structure set, in its own order."""
+    rows = [_row(roi, prescriptions, rules) for roi in rois]
+    return tuple(_one_each(_ranked(rows, prescriptions)))
+
+
+def _row(roi: Roi, prescriptions: Sequence[Prescription], rules: NameRules) -> NameRow:
+    def row(status: str, how: str, tg263: str = "", level_gy: float | None = None) -> NameRow:
+        near = suggestions(roi.name) if status == UNMAPPED else ()
+        return NameRow(
+            number=roi.number,
+            name=roi.name,
+            kind=roi.kind,
+            status=status,
+            tg263=tg263,
+            how=how,
+            prescription_gy=level_gy,
+            candidates=near,
+        )
+
+    if any(pattern.fullmatch(roi.name) for pattern in rules.ignore):
+        return row(IGNORED, "site file: ignore")
+    for pattern, level_gy in rules.prescriptions_gy:
+        if pattern.fullmatch(roi.name):
+            return row(MAPPED, "site file: prescription", target_name(level_gy), level_gy)
+    for name, pattern in rules.names:
+        if pattern.fullmatch(roi.name):
+            return row(MAPPED, "site file: name", name)
+    if _is_target(roi):
+        return _target(roi, prescriptions, row)
+    found = tg263_name(roi.name)
+    if roi.kind == "EXTERNAL" and found in (None, BODY):
+        return row(MAPPED, "type EXTERNAL", BODY)
+    if found is None:
+        return row(UNMAPPED, "no TG-263 name")
+    return row(MAPPED, "spelling" if found != roi.name else "TG-263", found)
+
+
+def _is_target(roi: Roi) -> bool:
+    return re.match(r"\W*ptv", roi.name, re.IGNORECASE) is not None or roi.kind == "PTV"
+
+
+def _target(roi: Roi, prescriptions: Sequence[Prescription], row: Callable[..., NameRow]) -> NameRow:
+    """A target by the plan's prescription for this very structure, or else by the one level in its name."""
+    ordered = {p.dose_gy for p in prescriptions if p.roi == roi.number}
+    if len(ordered) == 1:
+        (level_gy,) = ordered
+        return row(MAPPED, "plan: prescription of this structure", target_name(level_gy), level_gy)
+    parts = words(roi.name)
+    if _DERIVED & set(parts) or roi.name.lower().count("ptv") > 1:
+        return row(IGNORED, "derived from a target")
+    levels = _levels_gy(parts)
+    if len(levels) == 1:
+        (level_gy,) = levels
+        # 69.96 Gy may stand in a name as 70: the plan's own figure is taken where it is that close.
+        near = [p.dose_gy for p in prescriptions if abs(p.dose_gy - level_gy) < 0.5]
+        level_gy = near[0] if len(set(near)) == 1 else level_gy
+        return row(MAPPED, "level in the name", target_name(level_gy), level_gy)
+    return row(AMBIGUOUS, "target without one level; set prescriptions_gy in the site file")
+
+
+def _levels_gy(parts: Sequence[str]) -> set[float]:
+    found = set()
+    for part in parts:
+        if re.fullmatch(r"\d{4}", part):
+            level = float(part) / 100
+        elif re.fullmatch(r"\d{2}(?:[.,p]\d+)?", part):
+            level = float(re.sub("[,p]", ".", part))
+        else:
+            continue
+        if _LEVEL_RANGE_GY[0] <= level <= _LEVEL_RANGE_GY[1]:
+            found.add(level)
+    return found
+
+
+def _ranked(rows: list[NameRow], prescriptions: Sequence[Prescription]) -> list[NameRow]:
+    """Targets called High and Low, or a single one, by the plan's prescriptions, where these are as many."""
+    doses = sorted({p.dose_gy for p in prescriptions}, reverse=True)
+    open_rows = [row for row in rows if row.status == AMBIGUOUS]
+    taken = {row.prescription_gy for row in rows if row.status == MAPPED}
+    out = []
+    for row in rows:
+        rank = next((_RANKS[word] for word in words(row.name) if word in _RANKS), None)
+        level_gy = None
+        if row.status == AMBIGUOUS and len(open_rows) == 1 and len(doses) == 1:
+            level_gy = doses[0]
+        elif row.status == AMBIGUOUS and rank is not None and len(doses) > 1:
+            level_gy = doses[rank]
+        if level_gy is not None and level_gy not in taken:
+            row = replace(
+                row, status=MAPPED, tg263=target_name(level_gy), prescription_gy=level_gy, how="plan: prescription"
+            )
+        out.append(row)
+    return out
+
+
+def _one_each(rows: list[NameRow]) -> list[NameRow]:
+    """Where several structures got one name, the one that the site or the plan named stays; else none does."""
+    by_name: dict[str, list[NameRow]] = defaultdict(list)
+    for row in rows:
+        if row.status == MAPPED:
+            by_name[row.tg263].append(row)
+    lost = set()
+    for same in by_name.values():
+        if len(same) > 1:
+            sure = [row for row in same if row.how.startswith(("site", "plan"))] or [
+                row for row in same if row.how == "TG-263"
+            ]
+            lost |= {row.number for row in same} - ({sure[0].number} if len(sure) == 1 else set())
+    return [
+        replace(row, status=AMBIGUOUS, how=f"several structures are called {row.tg263}; set ignore in the site file")
+        if row.number in lost
+        else row
+        for row in rows
+    ]

@@ -1,0 +1,114 @@
+"""A hospital's structure name -> its TG-263 name (Mayo et al. 2018), by spelling alone.
+
+Upper and lower case, separators and the side's place and form do not matter; any further word does:
+``SpinalCord_PRV05`` and ``Larynx-PTV`` are no organs.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from functools import lru_cache
+
+import tg263
+
+BODY = "Body"
+
+_LEFT = {"l", "lt", "left", "li", "links", "sin", "sinistra", "gauche", "izq"}
+_RIGHT = {"r", "rt", "right", "re", "rechts", "dex", "dext", "dextra", "droite", "der"}
+# Usual names that are not in TG-263, as normalised words without side.
+_SYNONYMS = {
+    "body": BODY,
+    "external": BODY,
+    "skin": BODY,
+    "patient": BODY,
+    "outer contour": BODY,
+    "brain stem": "Brainstem",
+    "hirnstamm": "Brainstem",
+    "truncus": "Brainstem",
+    "truncus cerebri": "Brainstem",
+    "cord": "SpinalCord",
+    "spinal cord": "SpinalCord",
+    "myelon": "SpinalCord",
+    "medulla spinalis": "SpinalCord",
+    "parotis": "Parotid",
+    "parotid gland": "Parotid",
+    "glnd parotid": "Parotid",
+    "glandula parotis": "Parotid",
+    "glnd parotis": "Parotid",
+    "oesophagus": "Esophagus",
+    "mandible": "Bone_Mandible",
+    "mandibula": "Bone_Mandible",
+    "mandibel": "Bone_Mandible",
+    "optic nerve": "OpticNrv",
+    "opt nrv": "OpticNrv",
+    "optic nrv": "OpticNrv",
+    "submandibular gland": "Glnd_Submand",
+    "submandibular": "Glnd_Submand",
+    "submand": "Glnd_Submand",
+    "chiasm": "OpticChiasm",
+    "chiasma": "OpticChiasm",
+}
+_PAIRED_WITHOUT_SIDE = {"Parotid", "OpticNrv", "Glnd_Submand"}
+
+
+def is_tg263(name: str) -> bool:
+    """Whether TG-263 lists ``name`` as it stands."""
+    return name in _tg263()[1]
+
+
+def words(name: str) -> tuple[str, ...]:
+    """Lower-case words of a name: parted by separators, at CamelCase and between letters and digits."""
+    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", name)
+    return tuple(re.findall(r"[a-z]+|\d+(?:[.,p]\d+)?|[~^+]", spaced.lower()))
+
+
+def tg263_name(name: str) -> str | None:
+    """The TG-263 name that ``name`` spells, None if it spells none or no side of a paired organ."""
+    if is_tg263(name):
+        return name
+    found, side = _sided(words(name.partition("^")[0]))
+    if not found:
+        return None
+    base = _SYNONYMS.get(" ".join(found)) or _SYNONYMS.get("".join(found))
+    if base is not None:
+        if base in _PAIRED_WITHOUT_SIDE:
+            return f"{base}_{side}" if side else None
+        return None if side else base
+    return _tg263()[0].get(_key("".join(found), side))
+
+
+def suggestions(name: str) -> tuple[str, ...]:
+    """TG-263 names that look like ``name``, best first: for a person to choose from, never used."""
+    found, side = _sided(words(name))
+    table = _tg263()[0]
+    close = difflib.get_close_matches(_key("".join(found), side), table, n=3, cutoff=0.75)
+    return tuple(dict.fromkeys(table[key] for key in close))
+
+
+def _sided(found: tuple[str, ...]) -> tuple[tuple[str, ...], str]:
+    """Words without the side, and the side: L, R or empty. A side stands first or last."""
+    for at in (-1, 0):
+        if len(found) > 1 and found[at] in _LEFT | _RIGHT:
+            rest = found[:-1] if at else found[1:]
+            return rest, "L" if found[at] in _LEFT else "R"
+    return found, ""
+
+
+def _key(joined: str, side: str) -> str:
+    return f"{joined}|{side}"
+
+
+@lru_cache(maxsize=1)
+def _tg263() -> tuple[dict[str, str], frozenset[str]]:
+    """Normalised spelling -> name, and all names. Spellings that two names share stand for neither."""
+    names = [structure.primary_name for structure in tg263.ALLOWED_STRUCTURES]
+    table: dict[str, str] = {}
+    twice = set()
+    for name in dict.fromkeys(names):
+        found, side = _sided(words(name))
+        key = _key("".join(found), side)
+        if key in table:
+            twice.add(key)
+        table[key] = name
+    return {key: name for key, name in table.items() if key not in twice}, frozenset(names)
