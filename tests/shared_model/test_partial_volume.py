@@ -28,7 +28,7 @@ def test_equal_volumes_are_numpys_percentile(values: list[float], percent: float
 
 @given(st.lists(st.tuples(st.floats(0, 80, width=32), st.integers(1, 8)), min_size=1, max_size=12), st.floats(0, 80))
 def test_a_voxel_of_part_n_counts_as_n_parts(voxels: list[tuple[float, int]], level: float) -> None:
-    """The oracle splits each voxel into its eighths; volumes and means agree exactly, doses at volume within a voxel."""
+    """The oracle splits each voxel into its eighths: volume and mean are exact, dose at volume within a voxel."""
     dose = torch.tensor([[d for d, _ in voxels]], dtype=torch.float64)
     eighths = torch.tensor([float(n) for _, n in voxels], dtype=torch.float64)
     split = np.repeat([d for d, _ in voxels], [n for _, n in voxels])
@@ -36,7 +36,7 @@ def test_a_voxel_of_part_n_counts_as_n_parts(voxels: list[tuple[float, int]], le
     assert dvh.mean_dose(dose, eighths).item() == pytest.approx(split.mean(), abs=1e-9)
     levels, parts = np.unique([d for d, _ in voxels]), int(eighths.sum())
     for percent in (98.0, 50.0, 2.0):
-        place = np.searchsorted(levels, np.sort(split)[int(round((parts - 1) * (1 - percent / 100)))])
+        place = np.searchsorted(levels, np.sort(split)[round((parts - 1) * (1 - percent / 100))])
         low, high = levels[max(place - 1, 0)], levels[min(place + 1, len(levels) - 1)]
         assert low - 1e-9 <= dvh.dose_at_percent(dose, eighths, percent).item() <= high + 1e-9
 
@@ -78,7 +78,7 @@ def test_an_independent_library_agrees(seed: int) -> None:
 
 
 def sphere(radius_mm: float, step_mm: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """(dose (1, n) Gy, volume (n,) cm3) of a sphere, its edge voxels in part, in a dose of 40 Gy + 0.5 Gy/mm along x."""
+    """(dose (1, n) Gy, volume (n,) cm3) of a sphere, its edge in part, in 40 Gy + 0.5 Gy/mm along x."""
     half = np.arange(-radius_mm - step_mm, radius_mm + 1.5 * step_mm, step_mm)
     fine = (np.arange(4) - 1.5) / 4 * step_mm
     z, y, x = np.meshgrid(half, half, half, indexing="ij")

@@ -62,8 +62,8 @@ def card(**changes: str) -> Scorecard:
 
 def one(metric: str, unit: str, structure: str = "PTV_High", top: str = "1") -> Scorecard:
     return parse_scorecard(
-        f"schema: rt-scorecard/2\nname: one\nversion: '1'\nmetrics:\n  - {{id: m, structure: {structure}, metric: {metric},"
-        f" unit: '{unit}', direction: higher, weight: 1, points: [[0, 0], [{top}, 1]]}}\n"
+        f"schema: rt-scorecard/2\nname: one\nversion: '1'\nmetrics:\n  - {{id: m, structure: {structure},"
+        f" metric: {metric}, unit: '{unit}', direction: higher, weight: 1, points: [[0, 0], [{top}, 1]]}}\n"
     )
 
 
