@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from client import enrol, node
+from client import enrol, node, scorecard_cli
 from client import status as site_status
 from client.home import ClientHome
 from privacy import certificates
@@ -113,6 +113,9 @@ def status(home_folder: Home, as_json: AsJson = False) -> None:
     """Say whether the site runs, is connected, and what it does."""
     report = site_status.status(ClientHome.load(home_folder))
     _print(report if as_json else [site_status.describe(report)])
+
+
+scorecard_cli.add_to(app)
 
 
 def _print(output: dict[str, Any] | list[str]) -> None:
