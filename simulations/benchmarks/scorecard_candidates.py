@@ -27,7 +27,7 @@ from shared_model.sampler import Sampling, sample_latents
 from shared_model.scorecard_read import read_scorecard
 from simulations.phantom import STYLES, phantom_case
 
-K, REPEATS = 8, 3
+K, REPEATS = 8, 2
 CARD = Path(__file__).parents[2] / "shared_model" / "scorecards" / "head_neck.yaml"
 
 
@@ -38,7 +38,7 @@ def measure(steps: int, attention: str) -> dict[str, float]:
     model = adapted_model(spec)
     unpack(model, vector)
     model.eval()
-    case = phantom_case(STYLES["openkbp_like"], 0)
+    case = phantom_case(0, STYLES["openkbp_like"])
     base = base_gy(case, spec, model)
     seen = example(case, spec.shape, HAAR, base)
     patient = Patient(case=case, example=seen, base=base, card=read_scorecard(CARD).bind(case), latents=HAAR)
