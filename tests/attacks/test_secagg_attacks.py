@@ -334,9 +334,11 @@ def test_who_reveals_a_wrong_share_is_named_and_the_others_are_enough(dropped):
 def test_a_share_of_the_other_kind_is_refused_by_the_server():
     federation, step, _ = masked_federation(size=5)
     confirmations = federation.confirm(step)
+    key_share = federation.sites[0]._setup.steps[0].held[1][1]  # a true share, but of the key of a survivor
     reveal = federation.sites[0].reveal(confirmations)
-    wrong = {**reveal.shares, 1: bytes([KEY]) + reveal.shares[1][1:]}
-    refused("shares", step.add_reveal, name(0), replace(reveal, shares=wrong))
+    for share in (key_share, reveal.shares[1][1:]):
+        wrong = {**reveal.shares, 1: bytes([KEY]) + share}
+        refused("shares", step.add_reveal, name(0), replace(reveal, shares=wrong))
 
 
 @pytest.mark.parametrize("gone", [set(), {2}])
