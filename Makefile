@@ -47,6 +47,7 @@ bench: $(READY)
 	$(BIN)/python -m simulations.benchmarks.round_overhead
 	$(BIN)/python -m simulations.benchmarks.deployed_round
 	$(BIN)/python -m simulations.benchmarks.step_cost
+	$(BIN)/python -m simulations.benchmarks.private_step
 	$(BIN)/python -m simulations.benchmarks.training_sizes
 	$(BIN)/python -m simulations.benchmarks.resolution_loss
 	$(BIN)/python -m simulations.benchmarks.secagg
