@@ -134,8 +134,8 @@ def _draw(
 ) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
     """Samples (K, z, y, x) on the training grid, and what turns one of them into Gy on the case's grid."""
     base = base_gy(case, spec, model) if base is None else base
-    if spec.adapter == "base" and base is not None:
-        return torch.from_numpy(base)
+    if spec.adapter == "base" and base is not None:  # all samples are the base, which is in Gy and on its grid already
+        return torch.from_numpy(base).expand(candidates, *base.shape), lambda volume: volume
     shape = shape or spec.shape
     latents = load_latents(replace(spec, shape=shape))
     if patient is None:

@@ -24,13 +24,12 @@ from client.scorecard_scores import plan_score
 from client.site import SiteConfig
 from shared_model.adapters import PRIVATE
 from shared_model.errors import InputError
-from shared_model.manifest import load_adapter, vector_hash
+from shared_model.manifest import DEFAULT_ADAPTER, load_adapter, vector_hash
 from shared_model.private_adapter import PrivateAdapter, PrivatePolicy, aligned_policy
 from shared_model.sampler import Sampling
 from shared_model.scorecard import Scorecard
 from shared_model.scorecard_read import read_scorecard
 from simulations.datasets import hospitals
-from simulations.evaluate import DEFAULT_ADAPTER
 from simulations.scorecard_settings import ScorecardsSettings
 from simulations.scorecard_tables import SHARED, Study, study_markdown
 from simulations.tables import write_json
