@@ -47,7 +47,8 @@ class PublicBase:
 def pull(patient: Reduced, correction: Matrix) -> NDArray[np.float32]:
     """Where one patient pulls the correction (k,): the negative gradient of half his mean squared error, (k,)."""
     rows, residual = patient
-    found: NDArray[np.float32] = rows.T @ (residual - rows @ correction.astype(np.float32)) / np.float32(len(residual))
+    left = residual - rows @ correction.astype(np.float32)
+    found: NDArray[np.float32] = (rows.T @ left / len(residual)).astype(np.float32)
     return found
 
 
