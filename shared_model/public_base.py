@@ -1,87 +1,77 @@
 """The ridge base in few numbers: what phantoms teach, and a correction in the directions in which their features vary.
 
-Under differential privacy every number costs noise. So the sums of shared_model/base.py are taken of few columns: the
-physics features' leading directions on public phantom patients, scaled there to variance 1, against the residual of
-the coefficients that phantoms give. Nothing in here has seen a patient.
+Under differential privacy every number costs noise. So the coefficients of shared_model/base.py start where public
+phantom patients put them, and what patients add is learned in the physics features' leading directions on phantoms,
+scaled there to variance 1: gradient steps on ``k`` numbers that are preconditioned by what is public, and need neither
+the patients' own Gram matrix (k^2 / 2 numbers more) nor its inverse. Nothing in here has seen a patient.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from shared_model.base import PENALTY, Rows, columns, design
+from shared_model.base import PENALTY, columns, design
 from shared_model.base_features import Features
 
 Matrix = NDArray[np.floating[Any]]
+# One patient: features (n, 24) and dose over the highest prescription (n,).
+Patient = tuple[Features, NDArray[np.float32]]
+# The same in the directions: columns (n, k) and what the public coefficients leave of the dose (n,).
+Reduced = tuple[NDArray[np.float32], NDArray[np.float32]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class PublicBase:
-    """``weights`` (d,): phantoms' own coefficients; ``directions`` (d, k): columns of few numbers; ``clip``: C."""
+    """``weights`` (d,): phantoms' own coefficients; ``directions`` (d, k); ``clip``: norm that most phantoms keep."""
 
     weights: Matrix
     directions: Matrix
     clip: float
 
-    @property
-    def size(self) -> int:
-        """Numbers of one patient's sums: the triangle of the Gram matrix, and its products with the residual."""
-        k = int(self.directions.shape[1])
-        return k * (k + 1) // 2 + k
+    def reduced(self, patient: Patient) -> Reduced:
+        """Turn a patient's rows into what steps are made from."""
+        rows = design(patient[0], 0).astype(np.float64)
+        return (rows @ self.directions).astype(np.float32), (patient[1] - rows @ self.weights).astype(np.float32)
 
-    def sums(self, features: Features, ratio: NDArray[np.float32]) -> NDArray[np.float32]:
-        """One patient's mean products (size,), from rows of features (n, 24) and dose over prescription (n,).
-
-        Entries off the diagonal stand once, times sqrt 2: the vector's norm is that of the matrix.
-        """
-        rows = design(features, 0).astype(np.float64)
-        return _sums(rows @ self.directions, ratio - rows @ self.weights)
-
-    def coefficients(self, mean: NDArray[np.float64], noise: float) -> NDArray[np.float32]:
-        """Coefficients (d,) from mean sums (size,) that hold noise of standard deviation ``noise`` a number.
-
-        The penalty is the size of the noise matrix, a public number; with less the noise would be inverted.
-        """
-        k = self.directions.shape[1]
-        gram = np.zeros((k, k))
-        upper = np.triu_indices(k)
-        gram[upper] = mean[:-k] / np.where(upper[0] == upper[1], 1.0, np.sqrt(2.0))
-        gram = gram + np.triu(gram, 1).T
-        values, vectors = np.linalg.eigh(gram)
-        # Negative directions are noise alone.
-        values = np.maximum(values, 0.0) + PENALTY + noise * np.sqrt(2.0 * k)
-        correction = vectors @ ((vectors.T @ mean[-k:]) / values)
+    def coefficients(self, correction: Matrix) -> NDArray[np.float32]:
+        """Coefficients (d,) of the ridge base from a correction (k,)."""
         found: NDArray[np.float32] = (self.weights + self.directions @ correction).astype(np.float32)
         return found
 
 
-def _sums(rows: Matrix, residual: NDArray[np.float64]) -> NDArray[np.float32]:
-    n, k = rows.shape
-    gram = rows.T @ rows / n
-    upper = np.triu_indices(k)
-    scaled = gram[upper] * np.where(upper[0] == upper[1], 1.0, np.sqrt(2.0))
-    return np.concatenate([scaled, rows.T @ residual / n]).astype(np.float32)
+def pull(patient: Reduced, correction: Matrix) -> NDArray[np.float32]:
+    """Where one patient pulls the correction (k,): the negative gradient of half his mean squared error, (k,)."""
+    rows, residual = patient
+    left = residual - rows @ correction.astype(np.float32)
+    found: NDArray[np.float32] = (rows.T @ left / len(residual)).astype(np.float32)
+    return found
 
 
-def learn(patients: list[tuple[Features, NDArray[np.float32]]], count: int) -> PublicBase:
-    """From public patients, (features (n, 24), ratio (n,)) each: coefficients, ``count`` directions, and the clip.
+def exact_correction(patients: Sequence[Reduced]) -> Matrix:
+    """Correction (k,) that all patients' squared errors ask for, without privacy."""
+    k = patients[0][0].shape[1]
+    gram = sum((rows.T @ rows / len(rows) for rows, _ in patients), np.zeros((k, k))) / len(patients)
+    right = sum((pull(patient, np.zeros(k)) for patient in patients), np.zeros(k)) / len(patients)
+    solved: Matrix = np.linalg.solve(gram + PENALTY * np.eye(k), right)
+    return solved
 
-    The clip is the norm that three quarters of these patients stay below.
-    """
-    designs: list[Rows] = [design(features, 0) for features, _ in patients]
+
+def learn(patients: Sequence[Patient], count: int) -> PublicBase:
+    """From public patients: coefficients, ``count`` directions, and the clip that three quarters of them stay below."""
     d = columns(0)
     gram, right = np.zeros((d, d)), np.zeros(d)
-    for rows, (_, ratio) in zip(designs, patients, strict=True):
-        exact = rows.astype(np.float64)
-        gram += exact.T @ exact / (len(exact) * len(patients))
-        right += exact.T @ ratio / (len(exact) * len(patients))
+    for features, ratio in patients:
+        rows = design(features, 0).astype(np.float64)
+        gram += rows.T @ rows / (len(rows) * len(patients))
+        right += rows.T @ ratio / (len(rows) * len(patients))
     weights: Matrix = np.linalg.solve(gram + PENALTY * np.eye(d), right)
     values, vectors = np.linalg.eigh(gram)
     directions = vectors[:, ::-1][:, :count] / np.sqrt(np.maximum(values[::-1][:count], 1e-9))
     public = PublicBase(weights=weights, directions=directions, clip=1.0)
-    norms = [float(np.linalg.norm(public.sums(features, ratio))) for features, ratio in patients]
+    norms = [float(np.linalg.norm(pull(public.reduced(patient), np.zeros(count)))) for patient in patients]
     return PublicBase(weights=weights, directions=directions, clip=float(np.quantile(norms, 0.75)))

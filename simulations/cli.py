@@ -120,7 +120,7 @@ def audit(overrides: Overrides = None) -> None:
 
 @app.command("private-base")
 def private_base(overrides: Overrides = None) -> None:
-    """Fit the ridge base from one private release of sums, at several epsilons, and score it."""
+    """Fit the ridge base by private steps on phantom directions, at several epsilons, and score it."""
     from simulations.private_base import private_base_settings, run_private_base
 
     print(run_private_base(private_base_settings(overrides or [])))

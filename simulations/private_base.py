@@ -1,14 +1,15 @@
-"""`simulate private-base`: one private release of the ridge base's sums over simulated hospitals, then its dose score.
+"""`simulate private-base`: the ridge base fitted by private steps over simulated hospitals, then its dose score.
 
-The public part is learned from phantom patients alone (shared_model/public_base.py). Each hospital's release is the one
-of the deployed path (privacy/release.py); mode local is the same with all of the noise at every hospital.
+The public part is learned from phantom patients alone (shared_model/public_base.py). In each step every hospital
+releases its patients' clipped pulls as the deployed path does (privacy/release.py); mode local is the same with all of
+the noise at every hospital.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,8 @@ from shared_model.base import HOTTEST, design
 from shared_model.base_features import Features, highest_gy, physics_features
 from shared_model.case import Case
 from shared_model.dosimetry import CaseScore, score_case, summarise
-from shared_model.public_base import PublicBase, learn
+from shared_model.errors import InputError
+from shared_model.public_base import PublicBase, Reduced, exact_correction, learn, pull
 from simulations.composition import check_number, check_range, composed, path
 from simulations.datasets import hospitals
 from simulations.settings import DataSettings, data_settings
@@ -45,7 +47,9 @@ class PrivateBaseSettings:
     epsilons: tuple[float, ...]
     delta: float
     colluders: int
-    directions: tuple[int, ...]
+    directions: int
+    steps: tuple[int, ...]
+    rates: tuple[float, ...]
     seeds: int
     phantoms: int
     threads: int
@@ -54,8 +58,12 @@ class PrivateBaseSettings:
     def __post_init__(self) -> None:
         for value in self.epsilons:
             check_number("epsilons", value, 1e-3, 1e3)
-        for count in self.directions:
-            check_range("directions", count, 1, 200)
+        check_range("directions", self.directions, 1, 200)
+        if len(self.steps) != len(self.rates):
+            raise InputError("rates: expected one for each of steps")
+        for steps, rate in zip(self.steps, self.rates, strict=True):
+            check_range("steps", steps, 1, 10_000)
+            check_number("rates", rate, 1e-6, 2.0)
         for key in ("colluders", "seeds", "phantoms", "threads"):
             check_range(key, getattr(self, key), 1, 256)
 
@@ -63,7 +71,7 @@ class PrivateBaseSettings:
 def private_base_settings(overrides: Sequence[str]) -> PrivateBaseSettings:
     """Compose and check the settings."""
     raw, _ = composed("private_base", overrides)
-    lists = {key: tuple(raw[key]) for key in ("epsilons", "directions")}
+    lists = {key: tuple(raw[key]) for key in ("epsilons", "steps", "rates")}
     return PrivateBaseSettings(**{**raw, **lists, "out": path(raw["out"], "out"), "data": data_settings(raw)})
 
 
@@ -74,7 +82,7 @@ class _Fit:
     mode: str
     epsilon: float
     epsilon_alone: float
-    directions: int
+    steps: int
     weights: NDArray[np.float32]
 
 
@@ -86,16 +94,15 @@ def run_private_base(settings: PrivateBaseSettings) -> str:
     public = _rows(settings.out, [s for s in hospitals(phantoms, "", settings.out, 0)])
     sites = hospitals(settings.data, settings.partition, settings.out, 0)
     own = [_rows(settings.out, [site]) for site in sites]
-    fits: list[_Fit] = []
-    for count in settings.directions:
-        base = learn(public, count)
-        fits.append(_fit_of(base, "public", count, base.weights))
-        vectors = [np.stack([base.sums(*rows) for rows in site]) for site in own]
-        mean = np.concatenate(vectors).mean(0, dtype=np.float64)
-        fits.append(_fit_of(base, "none", count, base.coefficients(mean, 0.0)))
+    base = learn(public, settings.directions)
+    hospitals_ = [[base.reduced(patient) for patient in site] for site in own]
+    pooled = exact_correction([patient for site in hospitals_ for patient in site])
+    fits = [_open_fit("public", base.coefficients(np.zeros(settings.directions)))]
+    fits.append(_open_fit("none", base.coefficients(pooled)))
+    for steps, rate in zip(settings.steps, settings.rates, strict=True):
         for wanted in settings.epsilons:
             for mode in ("shared", "local"):
-                fits += [_private(settings, base, vectors, wanted, mode) for _ in range(settings.seeds)]
+                fits += [_private(settings, base, hospitals_, wanted, mode, steps, rate) for _ in range(settings.seeds)]
     scores = _scored(settings, sites, fits)
     found = {"fits": scores, "cpu_s": round(time.process_time() - started, 1), "patients": sum(map(len, own))}
     write_json(settings.out / "private_base.json", found)
@@ -104,38 +111,51 @@ def run_private_base(settings: PrivateBaseSettings) -> str:
     return report
 
 
-def _fit_of(base: PublicBase, mode: str, count: int, weights: NDArray[Any]) -> _Fit:
-    return _Fit(mode=mode, epsilon=0.0, epsilon_alone=0.0, directions=count, weights=weights.astype(np.float32))
+def _open_fit(mode: str, weights: NDArray[np.float32]) -> _Fit:
+    return _Fit(mode=mode, epsilon=0.0, epsilon_alone=0.0, steps=0, weights=weights)
 
 
-def _private(
-    settings: PrivateBaseSettings, base: PublicBase, vectors: list[NDArray[np.float32]], wanted: float, mode: str
-) -> _Fit:
-    sites, cohort = len(vectors), sum(map(len, vectors))
-    # With survivors - colluders = 1 nothing is shared: what mode local is for a single release.
-    survivors = sites if mode == "shared" else settings.colluders + 1
-    terms = Terms(
+def _terms(settings: PrivateBaseSettings, clip: float, sites: int, cohort: int, wanted: float, steps: int) -> Terms:
+    return Terms(
         mode="shared",
-        z=noise_multiplier(wanted, settings.delta, 1.0, 1),
+        z=noise_multiplier(wanted, settings.delta, 1.0, steps),
         q=1.0,
-        steps=1,
-        clip=base.clip,
+        steps=steps,
+        clip=clip,
         delta=settings.delta,
         cohort=cohort,
         sites=sites,
-        survivors=survivors,
+        survivors=sites,
         colluders=settings.colluders,
     )
-    total = deployed_release(vectors[0], terms)
-    for of_site in vectors[1:]:
-        add_to(total, deployed_release(of_site, terms))
-    noise = terms.z_alone * terms.clip * np.sqrt(sites) / terms.divisor
+
+
+def _private(
+    settings: PrivateBaseSettings,
+    base: PublicBase,
+    sites: Sequence[Sequence[Reduced]],
+    wanted: float,
+    mode: str,
+    steps: int,
+    rate: float,
+) -> _Fit:
+    """Coefficients after ``steps`` private steps of size ``rate``; what leaves a hospital is k ring numbers a step."""
+    terms = _terms(settings, base.clip, len(sites), sum(map(len, sites)), wanted, steps)
+    if mode == "local":  # survivors - colluders = 1: nothing is shared
+        terms = replace(terms, survivors=settings.colluders + 1)
+    correction = np.zeros(settings.directions)
+    for _ in range(steps):
+        released = [deployed_release(np.stack([pull(p, correction) for p in site]), terms) for site in sites]
+        total = released[0]
+        for other in released[1:]:
+            add_to(total, other)
+        correction = correction + rate * terms.encoding().decode(total) / terms.divisor
     return _Fit(
         mode=mode,
         epsilon=wanted,
-        epsilon_alone=epsilon({(terms.z_alone, 1.0): 1}, terms.delta),
-        directions=base.directions.shape[1],
-        weights=base.coefficients(terms.encoding().decode(total) / terms.divisor, float(noise)),
+        epsilon_alone=epsilon({(terms.z_alone, 1.0): steps}, terms.delta),
+        steps=steps,
+        weights=base.coefficients(correction),
     )
 
 
@@ -181,7 +201,7 @@ def _scored(settings: PrivateBaseSettings, sites: Sequence[SiteConfig], fits: Se
             "mode": fit.mode,
             "epsilon": fit.epsilon,
             "epsilon_all_others_collude": fit.epsilon_alone,
-            "directions": fit.directions,
+            "steps": fit.steps,
             **summarise(scores),
         }
         for fit, scores in zip(fits, by_fit, strict=True)
@@ -200,12 +220,12 @@ def _validation(sites: Sequence[SiteConfig]) -> Iterator[Case]:
 
 def _table(scores: Sequence[dict[str, Any]]) -> str:
     lines = [
-        "| mode | epsilon | all others collude | directions | dose score (Gy) | DVH score (Gy) |",
+        "| mode | steps | epsilon | all others collude | dose score (Gy) | DVH score (Gy) |",
         "|---|---:|---:|---:|---:|---:|",
     ]
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for one in scores:
-        groups.setdefault((one["directions"], one["mode"], one["epsilon"]), []).append(one)
+        groups.setdefault((one["steps"], one["mode"], one["epsilon"]), []).append(one)
     for (count, mode, wanted), same in groups.items():
         cells = []
         for key in ("dose_score_gy", "dvh_score_gy"):
@@ -213,5 +233,5 @@ def _table(scores: Sequence[dict[str, Any]]) -> str:
             spread = f" ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else ""
             cells.append(f"{np.mean(values):.2f}{spread}")
         both = (f"{wanted:g}", f"{same[0]['epsilon_all_others_collude']:.1f}") if wanted else ("", "")
-        lines.append(f"| {mode} | {both[0]} | {both[1]} | {count} | {cells[0]} | {cells[1]} |")
+        lines.append(f"| {mode} | {count or ''} | {both[0]} | {both[1]} | {cells[0]} | {cells[1]} |")
     return "\n".join(lines)

@@ -1,11 +1,11 @@
-"""The base in few numbers: exact where nothing is hidden, and no worse than the public one where all is noise."""
+"""The base in few numbers: what phantoms teach, and steps toward what patients add."""
 
 import numpy as np
 import pytest
 
 from shared_model.base import columns, design
 from shared_model.base_features import NAMES
-from shared_model.public_base import PublicBase, learn
+from shared_model.public_base import exact_correction, learn, pull
 
 
 def _patients(count: int, shift: float, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -23,40 +23,38 @@ def _error(weights: np.ndarray, patients: list[tuple[np.ndarray, np.ndarray]]) -
     return float(np.mean([np.abs(design(f, 0) @ weights - r).mean() for f, r in patients]))
 
 
-def test_the_correction_is_learned_from_the_sums_alone() -> None:
-    public, real, unseen = _patients(20, 0.0, 0), _patients(30, 1.0, 1), _patients(5, 1.0, 2)
-    base = learn(public, 60)
-    mean = np.mean([base.sums(*one) for one in real], axis=0)
-    assert base.sums(*real[0]).shape == (base.size,) == (60 * 61 // 2 + 60,)
-    assert _error(base.coefficients(mean, 0.0), unseen) < 0.5 * _error(base.weights, unseen)
-    assert base.coefficients(mean, 0.0).shape == (columns(0),)
+def test_exact_correction_and_steps_learn_what_phantoms_lack() -> None:
+    real, unseen = _patients(30, 1.0, 1), _patients(5, 1.0, 2)
+    base = learn(_patients(20, 0.0, 0), 60)
+    reduced = [base.reduced(patient) for patient in real]
+    before = _error(base.coefficients(np.zeros(60)), unseen)
+    assert base.coefficients(np.zeros(60)).shape == (columns(0),)
+    assert _error(base.coefficients(exact_correction(reduced)), unseen) < 0.5 * before
+    correction, errors = np.zeros(60), [before]
+    for _ in range(6):
+        correction = correction + 0.3 * np.mean([pull(patient, correction) for patient in reduced], axis=0)
+        errors.append(_error(base.coefficients(correction), unseen))
+    assert errors[-1] < 0.7 * before
+    assert errors[1] < before
+
+
+def test_a_pull_is_the_negative_gradient() -> None:
+    base = learn(_patients(5, 0.0, 0), 7)
+    patient = base.reduced(_patients(1, 1.0, 3)[0])
+    at = np.random.default_rng(0).standard_normal(7) * 0.01
+
+    def loss(correction: np.ndarray) -> float:
+        return float(0.5 * np.square(patient[1].astype(float) - patient[0].astype(float) @ correction).mean())
+
+    numeric = [(loss(at - 1e-5 * e) - loss(at + 1e-5 * e)) / 2e-5 for e in np.eye(7)]
+    np.testing.assert_allclose(pull(patient, at), numeric, rtol=1e-3, atol=1e-6)
 
 
 def test_directions_have_variance_one_on_the_public_patients_and_the_clip_holds_most() -> None:
-    public = _patients(20, 0.0, 0)
+    public = _patients(20, 0.3, 0)
     base = learn(public, 10)
-    vectors = np.stack([base.sums(*one) for one in public])
-    diagonal = [i * 10 - i * (i - 1) // 2 for i in range(10)]
-    np.testing.assert_allclose(vectors.mean(0)[diagonal], 1.0, rtol=1e-3)
-    assert (np.linalg.norm(vectors, axis=1) <= base.clip).mean() == pytest.approx(0.75, abs=0.06)
-
-
-def test_the_norm_of_the_numbers_is_that_of_the_matrix() -> None:
-    public = _patients(5, 0.0, 0)
-    base = learn(public, 7)
-    features, ratio = public[0]
-    rows = design(features, 0).astype(float)
-    small, residual = rows @ base.directions, ratio - rows @ base.weights
-    gram, product = small.T @ small / len(rows), small.T @ residual / len(rows)
-    expected = np.sqrt((gram**2).sum() + (product**2).sum())
-    assert np.linalg.norm(base.sums(features, ratio)) == pytest.approx(expected, rel=1e-5)
-
-
-def test_great_noise_leaves_what_phantoms_taught() -> None:
-    public, unseen = _patients(20, 0.0, 0), _patients(5, 0.0, 2)
-    base = learn(public, 12)
-    rng = np.random.default_rng(0)
-    noisy = np.mean([base.sums(*one) for one in public], axis=0) + 3.0 * rng.standard_normal(base.size)
-    careful, careless = base.coefficients(noisy, 3.0), base.coefficients(noisy, 0.0)
-    assert _error(careful, unseen) < 0.2 * _error(careless, unseen)
-    assert isinstance(base, PublicBase)
+    reduced = [base.reduced(patient) for patient in public]
+    mean_square = np.mean([np.square(rows).mean(0) for rows, _ in reduced], axis=0)
+    np.testing.assert_allclose(mean_square, 1.0, rtol=1e-3)
+    norms = np.array([np.linalg.norm(pull(patient, np.zeros(10))) for patient in reduced])
+    assert (norms <= base.clip).mean() == pytest.approx(0.75, abs=0.06)
