@@ -13,7 +13,7 @@ from simulations.evaluate import evaluate_adapter
 from simulations.settings import evaluate_settings
 
 PRIOR = "05bb38ab8570466e3b89a11f8f250456289f1fe10d0e13cfc6f770d6509011c5"
-VECTOR = "206acfba81ce9827a357e8f09080c78d4c5de5643ce39cc4e5ffea2ead2e8aab"
+VECTOR = "100428ac6496b92ef6f244355645a8ea23dcf05bd518834073a908efe93ff6f4"
 
 
 def test_prior_and_adapter_are_the_ones_that_the_results_are_of() -> None:
@@ -25,10 +25,10 @@ def test_prior_and_adapter_are_the_ones_that_the_results_are_of() -> None:
 
 @pytest.mark.skipif("FEDKT3D_OPENKBP" not in os.environ, reason="FEDKT3D_OPENKBP does not name the OpenKBP data set")
 def test_it_predicts_openkbp_as_the_results_say(tmp_path: Path) -> None:
-    """docs/results/residual.md: 3.03 Gy for seed 0. Other processors round bf16 otherwise, hence the margin."""
+    """docs/results/residual.md: 3.09 Gy for seed 0. Other processors round bf16 otherwise, hence the margin."""
     root = os.environ["FEDKT3D_OPENKBP"]
     settings = evaluate_settings(["data=openkbp", f"data.root={root}", f"out={tmp_path}", "threads=1"])
     evaluate_adapter(settings, Progress(disable=True))
     metrics = json.loads((tmp_path / "summary.json").read_text())["metrics"]
     assert metrics["patients"] == 33
-    assert metrics["dose_score_gy"] == pytest.approx(3.03, abs=0.05)
+    assert metrics["dose_score_gy"] == pytest.approx(3.09, abs=0.05)
