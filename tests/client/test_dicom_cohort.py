@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -47,6 +48,7 @@ VALUES = {
     "UT": f"{MARK} ut", "UC": f"{MARK} uc", "UR": f"http://{MARK}", "CS": MARK, "AE": MARK, "DA": "18990203",
     "DT": "18990203040506.123", "TM": "040506.123987", "AS": "123Y",
 }  # fmt: skip
+PICTURE = re.compile(rb"data:image/png;base64,[A-Za-z0-9+/=]*")
 FOUND = (MARK, "18990203", "040506.123987", "123Y")
 
 
@@ -188,8 +190,9 @@ def test_no_identifier_survives_in_cache_home_reports_messages_or_logs(
     places += [("check", told.encode()), ("screen", "".join(capfd.readouterr()).encode())]
     assert len(places) > 40
     for where, content in places:
+        searched = PICTURE.sub(b"", content)  # four letters of an age stand in a compressed picture by chance
         for trace in (*FOUND, *identifiers):
-            assert trace.encode() not in content, (where, trace)
+            assert trace.encode() not in searched, (where, trace)
 
 
 def test_the_marks_cover_the_basic_profile(studies: tuple[Path, set[str]]) -> None:

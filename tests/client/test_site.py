@@ -37,7 +37,8 @@ def test_relative_folders_count_from_the_file(tmp_path: Path) -> None:
     [
         ("{site: n, data: cases, root: r, train: [a], validation: [], trian: [b]}", "'trian'"),
         ("{site: n, data: cases, root: r, train: [a]}", "'validation'"),
-        ("{site: n, data: dicom, root: r, train: [a], validation: []}", "data 'dicom'"),
+        ("{site: n, data: paper, root: r, train: [a], validation: []}", "data 'paper'"),
+        ("{site: n, data: dicom, root: r, train: [a], validation: []}", "pseudonyms"),
         ("{site: n, data: cases, root: r, train: a, validation: []}", "train"),
         ("{site: n, data: cases, root: 3, train: [a], validation: []}", "root"),
         ("{site: n, data: cases, root: r, train: [1], validation: []}", "case id 1"),

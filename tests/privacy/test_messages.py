@@ -297,7 +297,7 @@ def test_a_release_travels_to_the_bit(kind: type) -> None:
 def test_a_train_reply_carries_a_vector_or_a_release_and_not_both() -> None:
     ring = np.zeros(3, dtype=np.uint16)
     for arrays in ({}, {"vector": VECTOR, "ring": ring}):
-        with pytest.raises(MessageError, match="vector or a release"):
+        with pytest.raises(MessageError, match="vector or a ring"):
             reply(Reply(kind="train", site="b", round=2, run_id=RUN_ID, patients=3, **arrays))
     with pytest.raises(MessageError, match="ring"):
         reply(Reply(kind="train", site="b", round=2, run_id=RUN_ID, patients=3, ring=np.zeros(3, dtype=np.int32)))
