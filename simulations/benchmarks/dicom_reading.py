@@ -140,9 +140,8 @@ def main() -> None:
     if as_json:
         print(json.dumps({"cpu_s": costs, "mean_dice_of_both": agreement}))
         return
-    print(
-        f"mean Dice of both on the Case's grid: {agreement:.4f}\n\n| what | CPU-s | times as fast as the loop |\n|---|---:|---:|"
-    )
+    print(f"mean Dice of both on the Case's grid: {agreement:.4f}\n")
+    print("| what | CPU-s | times as fast as the loop |\n|---|---:|---:|")
     for name, seconds in costs.items():
         loop = costs["structures: plain loop" if name.startswith("structures") else "study: plain loop, without plates"]
         print(f"| {name} | {seconds:.2f} | {loop / seconds:.1f} |")
