@@ -22,6 +22,8 @@ from shared_model.errors import InputError
 # Above a structure set of a whole body with 100 organs, and a dose of 512 x 512 x 256 voxels in 32 bits.
 MAX_FILE_BYTES = 512 * 2**20
 MAX_INFLATED_BYTES = 256 * 2**20
+# A data set shrinks to a third or a tenth; what shrinks to less than this, and is not small, was made to do harm.
+_LEAST_SHARE, _SMALL_BYTES = 1 / 100, 4 * 2**20
 # What stands before the pixels of a CT slice fits, as a rule; where it does not the whole file is read.
 _HEAD_BYTES = 64 * 2**10
 _PREAMBLE = 128
@@ -126,9 +128,10 @@ def _parse(content: bytes, part_10: bool, tags: Sequence[int] | None, pixels: bo
 def _parse_deflated(meta: Dataset, deflated: bytes, tags: list[int] | None, pixels: bool) -> Dataset:
     """A data set that was deflated after its file meta information (PS3.5 section A.5), inflated up to a limit."""
     inflate = zlib.decompressobj(-zlib.MAX_WBITS)
-    content = inflate.decompress(deflated, MAX_INFLATED_BYTES)
-    if inflate.unconsumed_tail or len(content) == MAX_INFLATED_BYTES:
-        raise InputError(f"inflates to {MAX_INFLATED_BYTES // 2**20} MiB or more; not read")
+    most = min(MAX_INFLATED_BYTES, max(_SMALL_BYTES, int(len(deflated) / _LEAST_SHARE)))
+    content = inflate.decompress(deflated, most)
+    if inflate.unconsumed_tail or len(content) == most:
+        raise InputError(f"inflates to {most // 2**20} MiB or more; not read")
     if not inflate.eof:
         raise InputError("cut short: the deflated data set has no end; copy or export it again")
     source = _Reader(content)

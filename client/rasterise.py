@@ -54,12 +54,18 @@ def mask_of(contours: Contours, heights_mm: Array, shape: tuple[int, int], thick
         return mask
     drawn = _coverage(contours, which, len(planes), low, size)
     planes, drawn = _bridged(planes, drawn, heights_mm)
-    share = _shares(planes, heights_mm, thickness_mm)
-    covered = np.tensordot(share, drawn, axes=1)
-    inside = covered >= 0.5 - 1e-4
-    if not inside.any() and covered.max() > 0:
-        inside.ravel()[covered.argmax()] = True
-    mask[:, low[0] : low[0] + size[0], low[1] : low[1] + size[1]] = inside
+    window = mask[:, low[0] : low[0] + size[0], low[1] : low[1] + size[1]]
+    best, most = 0.0, (0, 0, 0)
+    for k, share in enumerate(_shares(planes, heights_mm, thickness_mm)):
+        of = np.flatnonzero(share)
+        if not of.size:
+            continue
+        covered = np.tensordot(share[of], drawn[of], axes=1)
+        window[k] = covered >= 0.5 - 1e-4
+        if covered.max() > best:
+            best, most = float(covered.max()), (k, *np.unravel_index(covered.argmax(), size))
+    if best > 0 and not window.any():
+        window[most] = True
     return mask
 
 
@@ -112,7 +118,7 @@ def _coverage(
     part = x - column
     cell = (key // _LINES) * (columns + 2) + column
     cells = planes * size[0] * (columns + 2)
-    flow = np.bincount(cell, sign * (1 - part), cells) + np.bincount(cell + 1, sign * part, cells)
+    flow = np.bincount(np.concatenate([cell, cell + 1]), np.concatenate([sign * (1 - part), sign * part]), cells)
     cover = np.cumsum(flow.reshape(planes, size[0], columns + 2), axis=2)[:, :, :columns] / _LINES
     return np.asarray(cover, dtype=np.float32)
 

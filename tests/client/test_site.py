@@ -37,8 +37,10 @@ def test_relative_folders_count_from_the_file(tmp_path: Path) -> None:
     [
         ("{site: n, data: cases, root: r, train: [a], validation: [], trian: [b]}", "'trian'"),
         ("{site: n, data: cases, root: r, train: [a]}", "'validation'"),
-        ("{site: n, data: paper, root: r, train: [a], validation: []}", "data 'paper'"),
-        ("{site: n, data: dicom, root: r, train: [a], validation: []}", "pseudonyms"),
+        ("{site: n, data: scans, root: r, train: [a], validation: []}", "data 'scans'"),
+        ("{site: n, data: dicom, root: r, train: [a_1], validation: []}", "'pseudonyms'"),
+        ("{site: n, data: dicom, root: r, train: [a_1], validation: [a_2], pseudonyms: s}", "two plans of patient a"),
+        ("{site: n, data: cases, root: r, train: [a], validation: [], names: 3}", "names"),
         ("{site: n, data: cases, root: r, train: a, validation: []}", "train"),
         ("{site: n, data: cases, root: 3, train: [a], validation: []}", "root"),
         ("{site: n, data: cases, root: r, train: [1], validation: []}", "case id 1"),

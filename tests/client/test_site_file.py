@@ -45,7 +45,7 @@ def test_a_fifth_is_held_back(tmp_path: Path, cases: int, held_back: int) -> Non
 
 @pytest.mark.parametrize(
     ("data", "folder", "named"),
-    [("dicom", "", "--data dicom"), ("cases", "nowhere", "no folder"), ("cases", "", r"no \*\.npz")],
+    [("scans", "", "--data scans"), ("cases", "nowhere", "no folder"), ("cases", "", r"no \*\.npz")],
 )
 def test_no_data_is_said(tmp_path: Path, data: str, folder: str, named: str) -> None:
     with pytest.raises(InputError, match=named):
