@@ -120,7 +120,9 @@ def averaging(nodes: Array, centres: Array, spacing_mm: float) -> Volume:
     high = np.minimum(borders[None, 1:], centres[:, None] + spacing_mm / 2)
     share = np.clip(high - low, 0.0, None)
     total = share.sum(axis=1, keepdims=True)
-    return np.divide(share, total, out=np.zeros_like(share), where=total > 1e-6 * spacing_mm).astype(np.float32)
+    mean: Volume = np.zeros(share.shape, dtype=np.float32)
+    np.divide(share, total, out=mean, where=total > 1e-6 * spacing_mm, casting="same_kind")
+    return mean
 
 
 def linear(nodes: Array, centres: Array) -> Volume:

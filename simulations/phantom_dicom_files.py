@@ -11,6 +11,7 @@ import pydicom
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import (
+    UID,
     CTImageStorage,
     ExplicitVRLittleEndian,
     RTDoseStorage,
@@ -39,12 +40,12 @@ class Identity:
         """Patient number ``index`` of the hospital with ``seed``."""
         return cls(name=f"Phantom^Patient {index}", patient_id=f"PHANTOM-{seed}-{index:04d}", seed=f"{seed}/{index}")
 
-    def uid(self, of: str) -> str:
+    def uid(self, of: str) -> UID:
         """The UID of one of the study's objects."""
         return generate_uid(entropy_srcs=["fedkt3d phantom", self.seed, of])
 
 
-def _new(sop_class: str, modality: str, uid: str, identity: Identity) -> FileDataset:
+def _new(sop_class: UID, modality: str, uid: UID, identity: Identity) -> FileDataset:
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = sop_class, uid
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
@@ -123,7 +124,9 @@ def write_structures(
     frame = Dataset()
     frame.FrameOfReferenceUID, frame.RTReferencedStudySequence = identity.uid("frame"), [study]
     made.ReferencedFrameOfReferenceSequence = [frame]
-    named, contoured, observed = [], [], []
+    named: list[Dataset] = []
+    contoured: list[Dataset] = []
+    observed: list[Dataset] = []
     for number, (name, slices_of) in enumerate(drawn.items(), 1):
         roi = Dataset()
         roi.ROINumber, roi.ROIName, roi.ROIGenerationAlgorithm = number, name, "AUTOMATIC"

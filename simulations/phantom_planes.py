@@ -85,10 +85,11 @@ class Planes:
 def look_up(volume: NDArray[np.generic], grid: Grid, points_xyz: Array, order: int, outside: float) -> Array:
     """Values of ``volume`` (z, y, x) at points (..., 3) (x, y, z) mm; ``order`` 0 nearest, 1 linear."""
     index = (points_xyz[..., ::-1] - np.array(grid.origin_mm)) / np.array(grid.spacing_mm)
-    values = ndimage.map_coordinates(
-        volume.astype(np.float64), np.moveaxis(np.round(index, 6), -1, 0), order=order, mode="constant", cval=outside
-    )
-    return np.asarray(values)
+    at = np.moveaxis(np.round(index, 6), -1, 0)
+    values = np.empty(at.shape[1:])
+    nearest_or_linear = {"order": order, "mode": "constant", "cval": outside}
+    ndimage.map_coordinates(volume.astype(np.float64), at, values, **nearest_or_linear)  # type: ignore[call-overload]
+    return values
 
 
 def scan_planes(grid: Grid, scan: Scan) -> Planes:
