@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from client import data_cli, enrol, node
+from client import data_cli, enrol, node, scorecard_cli
 from client import status as site_status
 from client.home import ClientHome
 from privacy import certificates
@@ -116,6 +116,7 @@ def status(home_folder: Home, as_json: AsJson = False) -> None:
 
 
 data_cli.add_to(app)
+scorecard_cli.add_to(app)
 
 
 def _print(output: dict[str, Any] | list[str]) -> None:

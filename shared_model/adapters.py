@@ -12,6 +12,8 @@ from shared_model.spec import ModelSpec
 
 # Names as peft matches them: the end of a module's dotted path.
 LORA_MODULES = ("to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2")
+# Marks weights that never leave their site (shared_model/private_adapter.py) in the names of a model's parameters.
+PRIVATE = "private"
 # Parts of the residual form that no prior has: of no use frozen.
 RESIDUAL_MODULES = ("estimate.", "voxel.")
 EMBEDDING_MODULES = (*RESIDUAL_MODULES, "patch.", "head.", "role.", "table.", "table_out.", "norm_q.", "norm_k.")
@@ -56,3 +58,8 @@ def adapted_model(spec: ModelSpec) -> Any2AnyDiT:
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
     """Name -> parameter of everything that requires gradients, in the module's own order."""
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+def holds_private(model: nn.Module) -> bool:
+    """Whether the model carries weights that must not leave the site."""
+    return any(f".{PRIVATE}" in name for name, _ in model.named_parameters())

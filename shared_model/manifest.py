@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-from shared_model.adapters import adapted_model, trainable
+from shared_model.adapters import adapted_model, holds_private, trainable
 from shared_model.base import fitted, weights_of
 from shared_model.card import card_path, read_card
 from shared_model.dit import Any2AnyDiT
@@ -33,7 +33,12 @@ DEFAULT_ADAPTER = Path(__file__).parent / "adapter_default" / "adapter.safetenso
 
 
 def pack(model: Any2AnyDiT) -> Vector:
-    """Trainable parameters, in module order, as one float32 vector (d,); bit-exact inverse of ``unpack``."""
+    """Trainable parameters, in module order, as one float32 vector (d,); bit-exact inverse of ``unpack``.
+
+    ValueError for a model with a private adapter: what is packed may leave the site.
+    """
+    if holds_private(model):
+        raise ValueError("a model with a private adapter is never packed; its weights stay at the site")
     return np.concatenate([p.detach().float().numpy().ravel() for p in trainable(model).values()])
 
 

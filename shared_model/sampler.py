@@ -44,7 +44,9 @@ def sample_latents(
     """
     z, y, x = noise.shape[2:]
     parts = tiles((z, y, x), how.window or (z, y, x), how.overlap)
-    networks = [_Network(model, {m: v[(..., *part)] for m, v in conditions.items()}, target, how) for part in parts]
+    networks = [
+        PatientNetwork(model, {m: v[(..., *part)] for m, v in conditions.items()}, target, how) for part in parts
+    ]
 
     def network(x_t: Tensor, t_b: Tensor) -> Tensor:
         def tile(number: int, part: Window) -> Tensor:
@@ -56,8 +58,11 @@ def sample_latents(
     return torch.cat([sample_ddim(network, some, how.steps, predicts) for some in noise.split(how.batch)])
 
 
-class _Network:
-    """The network's output for the candidates of one patient on one tile; keeps what does not change."""
+class PatientNetwork:
+    """The network's output for the candidates of one patient on one tile; keeps what does not change.
+
+    Made and called inside the same ``torch.no_grad`` or outside of any: gradients pass through what is kept.
+    """
 
     def __init__(self, model: Any2AnyDiT, conditions: Mapping[str, Tensor], target: str, how: Sampling) -> None:
         self._model, self._target, self._bf16 = model, target, how.precision == "bf16"
@@ -68,6 +73,7 @@ class _Network:
                 self._memory = model.remember(self._conditions)
 
     def __call__(self, x_t: Tensor, t_b: Tensor) -> Tensor:
+        """Output (k, C, z, y, x) at ``x_t`` of k candidates and their noise times (k,)."""
         candidates = x_t.shape[0]
         conditions = {m: v.expand(candidates, -1, -1, -1, -1) for m, v in self._conditions.items()}
         with self._autocast():

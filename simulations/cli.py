@@ -87,6 +87,18 @@ def transfer(overrides: Overrides = None) -> None:
 
 
 @app.command()
+def scorecards(overrides: Overrides = None) -> None:
+    """Align one shared adapter to each hospital's own scorecard, seed by seed; goes on where it was stopped."""
+    from simulations.scorecard_settings import scorecards_settings
+    from simulations.scorecards import run_scorecards
+
+    settings = scorecards_settings(overrides or [])
+    with progress_bars() as bars:
+        report = run_scorecards(settings, bars)
+    print(report)
+
+
+@app.command()
 def baselines(overrides: Overrides = None) -> None:
     """Train simple models (constant, atlas, boosting, ridge, U-Net) and score them as ours are scored."""
     from simulations.baselines import run_baselines

@@ -1,0 +1,224 @@
+"""`client align`: make a hospital's private adapter for its scorecard, from a shared adapter and its own patients.
+
+Writes to a folder of the site's: ``summary.json`` (held-back patients before and after), ``align.json`` (what was
+done), ``curves.csv`` and ``curves.png`` (reward, score and error by epoch), and ``private.safetensors``. A checkpoint
+after each epoch lets a stopped alignment go on; it ends with the same weights.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import shared_model
+from client.scorecard_cohort import Patient, load_patients
+from client.scorecard_rl import Alignment, AlignSettings, AlignState
+from client.scorecard_scores import PlanScore, cohort_means, criteria_table, plan_score, reference_scores
+from client.site import SiteConfig
+from client.site_file import found_site
+from shared_model.adapters import adapted_model
+from shared_model.errors import InputError
+from shared_model.manifest import Vector, load_adapter, unpack, vector_hash
+from shared_model.private_adapter import OLD, PrivatePolicy
+from shared_model.sampler import Sampling
+from shared_model.scorecard import Scorecard
+from shared_model.scorecard_read import read_scorecard
+from shared_model.spec import ModelSpec
+
+PRIVATE_FILE = "private.safetensors"
+CHECKPOINT = "checkpoint.pt"
+BUNDLED = Path(shared_model.__file__).parent / "adapter_default" / "adapter.safetensors"
+# Called with what is done, how many of how many, and the newest numbers.
+Progress = Callable[[str, int, int, dict[str, float]], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One alignment: the card, the shared adapter, the site's patients, and where the results go."""
+
+    card: Scorecard
+    spec: ModelSpec
+    vector: Vector
+    site: SiteConfig
+    out: Path
+    settings: AlignSettings
+
+    def key(self) -> str:
+        """Equal for what makes equal weights; ``epochs`` may be raised later."""
+        settings = asdict(replace(self.settings, epochs=0))
+        what = [self.card.sha256, vector_hash(self.vector), self.spec.to_json(), settings]
+        what += [self.site.data, self.site.train, self.site.validation]
+        return hashlib.sha256(json.dumps(what).encode()).hexdigest()
+
+
+def data_site(data: Path) -> SiteConfig:
+    """The patients of ``--data``: a site.yaml or a folder that holds one, an OpenKBP folder, or case files.
+
+    Without a site.yaml the last fifth by name is held back.
+    """
+    config = data / "site.yaml" if data.is_dir() else data
+    if config.is_file():
+        return SiteConfig.load(config)
+    if not data.is_dir():
+        raise InputError(f"{data}: no such folder; expected a folder of cases or a site.yaml")
+    return found_site("site", "openkbp" if (data / "half64").is_dir() else "cases", data)
+
+
+def limited(site: SiteConfig, patients: int) -> SiteConfig:
+    """The first ``patients`` training patients alone, and all that are held back; 0: everyone."""
+    return replace(site, train=site.train[:patients]) if patients else site
+
+
+def align_files(card: Path, adapter: Path, site: SiteConfig, out: Path, settings: AlignSettings) -> Job:
+    """Read what an alignment needs; InputError names the file at fault."""
+    spec, vector, _ = load_adapter(BUNDLED if str(adapter) == "default" else adapter)
+    cached = site if site.cache is not None else replace(site, cache=out / "cache")
+    return Job(card=read_scorecard(card), spec=spec, vector=vector, site=cached, out=out, settings=settings)
+
+
+def align(job: Job, progress: Progress, patients: tuple[list[Patient], list[Patient]] | None = None) -> dict[str, Any]:
+    """Align and write everything to ``job.out``; returns the summary. ``patients``: (train, held back), if loaded."""
+    os.makedirs(job.out, mode=0o700, exist_ok=True)
+    settings = job.settings
+    policy = PrivatePolicy(job.spec, job.vector, settings.shape, settings.seed)
+    train, held = patients or cohort(job, policy, progress)
+    alignment = Alignment(policy, train, held, settings)
+    _resume(job, alignment)
+    seen = 0
+
+    def epoch_done(entry: dict[str, float]) -> None:
+        nonlocal seen
+        seen = 0
+        _checkpoint(job, alignment)
+        write_curves(job.out, alignment.state.history)
+        progress("epochs", int(entry["epoch"]), settings.epochs, entry)
+
+    def patient_done() -> None:
+        nonlocal seen
+        seen += 1
+        progress("candidates", seen, len(train), {})
+
+    alignment.run(epoch_done, patient_done)
+    policy.adapter().save(job.out / PRIVATE_FILE)
+    shared = SharedModel(job.spec, job.vector)
+    before = [plan_score(p, shared.predict(p, settings)) for p in held]
+    after = [plan_score(p, alignment.predict(p)) for p in held]
+    return _write(job, alignment, held, before, after)
+
+
+def cohort(job: Job, policy: PrivatePolicy, progress: Progress) -> tuple[list[Patient], list[Patient]]:
+    """(training, held-back) patients, read and encoded."""
+    total = len(job.site.train) + len(job.site.validation)
+    done = 0
+
+    def loaded(count: int) -> None:
+        nonlocal done
+        done += count
+        progress("patients", done, total, {})
+
+    train, held = (
+        load_patients(job.site, ids, job.spec, policy.model, job.card, loaded)
+        for ids in (job.site.train, job.site.validation)
+    )
+    return train, held
+
+
+class SharedModel:
+    """The shared model as it is, without private weights and with its own attention."""
+
+    def __init__(self, spec: ModelSpec, vector: Vector) -> None:
+        self.spec = spec
+        self.model = adapted_model(spec)
+        unpack(self.model, vector)
+        self.model.eval()
+
+    def predict(self, patient: Patient, settings: AlignSettings) -> torch.Tensor:
+        """The dose (z, y, x) in Gy that the site would predict with it."""
+        how = Sampling(steps=settings.predict_steps, precision=self.spec.precision)
+        return patient.sample(self.model, how, settings.predict_candidates, seed=settings.seed).mean(0)
+
+
+def _write(
+    job: Job, alignment: Alignment, held: Sequence[Patient], before: Sequence[PlanScore], after: Sequence[PlanScore]
+) -> dict[str, Any]:
+    columns = {"reference": reference_scores(held), "before": before, "after": after}
+    summary = {
+        "before": cohort_means(before),
+        "after": cohort_means(after),
+        "per_criterion": criteria_table(job.card, columns),
+    }
+    record = {
+        "card": {"name": job.card.name, "version": job.card.version, "sha256": job.card.sha256},
+        "shared_sha256": vector_hash(job.vector),
+        "settings": asdict(job.settings),
+        "train_patients": len(job.site.train),
+        "held_back_patients": len(held),
+        "reference": cohort_means(columns["reference"]),
+        "best_epoch": alignment.state.best_epoch,
+        "history": alignment.state.history,
+    }
+    for name, content in (("align", record), ("summary", summary)):
+        write_private(job.out / f"{name}.json", (json.dumps(content, indent=1) + "\n").encode())
+    return summary
+
+
+def write_private(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all, for its owner alone."""
+    partial = path.with_name(f".{path.name}.partial")
+    with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        file.write(content)
+    os.replace(partial, path)
+
+
+def _checkpoint(job: Job, alignment: Alignment) -> None:
+    policy, path = alignment.policy, job.out / CHECKPOINT
+    content = {
+        "key": job.key(),
+        "private": {n: p.detach() for n, p in policy.parameters().items()},
+        "old": {n: p.detach() for n, p in policy.parameters(OLD).items()},
+        "best": alignment.best,
+        "optimiser": alignment.optimiser.state_dict(),
+        "state": asdict(alignment.state),
+    }
+    partial = path.with_name(f".{path.name}.partial")
+    with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        torch.save(content, file)
+    os.replace(partial, path)
+
+
+def _resume(job: Job, alignment: Alignment) -> None:
+    """Go on from the folder's checkpoint, where there is one; InputError where it is another alignment's."""
+    path = job.out / CHECKPOINT
+    if not path.is_file():
+        return
+    try:
+        kept = torch.load(path, weights_only=True)
+    except Exception as error:  # a damaged pickle can raise anything
+        raise InputError(f"{path}: cannot be read ({type(error).__name__}); delete it to start anew") from None
+    if kept["key"] != job.key():
+        raise InputError(f"{job.out}: holds an alignment with other settings, card, data or adapter; choose another")
+    with torch.no_grad():
+        for name, weights in (("private", alignment.policy.parameters()), ("old", alignment.policy.parameters(OLD))):
+            for key, parameter in weights.items():
+                parameter.copy_(kept[name][key])
+    alignment.best = kept["best"]
+    alignment.optimiser.load_state_dict(kept["optimiser"])
+    alignment.state = AlignState(**kept["state"])
+
+
+def write_curves(out: Path, history: Sequence[dict[str, float]]) -> None:
+    """``curves.csv`` and ``curves.png``: reward of the candidates, held-back score and error by epoch."""
+    columns = ("epoch", "reward", "loss", "score", "mae_ref5_gy")
+    lines = [",".join(columns)]
+    lines += [",".join(f"{entry[c]:.5g}" if c in entry else "" for c in columns) for entry in history]
+    write_private(out / "curves.csv", ("\n".join(lines) + "\n").encode())
+    from client.scorecard_pictures import curves_png
+
+    write_private(out / "curves.png", curves_png(history))

@@ -1,0 +1,109 @@
+"""A site's patients as scorecard training and scoring need them: encoded, with base dose, reference and bound card."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from client.cohort import load_case
+from client.latent_cache import content_hash, encoded
+from client.npz_files import read_arrays, write_arrays
+from client.site import SiteConfig
+from shared_model.case import Case, Volume
+from shared_model.dit import Any2AnyDiT
+from shared_model.dosimetry import mae_ref5_gy
+from shared_model.errors import InputError
+from shared_model.latents import Latents
+from shared_model.modalities import Example, dose_gy
+from shared_model.predictor import sample_volumes
+from shared_model.prior import load_latents
+from shared_model.residual import base_gy
+from shared_model.sampler import Sampling
+from shared_model.scorecard import BoundCard, Scorecard
+from shared_model.spec import ModelSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class Patient:
+    """One patient: the case, its latents, its base dose (None without one) and the card on it."""
+
+    case: Case
+    example: Example
+    base: Volume | None
+    card: BoundCard
+    latents: Latents
+
+    @property
+    def reference(self) -> Tensor:
+        """The plan's own dose, (z, y, x) Gy."""
+        assert self.case.dose_gy is not None
+        return torch.from_numpy(self.case.dose_gy)
+
+    def doses(self, volumes_kzyx: Tensor) -> Tensor:
+        """Predicted volumes on the training grid, (k, z, y, x), as doses in Gy on the case's grid."""
+        made = [dose_gy(volume, self.case, self.example.grid, self.latents, self.base) for volume in volumes_kzyx]
+        return torch.stack(made)
+
+    def mae_gy(self, dose_kzyx: Tensor) -> Tensor:
+        """``mae_ref5_gy`` of each dose, (k,)."""
+        return mae_ref5_gy(self.reference, dose_kzyx, torch.from_numpy(self.case.body))
+
+    def sample(self, model: Any2AnyDiT, how: Sampling, candidates: int, seed: int) -> Tensor:
+        """Candidate doses (k, z, y, x) in Gy on the case's grid."""
+        drawn = sample_volumes(model, self.example, "dose", how, candidates=candidates, seed=seed, latents=self.latents)
+        return self.doses(drawn)
+
+
+def load_patients(
+    site: SiteConfig,
+    case_ids: Sequence[str],
+    spec: ModelSpec,
+    model: Any2AnyDiT,
+    card: Scorecard,
+    loaded: Callable[[int], None] = lambda patients: None,
+) -> list[Patient]:
+    """The patients ``case_ids``; base doses are kept in the site's cache, where it has one.
+
+    InputError for a patient without a reference dose, which every reward is anchored to.
+    """
+    latents = load_latents(spec)
+    found = []
+    for case_id in case_ids:
+        case = load_case(site, case_id)
+        if case.dose_gy is None:
+            raise InputError(f"case {case_id}: no reference dose; alignment is anchored to it, take the case out")
+        base = _base(case, spec, model, site.cache)
+        found.append(
+            Patient(
+                case=case,
+                example=encoded(case, spec, site.cache, base),
+                base=base,
+                card=card.bind(case),
+                latents=latents,
+            )
+        )
+        loaded(1)
+    return found
+
+
+def _base(case: Case, spec: ModelSpec, model: Any2AnyDiT, cache: Path | None) -> Volume | None:
+    """The base dose, from the cache where it lies there: its features take a second a patient."""
+    if spec.base == "none" or cache is None:
+        return base_gy(case, spec, model)
+    digest = hashlib.sha256(f"{content_hash(case)} {spec.base} {spec.base_weights}".encode())
+    if model.voxel is not None:
+        for parameter in model.voxel.parameters():
+            digest.update(parameter.detach().numpy().tobytes())
+    path = cache / "base" / f"{digest.hexdigest()}.npz"
+    if path.is_file():
+        return np.asarray(read_arrays(path, ("base",))["base"], dtype=np.float32)
+    base = base_gy(case, spec, model)
+    if base is not None:
+        write_arrays(path, {"base": base})
+    return base

@@ -1,0 +1,250 @@
+"""ScardNFT: a hospital's private adapter learns the hospital's own scorecard (METHOD.md, stage C), at the hospital.
+
+Each epoch, for each patient: K candidate doses from the old policy; a raw reward each, which is the score less a hinge
+for hard constraints and less an anchor on the mean absolute error to the reference dose, so that points cannot be won
+by lowering all dose; rewards normalised within the patient; one step of DiffusionNFT (shared_model/nft.py) on the
+candidates noised anew at the sampler's own noise times, plus ``lambda_diffusion`` times the diffusion loss on the
+reference. The old policy follows as a moving average. On held-back patients the best epoch is kept among those whose
+error has not drifted; training stops when that stalls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+
+import torch
+from torch import Tensor
+
+from client.scorecard_cohort import Patient
+from shared_model.adapters import PRIVATE
+from shared_model.case import BASE, CONDITIONS
+from shared_model.diffusion import noised, sampling_times
+from shared_model.errors import InputError
+from shared_model.nft import FORMS, nft_loss, reward_weights
+from shared_model.objective import velocity_loss
+from shared_model.predictor import noise_generator
+from shared_model.private_adapter import OLD, PrivatePolicy, PrivateShape
+from shared_model.sampler import PatientNetwork, Sampling, sample_latents
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlignSettings:
+    """How to align; the defaults are those of docs/results/scorecard_rl.md.
+
+    ``candidates`` K of ``candidate_steps`` DDIM steps each (more steps, more spread). ``form``: x0 or velocity.
+    ``beta``: how far the implicit policies lie from the old one. ``lambda_diffusion``: weight of the diffusion loss on
+    the reference. ``anchor``: points that one Gy of mean absolute error costs. ``penalty``: how many times its weight a
+    criterion loses for each span of its map by which its hard constraint is broken. ``batch``: patients a step.
+    ``old_most``: the most that the old policy keeps of itself in a step (it rises by 0.001 a step). ``patience``:
+    epochs without a better held-back score. ``mae_drift``: share by which the held-back error may rise.
+    ``rank``, ``alpha``, ``attention``: of the private adapter (shared_model/private_adapter.py).
+    ``predict_steps`` and ``predict_candidates``: how held-back patients are predicted, as the site will predict.
+    """
+
+    epochs: int = 12
+    candidates: int = 8
+    candidate_steps: int = 2
+    form: str = "x0"
+    beta: float = 0.1
+    lambda_diffusion: float = 0.05
+    anchor: float = 10.0
+    penalty: float = 5.0
+    lr: float = 1e-3
+    batch: int = 4
+    old_most: float = 0.5
+    patience: int = 4
+    mae_drift: float = 0.01
+    rank: int = 16
+    alpha: int = 32
+    attention: str = "condition-causal"
+    seed: int = 0
+    predict_steps: int = 1
+    predict_candidates: int = 1
+
+    def __post_init__(self) -> None:
+        if self.form not in FORMS:
+            raise InputError(f"form={self.form!r}: expected {' or '.join(FORMS)}")
+        limits = {"epochs": (0, 10_000), "candidates": (2, 64), "candidate_steps": (2, 100), "batch": (1, 64)}
+        limits |= {"patience": (1, 10_000), "rank": (1, 256), "alpha": (1, 65_536)}
+        limits |= {"predict_steps": (1, 1000), "predict_candidates": (1, 64)}
+        for key, (low, high) in limits.items():
+            if not low <= getattr(self, key) <= high:
+                raise InputError(f"{key}={getattr(self, key)}: expected {low} to {high}")
+        for key in ("lambda_diffusion", "anchor", "penalty", "mae_drift"):
+            if not 0 <= getattr(self, key) < 1e6:
+                raise InputError(f"{key}={getattr(self, key)}: expected 0 or more")
+        if not 0 < self.beta <= 1 or not 0 < self.lr < 1 or not 0 <= self.old_most < 1:
+            raise InputError("expected beta in (0, 1], lr in (0, 1), old_most in [0, 1)")
+
+    @property
+    def shape(self) -> PrivateShape:
+        """Of the private adapter."""
+        return PrivateShape(rank=self.rank, alpha=self.alpha, attention=self.attention)
+
+
+@dataclass(kw_only=True)
+class AlignState:
+    """All of an alignment in progress; ``client/align.py`` writes it after each epoch and reads it back."""
+
+    epoch: int = 0
+    steps: int = 0
+    best_epoch: int = 0
+    history: list[dict[str, float]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Held:
+    """Means over the held-back patients; ``broken``: hard constraints beyond their bound, as in ``rewards``."""
+
+    score: float
+    mae_ref5_gy: float
+    broken: float
+
+
+class Alignment:
+    """Trains the private weights of ``policy`` on ``train``; every random draw is keyed by seed, epoch and patient."""
+
+    def __init__(
+        self, policy: PrivatePolicy, train: Sequence[Patient], held: Sequence[Patient], settings: AlignSettings
+    ) -> None:
+        if policy.spec.switches.predicts != "v":
+            raise InputError("alignment needs a model that predicts v (model.switches.predicts)")
+        if not train or not held:
+            raise InputError("alignment needs at least one training and one held-back patient with a reference dose")
+        self.policy, self.settings = policy, settings
+        self._train, self._held = train, held
+        self._parameters = list(policy.parameters().values())
+        self.optimiser = torch.optim.AdamW(self._parameters, lr=settings.lr, weight_decay=1e-4)
+        self.state = AlignState()
+        self.best = {name: p.detach().clone() for name, p in policy.parameters().items()}
+
+    def run(self, epoch_done: Callable[[dict[str, float]], None], patient_done: Callable[[], None]) -> None:
+        """Train from where the state stands to the last epoch or an early stop; the best weights end in the policy."""
+        if not self.state.history:
+            self._note(epoch_done, {})
+        while self.state.epoch < self.settings.epochs and not self._stalled():
+            self.state.epoch += 1
+            self._note(epoch_done, self._epoch(patient_done))
+        with torch.no_grad():
+            for name, parameter in self.policy.parameters().items():
+                parameter.copy_(self.best[name])
+
+    def _note(self, epoch_done: Callable[[dict[str, float]], None], sums: dict[str, float]) -> None:
+        """Score the held-back patients, keep the weights where they are the best so far, and report."""
+        held = self.held_back()
+        entry = {"epoch": float(self.state.epoch), **sums, **asdict(held)}
+        self.state.history.append(entry)
+        before = self.state.history[0]
+        best = self.state.history[self.state.best_epoch]
+        sound = held.mae_ref5_gy <= before["mae_ref5_gy"] * (1.0 + self.settings.mae_drift)
+        if sound and held.broken <= before["broken"] and held.score > best["score"]:
+            self.state.best_epoch = self.state.epoch
+            self.best = {name: p.detach().clone() for name, p in self.policy.parameters().items()}
+        epoch_done(entry)
+
+    def _stalled(self) -> bool:
+        return self.state.epoch - self.state.best_epoch >= self.settings.patience
+
+    def held_back(self) -> Held:
+        """Score, error and broken constraints of the policy's predictions of the held-back patients."""
+        rows = []
+        for patient in self._held:
+            dose = self.predict(patient)[None]
+            values = patient.card.values(dose)
+            broken = _weighted(patient, patient.card.violations(values)) / patient.card.weight
+            rows.append([float(patient.card.score(dose)), float(patient.mae_gy(dose)), float(broken)])
+        score, mae, broken_mean = (sum(column) / len(rows) for column in zip(*rows, strict=True))
+        return Held(score=score, mae_ref5_gy=mae, broken=broken_mean)
+
+    def predict(self, patient: Patient) -> Tensor:
+        """The dose (z, y, x) that the site would predict with the private adapter."""
+        how = Sampling(steps=self.settings.predict_steps, precision=self.policy.spec.precision)
+        model = self.policy.use(PRIVATE)
+        return patient.sample(model, how, self.settings.predict_candidates, seed=self.settings.seed).mean(0)
+
+    def _epoch(self, patient_done: Callable[[], None]) -> dict[str, float]:
+        """Once over the training patients; sums for the progress line."""
+        epoch = self.state.epoch
+        order = torch.randperm(len(self._train), generator=noise_generator(self.settings.seed, "order", str(epoch)))
+        rewards: list[Tensor] = []
+        losses: list[float] = []
+        for start in range(0, len(order), self.settings.batch):
+            patients = [self._train[i] for i in order[start : start + self.settings.batch].tolist()]
+            drawn = []
+            for patient in patients:
+                drawn.append(self._candidates(patient, epoch))
+                patient_done()
+            raw = torch.stack([reward for _, reward in drawn])
+            rewards.append(raw.mean(1))
+            losses.append(self._step(patients, [x0 for x0, _ in drawn], reward_weights(raw)))
+        reward = torch.cat(rewards)
+        return {"reward": float(reward.mean()), "loss": sum(losses) / len(losses)}
+
+    @torch.no_grad()
+    def _candidates(self, patient: Patient, epoch: int) -> tuple[Tensor, Tensor]:
+        """(latents (k, C, z, y, x), raw rewards (k,)) of the old policy's candidates."""
+        settings = self.settings
+        some = patient.example.latents["dose"]
+        key = ("align", patient.case.case_id, str(epoch))
+        noise = torch.randn((settings.candidates, *some.shape), generator=noise_generator(settings.seed, *key))
+        how = Sampling(steps=settings.candidate_steps, precision=self.policy.spec.precision)
+        x0 = sample_latents(self.policy.use(OLD), _conditions(patient), "dose", noise, how)
+        return x0, self.rewards(patient, patient.doses(patient.latents.decode(x0)))
+
+    def rewards(self, patient: Patient, dose_kzyx: Tensor) -> Tensor:
+        """Raw reward of each candidate, (k,), in points of 100."""
+        card, settings = patient.card, self.settings
+        values = card.values(dose_kzyx)
+        hinge = settings.penalty * _weighted(patient, card.violations(values))
+        score = 100.0 * (card.points(values).sum(1) - hinge) / card.weight
+        return score - settings.anchor * patient.mae_gy(dose_kzyx)
+
+    def _step(self, patients: Sequence[Patient], x0: Sequence[Tensor], weights_pk: Tensor) -> float:
+        """One step of the optimiser over a batch of patients, and of the old policy after it; returns the loss."""
+        settings = self.settings
+        self.optimiser.zero_grad(set_to_none=True)
+        total = 0.0
+        for patient, candidates, r in zip(patients, x0, weights_pk, strict=True):
+            key = ("noise", patient.case.case_id, str(self.state.epoch))
+            generator = noise_generator(settings.seed, *key)
+            loss = self._nft(patient, candidates, r, generator)
+            if settings.lambda_diffusion > 0:
+                model = self.policy.use(PRIVATE)
+                reference = velocity_loss(model, [patient.example], "dose", generator, self.policy.spec.precision)
+                loss = loss + settings.lambda_diffusion * reference
+            (loss / len(patients)).backward()
+            total += float(loss.detach()) / len(patients)
+        torch.nn.utils.clip_grad_norm_(self._parameters, 1.0)
+        self.optimiser.step()
+        self.state.steps += 1
+        self.policy.follow(min(0.001 * self.state.steps, settings.old_most))
+        return total
+
+    def _nft(self, patient: Patient, x0: Tensor, r: Tensor, generator: torch.Generator) -> Tensor:
+        """Mean loss over the noise times that the sampler visits."""
+        settings, how = self.settings, Sampling(precision=self.policy.spec.precision)
+        conditions = _conditions(patient)
+        times = sampling_times(settings.candidate_steps)[:-1]
+        noises = [torch.randn(x0.shape, generator=generator) for _ in times]
+        states = [noised(x0, eps, t.expand(len(x0))) for eps, t in zip(noises, times, strict=True)]
+        with torch.no_grad():
+            old = PatientNetwork(self.policy.use(OLD), conditions, "dose", how)
+            olds = [old(x_t, t.expand(len(x0))) for (x_t, _), t in zip(states, times, strict=True)]
+        trained = PatientNetwork(self.policy.use(PRIVATE), conditions, "dose", how)
+        losses = []
+        for (x_t, v), t, v_old in zip(states, times, olds, strict=True):
+            t_b = t.expand(len(x0))
+            losses.append(nft_loss(settings.form, x0, x_t, v, t_b, v_old, trained(x_t, t_b), r, settings.beta))
+        return torch.stack(losses).mean()
+
+
+def _weighted(patient: Patient, of_criteria_bc: Tensor) -> Tensor:
+    """Sum over criteria, each times its weight, (b,)."""
+    weights = torch.tensor([c.weight for c in patient.card.criteria], dtype=of_criteria_bc.dtype)
+    return (of_criteria_bc * weights).sum(1)
+
+
+def _conditions(patient: Patient) -> dict[str, Tensor]:
+    """What the dose is predicted from: all other modalities of the patient, and the base."""
+    return {m: v.float() for m, v in patient.example.latents.items() if m in (*CONDITIONS, BASE)}

@@ -1,0 +1,61 @@
+"""Settings of `simulate scorecards`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from client.scorecard_rl import AlignSettings
+from shared_model.errors import InputError
+from simulations.composition import check_range, composed, mapping, optional_path, path
+from simulations.settings import DataSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScorecardsSettings:
+    """``cards``: one file for each hospital of ``partition``, in its order. ``align``: as `client align --set`."""
+
+    out: Path
+    adapter: str
+    seeds: tuple[int, ...]
+    cards: tuple[Path, ...]
+    partition: str
+    best_of: int
+    data: DataSettings
+    align: AlignSettings
+
+    def __post_init__(self) -> None:
+        for seed in self.seeds:
+            check_range("seeds", seed, 0, 2**31)
+        if not self.seeds or len(set(self.seeds)) != len(self.seeds):
+            raise InputError(f"seeds={list(self.seeds)}: expected at least one, each once")
+        check_range("best_of", self.best_of, 1, 64)
+
+
+def scorecards_settings(overrides: Sequence[str]) -> ScorecardsSettings:
+    """Compose and check ``simulate scorecards``'s settings; a card without a folder is one of data.root or ours."""
+    raw, _ = composed("scorecards", overrides)
+    data = dict(mapping(raw, "data"))
+    settings = DataSettings(root=optional_path(data.pop("root", None), "data.root"), **data)
+    seeds = raw["seeds"] if isinstance(raw["seeds"], list) else [raw["seeds"]]
+    cards = raw["cards"] if isinstance(raw["cards"], list) else [raw["cards"]]
+    return ScorecardsSettings(
+        out=path(raw["out"], "out"),
+        adapter=str(path(raw["adapter"], "adapter")),
+        seeds=tuple(seeds),
+        cards=tuple(_card(str(card), settings.root) for card in cards),
+        partition=raw["partition"],
+        best_of=raw["best_of"],
+        data=settings,
+        align=AlignSettings(**mapping(raw, "align")),
+    )
+
+
+def _card(name: str, root: Path | None) -> Path:
+    ours = Path(__file__).parents[1] / "shared_model" / "scorecards"
+    folders = [ours] if root is None else [root / "scorecards", ours]
+    for found in (folder / f"{name}.yaml" for folder in folders):
+        if found.is_file():
+            return found
+    return Path(name)
