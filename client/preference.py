@@ -1,4 +1,4 @@
-"""What a site keeps to itself, as `client predict` uses it: its scorecard to choose by, its private adapter, its home."""
+"""What a site keeps to itself, as `client predict` uses it: its scorecard and its private adapter."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def score_by(card: Path) -> ScoreOf:
 
 
 def aligned_by(private: Path | None) -> Build:
-    """The shared model with a private adapter over it, or alone for None; InputError where that was made for another."""
+    """The shared model with a private adapter over it, or alone; InputError where that was made for another."""
     if private is None:
         return shared_alone
     adapter = PrivateAdapter.load(private)

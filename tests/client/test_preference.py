@@ -1,4 +1,4 @@
-"""Best-of-n by a scorecard and the private adapter reach `client predict`; what belongs to another adapter is refused."""
+"""Best-of-n by a scorecard and the site's private adapter reach `client predict`."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ def test_the_best_sample_by_the_card_is_taken() -> None:
     case = ellipsoid_case()
     best = Predictor().predict(case, Sampled(samples=3, score_of=score_by(CARD)))
     bound = read_scorecard(CARD).bind(case)
-    assert len(set(best.scores)) == 3
-    assert float(bound.score(torch.from_numpy(best.dose_gy)[None].double())[0]) == pytest.approx(
-        max(best.scores), abs=1
-    )
+    assert len(best.scores) == 3
+    found = float(bound.score(torch.from_numpy(best.dose_gy)[None].double())[0])
+    assert found == pytest.approx(max(best.scores), abs=0.1)
+    assert 0 < found < 100
 
 
 def test_a_private_adapter_changes_the_dose(private: Path) -> None:
