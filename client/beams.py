@@ -76,8 +76,6 @@ def draw_plates(
     ``weights_zyx`` is prescription / highest prescription in the targets, 0 elsewhere. Beams of several isocentres are
     drawn about each their own.
     """
-    if kind not in PLATES:
-        raise InputError(f"plates {kind!r}: expected one of {', '.join(PLATES)}")
     beams, notes = photon_beams(plan)
     if not beams:
         return None

@@ -21,7 +21,7 @@ from shared_model.envelope import Envelope
 from shared_model.errors import InputError
 
 # Below so many patients a second process costs more to start than it saves.
-FEW = 8
+FEW = 16
 
 
 @dataclass(frozen=True, kw_only=True)

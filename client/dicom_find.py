@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from client.dicom_headers import OTHER, Header
 from client.dicom_open import NotDicomError
 from client.pseudonyms import Pseudonyms
-from shared_model.errors import InputError
+from shared_model.errors import FedKT3DError, InputError
 
 MAX_FILES = 1_000_000
 
@@ -85,26 +85,24 @@ def walk(root: Path) -> Iterator[Path]:
                 yield path
 
 
-def find(root: Path, pseudonyms: Pseudonyms, read: Callable[[Path], Header]) -> Findings:
-    """Read the header of every file below ``root`` by ``read`` and join them."""
+Read = Callable[[Iterable[Path]], Iterator[tuple[Path, Header | FedKT3DError]]]
+
+
+def find(root: Path, pseudonyms: Pseudonyms, read: Read) -> Findings:
+    """Read the header of every file below ``root`` by ``read``, which gives it or the error, and join them."""
     headers: list[tuple[int, Header]] = []
     problems: list[FileProblem] = []
     files = other = 0
-    for number, path in enumerate(walk(root), 1):
+    for number, (path, answer) in enumerate(read(walk(root)), 1):
         files = number
         if number > MAX_FILES:
             raise InputError(f"{root}: more than {MAX_FILES} files; choose a smaller folder")
-        try:
-            header = read(path)
-        except NotDicomError:
+        if isinstance(answer, NotDicomError) or (isinstance(answer, Header) and answer.kind == OTHER):
             other += 1
-        except InputError as error:
-            problems.append(FileProblem(number=number, reason=str(error), path=path))
+        elif isinstance(answer, Header):
+            headers.append((number, answer))
         else:
-            if header.kind == OTHER:
-                other += 1
-            else:
-                headers.append((number, header))
+            problems.append(FileProblem(number=number, reason=str(answer), path=path))
     kept = _once(headers, problems)
     studies, unused = _Joiner(list(kept.values()), pseudonyms).studies()
     numbers = {header.uid: number for number, header in headers}

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
+from pydicom.sequence import Sequence
 
 from client.dicom_open import open_dataset
 from shared_model.errors import InputError
@@ -114,17 +116,28 @@ def read_header(path: Path) -> Header:
     )
 
 
+def value(dataset: Dataset, keyword: str) -> Any:
+    """An element's value, None where it is absent. Raises InputError naming the attribute if it cannot be decoded.
+
+    pydicom decodes a value when it is first asked for, and a damaged one may raise anything.
+    """
+    try:
+        return dataset.get(keyword)
+    except Exception as error:
+        raise InputError(f"{keyword}: cannot be decoded ({type(error).__name__}); export it again") from None
+
+
 def text(dataset: Dataset, keyword: str) -> str:
-    """A single text value, stripped, at most 64 characters; empty where it is absent or many."""
-    value = dataset.get(keyword)
-    return "" if value is None or isinstance(value, (list, tuple)) else str(value).strip(" \0")[:64]
+    """A single text value, stripped, at most 128 characters; empty where it is absent or many."""
+    found = value(dataset, keyword)
+    return "" if found is None or isinstance(found, (list, tuple, MultiValue)) else str(found).strip(" \0")[:128]
 
 
 def numbers(dataset: Dataset, keyword: str, count: int) -> tuple[float, ...]:
     """``count`` finite numbers. Raises InputError naming the attribute."""
     try:
-        value = dataset.get(keyword)
-        values = [float(v) for v in (value if count > 1 else [value])] if value is not None else []
+        found = value(dataset, keyword)
+        values = [float(v) for v in (found if count > 1 else [found])] if found is not None else []
     except (TypeError, ValueError, OverflowError):
         values = []
     if len(values) != count or not np.isfinite(values).all():
@@ -134,8 +147,8 @@ def numbers(dataset: Dataset, keyword: str, count: int) -> tuple[float, ...]:
 
 def items(dataset: Dataset, keyword: str) -> Iterable[Dataset]:
     """The items of a sequence; none where it is absent or is something else."""
-    value = dataset.get(keyword)
-    return [item for item in value if isinstance(item, Dataset)] if isinstance(value, (list, tuple)) or value else []
+    found = value(dataset, keyword)
+    return [item for item in found if isinstance(item, Dataset)] if isinstance(found, (Sequence, list)) else []
 
 
 def read_plane(dataset: Dataset) -> Plane:
@@ -165,7 +178,7 @@ def read_plane(dataset: Dataset) -> Plane:
 
 
 def _plane(dataset: Dataset) -> Plane | None:
-    image_type = dataset.get("ImageType") or ()
+    image_type = value(dataset, "ImageType") or ()
     if "LOCALIZER" in (image_type if not isinstance(image_type, str) else (image_type,)):
         return None
     return read_plane(dataset)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from client.dicom_headers import Header, Plane
 from client.dicom_lattice import Lattice, along_axis, sampled
 from client.dicom_parts import DoseGrid, read_ct_slice, read_dose_grid
-from client.dicom_worker import Worker
+from client.dicom_worker import AT_ONCE, Worker
 from shared_model.case import Volume
-from shared_model.errors import InputError
+from shared_model.errors import FedKT3DError, InputError
 from shared_model.geometry import Grid, Triple
 
 VOXEL_MM = 3.0
@@ -123,23 +123,26 @@ def ct_hu(worker: Worker, ct: CtStack, grid: Grid) -> Volume:
     """Hounsfield units on ``grid``, air outside the CT; one slice at a time is held in full."""
     axes = ct.lattice.axes()
     if axes is None:
-        return sampled(np.stack([_slice(worker, header) for header in ct.slices]), ct.lattice, grid, AIR_HU)
+        return sampled(np.stack(list(_slices(worker, ct.slices))), ct.lattice, grid, AIR_HU)
     frames, rows, columns = (along_axis(nodes, grid, a) for nodes, a in zip(ct.lattice.nodes_mm(), axes, strict=True))
     flat = np.zeros((len(frames), len(rows), len(columns)), dtype=np.float32)
-    for at, header in enumerate(ct.slices):
+    within = [at for at in range(len(ct.slices)) if frames[:, at].any()]
+    for at, hu in zip(within, _slices(worker, [ct.slices[at] for at in within]), strict=True):
         used = np.flatnonzero(frames[:, at])
-        if used.size:
-            plane = rows @ (_slice(worker, header) - np.float32(AIR_HU)) @ columns.T
-            flat[used] += frames[used, at, None, None] * plane
+        flat[used] += frames[used, at, None, None] * (rows @ (hu - np.float32(AIR_HU)) @ columns.T)
     return _to_patient(flat, axes) + np.float32(AIR_HU)
 
 
-def _slice(worker: Worker, header: Header) -> Volume:
-    plane = header.plane
-    hu = worker.read(read_ct_slice, header.path)
-    if plane is None or hu.shape != (plane.rows, plane.columns):
-        raise InputError("CT: a slice's pixels do not fit its Rows and Columns")
-    return hu
+def _slices(worker: Worker, headers: Sequence[Header]) -> Iterator[Volume]:
+    """Hounsfield units of slices, one after another."""
+    for start in range(0, len(headers), AT_ONCE):
+        part = headers[start : start + AT_ONCE]
+        for header, hu in zip(part, worker.read_many(read_ct_slice, [h.path for h in part]), strict=True):
+            if isinstance(hu, FedKT3DError):
+                raise InputError(f"CT: a slice: {hu}")
+            if header.plane is None or hu.shape != (header.plane.rows, header.plane.columns):
+                raise InputError("CT: a slice's pixels do not fit its Rows and Columns")
+            yield hu
 
 
 def _to_patient(flat: Volume, axes: tuple[int, int, int]) -> Volume:

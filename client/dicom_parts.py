@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.pixels import pixel_array
 
-from client.dicom_headers import Plane, items, numbers, read_plane, text
+from client.dicom_headers import Plane, items, numbers, read_plane, text, value
 from client.dicom_open import open_dataset
 from shared_model.errors import InputError
 
@@ -76,7 +76,7 @@ def read_dose_grid(path: Path) -> DoseGrid:
         raise InputError("DoseUnits: expected GY; relative dose cannot be used")
     if text(dataset, "DoseType").upper() not in ("PHYSICAL", "EFFECTIVE"):
         raise InputError("DoseType: expected PHYSICAL or EFFECTIVE")
-    frames = int(numbers(dataset, "NumberOfFrames", 1)[0]) if dataset.get("NumberOfFrames") else 1
+    frames = int(numbers(dataset, "NumberOfFrames", 1)[0]) if value(dataset, "NumberOfFrames") else 1
     _check_pixels(dataset, frames)
     (scaling,) = numbers(dataset, "DoseGridScaling", 1)
     if not 0 < scaling < 1e3:
@@ -114,11 +114,11 @@ def _check_pixels(dataset: Dataset, frames: int) -> None:
         raise InputError("SamplesPerPixel, BitsAllocated: expected one value a pixel in 8, 16 or 32 bits")
     if rows * columns * frames > MAX_DOSE_VOXELS or "PixelData" not in dataset:
         raise InputError(f"PixelData: absent, or more than {MAX_DOSE_VOXELS} values claimed")
-    if int(dataset.get("NumberOfFrames") or 1) != frames:
+    if value(dataset, "NumberOfFrames") and int(numbers(dataset, "NumberOfFrames", 1)[0]) != frames:
         raise InputError(f"NumberOfFrames: expected {frames}")
     syntax = getattr(dataset, "file_meta", Dataset()).get("TransferSyntaxUID")
     compressed = bool(syntax is not None and syntax.is_transfer_syntax and syntax.is_compressed)
-    if not compressed and len(dataset.get("PixelData") or b"") < rows * columns * frames * bits // 8:
+    if not compressed and len(value(dataset, "PixelData") or b"") < rows * columns * frames * bits // 8:
         raise InputError("PixelData: holds fewer values than Rows, Columns and NumberOfFrames say; export it again")
 
 
@@ -188,16 +188,16 @@ def _contours(roi: Dataset) -> tuple[list[Points], int]:
 def _points(item: Dataset) -> Points:
     """(n, 3) of ContourData, parsed from its text at once: pydicom makes an object of every number."""
     raw = item.get_item(_CONTOUR_DATA) if _CONTOUR_DATA in item else None
-    value = None if raw is None else raw.value
-    if isinstance(value, bytes):
-        try:
-            flat = np.array(value.rstrip(b" \0").split(b"\\"), dtype=np.float64) if value.strip(b" \0") else np.zeros(0)
-        except ValueError:
-            raise InputError("ContourData: holds something that is no number") from None
-    else:
-        flat = np.array([] if value is None else value, dtype=np.float64).ravel()
-    declared = item.get("NumberOfContourPoints")
-    if flat.size % 3 or (declared is not None and int(declared) * 3 != flat.size):
+    content = b"" if raw is None or raw.value is None else raw.value
+    if not isinstance(content, bytes):
+        raise InputError("ContourData: expected decimal numbers in text")
+    stripped = content.strip(b" \0")
+    try:
+        flat = np.array(stripped.split(b"\\"), dtype=np.float64) if stripped else np.zeros(0)
+    except ValueError:
+        raise InputError("ContourData: holds something that is no number") from None
+    declared = value(item, "NumberOfContourPoints") is not None
+    if flat.size % 3 or (declared and int(numbers(item, "NumberOfContourPoints", 1)[0]) * 3 != flat.size):
         raise InputError("ContourData: its length is not NumberOfContourPoints times three; export it again")
     if not np.isfinite(flat).all() or (flat.size and np.abs(flat).max() > 1e5):
         raise InputError("ContourData: expected finite numbers in mm")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydicom.dataset import Dataset
 
-from client.dicom_headers import items, numbers, text
+from client.dicom_headers import items, numbers, text, value
 from client.dicom_open import open_dataset
 from shared_model.errors import InputError
 
@@ -63,7 +63,9 @@ def read_plan(path: Path) -> Plan:
     if len(beams) > MAX_BEAMS:
         raise InputError(f"BeamSequence: more than {MAX_BEAMS} beams")
     groups = list(items(dataset, "FractionGroupSequence"))
-    planned = [int(numbers(g, "NumberOfFractionsPlanned", 1)[0]) for g in groups if g.get("NumberOfFractionsPlanned")]
+    planned = [
+        int(numbers(g, "NumberOfFractionsPlanned", 1)[0]) for g in groups if value(g, "NumberOfFractionsPlanned")
+    ]
     setups = list(items(dataset, "PatientSetupSequence"))
     return Plan(
         beams=tuple(beams),
@@ -85,8 +87,8 @@ def _beam(item: Dataset) -> Beam | None:
     if not points or len(points) > MAX_CONTROL_POINTS:
         raise InputError(f"ControlPointSequence: expected 1 to {MAX_CONTROL_POINTS} control points a beam")
     # A control point states what has changed since the one before (PS3.3 section C.8.8.14).
-    angles = [numbers(p, "GantryAngle", 1)[0] % 360.0 for p in points if p.get("GantryAngle") is not None]
-    if not angles or points[0].get("GantryAngle") is None:
+    angles = [numbers(p, "GantryAngle", 1)[0] % 360.0 for p in points if value(p, "GantryAngle") is not None]
+    if not angles or value(points[0], "GantryAngle") is None:
         raise InputError("GantryAngle: missing in a beam's first control point")
     first = points[0]
     return Beam(
@@ -94,7 +96,7 @@ def _beam(item: Dataset) -> Beam | None:
         radiation=text(item, "RadiationType").upper(),
         isocentre_mm=_isocentre(first),
         gantry_deg=tuple(angles) if len(set(angles)) > 1 else (angles[0],),
-        couch_deg=numbers(first, "PatientSupportAngle", 1)[0] % 360.0 if first.get("PatientSupportAngle") else 0.0,
+        couch_deg=numbers(first, "PatientSupportAngle", 1)[0] % 360.0 if value(first, "PatientSupportAngle") else 0.0,
     )
 
 
@@ -109,11 +111,12 @@ def _prescriptions(dataset: Dataset) -> list[Prescription]:
     """Prescribed doses of targets, highest first; a dose reference without one is passed over."""
     found = []
     for item in items(dataset, "DoseReferenceSequence"):
-        if text(item, "DoseReferenceType").upper() != "TARGET" or item.get("TargetPrescriptionDose") is None:
+        if text(item, "DoseReferenceType").upper() != "TARGET" or value(item, "TargetPrescriptionDose") is None:
             continue
         dose_gy = numbers(item, "TargetPrescriptionDose", 1)[0]
         if not 0 < dose_gy < 200:
             raise InputError("TargetPrescriptionDose: expected 0 to 200 Gy")
-        roi = item.get("ReferencedROINumber")
-        found.append(Prescription(dose_gy=dose_gy, roi=None if roi is None else int(roi)))
+        named = value(item, "ReferencedROINumber") is not None
+        roi = int(numbers(item, "ReferencedROINumber", 1)[0]) if named else None
+        found.append(Prescription(dose_gy=dose_gy, roi=roi))
     return sorted(found, key=lambda prescription: -prescription.dose_gy)

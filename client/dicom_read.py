@@ -10,15 +10,16 @@ id or a path; headers do, and stay at the site.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 from pydicom.dataset import Dataset
 
-from client.beams import draw_plates
+from client.beams import PLATES, draw_plates
 from client.dicom_find import FileProblem, Findings, Study, find
 from client.dicom_headers import Header, read_header
 from client.dicom_images import VOXEL_MM, CtStack, case_grid, ct_hu, dose_gy, dose_lattice, read_dose, stack
@@ -26,14 +27,14 @@ from client.dicom_masks import Rasteriser, box_mm, skin
 from client.dicom_open import open_source
 from client.dicom_parts import DoseGrid, Roi, read_rois
 from client.dicom_plan import Plan, read_plan
-from client.dicom_worker import Worker, worker
+from client.dicom_worker import AT_ONCE, Worker, worker
 from client.name_rules import NameRules
 from client.pseudonyms import Pseudonyms
 from client.structures import NameRow, name_table
 from client.tg263_names import BODY
 from shared_model.anatomy import is_target
 from shared_model.case import Case, Mask, Volume
-from shared_model.errors import InputError
+from shared_model.errors import FedKT3DError, InputError
 from shared_model.geometry import Grid
 
 T = TypeVar("T")
@@ -70,8 +71,13 @@ def find_studies(root: Path, pseudonyms: Pseudonyms | None = None) -> Findings:
     Case ids are made by ``pseudonyms``; without, they hold for this call alone. Never raises for a bad file, only if
     ``root`` is no folder. Takes no pixel of an image.
     """
-    parse = worker()
-    return find(root, pseudonyms or Pseudonyms.passing(), lambda path: parse.read(read_header, path))
+    return find(root, pseudonyms or Pseudonyms.passing(), _headers)
+
+
+def _headers(paths: Iterable[Path]) -> Iterator[tuple[Path, Header | FedKT3DError]]:
+    remaining = iter(paths)
+    while part := list(islice(remaining, AT_ONCE)):
+        yield from zip(part, worker().read_many(read_header, part), strict=True)
 
 
 def read_source(header: Header) -> Dataset:
@@ -94,6 +100,8 @@ def read_case(
     that a higher one covers. Without an RTPLAN there are no plates, without an RTDOSE no dose. Raises InputError naming
     the case by its pseudonym and what is wrong: no CT, no target with a prescription, missing slices, a relative dose.
     """
+    if plates not in PLATES:
+        raise InputError(f"plates {plates!r}: expected one of {', '.join(PLATES)}")
     try:
         return _Study(study, rules or NameRules(), worker()).reading(plates, voxel_mm)
     except InputError as error:

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -28,6 +28,8 @@ from shared_model.errors import FedKT3DError, InputError
 MAX_SECONDS = 7.0
 MAX_MEMORY_BYTES = 2 * 10**9
 _START_SECONDS = 60.0
+# Requests that are sent before the first answer: small, so that they fit into the connection.
+AT_ONCE = 16
 
 T = TypeVar("T")
 
@@ -48,21 +50,37 @@ class Worker:
 
     def read(self, task: Callable[[Path], T], path: Path) -> T:
         """``task(path)``, done in the process. Raises what it raises of ours, InputError where it does not end well."""
-        with self._lock:
-            link = self._started()
-            try:
-                link.send((task.__name__, path))
-                if not link.poll(self._max_seconds):
-                    self._end()
-                    raise InputError(f"takes longer than {self._max_seconds:g} s to read; not read")
-                answer = link.recv()
-            except (EOFError, OSError):
-                self._end()
-                raise InputError("the reading process ended on it (damaged, or more memory than allowed)") from None
+        (answer,) = self.read_many(task, [path])
         if isinstance(answer, FedKT3DError):
             raise answer
-        result: T = answer
-        return result
+        return answer
+
+    def read_many(self, task: Callable[[Path], T], paths: Sequence[Path]) -> list[T | FedKT3DError]:
+        """``task`` of each path in order, or the error that reading it gave; asked for in one go, AT_ONCE at most."""
+        if len(paths) > AT_ONCE:
+            raise ValueError(f"{len(paths)} paths; expected at most {AT_ONCE}")
+        answers: list[T | FedKT3DError] = []
+        with self._lock:
+            while len(answers) < len(paths):
+                answers += self._ask(task.__name__, paths[len(answers) :])
+        return answers
+
+    def _ask(self, name: str, paths: Sequence[Path]) -> list[Any]:
+        """Answers to the first paths: to all, or up to one that the process had to be ended for."""
+        link = self._started()
+        answers: list[Any] = []
+        try:
+            for path in paths:
+                link.send((name, path))
+            while len(answers) < len(paths):
+                if not link.poll(self._max_seconds):
+                    self._end()
+                    return [*answers, InputError(f"takes longer than {self._max_seconds:g} s to read; not read")]
+                answers.append(link.recv())
+        except (EOFError, OSError):
+            self._end()
+            answers.append(InputError("the reading process ended on it (damaged, or more memory than allowed)"))
+        return answers
 
     def close(self) -> None:
         """End the process."""

@@ -6,8 +6,6 @@ from pathlib import Path
 
 import yaml
 
-from client import dicom_cohort
-from client.dicom_read import find_studies
 from client.name_rules import NameRules
 from client.pseudonyms import Pseudonyms
 from client.site import DATA_FOLDERS, DATA_KINDS, DICOM, SiteConfig, is_case_id
@@ -92,6 +90,10 @@ def found_dicom(site: str, root: Path, pseudonyms: Pseudonyms, folder: Path) -> 
     ``folder`` is the site's own: its cache, its rules for names and the salt of ``pseudonyms`` will lie there.
     InputError when there is no such study.
     """
+    # These import torch: `client status` stays quick without.
+    from client import dicom_cohort
+    from client.dicom_read import find_studies
+
     found = find_studies(root, pseudonyms)
     cases = dicom_cohort.trainable(found, NameRules())
     if not cases:

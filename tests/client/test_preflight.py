@@ -110,7 +110,9 @@ def test_the_record_has_its_promised_shape(folder: Path) -> None:
     assert record["ready"] is True
 
 
-def test_several_processes_say_what_one_says(tmp_path: Path, base: Case) -> None:
+@pytest.mark.e2e
+def test_several_processes_say_what_one_says(tmp_path: Path, base: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("client.check_data.FEW", 4)
     write_cases(tmp_path, {f"p_{k}": moved(base, k) for k in range(9)})
     source = Source(kind="cases", root=tmp_path)
     seen: list[tuple[int, int]] = []
@@ -195,7 +197,7 @@ def test_a_coordinator_that_is_not_there_is_said_with_what_to_do(home: ClientHom
 
 def test_the_command_before_there_is_a_home(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     page = tmp_path / "report" / "check.html"
-    arguments = ["check", "--data", str(folder), "--json", "--html", str(page)]
+    arguments = ["check", "--data", str(folder), "--workers", "1", "--json", "--html", str(page)]
     assert app(arguments, standalone_mode=False) == 0
     record = json.loads(capsys.readouterr().out)
     assert record["usable"] == 3
