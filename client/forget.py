@@ -18,7 +18,7 @@ from client.policy import Policy
 from client.site import DICOM, SiteConfig
 from client.site_file import site_text
 from privacy import identity
-from privacy.processes import is_running, read_state
+from privacy.processes import is_running
 from shared_model.errors import InputError
 
 # Below the site's cache, files that are named by content and not by patient: all go, and are made again for those who
@@ -110,12 +110,9 @@ def _delete_derived(cache: Path | None, cases: tuple[str, ...]) -> int:
 
 
 def _stays(home: ClientHome, left: SiteConfig) -> list[str]:
-    done = read_state(home.state("executor")).get("tasks_done", 0)
-    took_part = f"this site has answered {done} tasks since its last start, others before it" if done else "it may have"
     lines = [
         "the patient's own files: they are the hospital's, and were not touched",
-        f"what left the site while the patient was listed ({took_part}): updates that others have summed cannot be"
-        " taken back, and adapters trained with them may remember the patient; only training anew would undo that",
+        "what left the site while the patient was listed: updates that others have summed cannot be taken back, and adapters trained with them may remember the patient; only training anew would undo that",
         "adapters of this site that were made before today, and reports of `client predict` and `client check` that"
         " were written elsewhere: delete them where they lie",
         "backups of this folder, and what the disk keeps of deleted files",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -69,6 +70,17 @@ def test_a_stranger_and_another_called_title_are_rejected(receiver: Receiver) ->
     assert not association(receiver, title="STRANGER").is_established
     assert not association(receiver, called="OTHER").is_established
     assert association(receiver).is_established
+
+
+def test_who_is_turned_away_is_said_without_a_name(tmp_path: Path) -> None:
+    said: list[str] = []
+    with Receiver(Intake(folder=tmp_path / "in", allowed=("TPS",), port=0), said.append) as receiver:
+        assert not association(receiver, title="STRANGER").is_established
+        end = time.monotonic() + 20
+        while not said and time.monotonic() < end:
+            time.sleep(0.05)
+    assert any("turned away" in line for line in said)
+    assert not any("STRANGER" in line for line in said)
 
 
 def test_other_kinds_of_object_are_not_taken(receiver: Receiver) -> None:

@@ -10,7 +10,6 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import numpy as np
 import orthanc
 import pydicom
@@ -116,22 +115,3 @@ def test_an_archive_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     refused = client("pull", "http://127.0.0.1:9/dicom-web", "--out", tmp_path, "--patient-id", "X", ok=False)
     assert refused.returncode == 2
     assert "no connection to the archive" in refused.stderr
-
-
-def test_a_sender_that_is_not_allowed_gets_nothing_in(
-    archive: Orthanc, sent: list[Path], port: int, tmp_path: Path
-) -> None:
-    listening = subprocess.Popen(
-        [SCRIPTS / "client", "receive", tmp_path / "in", "--from", "TPS", "--port", str(port)],
-        stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"},
-    )  # fmt: skip
-    try:
-        assert listening.stdout is not None
-        assert "listening on" in listening.stdout.readline()
-        with pytest.raises(httpx.HTTPStatusError):
-            archive.send(archive.upload(sent[0]))
-    finally:
-        listening.send_signal(signal.SIGTERM)
-        told, _ = listening.communicate(timeout=30)
-    assert "turned away" in told
-    assert list((tmp_path / "in").rglob("*.dcm")) == []
