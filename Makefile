@@ -53,6 +53,7 @@ bench: $(READY)
 	$(BIN)/python -m simulations.benchmarks.training_sizes
 	$(BIN)/python -m simulations.benchmarks.resolution_loss
 	$(BIN)/python -m simulations.benchmarks.site_check
+	$(BIN)/python -m simulations.benchmarks.scorecard_candidates
 
 # Needs an NVIDIA GPU and a torch built for it; refuses otherwise.
 bench-gpu: $(READY)

@@ -47,8 +47,7 @@ class Patient:
 
     def doses(self, volumes_kzyx: Tensor) -> Tensor:
         """Predicted volumes on the training grid, (k, z, y, x), as doses in Gy on the case's grid."""
-        made = [dose_gy(volume, self.case, self.example.grid, self.latents, self.base) for volume in volumes_kzyx]
-        return torch.stack(made)
+        return dose_gy(volumes_kzyx, self.case, self.example.grid, self.latents, self.base)
 
     def mae_gy(self, dose_kzyx: Tensor) -> Tensor:
         """``mae_ref5_gy`` of each dose, (k,)."""

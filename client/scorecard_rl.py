@@ -19,13 +19,12 @@ from torch import Tensor
 from client.scorecard_cohort import Patient
 from shared_model.adapters import PRIVATE
 from shared_model.case import BASE, CONDITIONS
-from shared_model.diffusion import noised, sampling_times
+from shared_model.diffusion import noised, sample_ddim, sampling_times, shift_time
 from shared_model.errors import InputError
 from shared_model.nft import FORMS, nft_loss, reward_weights
-from shared_model.objective import velocity_loss
 from shared_model.predictor import noise_generator
 from shared_model.private_adapter import OLD, PrivatePolicy, PrivateShape
-from shared_model.sampler import PatientNetwork, Sampling, sample_latents
+from shared_model.sampler import PatientNetwork, Sampling
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,24 +172,39 @@ class Alignment:
             patients = [self._train[i] for i in order[start : start + self.settings.batch].tolist()]
             drawn = []
             for patient in patients:
-                drawn.append(self._candidates(patient, epoch))
+                drawn.append(self._draw(patient))
                 patient_done()
-            raw = torch.stack([reward for _, reward in drawn])
+            raw = torch.stack([draw.rewards for draw in drawn])
             rewards.append(raw.mean(1))
-            losses.append(self._step(patients, [x0 for x0, _ in drawn], reward_weights(raw)))
+            losses.append(self._step(patients, drawn, reward_weights(raw)))
         reward = torch.cat(rewards)
         return {"reward": float(reward.mean()), "loss": sum(losses) / len(losses)}
 
     @torch.no_grad()
-    def _candidates(self, patient: Patient, epoch: int) -> tuple[Tensor, Tensor]:
-        """(latents (k, C, z, y, x), raw rewards (k,)) of the old policy's candidates."""
+    def _draw(self, patient: Patient) -> _Draw:
+        """Candidates of the old policy, their rewards, and the old policy's velocities where they are noised anew."""
         settings = self.settings
         some = patient.example.latents["dose"]
-        key = ("align", patient.case.case_id, str(epoch))
-        noise = torch.randn((settings.candidates, *some.shape), generator=noise_generator(settings.seed, *key))
-        how = Sampling(steps=settings.candidate_steps, precision=self.policy.spec.precision)
-        x0 = sample_latents(self.policy.use(OLD), _conditions(patient), "dose", noise, how)
-        return x0, self.rewards(patient, patient.doses(patient.latents.decode(x0)))
+        key = ("align", patient.case.case_id, str(self.state.epoch))
+        generator = noise_generator(settings.seed, *key)
+        # In pairs of opposite noise: what rough doses lose of the score is in both, and falls out of their difference.
+        half = torch.randn(((settings.candidates + 1) // 2, *some.shape), generator=generator)
+        noise = torch.cat([half, -half])[: settings.candidates]
+        with self._autocast():
+            network = PatientNetwork(self.policy.use(OLD), _conditions(patient), "dose", self._how)
+            x0 = sample_ddim(network, noise, settings.candidate_steps)
+            states = [_noised(x0, t, generator) for t in sampling_times(settings.candidate_steps)[:-1]]
+            olds = [network(state.x_t, state.t_b) for state in states]
+        rewards = self.rewards(patient, patient.doses(patient.latents.decode(x0)))
+        return _Draw(x0=x0, states=states, v_old=olds, rewards=rewards)
+
+    @property
+    def _how(self) -> Sampling:
+        return Sampling(precision=self.policy.spec.precision)
+
+    def _autocast(self) -> torch.autocast:
+        """Around all of a patient's passes: the weights are cast once."""
+        return torch.autocast("cpu", torch.bfloat16, enabled=self.policy.spec.precision == "bf16")
 
     def rewards(self, patient: Patient, dose_kzyx: Tensor) -> Tensor:
         """Raw reward of each candidate, (k,), in points of 100."""
@@ -200,43 +214,67 @@ class Alignment:
         score = 100.0 * (card.points(values).sum(1) - hinge) / card.weight
         return score - settings.anchor * patient.mae_gy(dose_kzyx)
 
-    def _step(self, patients: Sequence[Patient], x0: Sequence[Tensor], weights_pk: Tensor) -> float:
+    def _step(self, patients: Sequence[Patient], drawn: Sequence[_Draw], weights_pk: Tensor) -> float:
         """One step of the optimiser over a batch of patients, and of the old policy after it; returns the loss."""
-        settings = self.settings
         self.optimiser.zero_grad(set_to_none=True)
         total = 0.0
-        for patient, candidates, r in zip(patients, x0, weights_pk, strict=True):
-            key = ("noise", patient.case.case_id, str(self.state.epoch))
-            generator = noise_generator(settings.seed, *key)
-            loss = self._nft(patient, candidates, r, generator)
-            if settings.lambda_diffusion > 0:
-                model = self.policy.use(PRIVATE)
-                reference = velocity_loss(model, [patient.example], "dose", generator, self.policy.spec.precision)
-                loss = loss + settings.lambda_diffusion * reference
-            (loss / len(patients)).backward()
-            total += float(loss.detach()) / len(patients)
+        for patient, draw, r in zip(patients, drawn, weights_pk, strict=True):
+            loss = self._loss(patient, draw, r) / len(patients)
+            loss.backward()
+            total += float(loss.detach())
         torch.nn.utils.clip_grad_norm_(self._parameters, 1.0)
         self.optimiser.step()
         self.state.steps += 1
-        self.policy.follow(min(0.001 * self.state.steps, settings.old_most))
+        self.policy.follow(min(0.001 * self.state.steps, self.settings.old_most))
         return total
 
-    def _nft(self, patient: Patient, x0: Tensor, r: Tensor, generator: torch.Generator) -> Tensor:
-        """Mean loss over the noise times that the sampler visits."""
-        settings, how = self.settings, Sampling(precision=self.policy.spec.precision)
-        conditions = _conditions(patient)
-        times = sampling_times(settings.candidate_steps)[:-1]
-        noises = [torch.randn(x0.shape, generator=generator) for _ in times]
-        states = [noised(x0, eps, t.expand(len(x0))) for eps, t in zip(noises, times, strict=True)]
-        with torch.no_grad():
-            old = PatientNetwork(self.policy.use(OLD), conditions, "dose", how)
-            olds = [old(x_t, t.expand(len(x0))) for (x_t, _), t in zip(states, times, strict=True)]
-        trained = PatientNetwork(self.policy.use(PRIVATE), conditions, "dose", how)
-        losses = []
-        for (x_t, v), t, v_old in zip(states, times, olds, strict=True):
-            t_b = t.expand(len(x0))
-            losses.append(nft_loss(settings.form, x0, x_t, v, t_b, v_old, trained(x_t, t_b), r, settings.beta))
-        return torch.stack(losses).mean()
+    def _loss(self, patient: Patient, draw: _Draw, r: Tensor) -> Tensor:
+        """The mean loss over the noise times that the sampler visits, and the diffusion loss on the reference."""
+        settings = self.settings
+        generator = noise_generator(settings.seed, "reference", patient.case.case_id, str(self.state.epoch))
+        k = len(draw.x0)
+        with self._autocast():
+            network = PatientNetwork(self.policy.use(PRIVATE), _conditions(patient), "dose", self._how)
+            losses = []
+            for state, v_old in zip(draw.states, draw.v_old, strict=True):
+                v_theta = network(state.x_t, state.t_b).expand(k, -1, -1, -1, -1)
+                x_t, t_b = state.x_t.expand_as(v_theta), state.t_b.expand(k)
+                old = v_old.expand_as(v_theta)
+                losses.append(nft_loss(settings.form, draw.x0, x_t, state.v, t_b, old, v_theta, r, settings.beta))
+            loss = torch.stack(losses).mean()
+            if settings.lambda_diffusion > 0:
+                reference = patient.example.latents["dose"].float()[None]
+                state = _noised(reference, shift_time(torch.rand((), generator=generator)), generator)
+                error = network(state.x_t, state.t_b) - state.v
+                loss = loss + settings.lambda_diffusion * error.square().mean()
+        return loss
+
+
+@dataclass(frozen=True, kw_only=True)
+class _State:
+    """Samples noised to one time: x_t and t_b of b states, v of k samples; b is k, or 1 where it is noise alone."""
+
+    x_t: Tensor
+    t_b: Tensor
+    v: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Draw:
+    """A patient's k candidates: latents, noised states, the old policy's velocities there, raw rewards (k,)."""
+
+    x0: Tensor
+    states: list[_State]
+    v_old: list[Tensor]
+    rewards: Tensor
+
+
+def _noised(x0: Tensor, t: Tensor, generator: torch.Generator) -> _State:
+    """At t = 1 the state is the noise: one draw serves all candidates, at an eighth of the cost."""
+    alone = float(t) >= 1.0
+    eps = torch.randn(x0[:1].shape if alone else x0.shape, generator=generator)
+    x_t, v = noised(x0, eps.expand_as(x0), t.expand(len(x0)))
+    return _State(x_t=eps if alone else x_t, t_b=t.expand(1 if alone else len(x0)), v=v)
 
 
 def _weighted(patient: Patient, of_criteria_bc: Tensor) -> Tensor:

@@ -144,7 +144,7 @@ def cost(study: Study) -> str:
     once = list(study.align_cpu_s.values())
     return (
         f"Alignment, once a hospital: {_over_seeds(once, 0)} CPU-s. Prediction of a patient: {one:.2f} CPU-s with the"
-        f" shared or the aligned model, {many:.2f} CPU-s for {study.best_of} candidates (base and scoring not counted).\n"
+        f" shared or the aligned model, {many:.2f} CPU-s for {study.best_of} candidates (base not counted).\n"
     )
 
 

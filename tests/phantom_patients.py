@@ -19,7 +19,7 @@ from shared_model.objective import velocity_loss
 from shared_model.spec import ModelSpec
 
 SPEC = ModelSpec(prior="none", shape=(16, 16, 16), precision="fp32")
-TRAIN, HELD = 6, 3
+TRAIN, HELD = 4, 3
 
 
 def patient(number: int) -> Case:
@@ -53,7 +53,7 @@ def trained_vector() -> Vector:
     examples = [example(patient(n), SPEC.shape) for n in range(100, 116)]
     optimiser = torch.optim.AdamW(model.parameters(), lr=2e-3)
     generator = torch.Generator().manual_seed(0)
-    for _ in range(80):
+    for _ in range(60):
         chosen = [examples[i] for i in torch.randint(16, (4,), generator=generator).tolist()]
         loss = velocity_loss(model, chosen, "dose", generator, "fp32")
         optimiser.zero_grad(set_to_none=True)

@@ -1,0 +1,89 @@
+"""Candidate doses of one patient per second: batched sampling with kept conditions against a plain loop, in one run.
+
+``python -m simulations.benchmarks.scorecard_candidates [--json]``: the bundled adapter on one phantom patient, K = 8
+candidates, one thread. The plain loop samples one candidate after the other and computes all tokens anew in every
+step. Both give the same candidates up to the rounding of bf16 (the benchmark checks it). Reward is what alignment
+computes of them: doses on the patient's grid and their scores under a card.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from client.align import BUNDLED
+from client.scorecard_cohort import Patient
+from shared_model.adapters import adapted_model
+from shared_model.case import BASE, CONDITIONS
+from shared_model.manifest import load_adapter, unpack
+from shared_model.modalities import HAAR, example
+from shared_model.residual import base_gy
+from shared_model.sampler import Sampling, sample_latents
+from shared_model.scorecard_read import read_scorecard
+from simulations.phantom import STYLES, phantom_case
+
+K, REPEATS = 8, 2
+CARD = Path(__file__).parents[2] / "shared_model" / "scorecards" / "head_neck.yaml"
+
+
+def measure(steps: int, attention: str) -> dict[str, float]:
+    """CPU seconds of K candidates, the least over REPEATS: in a plain loop, batched, and of their reward."""
+    spec, vector, _ = load_adapter(BUNDLED)
+    spec = replace(spec, switches=replace(spec.switches, attention=attention))
+    model = adapted_model(spec)
+    unpack(model, vector)
+    model.eval()
+    case = phantom_case(0, STYLES["openkbp_like"])
+    base = base_gy(case, spec, model)
+    seen = example(case, spec.shape, HAAR, base)
+    patient = Patient(case=case, example=seen, base=base, card=read_scorecard(CARD).bind(case), latents=HAAR)
+    conditions = {m: v for m, v in seen.latents.items() if m in (*CONDITIONS, BASE)}
+    noise = torch.randn((K, *seen.latents["ct"].shape), generator=torch.Generator().manual_seed(0))
+    plain, kept = (Sampling(steps=steps, batch=batch, keep=keep) for batch, keep in ((1, False), (K, True)))
+    found: dict[str, list[float]] = {"plain": [], "batched": [], "reward": []}
+    for _ in range(REPEATS):
+        results = []
+        for name, how in (("plain", plain), ("batched", kept)):
+            started = time.process_time()
+            results.append(sample_latents(model, conditions, "dose", noise, how))
+            found[name].append(time.process_time() - started)
+        difference = float((results[0] - results[1]).abs().mean() / results[0].std())
+        if difference > 0.05:
+            raise SystemExit(f"the two ways differ by {difference:.3f} standard deviations; expected rounding")
+        started = time.process_time()
+        patient.card.score(patient.doses(HAAR.decode(results[1])))
+        found["reward"].append(time.process_time() - started)
+    return {name: min(seconds) for name, seconds in found.items()}
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", action="store_true")
+    as_json = parser.parse_args().json
+    torch.set_num_threads(1)
+    rows = {
+        f"{steps} steps, {attention}": measure(steps, attention)
+        for attention in ("condition-causal", "full")
+        for steps in (2, 10)
+    }
+    if as_json:
+        print(json.dumps(rows))
+        return
+    print("| sampling | plain loop, CPU-s | batched, CPU-s | speed-up | candidates a second | with reward |")
+    print("|---|---:|---:|---:|---:|---:|")
+    for name, row in rows.items():
+        whole = row["batched"] + row["reward"]
+        print(
+            f"| {name} | {row['plain']:.2f} | {row['batched']:.2f} | {row['plain'] / row['batched']:.1f} | "
+            f"{K / row['batched']:.1f} | {K / whole:.1f} |"
+        )
+
+
+if __name__ == "__main__":
+    main()
