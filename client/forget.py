@@ -112,7 +112,8 @@ def _delete_derived(cache: Path | None, cases: tuple[str, ...]) -> int:
 def _stays(home: ClientHome, left: SiteConfig) -> list[str]:
     lines = [
         "the patient's own files: they are the hospital's, and were not touched",
-        "what left the site while the patient was listed: updates that others have summed cannot be taken back, and adapters trained with them may remember the patient; only training anew would undo that",
+        "what left the site while the patient was listed: updates that others have summed cannot be taken back, and"
+        " adapters trained with them may remember the patient; only training anew would undo that",
         "adapters of this site that were made before today, and reports of `client predict` and `client check` that"
         " were written elsewhere: delete them where they lie",
         "backups of this folder, and what the disk keeps of deleted files",
