@@ -74,25 +74,43 @@ def _source(data: Path | None, home: ClientHome | None, kind: str | None, names:
 def predict(
     study: Annotated[Path, typer.Argument(help="A case file (.npz), or a folder with the DICOM files of one plan.")],
     out: Annotated[Path, typer.Option("--out", help="New folder for dose, DVHs and report.")],
-    adapter: Annotated[Path | None, typer.Option(help="A .safetensors; default: the bundled one.")] = None,
-    mean_of: Annotated[int, typer.Option(help="Samples whose mean is the dose.")] = 4,
+    home_folder: MaybeHome = None,
+    adapter: Annotated[Path | None, typer.Option(help="Default: the home's adopted one, or the bundled one.")] = None,
+    private: Annotated[Path | None, typer.Option(help="private.safetensors of `client align`; or the home's.")] = None,
+    mean_of: Annotated[int | None, typer.Option(help="Samples whose mean is the dose; default 4.")] = None,
+    best_of: Annotated[int | None, typer.Option(help="Samples of which the best by the scorecard is the dose.")] = None,
+    scorecard: Annotated[Path | None, typer.Option(help="A scorecard (YAML) for --best-of; or the home's.")] = None,
+    case: Annotated[str | None, typer.Option(help="Which plan of a folder with several, by the home's ids.")] = None,
     steps: Annotated[int, typer.Option(help="Steps of the sampler.")] = 1,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same dose.")] = 0,
-    names: Annotated[Path | None, typer.Option(help="The site's file of structure names (DICOM).")] = None,
+    names: Annotated[Path | None, typer.Option(help="File of structure names (DICOM); or the home's.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Predict the dose of one plan: RTDOSE, DVHs, report; refused, with the reason, far outside of training."""
+    from client import preference
     from client.name_rules import NameRules
     from client.predict import Predictor, Sampled
     from client.prediction_files import check_folder, write_answer
+    from client.pseudonyms import Pseudonyms
     from client.subject import load_subject
-    from shared_model.manifest import DEFAULT_ADAPTER
 
+    if best_of is not None and mean_of is not None:
+        raise InputError("predict: expected --mean-of or --best-of, not both")
+    if scorecard is not None and best_of is None:
+        raise InputError("predict: --scorecard chooses among samples; say of how many with --best-of")
     check_folder(out)
-    how = Sampled(samples=mean_of, steps=steps, seed=seed)
-    predictor = Predictor(adapter or DEFAULT_ADAPTER)
-    subject = load_subject(study, rules=NameRules.load(names))
-    answer = predictor.predict(subject.case, how, subject.notes)
+    home = None if home_folder is None else ClientHome.load(home_folder)
+    config = None if home is None else SiteConfig.load(home.site_config)
+    score = None if best_of is None else preference.score_by(preference.card_in_use(home, scorecard))
+    how = Sampled(samples=best_of or mean_of or 4, steps=steps, seed=seed, score_of=score)
+    shared = preference.adapter_in_use(home, adapter)
+    own = preference.private_in_use(home, shared, private)
+    predictor = Predictor(shared, preference.aligned_by(own))
+    salt = config.pseudonyms if config is not None else None
+    rules = NameRules.load(names or (config.names if config is not None else None))
+    subject = load_subject(study, case, None if salt is None else Pseudonyms.kept(salt), rules)
+    told = ["with this site's private adapter: aligned to its own scorecard"] if own is not None else []
+    answer = predictor.predict(subject.case, how, [*told, *subject.notes])
     record = write_answer(out, answer, predictor, subject.origin)
     lines = [f"case {record['case']}: {', '.join(record['files'])} in {out}"]
     lines += [f"  {name}: {value:.2f} Gy" for name, value in record["metrics_gy"].items()]
