@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 from privacy.processes import free_loopback_port
@@ -35,8 +36,16 @@ class Wiretap:
         return self
 
     def __exit__(self, *_: object) -> None:
+        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result(20)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(20)
+
+    async def _end(self) -> None:
+        """Cancel what is still open."""
+        open_tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+        for task in open_tasks:
+            task.cancel()
+        await asyncio.gather(*open_tasks, return_exceptions=True)
 
     @property
     def heard(self) -> bytes:
@@ -53,7 +62,8 @@ class Wiretap:
         except OSError:
             writer.close()
             return
-        await asyncio.gather(self._pump(reader, back), self._pump(there, writer))
+        with suppress(asyncio.CancelledError):  # the end of the block
+            await asyncio.gather(self._pump(reader, back), self._pump(there, writer))
 
     async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
         try:
