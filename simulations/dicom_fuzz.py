@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import pydicom
+from pydicom.filebase import DicomBytesIO
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from client.dicom_read import find_studies, read_case
@@ -142,7 +143,7 @@ def zip_bomb(content: bytes, rng: np.random.Generator) -> bytes:
 
 
 def _meta(dataset: pydicom.Dataset) -> bytes:
-    stream = io.BytesIO()
+    stream = DicomBytesIO()
     stream.write(b"\0" * 128 + b"DICM")
     pydicom.filewriter.write_file_meta_info(stream, dataset.file_meta, enforce_standard=True)
     return stream.getvalue()
