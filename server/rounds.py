@@ -7,7 +7,6 @@ is first. A site that misbehaves is dropped from the round by name and reason, a
 
 from __future__ import annotations
 
-import math
 import time
 import uuid
 from collections.abc import Callable
@@ -21,13 +20,14 @@ from numpy.typing import NDArray
 
 from privacy.messages import EvaluateTask, TrainTask
 from server.aggregate import State, server_optimizer
-from server.config import RunConfig, TrainConfig, run_identity
+from server.config import RunConfig, run_identity
 from server.events import Event, EventLog, Listener
 from server.history import Drop, RoundRecord
 from server.journal import Journal, RunState
 from server.private_run import run_terms
 from server.ring_sum import Mask, RingSum
 from server.roster import ANYONE, Register, Roster, Site
+from server.schedule import round_lr, round_stage
 from server.steps import Link, TrainOutcome, TrainRules, evaluate_step, train_step
 from shared_model.errors import FedKT3DError, InputError
 
@@ -95,38 +95,6 @@ def run_federation(
         run.to_the_end(journal)
         events(Event(kind="finished", round=cfg.rounds.count, rounds=cfg.rounds.count))
     return run.result(resumed_from)
-
-
-def round_lr(train: TrainConfig, round_number: int, rounds: int) -> float:
-    """Learning rate of round 1..rounds: half a cosine from ``lr`` down to ``lr * lr_final_fraction``.
-
-    The rounds of the base have a cosine of their own, from ``base_lr``.
-    """
-    of_base = round_number <= train.base_rounds
-    number, count = (
-        (round_number, train.base_rounds) if of_base else (round_number - train.base_rounds, rounds - train.base_rounds)
-    )
-    done = (number - 1) / max(1, count - 1)
-    floor = train.lr_final_fraction
-    return (train.base_lr if of_base else train.lr) * (floor + (1.0 - floor) * 0.5 * (1.0 + math.cos(math.pi * done)))
-
-
-def round_stage(train: TrainConfig, round_number: int, rounds: int) -> tuple[str, float]:
-    """(stage, least probability of a visible condition) of round 1..rounds.
-
-    First come ``base_rounds`` of stage ``base``, then stage A, then what ``stage`` says.
-    The paper says only that a curriculum raises the number of visible conditions. Here the share of visible conditions
-    is uniform from a least value to 1, and the least value rises linearly over stage A from 0 to 1: half of the
-    conditions on average in its first round, all of them in its last.
-    """
-    if round_number <= train.base_rounds:
-        return "base", 0.0
-    round_number, rounds = round_number - train.base_rounds, rounds - train.base_rounds
-    stage_a = rounds if train.stage == "any2any" else round(train.any2any_share * rounds)
-    if round_number > stage_a:
-        return train.stage, 0.0
-    rising = train.curriculum == "rising"
-    return "any2any", (round_number - 1) / (stage_a - 1) if rising and stage_a > 1 else float(rising)
 
 
 class _Federation:

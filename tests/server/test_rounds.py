@@ -14,7 +14,8 @@ import pytest
 
 from client.app import client_app
 from server.config import AggregateConfig, RoundsConfig, RunConfig, TrainConfig
-from server.rounds import FederationResult, QuorumError, round_lr, round_stage, run_federation
+from server.rounds import FederationResult, QuorumError, run_federation
+from server.schedule import round_lr, round_stage
 from shared_model.errors import InputError
 from simulations.engine import LocalGrid
 from simulations.faults import Fault, faulty
