@@ -84,8 +84,10 @@ def draw_plates(
     drawn = [draw(weights_zyx, grid, _zyx(g[0].isocentre_mm), beam_angles(g, position)) for g in groups]
     counts = np.array([len(beam_angles(g, position)) for g in groups], dtype=np.float32)
     share = counts / counts.sum() if kind == "fast" else np.ones_like(counts)
-    beam = np.sum([plate * part for (plate, _), part in zip(drawn, share, strict=True)], axis=0, dtype=np.float32)
-    angle = np.max([plate for _, plate in drawn], axis=0)
+    beam: Volume = np.sum(
+        [plate * part for (plate, _), part in zip(drawn, share, strict=True)], axis=0, dtype=np.float32
+    )
+    angle: Volume = np.max([plate for _, plate in drawn], axis=0)
     return beam, angle, notes
 
 

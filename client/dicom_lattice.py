@@ -120,7 +120,8 @@ def averaging(nodes: Array, centres: Array, spacing_mm: float) -> Volume:
     high = np.minimum(borders[None, 1:], centres[:, None] + spacing_mm / 2)
     share = np.clip(high - low, 0.0, None)
     total = share.sum(axis=1, keepdims=True)
-    return np.divide(share, total, out=np.zeros_like(share), where=total > 1e-6 * spacing_mm).astype(np.float32)
+    mean = np.divide(share, total, out=np.zeros_like(share), where=total > 1e-6 * spacing_mm)
+    return np.asarray(mean, dtype=np.float32)
 
 
 def linear(nodes: Array, centres: Array) -> Volume:
@@ -137,7 +138,7 @@ def linear(nodes: Array, centres: Array) -> Volume:
     matrix[rows, low] += 1 - share
     matrix[rows, low + 1] += share
     matrix[(centres < first - slack) | (centres > last + slack)] = 0.0
-    return matrix.astype(np.float32)
+    return np.asarray(matrix, dtype=np.float32)
 
 
 def along_axis(nodes: Array, grid: Grid, axis: int) -> Volume:

@@ -119,7 +119,7 @@ def _parse(content: bytes, part_10: bool, tags: Sequence[int] | None, pixels: bo
         if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
             return _parse_deflated(meta, source.read(), wanted, pixels)
         source.seek(0)
-    dataset = pydicom.dcmread(source, force=not part_10, stop_before_pixels=not pixels, specific_tags=wanted)  # type: ignore[arg-type]
+    dataset = pydicom.dcmread(source, force=not part_10, stop_before_pixels=not pixels, specific_tags=wanted)
     if source.cut:
         raise InputError("cut short: the file ends inside a value; copy or export it again")
     return dataset
@@ -140,7 +140,7 @@ def _parse_deflated(meta: Dataset, deflated: bytes, tags: list[int] | None, pixe
         is_implicit_VR=False,
         is_little_endian=True,
         stop_when=None if pixels else (lambda tag, _vr, _length: tag == _PIXEL_DATA),
-        specific_tags=tags,  # type: ignore[arg-type]
+        specific_tags=tags,
     )
     if source.cut:
         raise InputError("cut short: the data set ends inside a value; copy or export it again")

@@ -58,8 +58,8 @@ def beam_plate(target_zyx: NDArray[np.bool_], grid: Grid, isocentre_mm: Triple, 
     z, y, x = np.ogrid[: grid.shape[0], : grid.shape[1], : grid.shape[2]]
     for gantry in gantry_deg:
         source = _source(isocentre, gantry, grid)
-        shadow = ndimage.binary_dilation(_rays(surface, source, grid.shape), np.ones((4, 4, 4)))
-        shadow = ndimage.binary_erosion(shadow, np.ones((3, 3, 3)))
+        shadow = ndimage.binary_dilation(_rays(surface, source, grid.shape), np.ones((4, 4, 4), dtype=bool))
+        shadow = ndimage.binary_erosion(shadow, np.ones((3, 3, 3), dtype=bool))
         distance = (z - source[0]) ** 2 + (y - source[1]) ** 2 + (x - source[2]) ** 2
         plate += (shadow * (((source - isocentre) ** 2).sum() / np.maximum(distance, 1.0))).astype(np.float32)
     return plate

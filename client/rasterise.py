@@ -63,7 +63,7 @@ def mask_of(contours: Contours, heights_mm: Array, shape: tuple[int, int], thick
         covered = np.tensordot(share[of], drawn[of], axes=1)
         window[k] = covered >= 0.5 - 1e-4
         if covered.max() > best:
-            best, most = float(covered.max()), (k, *np.unravel_index(covered.argmax(), size))
+            best, most = float(covered.max()), (k, *divmod(int(covered.argmax()), size[1]))
     if best > 0 and not window.any():
         window[most] = True
     return mask

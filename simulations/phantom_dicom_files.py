@@ -11,6 +11,7 @@ import pydicom
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import (
+    UID,
     CTImageStorage,
     ExplicitVRLittleEndian,
     RTDoseStorage,
@@ -46,7 +47,7 @@ class Identity:
 
 def _new(sop_class: str, modality: str, uid: str, identity: Identity) -> FileDataset:
     meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = sop_class, uid
+    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = UID(sop_class), UID(uid)
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
     made = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
     made.SpecificCharacterSet = "ISO_IR 192"
@@ -123,7 +124,9 @@ def write_structures(
     frame = Dataset()
     frame.FrameOfReferenceUID, frame.RTReferencedStudySequence = identity.uid("frame"), [study]
     made.ReferencedFrameOfReferenceSequence = [frame]
-    named, contoured, observed = [], [], []
+    named: list[Dataset] = []
+    contoured: list[Dataset] = []
+    observed: list[Dataset] = []
     for number, (name, slices_of) in enumerate(drawn.items(), 1):
         roi = Dataset()
         roi.ROINumber, roi.ROIName, roi.ROIGenerationAlgorithm = number, name, "AUTOMATIC"

@@ -155,7 +155,7 @@ def _whole(study: Study) -> float:
     worker().close()  # its seconds are known when it has ended
     after = os.times()
     parts = ("user", "system", "children_user", "children_system")
-    return sum(getattr(after, part) - getattr(before, part) for part in parts) / REPEATS
+    return float(sum(getattr(after, part) - getattr(before, part) for part in parts)) / REPEATS
 
 
 if __name__ == "__main__":
