@@ -47,7 +47,7 @@ class Identity:
 
 def _new(sop_class: UID, modality: str, uid: UID, identity: Identity) -> FileDataset:
     meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = sop_class, uid
+    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = UID(sop_class), UID(uid)
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
     made = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
     made.SpecificCharacterSet = "ISO_IR 192"

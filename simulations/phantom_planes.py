@@ -7,6 +7,7 @@ be tested against it.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,7 +83,7 @@ class Planes:
         return Planes(self.positions[frame : frame + 1] + down + right, self.row, self.column, self.spacing, *size)
 
 
-def look_up(volume: NDArray[np.generic], grid: Grid, points_xyz: Array, order: int, outside: float) -> Array:
+def look_up(volume: NDArray[np.generic], grid: Grid, points_xyz: Array, order: Literal[0, 1], outside: float) -> Array:
     """Values of ``volume`` (z, y, x) at points (..., 3) (x, y, z) mm; ``order`` 0 nearest, 1 linear."""
     index = (points_xyz[..., ::-1] - np.array(grid.origin_mm)) / np.array(grid.spacing_mm)
     at = np.moveaxis(np.round(index, 6), -1, 0)
