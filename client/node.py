@@ -35,12 +35,12 @@ def start(home: ClientHome, say: Callable[[str], None]) -> None:
     InputError when the site's configuration or policy is wrong or the site runs already.
     """
     site = SiteConfig.load(home.site_config)
-    Policy.load(home.policy)  # what is wrong with it is said here, not when the first request comes
+    policy = Policy.load(home.policy)  # what is wrong with it is said here, not when the first request comes
     os.umask(0o077)
     with sole_instance(home.lock, "the site"):
         home.state(EXECUTOR).unlink(missing_ok=True)  # the SuperNode's says what an earlier one may have left undone
         children = _children(home, site.threads)
-        keeper = _Keeper(home, children, say)
+        keeper = _Keeper(home, children, say, 3600.0 * policy.max_task_hours)
         try:
             supervise(children, keeper.tick)
         finally:
@@ -49,9 +49,12 @@ def start(home: ClientHome, say: Callable[[str], None]) -> None:
 
 
 class _Keeper:
-    """After each look at the children: restarts a SuperNode that is of no use, writes the state file, says the line."""
+    """After each look at the children: restarts one that is of no use, writes the state file, says the line."""
 
-    def __init__(self, home: ClientHome, children: list[Child], say: Callable[[str], None]) -> None:
+    def __init__(
+        self, home: ClientHome, children: list[Child], say: Callable[[str], None], longest_task_s: float
+    ) -> None:
+        self._longest_task_s = longest_task_s
         self._home = home
         self._children = {child.name: child for child in children}
         self._say = say
@@ -77,13 +80,15 @@ class _Keeper:
             self._say(line)
 
     def _watch(self) -> None:
-        supernode = self._children[SUPERNODE]
-        states = (read_state(self._home.state(name)) for name in (SUPERNODE, EXECUTOR))
-        reason = self._watchdog.reason(supernode.pid, *states)
-        if reason:
-            self._restarts.append(reason)
-            self._say(f"restarting the connection: {reason}")
-            supernode.stop()  # the next look starts it again, without a pause
+        supernode, executor = self._children[SUPERNODE], self._children[EXECUTOR]
+        supernode_state, executor_state = (read_state(self._home.state(name)) for name in (SUPERNODE, EXECUTOR))
+        hangs = self._watchdog.hangs(executor.pid, executor_state, self._longest_task_s)
+        reason = self._watchdog.reason(supernode.pid, supernode_state, executor_state)
+        for child, what, why in ((executor, "work", hangs), (supernode, "connection", reason)):
+            if why:
+                self._restarts.append(why)
+                self._say(f"restarting the {what}: {why}")
+                child.stop()  # the next look starts it again, without a pause
 
 
 def _children(home: ClientHome, threads: int = 0) -> list[Child]:

@@ -64,6 +64,9 @@ max_batch_size: 64
 max_sampler_steps: 100
 max_candidates: 8
 
+# Hours that one task may take; after that it hangs, and its process is started anew. Read when `client start` begins.
+max_task_hours: 24
+
 # When this site works, in its local time, such as ["mon-fri 19:00-06:00", "sat-sun 00:00-24:00"]. Empty: always.
 hours: []
 """
@@ -95,6 +98,7 @@ class Policy:
     max_batch_size: int
     max_sampler_steps: int
     max_candidates: int
+    max_task_hours: float
     hours: tuple[Window, ...]
 
     def ledger_in(self, home: Path) -> SiteLedger:
@@ -195,7 +199,7 @@ _READ: Mapping[str, Any] = {
     **dict.fromkeys(("max_epsilon", "max_epsilon_alone"), _budget),
     "delta": _delta,
     "ledger": _folder,
-    "max_adapter_mb": _amount,
+    **dict.fromkeys(("max_adapter_mb", "max_task_hours"), _amount),
     **dict.fromkeys(("least_sites", "least_patients", "max_rounds", "max_local_steps"), _count),
     **dict.fromkeys(("max_batch_size", "max_sampler_steps", "max_candidates"), _count),
     "hours": _windows,

@@ -1,4 +1,4 @@
-"""Judges from what a site's processes note whether its SuperNode still works, so that `client start` can restart it.
+"""Judges from what a site's processes note whether they still work, so that `client start` can restart them.
 
 /health of Flower's SuperNode answers 200 while a site is of no use any more; what counts is progress.
 """
@@ -38,6 +38,13 @@ class Watchdog:
         mark = (pid, executor.get("since")) if waits else None
         if self._unchanged_s("waits", mark) > NO_MESSAGE_S and mark is not None:
             return "the message of its task did not come"
+        return ""
+
+    def hangs(self, pid: int | None, executor: dict[str, Any], longest_s: float) -> str:
+        """Why the executor with this ``pid`` must start again, or nothing: one task may take ``longest_s``."""
+        mark = (pid, executor.get("since")) if pid is not None and executor.get("state") == "working" else None
+        if self._unchanged_s("hangs", mark) > longest_s and mark is not None:
+            return "a task took longer than max_task_hours"
         return ""
 
     def _unchanged_s(self, what: str, mark: Any) -> float:

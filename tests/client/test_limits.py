@@ -186,6 +186,7 @@ STRICT = Policy(
     max_batch_size=1,
     max_sampler_steps=1,
     max_candidates=1,
+    max_task_hours=24.0,
     hours=(),
 )
 

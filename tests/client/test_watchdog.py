@@ -1,5 +1,8 @@
 """When a SuperNode must start again: tasks that nobody works on, silence; and what FleetWatch makes of answers."""
 
+import os
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +11,13 @@ import pytest
 from flwr.proto.fleet_pb2 import ActivateNodeResponse, PullMessagesRequest
 from flwr.supercore.protobuf.client import ProtobufRequestContext
 
-from client import watchdog
+from client import node, watchdog
 from client.fleet_watch import FleetWatch, LostError
+from client.home import ClientHome
+from client.site import SiteConfig
+from client.status import EXECUTOR, SUPERNODE
 from client.watchdog import LOST_TASK_S, NO_MESSAGE_S, SILENT_S, Watchdog
-from privacy.processes import read_state
+from privacy.processes import Child, read_state, write_state
 
 HOLDING = {"connection": "connected", "holding": True, "busy": False}
 IDLE = {"state": "idle", "since": 5.0}
@@ -156,3 +162,49 @@ def test_the_state_file_says_what_the_next_one_needs(tmp_path: Path, watch: Flee
     assert (after_a_kill.node_id, after_a_kill.released) == (2**64 - 3, False)
     ask(after_a_kill, "deactivate-node", httpx.Response(200))
     assert FleetWatch(state).released
+
+
+def test_a_task_that_never_ends_is_given_up(clock: Clock) -> None:
+    dog = Watchdog()
+    works = {**IDLE, "state": "working", "task": {"kind": "train"}}
+
+    def at(now: float, executor: dict[str, Any], pid: int | None = 7) -> str:
+        clock.now = now
+        return dog.hangs(pid, executor, 100.0)
+
+    assert [at(0, works), at(100, works)] == ["", ""]
+    assert at(101, works) == "a task took longer than max_task_hours"
+    assert at(102, works, pid=8) == "", "it was started anew"
+    assert at(150, {**works, "since": 140.0}, pid=8) == "", "another task"
+    assert at(251, {**works, "since": 140.0}, pid=8) != ""
+    assert at(500, {**IDLE, "since": 300.0}, pid=8) == ""
+    assert at(900, {**IDLE, "since": 300.0}, pid=8) == "", "idle for long"
+
+
+def test_a_process_that_hangs_on_its_task_is_started_anew(tmp_path: Path) -> None:
+    home = ClientHome(folder=tmp_path, site="north", consortium="0" * 32, name="c", server="localhost:1")
+    (tmp_path / "state").mkdir()
+    SiteConfig(site="north", data="cases", root=tmp_path, train=("p1",), validation=()).save(home.site_config)
+    said: list[str] = []
+    sleep = [sys.executable, "-c", "import time; time.sleep(600)"]
+    children = [
+        Child(name, sleep, dict(os.environ), tmp_path / f"{name}.log", tmp_path) for name in (EXECUTOR, SUPERNODE)
+    ]
+    write_state(home.state(EXECUTOR), {"state": "working", "since": 1.0, "task": {"kind": "train"}})
+    keeper = node._Keeper(home, children, said.append, longest_task_s=0.5)
+    try:
+        for child in children:
+            child.tick()
+        hung, kept = (child.pid for child in children)
+        end = time.monotonic() + 30
+        while not any("work" in line for line in said) and time.monotonic() < end:
+            keeper.tick()
+            time.sleep(0.05)
+        for child in children:
+            child.tick()
+        assert "restarting the work: a task took longer than max_task_hours" in said
+        assert children[0].pid not in (None, hung)
+        assert children[1].pid == kept
+    finally:
+        for child in children:
+            child.stop()
