@@ -229,6 +229,10 @@ class _Joiner:
         notes: list[str],
     ) -> Study:
         self._used |= {dose.uid for dose in doses}
+        predicted = sum(dose.research for dose in doses)
+        if predicted:  # `client predict` marks its doses so, and hospitals send them back into the same study
+            notes.append(f"{predicted} predicted doses left out (ContentQualification RESEARCH): not the plan's dose")
+            doses = [dose for dose in doses if not dose.research]
         parts = [*ct, *doses, *(h for h in (structures, plan) if h is not None)]
         if len({h.patient for h in parts if h.patient}) > 1:
             problems.append("its files carry different patient ids; export the study again")

@@ -33,6 +33,7 @@ _TAGS = (
     0x0020000E,  # SeriesInstanceUID
     0x00200052,  # FrameOfReferenceUID
     0x00185100,  # PatientPosition
+    0x00189004,  # ContentQualification
     0x00200032,  # ImagePositionPatient
     0x00200037,  # ImageOrientationPatient
     0x00280010,  # Rows
@@ -66,7 +67,7 @@ class Header:
     """One file. ``refers`` are instances and series that it refers to, ``frames`` its Frames of Reference.
 
     ``patient`` is the record's own patient id: it is hashed or compared, never shown. ``plane`` is a CT's, ``beams``
-    the beams that a dose is of (empty: a whole plan).
+    the beams that a dose is of (empty: a whole plan). ``research``: the file says that it is no clinical product.
     """
 
     path: Path = field(repr=False)
@@ -83,6 +84,7 @@ class Header:
     dose_type: str = ""
     summation: str = ""
     beams: tuple[int, ...] = ()
+    research: bool = False
 
 
 def read_header(path: Path) -> Header:
@@ -113,6 +115,7 @@ def read_header(path: Path) -> Header:
         dose_type=text(dataset, "DoseType"),
         summation=text(dataset, "DoseSummationType"),
         beams=tuple(sorted(_beams(dataset))),
+        research=text(dataset, "ContentQualification") == "RESEARCH",
     )
 
 

@@ -179,3 +179,20 @@ def test_the_salt_is_made_once_and_kept_private(tmp_path: Path) -> None:
     (tmp_path / "short").write_bytes(b"short")
     with pytest.raises(InputError, match="32 random bytes"):
         Pseudonyms.kept(tmp_path / "short")
+
+
+def test_a_predicted_dose_that_came_back_is_not_the_plans(folder: Path) -> None:
+    clinical = next((folder / "p0").rglob("rd*.dcm"))
+
+    def predicted(dataset: pydicom.Dataset) -> None:
+        dataset.SOPInstanceUID += ".1"
+        dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
+        dataset.ContentQualification = "RESEARCH"
+
+    shutil.copy(clinical, back := clinical.with_name("back.dcm"))
+    _change(back, predicted)
+    study = _of(_find(folder), "p0")
+    assert [dose.path for dose in study.doses] == [clinical]
+    assert any("1 predicted doses left out" in note for note in study.notes)
+    assert not study.problems
+    assert read_case(study).case.dose_gy is not None

@@ -31,7 +31,7 @@ from flwr.serverapp import ServerApp
 app = ServerApp()
 GOOD = {"schema": 1, "kind": "train", "run-id": "ab" * 16, "spec": SPEC, "manifest": MANIFEST}
 TASK = {"round": 1, "rounds": 1, "local_steps": 1, "batch_size": 1, "lr": 0.1, "seed": 0, "stage": "dose",
-        "grad_clip": 1.0, "weight_decay": 0.0, "least_visible": 0.0}
+        "grad_clip": 1.0, "weight_decay": 0.0, "least_visible": 0.0, "privacy": ""}
 EVALUATE = {"round": 1, "split": "validation", "sampler_steps": 1, "candidates": 1, "seed": 0}
 SMALL = Array("float32", (2,), "fedkt3d.f32le", bytes(8))
 HUGE = Array("float32", (10**12,), "fedkt3d.f32le", bytes(8))

@@ -15,7 +15,7 @@ from conftest import FAST
 from deployment import SCRIPTS, Deployment, alive, eventually
 from test_coordinator import children_of
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.timeout(900)
 
 # Both sites have to take part in every round, so that the survivors of each are those of the undisturbed run.
 RUN = (
@@ -116,6 +116,7 @@ class Killer:
         self.command.wait()
 
 
+@pytest.mark.faults
 def test_random_kills_change_no_bit_and_count_nothing_twice(federation: Deployment, calm: dict[str, Any]) -> None:
     order = random.Random(0)
     victims = [victim for _ in range(KILLS // len(VICTIMS)) for victim in order.sample(VICTIMS, len(VICTIMS))]
@@ -143,6 +144,7 @@ def same_as(calm: dict[str, Any], report: dict[str, Any]) -> None:
         assert disturbed["evaluation"]["patients"] == entry["evaluation"]["patients"]
 
 
+@pytest.mark.e2e
 def test_a_site_that_is_away_for_two_rounds_comes_back(federation: Deployment, calm: dict[str, Any]) -> None:
     """Rounds go on with the other site; the one that was stopped takes part again once it is back."""
     pid = federation.children(federation.site("south"))["supernode"]
