@@ -19,7 +19,7 @@ from client.npz_files import MAX_BYTES, Array
 from shared_model.errors import InputError
 
 # A patient's dictionary takes some thousand steps.
-_MAX_STEPS = 500_000
+_MAX_STEPS = 100_000
 _NUMBER = re.compile(r"[biuf][1248]")
 
 
@@ -84,7 +84,7 @@ class _Steps(dict[int, Any]):
 class _Restricted(pickle._Unpickler):
     def __init__(self, file: IO[bytes]) -> None:
         super().__init__(file)
-        self.dispatch = _Steps(pickle._Unpickler.dispatch)
+        self.dispatch = _Steps(pickle._Unpickler.dispatch)  # type: ignore[misc]
 
     def find_class(self, module: str, name: str) -> type[Any]:
         try:

@@ -64,7 +64,7 @@ def read_gdp(path: Path, case_id: str, rules: NameRules | None = None) -> Case:
             body=_turned(body, signs),
             structures={name: _turned(mask, signs) for name, mask in (organs | targets).items()},
             prescriptions_gy={name: int(name.removeprefix("PTV_")) / 100 for name in targets},
-            **{name: _turned(np.float32(v), signs) for name, v in case_volumes.items() if v is not None},
+            **{name: _turned(_single(v), signs) for name, v in case_volumes.items() if v is not None},
         )
 
 
@@ -144,6 +144,11 @@ def _turned(volume: Array, signs: list[int]) -> Array:
     return np.ascontiguousarray(volume[tuple(slice(None, None, sign) for sign in signs)])
 
 
+def _single(volume: Array) -> Volume:
+    with np.errstate(over="ignore"):  # what is too large becomes infinite, which Case refuses
+        return volume.astype(np.float32)
+
+
 def _dose_gy(content: Mapping[str, Any], prescribed: Mapping[str, float], body: Mask) -> Volume:
     dose = _volume(content, "dose", body.shape).astype(np.float64)
     dose *= _numbers(content, "dose_scale", 1)[0]
@@ -168,9 +173,10 @@ def _targets(content: Mapping[str, Any], prescribed: Mapping[str, float], shape:
 
 
 def _organs(content: Mapping[str, Any], shape: tuple[int, ...], rules: NameRules) -> dict[str, Mask]:
-    none = {"kind": "", "points_mm": np.zeros((0, 3)), "counts": np.zeros(0, dtype=np.int64)}
+    points, counts = np.zeros((0, 3)), np.zeros(0, dtype=np.int64)
     names = [name for name, value in content.items() if isinstance(value, np.ndarray) and value.ndim == 3]
-    rows = name_table([Roi(number=number, name=name, **none) for number, name in enumerate(names)], (), rules)
+    rois = [Roi(number=n, name=name, kind="", points_mm=points, counts=counts) for n, name in enumerate(names)]
+    rows = name_table(rois, (), rules)
     used = {row.tg263: row.name for row in rows if row.used and row.tg263 != BODY and not is_target(row.tg263)}
     masks = {tg263: _volume(content, name, shape) > 0.5 for tg263, name in used.items()}
     return {tg263: mask for tg263, mask in masks.items() if mask.any()}
