@@ -123,7 +123,7 @@ def test_the_angle_plate_stands_in_ten_slices_about_the_isocentre(tmp_path: Path
 def test_axes_that_run_the_other_way_are_turned(tmp_path: Path, phantom: Case) -> None:
     upright = read_gdp(_write(tmp_path, phantom), "a")
     content = _content(phantom)
-    turned = {
+    turned: dict[str, Any] = {
         key: value[..., ::-1, ::-1]
         for key, value in content.items()
         if isinstance(value, np.ndarray) and value.ndim > 1
