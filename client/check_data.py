@@ -13,10 +13,11 @@ from pathlib import Path
 from client.case_files import load_case
 from client.dicom_read import Study, find_studies, read_case
 from client.examine import Patient, examine, unreadable, with_duplicates
+from client.gdp_read import read_gdp
 from client.name_rules import NameRules
 from client.openkbp_read import read_openkbp
 from client.pseudonyms import Pseudonyms
-from client.site import DATA_FOLDERS, DATA_KINDS, DICOM, is_case_id
+from client.site import DATA_FOLDERS, DATA_KINDS, DICOM, GDP, GDP_PRESCRIPTIONS, case_id_of, is_case_id
 from shared_model.envelope import Envelope
 from shared_model.errors import InputError
 
@@ -54,12 +55,17 @@ class _Item:
 
 
 def found_kind(root: Path) -> str:
-    """What ``root`` seems to hold: OpenKBP's folders, case files, else DICOM. Raises InputError if it is no folder."""
+    """What ``root`` seems to hold: OpenKBP's folders, GDP-HMM's plans, case files, else DICOM.
+
+    Raises InputError if it is no folder.
+    """
     if not root.is_dir():
         raise InputError(f"--data {root}: no such folder; expected one with the site's patients")
     for kind, folder in DATA_FOLDERS.items():
         if folder and (root / folder).is_dir():
             return kind
+    if (root / GDP_PRESCRIPTIONS).is_file():
+        return GDP
     return "cases" if any(root.glob("*.npz")) else DICOM
 
 
@@ -97,9 +103,10 @@ def _items(source: Source) -> tuple[list[_Item], list[tuple[int, str]], int]:
         )
     paths = sorted(folder.glob("*.npz"))
     # A file that is not named by a pseudonym may be named by a patient.
+    names = [case_id_of(source.kind, path) for path in paths]
     items = [
-        _Item(case_id=path.stem if is_case_id(path.stem) else f"file_{number}", record=path.name, path=path)
-        for number, path in enumerate(paths, 1)
+        _Item(case_id=name if is_case_id(name) else f"file_{number}", record=path.name, path=path)
+        for number, (name, path) in enumerate(zip(names, paths, strict=True), 1)
     ]
     return items, [], len(paths)
 
@@ -125,8 +132,10 @@ def _examined(kind: str, rules: NameRules, envelope: Envelope | None, item: _Ite
             reading = read_case(item.study, rules)
             return examine(reading.case, envelope, reading.notes, item.record)
         assert item.path is not None
-        if not is_case_id(item.path.stem):
+        if not is_case_id(case_id_of(kind, item.path)):
             raise InputError("the file is not named by a pseudonym; rename it: letters, digits, _ and -")
+        if kind == GDP:
+            return examine(read_gdp(item.path, item.case_id, rules), envelope, record=item.record)
         if kind != "cases":
             return examine(read_openkbp(item.path, item.case_id), envelope, record=item.record)
         case = load_case(item.path)

@@ -31,7 +31,7 @@ def init(
     invitation: Annotated[Path, typer.Argument(help="SITE.invitation, from the coordinator.")],
     home_folder: Annotated[Path, typer.Option("--home", help="New folder for the site's keys and state.")],
     data_root: Annotated[Path | None, typer.Option(help="Folder of the cases; split by `client init`.")] = None,
-    data: Annotated[str, typer.Option(help="How they are stored: dicom, cases, openkbp, openkbp128.")] = "cases",
+    data: Annotated[str, typer.Option(help="How they are stored: dicom, cases, openkbp, openkbp128, gdp.")] = "cases",
     site_config: Annotated[Path | None, typer.Option(help="A site.yaml made elsewhere, instead.")] = None,
     as_json: AsJson = False,
 ) -> None:

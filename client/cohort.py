@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from client import case_files, dicom_cohort
+from client.gdp_read import read_gdp
+from client.name_rules import NameRules
 from client.openkbp_read import read_openkbp
-from client.site import DATA_FOLDERS, DICOM, SiteConfig, check_case_id
+from client.site import DATA_FOLDERS, DICOM, GDP, SiteConfig, case_id_of, check_case_id
 from shared_model.case import Case
 from shared_model.errors import InputError
 
@@ -14,8 +16,18 @@ SPLITS = ("train", "validation")
 
 
 def case_path(site: SiteConfig, case_id: str) -> Path:
-    """The file of a case, at a site that keeps one file a patient. Raises InputError if ``case_id`` is no pseudonym."""
-    return site.root / DATA_FOLDERS[site.data] / f"{check_case_id(case_id, f'site {site.site}')}.npz"
+    """The file of a case, at a site that keeps a file for each.
+
+    Raises InputError if ``case_id`` is no pseudonym, or of GDP-HMM's files not exactly one has it.
+    """
+    folder = site.root / DATA_FOLDERS[site.data]
+    check_case_id(case_id, f"site {site.site}")
+    if site.data != GDP:
+        return folder / f"{case_id}.npz"
+    paths = [path for path in folder.glob("*.npz") if case_id_of(GDP, path) == case_id]
+    if len(paths) != 1:
+        raise InputError(f"{folder}: {len(paths)} files are called {case_id} with + or _; expected one")
+    return paths[0]
 
 
 def load_case(site: SiteConfig, case_id: str) -> Case:
@@ -23,6 +35,8 @@ def load_case(site: SiteConfig, case_id: str) -> Case:
     if site.data == DICOM:
         return dicom_cohort.load_case(site, case_id)
     path = case_path(site, case_id)
+    if site.data == GDP:
+        return read_gdp(path, case_id, NameRules.load(site.names))
     if site.data != "cases":
         return read_openkbp(path, case_id)
     case = case_files.load_case(path)

@@ -15,7 +15,7 @@ from typing import Any
 
 from client.home import ClientHome
 from client.policy import Policy
-from client.site import DICOM, SiteConfig
+from client.site import DICOM, GDP, SiteConfig
 from client.site_file import site_text
 from privacy import identity
 from privacy.processes import is_running
@@ -67,8 +67,8 @@ def forget(home: ClientHome, patient: str) -> Forgotten:
 
 
 def is_of(case_id: str, patient: str, data: str) -> bool:
-    """Whether a case is this patient's: the same id, or in DICOM data one of PATIENT_PLAN."""
-    return case_id == patient or (data == DICOM and case_id.startswith(f"{patient}_"))
+    """Whether a case is this patient's: the same id, or in DICOM and GDP-HMM data one of PATIENT_PLAN."""
+    return case_id == patient or (data in (DICOM, GDP) and case_id.startswith(f"{patient}_"))
 
 
 def _without(config: SiteConfig, cases: tuple[str, ...], where: Path) -> SiteConfig:
@@ -76,7 +76,8 @@ def _without(config: SiteConfig, cases: tuple[str, ...], where: Path) -> SiteCon
     train, validation = (tuple(c for c in split if c not in cases) for split in (config.train, config.validation))
     if not train and not validation:
         raise InputError(f"{where}: no patient would be left; `client leave` takes the whole site out")
-    return replace(config, train=train, validation=validation)
+    groups = (tuple(c for c in group if c not in cases) for group in config.plans)
+    return replace(config, train=train, validation=validation, plans=tuple(group for group in groups if group))
 
 
 def forgotten(folder: Path) -> Mapping[str, str]:

@@ -13,9 +13,12 @@ import yaml
 
 from shared_model.errors import InputError
 
-# How a site's cases are stored in files of ours: OpenKBP's compact form at half and at native resolution, or one case
-# file per patient; and the folder below the site's root that holds one ID.npz a patient.
-DATA_FOLDERS: Mapping[str, str] = {"openkbp": "half64", "openkbp128": "full128", "cases": ""}
+# How a site's cases are stored in files: OpenKBP's compact form at half and at native resolution, one case file per
+# patient, or the GDP-HMM challenge's plans; and the folder below the site's root that holds them, one npz each.
+DATA_FOLDERS: Mapping[str, str] = {"openkbp": "half64", "openkbp128": "full128", "cases": "", "gdp": ""}
+GDP = "gdp"
+# The prescriptions of all patients of a GDP-HMM folder, beside the plans.
+GDP_PRESCRIPTIONS = "PTV_DICT.json"
 DICOM = "dicom"
 DATA_KINDS = (*DATA_FOLDERS, DICOM)
 
@@ -29,6 +32,11 @@ def is_case_id(text: str) -> bool:
     return _CASE_ID.fullmatch(text) is not None
 
 
+def case_id_of(data: str, path: Path) -> str:
+    """The case id of a file of the kind ``data``: its name, of GDP-HMM's PATIENT+PLAN with ``_`` for ``+``."""
+    return path.stem.replace("+", "_") if data == GDP else path.stem
+
+
 def check_case_id(case_id: str, where: str) -> str:
     """``case_id`` if it is a plain pseudonym (letters, digits, _ and -); raises InputError for anything path-like."""
     if not isinstance(case_id, str) or not is_case_id(case_id):
@@ -38,8 +46,8 @@ def check_case_id(case_id: str, where: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class SiteConfig:
-    """One site's data. ``root`` holds the data set (``openkbp``), one ``ID.npz`` per patient (``cases``), or DICOM-RT
-    studies in any folders (``dicom``).
+    """One site's data. ``root`` holds the data set (``openkbp``), one ``ID.npz`` per patient (``cases``), one
+    ``PATIENT+PLAN.npz`` per plan (``gdp``), or DICOM-RT studies in any folders (``dicom``).
 
     ``train`` and ``validation`` are disjoint case ids, in the order in which they are used. ``cache`` is a folder for
     derived files, ``threads`` the CPU threads to train with (0: all). ``plans``: training cases that are plans of one

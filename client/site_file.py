@@ -8,7 +8,7 @@ import yaml
 
 from client.name_rules import NameRules
 from client.pseudonyms import Pseudonyms
-from client.site import DATA_FOLDERS, DATA_KINDS, DICOM, SiteConfig, is_case_id
+from client.site import DATA_FOLDERS, DATA_KINDS, DICOM, GDP, GDP_PRESCRIPTIONS, SiteConfig, case_id_of, is_case_id
 from shared_model.errors import InputError
 
 VALIDATION_FRACTION = 0.2
@@ -21,14 +21,19 @@ _TEXT = """\
 site: {site}
 
 # How the cases are stored. dicom: CT, RTSTRUCT, RTPLAN and RTDOSE in any folders below `root`; cases: one ID.npz a
-# patient in `root`; openkbp, openkbp128: the compact OpenKBP data set, in half64/ or full128/ below `root`.
+# patient in `root`; openkbp, openkbp128: the compact OpenKBP data set, in half64/ or full128/ below `root`;
+# gdp: plans of the GDP-HMM challenge, PATIENT+PLAN.npz, and PTV_DICT.json in `root`.
 data: {data}
 root: {root}
 
-# Patients by pseudonym (the file's name less .npz). Training patients shape the shared model; validation patients only
-# score it and must stay out of training. Both lists were made from the folder's content: check them.
+# Patients by pseudonym (the file's name less .npz, of gdp with _ for +). Training patients shape the shared model;
+# validation patients only score it and must stay out of training. Both lists were made from the folder's content: check
+# them.
 train: {train}
 validation: {validation}
+
+# Training cases that are plans of one patient, a list each: together they count as one.
+plans: {plans}
 
 # Folder for derived files that make later starts faster; null: none.
 cache: {cache}
@@ -36,8 +41,9 @@ cache: {cache}
 # CPU threads to train with; 0: all. Equal results need equal numbers.
 threads: {threads}
 
-# For dicom alone: the site's rules for structure names (null: none), and the file of the salt that pseudonyms are made
-# with. Keep the salt: with another one every patient has another pseudonym, and the lists above name nobody.
+# For dicom and gdp: the site's rules for structure names (null: none). For dicom alone: the file of the salt that
+# pseudonyms are made with. Keep the salt: with another one every patient has another pseudonym, and the lists above
+# name nobody.
 names: {names}
 pseudonyms: {pseudonyms}
 """
@@ -51,6 +57,7 @@ def site_text(config: SiteConfig) -> str:
         root=_yaml(str(config.root.resolve())),
         train=_yaml(list(config.train)),
         validation=_yaml(list(config.validation)),
+        plans=_yaml([list(group) for group in config.plans]),
         cache=_path(config.cache),
         threads=config.threads,
         names=_path(config.names),
@@ -72,7 +79,7 @@ def found_site(site: str, data: str, root: Path) -> SiteConfig:
     folder = root / DATA_FOLDERS[data]
     if not folder.is_dir():
         raise InputError(f"--data-root {root}: no folder {folder}; expected the cases of --data {data} there")
-    cases = sorted(path.stem for path in folder.glob("*.npz"))
+    cases = sorted(case_id_of(data, path) for path in folder.glob("*.npz"))
     if not cases:
         raise InputError(f"--data-root {root}: no *.npz in {folder}; expected one file a patient")
     odd = sum(not is_case_id(case) for case in cases)
@@ -80,8 +87,30 @@ def found_site(site: str, data: str, root: Path) -> SiteConfig:
         raise InputError(
             f"--data-root {root}: {odd} files in {folder} are not named by a pseudonym (letters, digits, _ and -)"
         )
+    if data == GDP:
+        return _found_plans(site, root, sorted(folder.glob("*.npz")))
     train, validation = _split(tuple(cases))
     return SiteConfig(site=site, data=data, root=root, train=train, validation=validation)
+
+
+def _found_plans(site: str, root: Path, paths: list[Path]) -> SiteConfig:
+    """GDP-HMM has several plans of a patient: the patients are split, and those that are trained on stay grouped."""
+    if not (root / GDP_PRESCRIPTIONS).is_file():
+        raise InputError(
+            f"--data-root {root}: no {GDP_PRESCRIPTIONS}; put the challenge's prescriptions beside the plans"
+        )
+    plans: dict[str, list[str]] = {}
+    for path in paths:
+        plans.setdefault(path.stem.partition("+")[0], []).append(case_id_of(GDP, path))
+    train, validation = _split(tuple(plans))
+    return SiteConfig(
+        site=site,
+        data=GDP,
+        root=root,
+        train=tuple(case for patient in train for case in plans[patient]),
+        validation=tuple(case for patient in validation for case in plans[patient]),
+        plans=tuple(tuple(plans[patient]) for patient in train if len(plans[patient]) > 1),
+    )
 
 
 def found_dicom(site: str, root: Path, pseudonyms: Pseudonyms, folder: Path) -> SiteConfig:
