@@ -6,8 +6,6 @@ places that it is research: series description, dose comment, derivation and Con
 
 from __future__ import annotations
 
-import os
-import tempfile
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -18,6 +16,7 @@ from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, RTDoseStorage, RTPlanStorage, generate_uid
 from pydicom.valuerep import format_number_as_ds
 
+from client.whole_file import whole_file
 from shared_model.errors import InputError
 from shared_model.geometry import Grid
 from shared_model.software import versions
@@ -83,20 +82,8 @@ def write_dose(
     the source lacks an identifier, or where the folder cannot be written to.
     """
     dataset = dose_dataset(volume_gy, grid, origin, kind, adapter)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=".part")
-    except OSError as error:
-        raise InputError(f"{path}: cannot write here ({error.strerror}); choose another folder") from error
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            dataset.save_as(stream, enforce_file_format=True)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    with whole_file(path) as stream:
+        dataset.save_as(stream, enforce_file_format=True)
 
 
 def dose_dataset(

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import tempfile
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from client.whole_file import whole_file
 from shared_model.errors import InputError
 
 Array = NDArray[Any]
@@ -71,17 +70,5 @@ def write_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
 
     Raises InputError if the folder cannot be written to.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=".partial")
-    except OSError as error:
-        raise InputError(f"{path}: cannot write here ({error.strerror}); choose another folder") from error
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            np.savez_compressed(stream, **dict(arrays))  # type: ignore[arg-type]
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    with whole_file(path) as stream:
+        np.savez_compressed(stream, **dict(arrays))  # type: ignore[arg-type]

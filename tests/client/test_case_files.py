@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from client import cohort, npz_files
+from client import cohort
 from client.case_files import load_case, save_case
 from client.site import SiteConfig
 from shared_model.case import Case
@@ -144,7 +144,7 @@ def test_interrupted_write_keeps_the_old_file(path: Path, case: Case, monkeypatc
     def full_disk(handle: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(npz_files.os, "fsync", full_disk)
+    monkeypatch.setattr(whole_file.os, "fsync", full_disk)
     with pytest.raises(OSError, match="No space"):
         save_case(path, case)
     assert path.read_bytes() == before
