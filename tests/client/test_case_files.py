@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from client import cohort
+from client import cohort, whole_file
 from client.case_files import load_case, save_case
 from client.site import SiteConfig
 from shared_model.case import Case
