@@ -49,7 +49,7 @@ class FleetWatch:
     ``connection``: connecting, connected, retrying or refused. ``holding``: a message was taken and not answered yet.
     ``taken``: how many messages this process has taken in full; the executor asks for a task when it changes.
     ``busy``: a request of the message loop is under way. ``alive``: time of the last request, whatever came of it.
-    ``released``: the coordinator knows that this node left, and so waits for nothing from it.
+    ``released``: the coordinator knows that this node left and has not been told that it is back: it waits for nothing.
     """
 
     def __init__(self, state: Path) -> None:
@@ -75,6 +75,8 @@ class FleetWatch:
         """Make one request and judge its outcome (flwr.supercore.protobuf.client.ProtobufClientInterceptor)."""
         call = context.request.url.path.rpartition("/")[2]
         loop = call != HEARTBEAT
+        if call == ACTIVATE and self.node_id is not None:
+            self.released = False  # from here on the coordinator may wait for this node, whether its answer comes or not
         if loop:
             self._note(busy=True, **({"holding": False} if call == PULL else {}))
         started = time.time()

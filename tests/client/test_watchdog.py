@@ -164,6 +164,16 @@ def test_the_state_file_says_what_the_next_one_needs(tmp_path: Path, watch: Flee
     assert FleetWatch(state).released
 
 
+def test_a_kill_while_it_says_that_it_is_back_leaves_it_to_be_released(tmp_path: Path, watch: FleetWatch) -> None:
+    state = tmp_path / "state.json"
+    ask(watch, "activate-node", httpx.Response(200, content=ActivateNodeResponse(node_id=5).SerializeToString()))
+    ask(watch, "deactivate-node", httpx.Response(200))
+    again = FleetWatch(state)
+    with pytest.raises(httpx.ReadError):  # the coordinator may have taken it, and took no second one in that state
+        ask(again, "activate-node", httpx.ReadError("cut"))
+    assert not FleetWatch(state).released
+
+
 def test_a_task_that_never_ends_is_given_up(clock: Clock) -> None:
     dog = Watchdog()
     works = {**IDLE, "state": "working", "task": {"kind": "train"}}

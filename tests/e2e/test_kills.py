@@ -141,7 +141,9 @@ def same_as(calm: dict[str, Any], report: dict[str, Any]) -> None:
         for key in ("sites", "norms"):
             assert disturbed[key] == entry[key], (entry["round"], key)
         assert disturbed["metrics"]["loss"] == entry["metrics"]["loss"]
-        assert disturbed["evaluation"]["patients"] == entry["evaluation"]["patients"]
+        # Nothing depends on an evaluation, so it is not repeated for a site that was killed meanwhile.
+        patients = disturbed["evaluation"]["patients"].items()
+        assert patients <= entry["evaluation"]["patients"].items()
 
 
 @pytest.mark.e2e
