@@ -116,7 +116,7 @@ class Killer:
         self.command.wait()
 
 
-@pytest.mark.faults
+@pytest.mark.e2e
 def test_random_kills_change_no_bit_and_count_nothing_twice(federation: Deployment, calm: dict[str, Any]) -> None:
     order = random.Random(0)
     victims = [victim for _ in range(KILLS // len(VICTIMS)) for victim in order.sample(VICTIMS, len(VICTIMS))]
