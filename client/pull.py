@@ -17,8 +17,9 @@ from client.receive import KINDS, Store
 from shared_model.errors import InputError
 
 TIMEOUT_S = 120.0
-# What an archive may list for one question.
-MOST_STUDIES = 1000
+# Studies asked for at once, and the most of one patient: an archive may list fewer at a time than it has.
+PAGE, MOST_STUDIES = 100, 1000
+_STUDY_UID, _PATIENT_ID = "0020000D", "00100020"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,8 +80,29 @@ def _login(path: Path) -> str:
 
 
 def _studies(client: Any, patient_id: str) -> list[str]:
-    found = client.search_for_studies(search_filters={"PatientID": patient_id}, limit=MOST_STUDIES)
-    return [str(study["0020000D"]["Value"][0]) for study in found]
+    """UIDs of all studies of a patient, page after page (PS3.18 section 8.3.4.4).
+
+    An archive may give fewer than were asked for, and one that knows no pages gives the first again: so the end is
+    where nothing new comes. One that takes no filter lists everybody: others' studies are passed over.
+    """
+    if any(sign in patient_id for sign in "*?\\"):
+        raise InputError("pull: --patient-id: expected one id, without the signs * ? \\ that stand for several")
+    found: dict[str, bool] = {}
+    given = 0
+    while len(found) <= MOST_STUDIES:
+        page = client.search_for_studies(search_filters={"PatientID": patient_id}, limit=PAGE, offset=given)
+        before = len(found)
+        found |= {str(study[_STUDY_UID]["Value"][0]): _is_of(study, patient_id) for study in page}
+        given += len(page)
+        if len(found) == before:
+            return [study for study, own in found.items() if own]
+    raise InputError(f"pull: the archive lists more than {MOST_STUDIES} studies; fetch one with --study-uid")
+
+
+def _is_of(study: dict[str, Any], patient_id: str) -> bool:
+    """Whether a study that was listed is this patient's, or does not say whose it is."""
+    (named,) = study.get(_PATIENT_ID, {}).get("Value") or [patient_id]
+    return str(named).strip() == patient_id.strip()
 
 
 def _fetch(client: Any, study: str, store: Store) -> None:
