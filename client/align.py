@@ -18,10 +18,11 @@ from typing import Any
 import torch
 
 import shared_model
+from client.check_data import found_kind
 from client.scorecard_cohort import Patient, load_patients
 from client.scorecard_rl import Alignment, AlignSettings, AlignState
 from client.scorecard_scores import PlanScore, cohort_means, criteria_table, plan_score, reference_scores
-from client.site import SiteConfig
+from client.site import DICOM, SiteConfig
 from client.site_file import found_site
 from shared_model.adapters import adapted_model
 from shared_model.errors import InputError
@@ -59,16 +60,18 @@ class Job:
 
 
 def data_site(data: Path) -> SiteConfig:
-    """The patients of ``--data``: a site.yaml or a folder that holds one, an OpenKBP folder, or case files.
+    """The patients of ``--data``: a site.yaml or a folder that holds one, or a folder of OpenKBP's patients, of
+    GDP-HMM's plans or of case files.
 
-    Without a site.yaml the last fifth by name is held back.
+    Without a site.yaml the last fifth by name is held back. DICOM needs one: its case ids hold with a site's salt alone.
     """
     config = data / "site.yaml" if data.is_dir() else data
     if config.is_file():
         return SiteConfig.load(config)
-    if not data.is_dir():
-        raise InputError(f"{data}: no such folder; expected a folder of cases or a site.yaml")
-    return found_site("site", "openkbp" if (data / "half64").is_dir() else "cases", data)
+    kind = found_kind(data)
+    if kind == DICOM and any(data.iterdir()):
+        raise InputError(f"{data}: no .npz, so it seems to hold DICOM; give the site.yaml that `client init` made of it")
+    return found_site("site", "cases" if kind == DICOM else kind, data)
 
 
 def limited(site: SiteConfig, patients: int) -> SiteConfig:

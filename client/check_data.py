@@ -5,19 +5,20 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
 from client.case_files import load_case
-from client.dicom_read import Study, find_studies, read_case
+from client.dicom_read import Study, find_studies, read_case, read_names
 from client.examine import Patient, examine, unreadable, with_duplicates
-from client.gdp_read import read_gdp
+from client.gdp_read import read_gdp_named
 from client.name_rules import NameRules
 from client.openkbp_read import read_openkbp
 from client.pseudonyms import Pseudonyms
 from client.site import DATA_FOLDERS, DATA_KINDS, DICOM, GDP, GDP_PRESCRIPTIONS, case_id_of, is_case_id
+from client.structures import NameRow
 from shared_model.envelope import Envelope
 from shared_model.errors import InputError
 
@@ -130,12 +131,13 @@ def _examined(kind: str, rules: NameRules, envelope: Envelope | None, item: _Ite
     try:
         if item.study is not None:
             reading = read_case(item.study, rules)
-            return examine(reading.case, envelope, reading.notes, item.record)
+            return examine(reading.case, envelope, reading.notes, item.record, reading.names)
         assert item.path is not None
         if not is_case_id(case_id_of(kind, item.path)):
             raise InputError("the file is not named by a pseudonym; rename it: letters, digits, _ and -")
         if kind == GDP:
-            return examine(read_gdp(item.path, item.case_id, rules), envelope, record=item.record)
+            case, names = read_gdp_named(item.path, item.case_id, rules)
+            return examine(case, envelope, record=item.record, names=names)
         if kind != "cases":
             return examine(read_openkbp(item.path, item.case_id), envelope, record=item.record)
         case = load_case(item.path)
@@ -143,7 +145,16 @@ def _examined(kind: str, rules: NameRules, envelope: Envelope | None, item: _Ite
             raise InputError("the file holds a case of another name; was it renamed? give it its own name back")
         return examine(case, envelope, record=item.record)
     except InputError as error:
-        return unreadable(item.case_id, _without_paths(str(error), item), item.record)
+        row = unreadable(item.case_id, _without_paths(str(error), item), item.record)
+        return replace(row, names=_names(item, rules))
+
+
+def _names(item: _Item, rules: NameRules) -> tuple[NameRow, ...]:
+    """The structure names of a study that is no Case: often they are why."""
+    try:
+        return () if item.study is None else read_names(item.study, rules)
+    except InputError:
+        return ()
 
 
 def _without_paths(text: str, item: _Item) -> str:

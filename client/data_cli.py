@@ -16,6 +16,7 @@ from client.home import ClientHome
 from client.site import DICOM, SiteConfig
 from shared_model.errors import InputError
 
+KINDS = "cases, openkbp, openkbp128, gdp or dicom"
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on standard output, nothing else.")]
 MaybeHome = Annotated[Path | None, typer.Option("--home", help="The site's folder, where there is one.")]
 
@@ -24,7 +25,7 @@ def check(
     data: Annotated[Path | None, typer.Option("--data", help="Folder of the patients; default: the home's.")] = None,
     home_folder: MaybeHome = None,
     kind: Annotated[
-        str | None, typer.Option(help="cases, openkbp, openkbp128, gdp or dicom; default: what it looks like.")
+        str | None, typer.Option(help=f"{KINDS}; default: what it looks like.")
     ] = None,
     names: Annotated[Path | None, typer.Option(help="The site's file of structure names (dicom, gdp).")] = None,
     html: Annotated[Path | None, typer.Option(help="Write the report as a page to this file.")] = None,
@@ -72,7 +73,7 @@ def _source(data: Path | None, home: ClientHome | None, kind: str | None, names:
 
 
 def predict(
-    study: Annotated[Path, typer.Argument(help="A case file (.npz), or a folder with the DICOM files of one plan.")],
+    study: Annotated[Path, typer.Argument(help="One patient's .npz, or a folder with the DICOM files of one plan.")],
     out: Annotated[Path, typer.Option("--out", help="New folder for dose, DVHs and report.")],
     home_folder: MaybeHome = None,
     adapter: Annotated[Path | None, typer.Option(help="Default: the home's adopted one, or the bundled one.")] = None,
@@ -83,7 +84,8 @@ def predict(
     case: Annotated[str | None, typer.Option(help="Which plan of a folder with several, by the home's ids.")] = None,
     steps: Annotated[int, typer.Option(help="Steps of the sampler.")] = 1,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same dose.")] = 0,
-    names: Annotated[Path | None, typer.Option(help="File of structure names (DICOM); or the home's.")] = None,
+    names: Annotated[Path | None, typer.Option(help="File of structure names (dicom, gdp); or the home's.")] = None,
+    kind: Annotated[str | None, typer.Option("--kind", help=f"{KINDS}; default: what it looks like.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Predict the dose of one plan: RTDOSE, DVHs, report; refused, with the reason, far outside of training."""
@@ -108,7 +110,7 @@ def predict(
     predictor = Predictor(shared, preference.aligned_by(own))
     salt = config.pseudonyms if config is not None else None
     rules = NameRules.load(names or (config.names if config is not None else None))
-    subject = load_subject(study, case, None if salt is None else Pseudonyms.kept(salt), rules)
+    subject = load_subject(study, case, None if salt is None else Pseudonyms.kept(salt), rules, kind)
     told = ["with this site's private adapter: aligned to its own scorecard"] if own is not None else []
     answer = predictor.predict(subject.case, how, [*told, *subject.notes])
     record = write_answer(out, answer, predictor, subject.origin)

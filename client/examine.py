@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from client.latent_cache import content_hash
+from client.structures import NameRow
 from shared_model.case import Case
 from shared_model.dosimetry import dose_at_volume, structure_dose
 from shared_model.envelope import Envelope
@@ -31,7 +32,7 @@ class Patient:
     """One row of the table. ``why`` it is not usable and what to do are in the same order; ``notes`` are for the eye.
 
     ``record`` is the hospital's own name for it (file or plan), shown with --show-ids only. ``content`` and ``images``
-    are hashes, to find duplicates by.
+    are hashes, to find duplicates by. ``names`` is the review table of its structures, where they have names of their own.
     """
 
     patient: str
@@ -42,6 +43,7 @@ class Patient:
     record: str = field(repr=False, default="")
     content: str = field(repr=False, default="")
     images: str = field(repr=False, default="")
+    names: tuple[NameRow, ...] = field(repr=False, default=())
 
     @property
     def usable(self) -> bool:
@@ -61,7 +63,13 @@ def unreadable(patient: str, reason: str, record: str = "") -> Patient:
     return Patient(patient=patient, why=(what or todo,), todo=(todo if what else "export it again",), record=record)
 
 
-def examine(case: Case, envelope: Envelope | None, notes: tuple[str, ...] = (), record: str = "") -> Patient:
+def examine(
+    case: Case,
+    envelope: Envelope | None,
+    notes: tuple[str, ...] = (),
+    record: str = "",
+    names: tuple[NameRow, ...] = (),
+) -> Patient:
     """Look at one case that could be read. ``envelope``: of the adapter that would be used; only notes come of it."""
     found: list[tuple[str, str]] = []
     if not case.targets:
@@ -84,6 +92,7 @@ def examine(case: Case, envelope: Envelope | None, notes: tuple[str, ...] = (), 
         record=record,
         content=content_hash(case),
         images=_image_hash(case),
+        names=names,
     )
 
 

@@ -7,7 +7,7 @@ since, here and at the other sites: that cannot be taken back, and is said.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -48,7 +48,8 @@ class Forgotten:
 
 
 def forget(home: ClientHome, patient: str) -> Forgotten:
-    """Forget every case of ``patient``, a pseudonym: a case id, or the part of DICOM case ids before the underscore.
+    """Forget every case of ``patient``, a pseudonym: a case id, or the part of DICOM and GDP-HMM case ids before the
+    underscore. Of cases that ``plans`` groups as one patient's, any one stands for all.
 
     Raises InputError where the site runs (its memory holds patients), where no such case is listed, or where it is the
     last one. The lists are changed last, so that a call that was cut off can be made again.
@@ -56,14 +57,22 @@ def forget(home: ClientHome, patient: str) -> Forgotten:
     if is_running(home.lock):
         raise InputError(f"{home.folder}: `client start` runs, and its memory holds patients; stop it first")
     config = SiteConfig.load(home.site_config)
-    cases = tuple(case for case in (*config.train, *config.validation) if is_of(case, patient, config.data))
+    cases = _cases_of(patient, config)
     if not cases:
         raise InputError(f"{home.site_config}: no case of {patient}; look with `client check --home {home.folder}`")
     left = _without(config, cases, home.site_config)
     deleted = _delete_derived(config.cache, cases)
-    _note(home.folder, patient)
+    _note(home.folder, (patient, *(case for case in cases if not is_of(case, patient, config.data))))
     identity.replace_file(home.site_config, site_text(left).encode())
     return Forgotten(patient=patient, cases=cases, deleted=deleted, stays=tuple(_stays(home, left)))
+
+
+def _cases_of(patient: str, config: SiteConfig) -> tuple[str, ...]:
+    """The listed cases of a patient, with those that the site says are plans of the same one."""
+    listed = (*config.train, *config.validation)
+    named = {case for case in listed if is_of(case, patient, config.data)}
+    named |= {case for group in config.plans if named & set(group) for case in group}
+    return tuple(case for case in listed if case in named)
 
 
 def is_of(case_id: str, patient: str, data: str) -> bool:
@@ -76,8 +85,8 @@ def _without(config: SiteConfig, cases: tuple[str, ...], where: Path) -> SiteCon
     train, validation = (tuple(c for c in split if c not in cases) for split in (config.train, config.validation))
     if not train and not validation:
         raise InputError(f"{where}: no patient would be left; `client leave` takes the whole site out")
-    groups = (tuple(c for c in group if c not in cases) for group in config.plans)
-    return replace(config, train=train, validation=validation, plans=tuple(group for group in groups if group))
+    plans = tuple(group for group in config.plans if not set(group) & set(cases))
+    return replace(config, train=train, validation=validation, plans=plans)
 
 
 def forgotten(folder: Path) -> Mapping[str, str]:
@@ -94,8 +103,8 @@ def _list(folder: Path) -> Path:
     return folder / "forgotten.json"
 
 
-def _note(folder: Path, patient: str) -> None:
-    content = {**forgotten(folder), patient: datetime.now(UTC).date().isoformat()}
+def _note(folder: Path, patients: Iterable[str]) -> None:
+    content = {**forgotten(folder), **dict.fromkeys(patients, datetime.now(UTC).date().isoformat())}
     identity.replace_file(_list(folder), (json.dumps(content, indent=1) + "\n").encode(), 0o600)
 
 

@@ -25,7 +25,7 @@ from client.gdp_pickle import read_dictionary
 from client.name_rules import NameRules
 from client.npz_files import Array
 from client.site import GDP_PRESCRIPTIONS
-from client.structures import name_table
+from client.structures import NameRow, name_table
 from client.tg263_names import BODY
 from shared_model.anatomy import is_target, target_name
 from shared_model.case import MAX_DOSE_GY, Case, Mask, Volume
@@ -36,12 +36,19 @@ from shared_model.geometry import Grid, Triple
 _SPACING_XYZ_MM = [2.5, 2.5, 2.0]
 _UPRIGHT = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0]
 _ANGLE_SLICES = (-5, 5)
+# Arrays that are no structures.
+_VOLUMES = ("img", "dose", "beam_plate")
 # Which structure a level is prescribed to: data_loader.py takes the optimiser's form of the highest target alone.
 _LEVELS = {"PTV_High": "OPTName", "PTV_Mid": "StructName", "PTV_Low": "StructName"}
 
 
 def read_gdp(path: Path, case_id: str, rules: NameRules | None = None) -> Case:
-    """One plan as a Case in LPS; ``rules`` are the site's own for names of organs.
+    """One plan as a Case in LPS, as ``read_gdp_named`` reads it."""
+    return read_gdp_named(path, case_id, rules)[0]
+
+
+def read_gdp_named(path: Path, case_id: str, rules: NameRules | None = None) -> tuple[Case, tuple[NameRow, ...]]:
+    """One plan as a Case in LPS, and the review table of its structures; ``rules`` are the site's own for organs.
 
     Targets are those of PTV_DICT.json beside the file and no other; a lower one is without the part that a higher one
     covers. Organs are matched by TG-263 spelling, so that BrainStem_03 and Larynx-PTV are none. Plates and dose are
@@ -55,10 +62,11 @@ def read_gdp(path: Path, case_id: str, rules: NameRules | None = None) -> Case:
         body = _volume(content, BODY, shape) > 0.5
         dose = _dose_gy(content, prescribed, body) if "dose" in content else None
         targets = _targets(content, prescribed, shape)
-        organs = _organs(content, shape, rules or NameRules())
+        names = _names(content, rules or NameRules())
+        organs = _organs(content, shape, names)
         plates = {"beam_plate": _beam_plate(content, shape), "angle_plate": _angle_plate(content, shape)}
         case_volumes = {"ct_hu": content["img"], "dose_gy": dose, **plates}
-        return Case(
+        case = Case(
             case_id=case_id,
             grid=grid,
             body=_turned(body, signs),
@@ -66,6 +74,7 @@ def read_gdp(path: Path, case_id: str, rules: NameRules | None = None) -> Case:
             prescriptions_gy={name: int(name.removeprefix("PTV_")) / 100 for name in targets},
             **{name: _turned(_single(v), signs) for name, v in case_volumes.items() if v is not None},
         )
+        return case, names
 
 
 def _prescriptions(path: Path) -> dict[str, float]:
@@ -172,11 +181,19 @@ def _targets(content: Mapping[str, Any], prescribed: Mapping[str, float], shape:
     return {name: mask for name, mask in masks.items() if mask.any()}
 
 
-def _organs(content: Mapping[str, Any], shape: tuple[int, ...], rules: NameRules) -> dict[str, Mask]:
+def _names(content: Mapping[str, Any], rules: NameRules) -> tuple[NameRow, ...]:
+    """The review table of the structures that are no volume of the challenge's own; targets are not read by it."""
     points, counts = np.zeros((0, 3)), np.zeros(0, dtype=np.int64)
-    names = [name for name, value in content.items() if isinstance(value, np.ndarray) and value.ndim == 3]
+    names = [
+        name
+        for name, value in content.items()
+        if isinstance(value, np.ndarray) and value.ndim == 3 and name not in _VOLUMES
+    ]
     rois = [Roi(number=n, name=name, kind="", points_mm=points, counts=counts) for n, name in enumerate(names)]
-    rows = name_table(rois, (), rules)
+    return tuple(row for row in name_table(rois, (), rules) if not row.name.lower().startswith("ptv"))
+
+
+def _organs(content: Mapping[str, Any], shape: tuple[int, ...], rows: tuple[NameRow, ...]) -> dict[str, Mask]:
     used = {row.tg263: row.name for row in rows if row.used and row.tg263 != BODY and not is_target(row.tg263)}
     masks = {tg263: _volume(content, name, shape) > 0.5 for tg263, name in used.items()}
     return {tg263: mask for tg263, mask in masks.items() if mask.any()}

@@ -4,7 +4,8 @@ It works on a folder of patients alone, before there is a home, and in a home. T
 what the hospital calls them is added with ``show_ids``, for its own screen.
 
 The JSON: ``{"usable": n, "patients": [{"patient", "usable", "why", "todo", "notes", ...}], "cohort": {...},
-"files": {...}, "checks": [{"check", "state", "found", "todo"}], "ready": bool, "seconds", "peak_memory_mb"}``.
+"files": {...}, "structures": {"names", "not known to the model"}, "checks": [{"check", "state", "found", "todo"}], "ready": bool,
+"seconds", "peak_memory_mb"}``.
 """
 
 from __future__ import annotations
@@ -18,12 +19,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from client import check_machine
+from client import check_machine, name_review
 from client.check_data import Looked, Source, look
 from client.check_machine import FAIL, Finding
 from client.examine import Patient
 from client.forget import forgotten, is_of
 from client.home import ClientHome
+from client.name_review import Reviewed
 from client.page import Page
 from shared_model.envelope import Envelope
 
@@ -44,6 +46,11 @@ class Report:
         return sum(patient.usable for patient in self.looked.patients)
 
     @property
+    def names(self) -> list[Reviewed]:
+        """The review table of all patients' structure names."""
+        return name_review.review(patient.names for patient in self.looked.patients)
+
+    @property
     def ready(self) -> bool:
         """Whether a site could take part as it is."""
         return self.usable > 0 and not any(finding.state == FAIL for finding in self.findings)
@@ -59,6 +66,7 @@ class Report:
                 "looked_at": self.looked.files,
                 "problems": [{"file": number, "reason": reason} for number, reason in self.looked.file_problems],
             },
+            "structures": name_review.summary(self.names, show_ids=show_ids),
             "checks": [finding.told() for finding in self.findings],
             "ready": self.ready,
             "seconds": round(self.seconds, 1),
@@ -142,6 +150,7 @@ def lines(report: Report, *, show_ids: bool) -> list[str]:
         out += [f"  {name}: {what}; {todo}" for what, todo in zip(patient.why, patient.todo, strict=True)]
         out += [f"  {name}: note: {note}" for note in patient.notes]
     out += [f"  file {number}: {reason}" for number, reason in report.looked.file_problems]
+    out += name_review.lines(report.names, show_ids=show_ids)
     for finding in report.findings:
         out.append(
             f"{finding.state:>4}  {finding.check}: {finding.found}" + (f"; {finding.todo}" if finding.todo else "")
@@ -168,6 +177,7 @@ def page(report: Report, *, show_ids: bool) -> Page:
     if report.looked.file_problems:
         made.heading("Files that are not used")
         made.table(["file", "reason"], report.looked.file_problems)
+    _names_page(made, report.names, found["structures"], show_ids=show_ids)
     _cohort_page(made, found["cohort"])
     return made
 
@@ -179,6 +189,19 @@ def _row(row: dict[str, Any]) -> list[str]:
         *("; ".join(row[key]) for key in ("why", "todo", "notes")),
     ]
     return cells + ([row["record"]] if "record" in row else [])
+
+
+def _names_page(made: Page, names: Sequence[Reviewed], found: dict[str, Any], *, show_ids: bool) -> None:
+    if not names:
+        return
+    made.heading("Structure names")
+    made.table(["state", "names"], list(found["names"].items()))
+    if found[name_review.NOT_KNOWN]:
+        made.table(["not known to the model, not used", "patients"], list(found[name_review.NOT_KNOWN].items()))
+    if show_ids:
+        header = ["name", "state", "TG-263", "how", "looks like", "patients"]
+        cells = ([r.name, r.state, r.tg263, r.how, ", ".join(r.candidates), r.patients] for r in names)
+        made.table(header, cells)
 
 
 def _cohort_page(made: Page, found: dict[str, Any]) -> None:

@@ -24,7 +24,10 @@ if TYPE_CHECKING:
     from client.scorecard_rl import AlignSettings
 
 Card = Annotated[Path, typer.Option("--scorecard", help="The clinic's card (YAML; docs/scorecards.md).")]
-Data = Annotated[Path, typer.Option(help="Folder of cases (with site.yaml, or the last fifth by name is held back).")]
+Data = Annotated[
+    Path,
+    typer.Option(help="A site.yaml, or a folder of case files, OpenKBP or GDP-HMM (the last fifth by name held back)."),
+]
 Adapter = Annotated[Path, typer.Option(help="The shared adapter (.safetensors), or default: the bundled one.")]
 Out = Annotated[Path, typer.Option(help="Folder for the results; they stay at the site.")]
 Settings = Annotated[

@@ -1,4 +1,4 @@
-"""What `client predict` is asked about: one case file, or the one plan that a folder of DICOM files holds."""
+"""What `client predict` is asked about: one patient's file of any kind, or the one plan that a folder of DICOM holds."""
 
 from __future__ import annotations
 
@@ -8,15 +8,19 @@ from pathlib import Path
 from client.case_files import load_case
 from client.dicom_read import Findings, Study, find_studies, read_case, read_source
 from client.dicom_write import Origin
+from client.gdp_read import read_gdp_named
+from client.name_review import not_known_notes
 from client.name_rules import NameRules
+from client.openkbp_read import read_openkbp
 from client.pseudonyms import Pseudonyms
+from client.site import DATA_FOLDERS, DATA_KINDS, DICOM, GDP, GDP_PRESCRIPTIONS, case_id_of, is_case_id
 from shared_model.case import Case
 from shared_model.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """A case, where its dose belongs (None for a case file), and what was assumed in reading it."""
+    """A case, where its dose belongs (None where it came of no DICOM), and what was assumed in reading it."""
 
     case: Case
     origin: Origin | None = field(repr=False, default=None)
@@ -24,23 +28,53 @@ class Subject:
 
 
 def load_subject(
-    path: Path, case_id: str | None = None, pseudonyms: Pseudonyms | None = None, rules: NameRules | None = None
+    path: Path,
+    case_id: str | None = None,
+    pseudonyms: Pseudonyms | None = None,
+    rules: NameRules | None = None,
+    kind: str | None = None,
 ) -> Subject:
-    """Read ``path``; ``case_id`` chooses among the plans of a folder, by the pseudonyms of the site.
+    """Read ``path`` as data of ``kind`` (default: what it looks like); ``case_id`` chooses among the plans of a folder
+    of DICOM, by the pseudonyms of the site, ``rules`` are the site's own for structure names.
 
     Raises InputError where there is nothing to predict for, or more than one plan and no choice.
     """
+    if kind is not None and kind not in DATA_KINDS:
+        raise InputError(f"--kind {kind}: expected one of {', '.join(DATA_KINDS)}")
     if path.is_file():
-        return Subject(case=load_case(path))
+        return _of_file(path, kind or _file_kind(path), rules)
     if not path.is_dir():
-        raise InputError(f"{path}: no such file or folder; expected a case file (.npz) or a folder of DICOM files")
+        raise InputError(f"{path}: no such file or folder; expected one patient's file, or a folder of DICOM files")
+    if kind not in (None, DICOM) or (path / GDP_PRESCRIPTIONS).is_file():
+        raise InputError(f"{path}: is a folder; give the file of one patient in it")
     study = _chosen(find_studies(path, pseudonyms), path, case_id)
     reading = read_case(study, rules)
     assert study.structures is not None  # or it would not have been read
     plan = None if study.plan is None else read_source(study.plan)
     source = read_source(study.structures) if plan is None else plan
     origin = Origin(study=source, frame_of_reference=study.ct[0].frames[0], plan=plan)
-    return Subject(case=reading.case, origin=origin, notes=reading.notes)
+    return Subject(case=reading.case, origin=origin, notes=(*reading.notes, *not_known_notes(reading.names)))
+
+
+def _file_kind(path: Path) -> str:
+    """The kind of data that a file lies among."""
+    if (path.parent / GDP_PRESCRIPTIONS).is_file():
+        return GDP
+    return next((kind for kind, folder in DATA_FOLDERS.items() if folder and path.parent.name == folder), "cases")
+
+
+def _of_file(path: Path, kind: str, rules: NameRules | None) -> Subject:
+    if kind == DICOM:
+        raise InputError(f"{path}: is a file; give the folder with all DICOM files of the plan")
+    if kind == "cases":
+        return Subject(case=load_case(path))
+    case_id = case_id_of(kind, path)
+    if not is_case_id(case_id):
+        raise InputError(f"{path}: is not named by a pseudonym; rename it: letters, digits, _ and - (gdp: and +)")
+    if kind != GDP:
+        return Subject(case=read_openkbp(path, case_id))
+    case, names = read_gdp_named(path, case_id, rules)
+    return Subject(case=case, notes=not_known_notes(names))
 
 
 def _chosen(findings: Findings, path: Path, case_id: str | None) -> Study:
