@@ -33,6 +33,9 @@ _POSITIONS: dict[str, tuple[float, int]] = {
     "FFDR": (90.0, -1),
     "FFDL": (270.0, -1),
 }
+# The farthest part of a target from its beams' isocentre, and directions of all beams, an arc's every second control
+# point: beyond these a plan is damaged, and its shadows would take any memory and time.
+MAX_REACH_MM, MAX_DIRECTIONS = 600.0, 720
 # A beam more than this from the first one's isocentre belongs to another field.
 _SAME_ISOCENTRE_MM = 1.0
 
@@ -74,13 +77,16 @@ def draw_plates(
     """Beam plate, angle plate (z, y, x) and notes; None for a plan without photon beams.
 
     ``weights_zyx`` is prescription / highest prescription in the targets, 0 elsewhere. Beams of several isocentres are
-    drawn about each their own.
+    drawn about each their own. Raises InputError for an isocentre far from the targets, or beams without number.
     """
     beams, notes = photon_beams(plan)
     if not beams:
         return None
     draw = _exact if kind == "exact" else _fast
     groups = _by_isocentre(beams)
+    _check_reach([_zyx(group[0].isocentre_mm) for group in groups], weights_zyx, grid)
+    if (directions := len(beam_angles(beams, position))) > MAX_DIRECTIONS:
+        raise InputError(f"plan: beams from {directions} directions; expected at most {MAX_DIRECTIONS}")
     drawn = [draw(weights_zyx, grid, _zyx(g[0].isocentre_mm), beam_angles(g, position)) for g in groups]
     counts = np.array([len(beam_angles(g, position)) for g in groups], dtype=np.float32)
     share = counts / counts.sum() if kind == "fast" else np.ones_like(counts)
@@ -103,6 +109,17 @@ def _exact(
 ) -> tuple[Volume, Volume]:
     highest = weights >= weights.max() if weights.any() else weights > 0
     return gdp_plates.beam_plate(highest, grid, isocentre, angles), gdp_plates.angle_plate(grid, isocentre, angles)
+
+
+def _check_reach(isocentres_zyx: Sequence[Triple], weights_zyx: NDArray[np.float32], grid: Grid) -> None:
+    """Raise InputError where a corner of the targets' box lies too far from an isocentre."""
+    where = np.argwhere(weights_zyx > 0)
+    if not len(where):
+        return
+    corners = np.array([grid.position_mm(where.min(axis=0)), grid.position_mm(where.max(axis=0))])
+    reach = max(float(np.linalg.norm(np.abs(corners - at).max(axis=0))) for at in isocentres_zyx)
+    if reach > MAX_REACH_MM:
+        raise InputError(f"plan: an isocentre lies {reach:.0f} mm from a part of the targets: is it another plan's?")
 
 
 def _by_isocentre(beams: Sequence[Beam]) -> list[list[Beam]]:

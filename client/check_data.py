@@ -11,14 +11,13 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from client.case_files import load_case
-from client.dicom_read import Study, find_studies, read_case, read_names
+from client.dicom_read import NoTargetError, Study, find_studies, read_case
 from client.examine import Patient, examine, unreadable, with_duplicates
 from client.gdp_read import read_gdp_named
 from client.name_rules import NameRules
 from client.openkbp_read import read_openkbp
 from client.pseudonyms import Pseudonyms
 from client.site import DATA_FOLDERS, DATA_KINDS, DICOM, GDP, GDP_PRESCRIPTIONS, case_id_of, is_case_id
-from client.structures import NameRow
 from shared_model.envelope import Envelope
 from shared_model.errors import InputError
 
@@ -145,16 +144,9 @@ def _examined(kind: str, rules: NameRules, envelope: Envelope | None, item: _Ite
             raise InputError("the file holds a case of another name; was it renamed? give it its own name back")
         return examine(case, envelope, record=item.record)
     except InputError as error:
-        row = unreadable(item.case_id, _without_paths(str(error), item), item.record)
-        return replace(row, names=_names(item, rules))
-
-
-def _names(item: _Item, rules: NameRules) -> tuple[NameRow, ...]:
-    """The structure names of a study that is no Case: often they are why."""
-    try:
-        return () if item.study is None else read_names(item.study, rules)
-    except InputError:
-        return ()
+        reasons = item.study.problems if item.study is not None else ()
+        row = unreadable(item.case_id, reasons or (_without_paths(str(error), item),), item.record)
+        return replace(row, names=error.names) if isinstance(error, NoTargetError) else row
 
 
 def _without_paths(text: str, item: _Item) -> str:

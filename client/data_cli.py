@@ -24,9 +24,7 @@ MaybeHome = Annotated[Path | None, typer.Option("--home", help="The site's folde
 def check(
     data: Annotated[Path | None, typer.Option("--data", help="Folder of the patients; default: the home's.")] = None,
     home_folder: MaybeHome = None,
-    kind: Annotated[
-        str | None, typer.Option(help=f"{KINDS}; default: what it looks like.")
-    ] = None,
+    kind: Annotated[str | None, typer.Option(help=f"{KINDS}; default: what it looks like.")] = None,
     names: Annotated[Path | None, typer.Option(help="The site's file of structure names (dicom, gdp).")] = None,
     html: Annotated[Path | None, typer.Option(help="Write the report as a page to this file.")] = None,
     show_ids: Annotated[bool, typer.Option("--show-ids", help="Add the hospital's own ids and file names.")] = False,

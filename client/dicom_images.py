@@ -20,6 +20,8 @@ VOXEL_MM = 3.0
 AIR_HU = -1000.0
 MAX_GRID_VOXELS = 2**24
 MAX_SLICES = 4000
+# Tilted slices are held all at once; others a few at a time, and of large ones fewer.
+MAX_TILTED_PIXELS, _AT_ONCE_PIXELS = 2**27, 2**24
 # Missing slices: gaps up to this many times the usual distance, and this wide, are bridged; wider ones are refused.
 _BRIDGED_GAP, _BRIDGED_MM = 3.2, 15.0
 
@@ -123,6 +125,9 @@ def ct_hu(worker: Worker, ct: CtStack, grid: Grid) -> Volume:
     """Hounsfield units on ``grid``, air outside the CT; one slice at a time is held in full."""
     axes = ct.lattice.axes()
     if axes is None:
+        pixels = len(ct.slices) * ct.lattice.rows * ct.lattice.columns
+        if pixels > MAX_TILTED_PIXELS:
+            raise InputError(f"CT: {pixels} pixels of tilted slices; expected at most {MAX_TILTED_PIXELS}")
         return sampled(np.stack(list(_slices(worker, ct.slices))), ct.lattice, grid, AIR_HU)
     frames, rows, columns = (along_axis(nodes, grid, a) for nodes, a in zip(ct.lattice.nodes_mm(), axes, strict=True))
     flat = np.zeros((len(frames), len(rows), len(columns)), dtype=np.float32)
@@ -134,9 +139,11 @@ def ct_hu(worker: Worker, ct: CtStack, grid: Grid) -> Volume:
 
 
 def _slices(worker: Worker, headers: Sequence[Header]) -> Iterator[Volume]:
-    """Hounsfield units of slices, one after another."""
-    for start in range(0, len(headers), AT_ONCE):
-        part = headers[start : start + AT_ONCE]
+    """Hounsfield units of slices, one after another; of large ones few are asked for at once."""
+    plane = headers[0].plane if headers else None
+    step = AT_ONCE if plane is None else max(1, min(AT_ONCE, _AT_ONCE_PIXELS // (plane.rows * plane.columns)))
+    for start in range(0, len(headers), step):
+        part = headers[start : start + step]
         for header, hu in zip(part, worker.read_many(read_ct_slice, [h.path for h in part]), strict=True):
             if isinstance(hu, FedKT3DError):
                 raise InputError(f"CT: a slice: {hu}")
@@ -152,14 +159,14 @@ def _to_patient(flat: Volume, axes: tuple[int, int, int]) -> Volume:
 
 def read_dose(
     worker: Worker, headers: Sequence[Header], beams: Sequence[int]
-) -> tuple[list[DoseGrid], tuple[str, ...]]:
-    """The grids whose sum is the plan's dose: one of the whole plan, or one of each beam.
+) -> tuple[Iterator[DoseGrid], tuple[str, ...]]:
+    """The grids whose sum is the plan's dose: one of the whole plan, or one of each beam, read one after another.
 
     Raises InputError where neither is complete.
     """
     whole = [h for h in headers if h.summation in ("PLAN", "FRACTION", "") and not h.beams]
     if len(whole) == 1:
-        return [worker.read(read_dose_grid, whole[0].path)], ()
+        return iter([worker.read(read_dose_grid, whole[0].path)]), ()
     if len(whole) > 1:
         raise InputError(f"dose: {len(whole)} doses of the whole plan; remove those that are not in use")
     parts = [h for h in headers if h.summation == "BEAM" or h.beams]
@@ -169,7 +176,7 @@ def read_dose(
     covered = [beam for h in parts for beam in h.beams]
     if len(set(covered)) != len(covered) or (beams and set(covered) != set(beams)):
         raise InputError(f"dose: {len(parts)} doses of beams, which are not each of the plan's {len(beams)} beams once")
-    return [worker.read(read_dose_grid, h.path) for h in parts], (f"dose: the sum of {len(parts)} beams",)
+    return (worker.read(read_dose_grid, h.path) for h in parts), (f"dose: the sum of {len(parts)} beams",)
 
 
 def dose_lattice(dose: DoseGrid) -> Lattice:

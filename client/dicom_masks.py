@@ -10,7 +10,7 @@ from scipy import ndimage
 
 from client.dicom_lattice import Lattice, sampled
 from client.dicom_parts import Roi
-from client.rasterise import PLANE_TOLERANCE_MM, Contours, mask_of
+from client.rasterise import MAX_CROSSINGS, PLANE_TOLERANCE_MM, Contours, crossings, mask_of
 from shared_model.case import Mask, Volume
 from shared_model.errors import InputError
 from shared_model.geometry import Grid
@@ -28,12 +28,14 @@ class Rasteriser:
         self._lattice, self._grid = lattice, grid
         self._axes = lattice.axes()
         between = np.diff(np.sort(lattice.heights_mm))
+        self._left = MAX_CROSSINGS
         self._thickness_mm = float(np.median(between)) if len(between) else grid.spacing_mm[0]
 
     def mask(self, roi: Roi) -> Mask:
         """The structure's mask (z, y, x), empty for an empty structure.
 
-        Raises InputError for contours that do not lie in the planes of the CT.
+        Raises InputError for contours that do not lie in the planes of the CT, or with the others of the patient are
+        more than outlines.
         """
         if not len(roi.counts):
             return np.zeros(self._grid.shape, dtype=bool)
@@ -47,7 +49,7 @@ class Rasteriser:
         row, column = ((points[:, a] - grid.origin_mm[a]) / grid.spacing_mm[a] for a in (down, right))
         contours = Contours(_heights(points[:, through], counts), row, column, counts)
         shape = (grid.shape[down], grid.shape[right])
-        flat = mask_of(contours, grid.centres_mm(through), shape, self._thickness_mm)
+        flat = self._filled(contours, grid.centres_mm(through), shape)
         return np.ascontiguousarray(np.transpose(flat, np.argsort(self._axes)))
 
     def _tilted(self, counts: NDArray[np.int64], points: Array) -> Mask:
@@ -55,8 +57,16 @@ class Rasteriser:
         lattice = self._lattice
         height, row, column = lattice.index(points)
         contours = Contours(_heights(height, counts), row, column, counts)
-        flat = mask_of(contours, lattice.heights_mm, (lattice.rows, lattice.columns), self._thickness_mm)
+        flat = self._filled(contours, lattice.heights_mm, (lattice.rows, lattice.columns))
         return sampled(flat.astype(np.float32), lattice, self._grid, 0.0) >= 0.5
+
+    def _filled(self, contours: Contours, heights_mm: Array, shape: tuple[int, int]) -> Mask:
+        self._left -= crossings(contours, shape[0])
+        if self._left < 0:
+            raise InputError(
+                f"contours that cross rows more than {MAX_CROSSINGS} times; expected outlines; draw it anew"
+            )
+        return mask_of(contours, heights_mm, shape, self._thickness_mm)
 
 
 def _heights(height: Array, counts: NDArray[np.int64]) -> Array:

@@ -42,6 +42,7 @@ T = TypeVar("T")
 __all__ = [
     "FileProblem",
     "Findings",
+    "NoTargetError",
     "Reading",
     "Study",
     "find_studies",
@@ -52,6 +53,19 @@ __all__ = [
 
 # Along the body's length a Case ends this far beyond its targets: further out coplanar beams leave scatter alone.
 FIELD_MARGIN_MM = 50.0
+# Levels of dose that one plan prescribes.
+MAX_TARGETS = 12
+
+
+class NoTargetError(InputError):
+    """A study without a target: ``names`` is its review table, where the reason stands."""
+
+    def __init__(self, names: tuple[NameRow, ...], front: str = "") -> None:
+        super().__init__(
+            f"{front}no target with a prescription; look at its structures' names (client check --show-ids) and set"
+            " prescriptions_gy in the site's file of names"
+        )
+        self.names = names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +118,8 @@ def read_case(
         raise InputError(f"plates {plates!r}: expected one of {', '.join(PLATES)}")
     try:
         return _Study(study, rules or NameRules(), worker()).reading(plates, voxel_mm)
+    except NoTargetError as error:
+        raise NoTargetError(error.names, f"case {study.case_id}: ") from None
     except InputError as error:
         text = str(error)
         raise InputError(text if study.case_id in text else f"case {study.case_id}: {text}") from None
@@ -127,7 +143,9 @@ class _Study:
         targets = {row.tg263: row.prescription_gy for row in self.names if row.used and row.tg263 in rois}
         levels = {name: level for name, level in targets.items() if level is not None and is_target(name)}
         if not levels:
-            raise InputError("no target with a prescription; look at the names (client check) and set prescriptions_gy")
+            raise NoTargetError(self.names)
+        if len(levels) > MAX_TARGETS:
+            raise InputError(f"{len(levels)} targets with prescriptions; expected at most {MAX_TARGETS}; ignore some")
         ct = stack(self._study.ct)
         self._notes += ct.notes
         grid = self._grid(ct, rois, [rois[name] for name in levels], voxel_mm)
@@ -209,10 +227,13 @@ class _Study:
         beams = self.plan.beam_numbers if self.plan is not None else ()
         grids, notes = read_dose(self._worker, self._study.doses, beams)
         self._notes += notes
-        if any(not _covers(dose, grid) for dose in grids):
+        total, covered = np.zeros(grid.shape, dtype=np.float32), True
+        for dose in grids:
+            total += dose_gy(dose, grid)
+            covered &= _covers(dose, grid)
+        if not covered:
             self._notes.append("dose: its grid ends within the body near the targets; outside it counts as 0 Gy")
-        total = np.sum([dose_gy(dose, grid) for dose in grids], axis=0, dtype=np.float32)
-        return np.asarray(np.maximum(total, 0.0), dtype=np.float32)
+        return np.asarray(np.maximum(total, 0.0))
 
     def _plates(
         self, masks: dict[str, Mask], levels: dict[str, float], grid: Grid, kind: str

@@ -28,6 +28,7 @@ from shared_model.errors import FedKT3DError, InputError
 MAX_SECONDS = 7.0
 MAX_MEMORY_BYTES = 2 * 10**9
 _START_SECONDS = 60.0
+_TODO = "; export it again, or leave it out"
 # Requests that are sent before the first answer: small, so that they fit into the connection.
 AT_ONCE = 16
 
@@ -75,11 +76,16 @@ class Worker:
             while len(answers) < len(paths):
                 if not link.poll(self._max_seconds):
                     self._end()
-                    return [*answers, InputError(f"takes longer than {self._max_seconds:g} s to read; not read")]
+                    return [
+                        *answers,
+                        InputError(
+                            f"takes longer than {self._max_seconds:g} s to read; leave it out, or export it again"
+                        ),
+                    ]
                 answers.append(link.recv())
         except (EOFError, OSError):
             self._end()
-            answers.append(InputError("the reading process ended on it (damaged, or more memory than allowed)"))
+            answers.append(InputError(f"the reading process ended on it (damaged, or more memory than allowed){_TODO}"))
         return answers
 
     def close(self) -> None:

@@ -7,6 +7,7 @@ Texts name a patient by its pseudonym alone and hold no path.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -32,7 +33,7 @@ class Patient:
     """One row of the table. ``why`` it is not usable and what to do are in the same order; ``notes`` are for the eye.
 
     ``record`` is the hospital's own name for it (file or plan), shown with --show-ids only. ``content`` and ``images``
-    are hashes, to find duplicates by. ``names`` is the review table of its structures, where they have names of their own.
+    are hashes, to find duplicates by. ``names`` is the review table of its structures, where their names are free.
     """
 
     patient: str
@@ -57,10 +58,15 @@ class Patient:
         return row | ({"record": self.record} if show_ids else {})
 
 
-def unreadable(patient: str, reason: str, record: str = "") -> Patient:
+def unreadable(patient: str, reasons: Sequence[str], record: str = "") -> Patient:
     """A patient whose case could not be read; our errors say first what is wrong, then what to do."""
-    what, _, todo = reason.rpartition("; ")
-    return Patient(patient=patient, why=(what or todo,), todo=(todo if what else "export it again",), record=record)
+    parts = [reason.rpartition("; ") for reason in reasons]
+    return Patient(
+        patient=patient,
+        why=tuple(what or todo for what, _, todo in parts),
+        todo=tuple(todo if what else "export it again" for what, _, todo in parts),
+        record=record,
+    )
 
 
 def examine(

@@ -4,8 +4,8 @@ It works on a folder of patients alone, before there is a home, and in a home. T
 what the hospital calls them is added with ``show_ids``, for its own screen.
 
 The JSON: ``{"usable": n, "patients": [{"patient", "usable", "why", "todo", "notes", ...}], "cohort": {...},
-"files": {...}, "structures": {"names", "not known to the model"}, "checks": [{"check", "state", "found", "todo"}], "ready": bool,
-"seconds", "peak_memory_mb"}``.
+"files": {...}, "structures": {"names", "not known to the model"}, "checks": [{"check", "state", "found", "todo"}],
+"ready": bool, "seconds", "peak_memory_mb"}``.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from client.examine import Patient
 from client.forget import forgotten, is_of
 from client.home import ClientHome
 from client.name_review import Reviewed
-from client.page import Page
+from client.page import Cell, Page
 from shared_model.envelope import Envelope
 
 
@@ -200,7 +200,9 @@ def _names_page(made: Page, names: Sequence[Reviewed], found: dict[str, Any], *,
         made.table(["not known to the model, not used", "patients"], list(found[name_review.NOT_KNOWN].items()))
     if show_ids:
         header = ["name", "state", "TG-263", "how", "looks like", "patients"]
-        cells = ([r.name, r.state, r.tg263, r.how, ", ".join(r.candidates), r.patients] for r in names)
+        cells: list[list[Cell]] = [
+            [r.name, r.state, r.tg263, r.how, ", ".join(r.candidates), r.patients] for r in names
+        ]
         made.table(header, cells)
 
 

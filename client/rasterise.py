@@ -20,7 +20,12 @@ Array = NDArray[np.float64]
 
 # Lines of a voxel row on which a contour's area is measured; along a line it is exact.
 _LINES = 4
-_MAX_CROSSINGS = 40_000_000
+# Of all contours of a patient; a body on 500 planes crosses half a million times.
+MAX_CROSSINGS = 8_000_000
+# Distinct planes of one structure, and pixels of all of them: more than a CT has.
+_MAX_PLANES, _MAX_PIXELS = 5000, 2**26
+# Pixels that are worked on at once.
+_AT_ONCE = 2**22
 # Points of one contour are off its plane by less; contours closer than that are on one plane.
 PLANE_TOLERANCE_MM = 0.5
 _SAME_PLANE_MM = 0.05
@@ -39,11 +44,18 @@ class Contours:
     counts: NDArray[np.int64]
 
 
+def crossings(contours: Contours, rows: int) -> int:
+    """How often, about, the contours cross the lines of ``rows`` voxel rows: what it costs to fill them."""
+    following = _following(contours.counts)
+    row = np.clip(contours.row, -1, rows)
+    return int(_LINES * np.abs(row[following] - row).sum())
+
+
 def mask_of(contours: Contours, heights_mm: Array, shape: tuple[int, int], thickness_mm: float) -> Mask:
     """Voxels of planes at ascending ``heights_mm`` that are at least half inside; (heights, *shape).
 
     ``thickness_mm`` is that of a structure drawn on a single plane. A structure thinner than half a voxel keeps the
-    voxel that it covers most. Raises InputError for contours that cross rows millions of times.
+    voxel that it covers most. Raises InputError for contours on more planes than a CT has.
     """
     mask = np.zeros((len(heights_mm), *shape), dtype=bool)
     if not len(contours.counts):
@@ -52,6 +64,7 @@ def mask_of(contours: Contours, heights_mm: Array, shape: tuple[int, int], thick
     low, size = _window(contours, shape)
     if min(size) < 1:
         return mask
+    _check_size(len(planes), size)
     drawn = _coverage(contours, which, len(planes), low, size)
     planes, drawn = _bridged(planes, drawn, heights_mm)
     window = mask[:, low[0] : low[0] + size[0], low[1] : low[1] + size[1]]
@@ -68,6 +81,11 @@ def mask_of(contours: Contours, heights_mm: Array, shape: tuple[int, int], thick
     if best > 0 and not window.any():
         window[most] = True
     return mask
+
+
+def _check_size(planes: int, size: tuple[int, ...]) -> None:
+    if planes > _MAX_PLANES or planes * size[0] * size[1] > _MAX_PIXELS:
+        raise InputError(f"contours on or between {planes} planes; expected one a slice of the CT; export it again")
 
 
 def _planes(height_mm: Array) -> tuple[Array, NDArray[np.intp]]:
@@ -88,29 +106,49 @@ def _window(contours: Contours, shape: tuple[int, int]) -> tuple[tuple[int, int]
     return (low[0], low[1]), (high[0] - low[0], high[1] - low[1])
 
 
+def _following(counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Index of the point after each, round every contour."""
+    ends = np.cumsum(counts)
+    following = np.arange(1, int(ends[-1]) + 1)
+    following[ends - 1] = ends - counts
+    return following
+
+
 def _coverage(
     contours: Contours, which: NDArray[np.intp], planes: int, low: tuple[int, int], size: tuple[int, int]
 ) -> NDArray[np.float32]:
-    """Covered share of each pixel, (planes, *size): where lines cross contours, in pairs, even-odd."""
-    lines, columns = size[0] * _LINES, size[1]
+    """Covered share of each pixel, (planes, *size); some planes at a time."""
     # Pixel r reaches from r to r + 1 here, and line s lies at (s + 0.5) / _LINES.
-    y0 = (contours.row - low[0] + 0.5) * _LINES - 0.5
-    x0 = contours.column - low[1] + 0.5
-    following = np.arange(1, len(y0) + 1)
-    ends = np.cumsum(contours.counts)
-    following[ends - 1] = ends - contours.counts
-    y1, x1 = y0[following], x0[following]
+    y = (contours.row - low[0] + 0.5) * _LINES - 0.5
+    x = contours.column - low[1] + 0.5
+    following = _following(contours.counts)
+    of_plane = np.repeat(which, contours.counts)
+    order = np.argsort(of_plane, kind="stable")
+    edges = np.stack([y, x, y[following], x[following]])[:, order]
+    of_plane = of_plane[order]
+    cover = np.empty((planes, *size), dtype=np.float32)
+    step = max(1, _AT_ONCE // (size[0] * (size[1] + 2)))
+    for start in range(0, planes, step):
+        stop = min(start + step, planes)
+        part = slice(*np.searchsorted(of_plane, [start, stop]))
+        cover[start:stop] = _filled(edges[:, part], of_plane[part] - start, (stop - start, *size))
+    return cover
+
+
+def _filled(edges: Array, of_plane: NDArray[np.intp], shape: tuple[int, int, int]) -> Array:
+    """Covered share of each pixel (planes, rows, columns) by where lines cross ``edges`` (y0, x0, y1, x1), in pairs,
+    even-odd."""
+    planes, rows, columns = shape
+    lines = rows * _LINES
+    y0, x0, y1, x1 = edges
     first = np.clip(np.ceil(np.minimum(y0, y1)), 0, lines).astype(np.int64)
     last = np.clip(np.ceil(np.maximum(y0, y1)), 0, lines).astype(np.int64)
     crossings = last - first
-    if crossings.sum() > _MAX_CROSSINGS:
-        raise InputError(f"contours that cross rows more than {_MAX_CROSSINGS} times; expected an outline")
     edge = np.repeat(np.arange(len(y0)), crossings)
     line = np.arange(len(edge)) - np.repeat(np.cumsum(crossings) - crossings, crossings) + first[edge]
     x = x0[edge] + (line - y0[edge]) * ((x1 - x0)[edge] / (y1 - y0)[edge])
     np.clip(x, 0.0, columns, out=x)
-    plane = np.repeat(which, contours.counts)[edge]
-    key = plane * lines + line
+    key = of_plane[edge] * lines + line
     order = np.lexsort((x, key))
     # Every line crosses a closed contour an even number of times: entries and exits alternate.
     x, key = x[order], key[order]
@@ -118,10 +156,9 @@ def _coverage(
     column = np.minimum(x.astype(np.int64), columns)
     part = x - column
     cell = (key // _LINES) * (columns + 2) + column
-    cells = planes * size[0] * (columns + 2)
+    cells = planes * rows * (columns + 2)
     flow = np.bincount(np.concatenate([cell, cell + 1]), np.concatenate([sign * (1 - part), sign * part]), cells)
-    cover = np.cumsum(flow.reshape(planes, size[0], columns + 2), axis=2)[:, :, :columns] / _LINES
-    return np.asarray(cover, dtype=np.float32)
+    return np.asarray(np.cumsum(flow.reshape(planes, rows, columns + 2), axis=2)[:, :, :columns] / _LINES)
 
 
 def _bridged(planes: Array, drawn: NDArray[np.float32], heights_mm: Array) -> tuple[Array, NDArray[np.float32]]:
@@ -131,11 +168,15 @@ def _bridged(planes: Array, drawn: NDArray[np.float32], heights_mm: Array) -> tu
     gaps = np.diff(planes)
     usual = float(np.median(gaps))
     slices = float(np.median(np.diff(heights_mm))) if len(heights_mm) > 1 else usual
+    wide = (gaps > 1.4 * slices) & (gaps <= _MAX_GAP * max(usual, slices))
+    parts = np.where(wide, np.ceil(gaps / slices - 1e-3), 1).astype(np.int64)
+    if not wide.any():
+        return planes, drawn
+    _check_size(int(parts.sum()) + 1, drawn.shape[1:])
     all_planes, all_drawn = [planes[:1]], [drawn[:1]]
     for i, gap in enumerate(gaps):
-        if gap > 1.4 * slices and gap <= _MAX_GAP * max(usual, slices):
-            parts = int(np.ceil(gap / slices - 1e-3))
-            at = np.arange(1, parts) / parts
+        if parts[i] > 1:
+            at = np.arange(1, parts[i]) / parts[i]
             all_planes.append(planes[i] + at * gap)
             all_drawn.append(_between(drawn[i] >= 0.5, drawn[i + 1] >= 0.5, at))
         all_planes.append(planes[i + 1 : i + 2])

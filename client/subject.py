@@ -1,4 +1,4 @@
-"""What `client predict` is asked about: one patient's file of any kind, or the one plan that a folder of DICOM holds."""
+"""What `client predict` is asked about: one patient's file of any kind, or the one plan of a folder of DICOM."""
 
 from __future__ import annotations
 

@@ -22,6 +22,7 @@ from pydicom.filebase import DicomBytesIO
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from client.dicom_read import find_studies, read_case
+from client.dicom_worker import worker
 from client.pseudonyms import Pseudonyms
 from shared_model.errors import FedKT3DError, InputError
 from simulations.phantom import STYLES, phantom_case
@@ -33,6 +34,8 @@ Damage = Callable[[bytes, np.random.Generator], bytes]
 _VRS = (b"UI", b"DS", b"SQ", b"OW", b"US", b"UN", b"LO", b"FD", b"ZZ", b"AT")
 _SEQUENCE_START = b"\x06\x30\x39\x00SQ\0\0\xff\xff\xff\xff"  # ROIContourSequence, undefined length
 _ITEM_START = b"\xfe\xff\x00\xe0\xff\xff\xff\xff"
+# A search that takes longer hangs.
+MAX_SECONDS = 10.0
 _LARGE = ("4294967295", "65535", "999999999", "-1", "1e308", "nan", "")
 
 
@@ -193,23 +196,30 @@ _SHARES = np.array([4, 5, 4, 4, 3, 4, 0.5, 0.15, 0.15, 2, 1])
 
 @dataclass
 class Report:
-    """What a run of damaged files gave. ``faults`` must be empty."""
+    """What a run of damaged files gave; ``faults`` must be empty. ``beside``: searches of both studies that gave the
+    undamaged one whole, ``read``: Cases that came of a damaged one."""
 
     files: int = 0
+    damages: Counter[str] = field(default_factory=Counter)
     read: int = 0
+    beside: int = 0
     lines: Counter[str] = field(default_factory=Counter)
     slowest_s: float = 0.0
     slowest: str = ""
     faults: list[str] = field(default_factory=list)
 
     def memory_mb(self) -> tuple[float, float]:
-        """Greatest resident size (MB) of this process and of any reading process that has ended."""
+        """Greatest resident size (MB) of this process and of any reading process; the running one is ended."""
+        worker().close()  # the system tells of those that have ended
         own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
         return own, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e3
 
 
-def damaged_cohort(folder: Path, files: int, seed: int, check_every: int = 50) -> Report:
-    """Read ``files`` damaged files one after another, in a study beside a good one, both below ``folder``."""
+def damaged_cohort(folder: Path, files: int, seed: int, check_every: int = 10) -> Report:
+    """Read ``files`` damaged files one after another, in a study beside a good one, both below ``folder``.
+
+    Every ``check_every`` files, and after the last, both are searched together.
+    """
     style = STYLES["openkbp_like"]
     good, bad = folder / "good", folder / "bad"
     for index, place in enumerate((good, bad)):
@@ -229,10 +239,14 @@ def damaged_cohort(folder: Path, files: int, seed: int, check_every: int = 50) -
         started = time.perf_counter()
         _read(bad, pseudonyms, report, f"{damage.__name__} of {path.name} ({number})")
         seconds = time.perf_counter() - started
+        report.damages[damage.__name__] += 1
+        what = f"{damage.__name__} of {path.name} ({number})"
         if seconds > report.slowest_s:
-            report.slowest_s, report.slowest = seconds, f"{damage.__name__} of {path.name} ({number})"
-        if number % check_every == 0 and not _whole(folder, pseudonyms, good_id):
-            report.faults.append(f"the undamaged study was lost beside {damage.__name__} of {path.name} ({number})")
+            report.slowest_s, report.slowest = seconds, what
+        if seconds > MAX_SECONDS:
+            report.faults.append(f"{what}: {seconds:.1f} s; expected at most {MAX_SECONDS:g}")
+        if number % check_every == 0 or number == files - 1:
+            _both(folder, pseudonyms, good_id, report, what)
         path.write_bytes(originals[path])
     shutil.rmtree(folder, ignore_errors=True)
     return report
@@ -263,8 +277,14 @@ def _line(text: str, report: Report, what: str) -> None:
         report.faults.append(f"{what}: not one clean line: {text!r}")
 
 
-def _whole(folder: Path, pseudonyms: Pseudonyms, case_id: str) -> bool:
+def _both(folder: Path, pseudonyms: Pseudonyms, case_id: str, report: Report, what: str) -> None:
+    """Whether the undamaged study is found and read whole in a search of the folder of both."""
     try:
-        return read_case(find_studies(folder, pseudonyms).study(case_id)).case.dose_gy is not None
-    except FedKT3DError:
-        return False
+        reading = read_case(find_studies(folder, pseudonyms).study(case_id))
+    except FedKT3DError as error:
+        report.faults.append(f"the undamaged study was lost beside {what}: {error}")
+        return
+    if reading.case.dose_gy is None or reading.case.beam_plate is None or reading.notes:
+        report.faults.append(f"the undamaged study was not whole beside {what}")
+        return
+    report.beside += 1

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import os
 import pickle
 import zipfile
@@ -13,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from gdp_plans import OWN, PLAN, content_of, write_plan
 
 from client.check_data import Source, found_kind, look
 from client.cohort import load_case
@@ -25,68 +25,14 @@ from shared_model.case import Case
 from shared_model.errors import InputError
 from simulations.phantom import STYLES, phantom_case
 
-PLAN = "0522c0009+9Ag+MOS_29166"
-SCALE = 2e-5
-NAMES = {"PTV_High": ("PTV70OPT", "OPTName"), "PTV_Mid": ("PTV63", "StructName"), "PTV_Low": ("PTV56", "StructName")}
-OWN = {
-    "Parotid_L": "Parotid Gland Left",
-    "Parotid_R": "Parotid_R",
-    "SpinalCord": "Spinal Cord",
-    "Brainstem": "Brainstem",
-}
-
 
 @pytest.fixture(scope="module")
 def phantom() -> Case:
     return phantom_case(3, STYLES["openkbp_like"], (20, 24, 28))
 
 
-def _content(case: Case, **changes: Any) -> dict[str, Any]:
-    """The phantom in the challenge's keys, units and orders; None as a change leaves a key out."""
-    assert case.dose_gy is not None
-    assert case.beam_plate is not None
-    assert case.angle_plate is not None
-    z, y, x = case.grid.spacing_mm
-    lit = np.flatnonzero(case.angle_plate.any(axis=(1, 2)))
-    content: dict[str, Any] = {
-        "img": case.ct_hu,
-        "dose": np.rint(case.dose_gy / SCALE).astype(np.uint32),
-        "dose_scale": SCALE,
-        "beam_plate": case.beam_plate.astype(np.float64),
-        "angle_plate": case.angle_plate[lit[len(lit) // 2]],
-        "Body": case.body.astype(np.uint8),
-        "isocenter": np.array([10.0, 12.0, 14.0], dtype=np.float32),
-        "spacing": (x, y, z),
-        "origin": case.grid.origin_mm[::-1],
-        "direction": (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0),
-        "isVMAT": False,
-        "angle_list": np.arange(9, dtype=np.float32),
-        "all_mask": ["Body", "BODY"],
-        "BODY": np.ones(case.grid.shape, dtype=np.uint8),
-        "PTV 59.4": case.body.astype(np.uint8),
-        "BrainStem_03": case.body.astype(np.uint8),
-    }
-    for name, own in OWN.items():
-        if name in case.structures:
-            content[own] = case.structures[name].astype(np.uint8)
-    for name, level in zip(case.targets, NAMES, strict=False):
-        content[NAMES[level][0]] = case.structures[name].astype(np.uint8)
-    return {key: value for key, value in (content | changes).items() if value is not None}
-
-
-def _write(folder: Path, case: Case, plan: str = PLAN, **changes: Any) -> Path:
-    path = folder / f"{plan}.npz"
-    np.savez_compressed(path, _content(case, **changes))  # type: ignore[arg-type]
-    levels = {
-        level: {NAMES[level][1]: NAMES[level][0], "PDose": case.prescriptions_gy[name]}
-        for name, level in zip(case.targets, NAMES, strict=False)
-    }
-    (folder / "PTV_DICT.json").write_text(json.dumps({"0522c0009": levels, "007": levels}))
-    return path
-
-
 def test_a_phantom_in_the_challenges_layout_comes_back(tmp_path: Path, phantom: Case) -> None:
-    case = read_gdp(_write(tmp_path, phantom), "a")
+    case = read_gdp(write_plan(tmp_path, phantom), "a")
     assert case.grid.shape == phantom.grid.shape
     assert case.grid.spacing_mm == pytest.approx(phantom.grid.spacing_mm)
     assert case.grid.origin_mm == pytest.approx(phantom.grid.origin_mm)
@@ -114,15 +60,15 @@ def test_the_angle_plate_stands_in_ten_slices_about_the_isocentre(tmp_path: Path
     flat = np.random.default_rng(0).integers(0, 2, phantom.grid.shape[1:]).astype(np.float32)
     near_end = np.array([3.9, 1, 1], dtype=np.float32)
     for isocentre, slices in (([10.9, 1, 1], range(5, 15)), (near_end, range(8))):
-        case = read_gdp(_write(tmp_path, phantom, angle_plate=flat, isocenter=list(isocentre)), "a")
+        case = read_gdp(write_plan(tmp_path, phantom, angle_plate=flat, isocenter=list(isocentre)), "a")
         assert case.angle_plate is not None
         for z in range(phantom.grid.shape[0]):
             np.testing.assert_array_equal(case.angle_plate[z], flat if z in slices else 0)
 
 
 def test_axes_that_run_the_other_way_are_turned(tmp_path: Path, phantom: Case) -> None:
-    upright = read_gdp(_write(tmp_path, phantom), "a")
-    content = _content(phantom)
+    upright = read_gdp(write_plan(tmp_path, phantom), "a")
+    content = content_of(phantom)
     turned: dict[str, Any] = {
         key: value[..., ::-1, ::-1]
         for key, value in content.items()
@@ -132,7 +78,7 @@ def test_axes_that_run_the_other_way_are_turned(tmp_path: Path, phantom: Case) -
     _, y_mm, x_mm = phantom.grid.spacing_mm
     z0, y0, x0 = phantom.grid.origin_mm
     case = read_gdp(
-        _write(
+        write_plan(
             tmp_path,
             phantom,
             **turned,
@@ -148,7 +94,7 @@ def test_axes_that_run_the_other_way_are_turned(tmp_path: Path, phantom: Case) -
 
 def test_without_dose_plates_and_spacing(tmp_path: Path, phantom: Case) -> None:
     changes: dict[str, Any] = dict.fromkeys(("dose", "beam_plate", "angle_plate", "spacing", "isocenter"))
-    case = read_gdp(_write(tmp_path, phantom, **changes), "a")
+    case = read_gdp(write_plan(tmp_path, phantom, **changes), "a")
     assert case.dose_gy is None
     assert case.beam_plate is None
     assert case.angle_plate is None
@@ -158,14 +104,14 @@ def test_without_dose_plates_and_spacing(tmp_path: Path, phantom: Case) -> None:
 def test_targets_are_read_without_what_a_higher_one_covers(tmp_path: Path, phantom: Case) -> None:
     high, low = phantom.targets[0], phantom.targets[1]
     union = phantom.structures[high] | phantom.structures[low]
-    case = read_gdp(_write(tmp_path, phantom, PTV63=union.astype(np.uint8)), "a")
+    case = read_gdp(write_plan(tmp_path, phantom, PTV63=union.astype(np.uint8)), "a")
     np.testing.assert_array_equal(case.structures[low], union & ~phantom.structures[high])
 
 
 def test_the_sites_rules_name_organs(tmp_path: Path, phantom: Case) -> None:
     rules = tmp_path / "structures.yaml"
     rules.write_text('names: {Larynx: ["brainstem_03"]}\n')
-    case = read_gdp(_write(tmp_path, phantom), "a", NameRules.load(rules))
+    case = read_gdp(write_plan(tmp_path, phantom), "a", NameRules.load(rules))
     np.testing.assert_array_equal(case.structures["Larynx"], phantom.body)
 
 
@@ -192,7 +138,7 @@ def test_the_sites_rules_name_organs(tmp_path: Path, phantom: Case) -> None:
     ],
 )
 def test_what_is_wrong_is_named(tmp_path: Path, phantom: Case, changes: dict[str, Any], says: str) -> None:
-    path = _write(tmp_path, phantom, **changes)
+    path = write_plan(tmp_path, phantom, **changes)
     with pytest.raises(InputError) as caught:
         read_gdp(path, "a")
     assert says in str(caught.value)
@@ -205,7 +151,7 @@ def test_what_is_wrong_is_named(tmp_path: Path, phantom: Case, changes: dict[str
               '{"0522c0009": {"PTV_High": {"OPTName": "PTV70OPT", "PDose": 7000}}}']
 )  # fmt: skip
 def test_without_prescriptions_nothing_is_guessed(tmp_path: Path, phantom: Case, table: str | None) -> None:
-    path = _write(tmp_path, phantom)
+    path = write_plan(tmp_path, phantom)
     (tmp_path / "PTV_DICT.json").unlink()
     if table is not None:
         (tmp_path / "PTV_DICT.json").write_text(table)
@@ -225,7 +171,7 @@ class _Runs:
 
 @pytest.mark.parametrize("protocol", [0, 1, 2, 3, 4, 5])
 def test_a_pickle_that_runs_a_command_is_refused_and_not_run(tmp_path: Path, phantom: Case, protocol: int) -> None:
-    path = _write(tmp_path, phantom)
+    path = write_plan(tmp_path, phantom)
     mark = tmp_path / "ran"
     _pickled(path, pickle.dumps({"img": _Runs(os.system, f"touch {mark}")}, protocol=protocol))
     with pytest.raises(InputError, match=r"system.*not run"):
@@ -259,7 +205,7 @@ def _pickled(path: Path, content: bytes) -> None:
     ],
 )
 def test_other_hostile_pickles(tmp_path: Path, phantom: Case, content: bytes, says: str) -> None:
-    path = _write(tmp_path, phantom)
+    path = write_plan(tmp_path, phantom)
     _pickled(path, content)
     with pytest.raises(InputError) as caught:
         read_gdp(path, "a")
@@ -268,7 +214,7 @@ def test_other_hostile_pickles(tmp_path: Path, phantom: Case, content: bytes, sa
 
 def test_no_flipped_bit_escapes_as_another_error(tmp_path: Path) -> None:
     tiny = phantom_case(3, STYLES["openkbp_like"], (12, 12, 12))
-    path = _write(tmp_path, tiny)
+    path = write_plan(tmp_path, tiny)
     with zipfile.ZipFile(path) as archive:
         whole = archive.read("arr_0.npy")
     rng = np.random.default_rng(0)
@@ -285,11 +231,11 @@ def test_no_flipped_bit_escapes_as_another_error(tmp_path: Path) -> None:
 
 def test_a_folder_becomes_a_site_with_plans_of_a_patient_together(tmp_path: Path, phantom: Case) -> None:
     for plan in ("7+9Ag+A", "7+A4Ac+B", PLAN):
-        _write(tmp_path, phantom, plan)
+        write_plan(tmp_path, phantom, plan)
     assert found_kind(tmp_path) == "gdp"
     found = found_site("clinic", "gdp", tmp_path)
     assert (found.train, found.validation) == (("0522c0009_9Ag_MOS_29166",), ("7_9Ag_A", "7_A4Ac_B"))
-    _write(tmp_path, phantom, "8+9Ag+A")
+    write_plan(tmp_path, phantom, "8+9Ag+A")
     (tmp_path / f"{PLAN}.npz").unlink()
     found = found_site("clinic", "gdp", tmp_path)
     assert found.plans == (("7_9Ag_A", "7_A4Ac_B"),)
@@ -298,7 +244,7 @@ def test_a_folder_becomes_a_site_with_plans_of_a_patient_together(tmp_path: Path
     assert load_case(found, "7_A4Ac_B").case_id == "7_A4Ac_B"
     assert is_of("7_A4Ac_B", "7", "gdp")
     assert not is_of("77_A", "7", "gdp")
-    _write(tmp_path, phantom, "7+9Ag_A")
+    write_plan(tmp_path, phantom, "7+9Ag_A")
     with pytest.raises(InputError, match="2 files"):
         load_case(found, "7_9Ag_A")
     (tmp_path / "PTV_DICT.json").unlink()
@@ -307,8 +253,8 @@ def test_a_folder_becomes_a_site_with_plans_of_a_patient_together(tmp_path: Path
 
 
 def test_check_shows_good_and_bad_plans(tmp_path: Path, phantom: Case) -> None:
-    _write(tmp_path, phantom)
-    _write(tmp_path, phantom, "7+9Ag+B", Body=None)
+    write_plan(tmp_path, phantom)
+    write_plan(tmp_path, phantom, "7+9Ag+B", Body=None)
     rows = {row.patient: row for row in look(Source(kind="gdp", root=tmp_path), None).patients}
     assert set(rows) == {"0522c0009_9Ag_MOS_29166", "7_9Ag_B"}
     assert rows["0522c0009_9Ag_MOS_29166"].usable

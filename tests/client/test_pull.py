@@ -32,7 +32,7 @@ def archive(answer: Answer) -> Iterator[tuple[str, list[tuple[int, int]]]]:
     asked: list[tuple[int, int]] = []
 
     class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:  # noqa: N802
+        def do_GET(self) -> None:
             query = parse_qs(urlparse(self.path).query)
             (patient, limit, offset) = (query[key][0] for key in ("PatientID", "limit", "offset"))
             asked.append((int(limit), int(offset)))

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from matplotlib.path import Path as Outline
 from numpy.typing import NDArray
 
-from client.rasterise import Contours, mask_of
+from client.rasterise import Contours, crossings, mask_of
 from shared_model.errors import InputError
 
 HEIGHTS = np.arange(10) * 3.0
@@ -116,8 +116,23 @@ def test_a_sliver_keeps_one_voxel_and_nothing_stays_nothing() -> None:
     assert not mask_of(_contours([(500.0, _circle(18, 20, 5))]), HEIGHTS, SHAPE, 3.0).any()
 
 
-def test_a_scribble_of_millions_of_crossings_is_refused() -> None:
-    rows = np.tile([0.0, 39.0], 200_000)
-    scribble = np.stack([rows, np.linspace(0, 43, len(rows))], axis=1)
-    with pytest.raises(InputError, match="expected an outline"):
-        mask_of(_contours([(12.0, scribble)]), HEIGHTS, SHAPE, 3.0)
+def test_what_filling_costs_is_known_before() -> None:
+    """A square from row 10 to row 20 crosses four lines a row on both sides; what lies outside counts for nothing."""
+    square = np.array([[10.0, 5.0], [20.0, 5.0], [20.0, 9.0], [10.0, 9.0]])
+    assert crossings(_contours([(0.0, square), (3.0, square)]), 40) == 2 * 2 * 10 * 4
+    assert crossings(_contours([(0.0, square + np.array([1000.0, 0.0]))]), 40) == 0
+
+
+@pytest.mark.parametrize("heights", [np.arange(6000) * 0.1, np.array([-1e5, 1e5])], ids=["planes", "a gap"])
+def test_more_planes_than_a_ct_has_are_refused(heights: np.ndarray) -> None:
+    drawn = _contours([(float(height), _circle(18, 20, 5)) for height in heights])
+    with pytest.raises(InputError, match="planes"):
+        mask_of(drawn, HEIGHTS, SHAPE, 3.0)
+
+
+def test_many_planes_are_filled_as_few_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = _contours([(float(k) * 3, _circle(18, 20, 4 + k % 7)) for k in range(9)])
+    whole = mask_of(drawn, HEIGHTS, SHAPE, 3.0)
+    monkeypatch.setattr("client.rasterise._AT_ONCE", 1)
+    assert whole.any()
+    np.testing.assert_array_equal(mask_of(drawn, HEIGHTS, SHAPE, 3.0), whole)
