@@ -52,6 +52,8 @@ bench: $(READY)
 	$(BIN)/python -m simulations.benchmarks.resolution_loss
 	$(BIN)/python -m simulations.benchmarks.secagg
 	$(BIN)/python -m simulations.benchmarks.site_check
+	$(BIN)/python -m simulations.benchmarks.dicom_reading
+	$(BIN)/python -m simulations.benchmarks.dicom_damage --files 200
 	$(BIN)/python -m simulations.benchmarks.scorecard_candidates
 
 # Needs an NVIDIA GPU and a torch built for it; refuses otherwise.

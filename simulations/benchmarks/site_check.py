@@ -3,7 +3,8 @@
 ``python -m simulations.benchmarks.site_check [--patients N] [--distinct N] [--processes 1 2] [--json]``: N studies
 (default 200), of which DISTINCT (default 8) are made and the others are copies under identifiers of their own, so that
 making them does not take longer than reading them. Phantoms are small (32 slices of 32 x 32): seconds a patient say
-what files and structures cost, not what a 512 x 512 CT does.
+what files and structures cost, not what a 512 x 512 CT does. So the reading of one study of that size follows in the
+same run, against a plain loop over contours (simulations/benchmarks/dicom_reading.py).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from pydicom.valuerep import format_number_as_ds
 from client import preflight
 from client.check_data import Source
 from client.site import DICOM
+from simulations.benchmarks import dicom_reading
 from simulations.phantom import style_named
 from simulations.phantom_dicom import write_dicom_hospital
 
@@ -35,8 +37,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         files = write_hospital(Path(folder) / "hospital", asked.patients, min(asked.distinct, asked.patients))
         rows = [measured(Path(folder) / "hospital", workers) for workers in asked.processes]
+    costs, agreement = dicom_reading.measured()
     if asked.json:
-        print(json.dumps({"patients": asked.patients, "files": files, "runs": rows}))
+        reading = {"cpu_s": costs, "mean_dice_of_both": agreement}
+        print(json.dumps({"patients": asked.patients, "files": files, "runs": rows, "reading": reading}))
         return
     print(f"{asked.patients} DICOM studies, {files} files\n")
     print("| processes | wall s | ratio | s a patient | most memory of one process (MB) | usable |")
@@ -45,6 +49,7 @@ def main() -> None:
         per_patient, ratio = row["seconds"] / asked.patients, row["seconds"] / rows[0]["seconds"]
         times = f"{row['seconds']:.0f} | {ratio:.2f} | {per_patient:.2f}"
         print(f"| {row['workers']:.0f} | {times} | {row['peak_mb']:.0f} | {row['usable']:.0f} |")
+    print(f"\nOne study with a CT of 512 x 512 x 100:\n\n{dicom_reading.table(costs, agreement)}")
 
 
 def measured(root: Path, workers: int) -> dict[str, float]:

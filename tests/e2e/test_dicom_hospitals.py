@@ -1,9 +1,11 @@
-"""Two hospitals with DICOM studies check, join, train over TLS and predict with what they trained: real processes."""
+"""Two hospitals with DICOM studies check, join, train over TLS, adopt what they trained and predict with it."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pydicom
 import pytest
@@ -11,11 +13,19 @@ from conftest import FAST
 from deployment import Deployment
 from small_study import write_small_study
 
+from client.site import SiteConfig
+from shared_model.errors import PolicyError
+from shared_model.manifest import DEFAULT_ADAPTER
+
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(280)]
-PATIENTS = 3
+# One to train on, and three held back: an adapter is tested on no fewer.
+PATIENTS = 4
+WIDE = [
+    f"--margin={key}_gy=100" for key in ("dose_score", "dvh_score", "structure", "first_dose_score", "first_dvh_score")
+]
 
 
-def test_from_dicom_to_a_shared_adapter_and_back_to_rtdose(tmp_path: Path) -> None:
+def test_from_dicom_to_an_adopted_adapter_and_back_to_rtdose(tmp_path: Path) -> None:
     deployment = Deployment(tmp_path)
     try:
         deployment.start_coordinator()
@@ -34,19 +44,46 @@ def test_from_dicom_to_a_shared_adapter_and_back_to_rtdose(tmp_path: Path) -> No
             assert (states["coordinator"], states["clock"], states["keys"]) == ("ok", "ok", "ok")
             assert ready["usable"] == PATIENTS
         outcome = deployment.run("name=dicom", "rounds.count=1", *FAST)
-        assert outcome["report"]["sites"] == {"north": PATIENTS - 1, "south": PATIENTS - 1}
+        assert outcome["report"]["sites"] == {"north": 1, "south": 1}
         assert outcome["report"]["drops"] == []
         published = tmp_path / "published"
         deployment.must("server", "publish", published, "--home", deployment.home, "--run", "dicom")
-        study = tmp_path / "archive-north" / "Doe^John 2"
-        adapter = published / "adapter.safetensors"
-        deployment.must("client", "predict", study, "--out", tmp_path / "out", "--adapter", adapter)
-        dose = pydicom.dcmread(tmp_path / "out" / "dose.dcm")
-        plan = pydicom.dcmread(study / "rp.dcm")
-        assert dose.ReferencedRTPlanSequence[0].ReferencedSOPInstanceUID == plan.SOPInstanceUID
+        adopt_and_predict(deployment, published / "adapter.safetensors")
         assert_no_one_is_named(deployment)
     finally:
         deployment.close()
+
+
+def adopt_and_predict(deployment: Deployment, trained: Path) -> None:
+    """One round makes a poor adapter: beside the bundled one it is refused, unless the margins allow anything."""
+    home = deployment.site("north")
+    first = adopt(deployment, DEFAULT_ADAPTER, *WIDE)
+    assert first["acceptance"]["accepted"]
+    refused = deployment.command("client", "adopt", trained, "--home", home, "--json")
+    assert refused.returncode == PolicyError.exit_code, refused.stderr
+    assert "not adopted" in refused.stderr
+    assert predicted(deployment, "before")["adapter"] == first["adapter_sha256"][:12]
+    second = adopt(deployment, trained, *WIDE)
+    assert second["adapter_sha256"] != first["adapter_sha256"]
+    assert second["acceptance"]["checks"][0]["patients"] == PATIENTS - 1
+    record = predicted(deployment, "after")
+    assert record["adapter"] == second["adapter_sha256"][:12]
+    dose = pydicom.dcmread(deployment.folder / "after" / "dose.dcm")
+    plan = pydicom.dcmread(deployment.folder / "archive-north" / "Doe^John 2" / "rp.dcm")
+    assert dose.ReferencedRTPlanSequence[0].ReferencedSOPInstanceUID == plan.SOPInstanceUID
+
+
+def adopt(deployment: Deployment, adapter: Path, *margins: str) -> dict[str, Any]:
+    """`client adopt` at the north site, which must take the adapter."""
+    home = deployment.site("north")
+    return dict(json.loads(deployment.must("client", "adopt", adapter, "--home", home, "--json", *margins)))
+
+
+def predicted(deployment: Deployment, out: str) -> dict[str, Any]:
+    """`client predict` of one of the north site's studies with what its home has adopted."""
+    study = deployment.folder / "archive-north" / "Doe^John 2"
+    where = ("--out", deployment.folder / out, "--home", deployment.site("north"), "--mean-of", "1")
+    return dict(json.loads(deployment.must("client", "predict", study, *where, "--json")))
 
 
 def join(deployment: Deployment, name: str, data: Path) -> None:
@@ -59,8 +96,9 @@ def join(deployment: Deployment, name: str, data: Path) -> None:
     )
     policy = home / "policy.yaml"
     policy.write_text(policy.read_text().replace("require_plan: true", "require_plan: false"))
-    site = home / "site.yaml"
-    site.write_text(site.read_text().replace("threads: 0", "threads: 1"))
+    config = SiteConfig.load(home / "site.yaml")
+    cases = (*config.train, *config.validation)
+    replace(config, threads=1, train=cases[:1], validation=cases[1:]).save(home / "site.yaml")
     deployment.admit(name, Path(made["request"]))
     deployment.spawn("client", home)
 

@@ -18,6 +18,8 @@ from deployment import SCRIPTS
 from orthanc import Orthanc
 from small_study import write_small_study
 
+from client import pull
+from client.receive import Store
 from privacy.processes import free_loopback_port
 
 pytestmark = [
@@ -109,6 +111,28 @@ def test_the_same_study_by_dicomweb(archive: Orthanc, sent: list[Path], tmp_path
         assert refused.returncode == 2
         assert refused.stderr.count("\n") == 1
         assert wrong[1] not in refused.stderr
+
+
+@pytest.mark.skipif(not orthanc.DICOMWEB.exists(), reason=orthanc.MISSING)
+def test_all_studies_of_a_patient_come_page_after_page(
+    archive: Orthanc, sent: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = pydicom.dcmread(next(path for path in sent if path.name == "rp.dcm"))
+    for number in range(7):  # the last two are another patient's
+        copy = tmp_path / f"{number}.dcm"
+        plan.PatientID = "MANY" if number < 5 else "MANY1"
+        plan.StudyInstanceUID, plan.SeriesInstanceUID = (
+            f"1.2.826.0.1.3680043.9.{number}",
+            f"1.2.826.0.1.3680043.8.{number}",
+        )
+        plan.SOPInstanceUID = plan.file_meta.MediaStorageSOPInstanceUID = f"1.2.826.0.1.3680043.7.{number}"
+        plan.save_as(copy)
+        archive.upload(copy)
+    monkeypatch.setattr(pull, "PAGE", 2)
+    store = Store(tmp_path / "in", 1.0)
+    assert pull.pull(pull.Archive(url=f"{archive.url}/dicom-web"), store, patient_id="MANY") == 5
+    kept = {pydicom.dcmread(path).StudyInstanceUID for path in (tmp_path / "in").rglob("*.dcm")}
+    assert kept == {f"1.2.826.0.1.3680043.9.{number}" for number in range(5)}
 
 
 def test_an_archive_that_is_not_there_is_one_line(tmp_path: Path) -> None:
