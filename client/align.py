@@ -63,16 +63,15 @@ def data_site(data: Path) -> SiteConfig:
     """The patients of ``--data``: a site.yaml or a folder that holds one, or a folder of OpenKBP's patients, of
     GDP-HMM's plans or of case files.
 
-    Without a site.yaml the last fifth by name is held back. DICOM needs one, with the salt of its case ids.
+    Without a site.yaml the last fifth by name is held back. DICOM needs one: its case ids, and with them who is held
+    back, hold with a site's salt alone.
     """
     config = data / "site.yaml" if data.is_dir() else data
     if config.is_file():
         return SiteConfig.load(config)
     kind = found_kind(data)
     if kind == DICOM and any(data.iterdir()):
-        raise InputError(
-            f"{data}: no .npz, so it seems to hold DICOM; give the site.yaml that `client init` made of it"
-        )
+        raise InputError(f"{data}: holds no .npz, so perhaps DICOM; give the site.yaml that `client init` made of it")
     return found_site("site", "cases" if kind == DICOM else kind, data)
 
 

@@ -19,6 +19,7 @@ from client.structures import NameRow
 from shared_model.case import Case
 from shared_model.dosimetry import dose_at_volume, structure_dose
 from shared_model.envelope import Envelope
+from shared_model.regrid import coarsened
 
 # D50 of the highest target over its prescription: beyond these the dose is of something else (a fraction, one of
 # several plans, another unit). D95 below the second is told, as hospitals do treat so.
@@ -87,7 +88,8 @@ def examine(
     if case.grid.shape[0] < FEW_SLICES:
         found.append((f"{case.grid.shape[0]} slices", f"export at least {FEW_SLICES}"))
     misfits, told = _dose_against_prescription(case)
-    verdict = None if envelope is None else envelope.judge(case)
+    # As `client predict` will ask about it: on voxels of the training patients' size.
+    verdict = None if envelope is None else envelope.judge(coarsened(case, envelope.factors(case)))
     near = () if verdict is None else (*verdict.refusals, *verdict.notes)
     return Patient(
         patient=case.case_id,

@@ -85,7 +85,7 @@ def lines(rows: Sequence[Reviewed], *, show_ids: bool) -> list[str]:
         return []
     told = summary(rows, show_ids=False)
     counts = ", ".join(f"{count} {key}" for key, count in told["names"].items())
-    look = "" if show_ids else "; --show-ids lists them"
+    look = "" if show_ids or set(told["names"]) <= {MAPPED} else "; --show-ids lists what is not used"
     out = [f"structure names: {counts}{look}"]
     if told[NOT_KNOWN]:
         names = ", ".join(f"{name} ({count})" for name, count in told[NOT_KNOWN].items())

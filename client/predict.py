@@ -7,7 +7,6 @@ voxels (docs/decisions/0041-predict-at-training-voxels.md).
 
 from __future__ import annotations
 
-import math
 import resource
 import sys
 import time
@@ -98,7 +97,7 @@ class Predictor:
         Raises InputError far outside of training.
         """
         started = time.monotonic()
-        factors = self._factors(case)
+        factors = self.envelope.factors(case)
         asked = coarsened(case, factors)
         told = [*notes, *self._stand_in, *self._judged(asked), *_coarse_notes(case, factors)]
         score = None if how.score_of is None else how.score_of(asked)
@@ -125,16 +124,6 @@ class Predictor:
         if verdict.refusals:
             raise InputError(f"case {case.case_id}: far outside this adapter's training: {'; '.join(verdict.refusals)}")
         return verdict.notes
-
-    def _factors(self, case: Case) -> tuple[int, int, int]:
-        """How many voxels of the case make one of the size that training patients had in the middle."""
-        ranges = self.envelope.ranges
-        wanted = [ranges.get(key) for key in ("slice_mm", "pixel_mm", "pixel_mm")]
-        found = [
-            1 if pair is None else max(1, round(math.sqrt(pair[0] * pair[1]) / mm))
-            for pair, mm in zip(wanted, case.grid.spacing_mm, strict=True)
-        ]
-        return found[0], found[1], found[2]
 
 
 def _envelope(card: Mapping[str, Any]) -> tuple[Envelope, list[str]]:

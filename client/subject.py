@@ -47,7 +47,7 @@ def load_subject(
         raise InputError(f"{path}: no such file or folder; expected one patient's file, or a folder of DICOM files")
     if kind not in (None, DICOM) or (path / GDP_PRESCRIPTIONS).is_file():
         raise InputError(f"{path}: is a folder; give the file of one patient in it")
-    study = _chosen(find_studies(path, pseudonyms), path, case_id)
+    study = _chosen(find_studies(path, pseudonyms), path, case_id, salted=pseudonyms is not None)
     reading = read_case(study, rules)
     assert study.structures is not None  # or it would not have been read
     plan = None if study.plan is None else read_source(study.plan)
@@ -77,17 +77,17 @@ def _of_file(path: Path, kind: str, rules: NameRules | None) -> Subject:
     return Subject(case=case, notes=not_known_notes(names))
 
 
-def _chosen(findings: Findings, path: Path, case_id: str | None) -> Study:
+def _chosen(findings: Findings, path: Path, case_id: str | None, *, salted: bool) -> Study:
     if case_id is not None:
         return findings.study(case_id)
     able = [study for study in findings.studies if not study.problems]
     if len(able) == 1:
         return able[0]
     if able:
-        raise InputError(
-            f"{path}: holds {len(able)} plans; give the folder of one, or a home and --case with one of"
-            f" {', '.join(study.case_id for study in able[:20])}"
-        )
+        choice = ", ".join(study.case_id for study in able[:20])
+        # Without the site's salt ids hold for this call alone: none to choose by.
+        ids = f"--case with one of {choice}" if salted else "--home and --case, an id of `client check --home`"
+        raise InputError(f"{path}: holds {len(able)} plans; give the folder of one, or {ids}")
     reasons = sorted({problem for study in findings.studies for problem in study.problems})
     reasons += [problem.reason for problem in findings.problems]
     raise InputError(

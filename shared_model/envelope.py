@@ -7,6 +7,7 @@ can see (docs/decisions/0040-envelope.md).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -97,6 +98,15 @@ class Envelope:
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError("card: key trained_on cannot be read; expected what `simulate run` writes") from error
+
+    def factors(self, case: Case) -> tuple[int, int, int]:
+        """How many voxels of the case (z, y, x) make one of the size that training patients had in the middle."""
+        wanted = [self.ranges.get(key) for key in ("slice_mm", "pixel_mm", "pixel_mm")]
+        found = [
+            1 if pair is None else max(1, round(math.sqrt(pair[0] * pair[1]) / mm))
+            for pair, mm in zip(wanted, case.grid.spacing_mm, strict=True)
+        ]
+        return found[0], found[1], found[2]
 
     def judge(self, case: Case) -> Verdict:
         """Hold one case against the ranges."""

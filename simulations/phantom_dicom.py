@@ -7,6 +7,7 @@ makes of the files can be compared with the Case.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,10 @@ SCANS: tuple[Scan, ...] = (
     Scan(missing=(10, 20)),
     Scan(names={"Parotid_L": "Parotis li", "SpinalCord": "Spinal Cord", "Brainstem": "BRAINSTEM"}),
 )
+
+
+# Pixels of scans that say nothing of it: near a scanner's, so that a Case has voxels as fine as a hospital's.
+PIXEL_MM = (3.0, 3.0)
 
 
 def write_study(folder: Path, case: Case, scan: Scan, identity: Identity, gantry_deg: Sequence[float]) -> None:
@@ -79,4 +84,6 @@ def write_dicom_hospital(
         patient_seed = int(np.random.SeedSequence([seed, index]).generate_state(1, np.uint32)[0])
         case = phantom_case(patient_seed, style, shape, f"ph_{seed}_{index}")
         identity = Identity.of_phantom(seed, index)
-        write_study(folder / f"patient_{index:04d}", case, SCANS[index % len(SCANS)], identity, style.plan.gantry_deg)
+        scan = SCANS[index % len(SCANS)]
+        scan = scan if scan.pixel_mm else replace(scan, pixel_mm=PIXEL_MM)
+        write_study(folder / f"patient_{index:04d}", case, scan, identity, style.plan.gantry_deg)

@@ -21,6 +21,7 @@ from client.home import ClientHome
 from client.site import DICOM
 from shared_model.case import Case
 from shared_model.errors import InputError
+from shared_model.geometry import Grid
 
 
 def write_cases(folder: Path, cases: dict[str, Case]) -> Path:
@@ -208,3 +209,29 @@ def test_the_command_before_there_is_a_home(folder: Path, tmp_path: Path, capsys
     assert json.loads(capsys.readouterr().out)["usable"] == 0
     with pytest.raises(InputError, match="--data"):
         app(["check"], standalone_mode=False)
+
+
+def test_fine_voxels_are_judged_as_they_would_be_predicted(base: Case) -> None:
+    from shared_model.envelope import Envelope
+    from shared_model.manifest import DEFAULT_ADAPTER, load_adapter
+
+    envelope = Envelope.from_card(load_adapter(DEFAULT_ADAPTER)[2])
+    assert envelope is not None
+    (nz, ny, nx), (z, y, x) = base.grid.shape, base.grid.spacing_mm
+    twice = replace(
+        base,
+        grid=Grid((2 * nz, 2 * ny, 2 * nx), (z / 2, y / 2, x / 2)),
+        body=doubled(base.body),
+        structures={name: doubled(mask) for name, mask in base.structures.items()},
+        ct_hu=doubled(base.ct_hu),
+        dose_gy=doubled(base.dose_gy),
+    )
+    notes = examine(twice, envelope).notes
+    assert notes == examine(base, envelope).notes
+    assert not any("pixels" in note for note in notes)
+
+
+def doubled(volume: np.ndarray | None) -> np.ndarray:
+    """The same on voxels of half the size."""
+    assert volume is not None
+    return volume.repeat(2, 0).repeat(2, 1).repeat(2, 2)

@@ -62,14 +62,16 @@ def adopt_and_predict(deployment: Deployment, trained: Path) -> None:
     refused = deployment.command("client", "adopt", trained, "--home", home, "--json")
     assert refused.returncode == PolicyError.exit_code, refused.stderr
     assert "not adopted" in refused.stderr
-    assert predicted(deployment, "before")["adapter"] == first["adapter_sha256"][:12]
+    assert (home / "adapters" / "shared.safetensors").read_bytes() == DEFAULT_ADAPTER.read_bytes()
     second = adopt(deployment, trained, *WIDE)
     assert second["adapter_sha256"] != first["adapter_sha256"]
     assert second["acceptance"]["checks"][0]["patients"] == PATIENTS - 1
-    record = predicted(deployment, "after")
+    study, out = deployment.folder / "archive-north" / "Doe^John 2", deployment.folder / "out"
+    record = json.loads(
+        deployment.must("client", "predict", study, "--out", out, "--home", home, "--mean-of=1", "--json")
+    )
     assert record["adapter"] == second["adapter_sha256"][:12]
-    dose = pydicom.dcmread(deployment.folder / "after" / "dose.dcm")
-    plan = pydicom.dcmread(deployment.folder / "archive-north" / "Doe^John 2" / "rp.dcm")
+    dose, plan = pydicom.dcmread(out / "dose.dcm"), pydicom.dcmread(study / "rp.dcm")
     assert dose.ReferencedRTPlanSequence[0].ReferencedSOPInstanceUID == plan.SOPInstanceUID
 
 
@@ -77,13 +79,6 @@ def adopt(deployment: Deployment, adapter: Path, *margins: str) -> dict[str, Any
     """`client adopt` at the north site, which must take the adapter."""
     home = deployment.site("north")
     return dict(json.loads(deployment.must("client", "adopt", adapter, "--home", home, "--json", *margins)))
-
-
-def predicted(deployment: Deployment, out: str) -> dict[str, Any]:
-    """`client predict` of one of the north site's studies with what its home has adopted."""
-    study = deployment.folder / "archive-north" / "Doe^John 2"
-    where = ("--out", deployment.folder / out, "--home", deployment.site("north"), "--mean-of", "1")
-    return dict(json.loads(deployment.must("client", "predict", study, *where, "--json")))
 
 
 def join(deployment: Deployment, name: str, data: Path) -> None:
