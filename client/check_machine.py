@@ -18,6 +18,7 @@ from typing import Any
 
 import httpx
 
+from client.acceptance import Margins
 from client.home import ClientHome
 from client.policy import Policy
 from client.site import SiteConfig
@@ -128,8 +129,11 @@ def _admission(home: ClientHome) -> Finding:
 def _configuration(home: ClientHome) -> Finding:
     config = SiteConfig.load(home.site_config)
     found = f"{len(config.train)} training, {len(config.validation)} validation patients of kind {config.data}"
+    least = Margins().least_patients
     todo = "" if config.train else "list training patients; a site without any only evaluates"
-    return Finding(check="site.yaml", state=OK if config.train else WARN, found=found, todo=todo)
+    if not todo and len(config.validation) < least:
+        todo = f"list {least} or more under validation: `client adopt` tests a new adapter on them"
+    return Finding(check="site.yaml", state=WARN if todo else OK, found=found, todo=todo)
 
 
 def _policy(home: ClientHome, usable: int | None) -> Finding:

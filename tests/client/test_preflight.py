@@ -18,7 +18,7 @@ from client.check_machine import FAIL, OK, WARN
 from client.cli import app
 from client.examine import examine
 from client.home import ClientHome
-from client.site import DICOM
+from client.site import DICOM, SiteConfig
 from shared_model.case import Case
 from shared_model.errors import InputError
 from shared_model.geometry import Grid
@@ -163,7 +163,8 @@ def test_low_coverage_is_told_and_does_not_exclude(base: Case) -> None:
 @pytest.fixture
 def home(tmp_path: Path, base: Case) -> ClientHome:
     """A site that has keys and is not admitted."""
-    data = write_cases(tmp_path / "data", {"a": base, "b": moved(base, 1)})
+    names = "abcdefghijklmno"  # of fifteen three are held back
+    data = write_cases(tmp_path / "data", {name: moved(base, k) for k, name in enumerate(names)})
     invitation = tmp_path / "north.invitation"
     invitation.write_bytes(Consortium().invitation("north").to_json())
     return enrol.create(invitation, tmp_path / "home", enrol.Data(kind="cases", root=data, site_config=None))
@@ -178,6 +179,10 @@ def test_a_home_is_looked_through(home: ClientHome) -> None:
     assert found["keys"].state == OK
     assert (found["admission"].state, "client join" in found["admission"].todo) == (FAIL, True)
     assert found["site.yaml"].state == OK
+    config = SiteConfig.load(home.site_config)
+    replace(config, validation=config.validation[:2]).save(home.site_config)
+    few = findings(home)["site.yaml"]
+    assert (few.state, "list 3 or more under validation" in few.todo) == (WARN, True)
     assert found["plan"].state == WARN
     home.node_key.chmod(0o644)
     assert "chmod 600" in findings(home)["keys"].todo
