@@ -46,7 +46,8 @@ def about_patient(gantry_deg: float, position: str) -> float:
     Raises InputError for a position that is none of the standard's eight on a couch.
     """
     if position not in _POSITIONS:
-        raise InputError(f"plan: PatientPosition {position or 'absent'}: expected {', '.join(_POSITIONS)}")
+        found = "is another one" if position else "is absent"
+        raise InputError(f"plan: PatientPosition {found}; expected {', '.join(_POSITIONS)}")
     offset, sense = _POSITIONS[position]
     return (offset + sense * gantry_deg) % 360.0
 

@@ -171,8 +171,7 @@ def read_dose(
         raise InputError(f"dose: {len(whole)} doses of the whole plan; remove those that are not in use")
     parts = [h for h in headers if h.summation == "BEAM" or h.beams]
     if not parts:
-        kinds = ", ".join(sorted({h.summation for h in headers}))
-        raise InputError(f"dose: DoseSummationType {kinds}; expected PLAN, or BEAM for every beam")
+        raise InputError("dose: DoseSummationType is another one; expected PLAN, or BEAM for every beam")
     covered = [beam for h in parts for beam in h.beams]
     if len(set(covered)) != len(covered) or (beams and set(covered) != set(beams)):
         raise InputError(f"dose: {len(parts)} doses of beams, which are not each of the plan's {len(beams)} beams once")

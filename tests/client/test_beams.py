@@ -52,7 +52,7 @@ def test_a_gantry_s_direction_through_a_patient_in_any_position(position: str, g
 
 
 def test_an_unknown_position_is_an_error_of_the_plan() -> None:
-    with pytest.raises(InputError, match="PatientPosition SITTING"):
+    with pytest.raises(InputError, match="PatientPosition is another one"):
         about_patient(0.0, "SITTING")
     with pytest.raises(InputError, match="absent"):
         about_patient(0.0, "")
