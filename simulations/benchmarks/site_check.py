@@ -2,9 +2,9 @@
 
 ``python -m simulations.benchmarks.site_check [--patients N] [--distinct N] [--processes 1 2] [--json]``: N studies
 (default 200), of which DISTINCT (default 8) are made and the others are copies under identifiers of their own, so that
-making them does not take longer than reading them. Phantoms are small (32 slices of 32 x 32): seconds a patient say
-what files and structures cost, not what a 512 x 512 CT does. So the reading of one study of that size follows in the
-same run, against a plain loop over contours (simulations/benchmarks/dicom_reading.py).
+making them does not take longer than reading them. Phantoms are small (32 slices of about 95 x 145 pixels): seconds a
+patient say what files and structures cost, not what a 512 x 512 CT does. So the reading of one study of that size
+follows in the same run, against a plain loop over contours (simulations/benchmarks/dicom_reading.py).
 """
 
 from __future__ import annotations
