@@ -19,6 +19,8 @@ from shared_model.errors import InputError
 TIMEOUT_S = 120.0
 # Studies asked for at once, and the most of one patient: an archive may list fewer at a time than it has.
 PAGE, MOST_STUDIES = 100, 1000
+# Tries of one request, 2 and 4 s apart; the library's own five keep a person waiting for half a minute.
+ATTEMPTS = 3
 _STUDY_UID, _PATIENT_ID = "0020000D", "00100020"
 
 
@@ -66,7 +68,9 @@ def _client(archive: Archive) -> Any:
         session.auth = (user, password)
     if archive.ca is not None:
         session.verify = str(archive.ca)
-    return DICOMwebClient(url=archive.url, session=session, timeout=archive.timeout_s)
+    client = DICOMwebClient(url=archive.url, session=session, timeout=archive.timeout_s)
+    client.set_http_retry_params(max_attempts=ATTEMPTS)
+    return client
 
 
 def _login(path: Path) -> str:
