@@ -76,7 +76,7 @@ class FleetWatch:
         call = context.request.url.path.rpartition("/")[2]
         loop = call != HEARTBEAT
         if call == ACTIVATE and self.node_id is not None:
-            self.released = False  # from here on the coordinator may wait for this node, whether its answer comes or not
+            self.released = False  # from here on the coordinator may wait for it, whatever becomes of the answer
         if loop:
             self._note(busy=True, **({"holding": False} if call == PULL else {}))
         started = time.time()
