@@ -18,9 +18,10 @@ from typing import Any
 import torch
 
 import shared_model
+from client.align_settings import AlignSettings
 from client.check_data import found_kind
 from client.scorecard_cohort import Patient, load_patients
-from client.scorecard_rl import Alignment, AlignSettings, AlignState
+from client.scorecard_rl import Alignment, AlignState
 from client.scorecard_scores import PlanScore, cohort_means, criteria_table, plan_score, reference_scores
 from client.site import DICOM, SiteConfig
 from client.site_file import found_site
@@ -166,6 +167,7 @@ def _write(
         "held_back_patients": len(held),
         "reference": cohort_means(columns["reference"]),
         "best_epoch": alignment.state.best_epoch,
+        "best_strength": alignment.state.best_strength,
         "history": alignment.state.history,
     }
     for name, content in (("align", record), ("summary", summary)):

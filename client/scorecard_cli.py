@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from client.acceptance import Margins
     from client.align import Job
     from client.align import Progress as Report
+    from client.align_settings import AlignSettings
     from client.home import ClientHome
-    from client.scorecard_rl import AlignSettings
 
 Card = Annotated[Path, typer.Option("--scorecard", help="The clinic's card (YAML; docs/scorecards.md).")]
 Data = Annotated[
@@ -158,9 +158,9 @@ def report(
 ) -> None:
     """Score held-back patients under a card: reference, shared model and aligned model; report.html and report.json."""
     from client.align import align_files, data_site
+    from client.align_settings import AlignSettings
     from client.scorecard_report import report as write
     from client.scorecard_report import without_training
-    from client.scorecard_rl import AlignSettings
     from shared_model.private_adapter import PrivateAdapter
 
     job = without_training(align_files(scorecard, adapter, data_site(data), out, AlignSettings()))
@@ -185,7 +185,7 @@ def report(
 
 def align_settings(pairs: Sequence[str], **given: int | None) -> AlignSettings:
     """The default settings with KEY=VALUE overrides; InputError names a wrong one."""
-    from client.scorecard_rl import AlignSettings
+    from client.align_settings import AlignSettings
 
     default = AlignSettings()
     types: dict[str, type] = {f.name: type(getattr(default, f.name)) for f in fields(default)}

@@ -4,82 +4,31 @@ Each epoch, for each patient: K candidate doses from the old policy; a raw rewar
 for hard constraints and less an anchor on the mean absolute error to the reference dose, so that points cannot be won
 by lowering all dose; rewards normalised within the patient; one step of DiffusionNFT (shared_model/nft.py) on the
 candidates noised anew at the sampler's own noise times, plus ``lambda_diffusion`` times the diffusion loss on the
-reference. The old policy follows as a moving average. On held-back patients the best epoch is kept among those whose
-error has not drifted; training stops when that stalls.
+reference. The old policy follows as a moving average. On held-back patients the best epoch and strength are kept among
+those whose error has not drifted; training stops when that stalls. Strength: how far to go from the shared model to the
+trained weights. The shared model lies near the least error, so a share of the way costs less than its share of error.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
 import torch
 from torch import Tensor
 
+from client.align_settings import AlignSettings
 from client.scorecard_cohort import Patient
 from shared_model.adapters import PRIVATE
 from shared_model.case import BASE, CONDITIONS
 from shared_model.diffusion import noised, sample_ddim, sampling_times, shift_time
 from shared_model.errors import InputError
-from shared_model.nft import FORMS, nft_loss, reward_weights
+from shared_model.nft import nft_loss, reward_weights
 from shared_model.predictor import noise_generator
-from shared_model.private_adapter import OLD, PrivatePolicy, PrivateShape
+from shared_model.private_adapter import OLD, PrivatePolicy
 from shared_model.sampler import PatientNetwork, Sampling
 
-
-@dataclass(frozen=True, kw_only=True)
-class AlignSettings:
-    """How to align; docs/results/scorecard_rl.md was made with these, and 4 epochs.
-
-    ``candidates`` K of ``candidate_steps`` DDIM steps each (more steps, more spread). ``form``: x0 or velocity.
-    ``beta``: how far the implicit policies lie from the old one. ``lambda_diffusion``: weight of the diffusion loss on
-    the reference. ``anchor``: points that one Gy of mean absolute error costs. ``penalty``: how many times its weight a
-    criterion loses for each span of its map by which its hard constraint is broken. ``batch``: patients a step.
-    ``old_most``: the most that the old policy keeps of itself in a step (it rises by 0.001 a step). ``patience``:
-    epochs without a better held-back score. ``mae_drift``: share by which the held-back error may rise.
-    ``rank``, ``alpha``, ``attention``: of the private adapter (shared_model/private_adapter.py).
-    ``predict_steps`` and ``predict_candidates``: how held-back patients are predicted, as the site will predict.
-    """
-
-    epochs: int = 12
-    candidates: int = 8
-    candidate_steps: int = 2
-    form: str = "x0"
-    beta: float = 0.1
-    lambda_diffusion: float = 0.05
-    anchor: float = 15.0
-    penalty: float = 5.0
-    lr: float = 2e-3
-    batch: int = 2
-    old_most: float = 0.5
-    patience: int = 4
-    mae_drift: float = 0.01
-    rank: int = 16
-    alpha: int = 32
-    attention: str = "condition-causal"
-    seed: int = 0
-    predict_steps: int = 1
-    predict_candidates: int = 1
-
-    def __post_init__(self) -> None:
-        if self.form not in FORMS:
-            raise InputError(f"form={self.form!r}: expected {' or '.join(FORMS)}")
-        limits = {"epochs": (0, 10_000), "candidates": (2, 64), "candidate_steps": (2, 100), "batch": (1, 64)}
-        limits |= {"patience": (1, 10_000), "rank": (1, 256), "alpha": (1, 65_536)}
-        limits |= {"predict_steps": (1, 1000), "predict_candidates": (1, 64)}
-        for key, (low, high) in limits.items():
-            if not low <= getattr(self, key) <= high:
-                raise InputError(f"{key}={getattr(self, key)}: expected {low} to {high}")
-        for key in ("lambda_diffusion", "anchor", "penalty", "mae_drift"):
-            if not 0 <= getattr(self, key) < 1e6:
-                raise InputError(f"{key}={getattr(self, key)}: expected 0 or more")
-        if not 0 < self.beta <= 1 or not 0 < self.lr < 1 or not 0 <= self.old_most < 1:
-            raise InputError("expected beta in (0, 1], lr in (0, 1), old_most in [0, 1)")
-
-    @property
-    def shape(self) -> PrivateShape:
-        """Of the private adapter."""
-        return PrivateShape(rank=self.rank, alpha=self.alpha, attention=self.attention)
+STRENGTHS = (1.0, 0.75, 0.5, 0.25)
 
 
 @dataclass(kw_only=True)
@@ -89,6 +38,8 @@ class AlignState:
     epoch: int = 0
     steps: int = 0
     best_epoch: int = 0
+    best_strength: float = 1.0
+    best_score: float = 0.0
     history: list[dict[str, float]] = field(default_factory=list)
 
 
@@ -116,31 +67,44 @@ class Alignment:
         self._parameters = list(policy.parameters().values())
         self.optimiser = torch.optim.AdamW(self._parameters, lr=settings.lr, weight_decay=1e-4)
         self.state = AlignState()
-        self.best = {name: p.detach().clone() for name, p in policy.parameters().items()}
+        self._start = _copied(policy)
+        self.best = self._start
 
     def run(self, epoch_done: Callable[[dict[str, float]], None], patient_done: Callable[[], None]) -> None:
         """Train from where the state stands to the last epoch or an early stop; the best weights end in the policy."""
         if not self.state.history:
-            self._note(epoch_done, {})
+            self._begin(epoch_done)
         while self.state.epoch < self.settings.epochs and not self._stalled():
             self.state.epoch += 1
             self._note(epoch_done, self._epoch(patient_done))
-        with torch.no_grad():
-            for name, parameter in self.policy.parameters().items():
-                parameter.copy_(self.best[name])
+        self._set(self.best)
+
+    def _begin(self, epoch_done: Callable[[dict[str, float]], None]) -> None:
+        held = self.held_back()
+        self.state.best_score = held.score
+        self.state.history.append({"epoch": 0.0, **asdict(held)})
+        epoch_done(self.state.history[-1])
 
     def _note(self, epoch_done: Callable[[dict[str, float]], None], sums: dict[str, float]) -> None:
-        """Score the held-back patients, keep the weights where they are the best so far, and report."""
-        held = self.held_back()
-        entry = {"epoch": float(self.state.epoch), **sums, **asdict(held)}
+        """Score the held-back patients at each strength, keep the best so far, and report the full strength."""
+        trained, before = _copied(self.policy), self.state.history[0]
+        entry: dict[str, float] = {"epoch": float(self.state.epoch), **sums}
+        for strength in STRENGTHS:
+            self._set({name: self._start[name].lerp(weight, strength) for name, weight in trained.items()})
+            held = self.held_back()
+            entry = entry if "score" in entry else {**entry, **asdict(held)}
+            sound = held.mae_ref5_gy <= before["mae_ref5_gy"] * (1.0 + self.settings.mae_drift)
+            if sound and held.broken <= before["broken"] and held.score > self.state.best_score:
+                self.state.best_epoch, self.state.best_strength = self.state.epoch, strength
+                self.state.best_score, self.best = held.score, _copied(self.policy)
+        self._set(trained)
         self.state.history.append(entry)
-        before = self.state.history[0]
-        best = self.state.history[self.state.best_epoch]
-        sound = held.mae_ref5_gy <= before["mae_ref5_gy"] * (1.0 + self.settings.mae_drift)
-        if sound and held.broken <= before["broken"] and held.score > best["score"]:
-            self.state.best_epoch = self.state.epoch
-            self.best = {name: p.detach().clone() for name, p in self.policy.parameters().items()}
         epoch_done(entry)
+
+    def _set(self, weights: Mapping[str, Tensor]) -> None:
+        with torch.no_grad():
+            for name, parameter in self.policy.parameters().items():
+                parameter.copy_(weights[name])
 
     def _stalled(self) -> bool:
         return self.state.epoch - self.state.best_epoch >= self.settings.patience
@@ -275,6 +239,10 @@ def _noised(x0: Tensor, t: Tensor, generator: torch.Generator) -> _State:
     eps = torch.randn(x0[:1].shape if alone else x0.shape, generator=generator)
     x_t, v = noised(x0, eps.expand_as(x0), t.expand(len(x0)))
     return _State(x_t=eps if alone else x_t, t_b=t.expand(1 if alone else len(x0)), v=v)
+
+
+def _copied(policy: PrivatePolicy) -> dict[str, Tensor]:
+    return {name: parameter.detach().clone() for name, parameter in policy.parameters().items()}
 
 
 def _weighted(patient: Patient, of_criteria_bc: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from client.scorecard_rl import AlignSettings
+from client.align_settings import AlignSettings
 from shared_model.errors import InputError
 from simulations.composition import check_range, composed, mapping, optional_path, path
 from simulations.settings import DataSettings
@@ -14,7 +14,11 @@ from simulations.settings import DataSettings
 
 @dataclass(frozen=True, kw_only=True)
 class ScorecardsSettings:
-    """``cards``: one file for each hospital of ``partition``, in its order. ``align``: as `client align --set`."""
+    """``cards``: one file for each hospital of ``partition``, in its order. ``align``: as `client align --set`.
+
+    ``choose``: of each hospital's training patients the last so many choose the epoch instead of training, so that the
+    patients who are scored have chosen nothing.
+    """
 
     out: Path
     adapter: str
@@ -22,6 +26,7 @@ class ScorecardsSettings:
     cards: tuple[Path, ...]
     partition: str
     best_of: int
+    choose: int
     data: DataSettings
     align: AlignSettings
 
@@ -31,6 +36,7 @@ class ScorecardsSettings:
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
             raise InputError(f"seeds={list(self.seeds)}: expected at least one, each once")
         check_range("best_of", self.best_of, 1, 64)
+        check_range("choose", self.choose, 1, 1000)
 
 
 def scorecards_settings(overrides: Sequence[str]) -> ScorecardsSettings:
@@ -47,6 +53,7 @@ def scorecards_settings(overrides: Sequence[str]) -> ScorecardsSettings:
         cards=tuple(_card(str(card), settings.root) for card in cards),
         partition=raw["partition"],
         best_of=raw["best_of"],
+        choose=raw["choose"],
         data=settings,
         align=AlignSettings(**mapping(raw, "align")),
     )

@@ -75,7 +75,13 @@ def _job(settings: ScorecardsSettings, site: SiteConfig, card: Scorecard, seed: 
     spec, vector, _ = load_adapter(path)
     given = replace(settings.align, seed=seed)
     out = settings.out / f"seed{seed}" / site.site
-    return Job(card=card, spec=spec, vector=vector, site=site, out=out, settings=given)
+    train, choose = site.train[: -settings.choose], site.train[-settings.choose :]
+    if not train:
+        raise InputError(
+            f"choose={settings.choose}: leaves {site.site} no patient to train on; raise data's or lower it"
+        )
+    aligned = replace(site, train=train, validation=choose)
+    return Job(card=card, spec=spec, vector=vector, site=aligned, out=out, settings=given)
 
 
 def _align(job: Job, bars: Progress) -> None:

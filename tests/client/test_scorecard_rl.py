@@ -14,7 +14,8 @@ from phantom_patients import SPEC, trained_vector, write_site
 from safetensors.torch import load_file
 
 from client.align import CHECKPOINT, PRIVATE_FILE, Job, align, cohort
-from client.scorecard_rl import Alignment, AlignSettings
+from client.align_settings import AlignSettings
+from client.scorecard_rl import Alignment, Held
 from client.site import SiteConfig
 from shared_model.errors import InputError
 from shared_model.manifest import save_adapter
@@ -101,6 +102,34 @@ def test_a_stopped_alignment_goes_on_and_ends_with_the_same_weights(
     again, first = (load_file(folder / PRIVATE_FILE) for folder in (tmp_path, aligned[0]))
     assert again.keys() == first.keys()
     assert all(torch.equal(again[name], first[name]) for name in first)
+
+
+def test_where_the_whole_way_costs_too_much_error_a_share_of_it_is_kept(
+    site: SiteConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Error grows with the square of the way and the score along it: three quarters are the most that 1 % allows."""
+    made = job(site, tmp_path, settings=replace(SETTINGS, epochs=1, mae_drift=0.01))
+    policy = PrivatePolicy(made.spec, made.vector, made.settings.shape)
+    alignment = Alignment(policy, *cohort(made, policy, quiet), made.settings)
+    start = {name: p.detach().clone() for name, p in policy.parameters().items()}
+    ends: list[dict[str, torch.Tensor]] = []
+
+    def way() -> float:
+        now = {name: p.detach().clone() for name, p in policy.parameters().items()}
+        if all(torch.equal(now[name], start[name]) for name in start):
+            return 0.0
+        ends.append(now)  # the first after training is the whole way
+        return max(float((now[n] - start[n]).norm() / (ends[0][n] - start[n]).norm().clamp_min(1e-9)) for n in start)
+
+    def held_back() -> Held:
+        share = way()
+        return Held(score=80.0 + share, mae_ref5_gy=4.0 * (1.0 + 0.016 * share**2), broken=0.0)
+
+    monkeypatch.setattr(alignment, "held_back", held_back)
+    alignment.run(lambda _entry: None, lambda: None)
+    assert alignment.state.best_strength == 0.75
+    assert way() == pytest.approx(0.75, abs=1e-3)
+    assert alignment.state.history[1]["score"] == pytest.approx(81.0), "the report is of the whole way"
 
 
 def test_another_alignments_folder_is_refused(site: SiteConfig, aligned: tuple[Path, dict[str, Any]]) -> None:
