@@ -190,6 +190,7 @@ def _checkpoint(job: Job, alignment: Alignment) -> None:
         "private": {n: p.detach() for n, p in policy.parameters().items()},
         "old": {n: p.detach() for n, p in policy.parameters(OLD).items()},
         "best": alignment.best,
+        "mean": alignment.mean,
         "optimiser": alignment.optimiser.state_dict(),
         "state": asdict(alignment.state),
     }
@@ -214,7 +215,7 @@ def _resume(job: Job, alignment: Alignment) -> None:
         for name, weights in (("private", alignment.policy.parameters()), ("old", alignment.policy.parameters(OLD))):
             for key, parameter in weights.items():
                 parameter.copy_(kept[name][key])
-    alignment.best = kept["best"]
+    alignment.best, alignment.mean = kept["best"], kept["mean"]
     alignment.optimiser.load_state_dict(kept["optimiser"])
     alignment.state = AlignState(**kept["state"])
 

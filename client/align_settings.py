@@ -17,8 +17,9 @@ class AlignSettings:
     ``beta``: how far the implicit policies lie from the old one. ``lambda_diffusion``: weight of the diffusion loss on
     the reference. ``anchor``: points that one Gy of mean absolute error costs. ``penalty``: how many times its weight a
     criterion loses for each span of its map by which its hard constraint is broken. ``batch``: patients a step.
-    ``old_most``: the most that the old policy keeps of itself in a step (it rises by 0.001 a step). ``patience``:
-    epochs without a better held-back score. ``mae_drift``: share by which the held-back error may rise.
+    ``old_most``: the most that the old policy keeps of itself in a step (it rises by 0.001 a step). ``smooth``: the
+    same of the mean of the weights, which is what is scored and kept. ``patience``: epochs without a better held-back
+    score. ``mae_drift``: share by which the held-back error may rise.
     ``rank``, ``alpha``, ``attention``: of the private adapter (shared_model/private_adapter.py).
     ``predict_steps`` and ``predict_candidates``: how held-back patients are predicted, as the site will predict.
     """
@@ -34,6 +35,7 @@ class AlignSettings:
     lr: float = 2e-3
     batch: int = 2
     old_most: float = 0.5
+    smooth: float = 0.9
     patience: int = 4
     mae_drift: float = 0.01
     rank: int = 16
@@ -55,8 +57,8 @@ class AlignSettings:
         for key in ("lambda_diffusion", "anchor", "penalty", "mae_drift"):
             if not 0 <= getattr(self, key) < 1e6:
                 raise InputError(f"{key}={getattr(self, key)}: expected 0 or more")
-        if not 0 < self.beta <= 1 or not 0 < self.lr < 1 or not 0 <= self.old_most < 1:
-            raise InputError("expected beta in (0, 1], lr in (0, 1), old_most in [0, 1)")
+        if not 0 < self.beta <= 1 or not 0 < self.lr < 1 or not 0 <= self.old_most < 1 or not 0 <= self.smooth < 1:
+            raise InputError("expected beta in (0, 1], lr in (0, 1), old_most and smooth in [0, 1)")
 
     @property
     def shape(self) -> PrivateShape:

@@ -68,6 +68,7 @@ class Alignment:
         self.optimiser = torch.optim.AdamW(self._parameters, lr=settings.lr, weight_decay=1e-4)
         self.state = AlignState()
         self._start = _copied(policy)
+        self.mean = _copied(policy)  # of the weights on their way, which is less noisy than where they stand
         self.best = self._start
 
     def run(self, epoch_done: Callable[[dict[str, float]], None], patient_done: Callable[[], None]) -> None:
@@ -87,17 +88,17 @@ class Alignment:
 
     def _note(self, epoch_done: Callable[[dict[str, float]], None], sums: dict[str, float]) -> None:
         """Score the held-back patients at each strength, keep the best so far, and report the full strength."""
-        trained, before = _copied(self.policy), self.state.history[0]
+        stand, before = _copied(self.policy), self.state.history[0]
         entry: dict[str, float] = {"epoch": float(self.state.epoch), **sums}
         for strength in STRENGTHS:
-            self._set({name: self._start[name].lerp(weight, strength) for name, weight in trained.items()})
+            self._set({name: self._start[name].lerp(weight, strength) for name, weight in self.mean.items()})
             held = self.held_back()
             entry = entry if "score" in entry else {**entry, **asdict(held)}
             sound = held.mae_ref5_gy <= before["mae_ref5_gy"] * (1.0 + self.settings.mae_drift)
             if sound and held.broken <= before["broken"] and held.score > self.state.best_score:
                 self.state.best_epoch, self.state.best_strength = self.state.epoch, strength
                 self.state.best_score, self.best = held.score, _copied(self.policy)
-        self._set(trained)
+        self._set(stand)
         self.state.history.append(entry)
         epoch_done(entry)
 
@@ -190,6 +191,9 @@ class Alignment:
         self.optimiser.step()
         self.state.steps += 1
         self.policy.follow(min(0.001 * self.state.steps, self.settings.old_most))
+        keep = min(self.settings.smooth, self.state.steps / (self.state.steps + 1.0))
+        for name, parameter in self.policy.parameters().items():
+            self.mean[name].lerp_(parameter.detach(), 1.0 - keep)
         return total
 
     def _loss(self, patient: Patient, draw: _Draw, r: Tensor) -> Tensor:

@@ -23,7 +23,8 @@ from shared_model.private_adapter import PrivateAdapter, PrivatePolicy
 from shared_model.scorecard import Scorecard
 from shared_model.scorecard_read import parse_scorecard
 
-SETTINGS = AlignSettings(epochs=2, candidates=8, batch=2, lr=1e-2, patience=9, mae_drift=0.05)
+# So few steps that their mean would be far behind the last.
+SETTINGS = AlignSettings(epochs=2, candidates=8, batch=2, lr=1e-2, patience=9, mae_drift=0.05, smooth=0.0)
 CARD = """\
 schema: rt-scorecard/2
 name: sparing
@@ -130,6 +131,26 @@ def test_where_the_whole_way_costs_too_much_error_a_share_of_it_is_kept(
     assert alignment.state.best_strength == 0.75
     assert way() == pytest.approx(0.75, abs=1e-3)
     assert alignment.state.history[1]["score"] == pytest.approx(81.0), "the report is of the whole way"
+
+
+def test_what_is_scored_is_the_mean_of_the_weights_on_their_way(
+    site: SiteConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = job(site, tmp_path, settings=replace(SETTINGS, epochs=1, smooth=0.9))
+    policy = PrivatePolicy(made.spec, made.vector, made.settings.shape)
+    alignment = Alignment(policy, *cohort(made, policy, quiet), made.settings)
+    name = next(iter(policy.parameters()))
+    seen = [policy.parameters()[name].detach().clone()]
+    follow = policy.follow
+
+    def noting(keep: float) -> None:
+        seen.append(policy.parameters()[name].detach().clone())
+        follow(keep)
+
+    monkeypatch.setattr(policy, "follow", noting)
+    alignment.run(lambda _entry: None, lambda: None)
+    assert 3 <= len(seen) <= 10, "as long as all count alike"
+    torch.testing.assert_close(alignment.mean[name], torch.stack(seen).mean(0))
 
 
 def test_another_alignments_folder_is_refused(site: SiteConfig, aligned: tuple[Path, dict[str, Any]]) -> None:
