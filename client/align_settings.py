@@ -11,7 +11,7 @@ from shared_model.private_adapter import PrivateShape
 
 @dataclass(frozen=True, kw_only=True)
 class AlignSettings:
-    """How to align; docs/results/scorecard_rl.md was made with these, and 4 epochs.
+    """How to align; docs/results/scorecard_rl.md was made with these.
 
     ``candidates`` K of ``candidate_steps`` DDIM steps each (more steps, more spread). ``form``: x0 or velocity.
     ``beta``: how far the implicit policies lie from the old one. ``lambda_diffusion``: weight of the diffusion loss on
@@ -24,7 +24,7 @@ class AlignSettings:
     ``predict_steps`` and ``predict_candidates``: how held-back patients are predicted, as the site will predict.
     """
 
-    epochs: int = 12
+    epochs: int = 8
     candidates: int = 8
     candidate_steps: int = 2
     form: str = "x0"
@@ -32,8 +32,8 @@ class AlignSettings:
     lambda_diffusion: float = 0.05
     anchor: float = 15.0
     penalty: float = 5.0
-    lr: float = 2e-3
-    batch: int = 2
+    lr: float = 3e-3
+    batch: int = 1
     old_most: float = 0.5
     smooth: float = 0.9
     patience: int = 4
