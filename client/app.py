@@ -19,8 +19,10 @@ import numpy as np
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
+from client.home import ClientHome
 from client.installed import InstalledTraining, Training, Vector
 from client.limits import Limits
+from client.secure_site import SITES, SecureSite
 from client.site import SiteConfig
 from client.spending import Account, simulated_ledger
 from privacy.encoding import Ring
@@ -45,6 +47,8 @@ NODE_CONFIG_KEY = "site-config"
 HOME_KEY = "home"
 # The folder of a simulated site's privacy ledger; a real one's is in its home.
 LEDGER_KEY = "ledger"
+# Under which name a simulated site is enrolled for secure aggregation; a real one has its own identity key.
+SECURE_KEY = "secure"
 SITE_LOG = logging.getLogger("fedkt3d.site")
 SITE_LOG.propagate = False
 SITE_LOG.addHandler(logging.NullHandler())
@@ -114,8 +118,6 @@ def _answer(
     if asked.kind not in kinds:
         raise _RefusedError("schema")
     known.kind = asked.kind
-    if asked.secure is not None:  # never answered in clear
-        raise SecAggError("stage", "this site has no part in secure aggregation yet")
     patients = len(site.validation if asked.kind == "evaluate" else site.train)
     if patients == 0:
         raise _RefusedError("no_patients")
@@ -125,20 +127,24 @@ def _answer(
     size = _check_model(training, asked)
     if limits is not None:
         limits.check_size(size)
+    answered = partial(Reply, kind=asked.kind, site=site.site, round=asked.round, run_id=asked.run_id)
+    secure = _secure(context, limits, asked)
+    if secure is not None and asked.kind in SECURE_KINDS:
+        return reply(answered(secure=secure.answer(asked)))
     account = _account(context, limits, asked)
+    if secure is not None:
+        secure.open(asked)
     done = _run(training, site, asked)
     if account is not None:
         # On the disk before anything leaves. From here on nothing may fail that could be asked for again.
         account.spend()
+    if secure is not None and done.ring is not None:
+        message, masked = secure.mask(asked, done.ring)
+        return reply(answered(secure=message, ring=masked))
     return reply(
-        Reply(
-            kind=asked.kind,
-            site=site.site,
-            round=asked.round,
-            run_id=asked.run_id,
+        answered(
             patients=patients,
             vector=done.update,
-            ring=done.ring,
             sums=training.base_sums(site, asked.spec_json) if asked.kind == "base" else None,
             metrics=done.metrics if limits is None else limits.allowed(done.metrics),
         )
@@ -147,9 +153,30 @@ def _answer(
 
 @dataclass(frozen=True, kw_only=True)
 class _Done:
+    """What a task gave; ``ring`` is a noised release, which only ever leaves under masks."""
+
     update: Vector | None = None
     ring: Ring | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+def _secure(context: Context, limits: Limits | None, asked: Request) -> SecureSite | None:
+    """This site's part in secure aggregation where the request belongs to it, else None.
+
+    What is summed under masks is a release that has noise of its own, and such a release leaves in no other way.
+    """
+    terms = asked.task.terms if isinstance(asked.task, TrainTask) else None
+    summed = terms is not None and terms.mode in SUMMED
+    if asked.secure is None and not summed:
+        return None
+    if asked.secure is None:
+        raise PolicyError("modes: in modes shared and site a release leaves this site under masks alone")
+    if asked.kind not in SECURE_KINDS and not summed:
+        raise PolicyError("modes: under masks this site puts in noised releases of modes shared and site alone")
+    if limits is None:
+        return SITES.simulated(str(context.node_config.get(SECURE_KEY)))
+    home = ClientHome.load(Path(str(context.node_config[HOME_KEY])))
+    return SITES.of_home(home, limits.floors(), limits.plan, limits.plan_digest)
 
 
 def _run(training: Training, site: SiteConfig, asked: Request) -> _Done:

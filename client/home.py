@@ -30,6 +30,8 @@ from privacy.fields import check_values
 from privacy.invitation import CONSORTIUM_NAME, check_address
 from privacy.processes import closed_environment
 from privacy.roster import CONSORTIUM, SITE_NAME, Roster
+from privacy.secagg.context import Cohort
+from privacy.secagg.errors import SecAggError
 from shared_model.errors import InputError, naming
 
 SCHEMA = 2
@@ -147,6 +149,20 @@ class ClientHome:
     def pinned_plan(self) -> FederationPlan | None:
         """Return the plan that this site has accepted; None when there is none."""
         return self.read_plan(self.plan_file) if self.plan_file.exists() else None
+
+    def cohort(self, plan: FederationPlan | None) -> Cohort:
+        """Return the sites that take part in sums with this one, by its own documents: the plan's, else the roster's.
+
+        SecAggError where the plan names a site that this site's roster has shut out since.
+        """
+        roster = self.roster()
+        if roster is None:
+            raise InputError(f"{self.roster_file}: missing; this site was not admitted yet")
+        if plan is None or not plan.sites:
+            return Cohort.of(roster)
+        if any(roster.shuts_out(name, key) for name, key in plan.sites.items()):
+            raise SecAggError("roster", "the pinned plan names a site that this site's roster shuts out")
+        return plan.cohort
 
     def require_admission(self) -> None:
         """InputError when the site may not start: not admitted, revoked, or its certificate has ended."""

@@ -14,10 +14,13 @@ from pathlib import Path
 from client.home import ClientHome
 from client.policy import Policy
 from client.site import SiteConfig
-from privacy.federation_plan import FederationPlan, fits
+from privacy.federation_plan import FederationPlan, fits, plan_hash
+from privacy.identity import read_input
 from privacy.ledger import SiteLedger
 from privacy.messages import EvaluateTask, Request, TrainTask
 from privacy.modes import SUMMED
+from privacy.secagg.context import Floors
+from privacy.secure_records import SECURE_KINDS
 from shared_model.errors import PolicyError
 from shared_model.spec import ModelSpec
 
@@ -27,24 +30,46 @@ VALUE_BYTES = 4  # a vector travels as float32
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """A site's policy, its pinned plan, if it has one, and its privacy ledger; without one, no private mode."""
+    """A site's policy, its pinned plan, if it has one, and its privacy ledger; without one, no private mode.
+
+    ``plan_digest``: SHA-256 of the plan's file, empty without one; both ends put it into secure aggregation.
+    """
 
     policy: Policy
     plan: FederationPlan | None = None
+    plan_digest: bytes = b""
     ledger: SiteLedger | None = None
 
     @classmethod
     def of_home(cls, folder: Path) -> Limits:
         """Read both from a site's folder; InputError when either cannot be read or is not signed as it should be."""
         home = ClientHome.load(folder)
-        policy = Policy.load(home.policy)
-        return cls(policy=policy, ledger=policy.ledger_in(home.folder), plan=home.pinned_plan())
+        policy, plan = Policy.load(home.policy), home.pinned_plan()
+        digest = b"" if plan is None else bytes.fromhex(plan_hash(read_input(home.plan_file)))
+        return cls(policy=policy, ledger=policy.ledger_in(home.folder), plan=plan, plan_digest=digest)
+
+    def floors(self) -> Floors:
+        """What this site wants of sums that it puts a noised release into: by its policy, and by its pinned plan.
+
+        Each of them has noise of its own and is charged by itself, so that several of one round may be revealed.
+        """
+        sites = survivors = max(Floors.sites, self.policy.least_sites)
+        terms = None if self.plan is None else self.plan.terms
+        if terms is None or terms.mode not in SUMMED:
+            return Floors(sites=sites, survivors=survivors, one_sum_a_round=False)
+        return Floors(
+            sites=max(sites, terms.sites),
+            survivors=max(survivors, terms.survivors),
+            colluders=terms.colluders,
+            one_sum_a_round=False,
+        )
 
     def check_request(self, site: SiteConfig, asked: Request, now: datetime) -> None:
         """Raise PolicyError when ``asked`` goes beyond the limits; ``now`` is the site's local time."""
         policy = self.policy
-        if asked.kind not in policy.tasks:
-            raise PolicyError(f"tasks: this site does not answer {asked.kind}")
+        task = "train" if asked.kind in SECURE_KINDS else asked.kind
+        if task not in policy.tasks:
+            raise PolicyError(f"tasks: this site does not answer {task}")
         if policy.hours and not any(window.holds(now) for window in policy.hours):
             raise PolicyError("hours: outside this site's hours")
         self._check_plan(asked)
@@ -85,13 +110,12 @@ class Limits:
 
     def _check_mode(self, asked: Request) -> None:
         """What a request asks for must be of a mode that the site takes part in, whatever its plan says."""
-        terms = asked.task.terms if isinstance(asked.task, TrainTask) else None
         if isinstance(asked.task, TrainTask):
-            mode = "none" if terms is None else terms.mode
+            mode = "none" if asked.task.terms is None else asked.task.terms.mode
             if mode not in self.policy.modes:
                 raise PolicyError(f"modes: this site does not take part in mode {mode}")
-        if terms is not None and terms.mode in SUMMED:
-            raise PolicyError(f"modes: in mode {terms.mode} a release leaves this site under masks alone")
+        if asked.kind in SECURE_KINDS and not set(SUMMED) & set(self.policy.modes):
+            raise PolicyError(f"modes: this site takes part in no mode of {' or '.join(SUMMED)}")
 
 
 def _asked_work(asked: Request) -> dict[str, int]:

@@ -7,14 +7,14 @@ What must outlive it (which set-ups and sums there were) is in the site's folder
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from client.home import ClientHome
 from client.secure_inputs import SecureInputs
-from privacy.identity import read_input
-from privacy.messages import Request
-from privacy.secagg.context import Cohort, Floors, Terms
+from privacy.federation_plan import FederationPlan
+from privacy.messages import Request, TrainTask
+from privacy.passphrase import read_private_key
+from privacy.secagg.context import Floors, Terms
 from privacy.secagg.errors import SecAggError
 from privacy.secagg.layout import Packed
 from privacy.secagg.masks import Ring
@@ -23,7 +23,6 @@ from privacy.secagg.replay import FileReplay
 from privacy.secagg.site import Site
 from privacy.secure_work import config_hash, session_of, work_hash
 from privacy.signed import private_key
-from shared_model.errors import InputError
 
 REPLAY_FILE = "secagg.replay"
 INPUTS_FOLDER = "secagg_inputs"
@@ -61,7 +60,23 @@ class SecureSite:
         if not isinstance(asked.secure, Inbox):
             raise SecAggError("stage", "the request does not ask for a masked answer")
         with self._lock:
+            self._check_noise(asked)
             self._site.open_step(asked.secure, work_hash(asked))
+
+    def _check_noise(self, asked: Request) -> None:
+        """The set-up must accept no sum in which less noise would be left than the task's privacy terms count on."""
+        promised = asked.task.terms if isinstance(asked.task, TrainTask) else None
+        agreed = self._site.terms
+        if promised is None or agreed is None:
+            return
+        if agreed.ring_bits != promised.encoding().bits:
+            raise SecAggError("terms", "the set-up is for another ring than the task's privacy terms")
+        if agreed.least_survivors < promised.survivors or agreed.colluders < promised.colluders:
+            raise SecAggError(
+                "terms",
+                f"the task's noise counts on sums of {promised.survivors} sites with {promised.colluders} colluders;"
+                f" the set-up would take {agreed.least_survivors} with {agreed.colluders}",
+            )
 
     def mask(self, asked: Request, vector: Ring) -> tuple[Masked, Ring]:
         """Mask what the work gave, (d,) over the terms' ring; it is kept as it was at the site alone, for an audit."""
@@ -79,7 +94,7 @@ class SecureSite:
 
 @dataclass
 class _Known:
-    """What a SecureSite was made from, so that a change of roster, plan or floors makes a new one."""
+    """What a SecureSite was made from, so that a change of cohort, plan or floors makes a new one."""
 
     made_from: tuple[bytes, bytes, Floors]
     site: SecureSite
@@ -87,20 +102,22 @@ class _Known:
 
 
 class SecureSites:
-    """The SecureSite of each folder (in a simulation, of each name) in this process; safe in several threads."""
+    """The SecureSite of each folder (in a simulation, of each name enrolled) in this process; safe in threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._known: dict[str, _Known] = {}
         self._simulated: dict[str, SecureSite] = {}
 
-    def of_home(self, home: ClientHome, plan: bytes, floors: Floors) -> SecureSite:
-        """Return the site of a hospital's folder, from its own identity, roster and floors."""
-        roster = home.roster()
-        if roster is None:
-            raise InputError(f"{home.roster_file}: missing; this site was not admitted yet")
-        cohort = Cohort.of(roster)
-        made_from, key = (cohort.digest, plan, floors), str(home.folder)
+    def of_home(
+        self, home: ClientHome, floors: Floors, plan: FederationPlan | None = None, plan_digest: bytes = b""
+    ) -> SecureSite:
+        """Return the site of a hospital's folder, from its own identity, roster, pinned plan and floors.
+
+        ``plan_digest``: SHA-256 of the plan's file. InputError where the folder's documents or key cannot be used.
+        """
+        cohort = home.cohort(plan)
+        made_from, key = (cohort.digest, plan_digest, floors), str(home.folder)
         with self._lock:
             known = self._known.get(key)
             if known is not None and known.made_from == made_from:
@@ -110,21 +127,31 @@ class SecureSites:
                 known.site.end()
             site = Site(
                 name=home.site,
-                identity=private_key(read_input(home.identity_key)),
+                identity=private_key(read_private_key(home.identity_key)),
                 cohort=cohort,
                 floors=floors,
                 replay=replay,
             )
-            secure = SecureSite(site, plan, SecureInputs(home.folder / "state" / INPUTS_FOLDER))
+            secure = SecureSite(site, plan_digest, SecureInputs(home.folder / "state" / INPUTS_FOLDER))
             self._known[key] = _Known(made_from, secure, replay)
             return secure
 
-    def simulated(self, key: str, make: Callable[[], SecureSite]) -> SecureSite:
-        """Return the site known by ``key``, made by ``make`` when it is first asked for."""
+    def enrol(self, key: str, site: SecureSite) -> None:
+        """Take in a simulated site under ``key``, in place of one that was there."""
+        with self._lock:
+            self._simulated[key] = site
+
+    def simulated(self, key: str) -> SecureSite:
+        """Return the simulated site known by ``key``; SecAggError where none is."""
         with self._lock:
             if key not in self._simulated:
-                self._simulated[key] = make()
+                raise SecAggError("roster", "this site has no identity to take part in secure aggregation with")
             return self._simulated[key]
+
+    def forget(self, key: str) -> None:
+        """Let a simulated site go, with all its secrets."""
+        with self._lock:
+            self._simulated.pop(key).end()
 
     def close(self) -> None:
         """Let all files go and forget all secrets."""
@@ -136,3 +163,7 @@ class SecureSites:
                 site.end()
             self._known.clear()
             self._simulated.clear()
+
+
+# All sites of this process: one in a hospital's executor, many in a simulation.
+SITES = SecureSites()

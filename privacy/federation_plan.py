@@ -18,8 +18,9 @@ from privacy import signed
 from privacy.accountant import epsilon, profile
 from privacy.fields import OneOf, Rule, Text, Whole, check_values
 from privacy.messages import EvaluateTask, Request, TrainTask
-from privacy.modes import MODES, Terms
-from privacy.roster import CONSORTIUM, DIGEST
+from privacy.modes import MODES, SUMMED, Terms
+from privacy.roster import CONSORTIUM, DIGEST, SITE_NAME
+from privacy.secagg.context import Cohort
 from shared_model.errors import InputError, PolicyError
 
 SCHEMA = 1
@@ -34,12 +35,15 @@ class FederationPlan:
     """One run's promise. ``model``: canonical JSON of the specification; ``parameters``: numbers in one update.
 
     ``manifest``, ``prior`` and ``normalisation``: hashes that the site's own installation must agree with.
-    ``privacy``: the terms less the mode (privacy/modes.py); mode ``none`` has none. ``stopping``: in words.
+    ``privacy``: the terms less the mode (privacy/modes.py); mode ``none`` has none. ``sites``: identity keys (hex) of
+    the sites that take part, by name; in modes shared and site their sums are over these and no others. ``stopping``:
+    in words.
     """
 
     consortium: str
     name: str
     roster_version: int
+    sites: Mapping[str, str]
     mode: str
     privacy: Mapping[str, Any]
     model: str
@@ -86,11 +90,12 @@ class FederationPlan:
         """Verify and read a plan; InputError when it is not ``consortium``'s, signed by ``signer``."""
         document = signed.verify(KIND, content, signer)
         metrics, software = document.pop("metrics", None), document.pop("software", None)
-        privacy = document.pop("privacy", None)
+        privacy, sites = document.pop("privacy", None), document.pop("sites", None)
         check_values("schema", KIND, document, FederationPlan.RULES)
         if document.pop("consortium") != consortium:
             raise InputError("plan: of another consortium")
         _check_privacy(document["mode"], privacy)
+        _check_sites(document["mode"], privacy, sites)
         if not isinstance(metrics, list) or len(metrics) > _MOST_METRICS or not all(map(_WORD.accepts, metrics)):
             raise InputError("plan: metrics must be a list of names")
         if not isinstance(software, dict) or not all(map(_WORD.accepts, [*software, *software.values()])):
@@ -99,8 +104,20 @@ class FederationPlan:
             raise InputError(f"plan: software names more than {_MOST_PACKAGES} packages")
         del document["schema"]
         return FederationPlan(
-            consortium=consortium, privacy=privacy, metrics=tuple(metrics), software=software, **document
+            consortium=consortium,
+            privacy=privacy,
+            sites=sites,
+            metrics=tuple(metrics),
+            software=software,
+            **document,
         )
+
+    @property
+    def cohort(self) -> Cohort:
+        """The sites that take part, with their keys, for secure aggregation."""
+        names = tuple(sorted(self.sites))
+        keys = tuple(bytes.fromhex(self.sites[name]) for name in names)
+        return Cohort(consortium=self.consortium, names=names, keys=keys)
 
     @property
     def terms(self) -> Terms | None:
@@ -113,11 +130,13 @@ class FederationPlan:
         megabytes = self.parameters * 4 / 1e6
         return [
             f"run: {self.name}, by consortium {self.consortium} (roster version {self.roster_version})",
+            f"sites: {', '.join(sorted(self.sites)) or 'whoever the roster admits'}",
             f"privacy: {_MODES[self.mode]}",
             *([] if self.terms is None else terms_in_words(self.terms)),
             f"model: prior {model['prior']} ({self.prior[:16]}), adapter {model['adapter']}, grid {model['shape']}",
-            f"leaves this site in a round: one update of {self.parameters} numbers ({megabytes:.1f} MB), how many"
-            f" patients it trained on, and these means over patients: {', '.join(self.metrics) or 'none'}",
+            f"leaves this site in a round: one update of {self.parameters} numbers ({megabytes:.1f} MB)"
+            f"{', under masks' if self.mode in SUMMED else ', how many patients it trained on'}"
+            f", and these means over patients: {', '.join(self.metrics) or 'none'}",
             f"a round counts with {self.least_sites} sites or more",
             f"at most: {self.rounds} rounds of {self.local_steps} steps, {self.batch_size} patients a step;"
             f" {self.sampler_steps} sampling steps and {self.candidates} candidates a patient when it scores",
@@ -139,6 +158,15 @@ def _check_privacy(mode: str, privacy: object) -> None:
         raise InputError("plan: privacy: expected terms in a private mode, and none in mode none")
     if privacy:
         Terms.from_plain({**privacy, "mode": mode})
+
+
+def _check_sites(mode: str, privacy: Mapping[str, Any], sites: object) -> None:
+    if not isinstance(sites, dict) or not all(
+        SITE_NAME.accepts(name) and DIGEST.accepts(key) for name, key in sites.items()
+    ):
+        raise InputError("plan: sites must map names of sites to their identity keys")
+    if mode in SUMMED and len(sites) != privacy["sites"]:
+        raise InputError(f"plan: its terms are for {privacy['sites']} sites, and it names {len(sites)}")
 
 
 def terms_in_words(terms: Terms) -> list[str]:

@@ -2,10 +2,10 @@
 
 A request is a ``RecordDict`` of ``head`` (ConfigRecord: schema, kind, run id, spec, manifest hash), ``task`` (train and
 evaluate) and ``vector`` (train and evaluate: one ArrayRecord with one flat float32 array). A reply is ``head`` (schema,
-kind, run id, site, patients, round; a refusal's code and text), ``metrics`` and, for train, ``vector`` (the update) or
-``ring`` (the noised release of modes shared and site), or, for base, ``sums`` (int64: what the closed-form base is
-solved from, shared_model/base.py). Secure aggregation adds ``secure``, one message of privacy/secagg, to either; where
-a train or base request has it, the answer holds ``secure`` and a masked ``ring`` alone.
+kind, run id, site, patients, round; a refusal's code and text), ``metrics`` and, for train, ``vector`` (the update),
+or, for base, ``sums`` (int64: what the closed-form base is solved from, shared_model/base.py). Secure aggregation adds
+``secure``, one message of privacy/secagg, to either; where a train or base request has it, the answer holds ``secure``
+and a masked ``ring`` alone. Releases of modes shared and site travel in no other way.
 Arrays travel as raw little-endian bytes, so that reading one copies nothing and parses no foreign header.
 Every field is checked when a message is made and again when it is read; raises MessageError.
 """
@@ -109,8 +109,8 @@ class Request:
 class Reply:
     """What a site answers. ``vector`` is the update (local - global), (d,) float32, in a train reply alone.
 
-    ``ring``: the release of a train reply in modes shared and site, (d,) numbers of a ring, in place of an update; with
-    ``secure``, the protocol's message, it is masked, and stands for the sums of a base reply too.
+    ``ring``: with ``secure``, the protocol's message, the masked vector of a train or base reply, (d,) numbers of a
+    ring, in place of an update or sums.
     ``sums`` are the (s,) int64 sums of a base reply. ``site`` and ``run_id`` may be empty in a refusal. The values of
     ``vector`` and ``sums`` are not checked here: the server does that while it adds them up (server/aggregate.py,
     server/base_fit.py), where it can name the site and the reason.
@@ -203,12 +203,10 @@ def reply(message: Reply) -> RecordDict:
     if not all(math.isfinite(value) for value in metrics.values()):
         raise MessageError("not_finite", "reply: a metric is not finite")
     _check_metrics(metrics)
-    expected = _reply_arrays(message.kind, message.secure is not None, message.ring is not None)
+    expected = _reply_arrays(message.kind, message.secure is not None)
     for name in ("vector", "sums", "ring"):
         if (getattr(message, name) is not None) != (name in expected):
-            raise MessageError(
-                "schema", "reply: a train reply has a vector or a ring, a base reply sums, a masked one a ring"
-            )
+            raise MessageError("schema", "reply: a train reply has a vector, a base reply sums, a masked one a ring")
     content = RecordDict({"head": ConfigRecord({**head}), "metrics": MetricRecord({**metrics})})
     if message.vector is not None:
         if not np.isfinite(message.vector).all():
@@ -232,7 +230,7 @@ def parse_reply(content: RecordDict) -> Reply:
         return _reply(head, refusal=Refusal(code=head["refusal"], text=head["text"]))
     masked = "secure" in content
     check_values("schema", "reply", head, _SECURE_HEAD if masked else _REPLY_HEAD)
-    array = _reply_arrays(head["kind"], masked, "ring" in content)
+    array = _reply_arrays(head["kind"], masked)
     _expect_records(content, {"head", "metrics"} | array)
     metrics: dict[str, Any] = dict(_record(content, "metrics", MetricRecord))
     _check_metrics(metrics)
@@ -266,13 +264,13 @@ def _record(content: RecordDict, key: str, kind: type[_Record]) -> _Record:
     return record
 
 
-def _reply_arrays(kind: str, masked: bool, ring: bool) -> set[str]:
+def _reply_arrays(kind: str, masked: bool) -> set[str]:
     """Records of a reply beside head and metrics."""
     if masked != (kind in SECURE_KINDS) and not (masked and kind in MASKED_KINDS):
         raise MessageError("schema", "reply: a message of secure aggregation is missing, or has no place here")
     if masked:
         return {"secure"} if kind in SECURE_KINDS else {"secure", "ring"}
-    return {"train": {"ring" if ring else "vector"}, "base": {"sums"}}.get(kind, set())
+    return {"train": {"vector"}, "base": {"sums"}}.get(kind, set())
 
 
 def _check_round(asked: Request) -> None:

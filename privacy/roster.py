@@ -60,6 +60,10 @@ class Roster:
         """Whether the site may take part."""
         return site in self.sites and self.sites[site].state == "admitted"
 
+    def shuts_out(self, site: str, key: str) -> bool:
+        """Whether ``key`` was revoked, or is not the one that this roster has for ``site``; a new site is let in."""
+        return key in self.retired or (site in self.sites and self.sites[site].identity != key)
+
     def knows(self, key: str) -> bool:
         """Whether a key (``identity`` or ``node_key``) belongs to a site, or did until it was revoked."""
         return key in self.retired or any(key in (entry.identity, entry.node_key) for entry in self.sites.values())
@@ -93,6 +97,10 @@ class Roster:
     def names(self) -> list[str]:
         """Names of the admitted sites."""
         return [name for name in self.sites if self.admitted(name)]
+
+    def identities(self) -> dict[str, str]:
+        """Identity keys (hex) of the admitted sites, by name."""
+        return {name: self.sites[name].identity for name in self.names()}
 
     def _with(self, site: str, entry: Entry) -> Roster:
         return replace(self, version=self.version + 1, sites=dict(sorted({**self.sites, site: entry}.items())))

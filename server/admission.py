@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from privacy import certificates, identity
 from privacy.admission import Admission
+from privacy.federation_plan import FederationPlan
 from privacy.invitation import AdmissionRequest, Invitation, check_address, check_not_expired, code_key, new_code
 from privacy.leave import check_leave_note
 from privacy.passphrase import read_private_key
@@ -49,6 +50,11 @@ class Admissions:
         """Return the roster as it stands; InputError when it was changed by anyone but us."""
         with naming(self._home.roster_file):
             return Roster.from_signed(identity.read_input(self._home.roster_file), self._signer(), self._consortium)
+
+    def plan(self, content: bytes) -> FederationPlan:
+        """Read a signed plan of this consortium; InputError when it was changed by anyone but us."""
+        with naming(self._home.plan_file):
+            return FederationPlan.from_signed(content, self._signer(), self._consortium)
 
     def invite(self, site: str, days: int, address: str | None = None) -> Invitation:
         """Make an invitation for ``site``, good for ``days``; one made before for the same site is good no more."""

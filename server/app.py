@@ -1,7 +1,7 @@
 """The coordinator's Flower ServerApp: reads the composed configuration, runs the rounds, writes adapter and report.
 
 Run config: ``config`` (JSON of a RunConfig), ``config-sha256`` (of that text, in hex), ``out`` (output folder), in a
-deployment ``register`` (the coordinator's sites.json: no site may speak under another's name). Writes
+deployment ``home`` (the coordinator's folder, which says who may take part: server/deployed.py). Writes
 ``out/adapter.safetensors`` with its card ``out/adapter.json`` and ``out/federation.json``; ``out/events.jsonl`` and
 ``out/checkpoint`` grow on the way.
 """
@@ -22,11 +22,13 @@ from flwr.serverapp import Grid, ServerApp
 from numpy.typing import NDArray
 
 from server.config import RunConfig
+from server.deployed import members_of
 from server.events import Listener
 from server.failure import ReportedError
+from server.home import ServerHome
 from server.journal import StorageError, write_atomic
 from server.private_run import privacy_report, releases, run_terms
-from server.roster import ANYONE, Register
+from server.roster import Members
 from server.rounds import FederationResult, run_federation
 from shared_model.errors import FedKT3DError, InputError
 
@@ -50,11 +52,17 @@ def run_config(config: RunConfig, out: Path) -> dict[str, str]:
     return {"config": text, "config-sha256": hashlib.sha256(text.encode()).hexdigest(), "out": str(out.resolve())}
 
 
-def federate(grid: Grid, context: Context, on_event: Listener | None = None) -> FederationResult:
-    """Run the federation that the context's run config describes; raises InputError, QuorumError."""
+def federate(
+    grid: Grid, context: Context, on_event: Listener | None = None, members: Members | None = None
+) -> FederationResult:
+    """Run the federation that the context's run config describes; raises InputError, QuorumError.
+
+    ``members``: who may take part, where that does not follow from a coordinator's folder.
+    """
     config, out = _read(context)
-    known_sites = str(context.run_config.get("register", ""))
-    register = Register(Path(known_sites)) if known_sites else ANYONE
+    home = str(context.run_config.get("home", ""))
+    if members is None:
+        members = members_of(ServerHome.load(Path(home)), config) if home else Members()
     # torch is slow to import; a bad configuration is refused before that.
     from server.base_fit import fitted_spec
     from shared_model.card import adapter_card, card_bytes, card_path
@@ -63,11 +71,11 @@ def federate(grid: Grid, context: Context, on_event: Listener | None = None) -> 
     from shared_model.spec import ModelSpec
 
     asked = pinned(ModelSpec.from_json(json.dumps(config.model)))
-    spec, fit = fitted_spec(grid, config, asked, out, on_event, register)
+    spec, fit = fitted_spec(grid, config, asked, out, on_event, members.register)
     initial = starting_vector(config, spec)
     manifest = manifest_hash(spec)
     masks = partial(stage_mask, spec)
-    result = run_federation(grid, config, spec.to_json(), manifest, initial, out, on_event, register, masks)
+    result = run_federation(grid, config, spec.to_json(), manifest, initial, out, on_event, members, masks)
     report = federation_report(config, result, vector_hash(result.vector))
     if fit is not None:
         report["base"] = {key: value for key, value in asdict(fit).items() if key != "weights"}

@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 
 from server import coordinator, home, members, runs
+from server.admission import Admissions
 from server.compose import compose_run
 from server.home import ServerHome
 from server.publish import publish as publish_adapter
@@ -89,7 +90,7 @@ def run(
         target = runs.find(server, name).out
         config = runs.configuration(target)
     else:
-        config = compose_run(overrides or [])
+        config = compose_run(overrides or [], len(Admissions(server).roster().names()))
         target = (out or runs.default_out(server, config.name)).resolve()
     if show:
         _print(json.loads(config.to_json()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from typing import Any
 
 from hydra import compose, initialize_config_module
 from hydra.core.config_store import ConfigStore
@@ -13,6 +14,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from server.config import RunConfig, hydra_schema
+from server.private_run import check_sums, fewest_sites
 from shared_model.errors import InputError
 from shared_model.spec import ModelSpec
 
@@ -20,10 +22,11 @@ CONFIG_MODULE = "server.conf"
 CONFIG_NAME = "run"
 
 
-def compose_run(overrides: Sequence[str]) -> RunConfig:
+def compose_run(overrides: Sequence[str], sites: int = 0) -> RunConfig:
     """Compose server/conf/run.yaml with `overrides` (`rounds.count=3 model.adapter=lora`), strictly.
 
-    InputError names the key of an unknown or ill-typed override and of a value out of range.
+    ``sites``: how many the roster admits, where `privacy.sites` names no other number. InputError names the key of an
+    unknown or ill-typed override, of a value out of range, and of what secure aggregation cannot do.
     """
     ConfigStore.instance().store(name="run_schema", node=hydra_schema())
     GlobalHydra.instance().clear()
@@ -33,9 +36,20 @@ def compose_run(overrides: Sequence[str]) -> RunConfig:
         plain = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
     except (HydraException, OmegaConfBaseException) as error:
         raise InputError(f"run configuration: {_one_line(error)}; see `server run --show`") from error
-    config = RunConfig.from_json(json.dumps(plain))
+    assert isinstance(plain, dict)
+    config = RunConfig.from_json(json.dumps(_counted(plain, sites)))
     ModelSpec.from_json(json.dumps(config.model))
+    check_sums(config)
     return config
+
+
+def _counted(plain: dict[Any, Any], sites: int) -> dict[Any, Any]:
+    """Fill in what follows from the number of sites, where it was left at 0."""
+    privacy, rounds = dict(plain["privacy"]), dict(plain["rounds"])
+    privacy["sites"] = privacy["sites"] or sites
+    fewest = fewest_sites(privacy["mode"], privacy["sites"], privacy["colluders"])
+    rounds["min_sites"] = rounds["min_sites"] or fewest
+    return {**plain, "privacy": privacy, "rounds": rounds}
 
 
 def _one_line(error: BaseException) -> str:

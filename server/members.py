@@ -151,7 +151,9 @@ def plan(
     from server.plan import make_plan
 
     server = ServerHome.load(home_folder)
-    made = make_plan(server, compose_run(overrides or []))
+    roster = Admissions(server).roster()
+    config = compose_run(overrides or [], len(roster.names()))
+    made = make_plan(roster.consortium, roster.version, roster.identities(), config)
     content = made.to_signed(read_private_key(server.roster_key))
     identity.replace_file(server.plan_file, content)
     record: dict[str, Any] = {"plan": str(server.plan_file), "sha256": plan_hash(content), "name": made.name}

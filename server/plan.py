@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 
 from privacy.federation_plan import FederationPlan
-from server.admission import Admissions
+from privacy.modes import SUMMED
 from server.config import RunConfig
-from server.home import ServerHome
 from server.private_run import run_terms
+from shared_model.errors import InputError
 
 # What client/train.py and dosimetry.summarise report; a site's policy may keep back any of them.
 METRICS = ("loss", "seconds", "dose_score_gy", "dvh_score_gy", "mae_ref5_gy", "mae_gdp_gy", "patients")
 
 
-def make_plan(home: ServerHome, config: RunConfig) -> FederationPlan:
-    """Return the plan of ``config`` for the consortium in ``home``, at its roster's version."""
+def make_plan(consortium: str, roster_version: int, sites: Mapping[str, str], config: RunConfig) -> FederationPlan:
+    """Return the plan of ``config`` for a consortium's sites, each with its identity key in hex.
+
+    InputError where the privacy terms are for another number of sites.
+    """
     from shared_model.manifest import initial_vector, manifest_hash
     from shared_model.normalisation import normalisation_hash
     from shared_model.prior import pinned, prior_hash
@@ -23,13 +27,18 @@ def make_plan(home: ServerHome, config: RunConfig) -> FederationPlan:
     from shared_model.spec import ModelSpec
 
     spec = pinned(ModelSpec.from_json(json.dumps(config.model)))
-    roster = Admissions(home).roster()
     terms = run_terms(config)
+    if terms is not None and terms.mode in SUMMED and terms.sites != len(sites):
+        raise InputError(
+            f"privacy.sites={terms.sites}: {len(sites)} sites are admitted ({', '.join(sites) or 'none'}), and the plan"
+            " names them; admit the others first, or leave privacy.sites out"
+        )
     privacy = {} if terms is None else {key: value for key, value in terms.to_plain().items() if key != "mode"}
     return FederationPlan(
-        consortium=roster.consortium,
+        consortium=consortium,
         name=config.name,
-        roster_version=roster.version,
+        roster_version=roster_version,
+        sites=dict(sites),
         mode=config.privacy.mode,
         privacy=privacy,
         model=spec.to_json(),

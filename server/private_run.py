@@ -5,14 +5,42 @@ from __future__ import annotations
 from typing import Any
 
 from privacy.accountant import epsilon, noise_multiplier, profile
-from privacy.modes import Terms
+from privacy.modes import SUMMED, Terms
+from privacy.secagg.context import MOST_SITES, Floors, least_threshold
 from server.config import RunConfig
 from server.history import RoundRecord
+from shared_model.errors import InputError
 
 
 def releases(config: RunConfig) -> int:
     """Noisy steps of one round."""
     return config.train.local_steps if config.privacy.mode == "local" else 1
+
+
+def fewest_sites(mode: str, sites: int, colluders: int) -> int:
+    """Fewest sites in a round where none were named: two; under secure aggregation all but one, where that is enough.
+
+    Fewer would let more of them be away, at the price of more noise from each.
+    """
+    return max(least_threshold(sites, colluders), sites - 1) if mode in SUMMED else 2
+
+
+def check_sums(config: RunConfig) -> None:
+    """InputError where secure aggregation cannot sum up the sites of a run in mode shared or site."""
+    asked, least_sites = config.privacy, config.rounds.min_sites
+    if asked.mode not in SUMMED:
+        return
+    if not Floors.sites <= asked.sites <= MOST_SITES:
+        raise InputError(
+            f"privacy.sites={asked.sites}: with privacy.mode={asked.mode} expected {Floors.sites} to {MOST_SITES}; of"
+            " two sites each could take its own part off the sum"
+        )
+    least = least_threshold(asked.sites, asked.colluders)
+    if not least <= least_sites <= asked.sites:
+        raise InputError(
+            f"rounds.min_sites={least_sites}: of {asked.sites} sites with privacy.colluders={asked.colluders} a sum"
+            f" under secure aggregation needs {least} or more; expected {least} to {asked.sites}"
+        )
 
 
 def run_terms(config: RunConfig) -> Terms | None:
@@ -23,6 +51,7 @@ def run_terms(config: RunConfig) -> Terms | None:
     asked = config.privacy
     if asked.mode == "none":
         return None
+    check_sums(config)
     steps = config.rounds.count * releases(config)
     z = asked.z or noise_multiplier(asked.epsilon, asked.delta, asked.q, steps)
     return Terms(

@@ -11,6 +11,7 @@ from flwr.app import RecordDict
 from flwr.serverapp import Grid
 
 from privacy.processes import read_state
+from privacy.secagg.context import Cohort
 from server.exchange import Answer, Exchange, Pause, connected_nodes
 from server.history import Drop
 
@@ -42,6 +43,19 @@ class Register:
 
 
 ANYONE = Register(None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Members:
+    """Who may take part in a run.
+
+    ``cohort``: the sites of its plan or roster with their identity keys, for secure aggregation, None where there are
+    none; ``plan``: SHA-256 of the signed plan that the sites have pinned, empty without one.
+    """
+
+    register: Register = ANYONE
+    cohort: Cohort | None = None
+    plan: bytes = b""
 
 
 class Roster:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -19,20 +18,22 @@ from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
 from privacy.messages import EvaluateTask, TrainTask
-from server.aggregate import State, server_optimizer
+from privacy.modes import SUMMED
+from server.advance import Masks, advanced
+from server.aggregate import server_optimizer
 from server.config import RunConfig, run_identity
 from server.events import Event, EventLog, Listener
 from server.history import Drop, RoundRecord
 from server.journal import Journal, RunState
 from server.private_run import run_terms
-from server.ring_sum import Mask, RingSum
-from server.roster import ANYONE, Register, Roster, Site
+from server.roster import Members, Roster, Site
 from server.schedule import round_lr, round_stage
 from server.steps import Link, TrainOutcome, TrainRules, evaluate_step, train_step
+from server.summed_step import SummedSteps
 from shared_model.errors import FedKT3DError, InputError
 
 Vector = NDArray[np.float32]
-Masks = Callable[[str], Mask]
+_ALL = Members()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,13 +65,13 @@ def run_federation(
     initial: Vector,
     out: Path,
     on_event: Listener | None = None,
-    register: Register = ANYONE,
+    members: Members = _ALL,
     masks: Masks | None = None,
 ) -> FederationResult:
     """Run a federation to its last round, going on where an earlier start with the same configuration stopped.
 
-    ``initial`` is the shared vector (d,) float32 before round 1; ``register``: under which names sites were admitted;
-    ``masks``: stage -> which numbers of the vector it trains, (d,), all of them if not given.
+    ``initial`` is the shared vector (d,) float32 before round 1; ``members``: who may take part; ``masks``: stage ->
+    which numbers of the vector it trains, (d,), all of them if not given.
     Same configuration, seed and answering sites: the same vector to the bit. Raises InputError (other configuration in
     ``out``, bad vector), QuorumError.
     """
@@ -90,8 +91,11 @@ def run_federation(
             events(Event(kind="started", rounds=cfg.rounds.count))
         else:
             events(Event(kind="resumed", round=state.round, rounds=cfg.rounds.count))
-        link = Link(grid=grid, run_id=state.run_id, spec_json=spec_json, manifest_hash=manifest_hash, register=register)
-        run = _Federation(link, cfg, events, state, masks or (lambda _: np.ones(initial.size, dtype=bool)))
+        link = Link(
+            grid=grid, run_id=state.run_id, spec_json=spec_json, manifest_hash=manifest_hash, register=members.register
+        )
+        of_stage = masks or (lambda _: np.ones(initial.size, dtype=bool))
+        run = _Federation(link, cfg, events, state, of_stage, members, out)
         run.to_the_end(journal)
         events(Event(kind="finished", round=cfg.rounds.count, rounds=cfg.rounds.count))
     return run.result(resumed_from)
@@ -100,10 +104,14 @@ def run_federation(
 class _Federation:
     """One run in one process: the configuration, the sites and the state that advances round by round."""
 
-    def __init__(self, link: Link, cfg: RunConfig, events: EventLog, state: RunState, masks: Masks) -> None:
+    def __init__(
+        self, link: Link, cfg: RunConfig, events: EventLog, state: RunState, masks: Masks, members: Members, out: Path
+    ) -> None:
         self._link, self._cfg, self._events, self._state, self._masks = link, cfg, events, state, masks
-        self._terms = run_terms(cfg)
-        self._optimizer = server_optimizer(cfg.aggregate)
+        terms = run_terms(cfg)
+        self._privacy = "" if terms is None else terms.to_json()
+        summed = terms is not None and terms.mode in SUMMED
+        self._summed = SummedSteps(link, terms, cfg, masks, members, out) if terms and summed else None
         self._sites: dict[str, int] = dict(state.sites)
         self._earlier_drops = state.drops
         answer_within_s = min(cfg.rounds.deadline_s, cfg.rounds.wait_for_sites_s)
@@ -148,17 +156,21 @@ class _Federation:
         """One more round, tried as often as the configuration allows; raises QuorumError."""
         number, rounds = self._state.round + 1, self._cfg.rounds
         drops: list[Drop] = []
+        kept = None if self._summed is None else self._summed.kept(number)
+        if kept is not None:
+            return self._applied(number, kept[0], kept[1], kept[1].drops)
         for attempt in range(1, rounds.attempts + 1):
             sites = self._gather(number)
-            accepted = len(sites)
+            accepted, failed = len(sites), ""
             if accepted >= rounds.min_sites:
                 self._emit(Event(kind="round_started", round=number, sites=len(sites)))
                 outcome = self._attempt(number, attempt, sites)
                 drops.extend(outcome.drops)
-                accepted = len(outcome.sites)
+                accepted, failed = len(outcome.sites), outcome.failed
                 if accepted >= rounds.min_sites:
                     return self._applied(number, attempt, outcome, tuple(drops))
             why = f"{accepted} of at least {rounds.min_sites} sites in attempt {attempt} of {rounds.attempts}"
+            why += f" ({failed})" if failed else ""
             self._emit(Event(kind="round_failed", round=number, sites=accepted, detail=why))
         named = [drop.line() for drop in [*self._roster.drops.values(), *drops]]
         raise QuorumError(
@@ -194,19 +206,23 @@ class _Federation:
             grad_clip=train.grad_clip,
             weight_decay=train.weight_decay,
             least_visible=least_visible,
-            privacy="" if self._terms is None else self._terms.to_json(),
+            privacy=self._privacy,
         )
+        witness = partial(self._witness, number)
+        if self._summed is not None:
+            return self._summed.step(task, self._state.vector, sites, attempt, witness)
         rules = TrainRules(
             deadline_s=rounds.deadline_s,
             max_norm=rounds.max_update_norm,
             by_patients=self._cfg.aggregate.weighting == "patients",
             attempt=attempt,
-            mask=self._masks(stage),
         )
-        return train_step(self._link, task, self._state.vector, sites, rules, partial(self._witness, number))
+        return train_step(self._link, task, self._state.vector, sites, rules, witness)
 
     def _applied(self, number: int, attempt: int, outcome: TrainOutcome, drops: tuple[Drop, ...]) -> RunState:
-        vector, optimizer = self._stepped(number, outcome)
+        assert outcome.total is not None
+        state = self._state
+        vector, optimizer = advanced(self._cfg, self._masks, number, outcome.total, state.vector, state.optimizer)
         if not np.isfinite(vector).all():
             raise FedKT3DError(f"round {number}: the shared vector overflowed float32; lower aggregate.lr or train.lr")
         record = RoundRecord(
@@ -232,17 +248,6 @@ class _Federation:
         self._emit(done)
         history = (*self._state.history, record)
         return replace(self._state, round=number, vector=vector, optimizer=optimizer, history=history)
-
-    def _stepped(self, number: int, outcome: TrainOutcome) -> tuple[Vector, State]:
-        """The optimiser's next vector and state; what the round's stage does not train stays as it is."""
-        state, train, count = self._state, self._cfg.train, self._cfg.rounds.count
-        # In mode shared the sites send a direction, and the learning rate is applied here.
-        shared = self._cfg.privacy.mode == "shared"
-        scale = round_lr(train, number, count) if shared else 1.0
-        vector, optimizer = self._optimizer.step(state.vector, outcome.total.mean(), state.optimizer, scale)
-        if isinstance(outcome.total, RingSum):
-            vector = np.where(self._masks(round_stage(train, number, count)[0]), vector, state.vector)
-        return vector, optimizer
 
     def _evaluation_is_due(self) -> bool:
         every, number = self._cfg.rounds.evaluate_every, self._state.round

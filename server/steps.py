@@ -13,13 +13,12 @@ from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
 from privacy.messages import EvaluateTask, Reply, Request, TrainTask, request, wire_bytes
-from privacy.modes import SUMMED
 from privacy.secagg.layout import Packed
 from privacy.tasks import Task
 from server.aggregate import UpdateRejectedError, UpdateSum
 from server.exchange import Answer, Exchange
 from server.history import Drop, Evaluation, weighted_mean
-from server.ring_sum import Mask, RingSum
+from server.ring_sum import RingSum
 from server.roster import ANYONE, Register, Site
 
 Vector = NDArray[np.float32]
@@ -75,9 +74,12 @@ class _Open:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainOutcome:
-    """One train exchange. ``sites`` maps each accepted site to its weight; all mappings are in order of site names."""
+    """One train exchange. ``sites`` maps each accepted site to its weight; all mappings are in order of site names.
 
-    total: UpdateSum | RingSum
+    ``total`` is None where ``sites`` is empty because there is no sum; ``failed`` says why in words, if that is known.
+    """
+
+    total: UpdateSum | RingSum | None
     sites: dict[str, int]
     norms: dict[str, float]
     metrics: dict[str, float]
@@ -85,6 +87,7 @@ class TrainOutcome:
     drops: tuple[Drop, ...]
     wire_bytes: int
     wall_s: float
+    failed: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,8 +98,6 @@ class TrainRules:
     max_norm: float
     by_patients: bool
     attempt: int
-    # Of the vector, which numbers this round trains.
-    mask: Mask
 
 
 def train_step(
@@ -105,10 +106,7 @@ def train_step(
     """Send ``vector`` (d,) to the sites and sum their updates; a site that misbehaves is dropped, not the round."""
     started = time.monotonic()
     opened = link.exchange("train", task, vector, sites, rules.deadline_s)
-    terms = task.terms
-    summed = terms is not None and terms.mode in SUMMED
-    total: UpdateSum | RingSum
-    total = RingSum(terms, rules.mask) if terms and summed else UpdateSum(vector.size, len(sites), rules.max_norm)
+    total = UpdateSum(vector.size, len(sites), rules.max_norm)
     weights: dict[str, int] = {}
     norms: dict[str, float] = {}
     per_site: dict[str, dict[str, float]] = {}
@@ -118,10 +116,9 @@ def train_step(
         received += answer.wire_bytes
         drop = answer.drop
         if answer.reply is not None:
-            # Releases were weighted before the noise, one patient like another.
-            weight = answer.reply.patients if rules.by_patients and not summed else 1
+            weight = answer.reply.patients if rules.by_patients else 1
             try:
-                norms.update(_folded(total, answer.reply, weight))
+                norms[answer.site] = _folded(total, answer.reply, weight)
                 weights[answer.site] = weight
                 per_site[answer.site] = dict(answer.reply.metrics)
             except UpdateRejectedError as error:
@@ -129,10 +126,6 @@ def train_step(
         if drop is not None:
             drops.append(replace(drop, attempt=rules.attempt))
         witness(answer.site, drop)
-    if isinstance(total, RingSum) and total.count and total.excess():
-        # Whose fault it is cannot be said: nobody's release counts.
-        drops += [Drop(site=s, reason="norm_exceeded", detail=total.excess(), attempt=rules.attempt) for s in weights]
-        weights, per_site = {}, {}
     return TrainOutcome(
         total=total,
         sites=_by_name(weights),
@@ -145,14 +138,11 @@ def train_step(
     )
 
 
-def _folded(total: UpdateSum | RingSum, reply: Reply, weight: int) -> dict[str, float]:
-    """Add a reply to the sum of its kind; returns its norm by site, where a single one can be seen."""
-    if isinstance(total, RingSum) and reply.ring is not None:
-        total.add(reply.ring)
-        return {}
-    if isinstance(total, UpdateSum) and reply.vector is not None:
-        return {reply.site: total.add(reply.vector, weight)}
-    raise UpdateRejectedError("schema", "the answer is not of the run's privacy mode")
+def _folded(total: UpdateSum, reply: Reply, weight: int) -> float:
+    """Add a reply to the sum; returns its norm."""
+    if reply.vector is None:
+        raise UpdateRejectedError("schema", "the answer is masked, and no such was asked for")
+    return total.add(reply.vector, weight)
 
 
 def evaluate_step(

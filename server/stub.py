@@ -30,7 +30,7 @@ clientapp = "client.app:app"
 config = ""
 config-sha256 = ""
 out = ""
-register = ""
+home = ""
 """
 
 
@@ -42,12 +42,12 @@ def write_bundle(folder: Path) -> Path:
     return bundle
 
 
-def write_run_config(path: Path, *, config: str, sha256: str, out: Path, register: Path) -> Path:
+def write_run_config(path: Path, *, config: str, sha256: str, out: Path, home: Path) -> Path:
     """Write the TOML file with the run configuration's four keys (declared in the stub) and return its path.
 
     A JSON text without \\u surrogates is a TOML basic string but for DEL, which TOML wants escaped.
     """
-    values = {"config": config, "config-sha256": sha256, "out": str(out), "register": str(register)}
+    values = {"config": config, "config-sha256": sha256, "out": str(out), "home": str(home)}
     lines = [f"{key} = {_toml_string(value)}" for key, value in values.items()]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path

@@ -73,9 +73,7 @@ class Submission:
         folder = self._home.folder / "app"
         bundle = write_bundle(folder)
         path = folder / f"{self._config.name}.toml"
-        file = write_run_config(
-            path, config=text, sha256=digest, out=self._out.resolve(), register=self._home.sites_file
-        )
+        file = write_run_config(path, config=text, sha256=digest, out=self._out.resolve(), home=self._home.folder)
         runs.intend(self._config, self._out)
         run_id = self._submitted(bundle, file)
         runs.remember(self._home, run_id, self._config, self._out)

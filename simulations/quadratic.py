@@ -22,13 +22,15 @@ from client.site import SiteConfig
 from privacy.clipping import clip_scale
 from privacy.encoding import FINE, Ring
 from privacy.messages import EvaluateTask, TrainTask
-from privacy.modes import Terms
+from privacy.modes import SUMMED, Terms
 from privacy.noise import NoiseStream, integer_gaussian
 from privacy.release import clipped_sum, release
 from server.config import RunConfig
 from server.events import Listener
+from server.roster import Members
 from server.rounds import FederationResult, run_federation
 from shared_model.errors import InputError
+from simulations.consortium import enrolled
 from simulations.engine import run_local
 
 SPEC_JSON = '{"model":"quadratic"}'
@@ -122,11 +124,17 @@ def run_quadratic(
     on_event: Listener | None = None,
 ) -> FederationResult:
     """Run the federation from a vector of zeros (size,); ``app`` replaces the client app, to put faults in."""
+    initial = np.zeros(size, dtype=np.float32)
 
-    def server(grid: Grid, _: Context) -> FederationResult:
-        initial = np.zeros(size, dtype=np.float32)
-        return run_federation(grid, config, SPEC_JSON, MANIFEST_HASH, initial, out, on_event)
+    def run(nodes: Sequence[UserConfig], members: Members) -> FederationResult:
+        def server(grid: Grid, _: Context) -> FederationResult:
+            return run_federation(grid, config, SPEC_JSON, MANIFEST_HASH, initial, out, on_event, members)
 
-    result = run_local(app or client_app(QuadraticTraining(size)), server, nodes, {}, workers)
-    assert result is not None
-    return result
+        result = run_local(app or client_app(QuadraticTraining(size)), server, nodes, {}, workers)
+        assert result is not None
+        return result
+
+    if config.privacy.mode not in SUMMED:
+        return run(nodes, Members())
+    with enrolled(nodes) as (known, members):
+        return run(known, members)

@@ -72,6 +72,11 @@ class RunSettings:
             raise InputError(
                 f"privacy={self.federation.privacy.mode}: needs sites that share; expected study=[federated]"
             )
+        if self.federation.privacy.mode in SUMMED and self.engine == "ray":
+            raise InputError(
+                f"engine=ray: with privacy={self.federation.privacy.mode} a site keeps keys from one message to the"
+                " next, which Ray's workers do not; expected engine=local"
+            )
         check_range("workers", self.workers, 1, 256)
         check_range("threads", self.threads, 1, 256)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -17,17 +18,21 @@ from typing import Any
 
 import torch
 import yaml
+from flwr.app import UserConfig
 from rich.progress import Progress, TaskID
 
 from client.app import LEDGER_KEY, NODE_CONFIG_KEY
 from client.app import app as client_app
 from client.site import SiteConfig
+from privacy.modes import SUMMED
 from server.app import federate, run_config
 from server.config import RunConfig
 from server.events import Event
 from server.journal import write_atomic
+from server.roster import Members
 from shared_model.errors import InputError
 from shared_model.manifest import load_adapter
+from simulations.consortium import enrolled
 from simulations.datasets import hospitals
 from simulations.engine import run_local, run_ray
 from simulations.partition import one_site
@@ -141,13 +146,18 @@ def run_job(job: Job, settings: RunSettings, workers: int, bars: Progress) -> Tr
     label = job.study if job.name in ("all", "pooled") else f"{job.study} {job.name}"
     bar = bars.add_task(label, total=job.federation.rounds.count, note="")
     engine = run_local if settings.engine == "local" else run_ray
-    engine(
-        client_app,
-        partial(federate, on_event=partial(_show, bars, bar)),
-        [{NODE_CONFIG_KEY: str(path), LEDGER_KEY: str(job.out / "ledgers" / path.stem)} for path in paths],
-        run_config(job.federation, job.out),
-        workers=workers,
-    )
+    nodes: list[UserConfig] = [
+        {NODE_CONFIG_KEY: str(path), LEDGER_KEY: str(job.out / "ledgers" / path.stem)} for path in paths
+    ]
+    summed = job.federation.privacy.mode in SUMMED
+    with enrolled(nodes) if summed else nullcontext((nodes, Members())) as (known, members):
+        engine(
+            client_app,
+            partial(federate, on_event=partial(_show, bars, bar), members=members),
+            known,
+            run_config(job.federation, job.out),
+            workers=workers,
+        )
     spec, vector, _ = load_adapter(job.out / ADAPTER)
     return TrainedModel(spec=spec, vector=vector)
 

@@ -61,6 +61,7 @@ class Consortium:
             "consortium": self.id,
             "name": "first",
             "roster_version": 1,
+            "sites": {},
             "mode": "none",
             "privacy": {},
             "model": '{"adapter":"full","prior":"none","shape":[32,32,32]}',

@@ -75,6 +75,11 @@ class Site:
         self._step: _Step | None = None
         self._next_step = 0
 
+    @property
+    def terms(self) -> Terms | None:
+        """Terms of the set-up that is open, as this site accepted them."""
+        return None if self._setup is None else self._setup.terms
+
     def begin(self, terms: Terms, config: bytes) -> Advert:
         """Check the terms against the pinned roster and the site's own floors, and make keys for every step.
 

@@ -50,7 +50,7 @@ clientapp = "{client}"
 config = ""
 config-sha256 = ""
 out = ""
-register = ""
+home = ""
 """
 APPS = "simulations.benchmarks.deployed_apps"
 
@@ -177,9 +177,7 @@ def run(home: ServerHome, folder: Path, serverapp: str, clientapp: str, values: 
     if "stock" in serverapp:
         (bundle / "stock_apps.py").write_text(STOCK)
     control = Control(home)
-    settings = write_run_config(
-        folder / "run.toml", config=str(values), sha256=str(rounds), out=out, register=home.sites_file
-    )
+    settings = write_run_config(folder / "run.toml", config=str(values), sha256=str(rounds), out=out, home=home.folder)
     run_id = control.submit(bundle, settings)
     while not (status := control.run_status(run_id)).finished:
         time.sleep(3.0)

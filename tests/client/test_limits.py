@@ -40,6 +40,7 @@ PLAN = FederationPlan(
     consortium="0" * 32,
     name="run",
     roster_version=1,
+    sites={},
     mode="none",
     privacy={},
     model=SPEC,

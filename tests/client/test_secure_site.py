@@ -76,62 +76,62 @@ def sites():
 
 def test_a_folder_answers_with_its_own_identity(tmp_path, consortium, sites):
     home = folders(tmp_path, consortium)["b"]
-    advert = sites.of_home(home, b"", FLOORS).answer(proposal(consortium))
+    advert = sites.of_home(home, FLOORS).answer(proposal(consortium))
     assert isinstance(advert, Advert)
     assert advert.site == 1
-    assert sites.of_home(home, b"", FLOORS) is sites.of_home(home, b"", FLOORS)
+    assert sites.of_home(home, FLOORS) is sites.of_home(home, FLOORS)
 
 
 def test_a_set_up_is_begun_once_even_by_another_process(tmp_path, consortium, sites):
     home = folders(tmp_path, consortium)["a"]
-    sites.of_home(home, b"", FLOORS).answer(proposal(consortium))
+    sites.of_home(home, FLOORS).answer(proposal(consortium))
     sites.close()
     again = SecureSites()
     with pytest.raises(SecAggError, match="begun before"):
-        again.of_home(home, b"", FLOORS).answer(proposal(consortium))
+        again.of_home(home, FLOORS).answer(proposal(consortium))
     again.close()
 
 
 def test_two_processes_of_one_folder_are_told_so(tmp_path, consortium, sites):
     home = folders(tmp_path, consortium)["a"]
-    sites.of_home(home, b"", FLOORS)
+    sites.of_home(home, FLOORS)
     with pytest.raises(InputError, match="another process"):
-        SecureSites().of_home(home, b"", FLOORS)
+        SecureSites().of_home(home, FLOORS)
 
 
 def test_a_new_roster_plan_or_floor_counts_at_once(tmp_path, consortium, sites):
     home = folders(tmp_path, consortium)["a"]
-    first = sites.of_home(home, b"", FLOORS)
+    first = sites.of_home(home, FLOORS)
     with pytest.raises(SecAggError, match="another model or plan"):
-        sites.of_home(home, b"p" * 32, FLOORS).answer(proposal(consortium))
+        sites.of_home(home, FLOORS, plan_digest=b"p" * 32).answer(proposal(consortium))
     with pytest.raises(SecAggError, match="at least 4 sites"):
-        sites.of_home(home, b"", Floors(sites=4)).answer(proposal(consortium))
+        sites.of_home(home, Floors(sites=4)).answer(proposal(consortium))
     consortium.roster = consortium.roster.revoke("c")
     home.roster_file.write_bytes(consortium.roster.to_signed(consortium.signer_key))
     with pytest.raises(SecAggError, match="2"):
-        sites.of_home(home, b"", FLOORS).answer(proposal(consortium, threshold=2, least_survivors=2))
-    assert sites.of_home(home, b"", FLOORS) is not first
+        sites.of_home(home, FLOORS).answer(proposal(consortium, threshold=2, least_survivors=2))
+    assert sites.of_home(home, FLOORS) is not first
 
 
 def test_terms_of_another_run_are_refused(tmp_path, consortium, sites):
     home = folders(tmp_path, consortium)["a"]
     with pytest.raises(SecAggError, match="another run"):
-        sites.of_home(home, b"", FLOORS).answer(proposal(consortium, session=b"x" * 16))
+        sites.of_home(home, FLOORS).answer(proposal(consortium, session=b"x" * 16))
 
 
 def test_a_site_that_is_not_admitted_yet_or_any_more_cannot_take_part(tmp_path, consortium, sites):
     homes = folders(tmp_path, consortium)
     homes["a"].roster_file.unlink()
     with pytest.raises(InputError, match="not admitted yet"):
-        sites.of_home(homes["a"], b"", FLOORS)
+        sites.of_home(homes["a"], FLOORS)
     gone = consortium.roster.revoke("b")
     homes["b"].roster_file.write_bytes(gone.to_signed(consortium.signer_key))
     with pytest.raises(SecAggError, match="does not admit"):
-        sites.of_home(homes["b"], b"", FLOORS)
+        sites.of_home(homes["b"], FLOORS)
 
 
 def test_what_is_no_message_of_the_protocol_is_refused(tmp_path, consortium, sites):
-    site = sites.of_home(folders(tmp_path, consortium)["a"], b"", FLOORS)
+    site = sites.of_home(folders(tmp_path, consortium)["a"], FLOORS)
     plain = Request(kind="base", run_id=RUN_ID, spec_json="{}", manifest_hash="a" * 64)
     for call in (site.answer, site.open):
         with pytest.raises(SecAggError):

@@ -49,6 +49,9 @@ def test_a_plan_reads_back_from_its_signed_file() -> None:
         ({"software": {"torch": 2}}, "software"),
         ({"model": "[]"}, "model"),
         ({"stopping": "a\nb"}, "stopping"),
+        ({"sites": ["a"]}, "sites"),
+        ({"sites": {"a b": "a" * 64}}, "sites"),
+        ({"sites": {"a": "b"}}, "sites"),
         ({"more": 1}, "field"),
     ],
 )
@@ -107,8 +110,9 @@ def test_mode_none_is_said_aloud() -> None:
 TERMS = Terms(
     mode="shared", z=4.25, q=1.0, steps=50, clip=0.1, delta=1e-5, cohort=60, sites=4, survivors=4, colluders=1
 )  # fmt: skip
+SITES = {name: name * 64 for name in "abcd"}
 PRIVATE = replace(
-    PLAN, mode="shared", privacy={k: v for k, v in TERMS.to_plain().items() if k != "mode"}, metrics=()
+    PLAN, mode="shared", privacy={k: v for k, v in TERMS.to_plain().items() if k != "mode"}, metrics=(), sites=SITES
 )  # fmt: skip
 
 
@@ -117,6 +121,8 @@ def test_a_private_plan_carries_its_terms_and_says_both_epsilons() -> None:
     read = FederationPlan.from_signed(content, CONSORTIUM.signer_public, CONSORTIUM.id)
     assert read == PRIVATE
     assert read.terms == TERMS
+    assert read.cohort.names == ("a", "b", "c", "d")
+    assert read.cohort.keys[1] == bytes.fromhex("b" * 64)
     words = " ".join(read.in_words())
     assert "at most 1 colluding sites" in words
     assert f"{epsilon({(4.25, 1.0): 50}, 1e-5):.2f} towards the coordinator" in words
@@ -133,6 +139,14 @@ def test_a_private_plan_is_held_by_its_terms() -> None:
     for kind, task in (("base", None), ("evaluate", EvaluateTask(round=1, sampler_steps=1))):
         with pytest.raises(PolicyError, match="nothing of"):
             fits(PRIVATE, request(kind, task))
+
+
+def test_a_private_plan_names_as_many_sites_as_its_terms_count_on() -> None:
+    for sites in ({}, {**SITES, "e": "e" * 64}):
+        document = signed.claimed("plan", PRIVATE.to_signed(CONSORTIUM.signer_key)) | {"sites": sites}
+        content = signed.sign("plan", document, CONSORTIUM.signer_key)
+        with pytest.raises(InputError, match="terms are for 4 sites"):
+            FederationPlan.from_signed(content, CONSORTIUM.signer_public, CONSORTIUM.id)
 
 
 @pytest.mark.parametrize("privacy", [{}, {"z": 1.0}, {**PRIVATE.privacy, "z": 0.0}, [], None])

@@ -154,11 +154,12 @@ def test_the_plan_is_what_the_run_asks_for(home: ServerHome) -> None:
     config = compose_run(
         ["name=first", "model.prior=none", "rounds.count=3", "train.local_steps=7", "rounds.min_sites=3"]
     )
-    plan = make_plan(home, config)
+    roster = Admissions(home).roster()
+    plan = make_plan(roster.consortium, roster.version, {}, config)
     assert (plan.name, plan.rounds, plan.local_steps, plan.least_sites) == ("first", 3, 7, 3)
     assert plan.prior == "none:0"
-    assert plan == make_plan(home, config)
-    assert plan.manifest != make_plan(home, compose_run(["model.prior=none", "model.init_seed=1"])).manifest
+    other = compose_run(["model.prior=none", "model.init_seed=1"])
+    assert plan.manifest != make_plan(roster.consortium, roster.version, {}, other).manifest
 
 
 def test_a_leave_note_counts_only_from_the_site_itself(home: ServerHome) -> None:

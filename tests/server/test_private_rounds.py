@@ -1,5 +1,6 @@
-"""Private modes through the real round loop, client app and ledgers, on a quadratic."""
+"""Private modes through the real round loop, secure aggregation, client app and ledgers, on a quadratic."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,24 +12,29 @@ from privacy.accountant import epsilon
 from privacy.encoding import RING_TYPES
 from privacy.ledger import SiteLedger
 from privacy.modes import Terms
-from server.aggregate import UpdateRejectedError
+from server.advance import replayed
 from server.config import AggregateConfig, PrivacyConfig, RoundsConfig, RunConfig, TrainConfig
+from server.journal import Journal
 from server.private_run import privacy_report, releases, run_terms
 from server.ring_sum import RingSum
 from server.rounds import FederationResult, QuorumError
-from shared_model.errors import InputError
+from shared_model.errors import FedKT3DError, InputError
 from simulations.faults import Fault, faulty
 from simulations.quadratic import QuadraticTraining, centre, run_quadratic, write_sites
 
-PATIENTS = {"alpha": 5, "beta": 2, "gamma": 9}
-ROUNDS = RoundsConfig(count=3, min_sites=2, deadline_s=20.0, wait_for_sites_s=20.0, attempts=2, evaluate_every=0)
-SHARED = PrivacyConfig(mode="shared", z=4.0, clip=10.0, cohort=16, sites=3)
+PATIENTS = {"alpha": 5, "beta": 2, "delta": 4, "gamma": 9}
+ROUNDS = RoundsConfig(count=3, min_sites=3, deadline_s=20.0, wait_for_sites_s=20.0, attempts=2, evaluate_every=0)
+SHARED = PrivacyConfig(mode="shared", z=4.0, clip=10.0, cohort=20, sites=4)
 CONFIG = RunConfig(rounds=ROUNDS, train=TrainConfig(local_steps=1, lr=0.5, lr_final_fraction=1.0), privacy=SHARED)
 
 
 @pytest.fixture
 def nodes(tmp_path):
     return write_sites(tmp_path, PATIENTS)
+
+
+def everything(_stage: str) -> np.ndarray:
+    return np.ones(64, dtype=bool)
 
 
 def ledger(tmp_path: Path, site: str) -> SiteLedger:
@@ -39,8 +45,8 @@ def test_a_shared_step_is_the_mean_over_the_declared_cohort(tmp_path, nodes):
     """With little noise the step is lr times the mean of the patients' directions; with the terms' noise it varies."""
     config = replace(CONFIG, rounds=replace(ROUNDS, count=1), privacy=replace(SHARED, z=0.1))
     result = run_quadratic(tmp_path / "out", config, nodes)
-    step = 0.5 * sum(n * centre(site, 64).astype(float) for site, n in PATIENTS.items()) / 16
-    noise = 0.5 * 0.1 * 10.0 * np.sqrt(3) / 16
+    step = 0.5 * sum(n * centre(site, 64).astype(float) for site, n in PATIENTS.items()) / 20
+    noise = 0.5 * 0.1 * 10.0 * np.sqrt(4 / 2) / 20
     error = result.vector - step
     assert np.abs(error).max() < 5 * noise
     assert error.std() == pytest.approx(noise, rel=0.4)
@@ -50,8 +56,9 @@ def test_a_site_that_is_away_lowers_the_sum_and_not_the_divisor(tmp_path, nodes)
     config = replace(CONFIG, rounds=replace(ROUNDS, count=1), privacy=replace(SHARED, z=0.1))
     app = faulty(client_app(QuadraticTraining(64)), [Fault(site="gamma", what="crash")])
     result = run_quadratic(tmp_path / "out", config, nodes, app=app)
-    step = 0.5 * sum(PATIENTS[s] * centre(s, 64).astype(float) for s in ("alpha", "beta")) / 16
-    assert np.abs(result.vector - step).max() < 5 * 0.5 * 0.1 * 10 * np.sqrt(2) / 16
+    step = 0.5 * sum(PATIENTS[s] * centre(s, 64).astype(float) for s in ("alpha", "beta", "delta")) / 20
+    assert np.abs(result.vector - step).max() < 5 * 0.5 * 0.1 * 10 * np.sqrt(3 / 2) / 20
+    assert [(drop.site, drop.reason) for drop in result.history[0].drops] == [("gamma", "error")]
 
 
 @pytest.mark.parametrize(("mode", "steps"), [("shared", 1), ("local", 4), ("site", 4)])
@@ -70,21 +77,22 @@ def test_every_release_is_in_the_ledger_and_the_report(tmp_path, nodes, mode, st
     assert report["mode"] == mode
     assert report["steps"] == 3 * count
     assert report["epsilon"] == pytest.approx(epsilon({(6.0, 1.0): 3 * count}, 1e-5), abs=1e-3)
-    assert report["epsilon_all_others_collude"] == report["epsilon"]  # m - t = 1: nobody to share with
+    alone = 6.0 if mode == "local" else 6.0 / 2**0.5  # m - t = 2 share the noise
+    assert report["epsilon_all_others_collude"] == pytest.approx(epsilon({(alone, 1.0): 3 * count}, 1e-5), abs=1e-3)
     assert all(record.metrics == {} for record in result.history)
 
 
 def test_sharing_gives_two_epsilons(tmp_path, nodes):
-    config = replace(CONFIG, rounds=replace(ROUNDS, min_sites=3))
+    config = replace(CONFIG, rounds=replace(ROUNDS, min_sites=4))
     result = run_quadratic(tmp_path / "out", config, nodes)
     report = privacy_report(run_terms(config), result.history, 1)
-    assert report["survivors"] - report["colluders"] == 2
-    assert report["epsilon_all_others_collude"] == pytest.approx(epsilon({(4 / 2**0.5, 1.0): 3}, 1e-5), abs=1e-3)
-    assert ledger(tmp_path, "beta").entries()[0].charge.z_alone == pytest.approx(4 / 2**0.5)
+    assert report["survivors"] - report["colluders"] == 3
+    assert report["epsilon_all_others_collude"] == pytest.approx(epsilon({(4 / 3**0.5, 1.0): 3}, 1e-5), abs=1e-3)
+    assert ledger(tmp_path, "beta").entries()[0].charge.z_alone == pytest.approx(4 / 3**0.5)
 
 
 def test_a_failed_attempt_is_paid_for_and_reported(tmp_path, nodes):
-    config = replace(CONFIG, rounds=replace(ROUNDS, count=1, min_sites=3))
+    config = replace(CONFIG, rounds=replace(ROUNDS, count=1, min_sites=4))
     failed: list[str] = []
 
     class FailsOnce(QuadraticTraining):
@@ -96,7 +104,7 @@ def test_a_failed_attempt_is_paid_for_and_reported(tmp_path, nodes):
 
     result = run_quadratic(tmp_path / "out", config, nodes, app=client_app(FailsOnce(64)))
     assert result.history[0].attempt == 2
-    assert [len(ledger(tmp_path, site).entries()) for site in PATIENTS] == [2, 1, 2]
+    assert [len(ledger(tmp_path, site).entries()) for site in PATIENTS] == [2, 1, 2, 2]
     assert privacy_report(run_terms(config), result.history, 1)["steps"] == 2
 
 
@@ -134,22 +142,85 @@ def _terms(**changes: object) -> Terms:
 
 
 def test_the_sum_takes_what_fits_and_names_what_cannot_be():
-    terms = _terms()
+    terms, mask = _terms(), np.array([True, False, True])
     kind = RING_TYPES[terms.encoding().bits]
-    total = RingSum(terms, np.array([True, False, True]))
     for wrong in (np.zeros(3, kind), np.zeros(2, np.uint64 if kind != np.uint64 else np.uint32)):
-        with pytest.raises(UpdateRejectedError, match="expected 2 numbers"):
-            total.add(wrong)
-    total.add(np.zeros(2, kind))
+        with pytest.raises(FedKT3DError, match="expected 2 numbers"):
+            RingSum(terms, mask, wrong)
+    total = RingSum(terms, mask, np.zeros(2, kind))
     assert total.excess() == ""
     assert total.mean().tolist() == [0.0, 0.0, 0.0]
-    total.add(np.full(2, 2 ** (terms.encoding().bits - 1) - 1, kind))
-    assert "above" in total.excess()
+    assert "above" in RingSum(terms, mask, np.full(2, 2 ** (terms.encoding().bits - 1) - 1, kind)).excess()
+
+
+def test_a_sum_that_no_honest_sites_can_give_ends_the_attempt_and_blames_nobody(tmp_path, nodes):
+    class Huge(QuadraticTraining):
+        def private_round(self, site, spec_json, vector, task, terms):
+            ring = super().private_round(site, spec_json, vector, task, terms)
+            return ring + ring.dtype.type(2 ** (8 * ring.itemsize - 2)) if site.site == "beta" else ring
+
+    with pytest.raises(QuorumError, match="norm_exceeded"):
+        run_quadratic(tmp_path / "out", CONFIG, nodes, app=client_app(Huge(64)))
+
+
+def test_a_killed_coordinator_goes_on_with_the_sum_that_it_had(tmp_path, nodes, monkeypatch):
+    """Killed between the sum and its checkpoint: no site is asked, and charged, for that round again."""
+    saved = Journal.save
+
+    def killed(self, state):
+        if state.round == 2:
+            raise KeyboardInterrupt
+        saved(self, state)
+
+    monkeypatch.setattr(Journal, "save", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run_quadratic(tmp_path / "out", CONFIG, nodes)
+    monkeypatch.undo()
+    result = run_quadratic(tmp_path / "out", CONFIG, nodes)
+    assert (result.resumed_from, result.rounds) == (1, 3)
+    assert [len(ledger(tmp_path, site).entries()) for site in PATIENTS] == [3] * 4
+    assert [list(record.sites) for record in result.history] == [list(PATIENTS)] * 3
+    again = replayed(tmp_path / "out", CONFIG, np.zeros(64, np.float32), everything)
+    assert again.tobytes() == result.vector.tobytes()
+
+
+@pytest.mark.parametrize("name", ["fedavg", "fedavgm", "fedadam"])
+def test_the_kept_sums_give_the_adapter_to_the_bit(tmp_path, nodes, name):
+    config = replace(CONFIG, aggregate=AggregateConfig(name=name, lr=0.3))
+    result = run_quadratic(tmp_path / "out", config, nodes)
+    initial = np.zeros(64, np.float32)
+    assert replayed(tmp_path / "out", config, initial, everything).tobytes() == result.vector.tobytes()
+    path = tmp_path / "out" / "sums" / "00000002.npz"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="round 2 is not kept"):
+        replayed(tmp_path / "out", config, initial, everything)
+
+
+def test_a_sum_that_another_run_left_is_not_taken(tmp_path, nodes):
+    run_quadratic(tmp_path / "out", CONFIG, nodes)
+    shutil.rmtree(tmp_path / "out" / "checkpoint")
+    run_quadratic(tmp_path / "out", CONFIG, nodes)
+    assert [len(ledger(tmp_path, site).entries()) for site in PATIENTS] == [6] * 4
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"sites": 2}, "privacy.sites=2.* expected 3 to 128"),
+        ({"sites": 129}, "privacy.sites=129.* expected 3 to 128"),
+        ({"sites": 6}, "rounds.min_sites=3: of 6 sites .* expected 4 to 6"),
+        ({"sites": 4, "colluders": 2}, "rounds.min_sites=3: .* expected 4 to 4"),
+        ({"sites": 5, "colluders": 1}, "expected 4 to 5"),
+    ],
+)
+def test_what_secure_aggregation_cannot_sum_up_is_said_at_the_start(changes, words):
+    with pytest.raises(InputError, match=words):
+        run_terms(replace(CONFIG, privacy=replace(SHARED, **changes)))
 
 
 def test_noise_is_solved_for_the_whole_run():
     config = replace(CONFIG, privacy=replace(SHARED, z=0.0, epsilon=8.0), rounds=replace(ROUNDS, count=50))
     assert _terms().z == 4.0
     assert run_terms(config).z == pytest.approx(4.25, abs=0.01)
-    with pytest.raises(InputError, match="colluders < survivors"):
-        run_terms(replace(config, privacy=replace(config.privacy, colluders=2)))

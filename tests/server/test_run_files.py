@@ -29,19 +29,19 @@ def test_flower_takes_the_bundle_and_it_holds_no_code(tmp_path: Path) -> None:
 def test_any_configuration_text_survives_toml(text: str) -> None:
     with TemporaryDirectory() as folder:
         path = write_run_config(
-            Path(folder) / "run.toml", config=text, sha256="00", out=Path('/a b/"c"'), register=Path("r")
+            Path(folder) / "run.toml", config=text, sha256="00", out=Path('/a b/"c"'), home=Path("r")
         )
         assert tomllib.loads(path.read_text(encoding="utf-8")) == {
             "config": text,
             "config-sha256": "00",
             "out": '/a b/"c"',
-            "register": "r",
+            "home": "r",
         }
 
 
 def test_the_run_config_declares_what_the_bundle_declares(tmp_path: Path) -> None:
     declared = tomllib.loads((write_bundle(tmp_path) / "pyproject.toml").read_text())["tool"]["flwr"]["app"]["config"]
-    written = write_run_config(tmp_path / "run.toml", config="", sha256="", out=tmp_path, register=tmp_path)
+    written = write_run_config(tmp_path / "run.toml", config="", sha256="", out=tmp_path, home=tmp_path)
     assert set(declared) == set(tomllib.loads(written.read_text()))
 
 

@@ -15,7 +15,7 @@ from server.config import RoundsConfig, RunConfig, TrainConfig
 from server.exchange import _flower_error
 from server.history import DROP_REASONS
 from server.patience import patiently
-from server.roster import Register
+from server.roster import Members, Register
 from server.rounds import run_federation
 from simulations.engine import LocalGrid
 from simulations.faults import Fault, faulty
@@ -194,7 +194,7 @@ def test_a_site_that_states_the_name_of_another_is_dropped_and_cannot_take_its_p
             MANIFEST_HASH,
             np.zeros(64, np.float32),
             tmp_path / "out",
-            register=Register(register),
+            members=Members(register=Register(register)),
         )
     assert set(result.sites) == {"alpha", "beta"}
     assert [(drop.site, drop.reason) for drop in result.drops] == [(f"node-{gamma}", "wrong_name")]

@@ -175,8 +175,8 @@ def test_bad_input_is_one_line_and_exit_code_2(
 
 
 def test_a_private_run_says_what_it_cost(data: str, tmp_path: Path) -> None:
-    """Two hospitals share the noise of three steps on the base; no loss leaves, and the ledgers have them all."""
-    private = ["privacy=shared", "train.local_steps=1", "dp.z=2.0", "dp.clip=0.05", "dp.views=1"]
+    """Three hospitals share the noise of two steps on the base; no loss leaves, and the ledgers have them all."""
+    private = ["data.sites=3", "privacy=shared", "train.local_steps=1", "dp.z=2.0", "dp.clip=0.05", "dp.views=1"]
     base = ["model.base=voxel", "model.adapter=base", "train.base_rounds=2"]
     summary = run(data, tmp_path, *private, *base)
     privacy = summary["privacy"]
@@ -189,12 +189,15 @@ def test_a_private_run_says_what_it_cost(data: str, tmp_path: Path) -> None:
         1e-5,
     )
     assert privacy["epsilon"] == pytest.approx(epsilon({(2.0, 1.0): 2}, 1e-5), abs=1e-3)
-    assert privacy["epsilon_all_others_collude"] == privacy["epsilon"], "one of two colludes: nothing is shared"
+    alone = epsilon({(2.0 / 2**0.5, 1.0): 2}, 1e-5)
+    assert privacy["epsilon_all_others_collude"] == pytest.approx(alone, abs=1e-3), "two of three share the noise"
     card = json.loads((tmp_path / "adapter.json").read_text())
     assert card["privacy"]["epsilon"] == privacy["epsilon"]
     assert "add/remove one patient" in card["privacy"]["statement"]
     ledgers = sorted((tmp_path / "studies" / "federated" / "ledgers").iterdir())
-    assert [len((folder / "ledger.jsonl").read_text().splitlines()) for folder in ledgers] == [2, 2]
+    assert [len((folder / "ledger.jsonl").read_text().splitlines()) for folder in ledgers] == [2, 2, 2]
     assert all(row["loss"] == "" for row in csv.DictReader((tmp_path / "curves.csv").open()))
     with pytest.raises(InputError, match="study=\\[federated\\]"):
         run_settings([*TINY, *private, "study=[federated,local]"])
+    with pytest.raises(InputError, match="engine=ray: with privacy=shared"):
+        run_settings([*TINY, *private, "engine=ray"])

@@ -1,0 +1,50 @@
+"""One round's sum onto the shared vector: the optimiser's step, the same when it is taken and when it is replayed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from server.aggregate import State, UpdateSum, server_optimizer
+from server.config import RunConfig
+from server.private_run import run_terms
+from server.ring_sum import Mask, RingSum
+from server.schedule import round_lr, round_stage
+from server.sums import read_sum
+from shared_model.errors import InputError
+
+Vector = NDArray[np.float32]
+# Stage -> which numbers of the vector it trains, (d,).
+Masks = Callable[[str], Mask]
+
+
+def advanced(
+    config: RunConfig, masks: Masks, number: int, total: UpdateSum | RingSum, vector: Vector, state: State
+) -> tuple[Vector, State]:
+    """The vector (d,) and the optimiser's state after round ``number``; what its stage does not train stays as is."""
+    train, count = config.train, config.rounds.count
+    # In mode shared the sites send a direction, and the learning rate is applied here.
+    scale = round_lr(train, number, count) if config.privacy.mode == "shared" else 1.0
+    after, state = server_optimizer(config.aggregate).step(vector, total.mean(), state, scale)
+    if isinstance(total, RingSum):
+        after = np.where(masks(round_stage(train, number, count)[0]), after, vector)
+    return after, state
+
+
+def replayed(out: Path, config: RunConfig, initial: Vector, masks: Masks) -> Vector:
+    """The shared vector (d,) that the kept sums of a finished run in modes shared and site lead to from ``initial``.
+
+    It is the adapter's to the bit: nothing but these sums went into it. Raises InputError where one is missing.
+    """
+    terms = run_terms(config)
+    vector, state = initial, server_optimizer(config.aggregate).initial_state(initial.size)
+    for number in range(1, config.rounds.count + 1):
+        kept = read_sum(out, number)
+        if kept is None or kept.total is None or terms is None:
+            raise InputError(f"{out}: the sum of round {number} is not kept here, so the run cannot be replayed")
+        total = RingSum(terms, masks(round_stage(config.train, number, config.rounds.count)[0]), kept.total)
+        vector, state = advanced(config, masks, number, total, vector, state)
+    return vector
