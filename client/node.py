@@ -17,6 +17,8 @@ from client.policy import Policy
 from client.site import SiteConfig
 from client.status import EXECUTOR, SUPERNODE, current, describe
 from client.watchdog import Watchdog
+from privacy.modes import SUMMED
+from privacy.passphrase import passphrase_environment, read_private_key
 from privacy.processes import (
     LOOPBACK,
     Child,
@@ -27,15 +29,21 @@ from privacy.processes import (
     supervise,
     write_state,
 )
+from privacy.signed import private_key
+from shared_model.errors import naming
 
 
 def start(home: ClientHome, say: Callable[[str], None]) -> None:
     """Run the site until SIGTERM or SIGINT; `say` gets the state line whenever it changes.
 
-    InputError when the site's configuration or policy is wrong or the site runs already.
+    InputError when the site's configuration or policy is wrong, its identity key cannot be read for the privacy modes
+    that need it, or the site runs already.
     """
     site = SiteConfig.load(home.site_config)
     policy = Policy.load(home.policy)  # what is wrong with it is said here, not when the first request comes
+    if set(policy.modes) & set(SUMMED):
+        with naming(home.identity_key):
+            private_key(read_private_key(home.identity_key))
     os.umask(0o077)
     with sole_instance(home.lock, "the site"):
         home.state(EXECUTOR).unlink(missing_ok=True)  # the SuperNode's says what an earlier one may have left undone
@@ -95,13 +103,13 @@ def _children(home: ClientHome, threads: int = 0) -> list[Child]:
     """Executor and SuperNode; `threads` CPU threads for the executor (0: the machine's choice).
 
     The number is set before torch is imported, where it counts for all of its libraries. Results depend on it: sums of
-    floats are split among threads.
+    floats are split among threads. The executor alone gets the passphrase of the identity key, if there is one.
     """
     address = f"{LOOPBACK}:{free_loopback_port()}"
     environment = home.environment()
     limit = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)} if threads else {}
     commands = {name: module_command(f"client.{name}", str(home.folder), address) for name in (EXECUTOR, SUPERNODE)}
     return [
-        Child(EXECUTOR, commands[EXECUTOR], environment | limit, home.log(EXECUTOR), home.folder),
+        Child(EXECUTOR, commands[EXECUTOR], environment | limit | passphrase_environment(), home.log(EXECUTOR), home.folder),
         Child(SUPERNODE, commands[SUPERNODE], environment, home.log(SUPERNODE), home.folder),
     ]

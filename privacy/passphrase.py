@@ -1,8 +1,8 @@
 """Private keys on disk under a passphrase: PKCS8, encrypted where one is given, in one place for both sides.
 
 The passphrase comes from the file that FEDKT3D_PASSPHRASE_FILE names, from FEDKT3D_PASSPHRASE itself, or from systemd's
-credential ``fedkt3d-passphrase``. It goes on the keys that people use now and then: the consortium's CA, its documents,
-a site's identity. The TLS key and the Flower node key stay plain (0600), since Flower reads them from disk by itself
+credential ``fedkt3d-passphrase``. It goes on the consortium's CA key, its documents' key, and a site's identity key;
+of the processes that run unattended only the site's executor gets it, which signs with the identity. The TLS key and the Flower node key stay plain (0600), since Flower reads them from disk by itself
 and asks for nothing; so do the secrets of the local channels.
 """
 
@@ -40,6 +40,12 @@ def passphrase() -> bytes | None:
     if len(text.decode(errors="replace")) < LEAST_CHARACTERS:
         raise InputError(f"{source}: expected a passphrase of {LEAST_CHARACTERS} characters or more")
     return text
+
+
+def passphrase_environment() -> dict[str, str]:
+    """The variables by which a passphrase was given, for a child process that needs one; a file by its full path."""
+    given = {name: os.environ[name] for name in (FILE, TEXT) if name in os.environ}
+    return given | ({FILE: str(Path(given[FILE]).resolve())} if given.get(FILE) else {})
 
 
 def write_private_key(path: Path, key_pem: bytes) -> None:
