@@ -110,6 +110,12 @@ def _children(home: ClientHome, threads: int = 0) -> list[Child]:
     limit = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)} if threads else {}
     commands = {name: module_command(f"client.{name}", str(home.folder), address) for name in (EXECUTOR, SUPERNODE)}
     return [
-        Child(EXECUTOR, commands[EXECUTOR], environment | limit | passphrase_environment(), home.log(EXECUTOR), home.folder),
+        Child(
+            EXECUTOR,
+            commands[EXECUTOR],
+            environment | limit | passphrase_environment(),
+            home.log(EXECUTOR),
+            home.folder,
+        ),
         Child(SUPERNODE, commands[SUPERNODE], environment, home.log(SUPERNODE), home.folder),
     ]

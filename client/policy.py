@@ -26,8 +26,10 @@ schema: 1
 # Work only under a federation plan that this site has accepted (`client plan --accept`).
 require_plan: true
 
-# Privacy modes that this site takes part in. none: the coordinator sees this site's updates as they are.
-modes: [none]
+# Privacy modes that this site takes part in. shared: patients are hidden behind noise that the sites share, and only
+# the sum is seen. local: behind noise of this site alone. site: as shared, but it is the hospital that is hidden.
+# none: NO privacy; the coordinator sees this site's updates as they are.
+modes: [shared]
 
 # Fewest hospitals whose updates an accepted plan must add up in a round.
 least_sites: 2

@@ -1,9 +1,10 @@
 """Private keys on disk under a passphrase: PKCS8, encrypted where one is given, in one place for both sides.
 
 The passphrase comes from the file that FEDKT3D_PASSPHRASE_FILE names, from FEDKT3D_PASSPHRASE itself, or from systemd's
-credential ``fedkt3d-passphrase``. It goes on the consortium's CA key, its documents' key, and a site's identity key;
-of the processes that run unattended only the site's executor gets it, which signs with the identity. The TLS key and the Flower node key stay plain (0600), since Flower reads them from disk by itself
-and asks for nothing; so do the secrets of the local channels.
+credential ``fedkt3d-passphrase``. It goes on the consortium's CA key, its documents' key, and a site's identity key; of
+the processes that run unattended the site's executor alone gets it, which signs with the identity. The TLS key and the
+Flower node key stay plain (0600), since Flower reads them from disk by itself and asks for nothing; so do the secrets
+of the local channels.
 """
 
 from __future__ import annotations

@@ -37,8 +37,8 @@ def compose_run(overrides: Sequence[str], sites: int = 0) -> RunConfig:
     except (HydraException, OmegaConfBaseException) as error:
         raise InputError(f"run configuration: {_one_line(error)}; see `server run --show`") from error
     assert isinstance(plain, dict)
+    ModelSpec.from_json(json.dumps(plain["model"]))
     config = RunConfig.from_json(json.dumps(_counted(plain, sites)))
-    ModelSpec.from_json(json.dumps(config.model))
     check_sums(config)
     return config
 

@@ -135,6 +135,7 @@ class EvaluateConfig:
 class PrivacyConfig:
     """The privacy that the coordinator asks for (privacy/modes.py); every site's own policy has the last word.
 
+    ``mode`` none has to be asked for by name, here and in every site's policy.
     ``epsilon`` at ``delta`` for the whole run; ``z`` 0: the least noise that keeps to it. ``q``: chance of a patient to
     take part in a step; ``clip``: largest norm of a patient's gradient (mode site: of a site's update); ``cohort`` and
     ``sites``: patients and sites as declared, public; fewest sites in a sum are ``rounds.min_sites``, of which
@@ -142,7 +143,7 @@ class PrivacyConfig:
     draws that are averaged into one gradient.
     """
 
-    mode: str = "none"
+    mode: str = "shared"
     epsilon: float = 8.0
     delta: float = 1e-5
     z: float = 0.0
@@ -212,7 +213,10 @@ class RunConfig:
             return
         mode, wrong = self.privacy.mode, ""
         if self.privacy.cohort < 1 or self.privacy.sites < 1:
-            wrong = "privacy.cohort and privacy.sites: expected the patients and sites that take part, as declared"
+            wrong = (
+                "privacy.cohort and privacy.sites: expected the patients and sites that take part, as declared;"
+                " privacy.mode=none trains without privacy, where every site's policy allows it"
+            )
         elif self.rounds.evaluate_every:
             wrong = "rounds.evaluate_every: expected 0; a metric of patients is a release that nobody has paid for"
         elif mode == "shared" and self.train.local_steps != 1:
@@ -256,6 +260,15 @@ def _build(kind: type[Any], raw: object, path: str) -> object:
 
 def _names(kind: type[Any]) -> list[str]:
     return [f.name for f in fields(kind)]
+
+
+def by_mode(mode: str, values: Mapping[str, Any]) -> Any:
+    """A default that depends on the privacy mode: that of ``mode`` in ``values``, or the one called ``else``."""
+    return values.get(mode, values["else"])
+
+
+# In the YAML of `server run` and `simulate run`: ${by_mode:MODE,{shared:1,else:25}}.
+OmegaConf.register_new_resolver("by_mode", by_mode, replace=True)
 
 
 def hydra_schema() -> DictConfig:

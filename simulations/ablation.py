@@ -114,6 +114,7 @@ def trial_settings(settings: AblationSettings, name: str, seed: int) -> RunSetti
     shared = [] if elsewhere else [f"data.root={settings.out / 'data'}"]
     out = settings.out / name / f"seed{seed}"
     own = [f"name=ablation-{name}", f"seed={seed}", f"study=[{settings.study}]", f"out={out}"]
+    shared.append("privacy=none")  # the paper's own comparison, on a researcher's machine
     return run_settings([*shared, *settings.common, *VARIANTS[name].overrides, *own])
 
 

@@ -70,7 +70,8 @@ class RunSettings:
             raise InputError(f"engine={self.engine!r}: expected local or ray")
         if self.federation.privacy.mode in SUMMED and self.study != ("federated",):
             raise InputError(
-                f"privacy={self.federation.privacy.mode}: needs sites that share; expected study=[federated]"
+                f"privacy={self.federation.privacy.mode}: needs sites that share; expected study=[federated], or"
+                " privacy=none"
             )
         if self.federation.privacy.mode in SUMMED and self.engine == "ray":
             raise InputError(

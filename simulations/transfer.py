@@ -93,6 +93,7 @@ def trial_settings(settings: TransferSettings, prior: str, steps: int, seed: int
     shared = [] if elsewhere else [f"data.root={settings.out / 'data'}"]
     own = [
         f"name=transfer-{prior}",
+        "privacy=none",  # the paper's own comparison, on a researcher's machine
         f"seed={seed}",
         f"model.prior={prior}",
         f"model.init_seed={seed}",

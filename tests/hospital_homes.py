@@ -39,7 +39,6 @@ CONFIG = RunConfig(
 )
 POLICY = {
     "require_plan: true": "require_plan: false",
-    "modes: [none]": "modes: [shared]",
     "max_epsilon: 8.0": "max_epsilon: null",
 }
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from client import executor
 from privacy.messages import Reply, parse_request, reply
-from server.config import RoundsConfig, RunConfig
+from server.config import PrivacyConfig, RoundsConfig, RunConfig
 from server.events import Event
 from server.rounds import run_federation
 
@@ -54,7 +54,9 @@ def _main(grid: Grid, context: Context) -> None:
         if event.kind in ("round_started", "round_done"):
             ends.append(time.time())
 
-    config = RunConfig(rounds=RoundsConfig(count=rounds, min_sites=SITES, evaluate_every=0))
+    config = RunConfig(
+        privacy=PrivacyConfig(mode="none"), rounds=RoundsConfig(count=rounds, min_sites=SITES, evaluate_every=0)
+    )
     run_federation(grid, config, "{}", "0" * 64, _values(values, 0), out, note)
     # From the first start to each end; what lies between an end and the next start (checkpoint) counts.
     (out / "times.json").write_text(json.dumps([ends[0], *ends[1::2]]))

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from privacy.messages import Reply, parse_request, reply
-from server.config import RoundsConfig, RunConfig
+from server.config import PrivacyConfig, RoundsConfig, RunConfig
 from server.rounds import FederationResult, run_federation
 from simulations.engine import run_local
 
@@ -54,7 +54,9 @@ def trivial_client(size: int) -> ClientApp:
 
 def measure(sites: int, rounds: int, megabytes: float, workers: int) -> dict[str, float]:
     size = int(megabytes * 1e6 / 4)
-    config = RunConfig(rounds=RoundsConfig(count=rounds, min_sites=sites, evaluate_every=0))
+    config = RunConfig(
+        privacy=PrivacyConfig(mode="none"), rounds=RoundsConfig(count=rounds, min_sites=sites, evaluate_every=0)
+    )
     initial = np.zeros(size, dtype=np.float32)
     started, cpu = time.perf_counter(), time.process_time()
     with tempfile.TemporaryDirectory() as folder:

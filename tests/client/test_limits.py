@@ -32,7 +32,9 @@ SPEC = ModelSpec(prior="none", adapter="lora").to_json()
 def policy(tmp_path_factory: pytest.TempPathFactory) -> Policy:
     path = tmp_path_factory.mktemp("policy") / "policy.yaml"
     path.write_text(default_policy_text())
-    return replace(Policy.load(path), require_plan=False)
+    default = Policy.load(path)
+    assert default.modes == ("shared",), "a mode without privacy takes a word of the site's own"
+    return replace(default, require_plan=False, modes=("none",))
 
 
 SITE = SiteConfig(site="a", data="cases", root=Path("/nowhere"), train=("p1", "p2", "p3"), validation=("v1", "v2"))
@@ -234,7 +236,8 @@ def home(tmp_path: Path) -> Path:
     record = {"schema": 2, "site": "a", "consortium": "0" * 32, "name": "c", "server": "127.0.0.1:1"}
     (tmp_path / "client.json").write_text(json.dumps(record))
     replace(SITE, root=tmp_path).save(tmp_path / "site.yaml")
-    (tmp_path / "policy.yaml").write_text(default_policy_text().replace("require_plan: true", "require_plan: false"))
+    policy = default_policy_text().replace("require_plan: true", "require_plan: false")
+    (tmp_path / "policy.yaml").write_text(policy.replace("modes: [shared]", "modes: [none]"))
     return tmp_path
 
 

@@ -66,7 +66,7 @@ def home(tmp_path: Path) -> Path:
     (tmp_path / "client.json").write_text(json.dumps(record))
     replace(SITE, root=tmp_path).save(tmp_path / "site.yaml")
     policy = default_policy_text().replace("require_plan: true", "require_plan: false")
-    (tmp_path / "policy.yaml").write_text(policy.replace("modes: [none]", "modes: [shared, local, site]"))
+    (tmp_path / "policy.yaml").write_text(policy.replace("modes: [shared]", "modes: [shared, local, site]"))
     return tmp_path
 
 

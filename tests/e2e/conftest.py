@@ -10,6 +10,7 @@ from simulations.phantom import STYLES, write_hospital
 
 # Enough to see a round through, and no more: what is trained is the business of other tests.
 FAST = (
+    "privacy.mode=none",
     "model.prior=none",
     "train.local_steps=2",
     "train.batch_size=1",

@@ -102,15 +102,20 @@ class Deployment:
         eventually(lambda: read(state).get("ready"), START_S, "the coordinator is ready")
         return process
 
-    def make_site(self, name: str, site_config: Path) -> Path:
-        """`server invite` and `client init`; the request. The policy asks for no plan, so that any run may be tried."""
+    def make_site(self, name: str, site_config: Path, mode: str = "none") -> Path:
+        """`server invite` and `client init`; the request. The policy asks for no plan, so that any run may be tried.
+
+        Most tests are about other things than privacy: their sites take part in mode none, and say so.
+        """
         invitation = self.folder / f"{name}.invitation"
         self.must("server", "invite", name, "--home", self.home, "--out", invitation)
         made = self.must(
             "client", "init", invitation, "--home", self.site(name), "--site-config", site_config, "--json"
         )
         policy = self.site(name) / "policy.yaml"
-        policy.write_text(policy.read_text().replace("require_plan: true", "require_plan: false"))
+        text = policy.read_text().replace("require_plan: true", "require_plan: false")
+        assert "modes: [shared]" in text
+        policy.write_text(text.replace("modes: [shared]", f"modes: [{mode}]"))
         return Path(json.loads(made)["request"])
 
     def admit(self, name: str, request: Path) -> None:

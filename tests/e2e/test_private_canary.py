@@ -25,6 +25,7 @@ from shared_model.manifest import initial_vector, load_adapter
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 SMALL = (
+    "privacy.mode=none",
     "model.prior=none",
     "model.shape=[16,16,16]",
     "train.local_steps=2",

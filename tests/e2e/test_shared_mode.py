@@ -30,7 +30,7 @@ Z = 6.0
 BUDGET = epsilon({(Z, 1.0): 6}, 1e-5) + 1e-6
 RUN = (
     "name=private",
-    "privacy.mode=shared",
+    "privacy.mode=shared",  # the default
     f"privacy.z={Z}",
     "privacy.cohort=8",
     "privacy.clip=0.1",
@@ -52,7 +52,6 @@ def restrict(policy: Path) -> None:
     text = policy.read_text()
     for before, after in (
         ("require_plan: false", "require_plan: true"),
-        ("modes: [none]", "modes: [shared]"),
         ("max_epsilon: 8.0", f"max_epsilon: {BUDGET}"),
     ):
         assert before in text
@@ -70,7 +69,7 @@ def consortium(tmp_path_factory: pytest.TempPathFactory, hospitals: dict[str, Pa
     try:
         deployment.start_coordinator()
         for name in NAMES:
-            deployment.admit(name, deployment.make_site(name, hospitals[name]))
+            deployment.admit(name, deployment.make_site(name, hospitals[name], "shared"))
         deployment.must("server", "plan", "--home", deployment.home, *RUN)
         for name in NAMES:
             restrict(deployment.site(name) / "policy.yaml")

@@ -152,13 +152,20 @@ def test_renewing_gives_the_same_key_a_new_certificate(home: ServerHome) -> None
 
 def test_the_plan_is_what_the_run_asks_for(home: ServerHome) -> None:
     config = compose_run(
-        ["name=first", "model.prior=none", "rounds.count=3", "train.local_steps=7", "rounds.min_sites=3"]
+        [
+            "privacy.mode=none",
+            "name=first",
+            "model.prior=none",
+            "rounds.count=3",
+            "train.local_steps=7",
+            "rounds.min_sites=3",
+        ]
     )
     roster = Admissions(home).roster()
     plan = make_plan(roster.consortium, roster.version, {}, config)
     assert (plan.name, plan.rounds, plan.local_steps, plan.least_sites) == ("first", 3, 7, 3)
     assert plan.prior == "none:0"
-    other = compose_run(["model.prior=none", "model.init_seed=1"])
+    other = compose_run(["privacy.mode=none", "model.prior=none", "model.init_seed=1"])
     assert plan.manifest != make_plan(roster.consortium, roster.version, {}, other).manifest
 
 

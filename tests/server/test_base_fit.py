@@ -11,7 +11,7 @@ from client.app import InstalledTraining, client_app
 from client.base import base_sums
 from client.site import SiteConfig
 from server.app import federate, run_config
-from server.config import RoundsConfig, RunConfig
+from server.config import PrivacyConfig, RoundsConfig, RunConfig
 from server.rounds import QuorumError
 from shared_model import base
 from shared_model.errors import InputError
@@ -22,7 +22,9 @@ from simulations.phantom import STYLES, write_hospital
 
 MODEL = {"prior": "none", "base": "ridge", "base_fourier": 10, "shape": [16, 16, 16]}
 CONFIG = RunConfig(
-    model=MODEL, rounds=RoundsConfig(count=1, min_sites=2, attempts=1, evaluate_every=0, wait_for_sites_s=20.0)
+    privacy=PrivacyConfig(mode="none"),
+    model=MODEL,
+    rounds=RoundsConfig(count=1, min_sites=2, attempts=1, evaluate_every=0, wait_for_sites_s=20.0),
 )
 
 

@@ -10,12 +10,22 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
-from server.config import AggregateConfig, RoundsConfig, RunConfig, TrainConfig, hydra_schema, run_identity
+from server.config import (
+    AggregateConfig,
+    PrivacyConfig,
+    RoundsConfig,
+    RunConfig,
+    TrainConfig,
+    hydra_schema,
+    run_identity,
+)
 from shared_model.errors import InputError
 
 
 def test_json_round_trip():
-    config = RunConfig(name="a.b", seed=3, model={"adapter": "full"}, train=TrainConfig(lr=1))
+    config = RunConfig(
+        privacy=PrivacyConfig(mode="none"), name="a.b", seed=3, model={"adapter": "full"}, train=TrainConfig(lr=1)
+    )
     assert RunConfig.from_json(config.to_json()) == config
     assert isinstance(config.train.lr, float)
 
@@ -40,7 +50,8 @@ def test_json_round_trip():
         ('{"rounds":{"deadline_s":-1}}', "deadline_s must be"),
         ('{"aggregate":{"name":"krum"}}', "name must be one of fedavg, fedavgm, fedadam"),
         ('{"privacy":{"mode":"open"}}', "mode must be one of shared, local, site, none"),
-        ('{"privacy":{"mode":"shared"}}', "privacy.cohort and privacy.sites"),
+        ("{}", "with privacy.mode=shared: privacy.cohort and privacy.sites"),
+        ('{"privacy":{"mode":"shared"}}', "privacy.mode=none trains without privacy"),
         ('{"privacy":{"mode":"shared","cohort":9,"sites":3}}', "rounds.evaluate_every: expected 0"),
     ],
 )
@@ -56,7 +67,9 @@ def test_hydra_composes_the_schema_with_overrides_and_refuses_unknown_keys():
     GlobalHydra.instance().clear()
     ConfigStore.instance().store(name="run_config_test", node=hydra_schema())
     with initialize(version_base="1.3", config_path=None):
-        composed = compose("run_config_test", overrides=["train.lr=3", "rounds.count=5", "+model.adapter=full"])
+        composed = compose(
+            "run_config_test", overrides=["privacy.mode=none", "train.lr=3", "rounds.count=5", "+model.adapter=full"]
+        )
         config = RunConfig.from_json(json.dumps(OmegaConf.to_container(composed)))
         assert config.train.lr == 3.0
         assert config.rounds.count == 5
@@ -67,7 +80,7 @@ def test_hydra_composes_the_schema_with_overrides_and_refuses_unknown_keys():
 
 
 def test_identity_counts_what_determines_the_result_and_not_patience():
-    config = RunConfig()
+    config = RunConfig(privacy=PrivacyConfig(mode="none"))
     same = run_identity(config, "{}", "m", b"v")
     patient = replace(config, rounds=RoundsConfig(deadline_s=1.0, wait_for_sites_s=1.0, attempts=9))
     assert run_identity(patient, "{}", "m", b"v") == same

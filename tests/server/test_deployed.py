@@ -16,15 +16,11 @@ from server.plan import make_plan
 from server.private_run import run_terms
 from shared_model.errors import InputError
 
-SHARED = ["privacy.mode=shared", "privacy.cohort=60", "train.local_steps=1", "rounds.evaluate_every=0"]
-
-SMALL = ["rounds.count=2", "model.prior=none", "model.adapter=lora", "privacy.z=4"]
+SMALL = ["privacy.cohort=60", "privacy.z=4", "rounds.count=2", "model.prior=none"]
 
 
 def config(*more: str, sites: int = 4) -> RunConfig:
-    return compose_run(
-        [*SHARED, "rounds.count=2", "model.prior=none", "model.adapter=lora", "privacy.z=4", *more], sites
-    )
+    return compose_run([*SMALL, *more], sites)
 
 
 @pytest.fixture

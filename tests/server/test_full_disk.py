@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from server.config import RoundsConfig, RunConfig, TrainConfig
+from server.config import PrivacyConfig, RoundsConfig, RunConfig, TrainConfig
 from server.events import Event, EventLog
 from server.failure import ReportedError, read_failure
 from server.journal import StorageError, write_atomic
@@ -15,6 +15,7 @@ from shared_model.errors import FedKT3DError, InputError
 from simulations.quadratic import run_quadratic, write_sites
 
 CONFIG = RunConfig(
+    privacy=PrivacyConfig(mode="none"),
     rounds=RoundsConfig(count=4, min_sites=2, deadline_s=20.0, wait_for_sites_s=5.0),
     train=TrainConfig(local_steps=3, lr=0.3),
 )

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from client.app import client_app
-from server.config import AggregateConfig, RoundsConfig, RunConfig, TrainConfig
+from server.config import AggregateConfig, PrivacyConfig, RoundsConfig, RunConfig, TrainConfig
 from server.rounds import FederationResult, QuorumError, run_federation
 from server.schedule import round_lr, round_stage
 from shared_model.errors import InputError
@@ -23,7 +23,7 @@ from simulations.quadratic import MANIFEST_HASH, SPEC_JSON, QuadraticTraining, c
 
 PATIENTS = {"alpha": 5, "beta": 2, "gamma": 9}
 FAST = RoundsConfig(count=4, min_sites=2, deadline_s=20.0, wait_for_sites_s=20.0, attempts=2)
-CONFIG = RunConfig(rounds=FAST, train=TrainConfig(local_steps=3, lr=0.3))
+CONFIG = RunConfig(privacy=PrivacyConfig(mode="none"), rounds=FAST, train=TrainConfig(local_steps=3, lr=0.3))
 
 
 @pytest.fixture
@@ -262,4 +262,4 @@ def test_rounds_of_the_base_come_first_with_a_learning_rate_of_their_own() -> No
 @pytest.mark.parametrize(("base", "rounds"), [("voxel", 0), ("voxel", 16), ("none", 1), ("ridge", 1)])
 def test_rounds_of_the_base_belong_to_a_base_that_trains(base: str, rounds: int) -> None:
     with pytest.raises(InputError, match="base_rounds"):
-        RunConfig(model={"base": base}, train=TrainConfig(base_rounds=rounds))
+        RunConfig(privacy=PrivacyConfig(mode="none"), model={"base": base}, train=TrainConfig(base_rounds=rounds))

@@ -60,11 +60,11 @@ def test_tail_gives_each_whole_line_once_and_nothing_older(tmp_path: Path) -> No
 
 
 def test_compose_takes_overrides_of_every_section() -> None:
-    config = compose_run(["rounds.count=3", "train.lr=1e-5", "model.adapter=lora", "name=x1"])
+    config = compose_run(["privacy.mode=none", "rounds.count=3", "train.lr=1e-5", "model.adapter=lora", "name=x1"])
     assert (config.rounds.count, config.train.lr, config.model["adapter"], config.name) == (3, 1e-5, "lora", "x1")
     assert config == type(config).from_json(config.to_json())
     assert json.loads(config.to_json())["model"]["shape"] == [32, 32, 32]
-    causal = compose_run(["model.switches.attention=condition-causal", "train.any2any_share=0.5"])
+    causal = compose_run(["privacy.mode=none", "model.switches.attention=condition-causal", "train.any2any_share=0.5"])
     assert causal.model["switches"]["attention"] == "condition-causal"
 
 

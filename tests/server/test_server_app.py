@@ -8,7 +8,7 @@ import pytest
 
 from client.app import InstalledTraining, client_app
 from server.app import app, federate, run_config
-from server.config import RoundsConfig, RunConfig
+from server.config import PrivacyConfig, RoundsConfig, RunConfig
 from server.failure import ReportedError
 from shared_model.errors import InputError
 from shared_model.manifest import initial_vector, load_adapter, vector_hash
@@ -16,7 +16,13 @@ from shared_model.spec import ModelSpec
 from simulations.engine import run_local
 from simulations.quadratic import write_sites
 
-CONFIG = RunConfig(name="test", seed=5, model={"prior": "none"}, rounds=RoundsConfig(count=2, min_sites=2))
+CONFIG = RunConfig(
+    privacy=PrivacyConfig(mode="none"),
+    name="test",
+    seed=5,
+    model={"prior": "none"},
+    rounds=RoundsConfig(count=2, min_sites=2),
+)
 
 
 class Nudge(InstalledTraining):
@@ -74,7 +80,7 @@ def test_a_broken_run_config_is_refused_before_anything_is_written(tmp_path, cha
 
 
 def test_an_unknown_model_key_is_refused_before_anything_is_written(tmp_path):
-    config = RunConfig(model={"priorr": "none"})
+    config = RunConfig(privacy=PrivacyConfig(mode="none"), model={"priorr": "none"})
     with pytest.raises(ReportedError, match=f"exit {InputError.exit_code}: .*unknown key 'priorr'"):
         run_local(client_app(Nudge()), app, write_sites(tmp_path, {"a": 1}), run_config(config, tmp_path / "out"))
     assert not (tmp_path / "out").exists()

@@ -1,16 +1,19 @@
 """Which run `server run` follows: one that is under way is never submitted twice. With real processes: tests/e2e."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from server import runs, submission
-from server.config import RunConfig
+from server.config import PrivacyConfig, RunConfig
 from server.home import ServerHome, create
 from server.journal import Journal
 from server.submission import Submission
 from shared_model.errors import InputError
+
+PLAIN = RunConfig(privacy=PrivacyConfig(mode="none"))
 
 
 class Ledger:
@@ -44,39 +47,39 @@ def followed(home: ServerHome, ledger: Ledger, config: RunConfig, out: Path) -> 
 def test_a_run_whose_server_app_has_not_started_yet_is_followed(home: ServerHome, tmp_path: Path, status: str) -> None:
     """The command was killed right after it had submitted: nobody holds the folder yet."""
     ledger, out = Ledger(), tmp_path / "out"
-    first = followed(home, ledger, RunConfig(), out)
+    first = followed(home, ledger, PLAIN, out)
     ledger.states[first] = status
-    assert followed(home, ledger, RunConfig(), out) == first
+    assert followed(home, ledger, PLAIN, out) == first
     assert list(ledger.states) == [first]
 
 
 def test_a_run_that_is_over_or_forgotten_is_submitted_again(home: ServerHome, tmp_path: Path) -> None:
     ledger, out = Ledger(), tmp_path / "out"
-    first = followed(home, ledger, RunConfig(), out)
+    first = followed(home, ledger, PLAIN, out)
     ledger.states[first] = "finished:failed"
-    second = followed(home, ledger, RunConfig(), out)
+    second = followed(home, ledger, PLAIN, out)
     assert second != first
     # The SuperLink's database may be lost at no cost.
-    assert followed(home, Ledger(), RunConfig(), out) == "new0"
+    assert followed(home, Ledger(), PLAIN, out) == "new0"
 
 
 def test_a_command_killed_while_submitting_finds_its_run(home: ServerHome, tmp_path: Path) -> None:
     ledger, out = Ledger(other="running"), tmp_path / "out"
     (tmp_path / "elsewhere").mkdir()
-    runs.remember(home, "other", RunConfig(name="other"), tmp_path / "elsewhere")
+    runs.remember(home, "other", replace(PLAIN, name="other"), tmp_path / "elsewhere")
     out.mkdir()
-    runs.intend(RunConfig(), out)
+    runs.intend(PLAIN, out)
     ledger.states["lost"] = "running"
-    assert followed(home, ledger, RunConfig(), out) == "lost"
-    assert runs.find(home, RunConfig().name).run_id == "lost"
+    assert followed(home, ledger, PLAIN, out) == "lost"
+    assert runs.find(home, PLAIN.name).run_id == "lost"
 
 
 def test_another_configuration_keeps_out_of_a_run_under_way(home: ServerHome, tmp_path: Path) -> None:
     ledger, out = Ledger(), tmp_path / "out"
-    first = followed(home, ledger, RunConfig(), out)
+    first = followed(home, ledger, PLAIN, out)
     with pytest.raises(InputError, match="another run is using this folder"):
-        followed(home, ledger, RunConfig(seed=1), out)
+        followed(home, ledger, replace(PLAIN, seed=1), out)
     ledger.states[first] = "finished:completed"
     with Journal(out), pytest.raises(InputError, match="another run is using this folder"):
-        followed(home, ledger, RunConfig(seed=1), out)
+        followed(home, ledger, replace(PLAIN, seed=1), out)
     assert list(ledger.states) == [first]

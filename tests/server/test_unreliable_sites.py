@@ -11,7 +11,7 @@ from flwr.common.constant import ErrorCode
 
 from client.app import client_app
 from privacy.messages import SITE_STOPS
-from server.config import RoundsConfig, RunConfig, TrainConfig
+from server.config import PrivacyConfig, RoundsConfig, RunConfig, TrainConfig
 from server.exchange import _flower_error
 from server.history import DROP_REASONS
 from server.patience import patiently
@@ -23,7 +23,7 @@ from simulations.quadratic import MANIFEST_HASH, SPEC_JSON, QuadraticTraining, r
 
 PATIENTS = {"alpha": 5, "beta": 2, "gamma": 9}
 FAST = RoundsConfig(count=4, min_sites=2, deadline_s=20.0, wait_for_sites_s=5.0, attempts=2)
-CONFIG = RunConfig(rounds=FAST, train=TrainConfig(local_steps=3, lr=0.3))
+CONFIG = RunConfig(privacy=PrivacyConfig(mode="none"), rounds=FAST, train=TrainConfig(local_steps=3, lr=0.3))
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 
 from client.app import client_app
 from server.app import federation_report
-from server.config import RoundsConfig, RunConfig, TrainConfig
+from server.config import PrivacyConfig, RoundsConfig, RunConfig, TrainConfig
 from shared_model.errors import InputError
 from simulations.faults import FAULTS, FailingTraining, Fault, faulty
 from simulations.quadratic import QuadraticTraining, run_quadratic, write_sites
@@ -18,6 +18,7 @@ from simulations.quadratic import QuadraticTraining, run_quadratic, write_sites
 NAME = "DOE^JANE"
 PATIENTS = {"alpha": 5, "beta": 2, "gamma": 9}
 CONFIG = RunConfig(
+    privacy=PrivacyConfig(mode="none"),
     rounds=RoundsConfig(count=3, min_sites=2, deadline_s=20.0, wait_for_sites_s=20.0),
     train=TrainConfig(local_steps=2, lr=0.3),
 )

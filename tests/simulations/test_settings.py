@@ -9,14 +9,24 @@ from simulations.settings import evaluate_settings, pretrain_settings, run_setti
 def test_defaults_compose() -> None:
     settings = run_settings([])
     assert settings.study == ("federated",)
-    assert settings.federation.privacy.mode == "none"
+    federation = settings.federation
+    assert (federation.privacy.mode, federation.train.local_steps, federation.aggregate.name) == (
+        "shared",
+        1,
+        "fedadam",
+    )
+    assert (settings.spec.adapter, settings.spec.rank, settings.everyone) == ("lora", 2, True)
+    plain = run_settings(["privacy=none"]).federation
+    assert (plain.train.local_steps, plain.aggregate.name, plain.model["adapter"]) == (25, "fedavg", "full")
     assert settings.data.kind == "phantom"
     assert evaluate_settings([]).adapter == "default"
     assert pretrain_settings([]).source == "video"
 
 
 def test_overrides_reach_the_federation(tmp_path: Path) -> None:
-    settings = run_settings(["rounds=3", "seed=7", "train.lr=1e-4", "study=[local,federated]", f"out={tmp_path}"])
+    settings = run_settings(
+        ["privacy=none", "rounds=3", "seed=7", "train.lr=1e-4", "study=[local,federated]", f"out={tmp_path}"]
+    )
     assert settings.federation.rounds.count == 3
     assert settings.federation.seed == 7
     assert settings.federation.train.lr == 1e-4

@@ -23,7 +23,7 @@ from simulations.tables import read_summary
 
 TINY = [
     "model.prior=none", "model.shape=[16,16,16]", "rounds=2", "train.local_steps=2", "train.batch_size=1",
-    "data.sites=2", "data.patients=3", "workers=2",
+    "data.sites=2", "data.patients=3", "workers=2", "privacy=none",
 ]  # fmt: skip
 
 
