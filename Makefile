@@ -18,12 +18,16 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	touch $(READY)
 
-# A small federation on phantom hospitals; also on a few OpenKBP patients where FEDKT3D_OPENKBP names the data set.
+# A small federation on phantom hospitals, without privacy to see it learn, and in the default mode to see what that costs;
+# also on a few OpenKBP patients where FEDKT3D_OPENKBP names the data set.
 demo: $(READY)
-	$(BIN)/simulate run out=out/demo name=demo rounds=6 study='[federated,local]' data.patients=16
+	@echo "Four phantom hospitals, together and alone, without privacy:"
+	$(BIN)/simulate run out=out/demo name=demo rounds=6 privacy=none study='[federated,local]' data.patients=16 data.root=out/demo_data
+	@echo; echo "The same hospitals in the default mode: three private steps, epsilon 8, of which so few patients allow little to be learned:"
+	$(BIN)/simulate run out=out/demo_private name=demo_private rounds=3 data.patients=16 data.root=out/demo_data
 	@if [ -n "$$FEDKT3D_OPENKBP" ]; then \
-	  echo; echo "The same on a few OpenKBP patients:"; \
-	  $(BIN)/simulate run out=out/demo_openkbp name=demo_openkbp rounds=6 data=openkbp data.root="$$FEDKT3D_OPENKBP" \
+	  echo; echo "Without privacy on a few OpenKBP patients:"; \
+	  $(BIN)/simulate run out=out/demo_openkbp name=demo_openkbp rounds=6 privacy=none data=openkbp data.root="$$FEDKT3D_OPENKBP" \
 	    data.train_per_site=12 data.validation_per_site=3; \
 	fi
 

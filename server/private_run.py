@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from privacy.accountant import epsilon, noise_multiplier, profile
@@ -67,6 +68,19 @@ def run_terms(config: RunConfig) -> Terms | None:
         colluders=asked.colluders,
         bits=asked.bits,
         views=asked.views,
+    )
+
+
+def privacy_line(privacy: Mapping[str, Any]) -> str:
+    """What a report's ``privacy`` says, in one line for a person."""
+    if privacy["mode"] == "none":
+        return "privacy: NONE; the coordinator saw each site's update as it was"
+    if "epsilon" not in privacy:
+        return f"privacy: {privacy['mode']}"
+    return (
+        f"privacy: {privacy['mode']}, epsilon {privacy['epsilon']:.2f} a {privacy['unit']}"
+        f" ({privacy['epsilon_all_others_collude']:.2f} if all others collude), delta {privacy['delta']:g},"
+        f" {privacy['steps']} steps"
     )
 
 

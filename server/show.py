@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bar
 from rich.table import Table
 
+from server.private_run import privacy_line
 from server.run import Outcome
 from server.runs import Event
 
@@ -84,6 +85,7 @@ def rounds_table(report: Mapping[str, Any]) -> Table:
         drops = ", ".join(f"{drop['site']}: {drop['reason']}" for drop in entry.get("drops", [])) or "-"
         numbers = [f"{row[name]:.4g}" if name in row else "-" for name in columns]
         table.add_row(str(entry["round"]), str(len(entry["sites"])), drops, *numbers, f"{entry['wall_s']:.1f}")
+    table.caption = privacy_line(report["privacy"])
     return table
 
 

@@ -75,7 +75,8 @@ def table_markdown(variants: Mapping[str, Row], full: str, trials: Sequence[Tria
         wire = f"{own[0].vector_bytes / 1e6:.2f}"
         lines.append(f"| {row.label} | {len(own)} | {' | '.join([*cells, wire, *paper])} |")
     notes = order_notes(variants, full, trials)
-    lines += ["", "All in Gy, mean ± standard deviation over seeds; the paper's MAE is on other data and 10 steps.", ""]
+    lines += ["", "All in Gy, mean ± standard deviation over seeds; the paper's MAE is on other data and 10 steps."]
+    lines += ["Privacy mode none.", ""]
     return "\n".join(lines + notes) + "\n"
 
 

@@ -21,6 +21,7 @@ from client.cohort import load_case
 from client.pictures import site_picture
 from client.site import SiteConfig
 from privacy.messages import EvaluateTask
+from server.private_run import privacy_line
 from shared_model.adapters import adapted_model
 from shared_model.card import card_bytes, card_path
 from shared_model.envelope import Envelope
@@ -86,7 +87,8 @@ def write_results(
     ordered: dict[str, SiteScores] = {study: scores[study] for study in settings.study}
     summary = _summary(settings, sites, trained, ordered, everywhere, wall_s)
     write_summary(out / "summary.json", summary)
-    (out / "metrics.md").write_text(metrics_table(summary))
+    promised = privacy_line(summary["privacy"])
+    (out / "metrics.md").write_text(f"{metrics_table(summary)}\n{promised}\n")
     (out / "metrics.csv").write_text(metrics_csv(summary))
     (out / "patients.csv").write_text(patients_csv(ordered))
     _curves(out)
@@ -99,7 +101,7 @@ def write_results(
         card["trained_on"] = training_ranges(sites).record()
         card_path(out / ADAPTER).write_bytes(card_bytes(card))
     pictures = _pictures(settings, sites, trained, lead)
-    lines = [metrics_table(summary), f"summary   {out / 'summary.json'}", f"curves    {out / 'curves.png'}"]
+    lines = [metrics_table(summary), promised, f"summary   {out / 'summary.json'}", f"curves    {out / 'curves.png'}"]
     lines += [f"adapter   {out / ADAPTER}"] if lead != "local" else []
     lines += [f"picture   {path}" for path in pictures]
     return "\n".join([*lines, _wire_line(settings, summary["wire_bytes_per_round"])])

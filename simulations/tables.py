@@ -208,7 +208,8 @@ def mean_sd_table(summaries: Sequence[Summary]) -> str:
         cells = [f"{statistics.fmean(values):.2f}{sd}" for values, sd in zip(columns, sds, strict=True)]
         rows.append((*row[:3], cells))
     seeds = ", ".join(str(summary["seed"]) for summary in summaries)
-    return f"Mean ± standard deviation over seeds {seeds}.\n\n" + _markdown(rows)
+    modes = ", ".join(sorted({str(summary["privacy"]["mode"]) for summary in summaries}))
+    return f"Mean ± standard deviation over seeds {seeds}; privacy mode {modes}.\n\n" + _markdown(rows)
 
 
 def mean_sd_csv(summaries: Sequence[Summary]) -> str:

@@ -143,6 +143,7 @@ def table_markdown(trials: Sequence[Trial]) -> str:
         total = steps + pretraining_steps(prior)
         lines.append(f"| {steps} | {LABELS[prior]} | {total} | {len(own)} | {' | '.join(cells)} | {ratio} |")
     lines += ["", f"Rows with equal steps with pretraining cost the same: one step is {BATCH} examples of one size."]
+    lines.append("Privacy mode none.")
     return "\n".join(lines) + "\n"
 
 

@@ -94,11 +94,17 @@ def test_the_walk_through_works_as_it_is_written(shell: Shell) -> None:
         else:
             told.append(shell.run(script))
     assert sum(start for start, _ in blocks()) == 6
-    published, simulated = shell.folder / "published", shell.folder / "simulated"
-    content = (published / "adapter.safetensors").read_bytes()
-    assert content == (simulated / "adapter.safetensors").read_bytes()
-    _, _, card = load_adapter(published / "adapter.safetensors")
+    published, simulated = (
+        load_adapter(shell.folder / of / "adapter.safetensors") for of in ("published", "simulated")
+    )
+    card = published[2]
     assert card["sites"] == {f"site-{number}": 4 for number in range(1, 6)}
+    assert (published[0], published[1].size) == (simulated[0], simulated[1].size)
+    for privacy in (card["privacy"], simulated[2]["privacy"]):
+        assert (privacy["mode"], privacy["cohort"], privacy["sites"]) == ("shared", 20, 5)
+    assert card["privacy"]["epsilon"] <= 6.0 < card["privacy"]["epsilon_all_others_collude"]
+    budget = next(text for text in told if "mode shared: 2 releases" in text)
+    assert "epsilon" in budget
     keys = [path for path in shell.folder.rglob("*") if path.is_file() and b"PRIVATE KEY" in path.read_bytes()]
     assert len(keys) >= 5 * 2 + 3
     for path in keys:
