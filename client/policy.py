@@ -31,7 +31,8 @@ require_plan: true
 # none: NO privacy; the coordinator sees this site's updates as they are.
 modes: [shared]
 
-# Fewest hospitals whose updates an accepted plan must add up in a round.
+# Fewest hospitals whose updates an accepted plan must add up in a round; in modes shared and site never below 3, since
+# of two hospitals each can take its own part off the sum.
 least_sites: 2
 
 # Fewest patients of this site behind anything that leaves it (training patients; for evaluate, validation patients).

@@ -7,7 +7,15 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 
 from privacy import certificates
-from privacy.passphrase import CREDENTIAL, FILE, TEXT, passphrase, read_private_key, write_private_key
+from privacy.passphrase import (
+    CREDENTIAL,
+    FILE,
+    TEXT,
+    passphrase,
+    passphrase_environment,
+    read_private_key,
+    write_private_key,
+)
 from privacy.processes import closed_environment
 from server.admission import read_ca_key
 from server.home import create
@@ -49,6 +57,16 @@ def test_a_key_written_with_a_passphrase_opens_with_it_alone(
     for caught in (wrong, missing):
         assert str(path) in str(caught.value)
         assert "porcupine" not in str(caught.value)
+
+
+def test_a_child_that_signs_gets_what_others_do_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert passphrase_environment() == {}
+    monkeypatch.setenv(TEXT, WORD)
+    assert passphrase_environment() == {TEXT: WORD}
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(FILE, "word.txt")
+    assert passphrase_environment() == {TEXT: WORD, FILE: str(tmp_path / "word.txt")}
+    assert not {TEXT, FILE} & set(closed_environment(tmp_path))
 
 
 def test_without_a_passphrase_a_key_is_plain_and_read_as_it_is(tmp_path: Path) -> None:

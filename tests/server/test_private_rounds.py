@@ -15,7 +15,7 @@ from privacy.modes import Terms
 from server.advance import replayed
 from server.config import AggregateConfig, PrivacyConfig, RoundsConfig, RunConfig, TrainConfig
 from server.journal import Journal
-from server.private_run import privacy_report, releases, run_terms
+from server.private_run import privacy_line, privacy_report, releases, run_terms
 from server.ring_sum import RingSum
 from server.rounds import FederationResult, QuorumError
 from shared_model.errors import FedKT3DError, InputError
@@ -89,6 +89,16 @@ def test_sharing_gives_two_epsilons(tmp_path, nodes):
     assert report["survivors"] - report["colluders"] == 3
     assert report["epsilon_all_others_collude"] == pytest.approx(epsilon({(4 / 3**0.5, 1.0): 3}, 1e-5), abs=1e-3)
     assert ledger(tmp_path, "beta").entries()[0].charge.z_alone == pytest.approx(4 / 3**0.5)
+
+
+def test_a_report_says_its_mode_in_one_line(tmp_path, nodes):
+    result = run_quadratic(tmp_path / "out", CONFIG, nodes)
+    line = privacy_line(privacy_report(run_terms(CONFIG), result.history, 1))
+    one, alone = epsilon({(4.0, 1.0): 3}, 1e-5), epsilon({(4.0 / 2**0.5, 1.0): 3}, 1e-5)
+    assert line == (
+        f"privacy: shared, epsilon {one:.2f} a patient ({alone:.2f} if all others collude), delta 1e-05, 3 steps"
+    )
+    assert privacy_line(privacy_report(None, (), 1)).startswith("privacy: NONE")
 
 
 def test_a_failed_attempt_is_paid_for_and_reported(tmp_path, nodes):

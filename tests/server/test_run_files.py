@@ -59,6 +59,21 @@ def test_tail_gives_each_whole_line_once_and_nothing_older(tmp_path: Path) -> No
     assert list(tail.new()) == []
 
 
+def test_without_another_word_a_run_is_private_and_the_rest_follows_from_that() -> None:
+    config = compose_run(["privacy.cohort=40"], sites=5)
+    assert (config.privacy.mode, config.privacy.sites, config.rounds.min_sites) == ("shared", 5, 4)
+    assert (config.train.local_steps, config.rounds.evaluate_every, config.aggregate.name) == (1, 0, "fedadam")
+    assert (config.model["adapter"], config.model["rank"]) == ("lora", 2)
+    for mode, evaluate_every in (("none", 1), ("local", 0)):
+        plain = compose_run([f"privacy.mode={mode}", "privacy.cohort=40"], sites=5)
+        assert (plain.train.local_steps, plain.rounds.evaluate_every, plain.aggregate.name) == (
+            25, evaluate_every, "fedavg",
+        )  # fmt: skip
+        assert (plain.model["adapter"], plain.model["rank"], plain.rounds.min_sites) == ("full", 16, 2)
+    with pytest.raises(InputError, match=r"privacy\.mode=none trains without privacy"):
+        compose_run([], sites=5)
+
+
 def test_compose_takes_overrides_of_every_section() -> None:
     config = compose_run(["privacy.mode=none", "rounds.count=3", "train.lr=1e-5", "model.adapter=lora", "name=x1"])
     assert (config.rounds.count, config.train.lr, config.model["adapter"], config.name) == (3, 1e-5, "lora", "x1")
