@@ -23,8 +23,8 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)
 	@echo "Four phantom hospitals, together and alone, without privacy:"
 	$(BIN)/simulate run out=out/demo name=demo rounds=6 privacy=none study='[federated,local]' data.patients=16 data.root=out/demo_data
-	@echo; echo "The same hospitals in the default mode: three private steps, epsilon 8, of which so few patients allow little to be learned:"
-	$(BIN)/simulate run out=out/demo_private name=demo_private rounds=3 data.patients=16 data.root=out/demo_data
+	@echo; echo "The same hospitals in the default mode, 16 private steps at epsilon 8 on 64 numbers:"
+	$(BIN)/simulate run out=out/demo_private name=demo_private data.patients=16 data.root=out/demo_data
 	@if [ -n "$$FEDKT3D_OPENKBP" ]; then \
 	  echo; echo "Without privacy on a few OpenKBP patients:"; \
 	  $(BIN)/simulate run out=out/demo_openkbp name=demo_openkbp rounds=6 privacy=none data=openkbp data.root="$$FEDKT3D_OPENKBP" \

@@ -11,6 +11,7 @@ from client.site import SiteConfig
 from shared_model import base
 from shared_model.base_features import Features
 from shared_model.case import Case, Volume
+from shared_model.phantom_base import phantom_rows
 from shared_model.residual import base_dose, base_features
 from shared_model.spec import ModelSpec
 from shared_model.voxel_training import TrainingRows, training_rows
@@ -29,8 +30,9 @@ def base_sums(site: SiteConfig, spec: ModelSpec) -> NDArray[np.int64]:
 
 @latest_per_site
 def voxel_rows(site: SiteConfig, spec: ModelSpec) -> tuple[TrainingRows | None, ...]:
-    """What a voxel base trains on: rows of each training case, None without targets. Raises as ``base_sums`` does."""
-    return tuple(training_rows(case, _features(site, spec, case)) for case in load_split(site, "train"))
+    """What a base trains on: rows of each training case, None without targets. Raises as ``base_sums`` does."""
+    rows = phantom_rows if spec.base == "phantom" else training_rows
+    return tuple(rows(case, _features(site, spec, case)) for case in load_split(site, "train"))
 
 
 def base_doses(site: SiteConfig, spec: ModelSpec, weights: bytes, split: str) -> tuple[Volume | None, ...]:

@@ -24,6 +24,7 @@ from privacy.release import clipped_sum
 from shared_model.dit import Any2AnyDiT
 from shared_model.modalities import Example
 from shared_model.objective import velocity_loss
+from shared_model.phantom_base import PhantomBase, squared_loss
 from shared_model.predictor import noise_generator
 from shared_model.residual import base_weights
 from shared_model.spec import ModelSpec
@@ -112,13 +113,15 @@ def _views(cases: Sequence[int], examples: Sequence[Example], count: int, genera
 
 def _base_loss(site: SiteConfig, spec: ModelSpec, model: Any2AnyDiT, terms: Terms) -> PatientLoss:
     network = model.voxel
-    assert isinstance(network, VoxelBase)
+    assert isinstance(network, VoxelBase | PhantomBase)
     with loading:
         rows = voxel_rows(site, data_part(spec))
     patients = site.patients()
 
     def loss(patient: int, generator: torch.Generator) -> Tensor | None:
         cases = [of for case in patients[patient] if (of := rows[case]) is not None]
+        if isinstance(network, PhantomBase):
+            return squared_loss(network, cases) if cases else None
         return voxel_loss(network, draw(cases * terms.views, generator)) if cases else None
 
     return loss

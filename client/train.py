@@ -29,6 +29,7 @@ from shared_model.errors import InputError
 from shared_model.manifest import VOXEL, pack, unpack
 from shared_model.modalities import Example, mirror
 from shared_model.objective import velocity_loss
+from shared_model.phantom_base import PhantomBase
 from shared_model.predictor import noise_generator, predict_dose
 from shared_model.residual import base_weights
 from shared_model.spec import ModelSpec
@@ -103,7 +104,7 @@ def _batches(examples: Sequence[Example], size: int, generator: torch.Generator)
 def train_round(site: SiteConfig, spec: ModelSpec, vector: Vector, task: TrainTask) -> tuple[Vector, dict[str, float]]:
     """Train ``task.local_steps`` steps from ``vector`` (d,); returns (local minus global (d,), metrics).
 
-    AdamW with the round's learning rate, gradients clipped to ``task.grad_clip``; stage ``base`` trains the voxel base
+    AdamW with the round's learning rate, gradients clipped to ``task.grad_clip``; stage ``base`` trains the base
     alone, the others everything else. Raises InputError on bad data.
     """
     started = time.monotonic()
@@ -135,8 +136,8 @@ def model_at(spec: ModelSpec, vector: Vector) -> Any2AnyDiT:
 def stage_parameters(model: Any2AnyDiT, stage: str) -> list[nn.Parameter]:
     """What a stage trains, in the order of the vector. InputError for stage base without a base that trains."""
     of_base = stage == "base"
-    if of_base and not isinstance(model.voxel, VoxelBase):
-        raise InputError("stage base: the model's base is not one that trains; expected model.base=voxel")
+    if of_base and model.voxel is None:
+        raise InputError("stage base: the model's base is not one that trains; expected model.base=voxel or phantom")
     return [p for name, p in trainable(model).items() if name.startswith(VOXEL) == of_base]
 
 
@@ -171,12 +172,13 @@ def _losses(
 def _base_losses(
     site: SiteConfig, spec: ModelSpec, model: Any2AnyDiT, task: TrainTask, generator: torch.Generator
 ) -> Iterator[Tensor]:
-    """Loss after loss of the voxel base: ``batch_size`` patients a step."""
-    assert isinstance(model.voxel, VoxelBase)
+    """Loss after loss of the base: ``batch_size`` patients a step."""
+    network = model.voxel
+    assert isinstance(network, VoxelBase | PhantomBase)
     patients = stage_rows(site, spec)
     while True:
         chosen = torch.randint(len(patients), (task.batch_size,), generator=generator).tolist()
-        yield voxel_loss(model.voxel, draw([patients[i] for i in chosen], generator))
+        yield voxel_loss(network, draw([patients[i] for i in chosen], generator))
 
 
 def score_validation(site: SiteConfig, spec: ModelSpec, vector: Vector, task: EvaluateTask) -> list[CaseScore]:

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from privacy.fields import OneOf, Real, Rule, Text, Whole, checked_fields
 from privacy.modes import MODES
 from shared_model.errors import InputError
+from shared_model.spec import TRAINED_BASES
 
 _WHERE = "run configuration"
 
@@ -199,13 +200,13 @@ class RunConfig:
         if not isinstance(self.initial, str):
             raise InputError(f"{_WHERE}: initial must be the path of an adapter's file, or empty")
         self._check_privacy()
-        trains_base = self.model.get("base") == "voxel"
+        trains_base = self.model.get("base") in TRAINED_BASES
         # An adapter of the base alone has nothing else to train.
         most = self.rounds.count - (self.model.get("adapter") != "base")
         if trains_base != (self.train.base_rounds > 0) or self.train.base_rounds > most:
             raise InputError(
                 f"{_WHERE}: train.base_rounds={self.train.base_rounds}: expected 1 to rounds.count - 1 with"
-                " model.base=voxel (all of them with model.adapter=base), and 0 with any other base"
+                " model.base=voxel or phantom (all of them with model.adapter=base), and 0 with any other base"
             )
 
     def _check_privacy(self) -> None:
@@ -262,13 +263,13 @@ def _names(kind: type[Any]) -> list[str]:
     return [f.name for f in fields(kind)]
 
 
-def by_mode(mode: str, values: Mapping[str, Any]) -> Any:
-    """A default that depends on the privacy mode: that of ``mode`` in ``values``, or the one called ``else``."""
-    return values.get(mode, values["else"])
+def chosen(word: str, values: Mapping[str, Any]) -> Any:
+    """A default that depends on another key, such as the privacy mode: that of ``word``, or the one called ``else``."""
+    return values.get(word, values["else"])
 
 
-# In the YAML of `server run` and `simulate run`: ${by_mode:MODE,{shared:1,else:25}}.
-OmegaConf.register_new_resolver("by_mode", by_mode, replace=True)
+# In the YAML of `server run` and `simulate run`: ${chosen:${privacy.mode},{shared:1,else:25}}.
+OmegaConf.register_new_resolver("chosen", chosen, replace=True)
 
 
 def hydra_schema() -> DictConfig:

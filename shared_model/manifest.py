@@ -23,6 +23,7 @@ from shared_model.base import fitted, weights_of
 from shared_model.card import card_path, read_card
 from shared_model.dit import Any2AnyDiT
 from shared_model.errors import InputError
+from shared_model.phantom_base import public_hash
 from shared_model.prior import prior_hash
 from shared_model.spec import ModelSpec
 
@@ -99,13 +100,15 @@ def manifest_hash(spec: ModelSpec) -> str:
     """
     names, _ = _layout(spec)
     content = {"prior": prior_hash(spec), "spec": spec.to_json(), "names": names}
-    if spec.base_weights:
+    if spec.base_weights or spec.base == "phantom":
         content["base"] = base_hash(spec)
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def base_hash(spec: ModelSpec) -> str:
-    """SHA-256 hex of the base's coefficients; ``none`` without any. InputError if it is not fitted."""
+    """SHA-256 hex of what is fixed of the base; ``none`` without any. InputError if it is a ridge and not fitted."""
+    if spec.base == "phantom":
+        return public_hash()
     return "none" if spec.base != "ridge" else vector_hash(weights_of(spec))
 
 

@@ -19,6 +19,7 @@ from shared_model.errors import InputError
 from shared_model.hashing import tensors_hash
 from shared_model.latents import Latents
 from shared_model.modalities import HAAR
+from shared_model.phantom_base import PhantomBase
 from shared_model.spec import Architecture, ModelSpec
 from shared_model.switches import Switches
 from shared_model.voxel import VoxelBase
@@ -99,6 +100,8 @@ def load_prior(spec: ModelSpec) -> Any2AnyDiT:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(spec.init_seed)
             model.voxel = VoxelBase()
+    if spec.base == "phantom":
+        model.voxel = PhantomBase()
     return model
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from shared_model import base, voxel
+from shared_model import base, phantom_base, voxel
 from shared_model.base_features import Features, physics_features
 from shared_model.case import Case, Volume
 from shared_model.dit import Any2AnyDiT
@@ -18,6 +18,8 @@ def base_features(case: Case, spec: ModelSpec) -> Features:
 
 def base_weights(model: Any2AnyDiT) -> bytes:
     """Weights of a base that trains with the model, as bytes; empty without such a base."""
+    if isinstance(model.voxel, phantom_base.PhantomBase):
+        return model.voxel.correction.detach().float().numpy().tobytes()
     return voxel.weights(model.voxel) if isinstance(model.voxel, voxel.VoxelBase) else b""
 
 
@@ -30,6 +32,8 @@ def base_dose(case: Case, spec: ModelSpec, features: Features, weights: bytes) -
     """The base dose, (z, y, x) Gy on the case's grid, from ``base_features`` and ``base_weights``."""
     if spec.base == "voxel":
         return voxel.predict(case, features, _network(weights))
+    if spec.base == "phantom":
+        return base.predict(case, features, phantom_base.coefficients(weights), 0)
     return base.predict(case, features, base.weights_of(spec), spec.base_fourier)
 
 

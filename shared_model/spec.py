@@ -15,7 +15,9 @@ ADAPTERS: tuple[str, ...] = ("full", "blocks", "lora+embeddings", "lora", "base"
 # is room for longer fields of view.
 MAX_VOXELS = 2 * 128**3
 MAX_RANK, MAX_ALPHA = 1024, 65_536
-BASES: tuple[str, ...] = ("none", "ridge", "voxel")
+BASES: tuple[str, ...] = ("none", "ridge", "voxel", "phantom")
+# Those whose weights are part of the vector.
+TRAINED_BASES: tuple[str, ...] = ("voxel", "phantom")
 # The coefficients travel in the spec, which a message limits to 20,000 characters.
 MAX_BASE_FOURIER = 2500
 # Bundled ones (shared_model/priors), a random start, and Wan 2.1 from files.
@@ -55,8 +57,8 @@ class ModelSpec:
     ``precision`` of the forward pass: ``bf16`` (weights and sums stay float32) or ``fp32``. ``switches``: how the model
     differs from the default one. ``base``: ``none`` (the paper's form), or what the model learns dose minus:
     ``ridge``, a closed-form estimate (shared_model/base.py) with ``base_fourier`` random features, whose coefficients
-    are ``base_weights`` once fitted; ``voxel``, a small network (shared_model/voxel.py) whose weights are part of the
-    vector.
+    are ``base_weights`` once fitted; ``voxel``, a small network (shared_model/voxel.py), or ``phantom``, 64 numbers on
+    top of what phantoms teach (shared_model/phantom_base.py), whose weights are part of the vector.
     """
 
     prior: str = "video-small"
@@ -116,8 +118,8 @@ class ModelSpec:
             raise InputError(f"model.base={self.base!r}: expected one of {', '.join(BASES)}")
         if not 0 <= self.base_fourier <= MAX_BASE_FOURIER:
             raise InputError(f"model.base_fourier: expected 0 to {MAX_BASE_FOURIER}")
-        if self.adapter == "base" and self.base != "voxel":
-            raise InputError("model.adapter=base: expected model.base=voxel; no other base trains")
+        if self.adapter == "base" and self.base not in TRAINED_BASES:
+            raise InputError(f"model.adapter=base: expected model.base={' or '.join(TRAINED_BASES)}; no other trains")
         if self.base_weights and self.base != "ridge":
             raise InputError("model.base_weights: given without model.base=ridge")
 

@@ -14,12 +14,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from shared_model.base_features import highest_gy
 from shared_model.case import Case
 from shared_model.errors import InputError
-from shared_model.voxel import COLUMNS, Features, VoxelBase
+from shared_model.voxel import COLUMNS, Features
 
 # Signed distances, negative inside: they tell which structure a voxel is in, left and right alike.
 _DISTANCES = (
@@ -107,7 +107,7 @@ def draw(patients: Sequence[TrainingRows], generator: torch.Generator) -> Batch:
     )
 
 
-def voxel_loss(network: VoxelBase, batch: Batch) -> Tensor:
+def voxel_loss(network: nn.Module, batch: Batch) -> Tensor:
     """Mean absolute error of the body's voxels plus DVH_WEIGHT times the mean distance of the structures' DVHs."""
     predicted = network(batch.features).split(batch.lengths)
     measured = batch.ratio.split(batch.lengths)

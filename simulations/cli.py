@@ -126,6 +126,18 @@ def private_base(overrides: Overrides = None) -> None:
     print(run_private_base(private_base_settings(overrides or [])))
 
 
+@app.command("phantom-base")
+def phantom_base(
+    out: Annotated[Path, typer.Option(help="Folder for public.npz and card.json")],
+    phantoms: Annotated[int, typer.Option(min=2, max=1000, help="Phantom patients of each of four styles")] = 12,
+    directions: Annotated[int, typer.Option(min=1, max=200, help="Numbers that hospitals may add")] = 64,
+) -> None:
+    """Learn the public part of model.base=phantom from phantom patients."""
+    from simulations.private_base import write_public_base
+
+    print(write_public_base(out, phantoms, directions))
+
+
 @app.command()
 def pretrain(overrides: Overrides = None) -> None:
     """Train a prior of the bundled size on procedural video or phantom patients and write it with its card."""

@@ -7,6 +7,7 @@ the noise at every hospital.
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -109,6 +110,25 @@ def run_private_base(settings: PrivateBaseSettings) -> str:
     report = _table(scores)
     (settings.out / "private_base.md").write_text(report + "\n")
     return report
+
+
+def write_public_base(out: Path, phantoms: int, directions: int) -> str:
+    """Learn the public part of ``model.base=phantom`` and write ``public.npz`` and its card to ``out``."""
+    data = DataSettings(kind="phantom", sites=4, patients=phantoms)
+    rows = _rows(out, hospitals(data, "", out, 0))
+    base = learn(rows, directions)
+    out.mkdir(parents=True, exist_ok=True)
+    directions_dk = base.directions.astype(np.float32)
+    np.savez(out / "public.npz", weights=base.weights, directions=directions_dk, clip=np.float64(base.clip))
+    card = {
+        "what": "public coefficients and directions of model.base=phantom",
+        "recipe": f"simulate phantom-base --out DIR --phantoms {phantoms} --directions {directions}",
+        "phantom_patients": len(rows),
+        "clip": base.clip,
+        "sha256": hashlib.sha256((out / "public.npz").read_bytes()).hexdigest(),
+    }
+    write_json(out / "card.json", card)
+    return f"{len(rows)} phantom patients, clip {base.clip:.4f}, sha256 {card['sha256']}"
 
 
 def _open_fit(mode: str, weights: NDArray[np.float32]) -> _Fit:

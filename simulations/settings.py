@@ -206,8 +206,8 @@ def run_settings(overrides: Sequence[str]) -> RunSettings:
                 "name": raw["name"],
                 "seed": raw["seed"],
                 "model": raw["model"],
+                "rounds": rounds,  # before what may follow from it
                 "train": raw["train"],
-                "rounds": rounds,
                 "aggregate": raw["aggregate"],
                 "evaluate": raw["evaluate"],
                 "privacy": privacy,

@@ -36,6 +36,7 @@ RUN = (
     "privacy.clip=0.1",
     "privacy.views=1",
     "model.prior=none",
+    "model.base=none",
     "model.adapter=lora",
     "model.rank=2",
     "model.shape=[16,16,16]",

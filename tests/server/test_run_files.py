@@ -62,14 +62,13 @@ def test_tail_gives_each_whole_line_once_and_nothing_older(tmp_path: Path) -> No
 def test_without_another_word_a_run_is_private_and_the_rest_follows_from_that() -> None:
     config = compose_run(["privacy.cohort=40"], sites=5)
     assert (config.privacy.mode, config.privacy.sites, config.rounds.min_sites) == ("shared", 5, 4)
-    assert (config.train.local_steps, config.rounds.evaluate_every, config.aggregate.name) == (1, 0, "fedadam")
-    assert (config.model["adapter"], config.model["rank"]) == ("lora", 2)
+    assert (config.train.local_steps, config.rounds.evaluate_every, config.train.base_rounds) == (1, 0, 16)
+    assert (config.model["adapter"], config.model["base"]) == ("base", "phantom")
     for mode, evaluate_every in (("none", 1), ("local", 0)):
         plain = compose_run([f"privacy.mode={mode}", "privacy.cohort=40"], sites=5)
-        assert (plain.train.local_steps, plain.rounds.evaluate_every, plain.aggregate.name) == (
-            25, evaluate_every, "fedavg",
-        )  # fmt: skip
-        assert (plain.model["adapter"], plain.model["rank"], plain.rounds.min_sites) == ("full", 16, 2)
+        assert (plain.train.local_steps, plain.train.base_rounds) == (25, 0)
+        assert (plain.rounds.evaluate_every, plain.rounds.min_sites) == (evaluate_every, 2)
+        assert (plain.model["adapter"], plain.model["base"]) == ("full", "none")
     with pytest.raises(InputError, match=r"privacy\.mode=none trains without privacy"):
         compose_run([], sites=5)
 

@@ -10,14 +10,12 @@ def test_defaults_compose() -> None:
     settings = run_settings([])
     assert settings.study == ("federated",)
     federation = settings.federation
-    assert (federation.privacy.mode, federation.train.local_steps, federation.aggregate.name) == (
-        "shared",
-        1,
-        "fedadam",
-    )
-    assert (settings.spec.adapter, settings.spec.rank, settings.everyone) == ("lora", 2, True)
+    assert (federation.privacy.mode, federation.privacy.clip) == ("shared", 0.05)
+    assert (federation.train.local_steps, federation.train.base_rounds, federation.train.base_lr) == (1, 16, 0.2)
+    assert (settings.spec.adapter, settings.spec.base, settings.everyone) == ("base", "phantom", True)
     plain = run_settings(["privacy=none"]).federation
-    assert (plain.train.local_steps, plain.aggregate.name, plain.model["adapter"]) == (25, "fedavg", "full")
+    assert (plain.train.local_steps, plain.train.base_rounds, plain.train.base_lr) == (25, 0, 0.008)
+    assert (plain.model["adapter"], plain.model["base"], plain.privacy.clip) == ("full", "none", 1.0)
     assert settings.data.kind == "phantom"
     assert evaluate_settings([]).adapter == "default"
     assert pretrain_settings([]).source == "video"
