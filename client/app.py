@@ -122,11 +122,7 @@ def _answer(
     if patients == 0:
         raise _RefusedError("no_patients")
     limits = _limits(context)
-    if limits is not None:
-        _check_limits(limits, site, asked)
-    size = _check_model(training, asked)
-    if limits is not None:
-        limits.check_size(size)
+    _check(limits, training, site, asked)
     answered = partial(Reply, kind=asked.kind, site=site.site, round=asked.round, run_id=asked.run_id)
     secure = _secure(context, limits, asked)
     if secure is not None and asked.kind in SECURE_KINDS:
@@ -217,11 +213,16 @@ def _account(context: Context, limits: Limits | None, asked: Request) -> Account
     return account
 
 
-def _check_limits(limits: Limits, site: SiteConfig, asked: Request) -> None:
+def _check(limits: Limits | None, training: Training, site: SiteConfig, asked: Request) -> None:
+    """Hold a request against the site's own limits, before anything else, and against what is installed here."""
+    if limits is None:
+        _check_model(training, asked)
+        return
     try:
         limits.check_request(site, asked, datetime.now())
     except InputError as error:  # the specification cannot be read
         raise _RefusedError("wrong_model") from error
+    limits.check_size(_check_model(training, asked))
 
 
 def _check_model(training: Training, asked: Request) -> int:
