@@ -72,8 +72,8 @@ def run_federation(
 
     ``initial`` is the shared vector (d,) float32 before round 1; ``members``: who may take part; ``masks``: stage ->
     which numbers of the vector it trains, (d,), all of them if not given.
-    Same configuration, seed and answering sites: the same vector to the bit. Raises InputError (other configuration in
-    ``out``, bad vector), QuorumError.
+    Same configuration, seed and answering sites, mode none: the same vector to the bit. Raises InputError (another
+    configuration in ``out``, bad vector), QuorumError.
     """
     if initial.dtype != np.float32 or initial.ndim != 1 or initial.size < 1 or not np.isfinite(initial).all():
         raise InputError("initial vector: expected one flat, finite float32 array of at least one value")
@@ -94,8 +94,7 @@ def run_federation(
         link = Link(
             grid=grid, run_id=state.run_id, spec_json=spec_json, manifest_hash=manifest_hash, register=members.register
         )
-        of_stage = masks or (lambda _: np.ones(initial.size, dtype=bool))
-        run = _Federation(link, cfg, events, state, of_stage, members, out)
+        run = _Federation(link, cfg, events, state, masks, members, out)
         run.to_the_end(journal)
         events(Event(kind="finished", round=cfg.rounds.count, rounds=cfg.rounds.count))
     return run.result(resumed_from)
@@ -105,13 +104,21 @@ class _Federation:
     """One run in one process: the configuration, the sites and the state that advances round by round."""
 
     def __init__(
-        self, link: Link, cfg: RunConfig, events: EventLog, state: RunState, masks: Masks, members: Members, out: Path
+        self,
+        link: Link,
+        cfg: RunConfig,
+        events: EventLog,
+        state: RunState,
+        masks: Masks | None,
+        members: Members,
+        out: Path,
     ) -> None:
-        self._link, self._cfg, self._events, self._state, self._masks = link, cfg, events, state, masks
+        self._link, self._cfg, self._events, self._state = link, cfg, events, state
+        self._masks = masks or (lambda _: np.ones(state.vector.size, dtype=bool))
         terms = run_terms(cfg)
         self._privacy = "" if terms is None else terms.to_json()
         summed = terms is not None and terms.mode in SUMMED
-        self._summed = SummedSteps(link, terms, cfg, masks, members, out) if terms and summed else None
+        self._summed = SummedSteps(link, terms, cfg, self._masks, members, out) if terms and summed else None
         self._sites: dict[str, int] = dict(state.sites)
         self._earlier_drops = state.drops
         answer_within_s = min(cfg.rounds.deadline_s, cfg.rounds.wait_for_sites_s)
