@@ -38,6 +38,14 @@ def alive(pid: int) -> bool:
     return status.rpartition(")")[2].split()[0] != "Z"
 
 
+def change_policy(home: Path, before: str, after: str) -> None:
+    """Edit the policy of the site in `home`."""
+    policy = home / "policy.yaml"
+    text = policy.read_text()
+    assert before in text, before
+    policy.write_text(text.replace(before, after))
+
+
 class Deployment:
     """One coordinator and its sites below `folder`, driven by the console scripts alone."""
 
@@ -112,10 +120,8 @@ class Deployment:
         made = self.must(
             "client", "init", invitation, "--home", self.site(name), "--site-config", site_config, "--json"
         )
-        policy = self.site(name) / "policy.yaml"
-        text = policy.read_text().replace("require_plan: true", "require_plan: false")
-        assert "modes: [shared]" in text
-        policy.write_text(text.replace("modes: [shared]", f"modes: [{mode}]"))
+        change_policy(self.site(name), "require_plan: true", "require_plan: false")
+        change_policy(self.site(name), "modes: [shared]", f"modes: [{mode}]")
         return Path(json.loads(made)["request"])
 
     def admit(self, name: str, request: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pydicom
 import pytest
 from conftest import FAST
-from deployment import Deployment
+from deployment import Deployment, change_policy
 from small_study import write_small_study
 
 from client.site import SiteConfig
@@ -89,8 +89,8 @@ def join(deployment: Deployment, name: str, data: Path) -> None:
     made = json.loads(
         deployment.must("client", "init", invitation, "--home", home, "--data-root", data, "--data", "dicom", "--json")
     )
-    policy = home / "policy.yaml"
-    policy.write_text(policy.read_text().replace("require_plan: true", "require_plan: false"))
+    change_policy(home, "require_plan: true", "require_plan: false")
+    change_policy(home, "modes: [shared]", "modes: [none]")
     config = SiteConfig.load(home / "site.yaml")
     cases = (*config.train, *config.validation)
     replace(config, threads=1, train=cases[:1], validation=cases[1:]).save(home / "site.yaml")

@@ -10,7 +10,7 @@ import pytest
 from conftest import FAST
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_ssh_private_key
-from deployment import Deployment, eventually, read
+from deployment import Deployment, change_policy, eventually, read
 
 from client.home import ClientHome
 from privacy import identity, signed
@@ -29,6 +29,7 @@ def invited(deployment: Deployment, name: str, data_root: Path, folder: str | No
     deployment.must("server", "invite", name, "--home", deployment.home, "--out", invitation)
     home = deployment.site(folder or name)
     deployment.must("client", "init", invitation, "--home", home, "--data-root", data_root)
+    change_policy(home, "modes: [shared]", "modes: [none]")
     return home
 
 

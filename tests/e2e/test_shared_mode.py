@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from conftest import renamed
-from deployment import SCRIPTS, Deployment, eventually, read
+from deployment import SCRIPTS, Deployment, change_policy, eventually, read
 
 from privacy.accountant import epsilon
 from privacy.passphrase import TEXT
@@ -48,18 +48,6 @@ RUN = (
 )
 
 
-def restrict(policy: Path) -> None:
-    """Private releases under an accepted plan and nothing else; the budget is that of six."""
-    text = policy.read_text()
-    for before, after in (
-        ("require_plan: false", "require_plan: true"),
-        ("max_epsilon: 8.0", f"max_epsilon: {BUDGET}"),
-    ):
-        assert before in text
-        text = text.replace(before, after)
-    policy.write_text(text)
-
-
 @pytest.fixture(scope="module")
 def consortium(tmp_path_factory: pytest.TempPathFactory, hospitals: dict[str, Path]) -> Iterator[Deployment]:
     """A coordinator and four hospitals that have accepted one plan and let nothing out but noised releases."""
@@ -73,7 +61,9 @@ def consortium(tmp_path_factory: pytest.TempPathFactory, hospitals: dict[str, Pa
             deployment.admit(name, deployment.make_site(name, hospitals[name], "shared"))
         deployment.must("server", "plan", "--home", deployment.home, *RUN)
         for name in NAMES:
-            restrict(deployment.site(name) / "policy.yaml")
+            # Private releases under an accepted plan and nothing else; the budget is that of six.
+            change_policy(deployment.site(name), "require_plan: false", "require_plan: true")
+            change_policy(deployment.site(name), "max_epsilon: 8.0", f"max_epsilon: {BUDGET}")
             plan = deployment.home / "plan.json"
             deployment.must("client", "plan", "--home", deployment.site(name), "--accept", plan)
             deployment.spawn("client", deployment.site(name))
