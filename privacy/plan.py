@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from privacy.accountant import epsilon
 from privacy.modes import SUMMED, Terms
 
-# Exchanges of secure aggregation a step (open, masked vector, unmask), and of a set-up of keys for many steps.
-EXCHANGES_A_STEP, EXCHANGES_A_SETUP = 3, 2
+# Exchanges of secure aggregation a step (masked vector, who is in, unmask), and of a set-up of keys for so many steps.
+EXCHANGES_A_STEP, EXCHANGES_A_SETUP, STEPS_A_SETUP = 3, 2, 16
 # Seconds an exchange took in a deployment on one machine (docs/results/deployed_round.md), least and most.
 EXCHANGE_S = (3.4, 6.9)
 _VALUE_BYTES = 4  # the shared vector travels down as float32
@@ -55,7 +55,8 @@ def outlook(terms: Terms, parameters: int, rounds: int) -> Outlook:
     """Work a plan out for an adapter of ``parameters`` numbers over ``rounds`` rounds; takes about a second."""
     near, alone = (epsilon({(z, terms.q): terms.steps}, terms.delta) for z in (terms.z, terms.z_alone))
     summed = terms.mode in SUMMED
-    exchanges = EXCHANGES_A_STEP * rounds + EXCHANGES_A_SETUP if summed else rounds
+    setups = math.ceil(rounds / STEPS_A_SETUP)
+    exchanges = EXCHANGES_A_STEP * rounds + EXCHANGES_A_SETUP * setups if summed else rounds
     up = terms.encoding().bits / 8 if summed else _VALUE_BYTES
     units = {"shared": float(terms.cohort), "local": terms.cohort / terms.sites, "site": float(terms.sites)}[terms.mode]
     useful = useful_size(near, terms.delta, units)

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from privacy.modes import Terms
+from privacy.plan import STEPS_A_SETUP
 from privacy.secagg.context import least_threshold
 from privacy.tasks import TrainTask
 from server.advance import Masks
@@ -19,7 +20,6 @@ from server.steps import Link, TrainOutcome, Vector, Witness
 from server.sums import KeptSum, keep_sum, read_sum
 from shared_model.errors import InputError
 
-MOST_STEPS = 16  # sums from one exchange of keys; more of them save time only where nobody drops out
 STAGE_S = 120.0
 
 
@@ -39,7 +39,7 @@ class SummedSteps:
             least_survivors=terms.survivors,
             colluders=terms.colluders,
             ring_bits=terms.encoding().bits,
-            steps=min(rounds.count, MOST_STEPS),
+            steps=min(rounds.count, STEPS_A_SETUP),
             deadline_s=rounds.deadline_s,
             stage_s=min(rounds.deadline_s, STAGE_S),
         )
