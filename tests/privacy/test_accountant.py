@@ -54,6 +54,12 @@ def test_a_huge_budget_needs_no_less_noise_than_the_terms_allow() -> None:
     assert noise_multiplier(1e6, DELTA, 0.01, 1) == 0.1
 
 
+@pytest.mark.parametrize("target", [50.0, 200.0, 1000.0])
+def test_a_large_budget_has_its_noise_too(target: float) -> None:
+    found = noise_multiplier(target, DELTA, 1.0, 20)
+    assert 0.99 * target < epsilon({(found, 1.0): 20}, DELTA) <= target
+
+
 def test_nothing_spent_and_everything_lost() -> None:
     assert epsilon({}, DELTA) == 0.0
     assert epsilon({(0.1, 1.0): 1000}, DELTA) > 1000
