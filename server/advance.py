@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from server.aggregate import State, UpdateSum, server_optimizer
 from server.config import RunConfig
+from server.history import RoundRecord
 from server.private_run import run_terms
 from server.ring_sum import Mask, RingSum
 from server.schedule import round_lr, round_stage
@@ -34,14 +35,15 @@ def advanced(
     return after, state
 
 
-def replayed(out: Path, config: RunConfig, initial: Vector, masks: Masks) -> Vector:
+def replayed(out: Path, config: RunConfig, initial: Vector, masks: Masks, history: Sequence[RoundRecord]) -> Vector:
     """The shared vector (d,) that the kept sums of a finished run in modes shared and site lead to from ``initial``.
 
-    It is the adapter's to the bit: nothing but these sums went into it. Raises InputError where one is missing.
+    It is the adapter's to the bit: nothing but these sums went into it, less those of rounds that ``history`` (of the
+    run's report) says were taken back. Raises InputError where one is missing.
     """
     terms = run_terms(config)
     vector, state = initial, server_optimizer(config.aggregate).initial_state(initial.size)
-    for number in range(1, config.rounds.count + 1):
+    for number in (record.round for record in history if not record.rolled_back):
         kept = read_sum(out, number)
         if kept is None or kept.total is None or terms is None:
             raise InputError(f"{out}: the sum of round {number} is not kept here, so the run cannot be replayed")

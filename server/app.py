@@ -67,6 +67,7 @@ def federate(
     from server.base_fit import fitted_spec
     from shared_model.card import adapter_card, card_bytes, card_path
     from shared_model.manifest import manifest_hash, save_adapter, stage_mask, vector_hash
+    from shared_model.phantom_check import PhantomCheck
     from shared_model.prior import pinned
     from shared_model.spec import ModelSpec
 
@@ -75,7 +76,9 @@ def federate(
     initial = starting_vector(config, spec)
     manifest = manifest_hash(spec)
     masks = partial(stage_mask, spec)
-    result = run_federation(grid, config, spec.to_json(), manifest, initial, out, on_event, members, masks)
+    judged = config.rounds.phantom_step or config.rounds.phantom_worst
+    check = PhantomCheck(spec) if judged else None
+    result = run_federation(grid, config, spec.to_json(), manifest, initial, out, on_event, members, masks, check)
     report = federation_report(config, result, vector_hash(result.vector))
     if fit is not None:
         report["base"] = {key: value for key, value in asdict(fit).items() if key != "weights"}
@@ -132,6 +135,8 @@ def federation_report(config: RunConfig, result: FederationResult, adapter_hash:
         "privacy": privacy_report(run_terms(config), result.history, releases(config)),
         "rounds": result.rounds,
         "resumed_from": result.resumed_from,
+        "stopped": result.stopped,
+        "taken_back": [record.round for record in result.history if record.rolled_back],
         "sites": result.sites,
         "wire_bytes_per_round": result.wire_bytes_per_round,
         "adapter_sha256": adapter_hash,

@@ -61,10 +61,12 @@ class TrainConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class RoundsConfig:
-    """How many rounds, who must take part and how long to wait (seconds).
+    """How many rounds, who must take part, how long to wait (seconds), what is taken back.
 
     A round with fewer than ``min_sites`` accepted updates is repeated, ``attempts`` times in all; then the run stops.
     ``evaluate_every`` 0 never evaluates. An update with a Euclidean norm above ``max_update_norm`` drops its site.
+    A round is taken back if it brings the error on public phantoms above ``phantom_step`` times what it was, or above
+    ``phantom_worst`` times the best so far (server/phantom_gate.py; 0: no limit).
     """
 
     count: int = 16
@@ -74,6 +76,8 @@ class RoundsConfig:
     evaluate_every: int = 1
     max_update_norm: float = 1e4
     attempts: int = 3
+    phantom_step: float = 0.0
+    phantom_worst: float = 0.0
 
     RULES: ClassVar[Mapping[str, Rule]] = {
         "count": Whole(1, 1_000_000),
@@ -83,6 +87,8 @@ class RoundsConfig:
         "evaluate_every": Whole(0, 1_000_000),
         "max_update_norm": Real(0.0, 1e12, above=True),
         "attempts": Whole(1, 1000),
+        "phantom_step": Real(0.0, 1000.0),
+        "phantom_worst": Real(0.0, 1000.0),
     }
 
     def __post_init__(self) -> None:

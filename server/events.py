@@ -13,13 +13,16 @@ from server.journal import StorageError
 
 _LOG = logging.getLogger("fedkt3d.server")
 
+# What a person should see at once.
+LOUD = ("site_dropped", "round_failed", "rolled_back", "notice")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
     """One thing that happened, for progress bars and ``out/events.jsonl``; unused fields keep their defaults.
 
-    ``kind``: started, resumed, notice, site_joined, round_started, site_done, site_dropped, round_failed, round_done,
-    evaluated, finished.
+    ``kind``: started, resumed, notice, site_joined, round_started, site_done, site_dropped, round_failed, rolled_back,
+    round_done, evaluated, finished.
     """
 
     kind: str
@@ -57,7 +60,8 @@ class EventLog:
         plain = {key: value for key, value in asdict(event).items() if value not in ("", 0, 0.0, {})}
         self._write(json.dumps({"time": round(time.time(), 3), **plain}) + "\n")
         _LOG.log(
-            logging.WARNING if event.kind in ("site_dropped", "round_failed", "notice") else logging.INFO, event.line()
+            logging.WARNING if event.kind in LOUD else logging.INFO,
+            event.line(),
         )
         if self._listener is not None:
             self._listener(event)

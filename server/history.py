@@ -52,8 +52,26 @@ class Evaluation:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PhantomVerdict:
+    """Error on public phantoms (Gy) before and after a round and at best until then; ``why`` it was taken back."""
+
+    before_gy: float
+    best_gy: float
+    after_gy: float
+    why: str = ""
+
+    @property
+    def stands_gy(self) -> float:
+        """Error of the vector that the next round starts from."""
+        return self.before_gy if self.why else self.after_gy
+
+
+@dataclass(frozen=True, kw_only=True)
 class RoundRecord:
-    """One finished round. ``sites`` maps an accepted site to its weight; ``wire_bytes`` counts both directions."""
+    """One finished round. ``sites`` maps an accepted site to its weight; ``wire_bytes`` counts both directions.
+
+    ``phantoms``: how it was judged (server/phantom_gate.py), None where it was not.
+    """
 
     round: int
     lr: float
@@ -66,6 +84,17 @@ class RoundRecord:
     wire_bytes: int
     wall_s: float
     evaluation: Evaluation | None = None
+    phantoms: PhantomVerdict | None = None
+
+    @property
+    def rolled_back(self) -> bool:
+        """Whether the shared vector after it is the one before it."""
+        return self.phantoms is not None and bool(self.phantoms.why)
+
+    def told(self) -> dict[str, float]:
+        """Metrics of the round for a person: the sites' own and the error on phantoms of what stands after it."""
+        own = {} if self.phantoms is None else {"phantom_gy": self.phantoms.stands_gy}
+        return {**self.metrics, **own}
 
     def to_plain(self) -> dict[str, Any]:
         """Write as plain JSON values."""
@@ -80,6 +109,8 @@ class RoundRecord:
             evaluation = dict(values["evaluation"])
             evaluation["drops"] = _drops(evaluation["drops"])
             values["evaluation"] = Evaluation(**evaluation)
+        if values.get("phantoms") is not None:
+            values["phantoms"] = PhantomVerdict(**values["phantoms"])
         return cls(**values)
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
-from privacy.messages import EvaluateTask, TrainTask
+from privacy.messages import EvaluateTask
 from privacy.modes import SUMMED
 from server.advance import Masks, advanced
 from server.aggregate import server_optimizer
@@ -25,9 +25,10 @@ from server.config import RunConfig, run_identity
 from server.events import Event, EventLog, Listener
 from server.history import Drop, RoundRecord
 from server.journal import Journal, RunState
+from server.phantom_gate import Check, PhantomGate, stopped
 from server.private_run import run_terms
 from server.roster import Members, Roster, Site
-from server.schedule import round_lr, round_stage
+from server.schedule import round_lr, train_task
 from server.steps import Link, TrainOutcome, TrainRules, evaluate_step, train_step
 from server.summed_step import SummedSteps
 from shared_model.errors import FedKT3DError, InputError
@@ -42,6 +43,7 @@ class FederationResult:
 
     ``drops`` are nodes that never became a site; drops within rounds stand in ``history``. ``wire_bytes_per_round`` is
     the mean payload of the training exchange, both directions. ``resumed_from`` counts rounds done before this start.
+    ``stopped``: in words why it ended before its last round, else empty.
     """
 
     vector: Vector
@@ -51,6 +53,7 @@ class FederationResult:
     drops: tuple[Drop, ...]
     wire_bytes_per_round: int
     resumed_from: int
+    stopped: str = ""
 
 
 class QuorumError(FedKT3DError):
@@ -67,11 +70,12 @@ def run_federation(
     on_event: Listener | None = None,
     members: Members = _ALL,
     masks: Masks | None = None,
+    check: Check | None = None,
 ) -> FederationResult:
     """Run a federation to its last round, going on where an earlier start with the same configuration stopped.
 
     ``initial`` is the shared vector (d,) float32 before round 1; ``members``: who may take part; ``masks``: stage ->
-    which numbers of the vector it trains, (d,), all of them if not given.
+    which numbers of the vector it trains, (d,), all of them if not given; ``check``: what each round is judged by.
     Same configuration, seed and answering sites, mode none: the same vector to the bit. Raises InputError (another
     configuration in ``out``, bad vector), QuorumError.
     """
@@ -94,10 +98,11 @@ def run_federation(
         link = Link(
             grid=grid, run_id=state.run_id, spec_json=spec_json, manifest_hash=manifest_hash, register=members.register
         )
-        run = _Federation(link, cfg, events, state, masks, members, out)
+        run = _Federation(link, cfg, events, state, masks, members, out, check)
         run.to_the_end(journal)
-        events(Event(kind="finished", round=cfg.rounds.count, rounds=cfg.rounds.count))
-    return run.result(resumed_from)
+        result = run.result(resumed_from)
+        events(Event(kind="finished", round=result.rounds, rounds=cfg.rounds.count, detail=result.stopped))
+    return result
 
 
 class _Federation:
@@ -112,9 +117,11 @@ class _Federation:
         masks: Masks | None,
         members: Members,
         out: Path,
+        check: Check | None,
     ) -> None:
         self._link, self._cfg, self._events, self._state = link, cfg, events, state
         self._masks = masks or (lambda _: np.ones(state.vector.size, dtype=bool))
+        self._gate = PhantomGate(cfg, check) if check is not None else None
         terms = run_terms(cfg)
         self._privacy = "" if terms is None else terms.to_json()
         summed = terms is not None and terms.mode in SUMMED
@@ -135,7 +142,7 @@ class _Federation:
         while True:
             if self._evaluation_is_due():
                 self._state = self._evaluated()
-            elif self._state.round < self._cfg.rounds.count:
+            elif self._state.round < self._cfg.rounds.count and not stopped(self._state.history):
                 self._state = self._trained()
             else:
                 return
@@ -153,6 +160,7 @@ class _Federation:
             drops=self._drops(),
             wire_bytes_per_round=round(sum(record.wire_bytes for record in history) / max(1, len(history))),
             resumed_from=resumed_from,
+            stopped=stopped(history),
         )
 
     def _drops(self) -> tuple[Drop, ...]:
@@ -200,21 +208,7 @@ class _Federation:
         return self._roster.present()
 
     def _attempt(self, number: int, attempt: int, sites: list[Site]) -> TrainOutcome:
-        train, rounds = self._cfg.train, self._cfg.rounds
-        stage, least_visible = round_stage(train, number, rounds.count)
-        task = TrainTask(
-            round=number,
-            rounds=rounds.count,
-            local_steps=train.local_steps,
-            batch_size=train.batch_size,
-            lr=round_lr(train, number, rounds.count),
-            seed=self._cfg.seed,
-            stage=stage,
-            grad_clip=train.grad_clip,
-            weight_decay=train.weight_decay,
-            least_visible=least_visible,
-            privacy=self._privacy,
-        )
+        rounds, task = self._cfg.rounds, train_task(self._cfg, number, self._privacy)
         witness = partial(self._witness, number)
         if self._summed is not None:
             return self._summed.step(task, self._state.vector, sites, attempt, witness)
@@ -232,29 +226,25 @@ class _Federation:
         vector, optimizer = advanced(self._cfg, self._masks, number, outcome.total, state.vector, state.optimizer)
         if not np.isfinite(vector).all():
             raise FedKT3DError(f"round {number}: the shared vector overflowed float32; lower aggregate.lr or train.lr")
-        record = RoundRecord(
-            round=number,
-            lr=round_lr(self._cfg.train, number, self._cfg.rounds.count),
-            attempt=attempt,
-            sites=outcome.sites,
-            norms=outcome.norms,
-            metrics=outcome.metrics,
-            per_site=outcome.per_site,
-            drops=drops,
-            wire_bytes=outcome.wire_bytes,
-            wall_s=outcome.wall_s,
-        )
+        last = state.history[-1] if state.history else None
+        verdict = None if self._gate is None else self._gate.verdict(number, state.vector, vector, last)
+        lr = round_lr(self._cfg.train, number, self._cfg.rounds.count)
+        record = outcome.record(number, lr, attempt, drops, verdict)
+        if record.rolled_back:
+            assert verdict is not None
+            vector, optimizer = state.vector, state.optimizer
+            self._emit(Event(kind="rolled_back", round=number, detail=verdict.why))
         done = Event(
             kind="round_done",
             round=number,
             sites=len(record.sites),
-            metrics=record.metrics,
+            metrics=record.told(),
             wire_bytes=record.wire_bytes,
             wall_s=record.wall_s,
         )
         self._emit(done)
-        history = (*self._state.history, record)
-        return replace(self._state, round=number, vector=vector, optimizer=optimizer, history=history)
+        history = (*state.history, record)
+        return replace(state, round=number, vector=vector, optimizer=optimizer, history=history)
 
     def _evaluation_is_due(self) -> bool:
         every, number = self._cfg.rounds.evaluate_every, self._state.round

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 
-from server.config import TrainConfig
+from privacy.tasks import TrainTask
+from server.config import RunConfig, TrainConfig
 
 
 def round_lr(train: TrainConfig, round_number: int, rounds: int) -> float:
@@ -37,3 +38,22 @@ def round_stage(train: TrainConfig, round_number: int, rounds: int) -> tuple[str
         return train.stage, 0.0
     rising = train.curriculum == "rising"
     return "any2any", (round_number - 1) / (stage_a - 1) if rising and stage_a > 1 else float(rising)
+
+
+def train_task(config: RunConfig, number: int, privacy: str) -> TrainTask:
+    """What round ``number`` asks of each site; ``privacy``: the run's terms (privacy/modes.py), empty in mode none."""
+    train, count = config.train, config.rounds.count
+    stage, least_visible = round_stage(train, number, count)
+    return TrainTask(
+        round=number,
+        rounds=count,
+        local_steps=train.local_steps,
+        batch_size=train.batch_size,
+        lr=round_lr(train, number, count),
+        seed=config.seed,
+        stage=stage,
+        grad_clip=train.grad_clip,
+        weight_decay=train.weight_decay,
+        least_visible=least_visible,
+        privacy=privacy,
+    )

@@ -11,13 +11,20 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bar
 from rich.table import Table
 
+from server.events import LOUD
+from server.history import RoundRecord
 from server.private_run import privacy_line
 from server.run import Outcome
 from server.runs import Event
 
 # Of all metrics of a round, those that fit on a screen, with their headings; the report holds the rest.
-COLUMNS = {"loss": "loss", "dose_score_gy": "dose Gy", "dvh_score_gy": "DVH Gy", "mae_ref5_gy": "MAE>=5 Gy"}
-_LOUD = ("site_dropped", "round_failed", "notice")
+COLUMNS = {
+    "loss": "loss",
+    "dose_score_gy": "dose Gy",
+    "dvh_score_gy": "DVH Gy",
+    "mae_ref5_gy": "MAE>=5 Gy",
+    "phantom_gy": "phantoms Gy",
+}
 
 
 class Progress:
@@ -50,7 +57,7 @@ class Progress:
             self._console.print(text, highlight=False, markup=False, soft_wrap=True)
             return
         kind, number = str(event.get("kind", "")), int(event.get("round", 0))
-        if kind in _LOUD:
+        if kind in LOUD:
             self._console.print(text, style="yellow", highlight=False, markup=False)
         done = number if kind in ("round_done", "resumed", "finished", "evaluated") else max(0, number - 1)
         total = event.get("rounds")
@@ -74,18 +81,23 @@ def event_line(event: Event) -> str:
 
 
 def rounds_table(report: Mapping[str, Any]) -> Table:
-    """One row a round: how many sites took part, who did not and why, the metrics of COLUMNS, wall time of training."""
-    history = list(report.get("history", []))
+    """One row a round: how many sites took part, who did not and why, the metrics of COLUMNS, wall time of training.
+
+    Raises KeyError or TypeError on a history that no run of this version wrote.
+    """
+    history = [RoundRecord.from_plain(entry) for entry in report.get("history", [])]
     table = Table(title=", ".join(f"{site}: {patients} patients" for site, patients in report["sites"].items()))
-    scores = [{**entry.get("metrics", {}), **(entry.get("evaluation") or {}).get("metrics", {})} for entry in history]
+    scores = [{**one.told(), **(one.evaluation.metrics if one.evaluation else {})} for one in history]
     columns = [name for name in COLUMNS if any(name in row for row in scores)]
     for heading in ("round", "sites", "dropped", *(COLUMNS[name] for name in columns), "wall s"):
         table.add_column(heading)
-    for entry, row in zip(history, scores, strict=True):
-        drops = ", ".join(f"{drop['site']}: {drop['reason']}" for drop in entry.get("drops", [])) or "-"
+    for one, row in zip(history, scores, strict=True):
+        drops = ", ".join(f"{drop.site}: {drop.reason}" for drop in one.drops) or "-"
         numbers = [f"{row[name]:.4g}" if name in row else "-" for name in columns]
-        table.add_row(str(entry["round"]), str(len(entry["sites"])), drops, *numbers, f"{entry['wall_s']:.1f}")
-    table.caption = privacy_line(report["privacy"])
+        number = f"{one.round} taken back" if one.rolled_back else str(one.round)
+        table.add_row(number, str(len(one.sites)), drops, *numbers, f"{one.wall_s:.1f}")
+    told = [f"STOPPED: {report['stopped']}"] if report.get("stopped") else []
+    table.caption = "\n".join([*told, privacy_line(report["privacy"])])
     return table
 
 

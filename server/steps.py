@@ -17,7 +17,7 @@ from privacy.secagg.layout import Packed
 from privacy.tasks import Task
 from server.aggregate import UpdateRejectedError, UpdateSum
 from server.exchange import Answer, Exchange
-from server.history import Drop, Evaluation, weighted_mean
+from server.history import Drop, Evaluation, PhantomVerdict, RoundRecord, weighted_mean
 from server.ring_sum import RingSum
 from server.roster import ANYONE, Register, Site
 
@@ -88,6 +88,24 @@ class TrainOutcome:
     wire_bytes: int
     wall_s: float
     failed: str = ""
+
+    def record(
+        self, number: int, lr: float, attempt: int, drops: tuple[Drop, ...], phantoms: PhantomVerdict | None
+    ) -> RoundRecord:
+        """What the history keeps of it as round ``number``; ``drops``: of all attempts."""
+        return RoundRecord(
+            round=number,
+            lr=lr,
+            attempt=attempt,
+            sites=self.sites,
+            norms=self.norms,
+            metrics=self.metrics,
+            per_site=self.per_site,
+            drops=drops,
+            wire_bytes=self.wire_bytes,
+            wall_s=self.wall_s,
+            phantoms=phantoms,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -57,6 +57,8 @@ def adapter_card(
     scale = SCALE if spec.prior == "wan" else HAAR.scale
     privacy = dict(report["privacy"])
     told = {key: report[key] for key in ("name", "seed", "rounds", "base") if key in report}
+    # Rounds without effect, and why the run ended early: only where there is something to say.
+    told |= {key: report[key] for key in ("taken_back", "stopped") if report.get(key)}
     return {
         **told,
         "schema": SCHEMA,

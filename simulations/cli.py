@@ -87,6 +87,18 @@ def transfer(overrides: Overrides = None) -> None:
 
 
 @app.command()
+def poison(overrides: Overrides = None) -> None:
+    """Let one hospital lie in a federation under secure aggregation, with the check on phantoms and without."""
+    from simulations.poison import run_poison
+    from simulations.series import poison_settings
+
+    settings = poison_settings(overrides or [])
+    with progress_bars() as bars:
+        report = run_poison(settings, bars)
+    print(report)
+
+
+@app.command()
 def scorecards(overrides: Overrides = None) -> None:
     """Align one shared adapter to each hospital's own scorecard, seed by seed; goes on where it was stopped."""
     from simulations.scorecard_settings import scorecards_settings
@@ -136,6 +148,17 @@ def phantom_base(
     from simulations.private_base import write_public_base
 
     print(write_public_base(out, phantoms, directions))
+
+
+@app.command("phantom-set")
+def phantom_set(
+    out: Annotated[Path, typer.Option(help="Folder for cases.npz and card.json")],
+    per_style: Annotated[int, typer.Option(min=1, max=100, help="Phantoms of each style of hospital")] = 2,
+) -> None:
+    """Make the public phantoms on which a coordinator checks every round (rounds.phantom_step)."""
+    from simulations.phantom_set import write_phantom_set
+
+    print(write_phantom_set(out, per_style))
 
 
 @app.command()

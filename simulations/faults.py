@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
@@ -15,9 +16,9 @@ from numpy.typing import NDArray
 from client.app import NODE_CONFIG_KEY
 from client.installed import Training
 from client.site import SiteConfig
-from privacy.encoding import Ring
+from privacy.encoding import Ring, from_ring, to_ring
 from privacy.messages import EvaluateTask, TrainTask, parse_request
-from privacy.modes import Terms
+from privacy.modes import SUMMED, Terms
 from privacy.vectors import pack_vector, unpack_vector
 from shared_model.errors import InputError
 from simulations.engine import NoAnswer
@@ -113,11 +114,14 @@ def _spoilt(what: str, update: Vector) -> Vector:
     return np.append(update, np.float32(0)).astype(np.float32) if what == "wrong_shape" else update
 
 
-class FailingTraining:
-    """Training that raises inside the hospital's own app, with a text that may hold a patient's name."""
+class _Passing:
+    """Training that passes everything through; ``site`` and ``rounds`` (empty: all) are where a fault may strike."""
 
-    def __init__(self, inner: Training, error: Exception, *, site: str, rounds: tuple[int, ...] = ()) -> None:
-        self._inner, self._error, self._site, self._rounds = inner, error, site, rounds
+    def __init__(self, inner: Training, *, site: str, rounds: tuple[int, ...] = ()) -> None:
+        self._inner, self._site, self._rounds = inner, site, rounds
+
+    def _strikes(self, site: SiteConfig, task: TrainTask) -> bool:
+        return site.site == self._site and (not self._rounds or task.round in self._rounds)
 
     def model(self, spec_json: str) -> tuple[str, int]:
         """Pass through."""
@@ -126,9 +130,7 @@ class FailingTraining:
     def train_round(
         self, site: SiteConfig, spec_json: str, vector: Vector, task: TrainTask
     ) -> tuple[Vector, Mapping[str, float]]:
-        """Raise at the chosen site and rounds, pass through elsewhere."""
-        if site.site == self._site and (not self._rounds or task.round in self._rounds):
-            raise self._error
+        """Pass through."""
         return self._inner.train_round(site, spec_json, vector, task)
 
     def private_round(
@@ -146,3 +148,43 @@ class FailingTraining:
     def base_sums(self, site: SiteConfig, spec_json: str) -> NDArray[np.int64]:
         """Pass through."""
         return self._inner.base_sums(site, spec_json)
+
+
+class FailingTraining(_Passing):
+    """Training that raises inside the hospital's own app, with a text that may hold a patient's name."""
+
+    def __init__(self, inner: Training, error: Exception, *, site: str, rounds: tuple[int, ...] = ()) -> None:
+        super().__init__(inner, site=site, rounds=rounds)
+        self._error = error
+
+    def train_round(
+        self, site: SiteConfig, spec_json: str, vector: Vector, task: TrainTask
+    ) -> tuple[Vector, Mapping[str, float]]:
+        """Raise at the chosen site and rounds, pass through elsewhere."""
+        if self._strikes(site, task):
+            raise self._error
+        return super().train_round(site, spec_json, vector, task)
+
+
+class PoisonedTraining(_Passing):
+    """Training at a site that lies: in the summed modes it releases ``factor`` times what it should.
+
+    -3 is three times its part the wrong way. The lie keeps to the protocol, masks and all, and to the norm that a sum
+    may have if the factor is not too large (server/ring_sum.py): nothing but its effect gives it away.
+    """
+
+    def __init__(self, inner: Training, *, site: str, factor: float, rounds: tuple[int, ...] = ()) -> None:
+        super().__init__(inner, site=site, rounds=rounds)
+        self._factor = factor
+
+    def private_round(
+        self, site: SiteConfig, spec_json: str, vector: Vector, task: TrainTask, terms: Terms
+    ) -> Vector | Ring:
+        """Release the lie at the chosen site and rounds, pass through elsewhere."""
+        release = super().private_round(site, spec_json, vector, task, terms)
+        if not self._strikes(site, task):
+            return release
+        if release.dtype == np.float32:
+            raise InputError(f"poison: mode {terms.mode} releases no ring numbers; expected {' or '.join(SUMMED)}")
+        lie = np.rint(from_ring(cast(Ring, release)) * self._factor).astype(np.int64)
+        return to_ring(lie, terms.encoding().bits)

@@ -27,6 +27,7 @@ from privacy.noise import NoiseStream, integer_gaussian
 from privacy.release import clipped_sum, release
 from server.config import RunConfig
 from server.events import Listener
+from server.phantom_gate import Check
 from server.roster import Members
 from server.rounds import FederationResult, run_federation
 from shared_model.errors import InputError
@@ -122,13 +123,17 @@ def run_quadratic(
     workers: int = 1,
     app: ClientApp | None = None,
     on_event: Listener | None = None,
+    check: Check | None = None,
 ) -> FederationResult:
-    """Run the federation from a vector of zeros (size,); ``app`` replaces the client app, to put faults in."""
+    """Run the federation from a vector of zeros (size,); ``app`` replaces the client app, to put faults in.
+
+    ``check``: what rounds are judged by (server/phantom_gate.py).
+    """
     initial = np.zeros(size, dtype=np.float32)
 
     def run(nodes: Sequence[UserConfig], members: Members) -> FederationResult:
         def server(grid: Grid, _: Context) -> FederationResult:
-            return run_federation(grid, config, SPEC_JSON, MANIFEST_HASH, initial, out, on_event, members)
+            return run_federation(grid, config, SPEC_JSON, MANIFEST_HASH, initial, out, on_event, members, check=check)
 
         result = run_local(app or client_app(QuadraticTraining(size)), server, nodes, {}, workers)
         assert result is not None

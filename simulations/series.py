@@ -1,4 +1,4 @@
-"""Settings of the commands that train many runs, `simulate ablation` and `simulate transfer`."""
+"""Settings of the commands that train many runs: `simulate ablation`, `simulate transfer` and `simulate poison`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from shared_model.errors import InputError
 from shared_model.spec import PRIORS
-from simulations.composition import check_range, composed, path
+from simulations.composition import check_number, check_range, composed, path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +57,27 @@ class TransferSettings:
                 raise InputError(f"priors: {prior!r}: expected some of {', '.join(p for p in PRIORS if p != 'wan')}")
 
 
+@dataclass(frozen=True, kw_only=True)
+class PoisonSettings:
+    """``simulate poison``: how a site lies and which one; ``common`` are the overrides that every trial's run gets."""
+
+    out: Path
+    seeds: tuple[int, ...]
+    factors: tuple[float, ...]
+    liar: int
+    common: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        check_range("liar", self.liar, 0, 1000)
+        for seed in self.seeds:
+            check_range("seeds", seed, 0, 2**31)
+        for factor in self.factors:
+            check_number("factors", factor, -1000.0, 1000.0)
+        for key, values in (("seeds", self.seeds), ("factors", self.factors)):
+            if not values or len(set(values)) != len(values):
+                raise InputError(f"{key}={list(values)}: expected at least one, each once")
+
+
 def ablation_settings(overrides: Sequence[str]) -> AblationSettings:
     """Split the overrides into ``simulate ablation``'s own and those of every variant's run."""
     raw, common = _own_and_common("ablation", overrides, ("out", "seeds", "variants", "steps", "study"))
@@ -70,6 +91,14 @@ def transfer_settings(overrides: Sequence[str]) -> TransferSettings:
     lists = _lists(raw, ("seeds", "priors", "steps"))
     equal = raw["equal_compute"] is True
     return TransferSettings(out=path(raw["out"], "out"), equal_compute=equal, common=common, **lists)
+
+
+def poison_settings(overrides: Sequence[str]) -> PoisonSettings:
+    """Split the overrides into ``simulate poison``'s own and those of every trial's run."""
+    raw, common = _own_and_common("poison", overrides, ("out", "seeds", "factors", "liar"))
+    return PoisonSettings(
+        out=path(raw["out"], "out"), liar=raw["liar"], common=common, **_lists(raw, ("seeds", "factors"))
+    )
 
 
 def _own_and_common(

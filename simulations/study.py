@@ -19,6 +19,7 @@ from typing import Any
 import torch
 import yaml
 from flwr.app import UserConfig
+from flwr.clientapp import ClientApp
 from rich.progress import Progress, TaskID
 
 from client.app import LEDGER_KEY, NODE_CONFIG_KEY
@@ -27,7 +28,7 @@ from client.site import SiteConfig
 from privacy.modes import SUMMED
 from server.app import federate, run_config
 from server.config import RunConfig
-from server.events import Event
+from server.events import LOUD, Event
 from server.journal import write_atomic
 from server.roster import Members
 from shared_model.errors import InputError
@@ -120,8 +121,11 @@ def _counted(resolved: str) -> dict[str, Any]:
     return flat
 
 
-def run_studies(settings: RunSettings, bars: Progress) -> str:
-    """Run or resume all studies, score them, write everything to ``settings.out``; returns the table and the paths."""
+def run_studies(settings: RunSettings, bars: Progress, app: ClientApp = client_app) -> str:
+    """Run or resume all studies, score them, write everything to ``settings.out``; returns the table and the paths.
+
+    ``app`` replaces the hospitals' own, to put faults in.
+    """
     started = time.monotonic()
     torch.set_num_threads(settings.threads)
     claim_folder(settings)
@@ -130,13 +134,13 @@ def run_studies(settings: RunSettings, bars: Progress) -> str:
     jobs = plan_jobs(settings, sites)
     with ThreadPoolExecutor(min(settings.workers, len(jobs))) as pool:
         workers = settings.workers if len(jobs) == 1 else 1
-        models = list(pool.map(lambda job: run_job(job, settings, workers, bars), jobs))
+        models = list(pool.map(lambda job: run_job(job, settings, workers, bars, app), jobs))
     trained = {(job.study, job.name): model for job, model in zip(jobs, models, strict=True)}
     scores = score_studies(settings, sites, trained, bars)
     return write_results(settings, sites, trained, scores, wall_s=time.monotonic() - started)
 
 
-def run_job(job: Job, settings: RunSettings, workers: int, bars: Progress) -> TrainedModel:
+def run_job(job: Job, settings: RunSettings, workers: int, bars: Progress, app: ClientApp = client_app) -> TrainedModel:
     """One federation through Flower, from its last checkpoint; returns the final model."""
     paths = []
     for site in job.sites:
@@ -152,7 +156,7 @@ def run_job(job: Job, settings: RunSettings, workers: int, bars: Progress) -> Tr
     summed = job.federation.privacy.mode in SUMMED
     with enrolled(nodes) if summed else nullcontext((nodes, Members())) as (known, members):
         engine(
-            client_app,
+            app,
             partial(federate, on_event=partial(_show, bars, bar), members=members),
             known,
             run_config(job.federation, job.out),
@@ -170,5 +174,5 @@ def _show(bars: Progress, bar: TaskID, event: Event) -> None:
         # A log file shows no bars, only the end.
         if not bars.console.is_terminal:
             bars.console.print(f"{bars.tasks[bar].description}: {event.line()}")
-    elif event.kind in ("site_dropped", "notice"):
+    elif event.kind in LOUD:
         bars.console.print(event.line())

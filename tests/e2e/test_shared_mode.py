@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,10 @@ from privacy.accountant import epsilon
 from privacy.passphrase import TEXT
 from server.advance import replayed
 from server.config import RunConfig
+from server.history import RoundRecord
 from server.runs import Tail
 from shared_model.manifest import initial_vector, load_adapter, stage_mask, vector_hash
+from shared_model.phantom_check import PhantomCheck
 from shared_model.spec import ModelSpec
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
@@ -140,9 +143,15 @@ def test_report_and_published_card_say_what_it_cost(
 def test_the_kept_sums_give_the_adapter(outcome: dict[str, Any]) -> None:
     config = RunConfig.from_json(json.dumps(outcome["report"]["config"]))
     spec = ModelSpec.from_json(json.dumps(config.model))
-    vector = replayed(Path(outcome["out"]), config, initial_vector(spec), lambda stage: stage_mask(spec, stage))
+    history = [RoundRecord.from_plain(entry) for entry in outcome["report"]["history"]]
+    masks = partial(stage_mask, spec)
+    vector = replayed(Path(outcome["out"]), config, initial_vector(spec), masks, history)
     assert vector_hash(vector) == outcome["report"]["adapter_sha256"]
     assert load_adapter(Path(outcome["adapter"]))[1].tobytes() == vector.tobytes()
+    # Every round was judged on the public phantoms, and anyone can see that it was judged rightly.
+    judged = history[-1].phantoms
+    assert judged is not None
+    assert PhantomCheck(spec)(vector, "dose") == pytest.approx(judged.stands_gy, rel=1e-3)
 
 
 def test_a_coordinator_cannot_have_a_run_without_privacy(consortium: Deployment, outcome: dict[str, Any]) -> None:
