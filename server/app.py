@@ -67,8 +67,8 @@ def federate(
     from server.base_fit import fitted_spec
     from shared_model.card import adapter_card, card_bytes, card_path
     from shared_model.manifest import manifest_hash, save_adapter, stage_mask, vector_hash
-    from shared_model.phantom_check import PhantomCheck
     from shared_model.prior import pinned
+    from shared_model.public_check import BUNDLED, PublicCheck, public_cases
     from shared_model.spec import ModelSpec
 
     asked = pinned(ModelSpec.from_json(json.dumps(config.model)))
@@ -76,8 +76,9 @@ def federate(
     initial = starting_vector(config, spec)
     manifest = manifest_hash(spec)
     masks = partial(stage_mask, spec)
-    judged = config.rounds.phantom_step or config.rounds.phantom_worst
-    check = PhantomCheck(spec) if judged else None
+    rounds = config.rounds
+    judged = rounds.public_step or rounds.public_worst
+    check = PublicCheck(spec, public_cases(Path(rounds.public_cases or BUNDLED))) if judged else None
     result = run_federation(grid, config, spec.to_json(), manifest, initial, out, on_event, members, masks, check)
     report = federation_report(config, result, vector_hash(result.vector))
     if fit is not None:

@@ -13,7 +13,8 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from server.config import RunConfig, hydra_schema
+from server.config import RunConfig
+from server.hydra_schema import hydra_schema
 from server.private_run import check_sums, fewest_sites
 from shared_model.errors import InputError
 from shared_model.spec import ModelSpec

@@ -8,8 +8,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from typing import Any, ClassVar, get_type_hints
 
-from omegaconf import DictConfig, OmegaConf
-
 from privacy.fields import OneOf, Real, Rule, Text, Whole, checked_fields
 from privacy.modes import MODES
 from shared_model.errors import InputError
@@ -65,8 +63,9 @@ class RoundsConfig:
 
     A round with fewer than ``min_sites`` accepted updates is repeated, ``attempts`` times in all; then the run stops.
     ``evaluate_every`` 0 never evaluates. An update with a Euclidean norm above ``max_update_norm`` drops its site.
-    A round is taken back if it brings the error on public phantoms above ``phantom_step`` times what it was, or above
-    ``phantom_worst`` times the best so far (server/phantom_gate.py; 0: no limit).
+    A round is taken back if it brings the error on public patients above ``public_step`` times what it was, or above
+    ``public_worst`` times the best so far (server/public_gate.py; 0: no limit). ``public_cases``: a file of them at the
+    coordinator; empty: the phantoms of the package.
     """
 
     count: int = 16
@@ -76,8 +75,9 @@ class RoundsConfig:
     evaluate_every: int = 1
     max_update_norm: float = 1e4
     attempts: int = 3
-    phantom_step: float = 0.0
-    phantom_worst: float = 0.0
+    public_step: float = 0.0
+    public_worst: float = 0.0
+    public_cases: str = ""
 
     RULES: ClassVar[Mapping[str, Rule]] = {
         "count": Whole(1, 1_000_000),
@@ -87,8 +87,9 @@ class RoundsConfig:
         "evaluate_every": Whole(0, 1_000_000),
         "max_update_norm": Real(0.0, 1e12, above=True),
         "attempts": Whole(1, 1000),
-        "phantom_step": Real(0.0, 1000.0),
-        "phantom_worst": Real(0.0, 1000.0),
+        "public_step": Real(0.0, 1000.0),
+        "public_worst": Real(0.0, 1000.0),
+        "public_cases": Text(r"[^\x00]*", 4096, "the path of a file of cases, or empty"),
     }
 
     def __post_init__(self) -> None:
@@ -267,25 +268,6 @@ def _build(kind: type[Any], raw: object, path: str) -> object:
 
 def _names(kind: type[Any]) -> list[str]:
     return [f.name for f in fields(kind)]
-
-
-def chosen(word: str, values: Mapping[str, Any]) -> Any:
-    """A default that depends on another key, such as the privacy mode: that of ``word``, or the one called ``else``."""
-    return values.get(word, values["else"])
-
-
-# In the YAML of `server run` and `simulate run`: ${chosen:${privacy.mode},{shared:1,else:25}}.
-OmegaConf.register_new_resolver("chosen", chosen, replace=True)
-
-
-def hydra_schema() -> DictConfig:
-    """Typed node for Hydra's ConfigStore. OmegaConf makes frozen dataclasses read-only, which forbids overrides."""
-    schema = OmegaConf.structured(RunConfig)
-    for key in ("train", "rounds", "aggregate", "evaluate", "privacy"):
-        OmegaConf.set_readonly(schema[key], None)
-    OmegaConf.set_readonly(schema, None)
-    assert isinstance(schema, DictConfig)
-    return schema
 
 
 def run_identity(config: RunConfig, spec_json: str, manifest_hash: str, initial: bytes) -> str:

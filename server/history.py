@@ -52,8 +52,8 @@ class Evaluation:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PhantomVerdict:
-    """Error on public phantoms (Gy) before and after a round and at best until then; ``why`` it was taken back."""
+class PublicVerdict:
+    """Error on public patients (Gy) before and after a round and at best until then; ``why`` it was taken back."""
 
     before_gy: float
     best_gy: float
@@ -70,7 +70,7 @@ class PhantomVerdict:
 class RoundRecord:
     """One finished round. ``sites`` maps an accepted site to its weight; ``wire_bytes`` counts both directions.
 
-    ``phantoms``: how it was judged (server/phantom_gate.py), None where it was not.
+    ``public``: how it was judged (server/public_gate.py), None where it was not.
     """
 
     round: int
@@ -84,16 +84,16 @@ class RoundRecord:
     wire_bytes: int
     wall_s: float
     evaluation: Evaluation | None = None
-    phantoms: PhantomVerdict | None = None
+    public: PublicVerdict | None = None
 
     @property
     def rolled_back(self) -> bool:
         """Whether the shared vector after it is the one before it."""
-        return self.phantoms is not None and bool(self.phantoms.why)
+        return self.public is not None and bool(self.public.why)
 
     def told(self) -> dict[str, float]:
-        """Metrics of the round for a person: the sites' own and the error on phantoms of what stands after it."""
-        own = {} if self.phantoms is None else {"phantom_gy": self.phantoms.stands_gy}
+        """Metrics for a person: the sites' own, and the error on public patients of what stands after the round."""
+        own = {} if self.public is None else {"public_gy": self.public.stands_gy}
         return {**self.metrics, **own}
 
     def to_plain(self) -> dict[str, Any]:
@@ -109,8 +109,8 @@ class RoundRecord:
             evaluation = dict(values["evaluation"])
             evaluation["drops"] = _drops(evaluation["drops"])
             values["evaluation"] = Evaluation(**evaluation)
-        if values.get("phantoms") is not None:
-            values["phantoms"] = PhantomVerdict(**values["phantoms"])
+        if values.get("public") is not None:
+            values["public"] = PublicVerdict(**values["public"])
         return cls(**values)
 
 

@@ -25,8 +25,8 @@ from server.config import RunConfig, run_identity
 from server.events import Event, EventLog, Listener
 from server.history import Drop, RoundRecord
 from server.journal import Journal, RunState
-from server.phantom_gate import Check, PhantomGate, stopped
 from server.private_run import run_terms
+from server.public_gate import Check, PublicGate, stopped
 from server.roster import Members, Roster, Site
 from server.schedule import round_lr, train_task
 from server.steps import Link, TrainOutcome, TrainRules, evaluate_step, train_step
@@ -121,7 +121,7 @@ class _Federation:
     ) -> None:
         self._link, self._cfg, self._events, self._state = link, cfg, events, state
         self._masks = masks or (lambda _: np.ones(state.vector.size, dtype=bool))
-        self._gate = PhantomGate(cfg, check) if check is not None else None
+        self._gate = PublicGate(cfg, check) if check is not None else None
         terms = run_terms(cfg)
         self._privacy = "" if terms is None else terms.to_json()
         summed = terms is not None and terms.mode in SUMMED

@@ -23,7 +23,7 @@ COLUMNS = {
     "dose_score_gy": "dose Gy",
     "dvh_score_gy": "DVH Gy",
     "mae_ref5_gy": "MAE>=5 Gy",
-    "phantom_gy": "phantoms Gy",
+    "public_gy": "public Gy",
 }
 
 

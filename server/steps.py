@@ -17,7 +17,7 @@ from privacy.secagg.layout import Packed
 from privacy.tasks import Task
 from server.aggregate import UpdateRejectedError, UpdateSum
 from server.exchange import Answer, Exchange
-from server.history import Drop, Evaluation, PhantomVerdict, RoundRecord, weighted_mean
+from server.history import Drop, Evaluation, PublicVerdict, RoundRecord, weighted_mean
 from server.ring_sum import RingSum
 from server.roster import ANYONE, Register, Site
 
@@ -90,7 +90,7 @@ class TrainOutcome:
     failed: str = ""
 
     def record(
-        self, number: int, lr: float, attempt: int, drops: tuple[Drop, ...], phantoms: PhantomVerdict | None
+        self, number: int, lr: float, attempt: int, drops: tuple[Drop, ...], public: PublicVerdict | None
     ) -> RoundRecord:
         """What the history keeps of it as round ``number``; ``drops``: of all attempts."""
         return RoundRecord(
@@ -104,7 +104,7 @@ class TrainOutcome:
             drops=drops,
             wire_bytes=self.wire_bytes,
             wall_s=self.wall_s,
-            phantoms=phantoms,
+            public=public,
         )
 
 

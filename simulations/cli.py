@@ -88,7 +88,7 @@ def transfer(overrides: Overrides = None) -> None:
 
 @app.command()
 def poison(overrides: Overrides = None) -> None:
-    """Let one hospital lie in a federation under secure aggregation, with the check on phantoms and without."""
+    """Let one hospital lie in a federation under secure aggregation, with the check on public patients and without."""
     from simulations.poison import run_poison
     from simulations.series import poison_settings
 
@@ -150,15 +150,12 @@ def phantom_base(
     print(write_public_base(out, phantoms, directions))
 
 
-@app.command("phantom-set")
-def phantom_set(
-    out: Annotated[Path, typer.Option(help="Folder for cases.npz and card.json")],
-    per_style: Annotated[int, typer.Option(min=1, max=100, help="Phantoms of each style of hospital")] = 2,
-) -> None:
-    """Make the public phantoms on which a coordinator checks every round (rounds.phantom_step)."""
-    from simulations.phantom_set import write_phantom_set
+@app.command("public-set")
+def public_set(overrides: Overrides = None) -> None:
+    """Make a file of public patients on whom a coordinator judges every round (rounds.public_cases)."""
+    from simulations.public_set import public_set_settings, write_public_set
 
-    print(write_phantom_set(out, per_style))
+    print(write_public_set(public_set_settings(overrides or [])))
 
 
 @app.command()

@@ -12,6 +12,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+import server.hydra_schema  # noqa: F401  # makes ${chosen:...} known
 from shared_model.errors import InputError
 
 # Hydra's words go on with an advice to add the key, which we refuse.

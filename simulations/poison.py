@@ -1,8 +1,8 @@
 """`simulate poison`: what a hospital that lies does to a federation under secure aggregation, and what the check stops.
 
-Each trial is a federated study of `simulate run`, OUT/factorF/checked or open/seedN, in which one site releases F times
-its part, masks and all. ``open`` has no check on public phantoms (server/phantom_gate.py). Repeating the command reads
-what is finished.
+Each trial is a federated study of `simulate run`, OUT/factorF/CHECK/seedN, in which one site releases F times its part,
+masks and all. CHECK is what rounds are judged on (server/public_gate.py): nothing, the bundled phantoms, or a file of
+public patients, where ``public`` names one. Repeating the command reads what is finished.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ from simulations.study import claim_folder, run_studies
 from simulations.tables import write_json
 
 RESULT = "poison.json"
-_OPEN = ("round.phantom_step=0", "round.phantom_worst=0")
+# Check -> what of `simulate run` asks for it.
+_CHECKS = {"none": ("round.public_step=0", "round.public_worst=0"), "phantoms": (), "patients": ()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,11 +37,11 @@ class Trial:
     """One run. ``score_gy`` and ``dvh_gy``: validation patients of all sites, None where no adapter came of it."""
 
     factor: float
-    checked: bool
+    check: str
     seed: int
     rounds: int
     taken_back: int
-    phantom_gy: float | None
+    public_gy: float | None
     score_gy: float | None
     dvh_gy: float | None
     ended: str
@@ -48,14 +49,15 @@ class Trial:
 
 def run_poison(settings: PoisonSettings, bars: Progress) -> str:
     """Run what is not there yet; writes poison.md after each trial; returns the table."""
-    wanted = [(f, checked, s) for f in settings.factors for checked in (False, True) for s in settings.seeds]
+    checks = [check for check in _CHECKS if check != "patients" or settings.public]
+    wanted = [(f, check, s) for f in settings.factors for check in checks for s in settings.seeds]
     plans = [(*trial, trial_settings(settings, *trial)) for trial in wanted]
     bar = bars.add_task("factors x check x seeds", total=len(plans), note="")
     trials: list[Trial] = []
     table = ""
-    for factor, checked, seed, run in plans:
-        bars.update(bar, note=f"factor {factor:g}, {'checked' if checked else 'open'}, seed {seed}")
-        trials.append(run_trial(settings.liar, factor, checked, seed, run, bars))
+    for factor, check, seed, run in plans:
+        bars.update(bar, note=f"factor {factor:g}, check {check}, seed {seed}")
+        trials.append(run_trial(settings.liar, factor, check, seed, run, bars))
         table = table_markdown(trials)
         (settings.out / "poison.md").write_text(table)
         for finished in (task for task in bars.task_ids if task != bar):
@@ -64,16 +66,17 @@ def run_poison(settings: PoisonSettings, bars: Progress) -> str:
     return f"{table}\ntable     {settings.out / 'poison.md'}"
 
 
-def trial_settings(settings: PoisonSettings, factor: float, checked: bool, seed: int) -> RunSettings:
+def trial_settings(settings: PoisonSettings, factor: float, check: str, seed: int) -> RunSettings:
     """The settings of ``simulate run`` of one trial."""
-    out = settings.out / f"factor{factor:g}" / ("checked" if checked else "open") / f"seed{seed}"
+    out = settings.out / f"factor{factor:g}" / check / f"seed{seed}"
     elsewhere = any(o.startswith(("data=openkbp", "data.root=")) for o in settings.common)
     shared = [] if elsewhere else [f"data.root={settings.out / 'data'}"]
-    own = ["name=poison", f"seed={seed}", "study=[federated]", f"out={out}", *(() if checked else _OPEN)]
+    of = [f"round.public_cases={settings.public}"] if check == "patients" else []
+    own = ["name=poison", f"seed={seed}", "study=[federated]", f"out={out}", *_CHECKS[check], *of]
     return run_settings([*shared, *settings.common, *own])
 
 
-def run_trial(liar: int, factor: float, checked: bool, seed: int, run: RunSettings, bars: Progress) -> Trial:
+def run_trial(liar: int, factor: float, check: str, seed: int, run: RunSettings, bars: Progress) -> Trial:
     """Run one federation with a liar in it, or read it if it is there."""
     path = run.out / RESULT
     if path.is_file():
@@ -82,21 +85,21 @@ def run_trial(liar: int, factor: float, checked: bool, seed: int, run: RunSettin
     sites = hospitals(run.data, run.partition, run.out, run.federation.seed)
     name = sorted(site.site for site in sites)[liar % len(sites)]
     app = client_app(PoisonedTraining(InstalledTraining(), site=name, factor=factor))
-    found: dict[str, Any] = {"factor": factor, "checked": checked, "seed": seed}
+    found: dict[str, Any] = {"factor": factor, "check": check, "seed": seed}
     try:
         run_studies(run, bars, app)
     except QuorumError as error:
         # Sums that are too long are refused whole, and no vector comes of the run.
-        found |= {"rounds": 0, "taken_back": 0, "phantom_gy": None, "score_gy": None, "dvh_gy": None}
+        found |= {"rounds": 0, "taken_back": 0, "public_gy": None, "score_gy": None, "dvh_gy": None}
         found["ended"] = "the sum is refused by its norm" if "norm" in str(error) else str(error)[:100]
     else:
         report = json.loads((run.out / "studies" / "federated" / REPORT).read_text())
         scores = json.loads((run.out / "summary.json").read_text())["studies"]["federated"]
-        last = report["history"][-1]["phantoms"]
+        last = report["history"][-1]["public"]
         found |= {
             "rounds": report["rounds"],
             "taken_back": len(report["taken_back"]),
-            "phantom_gy": None if last is None else last["before_gy" if last["why"] else "after_gy"],
+            "public_gy": None if last is None else last["before_gy" if last["why"] else "after_gy"],
             "score_gy": scores["dose_score_gy"],
             "dvh_gy": scores["dvh_score_gy"],
             "ended": "early" if report["stopped"] else "",
@@ -108,19 +111,18 @@ def run_trial(liar: int, factor: float, checked: bool, seed: int, run: RunSettin
 def table_markdown(trials: Sequence[Trial]) -> str:
     """One row a factor, with the check and without: mean ± sd over seeds."""
     lines = [
-        "| one site releases its part times | check | seeds | rounds | taken back | error on phantoms (Gy) "
+        "| one site releases its part times | judged on | seeds | rounds | taken back | error there (Gy) "
         "| dose score (Gy) | DVH score (Gy) | |",
         "|---:|---|---:|---:|---:|---:|---:|---:|---|",
     ]
-    groups: dict[tuple[float, bool], list[Trial]] = {}
+    groups: dict[tuple[float, str], list[Trial]] = {}
     for trial in trials:
-        groups.setdefault((trial.factor, trial.checked), []).append(trial)
-    for (factor, checked), own in groups.items():
-        cells = [_cell([getattr(t, key) for t in own]) for key in ("phantom_gy", "score_gy", "dvh_gy")]
+        groups.setdefault((trial.factor, trial.check), []).append(trial)
+    for (factor, check), own in groups.items():
+        cells = [_cell([getattr(t, key) for t in own]) for key in ("public_gy", "score_gy", "dvh_gy")]
         counts = [f"{statistics.fmean(getattr(t, key) for t in own):g}" for key in ("rounds", "taken_back")]
         ended = "; ".join(sorted({t.ended for t in own if t.ended}))
-        word = "yes" if checked else "no"
-        lines.append(f"| {factor:g} | {word} | {len(own)} | {' | '.join(counts)} | {' | '.join(cells)} | {ended} |")
+        lines.append(f"| {factor:g} | {check} | {len(own)} | {' | '.join(counts)} | {' | '.join(cells)} | {ended} |")
     return "\n".join(lines) + "\n"
 
 

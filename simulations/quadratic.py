@@ -27,7 +27,7 @@ from privacy.noise import NoiseStream, integer_gaussian
 from privacy.release import clipped_sum, release
 from server.config import RunConfig
 from server.events import Listener
-from server.phantom_gate import Check
+from server.public_gate import Check
 from server.roster import Members
 from server.rounds import FederationResult, run_federation
 from shared_model.errors import InputError
@@ -127,7 +127,7 @@ def run_quadratic(
 ) -> FederationResult:
     """Run the federation from a vector of zeros (size,); ``app`` replaces the client app, to put faults in.
 
-    ``check``: what rounds are judged by (server/phantom_gate.py).
+    ``check``: what rounds are judged by (server/public_gate.py).
     """
     initial = np.zeros(size, dtype=np.float32)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from shared_model.errors import InputError
 from shared_model.spec import PRIORS
-from simulations.composition import check_number, check_range, composed, path
+from simulations.composition import check_number, check_range, composed, optional_path, path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +65,7 @@ class PoisonSettings:
     seeds: tuple[int, ...]
     factors: tuple[float, ...]
     liar: int
+    public: Path | None
     common: tuple[str, ...]
 
     def __post_init__(self) -> None:
@@ -95,9 +96,13 @@ def transfer_settings(overrides: Sequence[str]) -> TransferSettings:
 
 def poison_settings(overrides: Sequence[str]) -> PoisonSettings:
     """Split the overrides into ``simulate poison``'s own and those of every trial's run."""
-    raw, common = _own_and_common("poison", overrides, ("out", "seeds", "factors", "liar"))
+    raw, common = _own_and_common("poison", overrides, ("out", "seeds", "factors", "liar", "public"))
     return PoisonSettings(
-        out=path(raw["out"], "out"), liar=raw["liar"], common=common, **_lists(raw, ("seeds", "factors"))
+        out=path(raw["out"], "out"),
+        liar=raw["liar"],
+        public=optional_path(raw["public"], "public"),
+        common=common,
+        **_lists(raw, ("seeds", "factors")),
     )
 
 

@@ -1,4 +1,4 @@
-"""`simulate poison`: a hospital that lies through masks and ledgers, and what the check on phantoms makes of it."""
+"""`simulate poison`: a hospital that lies through masks and ledgers, and what comes of it."""
 
 from pathlib import Path
 
@@ -9,10 +9,9 @@ from simulations import poison
 from simulations.poison import Trial, run_poison, table_markdown, trial_settings
 from simulations.series import poison_settings
 
-# Noise next to nothing and large steps: what the lie does is seen at once.
+# Noise next to nothing: what is seen is the lie.
 TINY = [
-    "data.sites=3", "data.patients=3", "rounds=4", "workers=1", "dp.epsilon=1000", "dp.clip=0.3", "train.base_lr=0.5",
-    "seeds=[0]",
+    "data.sites=3", "data.patients=3", "rounds=4", "workers=1", "dp.epsilon=1000", "seeds=[0]",
 ]  # fmt: skip
 
 
@@ -22,18 +21,22 @@ def bars() -> Progress:
 
 def test_trials_differ_in_the_check_alone(tmp_path: Path) -> None:
     settings = poison_settings([f"out={tmp_path}", "rounds=5"])
-    open_, checked = (trial_settings(settings, -4, check, 1) for check in (False, True))
-    assert (open_.federation.rounds.phantom_step, open_.federation.rounds.phantom_worst) == (0.0, 0.0)
-    assert (checked.federation.rounds.phantom_step, checked.federation.rounds.phantom_worst) == (1.05, 1.2)
+    open_, checked = (trial_settings(settings, -4, check, 1) for check in ("none", "phantoms"))
+    assert (open_.federation.rounds.public_step, open_.federation.rounds.public_worst) == (0.0, 0.0)
+    assert (checked.federation.rounds.public_step, checked.federation.rounds.public_worst) == (1.05, 1.15)
     assert checked.federation.privacy.mode == "shared"
-    assert checked.out == tmp_path / "factor-4" / "checked" / "seed1"
+    named = poison_settings([f"out={tmp_path}", "rounds=5", "public=some/cases.npz"])
+    assert trial_settings(named, -4, "patients", 1).federation.rounds.public_cases == "some/cases.npz"
+    assert checked.out == tmp_path / "factor-4" / "phantoms" / "seed1"
 
 
 def test_poison_is_taken_back_and_the_study_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = poison_settings([*TINY, "factors=[-4]", f"out={tmp_path}"])
+    settings = poison_settings(
+        [*TINY, "dp.clip=0.3", "train.base_lr=0.5", "train.lr_final_fraction=1.0", "factors=[-4]", f"out={tmp_path}"]
+    )
     table = run_poison(settings, bars())
     open_, checked = ([cell.strip() for cell in line.split("|")] for line in table.splitlines()[2:4])
-    assert (open_[1:6], checked[1:6]) == (["-4", "no", "1", "4", "0"], ["-4", "yes", "1", "3", "3"])
+    assert (open_[1:6], checked[1:6]) == (["-4", "none", "1", "4", "0"], ["-4", "phantoms", "1", "3", "3"])
     assert checked[9] == "early"
     assert float(open_[7]) > 1.5 * float(checked[7])
     monkeypatch.setattr(poison, "run_studies", None)
@@ -41,16 +44,16 @@ def test_poison_is_taken_back_and_the_study_is_read_again(tmp_path: Path, monkey
 
 
 def test_a_sum_that_is_too_long_is_said_to_be_refused(tmp_path: Path) -> None:
-    settings = poison_settings([*TINY, "factors=[-12]", "round.attempts=1", f"out={tmp_path}"])
+    settings = poison_settings([*TINY, "factors=[-12]", f"out={tmp_path}"])
     assert run_poison(settings, bars()).count("the sum is refused by its norm") == 2
 
 
 def test_a_row_is_the_mean_over_its_seeds() -> None:
     def trial(seed: int, taken: int, score: float | None) -> Trial:
         return Trial(
-            factor=-2, checked=True, seed=seed, rounds=4, taken_back=taken, phantom_gy=3.0, score_gy=score,
+            factor=-2, check="phantoms", seed=seed, rounds=4, taken_back=taken, public_gy=3.0, score_gy=score,
             dvh_gy=score, ended="",
         )  # fmt: skip
 
     row = table_markdown([trial(0, 1, 4.0), trial(1, 2, 5.0)]).splitlines()[2]
-    assert "| -2 | yes | 2 | 4 | 1.5 | 3.00 ± 0.00 | 4.50 ± 0.71 |" in row
+    assert "| -2 | phantoms | 2 | 4 | 1.5 | 3.00 ± 0.00 | 4.50 ± 0.71 |" in row

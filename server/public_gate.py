@@ -1,8 +1,8 @@
-"""Rounds that make things worse on public phantom patients are taken back: the vector before the round stays.
+"""Rounds that make things worse on public patients are taken back: the vector before the round stays.
 
 A poisoned sum cannot be told from an honest one by looking at it, and no single update can be looked at. What it does
 to public patients can be measured, and bounds the harm: per round, and over the run against its best round. The rule
-is blind to who did it, and to harm that phantoms do not feel; each site's own test before it adopts an adapter
+is blind to who did it, and to harm that those patients do not feel; each site's own test before it adopts an adapter
 (client/acceptance.py) comes after it.
 """
 
@@ -15,37 +15,37 @@ import numpy as np
 from numpy.typing import NDArray
 
 from server.config import RunConfig
-from server.history import PhantomVerdict, RoundRecord
+from server.history import PublicVerdict, RoundRecord
 from server.schedule import round_stage
 
 Vector = NDArray[np.float32]
-# Error in Gy of a vector (d,) on public phantoms, of the part of the model that a stage trains.
+# Error in Gy of a vector (d,) on public patients, of the part of the model that a stage trains.
 Check = Callable[[Vector, str], float]
 # So many rounds taken back in a row end a run: each costs the sites privacy, and nothing comes of it.
 MOST_IN_A_ROW = 3
 
 
-class PhantomGate:
-    """Judges rounds by ``rounds.phantom_step`` and ``rounds.phantom_worst``; what it knows stands in the history."""
+class PublicGate:
+    """Judges rounds by ``rounds.public_step`` and ``rounds.public_worst``; what it knows stands in the history."""
 
     def __init__(self, config: RunConfig, check: Check) -> None:
         self._config, self._check = config, check
 
-    def verdict(self, number: int, before: Vector, after: Vector, last: RoundRecord | None) -> PhantomVerdict:
+    def verdict(self, number: int, before: Vector, after: Vector, last: RoundRecord | None) -> PublicVerdict:
         """Judge round ``number``, which leads from ``before`` (d,) to ``after``; ``last``: the record before it."""
         stage = self._stage(number)
-        known = None if last is None or self._part(last.round) != self._part(number) else last.phantoms
+        known = None if last is None or self._part(last.round) != self._part(number) else last.public
         before_gy = self._check(before, stage) if known is None else known.stands_gy
         best_gy = before_gy if known is None else min(known.best_gy, known.stands_gy)
-        found = PhantomVerdict(before_gy=before_gy, best_gy=best_gy, after_gy=self._check(after, stage), why="")
+        found = PublicVerdict(before_gy=before_gy, best_gy=best_gy, after_gy=self._check(after, stage), why="")
         return replace(found, why=self._why(found))
 
-    def _why(self, found: PhantomVerdict) -> str:
-        rounds, told = self._config.rounds, f"{found.after_gy:.3g} Gy on public phantoms"
-        if rounds.phantom_step and found.after_gy > rounds.phantom_step * found.before_gy:
-            return f"{told}, above {rounds.phantom_step:g} x {found.before_gy:.3g} before it (rounds.phantom_step)"
-        if rounds.phantom_worst and found.after_gy > rounds.phantom_worst * found.best_gy:
-            return f"{told}, above {rounds.phantom_worst:g} x the best, {found.best_gy:.3g} (rounds.phantom_worst)"
+    def _why(self, found: PublicVerdict) -> str:
+        rounds, told = self._config.rounds, f"{found.after_gy:.3g} Gy on public patients"
+        if rounds.public_step and found.after_gy > rounds.public_step * found.before_gy:
+            return f"{told}, above {rounds.public_step:g} x {found.before_gy:.3g} before it (rounds.public_step)"
+        if rounds.public_worst and found.after_gy > rounds.public_worst * found.best_gy:
+            return f"{told}, above {rounds.public_worst:g} x the best, {found.best_gy:.3g} (rounds.public_worst)"
         return ""
 
     def _stage(self, number: int) -> str:
@@ -62,6 +62,6 @@ def stopped(history: Sequence[RoundRecord]) -> str:
     if len(last) < MOST_IN_A_ROW or not all(record.rolled_back for record in last):
         return ""
     return (
-        f"rounds {last[0].round} to {last[-1].round} were taken back, since each made things worse on public phantoms:"
+        f"rounds {last[0].round} to {last[-1].round} were taken back, since each made things worse on public patients:"
         " a site may send poison, or the steps are too large (train.lr, train.base_lr)"
     )

@@ -1,8 +1,8 @@
-"""Error of a shared vector on public phantom patients, which anyone may know: what a coordinator watches for poison.
+"""Error of a shared vector on public patients, whom anyone may know: what a coordinator watches for poison.
 
 Under secure aggregation nobody can look at a single site's update. What the sum does to patients that are nobody's can
-be seen by all, and costs no privacy: it is computed from what was released. The phantoms come with the package
-(``phantoms/``, made by `simulate phantom-set`); none of them taught the public numbers of ``model.base=phantom``.
+be seen by all, and costs no privacy: it is computed from what was released. Ten phantoms come with the package
+(``public_cases/``); a coordinator may name a file of other public patients. `simulate public-set` makes both.
 """
 
 from __future__ import annotations
@@ -10,6 +10,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import zipfile
+import zlib
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -31,79 +34,88 @@ from shared_model.prior import load_latents
 from shared_model.residual import base_dose, base_features, base_weights
 from shared_model.spec import ModelSpec
 
-PHANTOMS = Path(__file__).parent / "phantoms" / "cases.npz"
+# None of them taught the public numbers of ``model.base=phantom``.
+BUNDLED = Path(__file__).parent / "public_cases" / "cases.npz"
 # What an error counts as that is larger, or not a number.
 WORST_GY = 1000.0
-# Dose in 1/100 Gy and plates in 1/1000 as uint16: 130 kB a phantom in place of 520.
+# Dose in 1/100 Gy and plates in 1/1000 as uint16, CT in whole HU: a quarter of their size.
 _SCALES = {"dose_gy": 100.0, "beam_plate": 1000.0, "angle_plate": 1000.0}
+_Arrays = dict[str, NDArray[Any]]
 
 
-def pack_phantom(case: Case) -> dict[str, NDArray[Any]]:
-    """Arrays of one phantom that has all modalities, as ``phantoms/cases.npz`` holds them."""
+def pack_case(case: Case) -> _Arrays:
+    """Arrays of one public patient as a file of them holds them; InputError without a dose to compare with."""
+    if case.dose_gy is None:
+        raise InputError(f"public patients: case {case.case_id} has no dose; expected one to compare with")
     header = {
         "case_id": case.case_id,
         "grid": [case.grid.shape, case.grid.spacing_mm, case.grid.origin_mm],
         "structures": list(case.structures),
         "prescriptions_gy": dict(case.prescriptions_gy),
     }
-    arrays: dict[str, NDArray[Any]] = {
+    arrays: _Arrays = {
         "header": np.frombuffer(json.dumps(header).encode(), np.uint8),
         "masks": np.stack([np.packbits(mask) for mask in (case.body, *case.structures.values())]),
-        "ct_hu": np.rint(_there(case.ct_hu)).astype(np.int16),
     }
+    if case.ct_hu is not None:
+        arrays["ct_hu"] = np.rint(case.ct_hu).astype(np.int16)
     for name, scale in _SCALES.items():
-        arrays[name] = np.rint(_there(getattr(case, name)) * scale).astype(np.uint16)
+        if getattr(case, name) is not None:
+            arrays[name] = np.rint(getattr(case, name) * scale).astype(np.uint16)
     return arrays
 
 
-def _there(volume: NDArray[np.float32] | None) -> NDArray[np.float32]:
-    if volume is None:
-        raise InputError("phantom set: a phantom lacks a modality; expected all of them")
-    return volume
-
-
-def unpack_phantom(arrays: dict[str, NDArray[Any]]) -> Case:
-    """The phantom that ``pack_phantom`` wrote, to its rounding."""
+def unpack_case(arrays: _Arrays) -> Case:
+    """The patient that ``pack_case`` wrote, to its rounding."""
     header = json.loads(arrays["header"].tobytes())
     shape, spacing_mm, origin_mm = (tuple(part) for part in header["grid"])
-    grid = Grid(shape, spacing_mm, origin_mm)
     masks = [np.unpackbits(row, count=math.prod(shape)).astype(bool).reshape(shape) for row in arrays["masks"]]
-    volumes = {name: (arrays[name] / scale).astype(np.float32) for name, scale in _SCALES.items()}
+    volumes = {name: (arrays[name] / scale).astype(np.float32) for name, scale in _SCALES.items() if name in arrays}
     return Case(
         case_id=header["case_id"],
-        grid=grid,
+        grid=Grid(shape, spacing_mm, origin_mm),
         body=masks[0],
         structures=dict(zip(header["structures"], masks[1:], strict=True)),
         prescriptions_gy=header["prescriptions_gy"],
-        ct_hu=arrays["ct_hu"].astype(np.float32),
+        ct_hu=arrays["ct_hu"].astype(np.float32) if "ct_hu" in arrays else None,
         **volumes,
     )
 
 
-@lru_cache(maxsize=1)
-def public_phantoms() -> tuple[Case, ...]:
-    """The public phantoms; InputError where the file does not match its card."""
+def write_public_cases(path: Path, cases: Sequence[Case]) -> str:
+    """Write a file of public patients, the same bytes for the same cases; returns its SHA-256 in hex."""
+    arrays = {f"{i}.{name}": array for i, case in enumerate(cases) for name, array in pack_case(case).items()}
+    np.savez_compressed(path, **arrays)  # type: ignore[arg-type]
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@lru_cache(maxsize=2)
+def public_cases(path: Path) -> tuple[Case, ...]:
+    """The patients of a file that ``write_public_cases`` wrote; InputError where it cannot be read or holds none."""
+    advice = "reinstall fedkt3d" if path == BUNDLED else "expected a file that `simulate public-set` wrote"
     try:
-        content = PHANTOMS.read_bytes()
-        card = json.loads((PHANTOMS.parent / "card.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{PHANTOMS.name}: cannot be read ({type(error).__name__}); reinstall fedkt3d") from error
-    if hashlib.sha256(content).hexdigest() != card["sha256"]:
-        raise InputError(f"{PHANTOMS.name}: does not match its card's sha256; reinstall fedkt3d")
-    with np.load(PHANTOMS, allow_pickle=False) as file:
-        arrays = {name: file[name] for name in file.files}
-    found: dict[str, dict[str, NDArray[Any]]] = {}
-    for name, array in arrays.items():
-        index, part = name.split(".")
-        found.setdefault(index, {})[part] = array
-    return tuple(unpack_phantom(found[index]) for index in sorted(found, key=int))
+        with zipfile.ZipFile(path) as archive:
+            if archive.testzip() is not None:  # numpy does not read far enough to check
+                raise zipfile.BadZipFile
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        found: dict[int, _Arrays] = {}
+        for name, array in arrays.items():
+            index, part = name.split(".")
+            found.setdefault(int(index), {})[part] = array
+        cases = tuple(unpack_case(found[index]) for index in sorted(found))
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zlib.error, zipfile.BadZipFile, InputError) as error:
+        raise InputError(f"{path}: no file of public patients ({type(error).__name__}); {advice}") from error
+    if not cases:
+        raise InputError(f"{path}: holds no public patient; {advice}")
+    return cases
 
 
-class PhantomCheck:
-    """Dose score (Gy) of a vector of ``spec`` on the public phantoms, their mean; the same vector, the same number."""
+class PublicCheck:
+    """Dose score (Gy) of a vector of ``spec`` on ``cases``, their mean; the same vector, the same number."""
 
-    def __init__(self, spec: ModelSpec) -> None:
-        self._spec = spec
+    def __init__(self, spec: ModelSpec, cases: Sequence[Case]) -> None:
+        self._spec, self._cases = spec, cases
         self._model = adapted_model(spec).eval()
         self._latents = load_latents(spec)
         self._features: dict[str, Features] = {}
@@ -115,7 +127,7 @@ class PhantomCheck:
         WORST_GY at most, also where a dose is not finite.
         """
         unpack(self._model, vector)
-        scores = [self._score(case, stage) for case in public_phantoms()]
+        scores = [self._score(case, stage) for case in self._cases]
         mean = math.fsum(scores) / len(scores)
         return min(mean, WORST_GY) if math.isfinite(mean) else WORST_GY
 

@@ -1,4 +1,4 @@
-"""Rounds that make public phantoms worse are taken back, and a run that only gets worse ends."""
+"""Rounds that make public patients worse are taken back, and a run that only gets worse ends."""
 
 import json
 from dataclasses import replace
@@ -9,16 +9,16 @@ import pytest
 from client.app import client_app
 from server.advance import replayed
 from server.config import PrivacyConfig, RoundsConfig, RunConfig, TrainConfig
-from server.history import PhantomVerdict, RoundRecord
+from server.history import PublicVerdict, RoundRecord
 from server.journal import Journal
-from server.phantom_gate import PhantomGate, stopped
+from server.public_gate import PublicGate, stopped
 from server.show import rounds_table
 from simulations.faults import PoisonedTraining
 from simulations.quadratic import QuadraticTraining, centre, run_quadratic, write_sites
 
 PATIENTS = {"alpha": 50, "beta": 20, "delta": 40, "gamma": 90}
 ROUNDS = RoundsConfig(
-    count=6, min_sites=3, deadline_s=20.0, wait_for_sites_s=20.0, attempts=1, evaluate_every=0, phantom_step=1.05
+    count=6, min_sites=3, deadline_s=20.0, wait_for_sites_s=20.0, attempts=1, evaluate_every=0, public_step=1.05
 )
 # Little noise, and few enough rounds that honest ones still gain more than it adds.
 SHARED = PrivacyConfig(mode="shared", z=0.1, clip=12.0, cohort=200, sites=4)
@@ -28,7 +28,7 @@ GOAL = sum(n * centre(site, 64).astype(float) for site, n in PATIENTS.items()) /
 
 
 def distance(vector: np.ndarray, _stage: str) -> float:
-    """What phantoms would say of a quadratic: how far from the honest optimum."""
+    """What public patients would say of a quadratic: how far from the honest optimum."""
     return float(np.linalg.norm(vector - GOAL))
 
 
@@ -50,12 +50,12 @@ def test_an_honest_run_is_left_alone_and_says_what_it_was_judged_by(tmp_path, no
     config = replace(CONFIG, rounds=replace(ROUNDS, count=4))
     result = run_quadratic(tmp_path / "out", config, nodes, check=distance, on_event=seen.append)
     assert (result.rounds, result.stopped) == (4, "")
-    told = [record.phantoms for record in result.history]
+    told = [record.public for record in result.history]
     assert told[0].before_gy == pytest.approx(np.linalg.norm(GOAL))
     assert [v.before_gy for v in told[1:]] == [v.after_gy for v in told[:-1]]
     assert told[-1].after_gy < 0.2 * told[0].before_gy
     assert seen[-1].kind == "finished"
-    assert [e.metrics["phantom_gy"] for e in seen if e.kind == "round_done"] == [v.after_gy for v in told]
+    assert [e.metrics["public_gy"] for e in seen if e.kind == "round_done"] == [v.after_gy for v in told]
 
 
 def test_rounds_with_poison_are_taken_back_and_the_others_count(tmp_path, nodes):
@@ -68,7 +68,7 @@ def test_rounds_with_poison_are_taken_back_and_the_others_count(tmp_path, nodes)
     assert [e.round for e in seen if e.kind == "rolled_back"] == list(bad)
     assert (result.rounds, result.stopped) == (6, "")
     without = run_quadratic(
-        tmp_path / "open", replace(CONFIG, rounds=replace(ROUNDS, phantom_step=0.0)), nodes, app=poisoned(-4.0, bad)
+        tmp_path / "open", replace(CONFIG, rounds=replace(ROUNDS, public_step=0.0)), nodes, app=poisoned(-4.0, bad)
     )
     assert distance(result.vector, "") < 0.5 * distance(without.vector, "")
     again = replayed(tmp_path / "out", CONFIG, np.zeros(64, np.float32), everything, result.history)
@@ -79,7 +79,7 @@ def test_three_in_a_row_end_the_run_with_what_was_good(tmp_path, nodes):
     result = run_quadratic(tmp_path / "out", CONFIG, nodes, app=poisoned(-4.0, (3, 4, 5, 6)), check=distance)
     assert result.rounds == 5
     assert "rounds 3 to 5 were taken back" in result.stopped
-    assert distance(result.vector, "") == pytest.approx(result.history[1].phantoms.after_gy)
+    assert distance(result.vector, "") == pytest.approx(result.history[1].public.after_gy)
     again = run_quadratic(tmp_path / "out", CONFIG, nodes, check=distance)
     assert (again.resumed_from, again.rounds) == (5, 5)
     assert again.vector.tobytes() == result.vector.tobytes()
@@ -106,18 +106,18 @@ def test_a_verdict_is_the_same_after_a_crash(tmp_path, nodes, monkeypatch):
     result = run_quadratic(tmp_path / "out", CONFIG, nodes, app=app, check=distance)
     assert result.resumed_from == 3
     assert [r.round for r in result.history if r.rolled_back] == [2, 4]
-    assert result.history[3].phantoms.before_gy == result.history[2].phantoms.after_gy
+    assert result.history[3].public.before_gy == result.history[2].public.after_gy
 
 
-def gate(check, **rounds) -> PhantomGate:
+def gate(check, **rounds) -> PublicGate:
     config = replace(CONFIG, train=replace(TRAIN, base_rounds=2), model={"base": "voxel"})
-    return PhantomGate(replace(config, rounds=replace(ROUNDS, phantom_step=0.0, **rounds)), check)
+    return PublicGate(replace(config, rounds=replace(ROUNDS, public_step=0.0, **rounds)), check)
 
 
-def record(number: int, verdict: PhantomVerdict) -> RoundRecord:
+def record(number: int, verdict: PublicVerdict) -> RoundRecord:
     return RoundRecord(
         round=number, lr=1.0, attempt=1, sites={}, norms={}, metrics={}, per_site={}, drops=(), wire_bytes=0,
-        wall_s=0.0, phantoms=verdict,
+        wall_s=0.0, public=verdict,
     )  # fmt: skip
 
 
@@ -130,7 +130,7 @@ def at(gy: float) -> np.ndarray:
 
 
 def test_slow_poison_meets_the_limit_against_the_best_round():
-    judge, last, before, taken = gate(first, phantom_worst=1.2), None, 3.0, []
+    judge, last, before, taken = gate(first, public_worst=1.2), None, 3.0, []
     for number in range(3, 9):
         verdict = judge.verdict(number, at(before), at(before * 1.04), last)
         taken.append(bool(verdict.why))
@@ -140,7 +140,7 @@ def test_slow_poison_meets_the_limit_against_the_best_round():
 
 
 def test_an_honest_best_round_tightens_it():
-    judge = gate(first, phantom_worst=1.2)
+    judge = gate(first, public_worst=1.2)
     one = judge.verdict(3, at(10.0), at(5.0), None)
     assert judge.verdict(4, at(5.0), at(6.1), record(3, one)).why
     assert not judge.verdict(4, at(5.0), at(5.9), record(3, one)).why
@@ -154,7 +154,7 @@ def test_the_base_and_the_rest_are_judged_apart():
         asked.append(stage)
         return float(vector[0]) * (10.0 if stage == "dose" else 1.0)
 
-    judge = gate(check, phantom_worst=1.2)
+    judge = gate(check, public_worst=1.2)
     of_base = judge.verdict(2, at(3.0), at(2.0), None)
     whole = judge.verdict(3, at(2.0), at(2.1), record(2, of_base))
     assert (of_base.best_gy, whole.before_gy, whole.best_gy) == (3.0, 20.0, 20.0)
@@ -163,8 +163,8 @@ def test_the_base_and_the_rest_are_judged_apart():
 
 def test_only_rounds_in_a_row_end_a_run():
     bad, good = (
-        PhantomVerdict(before_gy=1, best_gy=1, after_gy=2, why="x"),
-        PhantomVerdict(before_gy=1, best_gy=1, after_gy=1),
+        PublicVerdict(before_gy=1, best_gy=1, after_gy=2, why="x"),
+        PublicVerdict(before_gy=1, best_gy=1, after_gy=1),
     )
     history = [record(n, v) for n, v in enumerate((bad, bad, good, bad, bad), 1)]
     assert stopped(history) == ""
@@ -173,7 +173,7 @@ def test_only_rounds_in_a_row_end_a_run():
 
 
 def test_a_record_of_an_earlier_version_is_read():
-    plain = json.loads(json.dumps(record(1, PhantomVerdict(before_gy=1, best_gy=1, after_gy=2)).to_plain()))
-    assert RoundRecord.from_plain(plain).phantoms.after_gy == 2
-    del plain["phantoms"]
-    assert RoundRecord.from_plain(plain).phantoms is None
+    plain = json.loads(json.dumps(record(1, PublicVerdict(before_gy=1, best_gy=1, after_gy=2)).to_plain()))
+    assert RoundRecord.from_plain(plain).public.after_gy == 2
+    del plain["public"]
+    assert RoundRecord.from_plain(plain).public is None
