@@ -2,9 +2,9 @@
 
 The rounded Gaussian RG(s) has P(k) = Phi((k + 1/2) / s) - Phi((k - 1/2) / s) on the integers: what is left of a
 continuous Gaussian after rounding, so that whatever holds for the Gaussian mechanism holds for it (docs/privacy.md).
-Probabilities are computed to 160 bits and drawn by Walker's alias method (1977) with thresholds of 64 bits; a large
-sigma is a sum of rounded Gaussians on coarser and coarser lattices. ``SAMPLER_TV`` bounds how far one number drawn here
-may be from the exact distribution.
+Probabilities are computed to 160 bits and drawn from a table by 16 random bits, and for few of them by Walker's alias
+method (1977) with thresholds of 64 bits; a large sigma is a sum of rounded Gaussians on coarser and coarser lattices.
+``SAMPLER_TV`` bounds how far one number drawn here may be from the exact distribution.
 """
 
 from __future__ import annotations
@@ -23,14 +23,16 @@ from shared_model.errors import InputError
 
 Integers = NDArray[np.int64]
 
-# Total variation of one number: at most six levels, each 2^-65 from thresholds and 2e-23 from tails beyond 10 sigma.
+# Total variation of one number: at most seven levels, each 1.1 x 2^-65 from its table and 2e-23 from tails of 10 sigma.
 SAMPLER_TV = 2.0**-62
 LARGEST_SIGMA = 2.0**40
-_TABLE_SIGMA = 160.0  # up to here one table; its alias columns are numbered by 16 bits
-_BASE_SIGMA = 128.0  # of a level, in units of its own lattice
+_TABLE_SIGMA = 320.0  # up to here one table; its alias columns are numbered by 16 bits
+_BASE_SIGMA = 256.0  # of a level, in units of its own lattice
 _SMOOTHING = 4.0  # sigma of the finer levels, in units of the coarser lattice
 _TAIL_SIGMAS = 10
-_CHUNK = 1 << 16
+_CELLS = 1 << 16  # of a table, for 16 random bits
+_LEFT = -(1 << 15)  # marks a cell that belongs to no value alone
+_CHUNK = 1 << 15
 
 
 class NoiseStream:
@@ -65,13 +67,15 @@ def integer_gaussian(sigma: float, size: int, stream: NoiseStream) -> Integers:
     """
     if not 1.0 <= sigma <= LARGEST_SIGMA:
         raise InputError(f"noise: sigma {sigma:g} of the integer grid; expected 1 to 2^40")
-    levels = [(shift, _alias_table(part)) for shift, part in _levels(sigma)]
-    out = np.empty(size, dtype=np.int64)
+    levels = [(shift, _table(part)) for shift, part in _levels(sigma)]
+    out = np.zeros(size, dtype=np.int64)
     for start in range(0, size, _CHUNK):
         part = out[start : start + _CHUNK]
-        part[:] = 0
+        coarser = levels[0][0]
         for shift, table in levels:
-            part += table.draw(part.size, stream) << shift
+            part <<= coarser - shift
+            part += table.draw(part.size, stream)
+            coarser = shift
     return out
 
 
@@ -84,22 +88,42 @@ def _levels(sigma: float) -> Sequence[tuple[int, float]]:
     return [(shift, math.sqrt(sigma * sigma - finer * finer) / 2**shift), *_levels(finer)]
 
 
-class _AliasTable:
-    """Walker's alias method over -K..K with 2^n columns: column by 16 random bits, column or alias by 64."""
+class _Table:
+    """A value of -K..K by 16 random bits, and by 80 more for few of them (Marsaglia, Tsang and Wang 2004).
 
-    def __init__(self, thresholds: NDArray[np.uint64], aliases: NDArray[np.int64], centre: int) -> None:
-        self._thresholds, self._aliases, self._centre = thresholds, aliases, centre
-        self._mask = np.uint16(thresholds.size - 1)
+    Of 2^16 cells each value has as many as fit into its probability; what is left of the probabilities is drawn in the
+    cells that are left, by Walker's alias method with 2^n columns: column by 16 bits, column or alias by 64.
+    """
 
-    def draw(self, size: int, stream: NoiseStream) -> Integers:
-        column = (stream.uint16(size) & self._mask).astype(np.intp)
-        keep = stream.uint64(size) < self._thresholds[column]
-        return np.where(keep, column, self._aliases[column]) - self._centre
+    def __init__(self, weights: list[int], centre: int) -> None:
+        columns = len(weights)
+        cell = columns << 48  # of columns * 2^64 in all
+        counts = [weight // cell for weight in weights]
+        left = _CELLS - sum(counts)
+        whole = np.repeat(np.arange(columns) - centre, counts)
+        self._cells = np.concatenate([whole, np.full(left, _LEFT)]).astype(np.int16)
+        rest = [((weight % cell) * 2 * _CELLS + left) // (2 * left) for weight in weights]
+        rest[rest.index(max(rest))] += (columns << 64) - sum(rest)
+        self._thresholds, self._aliases = _alias_columns(rest)
+        self._mask, self._centre = np.uint16(columns - 1), centre
+
+    def draw(self, size: int, stream: NoiseStream) -> NDArray[np.int16]:
+        """Draw ``size`` values."""
+        values = self._cells.take(stream.uint16(size))
+        left = np.flatnonzero(values == _LEFT)
+        column = (stream.uint16(left.size) & self._mask).astype(np.intp)
+        keep = stream.uint64(left.size) < self._thresholds[column]
+        values[left] = np.where(keep, column, self._aliases[column]) - self._centre
+        return values
 
 
 @lru_cache(maxsize=64)
-def _alias_table(sigma: float) -> _AliasTable:
-    weights, centre = _integer_weights(sigma)
+def _table(sigma: float) -> _Table:
+    return _Table(*_integer_weights(sigma))
+
+
+def _alias_columns(weights: list[int]) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+    """Thresholds and aliases for weights that add up to 2^64 times their number; ``weights`` is used up."""
     unit, count = 1 << 64, len(weights)
     thresholds = np.full(count, unit - 1, dtype=np.uint64)
     aliases = np.arange(count, dtype=np.int64)
@@ -116,7 +140,7 @@ def _alias_table(sigma: float) -> _AliasTable:
     # All weight is placed: the columns left over are exactly full.
     assert not small
     assert not large
-    return _AliasTable(thresholds, aliases, centre)
+    return thresholds, aliases
 
 
 def _integer_weights(sigma: float) -> tuple[list[int], int]:

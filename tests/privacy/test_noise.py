@@ -3,13 +3,14 @@
 import itertools
 import os
 import random
+from fractions import Fraction
 
 import numpy as np
 import pytest
 import torch
 from scipy import stats
 
-from privacy.noise import NoiseStream, _integer_weights, _levels, integer_gaussian
+from privacy.noise import _LEFT, NoiseStream, _integer_weights, _levels, _table, integer_gaussian
 from shared_model.errors import InputError
 
 # A false alarm once in 10^5 runs of a test.
@@ -32,14 +33,14 @@ def test_chi_square_against_the_rounded_gaussian(sigma: float) -> None:
     assert stats.chi2.sf(chi, k.size) > ALARM
 
 
-@pytest.mark.parametrize("sigma", [200.0, 5_000.0, 642_000.0, 3e9])
+@pytest.mark.parametrize("sigma", [200.0, 400.0, 5_000.0, 642_000.0, 3e9])
 def test_large_sigmas_follow_the_gaussian(sigma: float) -> None:
     drawn = integer_gaussian(sigma, 300_000, NoiseStream())
     assert stats.kstest(drawn / sigma, "norm").pvalue > ALARM
     assert abs(stats.kurtosis(drawn.astype(float))) < 6 * np.sqrt(24 / drawn.size)
 
 
-@pytest.mark.parametrize("sigma", [1.0, 8.0, 160.0, 161.0, 104_732.0])
+@pytest.mark.parametrize("sigma", [1.0, 8.0, 320.0, 321.0, 104_732.0])
 def test_variance_is_never_below_that_of_the_gaussian(sigma: float) -> None:
     n = 1_000_000
     drawn = integer_gaussian(sigma, n, NoiseStream()).astype(float)
@@ -63,7 +64,7 @@ def test_every_bit_of_the_finest_level_is_drawn() -> None:
         assert abs(share - 0.5) < 5 * 0.5 / np.sqrt(drawn.size), bit
 
 
-@pytest.mark.parametrize("sigma", [1.0, 4.0, 77.7, 160.0])
+@pytest.mark.parametrize("sigma", [1.0, 4.0, 77.7, 320.0])
 def test_alias_weights_are_the_probabilities_to_64_bits(sigma: float) -> None:
     weights, centre = _integer_weights(sigma)
     total = len(weights) * 2**64
@@ -73,7 +74,26 @@ def test_alias_weights_are_the_probabilities_to_64_bits(sigma: float) -> None:
     np.testing.assert_allclose(probabilities, exact(sigma, k), rtol=1e-9)
 
 
-@pytest.mark.parametrize("sigma", [161.0, 1e4, 1e6, 2.0**39])
+@pytest.mark.parametrize("sigma", [1.0, 1.5, 16.0, 128.0, 255.9, 320.0])
+def test_cells_and_columns_hold_the_weights(sigma: float) -> None:
+    """The law of the table as it is drawn from, in exact fractions: within 1.1 x 2^-65 of the weights."""
+    weights, centre = _integer_weights(sigma)
+    table, columns = _table(sigma), len(weights)
+    values, cells = np.unique(table._cells, return_counts=True)
+    share = dict(zip(values.tolist(), cells.tolist(), strict=True))
+    left = Fraction(share.pop(_LEFT), 2**16)
+    law = {k: Fraction(cells, 2**16) for k, cells in share.items()}
+    for column, (threshold, alias) in enumerate(zip(table._thresholds.tolist(), table._aliases.tolist(), strict=True)):
+        keep = Fraction(threshold, 2**64)
+        for index, chance in ((column, keep), (alias, 1 - keep)):
+            law[index - centre] = law.get(index - centre, Fraction(0)) + left * chance / columns
+    assert sum(law.values()) == 1
+    wrong = sum(abs(law.pop(i - centre, Fraction(0)) - Fraction(w, columns * 2**64)) for i, w in enumerate(weights))
+    assert not law
+    assert wrong / 2 <= Fraction(1, 10 * 2**65)
+
+
+@pytest.mark.parametrize("sigma", [321.0, 1e4, 1e6, 2.0**39])
 def test_levels_add_up_to_sigma_and_smooth_each_other(sigma: float) -> None:
     levels = _levels(sigma)
     assert sum(4.0**k * s * s for k, s in levels) == pytest.approx(sigma**2, rel=1e-12)
