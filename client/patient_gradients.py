@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from client.base import voxel_rows
 from client.site import SiteConfig
 from client.train import Vector, data_part, loading, model_at, stage_parameters, training_examples
-from privacy.clipping import clipped_gradient
+from privacy.clipping import clipped, joined
 from privacy.messages import TrainTask
 from privacy.modes import Terms
 from privacy.noise import Integers, NoiseStream
@@ -52,10 +53,16 @@ class Patients:
         return sum(p.numel() for p in self.parameters)
 
     def gradient(self, patient: int, step: int = 0) -> Tensor:
-        """Clipped gradient of one patient, (d,) float32; zero where it is not finite or there is nothing to learn from.
+        """Clipped gradient of one patient, (d,) float32; zero where it is not finite or he teaches nothing."""
+        return clipped(self._gradient(patient, step), self.terms.clip)
 
-        What the views are is drawn from the run's seed: that is no secret, and no noise.
-        """
+    def descent_sum(self, stream: NoiseStream, step: int = 0) -> Integers:
+        """Sum of minus the clipped gradients of the patients drawn for a step, (d,) integers on the fine grid."""
+        total = clipped_sum(self.count, self.size, lambda i: self._gradient(i, step).numpy(), self.terms, stream)
+        return np.negative(total, out=total)
+
+    def _gradient(self, patient: int, step: int) -> Tensor:
+        # What the views are is drawn from the run's seed: that is no secret, and no noise.
         generator = noise_generator(
             self.task.seed, self.site.site, str(self.task.round), str(step), self.site.train[self._first(patient)]
         )
@@ -63,12 +70,7 @@ class Patients:
         sizes = [p.numel() for p in self.parameters]
         if loss is None:
             return torch.zeros(sum(sizes))
-        parts = torch.autograd.grad(loss, list(self.parameters), allow_unused=True)
-        return clipped_gradient(parts, sizes, self.terms.clip)[0]
-
-    def descent_sum(self, stream: NoiseStream, step: int = 0) -> Integers:
-        """Sum of minus the clipped gradients of the patients drawn for a step, (d,) integers on the fine grid."""
-        return clipped_sum(self.count, self.size, lambda i: -self.gradient(i, step).numpy(), self.terms, stream)
+        return joined(torch.autograd.grad(loss, list(self.parameters), allow_unused=True), sizes)
 
     def _first(self, patient: int) -> int:
         return self.site.patients()[patient][0]

@@ -7,20 +7,20 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from privacy.encoding import Ring, fine_integers
+from privacy.encoding import Ring, add_fine_integers
 from privacy.modes import Terms
 from privacy.noise import Integers, NoiseStream, integer_gaussian
 from privacy.units import poisson_sample
 
-# Vector (d,) of one unit (patient), of norm at most the clipping norm; asked for only if he takes part.
+# Vector (d,) of one unit (patient), of any norm, asked for only if he takes part.
 VectorOf = Callable[[int], NDArray[np.float32]]
 
 
 def clipped_sum(units: int, size: int, vector_of: VectorOf, terms: Terms, stream: NoiseStream) -> Integers:
-    """Draw who of ``units`` takes part and add their vectors up, (``size``,) integers on the fine grid, no noise."""
+    """Draw who of ``units`` takes part; the sum of their clipped vectors, (``size``,) on the fine grid, no noise."""
     total = np.zeros(size, dtype=np.int64)
     for unit in poisson_sample(units, terms.q, stream):
-        total += fine_integers(vector_of(int(unit)), terms.clip, stream)
+        add_fine_integers(total, vector_of(int(unit)), terms.clip, stream)
     return total
 
 

@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 
 from client.app import LEDGER_KEY, NODE_CONFIG_KEY, client_app
 from client.site import SiteConfig
-from privacy.clipping import clip_scale
 from privacy.encoding import FINE, Ring
 from privacy.messages import EvaluateTask, TrainTask
 from privacy.modes import SUMMED, Terms
@@ -75,7 +74,6 @@ class QuadraticTraining:
         """Each patient pulls to the site's centre, clipped and noised as client/private_train.py does."""
         stream = NoiseStream()
         pull = centre(site.site, self._size) - vector
-        pull *= np.float32(clip_scale(float(np.linalg.norm(pull)), terms.clip))
         total = clipped_sum(len(site.train), self._size, lambda _: pull, terms, stream)
         if terms.mode == "local":
             noised = total + integer_gaussian(terms.z * FINE, self._size, stream)

@@ -5,7 +5,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from privacy.encoding import FINE, Encoding, add_to, coarsened, encoding, fine_integers, from_ring, to_ring
+import privacy.encoding
+from privacy.encoding import (
+    FINE,
+    Encoding,
+    add_fine_integers,
+    add_to,
+    coarsened,
+    encoding,
+    euclidean_norm,
+    fine_integers,
+    from_ring,
+    to_ring,
+)
 from privacy.noise import NoiseStream, integer_gaussian
 from shared_model.errors import InputError
 
@@ -29,6 +41,62 @@ def test_the_norm_is_held_for_many_coordinates_at_the_limit() -> None:
         whole = fine_integers(vector, 1.0, NoiseStream())
         assert int(np.dot(whole, whole)) <= FINE**2
         assert whole.sum() == pytest.approx(vector.sum(dtype=float) * FINE, rel=2e-5)
+
+
+CHUNK = privacy.encoding._CHUNK
+
+
+@given(
+    st.sampled_from([1, 2, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK, 2 * CHUNK + 3]),
+    st.floats(1e-6, 1e6),
+    st.sampled_from([1e-3, 0.999999, 1.0, 1.000001, 1e3, 1e30]),
+    st.sampled_from(["flat", "spike", "normal", "heavy", "last"]),
+    st.integers(0, 2**32 - 1),
+)
+@settings(max_examples=60, deadline=None)
+def test_the_norm_is_held_and_reached_at_every_size(
+    size: int, clip: float, length: float, shape: str, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    spike = np.zeros(size)
+    spike[rng.integers(size) if shape == "spike" else -1] = -1.0
+    made = {"flat": np.ones(size), "normal": rng.standard_normal(size), "heavy": rng.standard_t(1.0, size)}
+    direction = made.get(shape, spike)
+    direction /= np.linalg.norm(direction)
+    wanted = min(clip * length, 3e38)
+    whole = fine_integers((direction * wanted).astype(np.float32), clip, NoiseStream())
+    assert int(np.dot(whole, whole)) <= FINE**2
+    # Not held by leaving anything out: every number is the clipped one's floor or ceiling, shorter by 1e-4 at most.
+    exact = direction * FINE * min(1.0, wanted / clip)
+    assert np.abs(whole - exact).max() < 1.0 + 1e-4 * np.abs(exact).max()
+
+
+@pytest.mark.parametrize("too_long", [1.0, 1.001, 1.5])
+def test_the_norm_is_held_where_floating_point_fails(too_long: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(privacy.encoding, "_room", lambda size: too_long * FINE)
+    vector = np.random.default_rng(0).standard_normal(5 * CHUNK + 7).astype(np.float32)
+    whole = fine_integers(vector, 1e-3, NoiseStream())
+    assert 0 < int(np.dot(whole, whole)) <= FINE**2
+
+
+def test_numbers_are_added_to_what_is_there() -> None:
+    vector = np.arange(-2 * CHUNK, 2 * CHUNK, dtype=np.float32)
+    vector *= np.float32(0.5 * FINE / np.linalg.norm(vector))
+    clip = float(FINE)  # so that the grid's unit is 1
+    total = np.full(vector.size, 2**40, dtype=np.int64)
+    add_fine_integers(total, vector, clip, NoiseStream())
+    assert np.abs(total - 2**40 - vector).max() <= 1.0
+
+
+def test_the_norm_of_a_vector_is_finite_where_its_numbers_are() -> None:
+    large = np.full(100_000, 3e38, dtype=np.float32)
+    assert euclidean_norm(large) == pytest.approx(3e38 * np.sqrt(100_000))
+    assert euclidean_norm(np.full(4, 1e-44, dtype=np.float32)) == pytest.approx(2e-44, rel=0.1)
+    assert euclidean_norm(np.zeros(3, dtype=np.float32)) == 0.0
+    for bad in (np.nan, np.inf, -np.inf):
+        large[-1] = bad
+        assert not np.isfinite(euclidean_norm(large))
+        assert not fine_integers(large, 1.0, NoiseStream()).any()
 
 
 def test_rounding_is_unbiased() -> None:
