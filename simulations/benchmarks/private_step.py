@@ -1,7 +1,8 @@
 """CPU seconds of a private release by part, beside one training step of the default model, as ratios within one run.
 
-``python -m simulations.benchmarks.private_step [--numbers N] [--json]``: one thread; clipping, encoding and noise for N
-numbers, and a step that clips each of four patients against a plain step on a batch of the same four.
+``python -m simulations.benchmarks.private_step [--numbers N] [--json]``: one thread; encoding and noise for N numbers,
+and a step that clips each of four patients against a plain step on one batch of the same views of the same four, with
+one view a patient and with two, the default of a plan.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from privacy.clipping import clipped_gradient
-from privacy.encoding import FINE, fine_integers, to_ring
+from privacy.clipping import joined
+from privacy.encoding import FINE, add_fine_integers, to_ring
 from privacy.modes import Terms
 from privacy.noise import NoiseStream, integer_gaussian
 from privacy.release import clipped_sum
@@ -24,7 +25,7 @@ from shared_model.dit import Any2AnyDiT
 from shared_model.latents import CHANNELS, latent_shape
 from shared_model.spec import Architecture
 
-PATIENTS, SIDE, REPEATS = 4, 32, 4
+PATIENTS, SIDE, REPEATS = 4, 32, 8
 
 
 def cpu_s(action: Callable[[], object], repeats: int = REPEATS) -> float:
@@ -43,27 +44,28 @@ def release_costs(numbers: int) -> dict[str, float]:
         mode="shared", z=2.0, q=1.0, steps=1, clip=1.0, delta=1e-5, cohort=200, sites=5, survivors=5, colluders=1
     )  # fmt: skip
     how, gradient = terms.encoding(), torch.randn(numbers)
-    clipped = clipped_gradient([gradient], [numbers], 1.0)[0].numpy()
     total = np.zeros(numbers, dtype=np.int64)
     stream = NoiseStream()
     integer_gaussian(how.sigma_site, 10, stream)  # its tables are made once
     return {
-        "clipping, a patient": cpu_s(lambda: clipped_gradient([gradient], [numbers], 1.0)),
-        "encoding, a patient": cpu_s(lambda: fine_integers(clipped, 1.0, stream)),
+        "joining, a patient": cpu_s(lambda: joined([gradient], [numbers])),
+        "clipping, encoding and adding, a patient": cpu_s(
+            lambda: add_fine_integers(total, gradient.numpy(), 1.0, stream)
+        ),
         "noise, a site": cpu_s(lambda: integer_gaussian(how.sigma_site, numbers, stream)),
         f"coarsening to {how.bits} bits, a site": cpu_s(lambda: how.release(total, total)),
         "ring of 32 bits, a site": cpu_s(lambda: to_ring(total, 32)),
     }
 
 
-def step_costs() -> dict[str, float]:
-    """CPU seconds of a plain step on four patients of the default model at 32^3, and of a private one."""
+def step_costs(views: int) -> tuple[float, float]:
+    """CPU seconds of a plain step on so many views of four patients, default model at 32^3, and of a private one."""
     torch.manual_seed(0)
     model = Any2AnyDiT(Architecture())
     parameters = list(model.parameters())
-    shape = (PATIENTS, CHANNELS, *latent_shape((SIDE, SIDE, SIDE)))
+    shape = (PATIENTS * views, CHANNELS, *latent_shape((SIDE, SIDE, SIDE)))
     volumes = {name: torch.randn(shape) for name in CONDITIONS}
-    noisy, times = torch.randn(shape), torch.rand(PATIENTS)
+    noisy, times = torch.randn(shape), torch.rand(PATIENTS * views)
 
     def gradient(rows: slice) -> tuple[torch.Tensor | None, ...]:
         with torch.autocast("cpu", torch.bfloat16):
@@ -79,15 +81,12 @@ def step_costs() -> dict[str, float]:
         stream = NoiseStream()
 
         def vector_of(i: int) -> np.ndarray:
-            return clipped_gradient(gradient(slice(i, i + 1)), sizes, 1.0)[0].numpy()
+            return joined(gradient(slice(i * views, (i + 1) * views)), sizes).numpy()
 
         clipped_sum(PATIENTS, sum(sizes), vector_of, terms, stream)
         integer_gaussian(2.0 * FINE, sum(sizes), stream)
 
-    return {
-        "training step, plain, four patients": cpu_s(lambda: gradient(slice(0, PATIENTS))),
-        "training step, private, four patients": cpu_s(private),
-    }
+    return cpu_s(lambda: gradient(slice(0, PATIENTS * views))), cpu_s(private)
 
 
 def main() -> None:
@@ -97,14 +96,22 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    costs = {**release_costs(asked.numbers), **step_costs()}
+    costs, (plain, private), two = release_costs(asked.numbers), step_costs(1), step_costs(2)
+    rows = [(part, seconds, seconds / plain) for part, seconds in costs.items()]
+    rows += [
+        ("plain step, four patients, one view each", plain, 1.0),
+        ("private step, the same", private, private / plain),
+    ]
+    rows += [
+        ("plain step, four patients, two views each", two[0], 1.0),
+        ("private step, the same", two[1], two[1] / two[0]),
+    ]
     if asked.json:
-        print(json.dumps(costs))
+        print(json.dumps([dict(zip(("part", "cpu_s", "of_plain_step"), row, strict=True)) for row in rows]))
         return
-    step = costs["training step, plain, four patients"]
     print(f"| {asked.numbers:,} numbers (steps: 1.2M weights) | CPU-s | of a plain step |\n|---|---:|---:|")
-    for name, seconds in costs.items():
-        print(f"| {name} | {seconds:.3f} | {seconds / step:.2f} |")
+    for part, seconds, ratio in rows:
+        print(f"| {part} | {seconds:.3f} | {ratio:.2f} |")
 
 
 if __name__ == "__main__":
