@@ -36,7 +36,7 @@ _ROOM_SIGMAS = 9.0
 _CHUNK = 1 << 15
 _LEVELS = 2.0**16  # of the random number that rounding compares a fraction with
 
-Number = TypeVar("Number", np.float32, np.int64)
+Number = TypeVar("Number", bound=np.generic)
 Ring = NDArray[np.uint16] | NDArray[np.uint32] | NDArray[np.uint64]
 
 
@@ -50,8 +50,11 @@ class Encoding:
     bits: int
 
     def release(self, total: Integers, noise: Integers) -> Ring:
-        """Coarsen a site's sum (d,) and noise (d,) on the fine grid to the ring."""
-        return to_ring(coarsened(total + noise, self.step), self.bits)
+        """Coarsen a site's sum (d,) and noise (d,) on the fine grid to the ring, (d,)."""
+        ring = np.empty(total.size, dtype=RING_TYPES[self.bits])
+        for part, sums, noises in zip(_chunks(ring), _chunks(total), _chunks(noise), strict=True):
+            part[:] = to_ring(coarsened(sums + noises, self.step), self.bits)
+        return ring
 
     def decode(self, total: Ring) -> NDArray[np.float64]:
         """Read a sum (d,) of releases modulo 2^bits in real units, float64."""

@@ -195,6 +195,14 @@ def test_a_sum_of_releases_decodes_to_the_sum() -> None:
     assert abs(error.mean()) < 5 * expected / np.sqrt(d)
 
 
+@pytest.mark.parametrize("size", [0, 1, CHUNK, 2 * CHUNK + 1])
+def test_a_release_is_the_sum_and_the_noise_coarsened(size: int) -> None:
+    rng = np.random.default_rng(size)
+    total, noise = rng.integers(-(2**30), 2**30, (2, size))
+    how = Encoding(clip=1.0, sigma_site=FINE, step=1601, bits=16)
+    assert np.array_equal(how.release(total, noise), to_ring(coarsened(total + noise, 1601), 16))
+
+
 def test_the_encoding_says_what_it_is() -> None:
     how = Encoding(clip=2.0, sigma_site=FINE, step=1, bits=32)
     assert how.decode(to_ring(np.array([FINE, -FINE]), 32)).tolist() == [2.0, -2.0]
