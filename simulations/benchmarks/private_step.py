@@ -39,15 +39,16 @@ def cpu_s(action: Callable[[], object], repeats: int = REPEATS) -> float:
 
 
 def release_costs(numbers: int) -> dict[str, float]:
-    """CPU seconds of each part of a release of so many numbers: the first two for a patient, the others for a site."""
+    """CPU seconds of each part of a release of so many numbers."""
     terms = Terms(
         mode="shared", z=2.0, q=1.0, steps=1, clip=1.0, delta=1e-5, cohort=200, sites=5, survivors=5, colluders=1
     )  # fmt: skip
     how, gradient = terms.encoding(), torch.randn(numbers)
     total = np.zeros(numbers, dtype=np.int64)
     stream = NoiseStream()
-    integer_gaussian(how.sigma_site, 10, stream)  # its tables are made once
+    tables = cpu_s(lambda: integer_gaussian(how.sigma_site, 1, stream), repeats=1)
     return {
+        "tables of noise, once a process": tables,
         "joining, a patient": cpu_s(lambda: joined([gradient], [numbers])),
         "clipping, encoding and adding, a patient": cpu_s(
             lambda: add_fine_integers(total, gradient.numpy(), 1.0, stream)
@@ -58,35 +59,44 @@ def release_costs(numbers: int) -> dict[str, float]:
     }
 
 
-def step_costs(views: int) -> tuple[float, float]:
-    """CPU seconds of a plain step on so many views of four patients, default model at 32^3, and of a private one."""
+def model_gradients(examples: int) -> tuple[Callable[[slice], tuple[torch.Tensor | None, ...]], list[int]]:
+    """Gradient of the default model on a part of so many random examples at 32^3, and its parameters' sizes."""
     torch.manual_seed(0)
     model = Any2AnyDiT(Architecture())
     parameters = list(model.parameters())
-    shape = (PATIENTS * views, CHANNELS, *latent_shape((SIDE, SIDE, SIDE)))
+    shape = (examples, CHANNELS, *latent_shape((SIDE, SIDE, SIDE)))
     volumes = {name: torch.randn(shape) for name in CONDITIONS}
-    noisy, times = torch.randn(shape), torch.rand(PATIENTS * views)
+    noisy, times = torch.randn(shape), torch.rand(examples)
 
     def gradient(rows: slice) -> tuple[torch.Tensor | None, ...]:
         with torch.autocast("cpu", torch.bfloat16):
             out = model({name: v[rows] for name, v in volumes.items()}, "dose", noisy[rows], times[rows])
         return torch.autograd.grad(out.float().square().mean(), parameters, allow_unused=True)
 
-    sizes = [p.numel() for p in parameters]
+    return gradient, [p.numel() for p in parameters]
+
+
+def step_costs(views: int) -> list[tuple[str, float, float]]:
+    """Name, CPU seconds and ratio of a plain step on so many views of each of four patients, and of slower ones."""
+    gradient, sizes = model_gradients(PATIENTS * views)
+    patients = [slice(i * views, (i + 1) * views) for i in range(PATIENTS)]
     terms = Terms(
         mode="local", z=2.0, q=1.0, steps=1, clip=1.0, delta=1e-5, cohort=4, sites=1, survivors=1, colluders=0
     )  # fmt: skip
 
+    def one_by_one() -> None:
+        for rows in patients:
+            gradient(rows)
+
     def private() -> None:
         stream = NoiseStream()
-
-        def vector_of(i: int) -> np.ndarray:
-            return joined(gradient(slice(i * views, (i + 1) * views)), sizes).numpy()
-
-        clipped_sum(PATIENTS, sum(sizes), vector_of, terms, stream)
+        clipped_sum(PATIENTS, sum(sizes), lambda i: joined(gradient(patients[i]), sizes).numpy(), terms, stream)
         integer_gaussian(2.0 * FINE, sum(sizes), stream)
 
-    return cpu_s(lambda: gradient(slice(0, PATIENTS * views))), cpu_s(private)
+    plain = cpu_s(lambda: gradient(slice(None)))
+    each = f"four patients, views each: {views}"
+    costs = {f"plain step, {each}": plain, "the same, one by one": cpu_s(one_by_one), "private step": cpu_s(private)}
+    return [(name, seconds, seconds / plain) for name, seconds in costs.items()]
 
 
 def main() -> None:
@@ -96,16 +106,8 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    costs, (plain, private), two = release_costs(asked.numbers), step_costs(1), step_costs(2)
-    rows = [(part, seconds, seconds / plain) for part, seconds in costs.items()]
-    rows += [
-        ("plain step, four patients, one view each", plain, 1.0),
-        ("private step, the same", private, private / plain),
-    ]
-    rows += [
-        ("plain step, four patients, two views each", two[0], 1.0),
-        ("private step, the same", two[1], two[1] / two[0]),
-    ]
+    costs, steps = release_costs(asked.numbers), [*step_costs(1), *step_costs(2)]
+    rows = [*((part, seconds, seconds / steps[0][1]) for part, seconds in costs.items()), *steps]
     if asked.json:
         print(json.dumps([dict(zip(("part", "cpu_s", "of_plain_step"), row, strict=True)) for row in rows]))
         return
