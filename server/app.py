@@ -77,8 +77,7 @@ def federate(
     manifest = manifest_hash(spec)
     masks = partial(stage_mask, spec)
     rounds = config.rounds
-    judged = rounds.public_step or rounds.public_worst
-    check = PublicCheck(spec, public_cases(Path(rounds.public_cases or BUNDLED))) if judged else None
+    check = PublicCheck(spec, public_cases(Path(rounds.public_cases or BUNDLED))) if rounds.judged else None
     result = run_federation(grid, config, spec.to_json(), manifest, initial, out, on_event, members, masks, check)
     report = federation_report(config, result, vector_hash(result.vector))
     if fit is not None:

@@ -95,6 +95,11 @@ class RoundsConfig:
     def __post_init__(self) -> None:
         checked_fields(self, f"{_WHERE}: rounds", self.RULES)
 
+    @property
+    def judged(self) -> bool:
+        """Whether rounds are judged on public patients."""
+        return bool(self.public_step or self.public_worst)
+
 
 @dataclass(frozen=True, kw_only=True)
 class AggregateConfig:
