@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_module
@@ -39,7 +40,7 @@ def compose_run(overrides: Sequence[str], sites: int = 0) -> RunConfig:
         raise InputError(f"run configuration: {_one_line(error)}; see `server run --show`") from error
     assert isinstance(plain, dict)
     ModelSpec.from_json(json.dumps(plain["model"]))
-    config = RunConfig.from_json(json.dumps(_counted(plain, sites)))
+    config = RunConfig.from_json(json.dumps(_placed(_counted(plain, sites))))
     check_sums(config)
     return config
 
@@ -51,6 +52,21 @@ def _counted(plain: dict[Any, Any], sites: int) -> dict[Any, Any]:
     fewest = fewest_sites(privacy["mode"], privacy["sites"], privacy["colluders"])
     rounds["min_sites"] = rounds["min_sites"] or fewest
     return {**plain, "privacy": privacy, "rounds": rounds}
+
+
+def _placed(plain: dict[Any, Any]) -> dict[Any, Any]:
+    """Make paths whole, since the run's own process starts elsewhere; InputError where one names no file."""
+    rounds = {**plain["rounds"], "public_cases": _file(plain["rounds"]["public_cases"], "rounds.public_cases")}
+    return {**plain, "initial": _file(plain["initial"], "initial"), "rounds": rounds}
+
+
+def _file(name: str, key: str) -> str:
+    if not name:
+        return ""
+    path = Path(name).expanduser().resolve()
+    if not path.is_file():
+        raise InputError(f"run configuration: {key}={name}: no such file")
+    return str(path)
 
 
 def _one_line(error: BaseException) -> str:

@@ -195,6 +195,8 @@ def run_settings(overrides: Sequence[str]) -> RunSettings:
     raw, resolved = composed("run", overrides)
     study = raw["study"]
     rounds = {"count": raw["rounds"], **mapping(raw, "round")}
+    if rounds["public_cases"]:
+        rounds["public_cases"] = str(path(rounds["public_cases"], "round.public_cases").resolve())
     everyone = not rounds["min_sites"]
     if everyone:
         rounds["min_sites"] = 2

@@ -16,9 +16,9 @@ from server.config import (
     RoundsConfig,
     RunConfig,
     TrainConfig,
-    hydra_schema,
     run_identity,
 )
+from server.hydra_schema import hydra_schema
 from shared_model.errors import InputError
 
 

@@ -82,6 +82,16 @@ def test_compose_takes_overrides_of_every_section() -> None:
     assert causal.model["switches"]["attention"] == "condition-causal"
 
 
+@pytest.mark.parametrize("key", ["initial", "rounds.public_cases"])
+def test_a_path_is_made_whole_since_the_run_starts_elsewhere(tmp_path, monkeypatch, key):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=rf"{key}=here.npz: no such file"):
+        compose_run(["privacy.mode=none", f"{key}=here.npz"])
+    (tmp_path / "here.npz").touch()
+    config = compose_run(["privacy.mode=none", f"{key}=here.npz"])
+    assert str(tmp_path / "here.npz") in (config.initial, config.rounds.public_cases)
+
+
 @pytest.mark.parametrize(
     ("override", "named"),
     [

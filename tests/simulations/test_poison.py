@@ -26,7 +26,9 @@ def test_trials_differ_in_the_check_alone(tmp_path: Path) -> None:
     assert (checked.federation.rounds.public_step, checked.federation.rounds.public_worst) == (1.05, 1.15)
     assert checked.federation.privacy.mode == "shared"
     named = poison_settings([f"out={tmp_path}", "rounds=5", "public=some/cases.npz"])
-    assert trial_settings(named, -4, "patients", 1).federation.rounds.public_cases == "some/cases.npz"
+    assert trial_settings(named, -4, "patients", 1).federation.rounds.public_cases == str(
+        Path("some/cases.npz").resolve()
+    )
     assert checked.out == tmp_path / "factor-4" / "phantoms" / "seed1"
 
 
