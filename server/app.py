@@ -28,6 +28,7 @@ from server.failure import ReportedError
 from server.home import ServerHome
 from server.journal import StorageError, write_atomic
 from server.private_run import privacy_report, releases, run_terms
+from server.public_gate import judged
 from server.roster import Members
 from server.rounds import FederationResult, run_federation
 from shared_model.errors import FedKT3DError, InputError
@@ -135,8 +136,7 @@ def federation_report(config: RunConfig, result: FederationResult, adapter_hash:
         "privacy": privacy_report(run_terms(config), result.history, releases(config)),
         "rounds": result.rounds,
         "resumed_from": result.resumed_from,
-        "stopped": result.stopped,
-        "taken_back": [record.round for record in result.history if record.rolled_back],
+        "public": judged(result.history),
         "sites": result.sites,
         "wire_bytes_per_round": result.wire_bytes_per_round,
         "adapter_sha256": adapter_hash,

@@ -19,13 +19,14 @@ from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
 from privacy.messages import wire_bytes
-from server.config import RunConfig, run_identity
+from server.config import RunConfig
 from server.events import Event, EventLog, Listener
 from server.exchange import Answer, Exchange
 from server.history import Drop
 from server.journal import Journal, write_atomic
 from server.roster import Register, Roster, Site
 from server.rounds import QuorumError
+from server.run_identity import run_identity
 from server.steps import Link
 from shared_model import base
 from shared_model.errors import InputError

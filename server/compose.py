@@ -63,10 +63,14 @@ def _placed(plain: dict[Any, Any]) -> dict[Any, Any]:
 def _file(name: str, key: str) -> str:
     if not name:
         return ""
-    path = Path(name).expanduser().resolve()
-    if not path.is_file():
-        raise InputError(f"run configuration: {key}={name}: no such file")
-    return str(path)
+    try:
+        path = Path(name).expanduser().resolve()
+        if path.is_file():
+            return str(path)
+        why = "no such file"
+    except (OSError, RuntimeError) as error:  # RuntimeError: an unknown user's home
+        why = getattr(error, "strerror", None) or str(error)
+    raise InputError(f"run configuration: {key}={name}: {why}")
 
 
 def _one_line(error: BaseException) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
@@ -94,6 +93,9 @@ class RoundsConfig:
 
     def __post_init__(self) -> None:
         checked_fields(self, f"{_WHERE}: rounds", self.RULES)
+        for key in ("public_step", "public_worst"):
+            if 0.0 < getattr(self, key) < 1.0:
+                raise InputError(f"{_WHERE}: rounds.{key} must be 0 (no limit) or a factor from 1, such as 1.05")
 
     @property
     def judged(self) -> bool:
@@ -273,16 +275,3 @@ def _build(kind: type[Any], raw: object, path: str) -> object:
 
 def _names(kind: type[Any]) -> list[str]:
     return [f.name for f in fields(kind)]
-
-
-def run_identity(config: RunConfig, spec_json: str, manifest_hash: str, initial: bytes) -> str:
-    """SHA-256 of all that determines the result; two runs may share an output folder only where it is equal.
-
-    How long to wait and how often to try again do not count, so that a stopped run can go on with more patience.
-    """
-    counted = asdict(config)
-    for patience in ("deadline_s", "wait_for_sites_s", "attempts"):
-        del counted["rounds"][patience]
-    digest = hashlib.sha256(json.dumps([counted, spec_json, manifest_hash], sort_keys=True).encode())
-    digest.update(initial)
-    return digest.hexdigest()

@@ -9,7 +9,6 @@ from privacy.federation_plan import FederationPlan
 from privacy.modes import SUMMED
 from server.config import RunConfig
 from server.private_run import run_terms
-from server.public_gate import MOST_IN_A_ROW
 from shared_model.errors import InputError
 
 # What client/train.py and dosimetry.summarise report; a site's policy may keep back any of them.
@@ -35,7 +34,6 @@ def make_plan(consortium: str, roster_version: int, sites: Mapping[str, str], co
             " names them; admit the others first, or leave privacy.sites out"
         )
     privacy = {} if terms is None else {key: value for key, value in terms.to_plain().items() if key != "mode"}
-    early = f", or when {MOST_IN_A_ROW} rounds in a row make public patients worse" if config.rounds.judged else ""
     return FederationPlan(
         consortium=consortium,
         name=config.name,
@@ -56,5 +54,5 @@ def make_plan(consortium: str, roster_version: int, sites: Mapping[str, str], co
         candidates=config.evaluate.candidates,
         metrics=METRICS if terms is None else (),
         software=versions(),
-        stopping=f"after {config.rounds.count} rounds, or when the coordinator stops the run{early}",
+        stopping=f"after {config.rounds.count} rounds at most; earlier if the coordinator stops it or rounds do harm",
     )

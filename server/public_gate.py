@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,13 +32,20 @@ class PublicGate:
     def __init__(self, config: RunConfig, check: Check) -> None:
         self._config, self._check = config, check
 
-    def verdict(self, number: int, before: Vector, after: Vector, last: RoundRecord | None) -> PublicVerdict:
-        """Judge round ``number``, which leads from ``before`` (d,) to ``after``; ``last``: the record before it."""
-        stage = self._stage(number)
-        known = None if last is None or self._part(last.round) != self._part(number) else last.public
-        before_gy = self._check(before, stage) if known is None else known.stands_gy
-        best_gy = before_gy if known is None else min(known.best_gy, known.stands_gy)
-        found = PublicVerdict(before_gy=before_gy, best_gy=best_gy, after_gy=self._check(after, stage), why="")
+    def standing(self, number: int, vector: Vector, last: RoundRecord | None) -> PublicVerdict:
+        """Where round ``number`` starts from: ``vector`` (d,) after the record ``last``, the best so far beside it.
+
+        To be asked for before the sites are: whatever is wrong with the check then costs them nothing.
+        """
+        same_part = last is not None and self._of_base(last.round) == self._of_base(number)
+        known = last.public if last is not None and same_part else None
+        gy = self._check(vector, self._stage(number)) if known is None else known.stands_gy
+        best_gy = gy if known is None else min(known.best_gy, gy)
+        return PublicVerdict(before_gy=gy, best_gy=best_gy, after_gy=gy)
+
+    def verdict(self, number: int, standing: PublicVerdict, after: Vector) -> PublicVerdict:
+        """Judge round ``number``, which leads from where it stood to ``after`` (d,)."""
+        found = replace(standing, after_gy=self._check(after, self._stage(number)))
         return replace(found, why=self._why(found))
 
     def _why(self, found: PublicVerdict) -> str:
@@ -51,7 +59,7 @@ class PublicGate:
     def _stage(self, number: int) -> str:
         return round_stage(self._config.train, number, self._config.rounds.count)[0]
 
-    def _part(self, number: int) -> bool:
+    def _of_base(self, number: int) -> bool:
         """Whether a round trains the base, which is scored alone."""
         return self._stage(number) == "base"
 
@@ -62,6 +70,19 @@ def stopped(history: Sequence[RoundRecord]) -> str:
     if len(last) < MOST_IN_A_ROW or not all(record.rolled_back for record in last):
         return ""
     return (
-        f"rounds {last[0].round} to {last[-1].round} were taken back, since each made things worse on public patients:"
-        " a site may send poison, or the steps are too large (train.lr, train.base_lr)"
+        f"rounds {last[0].round} to {last[-1].round} were taken back, since each made public patients worse: a site may"
+        " send poison, the noise may be too large, or the steps (train.lr, train.base_lr)"
     )
+
+
+def judged(history: Sequence[RoundRecord]) -> dict[str, Any]:
+    """What a report and a card say of it: error (Gy) before the first judged round and now, rounds taken back, why."""
+    verdicts = [record.public for record in history if record.public is not None]
+    if not verdicts:
+        return {}
+    return {
+        "start_gy": round(verdicts[0].before_gy, 3),
+        "end_gy": round(verdicts[-1].stands_gy, 3),
+        "taken_back": [record.round for record in history if record.rolled_back],
+        "stopped": stopped(history),
+    }

@@ -21,13 +21,14 @@ from privacy.messages import EvaluateTask
 from privacy.modes import SUMMED
 from server.advance import Masks, advanced
 from server.aggregate import server_optimizer
-from server.config import RunConfig, run_identity
+from server.config import RunConfig
 from server.events import Event, EventLog, Listener
-from server.history import Drop, RoundRecord
+from server.history import Drop, PublicVerdict, RoundRecord
 from server.journal import Journal, RunState
 from server.private_run import run_terms
 from server.public_gate import Check, PublicGate, stopped
 from server.roster import Members, Roster, Site
+from server.run_identity import run_identity
 from server.schedule import round_lr, train_task
 from server.steps import Link, TrainOutcome, TrainRules, evaluate_step, train_step
 from server.summed_step import SummedSteps
@@ -171,9 +172,11 @@ class _Federation:
         """One more round, tried as often as the configuration allows; raises QuorumError."""
         number, rounds = self._state.round + 1, self._cfg.rounds
         drops: list[Drop] = []
+        last = self._state.history[-1] if self._state.history else None
+        standing = None if self._gate is None else self._gate.standing(number, self._state.vector, last)
         kept = None if self._summed is None else self._summed.kept(number)
         if kept is not None:
-            return self._applied(number, kept[0], kept[1], kept[1].drops)
+            return self._applied(number, kept[0], kept[1], kept[1].drops, standing)
         for attempt in range(1, rounds.attempts + 1):
             sites = self._gather(number)
             accepted, failed = len(sites), ""
@@ -183,7 +186,7 @@ class _Federation:
                 drops.extend(outcome.drops)
                 accepted, failed = len(outcome.sites), outcome.failed
                 if accepted >= rounds.min_sites:
-                    return self._applied(number, attempt, outcome, tuple(drops))
+                    return self._applied(number, attempt, outcome, tuple(drops), standing)
             why = f"{accepted} of at least {rounds.min_sites} sites in attempt {attempt} of {rounds.attempts}"
             why += f" ({failed})" if failed else ""
             self._emit(Event(kind="round_failed", round=number, sites=accepted, detail=why))
@@ -220,14 +223,20 @@ class _Federation:
         )
         return train_step(self._link, task, self._state.vector, sites, rules, witness)
 
-    def _applied(self, number: int, attempt: int, outcome: TrainOutcome, drops: tuple[Drop, ...]) -> RunState:
+    def _applied(
+        self,
+        number: int,
+        attempt: int,
+        outcome: TrainOutcome,
+        drops: tuple[Drop, ...],
+        standing: PublicVerdict | None,
+    ) -> RunState:
         assert outcome.total is not None
         state = self._state
         vector, optimizer = advanced(self._cfg, self._masks, number, outcome.total, state.vector, state.optimizer)
         if not np.isfinite(vector).all():
             raise FedKT3DError(f"round {number}: the shared vector overflowed float32; lower aggregate.lr or train.lr")
-        last = state.history[-1] if state.history else None
-        verdict = None if self._gate is None else self._gate.verdict(number, state.vector, vector, last)
+        verdict = None if self._gate is None or standing is None else self._gate.verdict(number, standing, vector)
         lr = round_lr(self._cfg.train, number, self._cfg.rounds.count)
         record = outcome.record(number, lr, attempt, drops, verdict)
         if record.rolled_back:
@@ -250,7 +259,7 @@ class _Federation:
         every, number = self._cfg.rounds.evaluate_every, self._state.round
         if every == 0 or number == 0 or self._state.history[-1].evaluation is not None:
             return False
-        return number % every == 0 or number == self._cfg.rounds.count
+        return number % every == 0 or number == self._cfg.rounds.count or bool(stopped(self._state.history))
 
     def _evaluated(self) -> RunState:
         number, how = self._state.round, self._cfg.evaluate

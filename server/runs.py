@@ -84,7 +84,7 @@ def configuration(out: Path) -> RunConfig:
 
 def progress(out: Path) -> dict[str, Any]:
     """Return how far the run in ``out`` is, by its events: rounds, sites of the last one, whether it works."""
-    found: dict[str, Any] = {"round": 0, "rounds": 0, "sites": [], "dropped": {}, "active": in_use(out)}
+    found: dict[str, Any] = {"round": 0, "rounds": 0, "sites": [], "dropped": {}, "stopped": "", "active": in_use(out)}
     for event in events(out):
         kind, number = event.get("kind"), int(event.get("round", 0))
         found["rounds"] = event.get("rounds", found["rounds"])
@@ -96,6 +96,8 @@ def progress(out: Path) -> dict[str, Any]:
             found["dropped"][event["site"]] = ": ".join(filter(None, (event.get("reason"), event.get("detail"))))
         if kind in ("round_done", "resumed"):
             found["round"] = number
+        if kind == "finished":
+            found["stopped"] = event.get("detail", "")
     return found
 
 

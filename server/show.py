@@ -96,7 +96,8 @@ def rounds_table(report: Mapping[str, Any]) -> Table:
         numbers = [f"{row[name]:.4g}" if name in row else "-" for name in columns]
         number = f"{one.round} taken back" if one.rolled_back else str(one.round)
         table.add_row(number, str(len(one.sites)), drops, *numbers, f"{one.wall_s:.1f}")
-    told = [f"STOPPED: {report['stopped']}"] if report.get("stopped") else []
+    stopped = report.get("public", {}).get("stopped")
+    told = [f"STOPPED: {stopped}"] if stopped else []
     table.caption = "\n".join([*told, privacy_line(report["privacy"])])
     return table
 

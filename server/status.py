@@ -54,7 +54,7 @@ def _run(entry: runs.RunEntry, states: dict[str, tuple[str, str]], *, running: b
         status = "finished:completed" if (entry.out / runs.REPORT).exists() else "not running"
     error = read_failure(details)
     told = {key: found[key] for key in ("round", "rounds", "sites", "dropped")}
-    reason = str(error) if error is not None else " ".join(details.split())
+    reason = str(error) if error is not None else " ".join(details.split()) or found["stopped"]
     return {
         "run_id": entry.run_id,
         "name": entry.name,

@@ -51,14 +51,12 @@ def adapter_card(
     """Make the card of a finished run.
 
     ``adapter``: sha256 of the vector, file_sha256, numbers and manifest; ``report``: name, seed, rounds, sites
-    (training patients by name), privacy and perhaps base of the run's report (server/app.py); ``metrics``: of the last
-    evaluation, averaged over patients; ``date``: ISO 8601, UTC.
+    (training patients by name), privacy and perhaps base and public of the run's report (server/app.py); ``metrics``:
+    of the last evaluation, averaged over patients; ``date``: ISO 8601, UTC.
     """
     scale = SCALE if spec.prior == "wan" else HAAR.scale
     privacy = dict(report["privacy"])
-    told = {key: report[key] for key in ("name", "seed", "rounds", "base") if key in report}
-    # Rounds without effect, and why the run ended early: only where there is something to say.
-    told |= {key: report[key] for key in ("taken_back", "stopped") if report.get(key)}
+    told = {key: report[key] for key in ("name", "seed", "rounds", "base", "public") if key in report}
     return {
         **told,
         "schema": SCHEMA,

@@ -58,11 +58,20 @@ def pack_case(case: Case) -> _Arrays:
         "masks": np.stack([np.packbits(mask) for mask in (case.body, *case.structures.values())]),
     }
     if case.ct_hu is not None:
-        arrays["ct_hu"] = np.rint(case.ct_hu).astype(np.int16)
+        arrays["ct_hu"] = _whole(case, "ct_hu", 1.0, np.int16)
     for name, scale in _SCALES.items():
         if getattr(case, name) is not None:
-            arrays[name] = np.rint(getattr(case, name) * scale).astype(np.uint16)
+            arrays[name] = _whole(case, name, scale, np.uint16)
     return arrays
+
+
+def _whole(case: Case, name: str, scale: float, kind: type[np.integer[Any]]) -> NDArray[Any]:
+    whole, allowed = np.rint(getattr(case, name) * scale), np.iinfo(kind)
+    if whole.min() < allowed.min or whole.max() > allowed.max:
+        wanted = f"{allowed.min / scale:g} to {allowed.max / scale:g}"
+        raise InputError(f"public patients: case {case.case_id}: {name} is outside {wanted}")
+    packed: NDArray[Any] = whole.astype(kind)
+    return packed
 
 
 def unpack_case(arrays: _Arrays) -> Case:
@@ -118,8 +127,9 @@ class PublicCheck:
         self._spec, self._cases = spec, cases
         self._model = adapted_model(spec).eval()
         self._latents = load_latents(spec)
-        self._features: dict[str, Features] = {}
-        self._examples: dict[str, Example] = {}
+        # By place: names may repeat.
+        self._features: dict[int, Features] = {}
+        self._examples: dict[int, Example] = {}
 
     def __call__(self, vector: NDArray[np.float32], stage: str) -> float:
         """Score ``vector`` (d,): the base alone in stage ``base``, else the whole model with one sampling step.
@@ -127,27 +137,27 @@ class PublicCheck:
         WORST_GY at most, also where a dose is not finite.
         """
         unpack(self._model, vector)
-        scores = [self._score(case, stage) for case in self._cases]
+        scores = [self._score(place, stage) for place in range(len(self._cases))]
         mean = math.fsum(scores) / len(scores)
         return min(mean, WORST_GY) if math.isfinite(mean) else WORST_GY
 
-    def _score(self, case: Case, stage: str) -> float:
+    def _score(self, place: int, stage: str) -> float:
+        case, base = self._cases[place], None
         assert case.dose_gy is not None
-        base = None
         if self._spec.base != "none":
-            if case.case_id not in self._features:
-                self._features[case.case_id] = base_features(case, self._spec)
-            base = base_dose(case, self._spec, self._features[case.case_id], base_weights(self._model))
+            if place not in self._features:
+                self._features[place] = base_features(case, self._spec)
+            base = base_dose(case, self._spec, self._features[place], base_weights(self._model))
         if stage == "base" and base is not None:
             dose = torch.from_numpy(base)
         else:
-            patient = self._example(case) if base is None else None
+            patient = self._example(place) if base is None else None
             dose = predict_dose(self._model, case, self._spec, patient=patient, base=base)
         score = dose_score_gy(torch.from_numpy(case.dose_gy), dose.float()[None], torch.from_numpy(case.body))
         return float(score)
 
-    def _example(self, case: Case) -> Example:
+    def _example(self, place: int) -> Example:
         """Encoded once, where no base that changes is part of it."""
-        if case.case_id not in self._examples:
-            self._examples[case.case_id] = example(case, self._spec.shape, self._latents)
-        return self._examples[case.case_id]
+        if place not in self._examples:
+            self._examples[place] = example(self._cases[place], self._spec.shape, self._latents)
+        return self._examples[place]

@@ -17,7 +17,10 @@ from rich.progress import Progress
 
 from client.app import client_app
 from client.installed import InstalledTraining
+from privacy.modes import SUMMED
 from server.rounds import QuorumError
+from server.runs import Tail
+from shared_model.errors import InputError
 from simulations.ablation_table import spread
 from simulations.datasets import hospitals
 from simulations.faults import PoisonedTraining
@@ -34,13 +37,17 @@ _CHECKS = {"none": ("round.public_step=0", "round.public_worst=0"), "phantoms": 
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """One run. ``score_gy`` and ``dvh_gy``: validation patients of all sites, None where no adapter came of it."""
+    """One run. ``start_gy``, ``public_gy``: error on those who judge, before and after; scores: validation patients.
+
+    None where nothing was judged, and where no adapter came of it.
+    """
 
     factor: float
     check: str
     seed: int
     rounds: int
     taken_back: int
+    start_gy: float | None
     public_gy: float | None
     score_gy: float | None
     dvh_gy: float | None
@@ -71,9 +78,16 @@ def trial_settings(settings: PoisonSettings, factor: float, check: str, seed: in
     out = settings.out / f"factor{factor:g}" / check / f"seed{seed}"
     elsewhere = any(o.startswith(("data=openkbp", "data.root=")) for o in settings.common)
     shared = [] if elsewhere else [f"data.root={settings.out / 'data'}"]
+    if any(o.startswith("round.public_") for o in settings.common):
+        raise InputError(
+            "simulate poison: round.public_*: each trial has its own; name public patients with public=FILE"
+        )
     of = [f"round.public_cases={settings.public}"] if check == "patients" else []
-    own = ["name=poison", f"seed={seed}", "study=[federated]", f"out={out}", *_CHECKS[check], *of]
-    return run_settings([*shared, *settings.common, *own])
+    own = [f"name=poison-{settings.liar}", f"seed={seed}", "study=[federated]", f"out={out}", *_CHECKS[check], *of]
+    run = run_settings([*shared, *settings.common, *own])
+    if run.federation.privacy.mode not in SUMMED:
+        raise InputError(f"simulate poison: privacy={run.federation.privacy.mode}: expected {' or '.join(SUMMED)}")
+    return run
 
 
 def run_trial(liar: int, factor: float, check: str, seed: int, run: RunSettings, bars: Progress) -> Trial:
@@ -83,26 +97,31 @@ def run_trial(liar: int, factor: float, check: str, seed: int, run: RunSettings,
         claim_folder(run)
         return Trial(**json.loads(path.read_text()))
     sites = hospitals(run.data, run.partition, run.out, run.federation.seed)
-    name = sorted(site.site for site in sites)[liar % len(sites)]
+    if liar >= len(sites):
+        raise InputError(f"liar={liar}: expected 0 to {len(sites) - 1}, the place of one of {len(sites)} sites")
+    name = sorted(site.site for site in sites)[liar]
     app = client_app(PoisonedTraining(InstalledTraining(), site=name, factor=factor))
     found: dict[str, Any] = {"factor": factor, "check": check, "seed": seed}
     try:
         run_studies(run, bars, app)
     except QuorumError as error:
         # Sums that are too long are refused whole, and no vector comes of the run.
-        found |= {"rounds": 0, "taken_back": 0, "public_gy": None, "score_gy": None, "dvh_gy": None}
+        kinds = [event["kind"] for event in Tail(run.out / "studies/federated/events.jsonl", from_start=True).new()]
+        found |= {"rounds": kinds.count("round_done"), "taken_back": kinds.count("rolled_back")}
+        found |= {"start_gy": None, "public_gy": None, "score_gy": None, "dvh_gy": None}
         found["ended"] = "the sum is refused by its norm" if "norm" in str(error) else str(error)[:100]
     else:
         report = json.loads((run.out / "studies" / "federated" / REPORT).read_text())
         scores = json.loads((run.out / "summary.json").read_text())["studies"]["federated"]
-        last = report["history"][-1]["public"]
+        judged = report["public"]
         found |= {
             "rounds": report["rounds"],
-            "taken_back": len(report["taken_back"]),
-            "public_gy": None if last is None else last["before_gy" if last["why"] else "after_gy"],
+            "taken_back": len(judged.get("taken_back", [])),
+            "start_gy": judged.get("start_gy"),
+            "public_gy": judged.get("end_gy"),
             "score_gy": scores["dose_score_gy"],
             "dvh_gy": scores["dvh_score_gy"],
-            "ended": "early" if report["stopped"] else "",
+            "ended": "early" if judged.get("stopped") else "",
         }
     write_json(path, found)
     return Trial(**found)
@@ -111,15 +130,15 @@ def run_trial(liar: int, factor: float, check: str, seed: int, run: RunSettings,
 def table_markdown(trials: Sequence[Trial]) -> str:
     """One row a factor, with the check and without: mean ± sd over seeds."""
     lines = [
-        "| one site releases its part times | judged on | seeds | rounds | taken back | error there (Gy) "
+        "| one site releases its part times | judged on | seeds | rounds | taken back | error there: start | end (Gy) "
         "| dose score (Gy) | DVH score (Gy) | |",
-        "|---:|---|---:|---:|---:|---:|---:|---:|---|",
+        "|---:|---|---:|---:|---:|---:|---:|---:|---:|---|",
     ]
     groups: dict[tuple[float, str], list[Trial]] = {}
     for trial in trials:
         groups.setdefault((trial.factor, trial.check), []).append(trial)
     for (factor, check), own in groups.items():
-        cells = [_cell([getattr(t, key) for t in own]) for key in ("public_gy", "score_gy", "dvh_gy")]
+        cells = [_cell([getattr(t, key) for t in own]) for key in ("start_gy", "public_gy", "score_gy", "dvh_gy")]
         counts = [f"{statistics.fmean(getattr(t, key) for t in own):g}" for key in ("rounds", "taken_back")]
         ended = "; ".join(sorted({t.ended for t in own if t.ended}))
         lines.append(f"| {factor:g} | {check} | {len(own)} | {' | '.join(counts)} | {' | '.join(cells)} | {ended} |")

@@ -16,9 +16,9 @@ from server.config import (
     RoundsConfig,
     RunConfig,
     TrainConfig,
-    run_identity,
 )
 from server.hydra_schema import hydra_schema
+from server.run_identity import run_identity
 from shared_model.errors import InputError
 
 
@@ -77,6 +77,30 @@ def test_hydra_composes_the_schema_with_overrides_and_refuses_unknown_keys():
         for bad in ("train.lrr=3", "train.lr=abc", "rounds.count=1.5"):
             with pytest.raises(HydraException):
                 compose("run_config_test", overrides=[bad])
+
+
+@pytest.mark.parametrize("key", ["public_step", "public_worst"])
+def test_a_limit_below_one_is_refused(key):
+    """Whoever means five per cent writes 1.05; 0.05 would take every round back."""
+    with pytest.raises(InputError, match=rf"rounds.{key} must be 0 \(no limit\) or a factor from 1"):
+        RoundsConfig(**{key: 0.05})
+
+
+def test_public_patients_count_by_what_they_are_and_only_where_rounds_are_judged(tmp_path):
+    one, same, other = (tmp_path / name for name in ("one.npz", "same.npz", "other.npz"))
+    for path, content in ((one, b"a"), (same, b"a"), (other, b"b")):
+        path.write_bytes(content)
+    config = RunConfig(privacy=PrivacyConfig(mode="none"))
+
+    def identity(**rounds: object) -> str:
+        return run_identity(replace(config, rounds=RoundsConfig(**rounds)), "{}", "m", b"v")
+
+    assert identity() == identity(public_cases=str(one))
+    assert identity(public_step=1.05) != identity()
+    assert identity(public_step=1.05, public_cases=str(one)) == identity(public_step=1.05, public_cases=str(same))
+    assert identity(public_step=1.05, public_cases=str(one)) != identity(public_step=1.05, public_cases=str(other))
+    with pytest.raises(InputError, match=r"public_cases=.*cannot be read"):
+        identity(public_step=1.05, public_cases=str(tmp_path / "none.npz"))
 
 
 def test_identity_counts_what_determines_the_result_and_not_patience():

@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 
 from client.app import client_app
+from privacy.ledger import SiteLedger
 from server.advance import replayed
-from server.config import PrivacyConfig, RoundsConfig, RunConfig, TrainConfig
+from server.config import AggregateConfig, PrivacyConfig, RoundsConfig, RunConfig, TrainConfig
 from server.history import PublicVerdict, RoundRecord
 from server.journal import Journal
-from server.public_gate import PublicGate, stopped
+from server.public_gate import PublicGate, judged, stopped
 from server.show import rounds_table
+from shared_model.errors import InputError
 from simulations.faults import PoisonedTraining
 from simulations.quadratic import QuadraticTraining, centre, run_quadratic, write_sites
 
@@ -67,12 +69,49 @@ def test_rounds_with_poison_are_taken_back_and_the_others_count(tmp_path, nodes)
     assert [r.round for r in result.history if r.rolled_back] == list(bad)
     assert [e.round for e in seen if e.kind == "rolled_back"] == list(bad)
     assert (result.rounds, result.stopped) == (6, "")
+    report = judged(result.history)
+    assert (report["taken_back"], report["stopped"]) == (list(bad), "")
+    assert report["end_gy"] == pytest.approx(distance(result.vector, ""), abs=1e-3)
     without = run_quadratic(
         tmp_path / "open", replace(CONFIG, rounds=replace(ROUNDS, public_step=0.0)), nodes, app=poisoned(-4.0, bad)
     )
     assert distance(result.vector, "") < 0.5 * distance(without.vector, "")
     again = replayed(tmp_path / "out", CONFIG, np.zeros(64, np.float32), everything, result.history)
     assert again.tobytes() == result.vector.tobytes()
+
+
+def test_momentum_of_a_round_that_was_taken_back_is_gone(tmp_path, nodes):
+    """The rounds after it are those that would have come without it."""
+    config = replace(
+        CONFIG, aggregate=AggregateConfig(name="fedavgm", lr=0.5, beta1=0.3), rounds=replace(ROUNDS, count=4)
+    )
+    result = run_quadratic(tmp_path / "out", config, nodes, app=poisoned(-6.0, (2,)), check=distance)
+    assert [r.round for r in result.history if r.rolled_back] == [2]
+    again = replayed(tmp_path / "out", config, np.zeros(64, np.float32), everything, result.history)
+    assert again.tobytes() == result.vector.tobytes()
+
+
+def test_a_check_that_fails_costs_the_sites_nothing(tmp_path, nodes):
+    def broken(vector, _stage):
+        raise InputError("cases.npz: no file of public patients")
+
+    with pytest.raises(InputError, match="no file of public patients"):
+        run_quadratic(tmp_path / "out", CONFIG, nodes, check=broken)
+    assert not [path for path in (tmp_path / "ledgers").rglob("*") if path.is_file()]
+
+
+def test_mode_none_is_judged_where_asked_and_scored_at_its_early_end(tmp_path, nodes):
+    class Lies(QuadraticTraining):
+        def train_round(self, site, spec_json, vector, task):
+            update, metrics = super().train_round(site, spec_json, vector, task)
+            return (-30 * update if site.site == "alpha" else update), metrics
+
+    rounds = replace(ROUNDS, evaluate_every=5, public_step=1.05)
+    config = replace(CONFIG, rounds=rounds, privacy=PrivacyConfig(mode="none"))
+    result = run_quadratic(tmp_path / "out", config, nodes, app=client_app(Lies(64)), check=distance)
+    assert result.rounds == 3
+    assert not result.vector.any()
+    assert result.history[-1].evaluation is not None
 
 
 def test_three_in_a_row_end_the_run_with_what_was_good(tmp_path, nodes):
@@ -83,9 +122,10 @@ def test_three_in_a_row_end_the_run_with_what_was_good(tmp_path, nodes):
     again = run_quadratic(tmp_path / "out", CONFIG, nodes, check=distance)
     assert (again.resumed_from, again.rounds) == (5, 5)
     assert again.vector.tobytes() == result.vector.tobytes()
-    report = {"history": [r.to_plain() for r in result.history], "sites": PATIENTS, "stopped": result.stopped}
+    report = {"history": [r.to_plain() for r in result.history], "sites": PATIENTS, "public": judged(result.history)}
     table = rounds_table({**json.loads(json.dumps(report)), "privacy": {"mode": "none"}})
     assert "STOPPED: rounds 3 to 5" in table.caption
+    assert judged(result.history)["stopped"] == result.stopped
     assert list(table.columns[0].cells)[2:] == ["3 taken back", "4 taken back", "5 taken back"]
 
 
@@ -103,9 +143,12 @@ def test_a_verdict_is_the_same_after_a_crash(tmp_path, nodes, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         run_quadratic(tmp_path / "out", CONFIG, nodes, app=app, check=distance)
     monkeypatch.undo()
-    result = run_quadratic(tmp_path / "out", CONFIG, nodes, app=app, check=distance)
+    # Honest sites now: were they asked again, round 4 would stand.
+    result = run_quadratic(tmp_path / "out", CONFIG, nodes, check=distance)
     assert result.resumed_from == 3
     assert [r.round for r in result.history if r.rolled_back] == [2, 4]
+    paid = [len(SiteLedger(folder=tmp_path / "ledgers" / site, delta=1e-5).entries()) for site in PATIENTS]
+    assert paid == [6] * 4
     assert result.history[3].public.before_gy == result.history[2].public.after_gy
 
 
@@ -132,7 +175,7 @@ def at(gy: float) -> np.ndarray:
 def test_slow_poison_meets_the_limit_against_the_best_round():
     judge, last, before, taken = gate(first, public_worst=1.2), None, 3.0, []
     for number in range(3, 9):
-        verdict = judge.verdict(number, at(before), at(before * 1.04), last)
+        verdict = judge.verdict(number, judge.standing(number, at(before), last), at(before * 1.04))
         taken.append(bool(verdict.why))
         last, before = record(number, verdict), verdict.stands_gy
     assert taken == [False] * 4 + [True] * 2  # 1.04^5 = 1.217
@@ -141,9 +184,10 @@ def test_slow_poison_meets_the_limit_against_the_best_round():
 
 def test_an_honest_best_round_tightens_it():
     judge = gate(first, public_worst=1.2)
-    one = judge.verdict(3, at(10.0), at(5.0), None)
-    assert judge.verdict(4, at(5.0), at(6.1), record(3, one)).why
-    assert not judge.verdict(4, at(5.0), at(5.9), record(3, one)).why
+    one = judge.verdict(3, judge.standing(3, at(10.0), None), at(5.0))
+    standing = judge.standing(4, at(5.0), record(3, one))
+    assert judge.verdict(4, standing, at(6.1)).why
+    assert not judge.verdict(4, standing, at(5.9)).why
 
 
 def test_the_base_and_the_rest_are_judged_apart():
@@ -155,8 +199,8 @@ def test_the_base_and_the_rest_are_judged_apart():
         return float(vector[0]) * (10.0 if stage == "dose" else 1.0)
 
     judge = gate(check, public_worst=1.2)
-    of_base = judge.verdict(2, at(3.0), at(2.0), None)
-    whole = judge.verdict(3, at(2.0), at(2.1), record(2, of_base))
+    of_base = judge.verdict(2, judge.standing(2, at(3.0), None), at(2.0))
+    whole = judge.verdict(3, judge.standing(3, at(2.0), record(2, of_base)), at(2.1))
     assert (of_base.best_gy, whole.before_gy, whole.best_gy) == (3.0, 20.0, 20.0)
     assert asked == ["base", "base", "dose", "dose"]
 

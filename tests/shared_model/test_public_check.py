@@ -85,6 +85,20 @@ def test_a_patient_without_dose_is_refused_and_other_gaps_are_kept(tmp_path):
     assert again.beam_plate is again.ct_hu is None
 
 
+def test_values_that_the_file_cannot_hold_are_refused():
+    case = public_cases(BUNDLED)[0]
+    for name, by in (("ct_hu", 40_000), ("beam_plate", 70), ("angle_plate", -1)):
+        with pytest.raises(InputError, match=f"{name} is outside"):
+            pack_case(replace(case, **{name: getattr(case, name) + by}))
+
+
+def test_two_patients_of_one_name_are_two():
+    first, second = public_cases(BUNDLED)[:2]
+    twins = [replace(first, case_id="same"), replace(second, case_id="same")]
+    vector = initial_vector(BASE)
+    assert PublicCheck(BASE, twins)(vector, "base") == PublicCheck(BASE, [first, second])(vector, "base")
+
+
 @pytest.mark.parametrize("damage", ["byte", "short", "missing", "other", "empty"])
 def test_a_file_that_is_none_says_so(tmp_path, damage):
     content = bytearray(BUNDLED.read_bytes())
