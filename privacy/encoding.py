@@ -109,7 +109,7 @@ def add_fine_integers(total: Integers, vector: NDArray[np.float32], clip: float,
 
     What is added is rounded at random, each number's mean right to 2^-16 of a unit; its Euclidean norm is at most FINE,
     counted in exact integers: a chunk that would break it is left out. Vectors at the limit are made shorter first, by
-    less than 1e-4, so that this does not happen (``_room``). A vector that is not finite adds nothing. All passes over
+    less than 1e-4 up to 40 million numbers, so that this does not happen (``_room``). A vector that is not finite adds nothing. All passes over
     a chunk follow on each other, so that they find it in the cache.
     """
     norm = euclidean_norm(vector)
@@ -136,7 +136,7 @@ def _room(size: int) -> float:
     """Norm to which a vector (size,) is clipped, on the fine grid, so that its rounded one stays within FINE.
 
     Rounding adds at most 1/4 a coordinate to the expected squared norm, and its deviation is FINE at most: six of them
-    fit, so that fewer than one patient in 10^8 loses a chunk.
+    fit, so that about one patient in 10^8 loses a chunk: that costs accuracy, not privacy.
     """
     return math.sqrt(max(FINE**2 - size / 4.0 - 6.0 * FINE, 0.0))
 

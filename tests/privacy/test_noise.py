@@ -76,7 +76,7 @@ def test_alias_weights_are_the_probabilities_to_64_bits(sigma: float) -> None:
 
 @pytest.mark.parametrize("sigma", [1.0, 1.5, 16.0, 128.0, 255.9, 320.0])
 def test_cells_and_columns_hold_the_weights(sigma: float) -> None:
-    """The law of the table as it is drawn from, in exact fractions: within 1.1 x 2^-65 of the weights."""
+    """The law of the table as it is drawn from, in exact fractions: as near to the weights as its assertion says."""
     weights, centre = _integer_weights(sigma)
     table, columns = _table(sigma), len(weights)
     values, cells = np.unique(table._cells, return_counts=True)
