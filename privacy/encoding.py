@@ -109,8 +109,8 @@ def add_fine_integers(total: Integers, vector: NDArray[np.float32], clip: float,
 
     What is added is rounded at random, each number's mean right to 2^-16 of a unit; its Euclidean norm is at most FINE,
     counted in exact integers: a chunk that would break it is left out. Vectors at the limit are made shorter first, by
-    less than 1e-4 up to 40 million numbers, so that this does not happen (``_room``). A vector that is not finite adds nothing. All passes over
-    a chunk follow on each other, so that they find it in the cache.
+    less than 1e-4 up to 40 million numbers, so that this does not happen (``_room``). A vector that is not finite adds
+    nothing. All passes over a chunk follow on each other, so that they find it in the cache.
     """
     norm = euclidean_norm(vector)
     if not 0.0 < norm < math.inf:
