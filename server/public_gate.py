@@ -8,7 +8,7 @@ is blind to who did it, and to harm that those patients do not feel; each site's
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -86,3 +86,9 @@ def judged(history: Sequence[RoundRecord]) -> dict[str, Any]:
         "taken_back": [record.round for record in history if record.rolled_back],
         "stopped": stopped(history),
     }
+
+
+def stopped_lines(report: Mapping[str, Any]) -> list[str]:
+    """The line with which a table says that the run of this report or summary ended early; none where it did not."""
+    why = report.get("public", {}).get("stopped")
+    return [f"STOPPED: {why}"] if why else []

@@ -14,6 +14,7 @@ from rich.table import Table
 from server.events import LOUD
 from server.history import RoundRecord
 from server.private_run import privacy_line
+from server.public_gate import stopped_lines
 from server.run import Outcome
 from server.runs import Event
 
@@ -96,9 +97,7 @@ def rounds_table(report: Mapping[str, Any]) -> Table:
         numbers = [f"{row[name]:.4g}" if name in row else "-" for name in columns]
         number = f"{one.round} taken back" if one.rolled_back else str(one.round)
         table.add_row(number, str(len(one.sites)), drops, *numbers, f"{one.wall_s:.1f}")
-    stopped = report.get("public", {}).get("stopped")
-    told = [f"STOPPED: {stopped}"] if stopped else []
-    table.caption = "\n".join([*told, privacy_line(report["privacy"])])
+    table.caption = "\n".join([*stopped_lines(report), privacy_line(report["privacy"])])
     return table
 
 

@@ -20,7 +20,7 @@ from simulations.ablation_table import Trial, table_csv, table_markdown
 from simulations.datasets import hospitals
 from simulations.results import ADAPTER
 from simulations.scoring import overall, score_sites
-from simulations.series import AblationSettings
+from simulations.series import AblationSettings, of_all_trials
 from simulations.settings import RunSettings, run_settings
 from simulations.study import run_studies
 from simulations.tables import write_json
@@ -110,12 +110,12 @@ def run_ablation(settings: AblationSettings, bars: Progress) -> str:
 
 def trial_settings(settings: AblationSettings, name: str, seed: int) -> RunSettings:
     """The settings of ``simulate run`` of one trial; phantom hospitals are made once for all variants of a seed."""
-    elsewhere = any(o.startswith(("data=openkbp", "data.root=")) for o in settings.common)
-    shared = [] if elsewhere else [f"data.root={settings.out / 'data'}"]
     out = settings.out / name / f"seed{seed}"
     own = [f"name=ablation-{name}", f"seed={seed}", f"study=[{settings.study}]", f"out={out}"]
-    shared.append("privacy=none")  # the paper's own comparison, on a researcher's machine
-    return run_settings([*shared, *settings.common, *VARIANTS[name].overrides, *own])
+    # privacy=none: the paper's own comparison, on a researcher's machine
+    return run_settings(
+        ["privacy=none", *of_all_trials(settings.out, settings.common), *VARIANTS[name].overrides, *own]
+    )
 
 
 def run_trial(name: str, seed: int, run: RunSettings, steps: Sequence[int], bars: Progress) -> Trial:

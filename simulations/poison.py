@@ -25,7 +25,7 @@ from simulations.ablation_table import spread
 from simulations.datasets import hospitals
 from simulations.faults import PoisonedTraining
 from simulations.results import REPORT
-from simulations.series import PoisonSettings
+from simulations.series import PoisonSettings, of_all_trials
 from simulations.settings import RunSettings, run_settings
 from simulations.study import claim_folder, run_studies
 from simulations.tables import write_json
@@ -76,15 +76,13 @@ def run_poison(settings: PoisonSettings, bars: Progress) -> str:
 def trial_settings(settings: PoisonSettings, factor: float, check: str, seed: int) -> RunSettings:
     """The settings of ``simulate run`` of one trial."""
     out = settings.out / f"factor{factor:g}" / check / f"seed{seed}"
-    elsewhere = any(o.startswith(("data=openkbp", "data.root=")) for o in settings.common)
-    shared = [] if elsewhere else [f"data.root={settings.out / 'data'}"]
     if any(o.startswith("round.public_") for o in settings.common):
         raise InputError(
             "simulate poison: round.public_*: each trial has its own; name public patients with public=FILE"
         )
     of = [f"round.public_cases={settings.public}"] if check == "patients" else []
     own = [f"name=poison-{settings.liar}", f"seed={seed}", "study=[federated]", f"out={out}", *_CHECKS[check], *of]
-    run = run_settings([*shared, *settings.common, *own])
+    run = run_settings([*of_all_trials(settings.out, settings.common), *own])
     if run.federation.privacy.mode not in SUMMED:
         raise InputError(f"simulate poison: privacy={run.federation.privacy.mode}: expected {' or '.join(SUMMED)}")
     return run

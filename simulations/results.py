@@ -22,6 +22,7 @@ from client.pictures import site_picture
 from client.site import SiteConfig
 from privacy.messages import EvaluateTask
 from server.private_run import privacy_line
+from server.public_gate import stopped_lines
 from shared_model.adapters import adapted_model
 from shared_model.card import card_bytes, card_path
 from shared_model.envelope import Envelope
@@ -87,7 +88,7 @@ def write_results(
     ordered: dict[str, SiteScores] = {study: scores[study] for study in settings.study}
     summary = _summary(settings, sites, trained, ordered, everywhere, wall_s)
     write_summary(out / "summary.json", summary)
-    promised = privacy_line(summary["privacy"])
+    promised = "\n".join([*stopped_lines(summary), privacy_line(summary["privacy"])])
     (out / "metrics.md").write_text(f"{metrics_table(summary)}\n{promised}\n")
     (out / "metrics.csv").write_text(metrics_csv(summary))
     (out / "patients.csv").write_text(patients_csv(ordered))
@@ -139,15 +140,19 @@ def _summary(
         mean = {c: sum(of[c] for of in everywhere.values()) / len(everywhere) for c in COLUMNS}
         studies["local"]["everywhere"] = {**mean, "per_model": dict(everywhere)}
     reports = {study: _report(settings.out / "studies" / study) for study in scores if study != "local"}
+    lead = reports.get(settings.study[0], {})
+    # A run may end before its last round.
+    rounds = lead.get("rounds", federation.rounds.count)
     return {
         "seed": federation.seed,
         "wall_s": round(wall_s, 1),
         "cpu_s": round(time.process_time(), 1),
         "sites": [site.site for site in sites],
-        "rounds": federation.rounds.count,
-        "gradient_steps": federation.rounds.count * federation.train.local_steps,
+        "rounds": rounds,
+        "gradient_steps": rounds * federation.train.local_steps,
         "wire_bytes_per_round": reports.get("federated", {}).get("wire_bytes_per_round", 0),
-        "privacy": reports.get(settings.study[0], {}).get("privacy", {"mode": federation.privacy.mode}),
+        "privacy": lead.get("privacy", {"mode": federation.privacy.mode}),
+        "public": lead.get("public", {}),
         "drops": reports.get("federated", {}).get("drops", []),
         "machine": {
             "cpu": _cpu_name(),

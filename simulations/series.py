@@ -27,8 +27,7 @@ class AblationSettings:
         for key, values, low, high in (("seeds", self.seeds, 0, 2**31), ("steps", self.steps, 1, 1000)):
             for value in values:
                 check_range(key, value, low, high)
-            if not values or len(set(values)) != len(values):
-                raise InputError(f"{key}={list(values)}: expected at least one, each once")
+            _each_once(key, values)
         if self.study not in ("centralised", "federated"):
             raise InputError(f"study={self.study!r}: expected centralised or federated")
 
@@ -49,9 +48,7 @@ class TransferSettings:
             for value in values:
                 check_range(key, value, low, high)
         for key in ("seeds", "steps", "priors"):
-            values = getattr(self, key)
-            if not values or len(set(values)) != len(values):
-                raise InputError(f"{key}={list(values)}: expected at least one, each once")
+            _each_once(key, getattr(self, key))
         for prior in self.priors:
             if prior not in PRIORS or prior == "wan":
                 raise InputError(f"priors: {prior!r}: expected some of {', '.join(p for p in PRIORS if p != 'wan')}")
@@ -74,9 +71,19 @@ class PoisonSettings:
             check_range("seeds", seed, 0, 2**31)
         for factor in self.factors:
             check_number("factors", factor, -1000.0, 1000.0)
-        for key, values in (("seeds", self.seeds), ("factors", self.factors)):
-            if not values or len(set(values)) != len(values):
-                raise InputError(f"{key}={list(values)}: expected at least one, each once")
+        _each_once("seeds", self.seeds)
+        _each_once("factors", self.factors)
+
+
+def of_all_trials(out: Path, common: Sequence[str]) -> list[str]:
+    """Overrides that come first in each trial's run: phantom hospitals are made once for all trials."""
+    elsewhere = any(o.startswith(("data=openkbp", "data.root=")) for o in common)
+    return [*([] if elsewhere else [f"data.root={out / 'data'}"]), *common]
+
+
+def _each_once(key: str, values: Sequence[object]) -> None:
+    if not values or len(set(values)) != len(values):
+        raise InputError(f"{key}={list(values)}: expected at least one, each once")
 
 
 def ablation_settings(overrides: Sequence[str]) -> AblationSettings:

@@ -23,7 +23,7 @@ from simulations.ablation_table import spread
 from simulations.pictures import curves_picture
 from simulations.results import REPORT
 from simulations.scoring import COLUMNS
-from simulations.series import TransferSettings
+from simulations.series import TransferSettings, of_all_trials
 from simulations.settings import RunSettings, run_settings
 from simulations.study import claim_folder, run_studies
 
@@ -89,8 +89,6 @@ def trial_settings(settings: TransferSettings, prior: str, steps: int, seed: int
     rounds = max(POINTS, steps // 100)
     if steps % rounds:
         raise InputError(f"steps={steps}: expected a multiple of {rounds} steps")
-    elsewhere = any(o.startswith(("data=openkbp", "data.root=")) for o in settings.common)
-    shared = [] if elsewhere else [f"data.root={settings.out / 'data'}"]
     own = [
         f"name=transfer-{prior}",
         "privacy=none",  # the paper's own comparison, on a researcher's machine
@@ -103,7 +101,7 @@ def trial_settings(settings: TransferSettings, prior: str, steps: int, seed: int
         f"round.evaluate_every={max(1, rounds // POINTS)}",
         f"out={settings.out / prior / str(steps) / f'seed{seed}'}",
     ]
-    return run_settings([*shared, "train.batch_size=1", *settings.common, *own])
+    return run_settings(["train.batch_size=1", *of_all_trials(settings.out, settings.common), *own])
 
 
 def read_trial(prior: str, steps: int, seed: int, run: RunSettings) -> Trial:

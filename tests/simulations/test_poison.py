@@ -1,5 +1,6 @@
 """`simulate poison`: a hospital that lies through masks and ledgers, and what comes of it."""
 
+import json
 import re
 from pathlib import Path
 
@@ -56,6 +57,10 @@ def test_poison_is_taken_back_and_the_study_is_read_again(tmp_path: Path, monkey
     assert (open_[1:6], checked[1:6]) == (["-4", "none", "1", "4", "0"], ["-4", "phantoms", "1", "3", "3"])
     assert checked[10] == "early"
     assert float(open_[8]) > 1.5 * float(checked[8])
+    left = tmp_path / "factor-4" / "phantoms" / "seed0"
+    summary = json.loads((left / "summary.json").read_text())
+    assert (summary["rounds"], summary["gradient_steps"], summary["privacy"]["steps"]) == (3, 3, 3)
+    assert "STOPPED: rounds 1 to 3 were taken back" in (left / "metrics.md").read_text()
     monkeypatch.setattr(poison, "run_studies", None)
     assert run_poison(settings, bars()) == table
 
