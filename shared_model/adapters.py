@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import torch
 from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
 
 from shared_model.dit import Any2AnyDiT
 from shared_model.prior import load_prior
+from shared_model.seeding import seeded
 from shared_model.spec import ModelSpec
 
 # Names as peft matches them: the end of a module's dotted path.
@@ -44,8 +44,7 @@ def adapted_model(spec: ModelSpec) -> Any2AnyDiT:
     if spec.adapter == "base":
         return model
     config = LoraConfig(r=spec.rank, lora_alpha=spec.alpha, target_modules=list(LORA_MODULES))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(spec.init_seed)
+    with seeded(spec.init_seed):
         inject_adapter_in_model(config, model, adapter_name="shared")
     for name, parameter in model.named_parameters():
         wanted = (

@@ -20,6 +20,7 @@ from shared_model.hashing import tensors_hash
 from shared_model.latents import Latents
 from shared_model.modalities import HAAR
 from shared_model.phantom_base import PhantomBase
+from shared_model.seeding import seeded
 from shared_model.spec import Architecture, ModelSpec
 from shared_model.switches import Switches
 from shared_model.voxel import VoxelBase
@@ -93,15 +94,15 @@ def load_latents(spec: ModelSpec) -> Latents:
 
 def load_prior(spec: ModelSpec) -> Any2AnyDiT:
     """A new model that holds the prior's weights; ``prior=none`` starts at random from ``init_seed``."""
-    model = _network(spec)
-    if spec.base != "none":
-        model.take_estimate()
-    if spec.base == "voxel":
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(spec.init_seed)
-            model.voxel = VoxelBase()
-    if spec.base == "phantom":
-        model.voxel = PhantomBase()
+    with seeded(spec.init_seed):
+        model = _network(spec)
+        if spec.base != "none":
+            model.take_estimate()
+        if spec.base == "voxel":
+            with seeded(spec.init_seed):
+                model.voxel = VoxelBase()
+        if spec.base == "phantom":
+            model.voxel = PhantomBase()
     return model
 
 
@@ -110,9 +111,7 @@ def _network(spec: ModelSpec) -> Any2AnyDiT:
         prior_hash(spec)
         return wan_transformer(spec.switches)
     if spec.prior == "none":
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(spec.init_seed)
-            return Any2AnyDiT(Architecture(), spec.switches)
+        return Any2AnyDiT(Architecture(), spec.switches)
     arch, state, _ = _load(BUNDLED / spec.prior)
     model = Any2AnyDiT(arch, spec.switches)
     model.load_state_dict(fitted_state(state, spec.switches))

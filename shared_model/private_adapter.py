@@ -28,6 +28,7 @@ from shared_model.adapters import LORA_MODULES, PRIVATE, adapted_model
 from shared_model.dit import Any2AnyDiT
 from shared_model.errors import InputError
 from shared_model.manifest import Vector, unpack, vector_hash
+from shared_model.seeding import seeded
 from shared_model.spec import ModelSpec
 
 FORMAT = "fedkt3d-private/1"
@@ -109,11 +110,11 @@ class PrivatePolicy:
         # What peft put there before is the shared adapter's, where that is LoRA.
         self._shared = ["shared"] if any(isinstance(m, BaseTunerLayer) for m in self.model.modules()) else []
         config = LoraConfig(r=shape.rank, lora_alpha=shape.alpha, target_modules=[*LORA_MODULES, MODULATION])
-        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # peft warns of a second adapter, which is what we want
             for name in (PRIVATE, OLD):
-                torch.manual_seed(seed)  # both start alike
-                inject_adapter_in_model(config, self.model, adapter_name=name)
+                with seeded(seed):  # both start alike
+                    inject_adapter_in_model(config, self.model, adapter_name=name)
         self._layers = [m for m in self.model.modules() if isinstance(m, BaseTunerLayer)]
         self.use(PRIVATE)
 

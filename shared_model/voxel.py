@@ -17,6 +17,7 @@ from shared_model import light, surroundings
 from shared_model.base import BASIS, HOTTEST
 from shared_model.base_features import NAMES, highest_gy, levels, physics_features, relative_prescription
 from shared_model.case import Case, Volume
+from shared_model.seeding import seeded
 
 Features = NDArray[np.float16]
 
@@ -85,7 +86,8 @@ def weights(network: VoxelBase) -> bytes:
 
 def from_weights(content: bytes) -> VoxelBase:
     """Inverse of ``weights``."""
-    network = VoxelBase()
+    with seeded(0):
+        network = VoxelBase()
     values = torch.frombuffer(bytearray(content), dtype=torch.float32)
     with torch.no_grad():
         for parameter, part in zip(

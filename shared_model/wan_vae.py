@@ -20,6 +20,7 @@ from torch import Tensor
 from shared_model.checkpoint import Checkpoint
 from shared_model.errors import InputError
 from shared_model.latents import RESIDUAL
+from shared_model.seeding import seeded
 
 CLASS_NAME = "AutoencoderKLWan"
 SLICES_PER_LATENT = 4
@@ -113,7 +114,8 @@ def _empty(checkpoint: Checkpoint) -> AutoencoderKLWan:
     if checkpoint.config is None:
         config = {"base_dim": checkpoint.shape("encoder.conv_in.weight")[0]}
     try:
-        vae: AutoencoderKLWan = AutoencoderKLWan.from_config(dict(config))
+        with seeded(0):
+            vae: AutoencoderKLWan = AutoencoderKLWan.from_config(dict(config))
     except (TypeError, ValueError, LookupError, AttributeError, RuntimeError) as error:
         raise InputError(f"{checkpoint.where}: config.json makes no {CLASS_NAME} ({type(error).__name__})") from error
     return vae

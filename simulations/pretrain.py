@@ -21,6 +21,7 @@ from shared_model.modalities import Example, example, mirror
 from shared_model.objective import velocity_loss
 from shared_model.predictor import noise_generator
 from shared_model.prior import save_prior
+from shared_model.seeding import seeded
 from shared_model.spec import Architecture, ModelSpec
 from simulations.phantom import STYLES, phantom_case
 from simulations.settings import PretrainSettings
@@ -101,8 +102,8 @@ class Pretraining:
 
     def __init__(self, settings: PretrainSettings) -> None:
         self.settings = settings
-        torch.manual_seed(settings.seed)
-        self.model = Any2AnyDiT(Architecture())
+        with seeded(settings.seed):
+            self.model = Any2AnyDiT(Architecture())
         self.optimiser = torch.optim.AdamW(self.model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
         self.generator = noise_generator(settings.seed, "pretrain")
         self.step, self.cpu_s, self.dose_loss = 0, 0.0, 0.0

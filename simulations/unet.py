@@ -20,6 +20,7 @@ from shared_model.anatomy import OAR_NAMES
 from shared_model.base_features import NAMES, highest_gy, physics_features
 from shared_model.case import Case, Volume
 from shared_model.modalities import mirror
+from shared_model.seeding import seeded
 
 WIDTHS = (12, 32, 64, 96)
 LEARNING_RATE = 2e-3
@@ -115,8 +116,7 @@ def train_unet(cases: Sequence[Case], cpu_s: int, seed: int) -> Callable[[Case],
     """
     pairs = [(_sample(case), _sample(mirror(case))) for case in cases]
     random = np.random.RandomState(seed)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         model = UNet()
     average = {name: value.clone() for name, value in model.state_dict().items()}
     optimiser = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=1e-4)
