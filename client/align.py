@@ -25,6 +25,7 @@ from client.scorecard_rl import Alignment, AlignState
 from client.scorecard_scores import PlanScore, cohort_means, criteria_table, plan_score, reference_scores
 from client.site import DICOM, SiteConfig
 from client.site_file import found_site
+from client.whole_file import whole_file
 from shared_model.adapters import adapted_model
 from shared_model.errors import InputError
 from shared_model.manifest import Vector, load_adapter, unpack, vector_hash
@@ -177,10 +178,8 @@ def _write(
 
 def write_private(path: Path, content: bytes) -> None:
     """Write a file whole or not at all, for its owner alone."""
-    partial = path.with_name(f".{path.name}.partial")
-    with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+    with whole_file(path) as file:
         file.write(content)
-    os.replace(partial, path)
 
 
 def _checkpoint(job: Job, alignment: Alignment) -> None:
@@ -194,10 +193,8 @@ def _checkpoint(job: Job, alignment: Alignment) -> None:
         "optimiser": alignment.optimiser.state_dict(),
         "state": asdict(alignment.state),
     }
-    partial = path.with_name(f".{path.name}.partial")
-    with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+    with whole_file(path) as file:
         torch.save(content, file)
-    os.replace(partial, path)
 
 
 def _resume(job: Job, alignment: Alignment) -> None:

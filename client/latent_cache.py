@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from dataclasses import astuple
 from pathlib import Path
 
@@ -21,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from client.whole_file import whole_file
 from shared_model.case import BASE, MODALITIES, Case, Volume
 from shared_model.geometry import roi_grid
 from shared_model.modalities import Example, example
@@ -81,11 +80,5 @@ def _read(path: Path) -> dict[str, Tensor] | None:
 def _write(path: Path, latents: dict[str, Tensor]) -> None:
     """Whole or not at all, also when several processes encode the same patient."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    number, partial = tempfile.mkstemp(dir=path.parent, suffix=".part")
-    try:
-        with os.fdopen(number, "wb") as file:
-            file.write(save({m: v.contiguous() for m, v in latents.items()}))
-        os.replace(partial, path)
-    except BaseException:
-        os.unlink(partial)
-        raise
+    with whole_file(path) as file:
+        file.write(save({m: v.contiguous() for m, v in latents.items()}))

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import signal
-import tempfile
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,6 +18,7 @@ from typing import Any
 
 from pydicom import dcmread
 
+from client.whole_file import whole_file
 from shared_model.errors import InputError
 
 PORT = 11112
@@ -85,8 +84,10 @@ class Store:
                 return False
             self._used += len(content) - before
         try:
-            _write(target, content)
-        except OSError:  # a full disk
+            target.parent.mkdir(mode=0o700, exist_ok=True)
+            with whole_file(target) as file:
+                file.write(content)
+        except (OSError, InputError):  # a full disk
             with self._lock:
                 self._used -= len(content) - before
                 self.refused += 1
@@ -99,20 +100,6 @@ class Store:
 def _digest(uid: str) -> str:
     """A file's name from a UID, which is the sender's to choose and may look like a path."""
     return hashlib.sha256(uid.encode()).hexdigest()[:24]
-
-
-def _write(target: Path, content: bytes) -> None:
-    target.parent.mkdir(mode=0o700, exist_ok=True)
-    number, partial = tempfile.mkstemp(dir=target.parent, suffix=".part")
-    try:
-        with os.fdopen(number, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, target)
-    except BaseException:
-        Path(partial).unlink(missing_ok=True)
-        raise
 
 
 class Receiver:

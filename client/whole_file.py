@@ -16,6 +16,8 @@ from shared_model.errors import InputError
 def whole_file(path: Path) -> Iterator[BinaryIO]:
     """A stream to write ``path`` to; it stands under its name when the block ends, and is gone where that raises.
 
+    It is its owner's alone (0600). Several processes may write the same file: the last one stays.
+
     Raises InputError if the folder cannot be written to.
     """
     try:

@@ -18,11 +18,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from shared_model.base import VOXELS_PER_PATIENT, design
-from shared_model.base_features import Features, highest_gy
+from shared_model.base_features import Features
 from shared_model.case import Case
-from shared_model.errors import InputError
 from shared_model.public_base import PublicBase
-from shared_model.voxel_training import RATIO_CUT, TrainingRows
+from shared_model.voxel_training import TrainingRows, dose_ratio
 
 PUBLIC = Path(__file__).parent / "priors" / "phantom-base" / "public.npz"
 
@@ -62,19 +61,14 @@ def phantom_rows(case: Case, features: Features) -> TrainingRows | None:
 
     Raises InputError if the case has no dose.
     """
-    if case.dose_gy is None:
-        raise InputError(f"case {case.case_id}: no dose; the base cannot be trained on it")
-    unit_gy = highest_gy(case)
-    if not unit_gy:
+    whole = dose_ratio(case)
+    if whole is None:
         return None
     n, public = len(features), public_base()
     chosen = np.sort(np.random.RandomState(n).permutation(n)[:VOXELS_PER_PATIENT])
     wide = design(features[chosen], 0).astype(np.float64)
     rows = np.concatenate([wide @ public.directions, (wide @ public.weights)[:, None]], axis=1)
-    ratio = np.minimum(case.dose_gy[case.body][chosen] / np.float32(unit_gy), RATIO_CUT)
-    return TrainingRows(
-        features=rows.astype(np.float32), ratio=ratio.astype(np.float32), parts=(np.arange(len(chosen)),)
-    )
+    return TrainingRows(features=rows.astype(np.float32), ratio=whole[chosen], parts=(np.arange(len(chosen)),))
 
 
 def squared_loss(network: PhantomBase, patients: Sequence[TrainingRows]) -> Tensor:

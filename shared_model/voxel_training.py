@@ -59,15 +59,24 @@ class Batch:
     of_structure: tuple[bool, ...]
 
 
+def dose_ratio(case: Case) -> NDArray[np.float32] | None:
+    """(n,) dose of the body's voxels in C order over the highest prescription, cut off at RATIO_CUT.
+
+    None for a case without targets, who has no unit of dose. Raises InputError if the case has no dose.
+    """
+    if case.dose_gy is None:
+        raise InputError(f"case {case.case_id}: no dose; the base cannot be trained on it")
+    unit_gy = highest_gy(case)
+    return np.minimum(case.dose_gy[case.body] / np.float32(unit_gy), RATIO_CUT).astype(np.float32) if unit_gy else None
+
+
 def training_rows(case: Case, features: Features) -> TrainingRows | None:
     """Some of a case's voxels, always the same ones; None for a case without targets, who has no unit of dose.
 
     Raises InputError if the case has no dose.
     """
-    if case.dose_gy is None:
-        raise InputError(f"case {case.case_id}: no dose; the base cannot be trained on it")
-    unit_gy = highest_gy(case)
-    if not unit_gy:
+    ratio = dose_ratio(case)
+    if ratio is None:
         return None
     random = np.random.RandomState(len(features))
 
@@ -78,10 +87,9 @@ def training_rows(case: Case, features: Features) -> TrainingRows | None:
     inside = (np.flatnonzero(features[:, column] < 0) for column in _STRUCTURES)
     parts += [some(rows, VOXELS_OF_STRUCTURE) for rows in inside if len(rows) >= LEAST_VOXELS]
     chosen = np.unique(np.concatenate(parts))
-    ratio = case.dose_gy[case.body][chosen] / np.float32(unit_gy)
     return TrainingRows(
         features=features[chosen],
-        ratio=np.minimum(ratio, RATIO_CUT).astype(np.float32),
+        ratio=ratio[chosen],
         parts=tuple(np.searchsorted(chosen, part) for part in parts),
     )
 
