@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 from numpy.typing import NDArray
 
 from client.cohort import load_split
 from client.kept import latest_per_site
+from client.latent_cache import content_hash
 from client.site import SiteConfig
 from shared_model import base
 from shared_model.base_features import Features
@@ -24,7 +27,7 @@ def base_sums(site: SiteConfig, spec: ModelSpec) -> NDArray[np.int64]:
     """
     total = np.zeros(base.sums_size(spec.base_fourier), dtype=np.int64)
     for case in load_split(site, "train"):
-        total += base.patient_sums(case, _features(site, spec, case), spec.base_fourier)
+        total += base.patient_sums(case, _features(spec, case), spec.base_fourier)
     return total
 
 
@@ -32,7 +35,7 @@ def base_sums(site: SiteConfig, spec: ModelSpec) -> NDArray[np.int64]:
 def voxel_rows(site: SiteConfig, spec: ModelSpec) -> tuple[TrainingRows | None, ...]:
     """What a base trains on: rows of each training case, None without targets. Raises as ``base_sums`` does."""
     rows = phantom_rows if spec.base == "phantom" else training_rows
-    return tuple(rows(case, _features(site, spec, case)) for case in load_split(site, "train"))
+    return tuple(rows(case, _features(spec, case)) for case in load_split(site, "train"))
 
 
 def base_doses(site: SiteConfig, spec: ModelSpec, weights: bytes, split: str) -> tuple[Volume | None, ...]:
@@ -43,19 +46,22 @@ def base_doses(site: SiteConfig, spec: ModelSpec, weights: bytes, split: str) ->
     if spec.base == "none":
         return (None,) * len(getattr(site, split))
     cases = load_split(site, split)
-    return tuple(base_dose(case, spec, _features(site, spec, case), weights) for case in cases)
+    return tuple(base_dose(case, spec, _features(spec, case), weights) for case in cases)
 
 
-# Features by site folder, base and patient, 1 to 2 MB each at 64^3: several studies of a simulation ask for the same.
+# Features by base and content of a case, 1 to 2 MB each at 64^3: several studies of a simulation ask for the same.
 _KEEP_BYTES = 512_000_000
-_kept: dict[tuple[str, str, str, str], Features] = {}
+_kept: dict[tuple[str, str], Features] = {}
+_keeping = threading.Lock()
 
 
-def _features(site: SiteConfig, spec: ModelSpec, case: Case) -> Features:
-    key = (str(site.root), site.data, spec.base, case.case_id)
-    found = _kept.get(key)
+def _features(spec: ModelSpec, case: Case) -> Features:
+    key = (spec.base, content_hash(case))
+    with _keeping:
+        found = _kept.get(key)
     if found is None:
         found = base_features(case, spec)
-        if found.nbytes + sum(kept.nbytes for kept in _kept.values()) <= _KEEP_BYTES:
-            _kept[key] = found
+        with _keeping:
+            if found.nbytes + sum(kept.nbytes for kept in _kept.values()) <= _KEEP_BYTES:
+                _kept[key] = found
     return found

@@ -30,9 +30,8 @@ def advanced(
     # In mode shared the sites send a direction, and the learning rate is applied here.
     scale = round_lr(train, number, count) if config.privacy.mode == "shared" else 1.0
     after, state = server_optimizer(config.aggregate).step(vector, total.mean(), state, scale)
-    if isinstance(total, RingSum):
-        after = np.where(masks(round_stage(train, number, count)[0]), after, vector)
-    return after, state
+    # Also where sites send zeros for it: momentum would go on.
+    return np.where(masks(round_stage(train, number, count)[0]), after, vector), state
 
 
 def replayed(out: Path, config: RunConfig, initial: Vector, masks: Masks, history: Sequence[RoundRecord]) -> Vector:

@@ -208,7 +208,8 @@ class Any2AnyDiT(nn.Module):
         for number, (block, attend) in enumerate(zip(self.blocks, attends, strict=True), 1):
             given = (x, modulation, cos, sin, math.prod(grid), attend, asked if number == len(self.blocks) else ALL)
             if self.switches.checkpointing and self.training:
-                x = checkpoint(block, *given, use_reentrant=False)
+                # A block draws no random numbers, and torch's stream is every thread's: it is left alone.
+                x = checkpoint(block, *given, use_reentrant=False, preserve_rng_state=False)
             else:
                 x = block(*given)
         return x
