@@ -82,7 +82,8 @@ def federate(
     result = run_federation(grid, config, spec.to_json(), manifest, initial, out, on_event, members, masks, check)
     report = federation_report(config, result, vector_hash(result.vector))
     if fit is not None:
-        report["base"] = {key: value for key, value in asdict(fit).items() if key != "weights"}
+        report["base"] = {key: value for key, value in asdict(fit).items() if key not in ("weights", "drops")}
+        report["drops"] = [{"round": 0, **asdict(drop)} for drop in fit.drops] + report["drops"]
     adapter = out / "adapter.safetensors"
     try:
         file_sha256 = save_adapter(adapter, spec, result.vector)

@@ -41,7 +41,8 @@ class BaseFit:
     """How a base was fitted: ``sites`` that took part with their patients, and what it cost.
 
     ``residual`` is the root mean square training residual as a fraction of the prescription; ``patients`` counts those
-    with targets. ``weights`` are the coefficients in the form of ModelSpec.base_weights.
+    with targets. ``weights`` are the coefficients in the form of ModelSpec.base_weights. ``drops``: sites whose answers
+    were no use, with the reason.
     """
 
     weights: str
@@ -51,6 +52,7 @@ class BaseFit:
     residual: float
     wire_bytes: int
     wall_s: float
+    drops: tuple[Drop, ...]
 
 
 def fitted_spec(
@@ -77,6 +79,7 @@ def _read(path: Path, identity: str) -> BaseFit:
     try:
         values = json.loads(path.read_text())
         found = values.pop("identity")
+        values["drops"] = tuple(Drop(**drop) for drop in values["drops"])
         fit = BaseFit(**values)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path}: cannot be read ({type(error).__name__}); choose another output folder") from error
@@ -117,7 +120,7 @@ class _Fit:
             list(roster.connected(min_sites=rounds.min_sites, wait_s=rounds.wait_for_sites_s))
             sites = self._exchanged(roster.present(), drops)
             if len(sites) >= rounds.min_sites:
-                return self._solved(sites, time.monotonic() - started)
+                return self._solved(sites, drops, time.monotonic() - started)
         named = dict.fromkeys(drop.line() for drop in [*roster.drops.values(), *drops])
         raise QuorumError(
             f"base: fewer than {rounds.min_sites} usable answers in {rounds.attempts} attempts"
@@ -154,7 +157,7 @@ class _Fit:
         self._total += reply.sums
         return None
 
-    def _solved(self, sites: dict[str, int], wall_s: float) -> BaseFit:
+    def _solved(self, sites: dict[str, int], drops: list[Drop], wall_s: float) -> BaseFit:
         solution = base.solve(self._total, self._spec.base_fourier)
         raw = np.asarray(solution.weights, dtype="<f4").tobytes()
         detail = f"base fitted to {solution.patients} patients of {len(sites)} sites"
@@ -167,4 +170,5 @@ class _Fit:
             residual=solution.residual,
             wire_bytes=self._wire_bytes,
             wall_s=wall_s,
+            drops=tuple(drops),
         )

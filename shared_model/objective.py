@@ -78,8 +78,8 @@ def _loss(
     eps = torch.randn(x0.shape, generator=generator)
     t_b = shift_time(torch.rand(len(examples), generator=generator))
     x_t, v = noised(x0, eps, t_b)
-    # No cache: torch has one of cast weights for all threads, and whichever leaves such a block empties it. The gradient of a
-    # weight that is used several times in a pass (a shared patch embedding) would then depend on other threads.
+    # No cache: torch has one of cast weights for all threads, and whichever leaves such a block empties it. The
+    # gradient of a weight that a pass uses several times (a shared patch embedding) would depend on other threads.
     with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16", cache_enabled=False):
         predicted = model(batch, draw.target, x_t, t_b)
     loss: Tensor = (predicted.float() - training_target(predicts, x0, eps, v)).square().mean()

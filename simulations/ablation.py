@@ -16,6 +16,8 @@ from rich.progress import Progress
 from privacy.messages import EvaluateTask
 from shared_model.errors import InputError
 from shared_model.manifest import load_adapter, vector_bytes, vector_hash
+from shared_model.prior import prior_hash
+from shared_model.wan_prior import use_checkpoint
 from simulations.ablation_table import Trial, table_csv, table_markdown
 from simulations.datasets import hospitals
 from simulations.results import ADAPTER
@@ -121,6 +123,8 @@ def trial_settings(settings: AblationSettings, name: str, seed: int) -> RunSetti
 def run_trial(name: str, seed: int, run: RunSettings, steps: Sequence[int], bars: Progress) -> Trial:
     """Train one variant with one seed, score its adapter at every number of steps; read it if it is there."""
     path = run.out / RESULT
+    if run.prior_path is not None:
+        use_checkpoint(run.prior_path)
     trained = _trained_by(run)
     done: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
     if done and done["trained"] != trained:
@@ -156,4 +160,11 @@ def _trained_by(run: RunSettings) -> dict[str, Any]:
     """All that decides the trained adapter and its patients; not where it lies nor how many processes made it."""
     data = {key: value for key, value in asdict(run.data).items() if key != "root"}
     federation = json.loads(run.federation.to_json())
-    return {"federation": federation, "study": list(run.study), "partition": run.partition, "data": data}
+    prior = prior_hash(run.spec)
+    return {
+        "federation": federation,
+        "prior": prior,
+        "study": list(run.study),
+        "partition": run.partition,
+        "data": data,
+    }

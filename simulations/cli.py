@@ -29,13 +29,6 @@ def progress_bars() -> Progress:
     )
 
 
-def _use_prior(path: Path | None) -> None:
-    if path is not None:
-        from shared_model.wan_prior import use_checkpoint
-
-        use_checkpoint(path)
-
-
 @app.command()
 def run(overrides: Overrides = None) -> None:
     """Train federated, local-only and centralised models and compare them; writes tables, pictures and the adapter."""
@@ -43,7 +36,6 @@ def run(overrides: Overrides = None) -> None:
     from simulations.study import run_studies
 
     settings = run_settings(overrides or [])
-    _use_prior(settings.prior_path)
     with progress_bars() as bars:
         report = run_studies(settings, bars)
     print(report)
@@ -56,7 +48,6 @@ def evaluate(overrides: Overrides = None) -> None:
     from simulations.settings import evaluate_settings
 
     settings = evaluate_settings(overrides or [])
-    _use_prior(settings.prior_path)
     with progress_bars() as bars:
         report = evaluate_adapter(settings, bars)
     print(report)
@@ -188,8 +179,10 @@ def compare(
     as_csv: Annotated[bool, typer.Option("--csv", help="CSV instead of Markdown")] = False,
 ) -> None:
     """Print mean and standard deviation over the seeds of several runs."""
+    from simulations.study import check_alike
     from simulations.tables import mean_sd_csv, mean_sd_table, read_summary
 
+    check_alike(folders)
     summaries = [read_summary(folder / "summary.json") for folder in folders]
     print(mean_sd_csv(summaries) if as_csv else mean_sd_table(summaries))
 

@@ -24,6 +24,11 @@ def hospitals(data: DataSettings, partition: str, out: Path, seed: int) -> list[
     return phantom_hospitals(data, data.root or out / "data", seed)
 
 
+def hospital_count(data: DataSettings, partition: str) -> int:
+    """How many hospitals ``hospitals`` gives, without making any."""
+    return len(load_partition(openkbp_root(data), partition)) if data.kind == "openkbp" else data.sites
+
+
 def openkbp_root(data: DataSettings) -> Path:
     """The data set's folder, which DataSettings has checked."""
     assert data.root is not None
@@ -44,6 +49,9 @@ def phantom_hospitals(data: DataSettings, root: Path, seed: int) -> list[SiteCon
 def evaluation_sites(data: DataSettings, split: str, out: Path, seed: int) -> list[SiteConfig]:
     """Sites whose ``validation`` lists the patients of ``split`` (train, validation, test, all), for scoring."""
     if data.kind == "openkbp":
+        limits = {"train_per_site": data.train_per_site, "validation_per_site": data.validation_per_site}
+        for key in (key for key, limit in limits.items() if limit):
+            raise InputError(f"data.{key}={limits[key]}: the official splits are scored whole; expected 0")
         return [openkbp_split(openkbp_root(data), split)]
     if split == "test":
         raise InputError("split=test: phantom hospitals have no test patients; choose train, validation or all")

@@ -25,6 +25,7 @@ from shared_model.predictor import predict_dose
 from shared_model.residual import base_gy
 from shared_model.sampler import Sampling
 from shared_model.spec import ModelSpec
+from shared_model.wan_prior import use_checkpoint
 from simulations.datasets import evaluation_sites
 from simulations.native import native_site
 from simulations.predict_any import any_csv, any_table, score_any
@@ -38,6 +39,8 @@ def evaluate_adapter(settings: EvaluateSettings, bars: Progress) -> str:
     started = time.monotonic()
     if settings.threads:
         torch.set_num_threads(settings.threads)
+    if settings.prior_path is not None:
+        use_checkpoint(settings.prior_path)
     path = DEFAULT_ADAPTER if settings.adapter == "default" else Path(settings.adapter)
     if not path.is_file():
         raise InputError(f"adapter={settings.adapter}: no such file; give a .safetensors that a run wrote, or default")

@@ -80,13 +80,20 @@ def score_studies(
 
 
 def write_results(
-    settings: RunSettings, sites: list[SiteConfig], trained: Trained, scores: dict[str, dict[str, Any]], wall_s: float
+    settings: RunSettings,
+    sites: list[SiteConfig],
+    trained: Trained,
+    scores: dict[str, dict[str, Any]],
+    started: tuple[float, float],
 ) -> str:
-    """Write all results below ``settings.out``; returns the table and the paths for the screen."""
+    """Write all results below ``settings.out``; returns the table and the paths for the screen.
+
+    ``started``: ``time.monotonic`` and ``time.process_time`` when the run, or what was left of it, began.
+    """
     out = settings.out
     everywhere: dict[str, Mapping[str, float]] = scores.pop("local_everywhere", {})
     ordered: dict[str, SiteScores] = {study: scores[study] for study in settings.study}
-    summary = _summary(settings, sites, trained, ordered, everywhere, wall_s)
+    summary = _summary(settings, sites, trained, ordered, everywhere, started)
     write_summary(out / "summary.json", summary)
     promised = "\n".join([*stopped_lines(summary), privacy_line(summary["privacy"])])
     (out / "metrics.md").write_text(f"{metrics_table(summary)}\n{promised}\n")
@@ -128,7 +135,7 @@ def _summary(
     trained: Trained,
     scores: Mapping[str, SiteScores],
     everywhere: Mapping[str, Mapping[str, float]],
-    wall_s: float,
+    started: tuple[float, float],
 ) -> dict[str, Any]:
     federation = settings.federation
     studies: dict[str, Any] = {}
@@ -145,8 +152,8 @@ def _summary(
     rounds = lead.get("rounds", federation.rounds.count)
     return {
         "seed": federation.seed,
-        "wall_s": round(wall_s, 1),
-        "cpu_s": round(time.process_time(), 1),
+        "wall_s": round(time.monotonic() - started[0], 1),
+        "cpu_s": round(time.process_time() - started[1], 1),
         "sites": [site.site for site in sites],
         "rounds": rounds,
         "gradient_steps": rounds * federation.train.local_steps,

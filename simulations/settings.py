@@ -80,6 +80,8 @@ class RunSettings:
             )
         check_range("workers", self.workers, 1, 256)
         check_range("threads", self.threads, 1, 256)
+        if self.engine == "ray" and self.threads != 1:
+            raise InputError(f"engine=ray: Ray's workers have one thread each; expected threads=1, not {self.threads}")
 
 
 @dataclass(frozen=True, kw_only=True)

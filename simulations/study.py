@@ -33,6 +33,7 @@ from server.journal import write_atomic
 from server.roster import Members
 from shared_model.errors import InputError
 from shared_model.manifest import load_adapter
+from shared_model.wan_prior import use_checkpoint
 from simulations.consortium import enrolled
 from simulations.datasets import hospitals
 from simulations.engine import run_local, run_ray
@@ -82,6 +83,8 @@ def declared(federation: RunConfig, sites: Sequence[SiteConfig]) -> RunConfig:
 
 # What says where, how fast and how patiently to run, and not what comes of it.
 _HARMLESS = ("out", "workers", "engine", "round.deadline_s")
+# What may differ between the runs of a mean over seeds: where their files lie, and their own random starts.
+_OF_ONE_RUN = ("seed", "model.init_seed", "name", "study", "data.root", "prior.path", "threads")
 
 
 def claim_folder(settings: RunSettings) -> None:
@@ -106,6 +109,24 @@ def claim_folder(settings: RunSettings) -> None:
         raise InputError(f"out={settings.out}: cannot be used ({error.strerror}); choose another folder") from error
 
 
+def check_alike(folders: Sequence[Path]) -> None:
+    """InputError naming the key in which finished runs differ, beside their seed: their mean would mean nothing."""
+    first: dict[str, Any] = {}
+    for folder in folders:
+        try:
+            counted = _counted((folder / "config.yaml").read_text())
+        except OSError as error:
+            raise InputError(f"{folder}/config.yaml: cannot be read ({error.strerror}); expected a run's") from None
+        counted = {key: value for key, value in counted.items() if key not in _OF_ONE_RUN}
+        first = first or counted
+        for key in sorted({*first, *counted}):
+            if first.get(key) != counted.get(key):
+                raise InputError(
+                    f"{folder}: {key}={counted.get(key)}, in {folders[0]} {first.get(key)};"
+                    " expected runs that differ in their seed alone"
+                )
+
+
 def _counted(resolved: str) -> dict[str, Any]:
     """Dotted keys and values of a resolved configuration, less the harmless ones."""
     flat: dict[str, Any] = {}
@@ -126,18 +147,22 @@ def run_studies(settings: RunSettings, bars: Progress, app: ClientApp = client_a
 
     ``app`` replaces the hospitals' own, to put faults in.
     """
-    started = time.monotonic()
+    started = (time.monotonic(), time.process_time())
     torch.set_num_threads(settings.threads)
+    if settings.prior_path is not None:
+        use_checkpoint(settings.prior_path)
     claim_folder(settings)
     sites = hospitals(settings.data, settings.partition, settings.out, settings.federation.seed)
     sites = [replace(site, cache=settings.out / "cache") for site in sites]
     jobs = plan_jobs(settings, sites)
-    with ThreadPoolExecutor(min(settings.workers, len(jobs))) as pool:
-        workers = settings.workers if len(jobs) == 1 else 1
+    # Ray is one for the process: jobs take turns, and the workers are the sites'.
+    in_turn = len(jobs) == 1 or settings.engine == "ray"
+    with ThreadPoolExecutor(1 if in_turn else min(settings.workers, len(jobs))) as pool:
+        workers = settings.workers if in_turn else 1
         models = list(pool.map(lambda job: run_job(job, settings, workers, bars, app), jobs))
     trained = {(job.study, job.name): model for job, model in zip(jobs, models, strict=True)}
     scores = score_studies(settings, sites, trained, bars)
-    return write_results(settings, sites, trained, scores, wall_s=time.monotonic() - started)
+    return write_results(settings, sites, trained, scores, started)
 
 
 def run_job(job: Job, settings: RunSettings, workers: int, bars: Progress, app: ClientApp = client_app) -> TrainedModel:

@@ -113,6 +113,11 @@ def test_sums_that_cannot_be_are_dropped_by_name(sites, nodes, tmp_path, spoil, 
     spec, _, card = load_adapter(tmp_path / "out" / "adapter.safetensors")
     assert base.weights_of(spec).tobytes() == expected(sites[:2]).tobytes()
     assert set(card["base"]["sites"]) == {"north", "south"}
+    drops = json.loads((tmp_path / "out" / "federation.json").read_text())["drops"]
+    assert [(drop["round"], drop["site"], drop["reason"]) for drop in drops] == [(0, "west", "schema")]
+    # Also where a base that an earlier start fitted is gone on with.
+    run(tmp_path / "out", nodes, Wrong(spoil))
+    assert json.loads((tmp_path / "out" / "federation.json").read_text())["drops"] == drops
 
 
 def test_too_few_usable_answers_stop_the_run(nodes, tmp_path):

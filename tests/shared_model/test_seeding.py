@@ -7,8 +7,15 @@ import pytest
 import torch
 
 from shared_model.adapters import adapted_model
+from shared_model.case import MODALITIES
+from shared_model.dit import Any2AnyDiT
+from shared_model.geometry import Grid
 from shared_model.manifest import pack
+from shared_model.modalities import Example
+from shared_model.objective import velocity_loss
+from shared_model.prior import load_prior
 from shared_model.spec import ModelSpec
+from shared_model.switches import Switches
 from shared_model.voxel import VoxelBase, from_weights, weights
 
 SPECS = [
@@ -39,3 +46,39 @@ def test_the_callers_random_stream_is_left_as_it_was() -> None:
     for spec in SPECS:
         adapted_model(spec)
     assert torch.equal(torch.rand(3), wanted)
+
+
+def loss_and_model(**switches: object) -> tuple[torch.Tensor, Any2AnyDiT]:
+    model = load_prior(ModelSpec(shape=(16, 16, 16), switches=Switches(**switches))).train()  # type: ignore[arg-type]
+    g = torch.Generator().manual_seed(1)
+    latents = {m: torch.randn(32, 4, 4, 4, generator=g) for m in MODALITIES}
+    patient = Example(case_id="a", grid=Grid((8, 16, 16), (3.0, 3.0, 3.0)), latents=latents)
+    return velocity_loss(model, [patient], "dose", torch.Generator().manual_seed(2), "bf16"), model
+
+
+def test_checkpointing_leaves_torchs_stream_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would set the stream back for its second pass, in the middle of another thread's start."""
+    loss, model = loss_and_model(checkpointing=True)
+    with monkeypatch.context() as patch:
+        for of in (torch, torch.random):
+            patch.setattr(of, "set_rng_state", lambda _: pytest.fail("torch's stream was set"))
+        loss.backward()
+    assert model.role.weight.grad is not None
+
+
+def test_a_gradient_is_the_same_while_other_threads_leave_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever thread leaves autocast empties the cache of cast weights that all threads share."""
+    alone, model = loss_and_model(patch_embedding="shared")
+    alone.backward()
+    wanted = model.patch["shared"].weight.grad
+    conv = torch.nn.Conv3d.forward
+
+    def emptied(self: torch.nn.Conv3d, volume: torch.Tensor) -> torch.Tensor:
+        out = conv(self, volume)
+        torch.clear_autocast_cache()
+        return out
+
+    monkeypatch.setattr(torch.nn.Conv3d, "forward", emptied)
+    beside, model = loss_and_model(patch_embedding="shared")
+    beside.backward()
+    assert torch.equal(model.patch["shared"].weight.grad, wanted)  # type: ignore[arg-type]

@@ -51,3 +51,11 @@ def test_a_model_without_a_base_has_none_to_score(tmp_path: Path) -> None:
         scored(tmp_path / "out", ModelSpec(prior="none", shape=(16, 16, 16)), "part=base")
     with pytest.raises(InputError, match="part='half'"):
         evaluate_settings(["part=half"])
+
+
+def test_limits_that_would_not_be_followed_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "half64").mkdir()
+    (tmp_path / "splits.json").write_text("{}")
+    settings = evaluate_settings(["data=openkbp", f"data.root={tmp_path}", "data.validation_per_site=4"])
+    with pytest.raises(InputError, match=r"data\.validation_per_site=4"):
+        evaluation_sites(settings.data, "validation", tmp_path, 0)

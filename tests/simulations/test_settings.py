@@ -69,6 +69,11 @@ def test_a_bad_override_is_one_line_that_names_the_key(override: str, words: str
     assert "\n" not in str(caught.value)
 
 
+def test_ray_has_one_thread_a_worker() -> None:
+    with pytest.raises(InputError, match="expected threads=1"):
+        run_settings(["privacy=none", "engine=ray", "threads=2"])
+
+
 def test_openkbp_needs_a_folder_that_holds_it(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"splits\.json"):
         run_settings(["data=openkbp", f"data.root={tmp_path}"])

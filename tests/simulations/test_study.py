@@ -18,7 +18,7 @@ from shared_model.manifest import load_adapter, vector_hash
 from simulations.evaluate import evaluate_adapter
 from simulations.pretrain import pretrain
 from simulations.settings import evaluate_settings, pretrain_settings, run_settings
-from simulations.study import claim_folder, plan_jobs, run_studies
+from simulations.study import check_alike, claim_folder, plan_jobs, run_studies
 from simulations.tables import read_summary
 
 TINY = [
@@ -103,6 +103,16 @@ def test_results_of_other_data_or_studies_are_never_mixed(data: str, tmp_path: P
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
     for harmless in ("workers=1", "round.deadline_s=60", "study=[federated,local]"):
         claim_folder(run_settings([*TINY, data, f"out={tmp_path}", harmless]))
+
+
+def test_a_mean_over_seeds_is_of_runs_that_differ_in_nothing_else(tmp_path: Path) -> None:
+    for name, more in {"a": [], "b": ["seed=1", "model.init_seed=1"], "c": ["seed=2", "rounds=5"]}.items():
+        claim_folder(run_settings([*TINY, *more, f"out={tmp_path / name}"]))
+    check_alike([tmp_path / "a", tmp_path / "b"])
+    with pytest.raises(InputError, match=r"rounds=5, in .*a 2; expected runs that differ in their seed alone"):
+        check_alike([tmp_path / "a", tmp_path / "b", tmp_path / "c"])
+    with pytest.raises(InputError, match=r"config\.yaml"):
+        check_alike([tmp_path / "a", tmp_path / "nowhere"])
 
 
 def test_evaluate_repeats_the_scores_of_the_run(data: str, tmp_path: Path) -> None:

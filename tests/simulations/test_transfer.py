@@ -11,8 +11,8 @@ from simulations.series import transfer_settings
 from simulations.transfer import Trial, mean_curves, pretraining_steps, run_transfer, table_markdown, trial_settings
 
 TINY = [
-    "model.shape=[16,16,16]", "data.sites=2", "data.patients=3", "workers=1", "seeds=[0]", "steps=[10]",
-    "priors=[none]", "equal_compute=false",
+    "model.shape=[16,16,16]", "data.sites=2", "train.batch_size=2", "data.patients=3", "workers=1", "seeds=[0]",
+    "steps=[10]", "priors=[none]", "equal_compute=false",
 ]  # fmt: skip
 
 
@@ -70,3 +70,9 @@ def test_the_table_compares_by_seed_and_counts_the_pretraining() -> None:
     assert "| 1000 | video prior | 7000 | 2 | 4.25 ± 0.35" in table
     assert "0.62 ± 0.18 |" in table, "the mean of 0.5 and 0.75"
     assert mean_curves(trials)["video prior, 1000 steps"] == [(500.0, 8.5), (1000.0, 4.25)]
+
+
+def test_steps_of_another_size_than_the_pretrainings_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="8 examples a step; expected 4"):
+        run_transfer(transfer_settings([*TINY, "data.sites=4", f"out={tmp_path}"]), bars())
+    assert list(tmp_path.iterdir()) == []
