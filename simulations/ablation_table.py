@@ -106,7 +106,7 @@ def table_csv(trials: Sequence[Trial]) -> str:
     """One line per variant, seed and number of sampler steps."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["variant", "seed", "steps", *COLUMNS, "vector_bytes", "train_wall_s"])
+    writer.writerow(["variant", "seed", "steps", *COLUMNS, "vector_bytes", "wall_s"])
     for t in trials:
         for steps, of in t.scores.items():
             numbers = [f"{of[column]:.4f}" for column in COLUMNS]
