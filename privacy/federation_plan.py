@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
@@ -131,6 +132,7 @@ class FederationPlan:
         return [
             f"run: {self.name}, by consortium {self.consortium} (roster version {self.roster_version})",
             f"sites: {', '.join(sorted(self.sites)) or 'whoever the roster admits'}",
+            *(self._keys_in_words() if self.mode in SUMMED else []),
             f"privacy: {_MODES[self.mode]}",
             *([] if self.terms is None else terms_in_words(self.terms)),
             f"model: prior {model['prior']} ({self.prior[:16]}), adapter {model['adapter']}, grid {model['shape']}",
@@ -143,6 +145,13 @@ class FederationPlan:
             f"it stops: {self.stopping}",
             f"software: {', '.join(f'{name} {version}' for name, version in sorted(self.software.items()))}",
         ]
+
+    def _keys_in_words(self) -> list[str]:
+        """Whoever signs the plan says which key is whose, and could have made keys of its own for all others."""
+        keys = [
+            f"  key of {name}: {' '.join(re.findall('....', key[:32]))}" for name, key in sorted(self.sites.items())
+        ]
+        return [*keys, "  compare them, or the plan's sha256, with these sites yourself, not by way of the coordinator"]
 
 
 _MODES: Mapping[str, str] = {
