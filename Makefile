@@ -34,9 +34,10 @@ demo: $(READY)
 test: $(READY)
 	$(BIN)/python -m pytest -m 'not e2e'
 
-# Real processes: the walk-through of docs/deploy.md, strangers and hostile messages, kills, cuts and restarts.
+# Real processes: the walk-through of docs/deploy.md, strangers and hostile messages, kills, cuts and restarts. Two files
+# at a time: most of a test is waiting.
 e2e: $(READY)
-	$(BIN)/python -m pytest -m e2e
+	$(BIN)/python -m pytest -m e2e -n 2 --dist loadfile
 
 check: $(READY)
 	$(BIN)/ruff check .
