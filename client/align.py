@@ -20,6 +20,7 @@ import torch
 import shared_model
 from client.align_settings import AlignSettings
 from client.check_data import found_kind
+from client.latent_cache import content_hash
 from client.scorecard_cohort import Patient, load_patients
 from client.scorecard_rl import Alignment, AlignState
 from client.scorecard_scores import PlanScore, cohort_means, criteria_table, plan_score, reference_scores
@@ -53,11 +54,11 @@ class Job:
     out: Path
     settings: AlignSettings
 
-    def key(self) -> str:
-        """Equal for what makes equal weights; ``epochs`` may be raised later."""
+    def key(self, train: Sequence[Patient], held: Sequence[Patient]) -> str:
+        """Equal for what makes equal weights, the patients' own content with it; ``epochs`` may be raised later."""
         settings = asdict(replace(self.settings, epochs=0))
-        what = [self.card.sha256, vector_hash(self.vector), self.spec.to_json(), settings]
-        what += [self.site.data, self.site.train, self.site.validation]
+        patients = [[(p.case.case_id, content_hash(p.case)) for p in split] for split in (train, held)]
+        what = [self.card.sha256, vector_hash(self.vector), self.spec.to_json(), settings, patients]
         return hashlib.sha256(json.dumps(what).encode()).hexdigest()
 
 
@@ -95,14 +96,14 @@ def align(job: Job, progress: Progress, patients: tuple[list[Patient], list[Pati
     settings = job.settings
     policy = PrivatePolicy(job.spec, job.vector, settings.shape, settings.seed)
     train, held = patients or cohort(job, policy, progress)
-    alignment = Alignment(policy, train, held, settings)
-    _resume(job, alignment)
+    alignment, key = Alignment(policy, train, held, settings), job.key(train, held)
+    _resume(job, alignment, key)
     seen = 0
 
     def epoch_done(entry: dict[str, float]) -> None:
         nonlocal seen
         seen = 0
-        _checkpoint(job, alignment)
+        _checkpoint(job, alignment, key)
         write_curves(job.out, alignment.state.history)
         progress("epochs", int(entry["epoch"]), settings.epochs, entry)
 
@@ -182,10 +183,10 @@ def write_private(path: Path, content: bytes) -> None:
         file.write(content)
 
 
-def _checkpoint(job: Job, alignment: Alignment) -> None:
+def _checkpoint(job: Job, alignment: Alignment, key: str) -> None:
     policy, path = alignment.policy, job.out / CHECKPOINT
     content = {
-        "key": job.key(),
+        "key": key,
         "private": {n: p.detach() for n, p in policy.parameters().items()},
         "old": {n: p.detach() for n, p in policy.parameters(OLD).items()},
         "best": alignment.best,
@@ -197,7 +198,7 @@ def _checkpoint(job: Job, alignment: Alignment) -> None:
         torch.save(content, file)
 
 
-def _resume(job: Job, alignment: Alignment) -> None:
+def _resume(job: Job, alignment: Alignment, key: str) -> None:
     """Go on from the folder's checkpoint, where there is one; InputError where it is another alignment's."""
     path = job.out / CHECKPOINT
     if not path.is_file():
@@ -206,7 +207,7 @@ def _resume(job: Job, alignment: Alignment) -> None:
         kept = torch.load(path, weights_only=True)
     except Exception as error:  # a damaged pickle can raise anything
         raise InputError(f"{path}: cannot be read ({type(error).__name__}); delete it to start anew") from None
-    if kept["key"] != job.key():
+    if kept["key"] != key:
         raise InputError(f"{job.out}: holds an alignment with other settings, card, data or adapter; choose another")
     with torch.no_grad():
         for name, weights in (("private", alignment.policy.parameters()), ("old", alignment.policy.parameters(OLD))):
