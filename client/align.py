@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -45,7 +46,10 @@ Progress = Callable[[str, int, int, dict[str, float]], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One alignment: the card, the shared adapter, the site's patients, and where the results go."""
+    """One alignment: the card, the shared adapter, the site's patients, and where the results go.
+
+    ``replaces``: an alignment of another key that lies there is moved aside, to ``out``.previous, and not refused.
+    """
 
     card: Scorecard
     spec: ModelSpec
@@ -53,6 +57,7 @@ class Job:
     site: SiteConfig
     out: Path
     settings: AlignSettings
+    replaces: bool = False
 
     def key(self, train: Sequence[Patient], held: Sequence[Patient]) -> str:
         """Equal for what makes equal weights, the patients' own content with it; ``epochs`` may be raised later."""
@@ -199,7 +204,7 @@ def _checkpoint(job: Job, alignment: Alignment, key: str) -> None:
 
 
 def _resume(job: Job, alignment: Alignment, key: str) -> None:
-    """Go on from the folder's checkpoint, where there is one; InputError where it is another alignment's."""
+    """Go on from the folder's checkpoint, where there is one; another alignment's is moved aside or an InputError."""
     path = job.out / CHECKPOINT
     if not path.is_file():
         return
@@ -207,6 +212,9 @@ def _resume(job: Job, alignment: Alignment, key: str) -> None:
         kept = torch.load(path, weights_only=True)
     except Exception as error:  # a damaged pickle can raise anything
         raise InputError(f"{path}: cannot be read ({type(error).__name__}); delete it to start anew") from None
+    if kept["key"] != key and job.replaces:
+        _move_aside(job.out)
+        return
     if kept["key"] != key:
         raise InputError(f"{job.out}: holds an alignment with other settings, card, data or adapter; choose another")
     with torch.no_grad():
@@ -216,6 +224,15 @@ def _resume(job: Job, alignment: Alignment, key: str) -> None:
     alignment.best, alignment.mean = kept["best"], kept["mean"]
     alignment.optimiser.load_state_dict(kept["optimiser"])
     alignment.state = AlignState(**kept["state"])
+
+
+def _move_aside(out: Path) -> None:
+    """``out`` becomes ``out``.previous, instead of what was there, and is empty."""
+    previous = out.with_name(f"{out.name}.previous")
+    if previous.exists():
+        shutil.rmtree(previous)
+    os.replace(out, previous)
+    out.mkdir(mode=0o700)
 
 
 def write_curves(out: Path, history: Sequence[dict[str, float]]) -> None:
