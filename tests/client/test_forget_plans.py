@@ -67,3 +67,17 @@ def test_case_files_grouped_by_hand_go_together(tmp_path: Path) -> None:
         forget(home, last)
     with pytest.raises(InputError, match="no patient would be left"):
         forget(home, "d")
+
+
+def test_all_that_was_derived_of_patients_goes(tmp_path: Path) -> None:
+    """Also base doses, and what an alignment kept in its own folder where the site has no cache."""
+    home = made(tmp_path, "cases", ["a", "b", "c"])
+    home.site_config.write_text(site_text(replace(listed(home), cache=tmp_path / "cache")))
+    private = home.folder / "private"
+    derived = [tmp_path / "cache", private / "0123" / "cache", private / "0123.previous" / "cache"]
+    files = [folder / name for folder in derived for name in ("latents/x.safetensors", "base/x.npz")]
+    for path in files:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"volumes")
+    assert forget(home, "a").deleted == len(files)
+    assert not [path for path in files if path.exists()]
