@@ -133,8 +133,6 @@ def _stays(home: ClientHome, left: SiteConfig) -> list[str]:
         "backups of this folder, and what the disk keeps of deleted files",
     ]
     least = Policy.load(home.policy).least_patients
-    if len(left.train) < least:
-        lines.append(
-            f"policy: {len(left.train)} training patients are fewer than least_patients ({least}): refused now"
-        )
+    if (patients := len(left.patients())) < least:
+        lines.append(f"policy: {patients} training patients are fewer than least_patients ({least}): refused now")
     return lines

@@ -81,3 +81,10 @@ def test_all_that_was_derived_of_patients_goes(tmp_path: Path) -> None:
         path.write_bytes(b"volumes")
     assert forget(home, "a").deleted == len(files)
     assert not [path for path in files if path.exists()]
+
+
+def test_least_patients_counts_patients_and_not_plans(tmp_path: Path) -> None:
+    home = made(tmp_path, "gdp", ["7+9Ag+A", "7+A4Ac+B", "8+9Ag+A", "9+9Ag+A"])
+    home.policy.write_text(home.policy.read_text().replace("least_patients: 1", "least_patients: 2"))
+    assert len(listed(home).patients()) == 2
+    assert any("1 training patients are fewer" in line for line in forget(home, "8").stays)
