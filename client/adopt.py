@@ -3,8 +3,8 @@
 ```
 adapters/shared.safetensors   what the site predicts with; .previous: the one before
 adapters/acceptance.json      the last test, passed or not
-private/SHARED/               the private adapter made for it (client/align.py); never leaves this folder. .previous: for
-                              another card, setting or patient than now
+private/SHARED/               the private adapter made for it (client/align.py); never leaves this folder.
+                              SHARED.previous: made for another card, setting or patient than now
 scorecard.yaml                the site's own card; with none there is no alignment
 ```
 """

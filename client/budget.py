@@ -13,7 +13,7 @@ from privacy.ledger import Entry, Spent
 
 @dataclass(frozen=True, kw_only=True)
 class BudgetReport:
-    """The ledger in figures. ``planned``: epsilon after all steps of the pinned plan, and ``planned_alone`` if all others
+    """The ledger in figures. ``planned``: epsilon after all steps of the pinned plan, ``planned_alone`` if all others
     collude; None without a private plan.
     """
 

@@ -110,7 +110,7 @@ def test_several_plans_of_a_patient_count_once(policy: Policy) -> None:
     grouped = replace(SITE, plans=(("p1", "p3"),))
     for kind in ("describe", "base", "train"):
         limits.check_request(grouped, asked(kind), NOON)
-        with pytest.raises(PolicyError, match="^least_patients: "):
+        with pytest.raises(PolicyError, match=r"^least_patients: "):
             limits.check_request(replace(SITE, plans=(("p1", "p2", "p3"),)), asked(kind), NOON)
 
 
