@@ -3,7 +3,8 @@
 ```
 adapters/shared.safetensors   what the site predicts with; .previous: the one before
 adapters/acceptance.json      the last test, passed or not
-private/                      the private adapter made for it (client/align.py); never leaves this folder
+private/SHARED/               the private adapter made for it (client/align.py); never leaves this folder.
+                              SHARED.previous: made for another card, setting or patient than now
 scorecard.yaml                the site's own card; with none there is no alignment
 ```
 """

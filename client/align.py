@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -20,6 +21,7 @@ import torch
 import shared_model
 from client.align_settings import AlignSettings
 from client.check_data import found_kind
+from client.latent_cache import content_hash
 from client.scorecard_cohort import Patient, load_patients
 from client.scorecard_rl import Alignment, AlignState
 from client.scorecard_scores import PlanScore, cohort_means, criteria_table, plan_score, reference_scores
@@ -44,7 +46,10 @@ Progress = Callable[[str, int, int, dict[str, float]], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One alignment: the card, the shared adapter, the site's patients, and where the results go."""
+    """One alignment: the card, the shared adapter, the site's patients, and where the results go.
+
+    ``replaces``: an alignment of another key that lies there is moved aside, to ``out``.previous, and not refused.
+    """
 
     card: Scorecard
     spec: ModelSpec
@@ -52,12 +57,13 @@ class Job:
     site: SiteConfig
     out: Path
     settings: AlignSettings
+    replaces: bool = False
 
-    def key(self) -> str:
-        """Equal for what makes equal weights; ``epochs`` may be raised later."""
+    def key(self, train: Sequence[Patient], held: Sequence[Patient]) -> str:
+        """Equal for what makes equal weights, the patients' own content with it; ``epochs`` may be raised later."""
         settings = asdict(replace(self.settings, epochs=0))
-        what = [self.card.sha256, vector_hash(self.vector), self.spec.to_json(), settings]
-        what += [self.site.data, self.site.train, self.site.validation]
+        patients = [[(p.case.case_id, content_hash(p.case)) for p in split] for split in (train, held)]
+        what = [self.card.sha256, vector_hash(self.vector), self.spec.to_json(), settings, patients]
         return hashlib.sha256(json.dumps(what).encode()).hexdigest()
 
 
@@ -95,14 +101,14 @@ def align(job: Job, progress: Progress, patients: tuple[list[Patient], list[Pati
     settings = job.settings
     policy = PrivatePolicy(job.spec, job.vector, settings.shape, settings.seed)
     train, held = patients or cohort(job, policy, progress)
-    alignment = Alignment(policy, train, held, settings)
-    _resume(job, alignment)
+    alignment, key = Alignment(policy, train, held, settings), job.key(train, held)
+    _resume(job, alignment, key)
     seen = 0
 
     def epoch_done(entry: dict[str, float]) -> None:
         nonlocal seen
         seen = 0
-        _checkpoint(job, alignment)
+        _checkpoint(job, alignment, key)
         write_curves(job.out, alignment.state.history)
         progress("epochs", int(entry["epoch"]), settings.epochs, entry)
 
@@ -182,10 +188,10 @@ def write_private(path: Path, content: bytes) -> None:
         file.write(content)
 
 
-def _checkpoint(job: Job, alignment: Alignment) -> None:
+def _checkpoint(job: Job, alignment: Alignment, key: str) -> None:
     policy, path = alignment.policy, job.out / CHECKPOINT
     content = {
-        "key": job.key(),
+        "key": key,
         "private": {n: p.detach() for n, p in policy.parameters().items()},
         "old": {n: p.detach() for n, p in policy.parameters(OLD).items()},
         "best": alignment.best,
@@ -197,8 +203,8 @@ def _checkpoint(job: Job, alignment: Alignment) -> None:
         torch.save(content, file)
 
 
-def _resume(job: Job, alignment: Alignment) -> None:
-    """Go on from the folder's checkpoint, where there is one; InputError where it is another alignment's."""
+def _resume(job: Job, alignment: Alignment, key: str) -> None:
+    """Go on from the folder's checkpoint, where there is one; another alignment's is moved aside or an InputError."""
     path = job.out / CHECKPOINT
     if not path.is_file():
         return
@@ -206,7 +212,10 @@ def _resume(job: Job, alignment: Alignment) -> None:
         kept = torch.load(path, weights_only=True)
     except Exception as error:  # a damaged pickle can raise anything
         raise InputError(f"{path}: cannot be read ({type(error).__name__}); delete it to start anew") from None
-    if kept["key"] != job.key():
+    if kept["key"] != key and job.replaces:
+        _move_aside(job.out)
+        return
+    if kept["key"] != key:
         raise InputError(f"{job.out}: holds an alignment with other settings, card, data or adapter; choose another")
     with torch.no_grad():
         for name, weights in (("private", alignment.policy.parameters()), ("old", alignment.policy.parameters(OLD))):
@@ -215,6 +224,15 @@ def _resume(job: Job, alignment: Alignment) -> None:
     alignment.best, alignment.mean = kept["best"], kept["mean"]
     alignment.optimiser.load_state_dict(kept["optimiser"])
     alignment.state = AlignState(**kept["state"])
+
+
+def _move_aside(out: Path) -> None:
+    """``out`` becomes ``out``.previous, instead of what was there, and is empty."""
+    previous = out.with_name(f"{out.name}.previous")
+    if previous.exists():
+        shutil.rmtree(previous)
+    os.replace(out, previous)
+    out.mkdir(mode=0o700)
 
 
 def write_curves(out: Path, history: Sequence[dict[str, float]]) -> None:

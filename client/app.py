@@ -118,7 +118,7 @@ def _answer(
     if asked.kind not in kinds:
         raise _RefusedError("schema")
     known.kind = asked.kind
-    patients = len(site.validation if asked.kind == "evaluate" else site.train)
+    patients = _counted(site, asked.kind)
     if patients == 0:
         raise _RefusedError("no_patients")
     limits = _limits(context)
@@ -145,6 +145,13 @@ def _answer(
             metrics=done.metrics if limits is None else limits.allowed(done.metrics),
         )
     )
+
+
+def _counted(site: SiteConfig, kind: str) -> int:
+    """Patients behind an answer, however many plans each has; exact base sums count every plan for one."""
+    if kind == "evaluate":
+        return len(site.validation)
+    return len(site.train if kind == "base" else site.patients())
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,13 +13,16 @@ from privacy.ledger import Entry, Spent
 
 @dataclass(frozen=True, kw_only=True)
 class BudgetReport:
-    """The ledger in figures. ``planned``: epsilon after all steps of the pinned plan, None without a private plan."""
+    """The ledger in figures. ``planned``: epsilon after all steps of the pinned plan, ``planned_alone`` if all others
+    collude; None without a private plan.
+    """
 
     folder: str
     spent: Spent
     limit: float | None
     limit_alone: float | None
     planned: float | None
+    planned_alone: float | None
     runs: tuple[tuple[str, str, int], ...]
 
     def record(self) -> dict[str, Any]:
@@ -36,10 +39,14 @@ class BudgetReport:
             f"  epsilon {self.spent.epsilon_alone:.3f} ({of_alone}) if all others collude",
         ]
         lines += [f"  run {run[:8]}, mode {mode}: {count} releases" for run, mode, count in self.runs]
-        if self.planned is not None:
-            over = self.limit is not None and self.planned > self.limit
+        if self.planned is not None and self.planned_alone is not None:
+            limits = ((self.planned, self.limit), (self.planned_alone, self.limit_alone))
+            over = any(limit is not None and planned > limit for planned, limit in limits)
             refused = "; this site will refuse the last steps" if over else ""
-            lines.append(f"  the pinned plan, run once more to its end, would bring it to {self.planned:.3f}{refused}")
+            lines.append(
+                f"  the pinned plan, run once more to its end, would bring it to {self.planned:.3f}, and to"
+                f" {self.planned_alone:.3f} if all others collude{refused}"
+            )
         return lines
 
 
@@ -50,15 +57,17 @@ def budget_report(home: ClientHome) -> BudgetReport:
     entries = ledger.entries()
     plan = home.pinned_plan()
     terms = None if plan is None else plan.terms
-    planned = None
+    planned = planned_alone = None
     if terms is not None:
-        planned = epsilon(profile([*(e.charge for e in entries), terms.charge(terms.steps)]), policy.delta)
+        charges = [*(entry.charge for entry in entries), terms.charge(terms.steps)]
+        planned, planned_alone = (epsilon(profile(charges, alone=alone), policy.delta) for alone in (False, True))
     return BudgetReport(
         folder=str(ledger.folder),
         spent=ledger.spent(),
         limit=policy.max_epsilon,
         limit_alone=policy.max_epsilon_alone,
         planned=planned,
+        planned_alone=planned_alone,
         runs=tuple(_by_run(entries)),
     )
 

@@ -128,7 +128,7 @@ def _admission(home: ClientHome) -> Finding:
 
 def _configuration(home: ClientHome) -> Finding:
     config = SiteConfig.load(home.site_config)
-    found = f"{len(config.train)} training, {len(config.validation)} validation patients of kind {config.data}"
+    found = f"{len(config.patients())} training, {len(config.validation)} validation patients of kind {config.data}"
     least = Margins().least_patients
     todo = "" if config.train else "list training patients; a site without any only evaluates"
     if not todo and len(config.validation) < least:

@@ -102,7 +102,8 @@ def predict(
     home = None if home_folder is None else ClientHome.load(home_folder)
     config = None if home is None else SiteConfig.load(home.site_config)
     score = None if best_of is None else preference.score_by(preference.card_in_use(home, scorecard))
-    how = Sampled(samples=best_of or mean_of or 4, steps=steps, seed=seed, score_of=score)
+    samples = next((asked for asked in (best_of, mean_of) if asked is not None), 4)
+    how = Sampled(samples=samples, steps=steps, seed=seed, score_of=score)
     shared = preference.adapter_in_use(home, adapter)
     own = preference.private_in_use(home, shared, private)
     predictor = Predictor(shared, preference.aligned_by(own))
@@ -177,8 +178,8 @@ def send(
     """Send predicted doses to a DICOM system (C-STORE)."""
     from client import send as sending
 
-    sending.send(files, sending.Peer.parse(peer, ae_title))
-    print(f"{len(files)} sent to {peer}")
+    notes = sending.send(files, sending.Peer.parse(peer, ae_title))
+    _print([f"{len(files)} sent to {peer}", *(f"  note: {note}" for note in notes)])
 
 
 def add_to(app: typer.Typer) -> None:

@@ -21,9 +21,9 @@ from privacy import identity
 from privacy.processes import is_running
 from shared_model.errors import InputError
 
-# Below the site's cache, files that are named by content and not by patient: all go, and are made again for those who
-# stay.
-LATENTS = "latents"
+# Below the site's cache, latents and base doses, which are named by content and not by patient: all go, and are made
+# again for those who stay.
+BY_CONTENT = ("latents", "base")
 # Kept cases of DICOM studies (client/dicom_cohort.py).
 CASES = "cases"
 
@@ -61,7 +61,7 @@ def forget(home: ClientHome, patient: str) -> Forgotten:
     if not cases:
         raise InputError(f"{home.site_config}: no case of {patient}; look with `client check --home {home.folder}`")
     left = _without(config, cases, home.site_config)
-    deleted = _delete_derived(config.cache, cases)
+    deleted = sum(_delete_derived(cache, cases) for cache in _caches(home, config))
     _note(home.folder, (patient, *(case for case in cases if not is_of(case, patient, config.data))))
     identity.replace_file(home.site_config, site_text(left).encode())
     return Forgotten(patient=patient, cases=cases, deleted=deleted, stays=tuple(_stays(home, left)))
@@ -108,12 +108,16 @@ def _note(folder: Path, patients: Iterable[str]) -> None:
     identity.replace_file(_list(folder), (json.dumps(content, indent=1) + "\n").encode(), 0o600)
 
 
-def _delete_derived(cache: Path | None, cases: tuple[str, ...]) -> int:
-    """Delete the kept case files of these cases and all latents; returns how many files there were."""
-    if cache is None:
-        return 0
+def _caches(home: ClientHome, config: SiteConfig) -> tuple[Path, ...]:
+    """The site's cache, and those that its private alignments made where it has none (client/align.py)."""
+    own = () if config.cache is None else (config.cache,)
+    return (*own, *(home.folder / "private").glob("*/cache"))
+
+
+def _delete_derived(cache: Path, cases: tuple[str, ...]) -> int:
+    """Delete the kept case files of these cases and all that goes by content; returns how many files there were."""
     files = [path for case in cases for path in (cache / CASES).glob(f"{case}-*.npz")]
-    files += [path for path in (cache / LATENTS).rglob("*") if path.is_file()]
+    files += [path for folder in BY_CONTENT for path in (cache / folder).rglob("*") if path.is_file()]
     for path in files:
         path.unlink()
     return len(files)
@@ -124,13 +128,11 @@ def _stays(home: ClientHome, left: SiteConfig) -> list[str]:
         "the patient's own files: they are the hospital's, and were not touched",
         "what left the site while the patient was listed: updates that others have summed cannot be taken back, and"
         " adapters trained with them may remember the patient; only training anew would undo that",
-        "adapters of this site that were made before today, and reports of `client predict` and `client check` that"
-        " were written elsewhere: delete them where they lie",
+        "adapters of this site that were made before today, and what `client predict`, `client check` and `client"
+        " align` wrote elsewhere, with the cache of the last: delete them where they lie",
         "backups of this folder, and what the disk keeps of deleted files",
     ]
     least = Policy.load(home.policy).least_patients
-    if len(left.train) < least:
-        lines.append(
-            f"policy: {len(left.train)} training patients are fewer than least_patients ({least}): refused now"
-        )
+    if (patients := len(left.patients())) < least:
+        lines.append(f"policy: {patients} training patients are fewer than least_patients ({least}): refused now")
     return lines

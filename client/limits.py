@@ -77,7 +77,7 @@ class Limits:
         adapter = ModelSpec.from_json(asked.spec_json).adapter
         if adapter not in policy.adapters:
             raise PolicyError(f"adapters: {adapter} may not leave this site")
-        patients = len(site.validation if asked.kind == "evaluate" else site.train)
+        patients = len(site.validation if asked.kind == "evaluate" else site.patients())
         if patients < policy.least_patients:  # how many there are stays unsaid
             raise PolicyError(f"least_patients: this site has fewer than {policy.least_patients} for {asked.kind}")
         if asked.vector is not None:

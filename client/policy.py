@@ -35,7 +35,8 @@ modes: [shared]
 # of two hospitals each can take its own part off the sum.
 least_sites: 2
 
-# Fewest patients of this site behind anything that leaves it (training patients; for evaluate, validation patients).
+# Fewest patients of this site behind anything that leaves it (training patients, whatever number of plans each has;
+# for evaluate, validation patients).
 # A mean over a handful says much about each of them: raise it to what your data protection officer asks for.
 least_patients: 1
 

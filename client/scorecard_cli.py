@@ -143,6 +143,7 @@ def _align_in(
     from privacy.processes import sole_instance
 
     job = align_files(card, adapter, limited(SiteConfig.load(home.site_config), patients), out, given)
+    job = replace(job, replaces=True)  # the folder goes by the shared adapter, whatever the card and the patients are
     with sole_instance(home.folder / "state" / "align.lock", "an alignment"), _shown(job) as progress:
         return run(job, progress)
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,12 +23,16 @@ from shared_model.dosimetry import mae_ref5_gy
 from shared_model.errors import InputError
 from shared_model.latents import Latents
 from shared_model.modalities import Example, dose_gy
+from shared_model.phantom_base import public_hash
 from shared_model.predictor import sample_volumes
 from shared_model.prior import load_latents
 from shared_model.residual import base_gy
 from shared_model.sampler import Sampling
 from shared_model.scorecard import BoundCard, Scorecard
 from shared_model.spec import ModelSpec
+
+# Raised when an equal case would get another base dose.
+FORMAT = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,16 +98,22 @@ def load_patients(
 
 
 def _base(case: Case, spec: ModelSpec, model: Any2AnyDiT, cache: Path | None) -> Volume | None:
-    """The base dose, from the cache where it lies there: its features take a second a patient."""
+    """The base dose, from the cache where it lies there: its features take a second a patient.
+
+    A file's name is the hash of all that it depends on, as in client/latent_cache.py; one that is damaged is replaced.
+    """
     if spec.base == "none" or cache is None:
         return base_gy(case, spec, model)
-    digest = hashlib.sha256(f"{content_hash(case)} {spec.base} {spec.base_weights}".encode())
+    public = public_hash() if spec.base == "phantom" else ""
+    what = [FORMAT, content_hash(case), spec.base, spec.base_fourier, spec.base_weights, public]
+    digest = hashlib.sha256(json.dumps(what).encode())
     if model.voxel is not None:
         for parameter in model.voxel.parameters():
             digest.update(parameter.detach().numpy().tobytes())
     path = cache / "base" / f"{digest.hexdigest()}.npz"
     if path.is_file():
-        return np.asarray(read_arrays(path, ("base",))["base"], dtype=np.float32)
+        with suppress(InputError):
+            return np.asarray(read_arrays(path, ("base",))["base"], dtype=np.float32)
     base = base_gy(case, spec, model)
     if base is not None:
         write_arrays(path, {"base": base})

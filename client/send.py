@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,12 @@ from client.dicom_write import LABEL
 from shared_model.errors import FedKT3DError, InputError
 
 SECONDS = 60.0
+# Statuses of C-STORE that say it was stored, with a reservation (PS3.4 Table B.2-1).
+STORED: Mapping[int, str] = {
+    0xB000: "some elements were changed",
+    0xB006: "some elements were left out",
+    0xB007: "it does not look to the peer as an RTDOSE should",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,11 +41,11 @@ class Peer:
         return cls(ae_title=title, host=host, port=int(port), own_title=own_title)
 
 
-def send(paths: Sequence[Path], peer: Peer) -> None:
+def send(paths: Sequence[Path], peer: Peer) -> tuple[str, ...]:
     """Send RTDOSE files that this software wrote, and nothing else: a plan's own dose is not ours to send on.
 
-    Raises InputError for any other file (nothing is sent then), FedKT3DError where the peer cannot be reached or
-    refuses one; those before it have arrived.
+    Returns a note for each that was stored with a warning. Raises InputError for any other file (nothing is sent then),
+    FedKT3DError where the peer cannot be reached or refuses one; those before it have arrived.
     """
     try:
         from pynetdicom import AE
@@ -52,14 +58,18 @@ def send(paths: Sequence[Path], peer: Peer) -> None:
     link = entity.associate(peer.host, peer.port, ae_title=peer.ae_title)
     if not link.is_established:
         raise FedKT3DError(f"send: {peer.host}:{peer.port} does not take us as {peer.own_title}; is it allowed there?")
+    notes = []
     try:
         for path, dataset in zip(paths, datasets, strict=True):
             status = link.send_c_store(dataset).get("Status", None)
-            if status != 0:
+            if status in STORED:
+                notes.append(f"{path.name}: stored with a warning (status 0x{status:04X}): {STORED[status]}")
+            elif status != 0:
                 code = "no answer" if status is None else f"status 0x{status:04X}"
                 raise FedKT3DError(f"send: {path.name} was refused ({code})")
     finally:
         link.release()
+    return tuple(notes)
 
 
 def _ours(path: Path) -> Dataset:

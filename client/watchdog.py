@@ -25,7 +25,8 @@ class Watchdog:
     def reason(self, pid: int | None, supernode: dict[str, Any], executor: dict[str, Any]) -> str:
         """Why the SuperNode with this ``pid`` must start again, or nothing."""
         if pid is None:
-            self._seen.clear()
+            for what in ("alive", "lost", "waits"):
+                self._seen.pop(what, None)
             return ""
         if self._unchanged_s("alive", (pid, supernode.get("alive"))) > SILENT_S:
             return "no sign of life"

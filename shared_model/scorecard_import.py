@@ -95,7 +95,7 @@ def _varian_metric(keys: Mapping[str, Located], unit: str) -> tuple[str, str]:
     dose_unit = "%Rx" if unit == "%" else unit
     if kind in plain:
         return plain[kind], dose_unit
-    if kind not in ("DoseAtVolume", "VolumeAtDose", "VolumeOfRegret"):
+    if kind not in ("DoseAtVolume", "VolumeAtDose"):
         raise keys["MetricType"].error(
             f"{kind!r} has no counterpart here; score it by hand as one of docs/scorecards.md"
         )

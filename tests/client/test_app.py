@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +66,14 @@ def test_describe_train_and_evaluate(node):
     assert (trained.round, trained.run_id, trained.patients, trained.vector.shape) == (3, RUN_ID, 4, (8,))
     scored = answer(QuadraticTraining(8), node, asked("evaluate"), "evaluate")
     assert (scored.patients, set(scored.metrics)) == (1, {"loss"})
+
+
+def test_several_plans_of_a_patient_count_once(node):
+    path = Path(node["site-config"])
+    site = SiteConfig.load(path)
+    replace(site, plans=(site.train[:3],)).save(path)
+    assert answer(QuadraticTraining(8), node, asked("describe"), "query").patients == 2
+    assert answer(QuadraticTraining(8), node, asked("train")).patients == 2
 
 
 class Raising(QuadraticTraining):

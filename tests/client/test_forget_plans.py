@@ -67,3 +67,24 @@ def test_case_files_grouped_by_hand_go_together(tmp_path: Path) -> None:
         forget(home, last)
     with pytest.raises(InputError, match="no patient would be left"):
         forget(home, "d")
+
+
+def test_all_that_was_derived_of_patients_goes(tmp_path: Path) -> None:
+    """Also base doses, and what an alignment kept in its own folder where the site has no cache."""
+    home = made(tmp_path, "cases", ["a", "b", "c"])
+    home.site_config.write_text(site_text(replace(listed(home), cache=tmp_path / "cache")))
+    private = home.folder / "private"
+    derived = [tmp_path / "cache", private / "0123" / "cache", private / "0123.previous" / "cache"]
+    files = [folder / name for folder in derived for name in ("latents/x.safetensors", "base/x.npz")]
+    for path in files:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"volumes")
+    assert forget(home, "a").deleted == len(files)
+    assert not [path for path in files if path.exists()]
+
+
+def test_least_patients_counts_patients_and_not_plans(tmp_path: Path) -> None:
+    home = made(tmp_path, "gdp", ["7+9Ag+A", "7+A4Ac+B", "8+9Ag+A", "9+9Ag+A"])
+    home.policy.write_text(home.policy.read_text().replace("least_patients: 1", "least_patients: 2"))
+    assert len(listed(home).patients()) == 2
+    assert any("1 training patients are fewer" in line for line in forget(home, "8").stays)

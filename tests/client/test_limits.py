@@ -105,6 +105,15 @@ def test_each_limit_refuses_alone_and_names_itself(
         Limits(policy=replace(policy, **change)).check_request(SITE, request_, NOON)  # type: ignore[arg-type]
 
 
+def test_several_plans_of_a_patient_count_once(policy: Policy) -> None:
+    limits = Limits(policy=replace(policy, least_patients=2))
+    grouped = replace(SITE, plans=(("p1", "p3"),))
+    for kind in ("describe", "base", "train"):
+        limits.check_request(grouped, asked(kind), NOON)
+        with pytest.raises(PolicyError, match=r"^least_patients: "):
+            limits.check_request(replace(SITE, plans=(("p1", "p2", "p3"),)), asked(kind), NOON)
+
+
 @pytest.mark.parametrize(
     ("plan", "policy_", "request_", "key"),
     [

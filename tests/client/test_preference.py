@@ -64,6 +64,8 @@ def test_the_command_takes_both_and_says_so(private: Path, tmp_path: Path, capsy
         (["--best-of", "2"], "--scorecard"),
         (["--best-of", "2", "--mean-of", "2", "--scorecard", str(CARD)], "not both"),
         (["--scorecard", str(CARD)], "--best-of"),
+        (["--mean-of", "0"], "0 samples: expected 1 to 64"),
+        (["--best-of", "0", "--scorecard", str(CARD)], "0 samples: expected 1 to 64"),
         (["--best-of", "2", "--scorecard", study], "a.npz"),
     ):
         with pytest.raises(InputError, match=text):

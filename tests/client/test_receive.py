@@ -167,6 +167,30 @@ def test_send_takes_our_doses_alone(receiver: Receiver, study: list[Path], tmp_p
         send([tmp_path / "dose.dcm"], Peer(ae_title="FEDKT3D", host="127.0.0.1", port=receiver.port, own_title="X"))
 
 
+def test_a_warning_says_that_it_was_stored(study: list[Path], tmp_path: Path) -> None:
+    """PS3.4, table B.2-1: elements coerced, discarded, or not as the class wants; the rest is sent all the same."""
+    codes = [0xB007, 0xB000, 0x0000, 0xB006, 0xA700]
+    source, grid = pydicom.dcmread(study[0]), Grid((3, 4, 5), (2.0, 2.0, 2.0))
+    origin = Origin(study=source, frame_of_reference=source.FrameOfReferenceUID)
+    files = [tmp_path / f"{n}.dcm" for n in range(len(codes))]
+    for path in files:
+        write_dose(path, np.ones(grid.shape), grid, origin)
+    answers = iter(codes)
+    entity = pynetdicom.AE(ae_title="TPS")
+    entity.add_supported_context(RTDoseStorage)
+    store = (pynetdicom.evt.EVT_C_STORE, lambda _event: next(answers))
+    server = entity.start_server(("127.0.0.1", 0), block=False, evt_handlers=[store])
+    try:
+        peer = Peer(ae_title="TPS", host="127.0.0.1", port=server.server_address[1])
+        notes = send(files[:4], peer)
+        assert [note.partition(":")[0] for note in notes] == ["0.dcm", "1.dcm", "3.dcm"]
+        assert "0xB007" in notes[0]
+        with pytest.raises(FedKT3DError, match=r"4\.dcm was refused \(status 0xA700\)"):
+            send(files[4:], peer)
+    finally:
+        server.shutdown()
+
+
 @pytest.mark.parametrize("text", ["", "TPS", "TPS@host", "TPS@host:x", "@host:1", "TPS@host:99999"])
 def test_a_peer_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(InputError, match="AE@HOST:PORT"):

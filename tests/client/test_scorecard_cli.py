@@ -6,14 +6,18 @@ import json
 from pathlib import Path
 
 import pytest
+from consortium import Consortium
 from phantom_patients import SPEC, trained_vector, write_site
 from typer.testing import CliRunner
 
-from client.align import data_site
+from client import enrol
+from client.adopt import own_card, private_folder
+from client.align import PRIVATE_FILE, data_site
 from client.cli import app
+from client.preference import private_in_use
 from client.scorecard_cli import align_settings
 from shared_model.errors import InputError
-from shared_model.manifest import save_adapter
+from shared_model.manifest import save_adapter, vector_hash
 
 CARD = """\
 schema: rt-scorecard/2
@@ -58,6 +62,31 @@ def test_align_then_report(folder: Path) -> None:
     page = (folder / "report" / "report.html").read_text()
     assert page.count("data:image/png;base64,") == 1
     assert "PTV_High D95%" in page
+
+
+def test_a_changed_card_is_aligned_to_anew_on_adoption(folder: Path) -> None:
+    """The shared adapter stays the same, and with it the folder; what was made for the card before is kept aside."""
+    invitation = folder / "clinic.invitation"
+    invitation.write_bytes(Consortium().invitation("clinic").to_json())
+    data = enrol.Data(kind="cases", root=None, site_config=folder / "cases" / "site.yaml")
+    home = enrol.create(invitation, folder / "home", data)
+    adapter = folder / "shared.safetensors"
+    arguments = ["adopt", str(adapter), "--home", str(home.folder), "--set", "epochs=0", "--json"]
+    arguments += ["--margin", "first_dose_score_gy=100", "--margin", "first_dvh_score_gy=100"]
+    own = private_folder(home) / vector_hash(trained_vector())[:16]
+    changed = CARD.replace('version: "1"', 'version: "2"').replace("[[0, 0], [70, 1]]", "[[10, 0], [70, 1]]")
+    for card, version, before in ((CARD, "1", None), (changed, "2", "1"), (changed, "2", "1")):
+        own_card(home).write_text(card)
+        done = CliRunner().invoke(app, arguments, catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+        assert private_in_use(home, adapter, None) == own / PRIVATE_FILE
+        assert _aligned_to(own) == version
+        aside = own.with_name(f"{own.name}.previous")
+        assert (_aligned_to(aside) if aside.exists() else None) == before
+
+
+def _aligned_to(folder: Path) -> str:
+    return str(json.loads((folder / "align.json").read_text())["card"]["version"])
 
 
 def test_a_card_is_checked_and_imported(folder: Path) -> None:

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from client.align import CHECKPOINT, PRIVATE_FILE, Job, align, cohort
 from client.align_settings import AlignSettings
+from client.case_files import load_case, save_case
 from client.scorecard_rl import Alignment, Held
 from client.site import SiteConfig
 from shared_model.errors import InputError
@@ -157,6 +158,22 @@ def test_another_alignments_folder_is_refused(site: SiteConfig, aligned: tuple[P
     other = job(site, aligned[0], settings=replace(SETTINGS, beta=0.2))
     with pytest.raises(InputError, match="holds an alignment with other settings"):
         align(other, quiet)
+
+
+@pytest.mark.parametrize("changed", ["case0", "case4"])
+def test_a_patient_who_was_changed_makes_it_another_alignment(tmp_path: Path, changed: str) -> None:
+    """A corrected structure or a dose exported again, of a training or a held-back patient, under the same id."""
+    made = job(write_site(tmp_path / "cases"), tmp_path / "out", settings=replace(SETTINGS, epochs=0))
+    align(made, quiet)
+    align(made, quiet)
+    before = load_case(tmp_path / "cases" / f"{changed}.npz")
+    larynx = before.structures["Larynx"].copy()
+    larynx[tuple(np.argwhere(larynx)[0])] = False
+    save_case(
+        tmp_path / "cases" / f"{changed}.npz", replace(before, structures={**before.structures, "Larynx": larynx})
+    )
+    with pytest.raises(InputError, match="holds an alignment with other settings"):
+        align(made, quiet)
 
 
 def test_files_are_the_owners_alone(aligned: tuple[Path, dict[str, Any]]) -> None:

@@ -191,6 +191,18 @@ def test_a_task_that_never_ends_is_given_up(clock: Clock) -> None:
     assert at(900, {**IDLE, "since": 300.0}, pid=8) == "", "idle for long"
 
 
+def test_a_task_hangs_as_long_whatever_the_supernode_does(clock: Clock) -> None:
+    """One watchdog judges both, and the SuperNode may be away again and again while the work hangs."""
+    dog = Watchdog()
+    works = {**IDLE, "state": "working", "task": {"kind": "train"}}
+    told = []
+    for now in range(0, 102):
+        clock.now = float(now)
+        assert dog.reason(None if now % 10 == 9 else 7, {**HOLDING, "alive": now}, works) == ""
+        told.append(dog.hangs(8, works, 100.0))
+    assert told == ["", *[""] * 100, "a task took longer than max_task_hours"]
+
+
 def test_a_process_that_hangs_on_its_task_is_started_anew(tmp_path: Path) -> None:
     home = ClientHome(folder=tmp_path, site="north", consortium="0" * 32, name="c", server="localhost:1")
     (tmp_path / "state").mkdir()

@@ -129,6 +129,7 @@ def test_a_plan_score_card_is_imported(tmp_path: Path) -> None:
     [
         ({"Structure": {"StructureId": "Larinx"}}, 6, "'Larinx' is no TG-263 name"),
         ({"Structure": "Larynx", "MetricType": "HomogeneityIndex"}, 6, "has no counterpart here"),
+        ({"Structure": "Larynx", "MetricType": "VolumeOfRegret", "OutputUnit": "cc"}, 6, "has no counterpart here"),
         ({"Structure": "Larynx", "OutputUnit": "furlong"}, 9, "expected one of Gy"),
         ({"Structure": "Larynx", "InputUnit": "furlong"}, 8, "expected one of Gy"),
     ],
