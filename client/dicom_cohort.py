@@ -23,7 +23,7 @@ from shared_model.case import Case
 from shared_model.errors import InputError
 
 # Raised when a study of equal files would become another Case.
-FORMAT = 1
+FORMAT = 2
 
 
 def load_case(site: SiteConfig, case_id: str) -> Case:

@@ -11,7 +11,7 @@ id or a path; headers do, and stay at the site.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar
@@ -26,11 +26,11 @@ from client.dicom_images import VOXEL_MM, CtStack, case_grid, ct_hu, dose_gy, do
 from client.dicom_masks import Rasteriser, box_mm, skin
 from client.dicom_open import open_source
 from client.dicom_parts import DoseGrid, Roi, read_rois
-from client.dicom_plan import Plan, read_plan
+from client.dicom_plan import Plan, Prescription, read_plan
 from client.dicom_worker import AT_ONCE, Worker, worker
 from client.name_rules import NameRules
 from client.pseudonyms import Pseudonyms
-from client.structures import NameRow, name_table
+from client.structures import PLAN_NOT_NAME, NameRow, name_table
 from client.tg263_names import BODY
 from shared_model.anatomy import is_target
 from shared_model.case import Case, Mask, Volume
@@ -136,7 +136,21 @@ class _Study:
         self._notes = list(study.notes)
         self._rois = {roi.number: roi for roi in _part(parse, read_rois, study.structures)}
         self.plan = None if study.plan is None else _part(parse, read_plan, study.plan)
-        self.names = name_table(list(self._rois.values()), self.plan.prescriptions if self.plan else (), rules)
+        self.names = name_table(list(self._rois.values()), self._prescriptions(), rules)
+        if any(row.how == PLAN_NOT_NAME for row in self.names):
+            self._notes.append("a target's name says another level than the plan prescribes to it; the plan's is used")
+
+    def _prescriptions(self) -> tuple[Prescription, ...]:
+        """The plan's; of another structure set than the one that it names its structures' numbers say nothing."""
+        if self.plan is None:
+            return ()
+        assert self._study.plan is not None
+        assert self._study.structures is not None
+        prescribed = self.plan.prescriptions
+        if self._study.structures.uid in self._study.plan.refers or all(p.roi is None for p in prescribed):
+            return prescribed
+        self._notes.append("prescriptions: by the targets' names alone: the plan refers to another structure set")
+        return tuple(replace(p, roi=None) for p in prescribed)
 
     def reading(self, plates: str, voxel_mm: float) -> Reading:
         rois = self._used()

@@ -39,6 +39,13 @@ _DERIVED = {
 }
 _RANKS = {"high": 0, "hi": 0, "low": -1, "lo": -1}
 _LEVEL_RANGE_GY = (10.0, 100.0)
+# 69.96 Gy may stand in a name as 70.
+_SAME_GY = 0.5
+# What a number that one of these follows says is no level: margins, fractions.
+_NOT_GY = {"mm", "cm", "fx", "fr"}
+
+_NO_LEVEL = "target without one level; set prescriptions_gy in the site file"
+PLAN_NOT_NAME = "plan: prescription of this structure, which is not the level in its name"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,25 +116,49 @@ def _is_target(roi: Roi) -> bool:
 def _target(roi: Roi, prescriptions: Sequence[Prescription], row: Callable[..., NameRow]) -> NameRow:
     """A target by the plan's prescription for this very structure, or else by the one level in its name."""
     ordered = {p.dose_gy for p in prescriptions if p.roi == roi.number}
+    parts = words(roi.name)
+    levels = _levels_gy(parts)
     if len(ordered) == 1:
         (level_gy,) = ordered
-        return row(MAPPED, "plan: prescription of this structure", target_name(level_gy), level_gy)
-    parts = words(roi.name)
+        return _ordered(level_gy, levels, prescriptions, row)
     if _DERIVED & set(parts) or roi.name.lower().count("ptv") > 1:
         return row(IGNORED, "derived from a target")
-    levels = _levels_gy(parts)
     if len(levels) == 1:
         (level_gy,) = levels
-        # 69.96 Gy may stand in a name as 70: the plan's own figure is taken where it is that close.
-        near = [p.dose_gy for p in prescriptions if abs(p.dose_gy - level_gy) < 0.5]
-        level_gy = near[0] if len(set(near)) == 1 else level_gy
+        near = {p.dose_gy for p in prescriptions if _same(p.dose_gy, level_gy)}
+        (level_gy,) = near if len(near) == 1 else (level_gy,)  # the plan's own figure is the exact one
         return row(MAPPED, "level in the name", target_name(level_gy), level_gy)
-    return row(AMBIGUOUS, "target without one level; set prescriptions_gy in the site file")
+    return row(AMBIGUOUS, _NO_LEVEL)
+
+
+def _ordered(
+    level_gy: float, named: set[float], prescriptions: Sequence[Prescription], row: Callable[..., NameRow]
+) -> NameRow:
+    """A target that the plan prescribes ``level_gy`` to, with the levels in its name.
+
+    The plan is right where the name tells another level that nobody prescribed: a phase of a treatment gives a part of
+    what its targets are named by. Where the name tells what the plan prescribes to another target, one is wrong.
+    """
+    if not named or any(_same(level_gy, level) for level in named):
+        return row(MAPPED, "plan: prescription of this structure", target_name(level_gy), level_gy)
+    if any(_same(p.dose_gy, level) for p in prescriptions for level in named):
+        return row(
+            AMBIGUOUS,
+            f"the plan prescribes {level_gy:g} Gy to it and the level in its name to another target; set"
+            " prescriptions_gy in the site file",
+        )
+    return row(MAPPED, PLAN_NOT_NAME, target_name(level_gy), level_gy)
+
+
+def _same(one_gy: float, other_gy: float) -> bool:
+    return abs(one_gy - other_gy) < _SAME_GY
 
 
 def _levels_gy(parts: Sequence[str]) -> set[float]:
     found = set()
-    for part in parts:
+    for part, following in zip(parts, (*parts[1:], ""), strict=True):
+        if following in _NOT_GY:
+            continue
         if re.fullmatch(r"\d{4}", part):
             level = float(part) / 100
         elif re.fullmatch(r"\d{2}(?:[.,p]\d+)?", part):
@@ -142,15 +173,15 @@ def _levels_gy(parts: Sequence[str]) -> set[float]:
 def _ranked(rows: list[NameRow], prescriptions: Sequence[Prescription]) -> list[NameRow]:
     """Targets called High and Low, or a single one, by the plan's prescriptions, where these are as many."""
     doses = sorted({p.dose_gy for p in prescriptions}, reverse=True)
-    open_rows = [row for row in rows if row.status == AMBIGUOUS]
+    open_rows = [row for row in rows if row.how == _NO_LEVEL]
     taken = {row.prescription_gy for row in rows if row.status == MAPPED}
     out = []
     for row in rows:
         rank = next((_RANKS[word] for word in words(row.name) if word in _RANKS), None)
         level_gy = None
-        if row.status == AMBIGUOUS and len(open_rows) == 1 and len(doses) == 1:
+        if row.how == _NO_LEVEL and len(open_rows) == 1 and len(doses) == 1:
             level_gy = doses[0]
-        elif row.status == AMBIGUOUS and rank is not None and len(doses) > 1:
+        elif row.how == _NO_LEVEL and rank is not None and len(doses) > 1:
             level_gy = doses[rank]
         if level_gy is not None and level_gy not in taken:
             row = replace(

@@ -10,7 +10,7 @@ import pytest
 from client.dicom_parts import Roi
 from client.dicom_plan import Prescription
 from client.name_rules import NAMES_TEXT, NameRules
-from client.structures import NameRow, name_table
+from client.structures import PLAN_NOT_NAME, NameRow, name_table
 from client.tg263_names import suggestions, tg263_name
 from shared_model.errors import InputError
 
@@ -105,6 +105,22 @@ def test_the_plan_knows_better_than_a_name() -> None:
     assert _rows([("PTV", "PTV")], (60.0, None))["PTV"].prescription_gy == 60.0
     assert _rows([("PTV", "PTV")])["PTV"].status == "ambiguous"
     assert _rows([("PTV_70_56", "PTV")])["PTV_70_56"].status == "ambiguous"
+
+
+def test_a_name_that_says_another_of_the_plans_levels_is_asked_about() -> None:
+    rows = _rows([("PTV_7000", "PTV"), ("PTV_High_56", "PTV")], (56.0, 1), (70.0, 2))
+    assert {row.status for row in rows.values()} == {"ambiguous"}
+    assert "56 Gy" in rows["PTV_7000"].how
+    rows = _rows([("PTV_7000", "PTV")], (56.0, 1), (70.0, 2), rules="prescriptions_gy: {PTV_7000: 70}")
+    assert rows["PTV_7000"].prescription_gy == 70.0
+
+
+def test_a_phase_of_a_treatment_is_named_by_the_whole_of_it() -> None:
+    """The first plan of two gives 50 of a target's 70 Gy: the plan is right, and it is said."""
+    row = _rows([("PTV_70", "PTV")], (50.0, 1))["PTV_70"]
+    assert row.prescription_gy == 50.0
+    assert row.how == PLAN_NOT_NAME
+    assert _rows([("PTV_50_10mm", "PTV")], (50.0, 1))["PTV_50_10mm"].how != PLAN_NOT_NAME
 
 
 def test_two_of_one_name_are_ambiguous_until_the_site_says() -> None:

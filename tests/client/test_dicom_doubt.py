@@ -1,0 +1,66 @@
+"""Studies whose files are valid and do not quite belong together: what is in doubt is refused or asked about."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+from small_study import ellipsoid_case, write_small_study
+
+from client.dicom_find import Study
+from client.dicom_read import find_studies, read_case, read_names
+from simulations.phantom_planes import Scan
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study with two targets, of 70 Gy and of 56 Gy below it."""
+    case = ellipsoid_case()
+    lower = np.roll(case.structures["PTV_7000"], 5, axis=0) & case.body
+    made = replace(
+        case,
+        structures={**case.structures, "PTV_5600": lower},
+        prescriptions_gy={"PTV_7000": 70.0, "PTV_5600": 56.0},
+    )
+    folder = tmp_path_factory.mktemp("whole")
+    write_small_study(folder, case=made, scan=Scan())
+    return folder
+
+
+@pytest.fixture
+def folder(whole: Path, tmp_path: Path) -> Path:
+    shutil.copytree(whole, tmp_path / "in")
+    return tmp_path / "in"
+
+
+def found(folder: Path) -> Study:
+    (study,) = find_studies(folder).studies
+    return study
+
+
+def exported_again(path: Path) -> None:
+    """The structure set as another export of it: an instance of its own, the targets' numbers exchanged."""
+    dataset = pydicom.dcmread(path)
+    dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = "1.2.3"
+    number = {item.ROIName: item.ROINumber for item in dataset.StructureSetROISequence}
+    other = {number["PTV_7000"]: number["PTV_5600"], number["PTV_5600"]: number["PTV_7000"]}
+    for item in dataset.StructureSetROISequence:
+        item.ROINumber = other.get(item.ROINumber, item.ROINumber)
+    for item in (*dataset.ROIContourSequence, *dataset.RTROIObservationsSequence):
+        item.ReferencedROINumber = other.get(item.ReferencedROINumber, item.ReferencedROINumber)
+    dataset.save_as(path)
+
+
+def test_a_plans_numbers_hold_for_the_structure_set_that_it_names_alone(folder: Path) -> None:
+    right = {row.name: row.prescription_gy for row in read_names(found(folder)) if row.used}
+    exported_again(folder / "rs.dcm")
+    reading = read_case(found(folder))
+    rows = {row.name: row for row in reading.names if row.used}
+    assert {name: row.prescription_gy for name, row in rows.items()} == right
+    assert right["PTV_7000"] == 70.0
+    assert rows["PTV_7000"].how == "level in the name"
+    assert any("refers to another structure set" in note for note in reading.notes)
