@@ -147,6 +147,8 @@ def _examined(kind: str, rules: NameRules, envelope: Envelope | None, item: _Ite
         reasons = item.study.problems if item.study is not None else ()
         row = unreadable(item.case_id, reasons or (_without_paths(str(error), item),), item.record)
         return replace(row, names=error.names) if isinstance(error, NoTargetError) else row
+    except Exception as error:  # the other patients' rows must not be lost; its text may hold what is a record's
+        return unreadable(item.case_id, (f"cannot be read ({type(error).__name__})",), item.record)
 
 
 def _without_paths(text: str, item: _Item) -> str:

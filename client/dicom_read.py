@@ -165,6 +165,8 @@ class _Study:
         grid = self._grid(ct, rois, [rois[name] for name in levels], voxel_mm)
         masks = self._masks(Rasteriser(ct.lattice, grid), rois, levels)
         levels = {name: level for name, level in levels.items() if name in masks}
+        if not levels:
+            raise InputError("no target has a voxel within the CT and the body's outline; look at its contours")
         hu = ct_hu(self._worker, ct, grid)
         dose = self._dose(grid)
         body = self._body(masks.pop(BODY, None), hu, masks, levels, grid)

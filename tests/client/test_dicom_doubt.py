@@ -11,8 +11,11 @@ import pydicom
 import pytest
 from small_study import ellipsoid_case, write_small_study
 
+from client.check_data import Source, look
 from client.dicom_find import Study
-from client.dicom_read import find_studies, read_case, read_names
+from client.dicom_read import Reading, find_studies, read_case, read_names
+from client.pseudonyms import Pseudonyms
+from client.site import DICOM
 from simulations.phantom_planes import Scan
 
 
@@ -64,3 +67,39 @@ def test_a_plans_numbers_hold_for_the_structure_set_that_it_names_alone(folder: 
     assert right["PTV_7000"] == 70.0
     assert rows["PTV_7000"].how == "level in the name"
     assert any("refers to another structure set" in note for note in reading.notes)
+
+
+def stray_clicks(path: Path) -> None:
+    """Of each target one contour stays: a click, three equal points."""
+    dataset = pydicom.dcmread(path)
+    targets = {i.ROINumber for i in dataset.StructureSetROISequence if i.ROIName.startswith("PTV")}
+    for item in dataset.ROIContourSequence:
+        if item.ReferencedROINumber in targets:
+            item.ContourSequence = item.ContourSequence[:1]
+            item.ContourSequence[0].ContourData = list(item.ContourSequence[0].ContourData[:3]) * 3
+            item.ContourSequence[0].NumberOfContourPoints = 3
+    dataset.save_as(path)
+
+
+def test_targets_without_a_voxel_are_one_row_of_the_table(folder: Path) -> None:
+    stray_clicks(folder / "rs.dcm")
+    write_small_study(folder / "other", 1)
+    rows = look(Source(kind=DICOM, root=folder), None).patients
+    (bad,) = [row for row in rows if not row.usable]
+    assert len(rows) == 2
+    assert bad.why[0].startswith("no target has a voxel")
+    assert "contours" in bad.todo[0]
+
+
+def test_what_nobody_foresaw_is_one_row_of_the_table(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(study: Study, *_: object) -> Reading:
+        if study.case_id == first:
+            raise ZeroDivisionError("PHANTOM-7")
+        return read_case(study)
+
+    write_small_study(folder / "other", 1)
+    pseudonyms = Pseudonyms(bytes(32))
+    first = find_studies(folder, pseudonyms).studies[0].case_id
+    monkeypatch.setattr("client.check_data.read_case", broken)
+    rows = look(Source(kind=DICOM, root=folder, pseudonyms=pseudonyms), None).patients
+    assert [row.why for row in rows] == [("cannot be read (ZeroDivisionError)",), ()]
