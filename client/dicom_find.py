@@ -236,8 +236,11 @@ class _Joiner:
         parts = [*ct, *doses, *(h for h in (structures, plan) if h is not None)]
         if len({h.patient for h in parts if h.patient}) > 1:
             problems.append("its files carry different patient ids; export the study again")
-        if any(not _same_frame(h, parts[0]) for h in parts if h.frames and parts[0].frames):
+        frames = [set(h.frames) for h in parts if h.frames]
+        if frames and not set.intersection(*frames):
             problems.append("its files have different Frames of Reference: they do not lie on one another")
+        unsure = [kind for kind, of in (("CT", ct), ("RTDOSE", doses)) if any(not h.frames for h in of)]
+        notes += [f"the {kind} has no Frame of Reference: whether it fits the others is not known" for kind in unsure]
         if not doses:
             notes.append("no dose (RTDOSE): for prediction only")
         patient = self._pseudonyms.patient(by.patient or next(iter(by.frames), by.study or by.series))

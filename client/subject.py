@@ -52,8 +52,19 @@ def load_subject(
     assert study.structures is not None  # or it would not have been read
     plan = None if study.plan is None else read_source(study.plan)
     source = read_source(study.structures) if plan is None else plan
-    origin = Origin(study=source, frame_of_reference=study.ct[0].frames[0], plan=plan)
+    origin = Origin(study=source, frame_of_reference=_frame(study, path), plan=plan)
     return Subject(case=reading.case, origin=origin, notes=(*reading.notes, *not_known_notes(reading.names)))
+
+
+def _frame(study: Study, path: Path) -> str:
+    """The Frame of Reference that a dose of the study lies in: an anonymised CT may have lost its own."""
+    for header in (study.ct[0], study.plan, study.structures):
+        if header is not None and header.frames:
+            return header.frames[0]
+    raise InputError(
+        f"{path}: no file of the plan has a Frame of Reference, so no viewer could lay a predicted dose on its CT;"
+        " export it again with FrameOfReferenceUID"
+    )
 
 
 def _file_kind(path: Path) -> str:

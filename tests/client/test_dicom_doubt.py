@@ -16,6 +16,8 @@ from client.dicom_find import Study
 from client.dicom_read import Reading, find_studies, read_case, read_names
 from client.pseudonyms import Pseudonyms
 from client.site import DICOM
+from client.subject import load_subject
+from shared_model.errors import InputError
 from simulations.phantom_planes import Scan
 
 
@@ -103,3 +105,37 @@ def test_what_nobody_foresaw_is_one_row_of_the_table(folder: Path, monkeypatch: 
     monkeypatch.setattr("client.check_data.read_case", broken)
     rows = look(Source(kind=DICOM, root=folder, pseudonyms=pseudonyms), None).patients
     assert [row.why for row in rows] == [("cannot be read (ZeroDivisionError)",), ()]
+
+
+def without_frame(ct: Path) -> None:
+    """An anonymised CT: its slices have no Frame of Reference."""
+    for path in ct.iterdir():
+        dataset = pydicom.dcmread(path)
+        del dataset.FrameOfReferenceUID
+        dataset.save_as(path)
+
+
+def test_a_ct_without_a_frame_of_reference_hides_no_foreign_dose(folder: Path) -> None:
+    without_frame(folder / "CT")
+    assert any("CT has no Frame of Reference" in note for note in found(folder).notes)
+    subject = load_subject(folder)
+    assert subject.origin is not None
+    assert subject.origin.frame_of_reference == pydicom.dcmread(folder / "rp.dcm").FrameOfReferenceUID
+    dataset = pydicom.dcmread(folder / "rd.dcm")
+    dataset.FrameOfReferenceUID = "1.2.4"
+    dataset.save_as(folder / "rd.dcm")
+    (problem,) = found(folder).problems
+    assert "different Frames of Reference" in problem
+
+
+def test_a_study_without_any_frame_of_reference_is_not_predicted_for(folder: Path) -> None:
+    without_frame(folder / "CT")
+    dataset = pydicom.dcmread(folder / "rs.dcm")
+    del dataset.FrameOfReferenceUID, dataset.ReferencedFrameOfReferenceSequence[0].FrameOfReferenceUID
+    dataset.save_as(folder / "rs.dcm")
+    for name in ("rp.dcm", "rd.dcm"):
+        dataset = pydicom.dcmread(folder / name)
+        del dataset.FrameOfReferenceUID
+        dataset.save_as(folder / name)
+    with pytest.raises(InputError, match="no file of the plan has a Frame of Reference"):
+        load_subject(folder)
