@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from client.dicom_headers import Header, Plane
 from client.dicom_lattice import Lattice, along_axis, sampled
 from client.dicom_parts import DoseGrid, read_ct_slice, read_dose_grid
+from client.dicom_plan import Plan
 from client.dicom_worker import AT_ONCE, Worker
 from shared_model.case import Volume
 from shared_model.errors import FedKT3DError, InputError
@@ -158,23 +159,33 @@ def _to_patient(flat: Volume, axes: tuple[int, int, int]) -> Volume:
 
 
 def read_dose(
-    worker: Worker, headers: Sequence[Header], beams: Sequence[int]
+    worker: Worker, headers: Sequence[Header], plan: Plan | None
 ) -> tuple[Iterator[DoseGrid], tuple[str, ...]]:
     """The grids whose sum is the plan's dose: one of the whole plan, or one of each beam, read one after another.
 
-    Raises InputError where neither is complete.
+    Raises InputError where neither is complete, as far as ``plan`` tells (None: parts of a plan that is not here).
     """
-    whole = [h for h in headers if h.summation in ("PLAN", "FRACTION", "") and not h.beams]
+    whole = [h for h in headers if h.summation in ("PLAN", "") and not h.beams]
+    groups = [h for h in headers if h.summation == "FRACTION" and not h.beams]
+    if not whole and groups:
+        if plan is None or plan.fraction_groups != 1:
+            has = "there is no plan" if plan is None else f"the plan has {plan.fraction_groups}"
+            raise InputError(f"dose: of one fraction group, and {has}; export the dose of the whole plan")
+        whole = groups
     if len(whole) == 1:
         return iter([worker.read(read_dose_grid, whole[0].path)]), ()
     if len(whole) > 1:
         raise InputError(f"dose: {len(whole)} doses of the whole plan; remove those that are not in use")
-    parts = [h for h in headers if h.summation == "BEAM" or h.beams]
+    # Some planning systems call each beam's dose PLAN and name the beam.
+    parts = [h for h in headers if h.summation == "BEAM" or (h.beams and h.summation in ("PLAN", "FRACTION", ""))]
     if not parts:
         raise InputError("dose: DoseSummationType is another one; expected PLAN, or BEAM for every beam")
+    if plan is None:
+        raise InputError(f"dose: {len(parts)} doses of beams, and there is no plan to tell of which; export it too")
     covered = [beam for h in parts for beam in h.beams]
-    if len(set(covered)) != len(covered) or (beams and set(covered) != set(beams)):
-        raise InputError(f"dose: {len(parts)} doses of beams, which are not each of the plan's {len(beams)} beams once")
+    if len(set(covered)) != len(covered) or set(covered) != set(plan.beam_numbers):
+        count = len(plan.beam_numbers)
+        raise InputError(f"dose: {len(parts)} doses of beams, which are not each of the plan's {count} beams once")
     return (worker.read(read_dose_grid, h.path) for h in parts), (f"dose: the sum of {len(parts)} beams",)
 
 

@@ -240,8 +240,7 @@ class _Study:
     def _dose(self, grid: Grid) -> Volume | None:
         if not self._study.doses:
             return None
-        beams = self.plan.beam_numbers if self.plan is not None else ()
-        grids, notes = read_dose(self._worker, self._study.doses, beams)
+        grids, notes = read_dose(self._worker, self._study.doses, self.plan)
         self._notes += notes
         total, covered = np.zeros(grid.shape, dtype=np.float32), True
         for dose in grids:

@@ -139,3 +139,39 @@ def test_a_study_without_any_frame_of_reference_is_not_predicted_for(folder: Pat
         dataset.save_as(folder / name)
     with pytest.raises(InputError, match="no file of the plan has a Frame of Reference"):
         load_subject(folder)
+
+
+def changed(path: Path, **elements: object) -> None:
+    dataset = pydicom.dcmread(path)
+    for keyword, content in elements.items():
+        setattr(dataset, keyword, content)
+    dataset.save_as(path)
+
+
+def test_a_dose_of_a_fraction_group_is_the_plans_where_there_is_one(folder: Path) -> None:
+    changed(folder / "rd.dcm", DoseSummationType="FRACTION")
+    assert read_case(found(folder)).case.dose_gy is not None
+    groups = pydicom.dcmread(folder / "rp.dcm").FractionGroupSequence
+    changed(folder / "rp.dcm", FractionGroupSequence=[*groups, *groups])
+    with pytest.raises(InputError, match="of one fraction group, and the plan has 2"):
+        read_case(found(folder))
+    (folder / "rp.dcm").unlink()
+    with pytest.raises(InputError, match="of one fraction group, and there is no plan"):
+        read_case(found(folder))
+
+
+def test_doses_of_beams_are_no_plans_without_the_plan(tmp_path: Path) -> None:
+    write_small_study(tmp_path, scan=Scan(beams=True))
+    (tmp_path / "rd_1.dcm").unlink()
+    (tmp_path / "rp.dcm").unlink()
+    with pytest.raises(InputError, match="4 doses of beams, and there is no plan"):
+        read_case(found(tmp_path))
+
+
+@pytest.mark.parametrize("summation", ["FRACTION_SESSION", "BEAM_SESSION", "CONTROL_POINT", "MULTI_PLAN"])
+def test_doses_of_another_kind_are_refused_though_they_name_a_beam(summation: str, tmp_path: Path) -> None:
+    write_small_study(tmp_path, scan=Scan(beams=True))
+    for path in tmp_path.glob("rd_*.dcm"):
+        changed(path, DoseSummationType=summation)
+    with pytest.raises(InputError, match="DoseSummationType is another one"):
+        read_case(found(tmp_path))
