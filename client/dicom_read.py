@@ -233,6 +233,11 @@ class _Study:
             drawn = skin(hu)
         treated = np.logical_or.reduce([masks[name] for name in levels])
         outside = float((treated & ~drawn).sum()) / float(treated.sum())
+        if outside > 0.5:
+            raise InputError(
+                f"{100 * outside:.0f}% of the targets lie outside the body's outline; is another structure, such as a"
+                " shell of skin, taken as the body? name the right one Body in the site's file of names"
+            )
         if outside > 0.05:
             self._notes.append(f"targets: {100 * outside:.0f}% lie outside the body's outline")
         return np.asarray(drawn)

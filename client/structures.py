@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from client.dicom_parts import Roi
 from client.dicom_plan import Prescription
 from client.name_rules import NameRules
-from client.tg263_names import BODY, suggestions, tg263_name, words
+from client.tg263_names import BODY, SKIN, suggestions, tg263_name, words
 from shared_model.anatomy import is_known, target_name
 
 MAPPED, AMBIGUOUS, UNMAPPED, IGNORED = "mapped", "ambiguous", "unmapped", "ignored"
@@ -45,6 +45,7 @@ _SAME_GY = 0.5
 _NOT_GY = {"mm", "cm", "fx", "fr"}
 
 _NO_LEVEL = "target without one level; set prescriptions_gy in the site file"
+_EXTERNAL = "type EXTERNAL"
 PLAN_NOT_NAME = "plan: prescription of this structure, which is not the level in its name"
 
 
@@ -102,8 +103,8 @@ def _row(roi: Roi, prescriptions: Sequence[Prescription], rules: NameRules) -> N
     if _is_target(roi):
         return _target(roi, prescriptions, row)
     found = tg263_name(roi.name)
-    if roi.kind == "EXTERNAL" and found in (None, BODY):
-        return row(MAPPED, "type EXTERNAL", BODY)
+    if roi.kind == "EXTERNAL" and found in (None, BODY, SKIN):  # an organ Skin is a shell, and of another type
+        return row(MAPPED, _EXTERNAL, BODY)
     if found is None:
         return row(UNMAPPED, "no TG-263 name")
     return row(MAPPED, "spelling" if found != roi.name else "TG-263", found)
@@ -192,7 +193,8 @@ def _ranked(rows: list[NameRow], prescriptions: Sequence[Prescription]) -> list[
 
 
 def _one_each(rows: list[NameRow]) -> list[NameRow]:
-    """Where several structures got one name, the one that the site or the plan named stays; else none does."""
+    """Where several structures got one name, the one that the site or the plan named stays, or is of type EXTERNAL, or
+    is spelled as TG-263 does; else none does."""
     by_name: dict[str, list[NameRow]] = defaultdict(list)
     for row in rows:
         if row.status == MAPPED:
@@ -200,9 +202,11 @@ def _one_each(rows: list[NameRow]) -> list[NameRow]:
     lost = set()
     for same in by_name.values():
         if len(same) > 1:
-            sure = [row for row in same if row.how.startswith(("site", "plan"))] or [
-                row for row in same if row.how == "TG-263"
-            ]
+            sure = (
+                [row for row in same if row.how.startswith(("site", "plan"))]
+                or [row for row in same if row.how == _EXTERNAL]
+                or [row for row in same if row.how == "TG-263"]
+            )
             lost |= {row.number for row in same} - ({sure[0].number} if len(sure) == 1 else set())
     return [
         replace(row, status=AMBIGUOUS, how=f"several structures are called {row.tg263}; set ignore in the site file")

@@ -12,7 +12,7 @@ from functools import lru_cache
 
 import tg263
 
-BODY = "Body"
+BODY, SKIN = "Body", "Skin"
 
 _LEFT = {"l", "lt", "left", "li", "links", "sin", "sinistra", "gauche", "izq"}
 _RIGHT = {"r", "rt", "right", "re", "rechts", "dex", "dext", "dextra", "droite", "der"}
@@ -20,7 +20,6 @@ _RIGHT = {"r", "rt", "right", "re", "rechts", "dex", "dext", "dextra", "droite",
 _SYNONYMS = {
     "body": BODY,
     "external": BODY,
-    "skin": BODY,
     "patient": BODY,
     "outer contour": BODY,
     "brain stem": "Brainstem",
@@ -66,7 +65,7 @@ def words(name: str) -> tuple[str, ...]:
 def tg263_name(name: str) -> str | None:
     """The TG-263 name that ``name`` spells, None if it spells none or no side of a paired organ."""
     if is_tg263(name):
-        return name
+        return BODY if name == "External" else name  # TG-263 lists both for the outline
     found, side = _sided(words(name.partition("^")[0]))
     if not found:
         return None

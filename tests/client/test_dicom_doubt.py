@@ -9,11 +9,13 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
+from scipy import ndimage
 from small_study import ellipsoid_case, write_small_study
 
 from client.check_data import Source, look
 from client.dicom_find import Study
 from client.dicom_read import Reading, find_studies, read_case, read_names
+from client.name_rules import NameRules
 from client.pseudonyms import Pseudonyms
 from client.site import DICOM
 from client.subject import load_subject
@@ -175,3 +177,34 @@ def test_doses_of_another_kind_are_refused_though_they_name_a_beam(summation: st
         changed(path, DoseSummationType=summation)
     with pytest.raises(InputError, match="DoseSummationType is another one"):
         read_case(found(tmp_path))
+
+
+def with_shell(folder: Path, *, external: bool) -> None:
+    """Add an organ SKIN, a shell of 7 mm beneath the body's outline; without ``external`` it is all there is of him."""
+    case = ellipsoid_case()
+    shell = case.body & ~ndimage.binary_erosion(case.body, np.ones((1, 3, 3)))
+    made = replace(case, structures={**case.structures, "Larynx": shell})
+    write_small_study(folder, case=made, scan=Scan(names={"Larynx": "SKIN"}))
+    if not external:
+        dataset = pydicom.dcmread(folder / "rs.dcm")
+        for item in dataset.StructureSetROISequence:
+            if item.ROIName == "BODY":
+                item.ROIName = "zz_1"
+        for item in dataset.RTROIObservationsSequence:
+            if item.RTROIInterpretedType == "EXTERNAL":
+                item.RTROIInterpretedType = "CONTROL"
+        dataset.save_as(folder / "rs.dcm")
+
+
+@pytest.mark.parametrize("external", [True, False])
+def test_a_shell_of_skin_is_not_the_body(external: bool, tmp_path: Path) -> None:
+    with_shell(tmp_path, external=external)
+    reading = read_case(found(tmp_path))
+    assert reading.case.body[reading.case.structures["PTV_7000"]].all()
+    assert any("no outline was drawn" in note for note in reading.notes) != external
+
+
+def test_targets_outside_the_body_are_refused(tmp_path: Path) -> None:
+    with_shell(tmp_path, external=False)
+    with pytest.raises(InputError, match=r"% of the targets lie outside the body's outline"):
+        read_case(found(tmp_path), NameRules._from_mapping({"names": {"Body": ["SKIN"]}}))

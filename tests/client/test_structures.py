@@ -151,6 +151,17 @@ def test_the_site_file_overrides_everything() -> None:
 def test_the_body_by_type_or_name() -> None:
     assert _rows([("xyz", "EXTERNAL")])["xyz"].tg263 == "Body"
     assert _rows([("BODY", "")])["BODY"].used
+    for kind in ("EXTERNAL", ""):
+        assert _rows([("External", kind)])["External"].used
+    for name in ("Skin", "SKIN"):  # the organ, unless the type says that it is the outline
+        assert _rows([(name, "ORGAN")])[name].tg263 == "Skin"
+        assert _rows([(name, "EXTERNAL")])[name].tg263 == "Body"
+    rows = _rows([("BODY", "EXTERNAL"), ("Patient", "AVOIDANCE"), ("SKIN", "ORGAN")])
+    assert rows["BODY"].used
+    assert rows["Patient"].status == "ambiguous"
+    rows = _rows([("outline", "EXTERNAL"), ("x", "")], rules="names: {Body: [x]}")
+    assert rows["x"].used
+    assert rows["outline"].status == "ambiguous"
     assert _rows([("Lungs", "ORGAN")])["Lungs"].status == "mapped"  # known to TG-263, not to the model
     assert not _rows([("Lungs", "ORGAN")])["Lungs"].used
 
