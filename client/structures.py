@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from client.dicom_parts import Roi
 from client.dicom_plan import Prescription
 from client.name_rules import NameRules
-from client.tg263_names import BODY, SKIN, suggestions, tg263_name, words
+from client.tg263_names import BODY, SKIN, begins_with_organ, suggestions, tg263_name, words
 from shared_model.anatomy import is_known, target_name
 
 MAPPED, AMBIGUOUS, UNMAPPED, IGNORED = "mapped", "ambiguous", "unmapped", "ignored"
@@ -114,16 +114,41 @@ def _is_target(roi: Roi) -> bool:
     return re.match(r"\W*ptv", roi.name, re.IGNORECASE) is not None or roi.kind == "PTV"
 
 
+def _target_words(name: str) -> tuple[str, ...]:
+    """Words of a target's name, what was written close to PTV apart from it."""
+    return words(re.sub("ptv", " ptv ", name, flags=re.IGNORECASE))
+
+
+def _is_derived(name: str, parts: Sequence[str]) -> bool:
+    """Whether a target's name tells that it was made of one; also what it is left without: PTV56-PTV70, PTV70-CTV70."""
+    minus_target = re.search(r"ptv.*-[\W_]*[cgp]tv", name, re.IGNORECASE) is not None
+    return bool(_DERIVED & set(parts)) or parts.count("ptv") > 1 or minus_target
+
+
+def _may_lack_organ(name: str) -> bool:
+    """Whether a target's name ends in a hyphen and an organ: PTV70-Parotid may be without it, or lie in it."""
+    for hyphen in re.finditer("-", name):
+        before, after = _target_words(name[: hyphen.start()]), name[hyphen.end() :]
+        told = _levels_gy(before) or _RANKS.keys() & set(before)
+        if told and begins_with_organ(after) and not _levels_gy(words(after)):
+            return True
+    return False
+
+
 def _target(roi: Roi, prescriptions: Sequence[Prescription], row: Callable[..., NameRow]) -> NameRow:
     """A target by the plan's prescription for this very structure, or else by the one level in its name."""
     ordered = {p.dose_gy for p in prescriptions if p.roi == roi.number}
-    parts = words(roi.name)
+    parts = _target_words(roi.name)
     levels = _levels_gy(parts)
     if len(ordered) == 1:
         (level_gy,) = ordered
         return _ordered(level_gy, levels, prescriptions, row)
-    if _DERIVED & set(parts) or roi.name.lower().count("ptv") > 1:
+    if re.match(r"[\W_]*i?[cg]tv", roi.name, re.IGNORECASE):
+        return row(IGNORED, "a CTV or GTV, and no PTV")
+    if _is_derived(roi.name, parts):
         return row(IGNORED, "derived from a target")
+    if _may_lack_organ(roi.name):
+        return row(AMBIGUOUS, "a target minus an organ, or in it; set prescriptions_gy or ignore in the site file")
     if len(levels) == 1:
         (level_gy,) = levels
         near = {p.dose_gy for p in prescriptions if _same(p.dose_gy, level_gy)}
@@ -178,7 +203,7 @@ def _ranked(rows: list[NameRow], prescriptions: Sequence[Prescription]) -> list[
     taken = {row.prescription_gy for row in rows if row.status == MAPPED}
     out = []
     for row in rows:
-        rank = next((_RANKS[word] for word in words(row.name) if word in _RANKS), None)
+        rank = next((_RANKS[word] for word in _target_words(row.name) if word in _RANKS), None)
         level_gy = None
         if row.how == _NO_LEVEL and len(open_rows) == 1 and len(doses) == 1:
             level_gy = doses[0]

@@ -1,7 +1,7 @@
 """A hospital's structure name -> its TG-263 name (Mayo et al. 2018), by spelling alone.
 
 Upper and lower case, separators and the side's place and form do not matter; any further word does:
-``SpinalCord_PRV05`` and ``Larynx-PTV`` are no organs.
+``SpinalCord_PRV05``, ``SpinalCord^PRV5`` and ``Larynx-PTV`` are no organs.
 """
 
 from __future__ import annotations
@@ -48,6 +48,8 @@ _SYNONYMS = {
     "chiasm": "OpticChiasm",
     "chiasma": "OpticChiasm",
 }
+# First words of TG-263 names that are targets or what they cover.
+_NO_ORGAN = {"ptv", "ctv", "gtv", "itv", "ln", "boost"}
 _PAIRED_WITHOUT_SIDE = {"Parotid", "OpticNrv", "Glnd_Submand"}
 
 
@@ -66,8 +68,8 @@ def tg263_name(name: str) -> str | None:
     """The TG-263 name that ``name`` spells, None if it spells none or no side of a paired organ."""
     if is_tg263(name):
         return BODY if name == "External" else name  # TG-263 lists both for the outline
-    found, side = _sided(words(name.partition("^")[0]))
-    if not found:
+    found, side = _sided(words(name))
+    if not found or "^" in found:  # after ^ stands the site's own: a copy's mark, or that it is another structure
         return None
     base = _SYNONYMS.get(" ".join(found)) or _SYNONYMS.get("".join(found))
     if base is not None:
@@ -77,9 +79,19 @@ def tg263_name(name: str) -> str | None:
     return _tg263()[0].get(_key("".join(found), side))
 
 
+def begins_with_organ(name: str) -> bool:
+    """Whether the first words of ``name`` spell an organ, of one side, both or none."""
+    found, table = words(name), _tg263()[0]
+    if not found or found[0] in _NO_ORGAN:
+        return False
+    spelled = {_sided(found[:count])[0] for count in range(1, len(found) + 1)}
+    keys = {_key("".join(base), side) for base in spelled for side in ("", "L", "R")}
+    return not table.keys().isdisjoint(keys) or any(" ".join(base) in _SYNONYMS for base in spelled)
+
+
 def suggestions(name: str) -> tuple[str, ...]:
     """TG-263 names that look like ``name``, best first: for a person to choose from, never used."""
-    found, side = _sided(words(name))
+    found, side = _sided(words(name.partition("^")[0]))
     table = _tg263()[0]
     close = difflib.get_close_matches(_key("".join(found), side), table, n=3, cutoff=0.75)
     return tuple(dict.fromkeys(table[key] for key in close))

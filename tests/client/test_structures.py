@@ -46,7 +46,9 @@ def _rules(text: str) -> NameRules:
         ("Mandible", "Bone_Mandible"),
         ("Opt Nrv L", "OpticNrv_L"),  # no optimisation structure
         ("Submandibular gland right", "Glnd_Submand_R"),
-        ("Parotid_L^copy", "Parotid_L"),  # TG-263: after ^ the user's own
+        ("Parotid_L^copy", None),  # TG-263: after ^ the user's own, whatever it means
+        ("Parotid_L^opt", None),
+        ("SpinalCord^PRV5", None),
         ("Parotid", None),  # of which side
         ("SpinalCord_PRV05", None),
         ("Cord PRV", None),
@@ -62,6 +64,7 @@ def test_spelling(name: str, found: str | None) -> None:
 
 
 def test_what_looks_alike_is_only_suggested() -> None:
+    assert suggestions("SpinalCord^PRV5")[0] == "SpinalCord"
     assert "OpticNrv_L" in suggestions("OptNerve_L")
     row = _rows([("Parotid", "ORGAN")])["Parotid"]
     assert row.status == "unmapped"
@@ -89,9 +92,49 @@ def test_levels_in_names_of_targets(name: str, level: float) -> None:
     assert row.tg263 == f"PTV_{round(level * 100):04d}"
 
 
-@pytest.mark.parametrize("name", ["PTVHighOPT", "PTV70_eval", "PTV56-PTV70", "PTV70_Ring", "PTV_7000 minus cord"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("PTVHighOPT", "PTV70_eval", "PTV56-PTV70", "PTV70_Ring", "PTV_7000 minus cord", "PTV70-CTV70"),
+        *("PTVring70", "PTVopt70", "PTVeval70", "ptvring70", "zPTVopt_70", "PTV_7000^opt"),
+    ],
+)
 def test_what_is_derived_from_a_target_is_no_target(name: str) -> None:
     assert _rows([(name, "PTV")])[name].status == "ignored"
+
+
+@pytest.mark.parametrize("name", ["CTV_70", "GTV 70", "iCTV_70", "GTVp_70"])
+def test_a_ctv_of_type_ptv_is_the_plans_target_or_none(name: str) -> None:
+    assert _rows([(name, "PTV")])[name].status == "ignored"
+    assert _rows([(name, "PTV")], (70.0, None))[name].status == "ignored"
+    assert _rows([(name, "PTV")], (70.0, 1))[name].prescription_gy == 70.0
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["PTV70-Parotid", "PTV_7000-SpinalCord", "PTV70 - cord 3mm", "PTV 70-Parotid_L", "PTV70-(Brainstem)", "PTV70-Skin"],
+)
+def test_a_target_minus_an_organ_or_in_it_is_asked_about(name: str) -> None:
+    row = _rows([(name, "PTV")], (70.0, None))[name]  # not by rank either
+    assert row.status == "ambiguous"
+    assert "minus" in row.how
+    assert _rows([(name, "PTV")], (70.0, 1))[name].prescription_gy == 70.0
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("PTV-Larynx-70", "PTV-Larynx 70", "PTV1-Larynx_70", "PTV_Larynx_70", "PTV70-Boost", "PTV70-LN"),
+        *("PTV-70", "PTV_70-35fx", "PTVp-70", "70-PTV"),
+    ],
+)
+def test_a_hyphen_in_a_target_s_name_is_mostly_none_of_it(name: str) -> None:
+    assert _rows([(name, "PTV")])[name].prescription_gy == 70.0
+
+
+def test_ranks_that_stand_close_to_ptv() -> None:
+    rows = _rows([("PTVhigh", "PTV"), ("PTVlow", "PTV")], (66.0, None), (54.0, None))
+    assert [rows[name].prescription_gy for name in ("PTVhigh", "PTVlow")] == [66.0, 54.0]
 
 
 def test_the_plan_knows_better_than_a_name() -> None:
