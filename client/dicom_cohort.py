@@ -36,11 +36,11 @@ def load_case(site: SiteConfig, case_id: str) -> Case:
         try:
             return case_files.load_case(path)
         except InputError:
-            path.unlink()  # damaged: made again
+            path.unlink(missing_ok=True)  # damaged: made again
     case = read_case(study, NameRules.load(site.names)).case
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     for old in path.parent.glob(f"{case_id}-*.npz"):
-        old.unlink()
+        old.unlink(missing_ok=True)  # another process, as of `client adopt`, may have been first
     case_files.save_case(path, case)
     return case
 

@@ -13,6 +13,7 @@ from client.name_rules import NAMES_TEXT
 from client.pseudonyms import Pseudonyms
 from client.site import SiteConfig
 from client.site_file import found_dicom, site_text
+from shared_model.case import Case
 from shared_model.errors import InputError
 from simulations.phantom import STYLES
 from simulations.phantom_dicom import write_dicom_hospital
@@ -85,3 +86,20 @@ def test_an_unknown_case_and_an_empty_folder(scans: Path, tmp_path: Path) -> Non
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="of 0 studies in 0 files none"):
         found_dicom("north", tmp_path / "empty", Pseudonyms.passing(), tmp_path)
+
+
+def test_a_kept_case_that_another_process_replaces_meanwhile(
+    scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = _site(scans, tmp_path)
+    case_id = site.train[0]
+
+    def replaced(path: Path) -> Case:
+        path.unlink()
+        raise InputError("damaged")
+
+    # The other process took away what this one had seen: an older copy, then a damaged one.
+    monkeypatch.setattr(Path, "glob", lambda folder, pattern: iter([folder / "older.npz"]))
+    assert cohort.load_case(site, case_id).case_id == case_id
+    monkeypatch.setattr("client.case_files.load_case", replaced)
+    assert cohort.load_case(site, case_id).case_id == case_id
