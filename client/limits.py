@@ -26,6 +26,7 @@ from shared_model.spec import ModelSpec
 
 MEGABYTE = 1_000_000
 VALUE_BYTES = 4  # a vector travels as float32
+_EXACT = ("base", "evaluate")  # answers without noise, which no ledger is charged for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +115,8 @@ class Limits:
             mode = "none" if asked.task.terms is None else asked.task.terms.mode
             if mode not in self.policy.modes:
                 raise PolicyError(f"modes: this site does not take part in mode {mode}")
+        if asked.kind in _EXACT and "none" not in self.policy.modes:
+            raise PolicyError(f"modes: {asked.kind} sends exact numbers, and this site does not take part in mode none")
         if asked.kind in SECURE_KINDS and not set(SUMMED) & set(self.policy.modes):
             raise PolicyError(f"modes: this site takes part in no mode of {' or '.join(SUMMED)}")
 

@@ -28,7 +28,8 @@ require_plan: true
 
 # Privacy modes that this site takes part in. shared: patients are hidden behind noise that the sites share, and only
 # the sum is seen. local: behind noise of this site alone. site: as shared, but it is the hospital that is hidden.
-# none: NO privacy; the coordinator sees this site's updates as they are.
+# none: NO privacy; the coordinator sees this site's updates as they are, and its answers to base and evaluate, which
+# are exact: without none, both are refused.
 modes: [shared]
 
 # Fewest hospitals whose updates an accepted plan must add up in a round; in modes shared and site never below 3, since

@@ -16,7 +16,7 @@ from client.home import ClientHome
 from client.policy import default_policy_text
 from client.site import SiteConfig
 from privacy.accountant import epsilon
-from privacy.messages import Reply, Request, TrainTask, parse_reply, request
+from privacy.messages import EvaluateTask, Reply, Request, TrainTask, parse_reply, request
 from privacy.modes import Terms
 from shared_model.spec import ModelSpec
 
@@ -40,6 +40,14 @@ class Training:
         self.rounds += 1
         return np.full(8, 0.5, np.float32)
 
+    def evaluate_round(self, *_: object) -> dict[str, float]:
+        self.rounds += 1
+        return {"loss": 1.0}
+
+    def base_sums(self, *_: object) -> np.ndarray:
+        self.rounds += 1
+        return np.zeros(3, np.int64)
+
 
 def asked(terms: Terms = LOCAL, round_number: int = 1, local_steps: int = 2) -> RecordDict:
     task = TrainTask(
@@ -52,10 +60,10 @@ def asked(terms: Terms = LOCAL, round_number: int = 1, local_steps: int = 2) -> 
     return request(message)
 
 
-def answer(home: Path, content: RecordDict, training: Training) -> Reply:
+def answer(home: Path, content: RecordDict, training: Training, kind: str = "train") -> Reply:
     node = {"site-config": str(home / "site.yaml"), "home": str(home)}
     context = Context(run_id=1, node_id=7, node_config=node, state=RecordDict(), run_config={})
-    message = make_message(metadata=Metadata(1, "m", 1, 7, "", "1", 0.0, 60.0, "train"), content=content)
+    message = make_message(metadata=Metadata(1, "m", 1, 7, "", "1", 0.0, 60.0, kind), content=content)
     return parse_reply(client_app(training)(message, context).content)  # type: ignore[arg-type]
 
 
@@ -126,6 +134,23 @@ def test_a_mode_that_the_policy_does_not_name_is_refused(home: Path) -> None:
         vector=np.zeros(8, np.float32),
     )  # fmt: skip
     assert "does not take part in mode none" in refusal(answer(home, request(message), Training()))
+
+
+@pytest.mark.parametrize(("kind", "message"), [("base", "query"), ("evaluate", "evaluate")])
+def test_a_site_of_private_modes_alone_sends_no_exact_sums_and_no_scores(home: Path, kind: str, message: str) -> None:
+    """Neither has noise, and neither is charged: without a plan to refuse them, the list of modes does."""
+    task = EvaluateTask(round=1, sampler_steps=1) if kind == "evaluate" else None
+    vector = None if task is None else np.zeros(8, np.float32)
+    content = request(
+        Request(kind=kind, run_id="ab" * 16, spec_json=SPEC, manifest_hash="a" * 64, task=task, vector=vector)
+    )
+    training = Training()
+    assert f"modes: {kind} sends exact numbers" in refusal(answer(home, content, training, message))
+    assert training.rounds == 0
+    path = home / "policy.yaml"
+    path.write_text(path.read_text().replace("[shared, local, site]", "[shared, none]"))
+    assert answer(home, content, training, message).refusal is None
+    assert training.rounds == 1
 
 
 @pytest.mark.parametrize("mode", ["shared", "site"])
