@@ -27,7 +27,7 @@ from shared_model.errors import FedKT3DError, InputError
 
 _MAGIC = b"FKT3D-CHECKPOINT-1\n"
 _LENGTH = struct.Struct("<Q")
-_KEEP = 2
+KEEP = 2  # checkpoints
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +123,7 @@ class Journal:
         path = self._folder / f"{self._next:08d}.ckpt"
         write_atomic(path, *_encode(state))
         self._next += 1
-        for old in self._files()[:-_KEEP]:
+        for old in self._files()[:-KEEP]:
             old.unlink()
         for left_over in self._folder.glob(".*.tmp"):  # of a writer that was killed; we hold the lock
             left_over.unlink()

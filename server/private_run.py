@@ -87,8 +87,9 @@ def privacy_line(privacy: Mapping[str, Any]) -> str:
 def privacy_report(terms: Terms | None, history: tuple[RoundRecord, ...], per_round: int) -> dict[str, Any]:
     """What was promised and spent: mode, two epsilons, delta, z, q, steps and what they are about.
 
-    ``steps`` are those that were charged: a round that was tried twice was released twice. The epsilons are those of
-    the mode's unit, which in mode site is the hospital.
+    ``steps`` are those that were charged: a round that was tried twice was released twice, also where another start of
+    the run tried it (server/attempts.py). The epsilons are those of the mode's unit, which in mode
+    site is the hospital.
     """
     if terms is None:
         return {"mode": "none"}

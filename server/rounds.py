@@ -21,6 +21,7 @@ from privacy.messages import EvaluateTask
 from privacy.modes import SUMMED
 from server.advance import Masks, advanced
 from server.aggregate import server_optimizer
+from server.attempts import Attempts
 from server.config import RunConfig
 from server.events import Event, EventLog, Listener
 from server.history import Drop, PublicVerdict, RoundRecord
@@ -127,14 +128,14 @@ class _Federation:
         self._privacy = "" if terms is None else terms.to_json()
         summed = terms is not None and terms.mode in SUMMED
         self._summed = SummedSteps(link, terms, cfg, self._masks, members, out) if terms and summed else None
+        self._attempts = Attempts(out, link.run_id)
         self._sites: dict[str, int] = dict(state.sites)
         self._earlier_drops = state.drops
-        answer_within_s = min(cfg.rounds.deadline_s, cfg.rounds.wait_for_sites_s)
         self._roster = Roster(
             link.grid,
             link.request("describe"),
             run_id=link.run_id,
-            answer_within_s=answer_within_s,
+            answer_within_s=min(cfg.rounds.deadline_s, cfg.rounds.wait_for_sites_s),
             register=link.register,
         )
 
@@ -171,26 +172,27 @@ class _Federation:
     def _trained(self) -> RunState:
         """One more round, tried as often as the configuration allows; raises QuorumError."""
         number, rounds = self._state.round + 1, self._cfg.rounds
-        drops: list[Drop] = []
+        earlier, drops = self._attempts.begun(number), self._attempts.drops(number)
         last = self._state.history[-1] if self._state.history else None
         standing = None if self._gate is None else self._gate.standing(number, self._state.vector, last)
         kept = None if self._summed is None else self._summed.kept(number)
         if kept is not None:
-            return self._applied(number, kept[0], kept[1], kept[1].drops, standing)
-        for attempt in range(1, rounds.attempts + 1):
+            return self._applied(number, max(earlier, kept[0]), kept[1], (*drops, *kept[1].drops), standing)
+        for tried in range(1, rounds.attempts + 1):
             sites = self._gather(number)
             accepted, failed = len(sites), ""
             if accepted >= rounds.min_sites:
                 self._emit(Event(kind="round_started", round=number, sites=len(sites)))
+                attempt = self._attempts.begin(number)
                 outcome = self._attempt(number, attempt, sites)
-                drops.extend(outcome.drops)
-                accepted, failed = len(outcome.sites), outcome.failed
+                drops = (*self._attempts.drops(number), *outcome.drops)
+                accepted, failed = len(outcome.sites), outcome.failed and f" ({outcome.failed})"
                 if accepted >= rounds.min_sites:
-                    return self._applied(number, attempt, outcome, tuple(drops), standing)
-            why = f"{accepted} of at least {rounds.min_sites} sites in attempt {attempt} of {rounds.attempts}"
-            why += f" ({failed})" if failed else ""
+                    return self._applied(number, attempt, outcome, drops, standing)
+                self._attempts.failed(number, outcome.drops)
+            why = f"{accepted} of at least {rounds.min_sites} sites in attempt {tried} of {rounds.attempts}{failed}"
             self._emit(Event(kind="round_failed", round=number, sites=accepted, detail=why))
-        named = [drop.line() for drop in [*self._roster.drops.values(), *drops]]
+        named = [d.line() for d in (*self._roster.drops.values(), *(d for d in drops if d.attempt > earlier))]
         raise QuorumError(
             f"round {number}: fewer than {rounds.min_sites} usable answers in {rounds.attempts} attempts"
             f" ({'; '.join(dict.fromkeys(named)) or f'{len(self._roster.present())} sites connected'});"

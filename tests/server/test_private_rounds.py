@@ -118,6 +118,70 @@ def test_a_failed_attempt_is_paid_for_and_reported(tmp_path, nodes):
     assert privacy_report(run_terms(config), result.history, 1)["steps"] == 2
 
 
+class Failing(QuadraticTraining):
+    """One hospital's work fails as long as ``failures`` are left."""
+
+    failures = 0
+
+    def private_round(self, site, *rest):
+        if site.site == "beta" and self.failures > 0:
+            self.failures -= 1
+            raise RuntimeError("not this time")
+        return super().private_round(site, *rest)
+
+
+@pytest.mark.parametrize(("mode", "steps"), [("shared", 1), ("local", 3)])
+def test_attempts_of_an_earlier_start_stay_paid_for_and_reported(tmp_path, nodes, mode, steps):
+    """Two failed attempts, the end of that start, and two more attempts: four releases, whatever the process knew."""
+    config = replace(
+        CONFIG,
+        rounds=replace(ROUNDS, count=1, min_sites=4),
+        train=replace(CONFIG.train, local_steps=steps),
+        privacy=replace(SHARED, mode=mode),
+    )
+    training = Failing(64)
+    training.failures = 3
+    with pytest.raises(QuorumError):
+        run_quadratic(tmp_path / "out", config, nodes, app=client_app(training))
+    result = run_quadratic(tmp_path / "out", config, nodes, app=client_app(training))
+    assert result.history[0].attempt == 4
+    assert [(d.site, d.attempt) for d in result.history[0].drops if d.site == "beta"] == [
+        ("beta", n) for n in (1, 2, 3)
+    ]
+    assert len(ledger(tmp_path, "alpha").entries()) == 4
+    assert privacy_report(run_terms(config), result.history, releases(config))["steps"] == 4 * steps
+
+
+@pytest.mark.parametrize("mode", ["shared", "local"])
+def test_answers_that_a_killed_coordinator_lost_are_reported(tmp_path, nodes, mode, monkeypatch):
+    """Killed after the sites answered, with nothing of their answers on its disk: they are asked, and pay, again."""
+    config = replace(CONFIG, rounds=replace(ROUNDS, count=2), privacy=replace(SHARED, mode=mode))
+    saved = Journal.save
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("server.summed_step.keep_sum", killed)
+        patched.setattr(Journal, "save", lambda self, state: killed() if state.round else saved(self, state))
+        with pytest.raises(KeyboardInterrupt):
+            run_quadratic(tmp_path / "out", config, nodes)
+    result = run_quadratic(tmp_path / "out", config, nodes)
+    assert [record.attempt for record in result.history] == [2, 1]
+    charged = [len(ledger(tmp_path, site).entries()) for site in PATIENTS]
+    assert charged == [privacy_report(run_terms(config), result.history, 1)["steps"]] * 4
+
+
+def test_a_round_done_again_for_a_damaged_checkpoint_counts_twice(tmp_path, nodes):
+    config = replace(CONFIG, privacy=replace(SHARED, mode="local"))
+    run_quadratic(tmp_path / "out", config, nodes)
+    newest = max((tmp_path / "out" / "checkpoint").glob("*.ckpt"))
+    newest.write_bytes(newest.read_bytes()[:-1])
+    result = run_quadratic(tmp_path / "out", config, nodes)
+    assert [record.attempt for record in result.history] == [1, 1, 2]
+    assert len(ledger(tmp_path, "alpha").entries()) == 4
+
+
 def test_a_site_without_a_ledger_or_with_an_edited_one_releases_nothing(tmp_path, nodes):
     without = [{k: v for k, v in node.items() if k != LEDGER_KEY} for node in nodes]
     with pytest.raises(QuorumError, match="keeps no privacy ledger"):
@@ -188,6 +252,7 @@ def test_a_killed_coordinator_goes_on_with_the_sum_that_it_had(tmp_path, nodes, 
     monkeypatch.undo()
     result = run_quadratic(tmp_path / "out", CONFIG, nodes)
     assert (result.resumed_from, result.rounds) == (1, 3)
+    assert [record.attempt for record in result.history] == [1, 1, 1]
     assert [len(ledger(tmp_path, site).entries()) for site in PATIENTS] == [3] * 4
     assert [list(record.sites) for record in result.history] == [list(PATIENTS)] * 3
     again = replayed(tmp_path / "out", CONFIG, np.zeros(64, np.float32), everything, result.history)
