@@ -74,13 +74,15 @@ def federate(
 
     asked = pinned(ModelSpec.from_json(json.dumps(config.model)))
     spec, fit = fitted_spec(grid, config, asked, out, on_event, members.register)
-    initial = starting_vector(config, spec)
+    initial, start = starting_point(config, spec)
     manifest = manifest_hash(spec)
     masks = partial(stage_mask, spec)
     rounds = config.rounds
     check = PublicCheck(spec, public_cases(Path(rounds.public_cases or BUNDLED))) if rounds.judged else None
     result = run_federation(grid, config, spec.to_json(), manifest, initial, out, on_event, members, masks, check)
     report = federation_report(config, result, vector_hash(result.vector))
+    if start is not None:
+        report["start"] = start
     if fit is not None:
         report["base"] = {key: value for key, value in asdict(fit).items() if key not in ("weights", "drops")}
         report["drops"] = [{"round": 0, **asdict(drop)} for drop in fit.drops] + report["drops"]
@@ -102,19 +104,21 @@ def federate(
     return result
 
 
-def starting_vector(config: RunConfig, spec: ModelSpec) -> NDArray[np.float32]:
+def starting_point(config: RunConfig, spec: ModelSpec) -> tuple[NDArray[np.float32], dict[str, Any] | None]:
     """The shared vector before round 1, (d,): that of the adapter ``config.initial`` names, or the prior's own.
 
-    Raises InputError where that adapter is of another model.
+    With it what report and card keep of that adapter (shared_model/card.py), None for the prior's own. Raises
+    InputError where that adapter is of another model.
     """
-    from shared_model.manifest import initial_vector, load_adapter, manifest_hash
+    from shared_model.card import started_from
+    from shared_model.manifest import initial_vector, load_adapter, manifest_hash, vector_hash
 
     if not config.initial:
-        return initial_vector(spec)
-    found, vector, _ = load_adapter(Path(config.initial))
+        return initial_vector(spec), None
+    found, vector, card = load_adapter(Path(config.initial))
     if manifest_hash(found) != manifest_hash(spec):
         raise InputError(f"initial={config.initial}: an adapter of another model than this run's")
-    return vector
+    return vector, started_from(vector_hash(vector), card)
 
 
 def last_evaluation(result: FederationResult) -> dict[str, float]:

@@ -27,10 +27,10 @@ STATEMENTS: Mapping[str, str] = {
         " may reveal whether a patient took part in its training."
     ),
     "shared": (
-        "(epsilon, delta)-differential privacy, add/remove one patient within a site, for this adapter over its whole"
-        " training; epsilon with at most the named number of colluding sites, and a second epsilon if all others"
-        " collude; computational. The search for hyper-parameters, the declared numbers of patients, and a patient at"
-        " two sites are not covered."
+        "(epsilon, delta)-differential privacy, add/remove one patient within a site, for this adapter over the whole"
+        " training of this run; epsilon with at most the named number of colluding sites, and a second epsilon if all"
+        " others collude; computational. The search for hyper-parameters, the declared numbers of patients, and a"
+        " patient at two sites are not covered."
     ),
     "local": (
         "(epsilon, delta)-differential privacy, add/remove one patient within a site, for everything that a site sent"
@@ -38,9 +38,9 @@ STATEMENTS: Mapping[str, str] = {
         " patients, and a patient at two sites are not covered."
     ),
     "site": (
-        "(epsilon, delta)-differential privacy, add/remove one hospital, for this adapter over its whole training;"
-        " epsilon with at most the named number of colluding sites, and a second epsilon if all others collude;"
-        " computational. The search for hyper-parameters is not covered."
+        "(epsilon, delta)-differential privacy, add/remove one hospital, for this adapter over the whole training of"
+        " this run; epsilon with at most the named number of colluding sites, and a second epsilon if all others"
+        " collude; computational. The search for hyper-parameters is not covered."
     ),
 }
 
@@ -51,12 +51,15 @@ def adapter_card(
     """Make the card of a finished run.
 
     ``adapter``: sha256 of the vector, file_sha256, numbers and manifest; ``report``: name, seed, rounds, sites
-    (training patients by name), privacy and perhaps base and public of the run's report (server/app.py); ``metrics``:
-    of the last evaluation, averaged over patients; ``date``: ISO 8601, UTC.
+    (training patients by name), privacy and perhaps base, public and start of the run's report (server/app.py);
+    ``metrics``: of the last evaluation, averaged over patients; ``date``: ISO 8601, UTC.
     """
     scale = SCALE if spec.prior == "wan" else HAAR.scale
     privacy = dict(report["privacy"])
-    told = {key: report[key] for key in ("name", "seed", "rounds", "base", "public") if key in report}
+    told = {key: report[key] for key in ("name", "seed", "rounds", "base", "public", "start") if key in report}
+    statement = STATEMENTS[str(privacy["mode"])]
+    if privacy["mode"] != "none" and "start" in report:
+        statement += " " + _not_covered(report["start"])
     return {
         **told,
         "schema": SCHEMA,
@@ -69,9 +72,41 @@ def adapter_card(
         "sites": dict(sorted(report["sites"].items())),
         "patients": sum(report["sites"].values()),
         "metrics": dict(metrics),
-        "privacy": {**privacy, "statement": STATEMENTS[str(privacy["mode"])]},
+        "privacy": {**privacy, "statement": statement},
         "versions": versions(),
     }
+
+
+def started_from(sha256: str, card: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run's report and card keep of the adapter that the run began with: its hash, and what its card says.
+
+    ``sha256``: of its vector; ``card``: empty where it has none. Sites are counted, not named. ``privacy`` is None
+    where no card says what the adapter was trained on, ``start`` where it began with no other.
+    """
+    privacy, sites = card.get("privacy"), card.get("sites")
+    if not isinstance(privacy, dict) or "mode" not in privacy or not isinstance(sites, dict):
+        return {"sha256": sha256, "privacy": None}
+    patients, start = card.get("patients"), card.get("start")
+    return {"sha256": sha256, "privacy": privacy, "sites": len(sites), "patients": patients, "start": start}
+
+
+def _not_covered(start: Mapping[str, Any], which: str = "This run") -> str:
+    """In words what the promise of a private run leaves out: the training of what it began with, and so on back."""
+    privacy = start.get("privacy")
+    if not privacy:
+        how = "no card says what it was trained on"
+    elif privacy["mode"] == "none":
+        how = (
+            f"by its card {start['patients']} patients of {start['sites']} sites, with no differential privacy; the"
+            " adapter may reveal whether one of them took part"
+        )
+    else:
+        how = (
+            f"mode {privacy['mode']}, epsilon {privacy.get('epsilon', 'unknown')}, which adds to that of this run for"
+            " a patient of both"
+        )
+    said = f"{which} began with the adapter {start['sha256'][:12]}, whose own training is not covered: {how}."
+    return said if not start.get("start") else f"{said} {_not_covered(start['start'], 'That one')}"
 
 
 def published(card: Mapping[str, Any]) -> dict[str, Any]:

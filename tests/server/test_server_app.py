@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -62,6 +63,20 @@ def test_adapter_and_report(tmp_path):
     again = run_local(client_app(Nudge()), lambda g, c: federate(g, c, seen.append), nodes, run_config(CONFIG, out))
     assert again.resumed_from == 2
     assert [event.kind for event in seen] == ["resumed", "finished"]
+
+
+def test_report_and_card_name_the_adapter_that_the_run_began_with(tmp_path):
+    nodes = write_sites(tmp_path, {"a": 1, "b": 3})
+    first, then = tmp_path / "first", tmp_path / "then"
+    once = replace(CONFIG, rounds=replace(CONFIG.rounds, count=1))
+    assert run_local(client_app(Nudge()), app, nodes, run_config(once, first)) is None
+    second = replace(once, initial=str(first / "adapter.safetensors"))
+    assert run_local(client_app(Nudge()), app, nodes, run_config(second, then)) is None
+    _, vector, _ = load_adapter(first / "adapter.safetensors")
+    _, _, card = load_adapter(then / "adapter.safetensors")
+    start = json.loads((then / "federation.json").read_text())["start"]
+    assert card["start"] == start
+    assert (start["sha256"], start["privacy"]["mode"], start["patients"]) == (vector_hash(vector), "none", 4)
 
 
 @pytest.mark.parametrize(
