@@ -213,7 +213,7 @@ def _account(context: Context, limits: Limits | None, asked: Request) -> Account
         return None
     simulated = simulated_ledger(context.node_config.get(LEDGER_KEY), asked.task.terms)
     ledger = simulated if limits is None else limits.ledger
-    if ledger is None:
+    if ledger is None or not ledger.made:
         raise PolicyError("ledger: this site keeps no privacy ledger, so it takes part in no private mode")
     account = Account(ledger=ledger, run_id=asked.run_id, task=asked.task, terms=asked.task.terms)
     account.check()

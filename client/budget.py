@@ -8,7 +8,8 @@ from typing import Any
 from client.home import ClientHome
 from client.policy import Policy
 from privacy.accountant import epsilon, profile
-from privacy.ledger import Entry, Spent
+from privacy.ledger import Spent
+from privacy.ledger_record import Entry
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,7 @@ import typer
 from client import data_cli, enrol, node, scorecard_cli
 from client import status as site_status
 from client.home import ClientHome
+from client.policy import Policy
 from privacy import certificates
 from shared_model.command import run_command
 
@@ -116,11 +117,20 @@ def status(home_folder: Home, as_json: AsJson = False) -> None:
 
 
 @app.command()
-def budget(home_folder: Home, as_json: AsJson = False) -> None:
+def budget(
+    home_folder: Home,
+    make_ledger: Annotated[
+        bool, typer.Option("--make-ledger", help="Make the ledger where policy.yaml puts it; one that is there stays.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
     """Show what this site has spent of its privacy budget; verifies the ledger."""
     from client.budget import budget_report
 
-    report = budget_report(ClientHome.load(home_folder))
+    home = ClientHome.load(home_folder)
+    if make_ledger:
+        Policy.load(home.policy).ledger_in(home.folder).create()
+    report = budget_report(home)
     _print(report.record() if as_json else report.lines())
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from client.home import FOLDERS, ClientHome
 from client.name_rules import NAMES_TEXT
-from client.policy import default_policy_text
+from client.policy import Policy, default_policy_text
 from client.pseudonyms import Pseudonyms
 from client.site import DICOM, SiteConfig
 from client.site_file import found_dicom, found_site, site_text
@@ -91,6 +91,7 @@ def create(invitation_file: Path, folder: Path, data: Data) -> ClientHome:
     identity.write_public(home.request_file, AdmissionRequest.make(invitation, identity_key, node_public_key))
     identity.write_public(home.site_config, site_text(config).encode())
     identity.write_public(home.policy, default_policy_text().encode())
+    Policy.load(home.policy).ledger_in(home.folder).create()
     if data.root is not None and config.names is not None and config.pseudonyms is not None:
         identity.write_private(config.pseudonyms, pseudonyms.salt)
         identity.write_public(config.names, NAMES_TEXT.encode())

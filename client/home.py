@@ -5,6 +5,7 @@ client.json           the site's name, the consortium and the coordinator's addr
 site.yaml             the data and how it is split; written by `client init`, yours to edit
 structures.yaml       of DICOM: the site's rules for structure names; yours to edit. secrets/pseudonyms: its salt
 policy.yaml           the site's own limits; written by `client init`, yours to edit
+ledger/               what the site has spent of its privacy budget, where policy.yaml names no other folder
 ca.crt signer.crt     from the invitation: the authority that the site trusts, and the key that signs documents
 keys/identity         the site's Ed25519 identity (0600), keys/node: its Flower node key (P-384, 0600). Both are made
                       here and never leave this folder

@@ -37,13 +37,15 @@ def start(home: ClientHome, say: Callable[[str], None]) -> None:
     """Run the site until SIGTERM or SIGINT; `say` gets the state line whenever it changes.
 
     InputError when the site's configuration or policy is wrong, its identity key cannot be read for the privacy modes
-    that need it, or the site runs already.
+    that need it, their ledger is missing or was changed, or the site runs already.
     """
     site = SiteConfig.load(home.site_config)
     policy = Policy.load(home.policy)  # what is wrong with it is said here, not when the first request comes
     if set(policy.modes) & set(SUMMED):
         with naming(home.identity_key):
             private_key(read_private_key(home.identity_key))
+    if set(policy.modes) != {"none"}:
+        policy.ledger_in(home.folder).entries()
     os.umask(0o077)
     with sole_instance(home.lock, "the site"):
         home.state(EXECUTOR).unlink(missing_ok=True)  # the SuperNode's says what an earlier one may have left undone

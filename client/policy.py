@@ -49,7 +49,8 @@ max_epsilon_alone: null
 delta: 1.0e-5
 
 # Folder of the privacy ledger; null: ledger/ in this site's home. A hospital with several homes (in several
-# federations) names one folder in all of them: its patients are the same.
+# federations) names one folder in all of them: its patients are the same. `client init` makes ledger/; another folder
+# gets its ledger by `client budget --home DIR --make-ledger`, once. Where there is none, no private mode is answered.
 ledger: null
 
 # What this site answers. describe: that it is there; base: sums for the closed-form base; train; evaluate.

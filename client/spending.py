@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from privacy.ledger import Entry, SiteLedger
+from privacy.ledger import SiteLedger
+from privacy.ledger_record import Entry
 from privacy.messages import TrainTask
 from privacy.modes import Terms
 
@@ -39,5 +40,9 @@ class Account:
 
 
 def simulated_ledger(folder: object, terms: Terms) -> SiteLedger | None:
-    """The ledger of a simulated site, without a limit; None where its node names no folder."""
-    return SiteLedger(folder=Path(folder), delta=terms.delta) if isinstance(folder, str) and folder else None
+    """The ledger of a simulated site, without a limit, made at its first use; None where its node names no folder."""
+    if not isinstance(folder, str) or not folder:
+        return None
+    ledger = SiteLedger(folder=Path(folder), delta=terms.delta)
+    ledger.create()
+    return ledger

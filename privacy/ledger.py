@@ -3,58 +3,30 @@
 ``ledger.jsonl`` holds one record a charge, each with the hash of the one before; ``head.json`` says how many records
 there are and the last one's hash. A charge is on the disk (fsync) BEFORE anything leaves for it: a process that is
 killed in between has paid for a release that never was, never the other way round. Records that were edited, cut off
-or put in another order are found when the ledger is read, and the site then refuses to release anything.
+or put in another order, without a head made to fit, are found when the ledger is read, and the site then refuses to
+release anything. So it does where there is no ledger (a disk that is not mounted): ``create`` alone makes one.
 
-What this cannot see: a folder that is put back as a whole from an older copy, or deleted. Keep it off such backups.
+What this cannot see: a folder that is put back as a whole from an older copy, and records and head that were written
+anew by someone who may write here, since the hashes have no key. Keep it off such backups.
 """
 
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from privacy.accountant import Charge, budget, epsilon, profile
-from privacy.fields import Real, Rule, Text, Whole, check_values
+from privacy.ledger_record import FIRST, Entry, charge_of, entry_of, read_record, record_of
 from privacy.signed import canonical
 from shared_model.errors import InputError, PolicyError
 
-SCHEMA = 1
-_FIRST = "0" * 64
 _RECORDS, _HEAD, _LOCK = "ledger.jsonl", "head.json", "lock"
-_HASH = Text(r"[0-9a-f]{64}", 64, "a SHA-256 in hex")
-_RULES: Mapping[str, Rule] = {
-    "schema": Whole(SCHEMA, SCHEMA),
-    "number": Whole(1, 2**53),
-    "before": _HASH,
-    "time": Text(r"[0-9T:.+-]{20,40}", 40, "a UTC time"),
-    "for": Text(r"[a-z][a-z0-9-]{0,31}", 32, "what was released"),
-    "run": Text(r"[0-9a-f]{0,32}", 32, "a run id"),
-    "round": Whole(0, 1_000_000),
-    "z": Real(0.0, 1e9, above=True),
-    "z_alone": Real(0.0, 1e9, above=True),
-    "q": Real(0.0, 1.0, above=True),
-    "count": Whole(1, 2**40),
-    "hash": _HASH,
-}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Entry:
-    """One charge as it stands in the ledger: for what ("shared", "local", ...), in which run and round, when (UTC)."""
-
-    purpose: str
-    run_id: str
-    round: int
-    charge: Charge
-    time: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +43,7 @@ class Spent:
 class SiteLedger:
     """The ledger in ``folder``; ``limit`` and ``limit_alone``: the most epsilon to spend, None for no limit.
 
-    Every method raises InputError where the ledger is not as this class wrote it.
+    Every method raises InputError where the ledger is not as this class wrote it, or there is none.
     """
 
     folder: Path
@@ -79,10 +51,32 @@ class SiteLedger:
     limit: float | None = None
     limit_alone: float | None = None
 
+    @property
+    def made(self) -> bool:
+        """Whether there is a ledger in the folder."""
+        return (self.folder / _LOCK).is_file()
+
+    def create(self) -> None:
+        """Make the ledger, with nothing spent; one that is there stays as it is.
+
+        It gets its head back where a first charge was killed before the head was there, as in earlier versions.
+        """
+        try:
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            os.close(os.open(self.folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o600))
+            with self._locked():
+                if not _read(self.folder / _HEAD):
+                    records, _ = self._chain()
+                    if len(records) > 1:
+                        raise self._changed("its head is missing")
+                    self._write_head(records)
+        except OSError as error:
+            raise InputError(f"{self.folder}: the privacy ledger cannot be made ({error.strerror})") from error
+
     def check(self, charge: Charge, ahead: int = 0) -> None:
         """Raise PolicyError where ``charge`` could not be paid now; writes nothing, promises nothing."""
         with self._locked():
-            self._check_budget([_charge(record) for record in self._verified()[0]], charge, ahead)
+            self._check_budget([charge_of(record) for record in self._verified()[0]], charge, ahead)
 
     def charge(self, entry: Entry, ahead: int = 0) -> None:
         """Write a charge down for good; only when this has returned may the release leave.
@@ -92,15 +86,15 @@ class SiteLedger:
         """
         with self._locked():
             records = self._repaired()
-            charges = [_charge(record) for record in records]
+            charges = [charge_of(record) for record in records]
             self._check_budget(charges, entry.charge, ahead)
-            last = records[-1]["hash"] if records else _FIRST
-            self._append(_record(entry, len(records) + 1, last))
+            last = records[-1]["hash"] if records else FIRST
+            self._append([*records, record_of(entry, len(records) + 1, last)])
 
     def entries(self) -> list[Entry]:
         """Read and verify all records, the oldest first."""
         with self._locked():
-            return [_entry(record) for record in self._verified()[0]]
+            return [entry_of(record) for record in self._verified()[0]]
 
     def spent(self) -> Spent:
         """Add everything up; takes about a second."""
@@ -125,8 +119,12 @@ class SiteLedger:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         try:
-            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            descriptor = os.open(self.folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+            descriptor = os.open(self.folder / _LOCK, os.O_RDWR)
+        except FileNotFoundError:
+            raise InputError(
+                f"{self.folder}: no privacy ledger is here; see whether its disk is mounted and `ledger` in policy.yaml"
+                " is right. `client budget --make-ledger` makes a new one, with nothing spent"
+            ) from None
         except OSError as error:
             raise InputError(f"{self.folder}: the privacy ledger cannot be used ({error.strerror})") from error
         try:
@@ -136,42 +134,41 @@ class SiteLedger:
             os.close(descriptor)
 
     def _verified(self) -> tuple[list[dict[str, Any]], int, int]:
-        """All records, the length in bytes of the part of the file that holds them, and how many the head knows."""
+        """All records, the length in bytes of the part of the file that holds them, and how many the head knows.
+
+        Without a head there are no records, and it knows -1.
+        """
+        records, length = self._chain()
+        return records, length, self._check_head(records)
+
+    def _chain(self) -> tuple[list[dict[str, Any]], int]:
         content = _read(self.folder / _RECORDS)
         # What stands behind the last line's end was being written when the process died: nothing had left for it.
         whole = content[: content.rfind(b"\n") + 1]
         records: list[dict[str, Any]] = []
         for line in whole.splitlines():
-            before = records[-1]["hash"] if records else _FIRST
-            records.append(self._checked(line, len(records) + 1, before))
-        return records, len(whole), self._check_head(records)
-
-    def _checked(self, line: bytes, number: int, before: str) -> dict[str, Any]:
-        try:
-            record: Any = json.loads(line)
-            fitting = isinstance(record, dict) and canonical(record) == line
-            if fitting:
-                check_values("schema", "ledger", record, _RULES)
-                body = {key: value for key, value in record.items() if key != "hash"}
-                fitting = (record["number"], record["before"]) == (number, before) and record["hash"] == _hash(body)
-        except (ValueError, RecursionError, InputError):
-            fitting = False
-        if not fitting:
-            raise self._changed(f"record {number} is not as it was written")
-        found: dict[str, Any] = record
-        return found
+            before = records[-1]["hash"] if records else FIRST
+            record = read_record(line, len(records) + 1, before)
+            if record is None:
+                raise self._changed(f"record {len(records) + 1} is not as it was written")
+            records.append(record)
+        return records, len(whole)
 
     def _check_head(self, records: list[dict[str, Any]]) -> int:
         raw = _read(self.folder / _HEAD)
+        if not raw and records:
+            raise self._changed("its head is missing")
+        if not raw:
+            return -1
         try:
-            head: dict[str, Any] = json.loads(raw) if raw else {"records": 0, "hash": _FIRST}
+            head: dict[str, Any] = json.loads(raw)
             count, digest = int(head["records"]), str(head["hash"])
         except (ValueError, KeyError, TypeError):
             raise self._changed("its head cannot be read") from None
         # One record more than the head says: the process died between the two.
         if len(records) - count not in (0, 1):
             raise self._changed(f"it holds {len(records)} records where {count} were written")
-        if digest != (records[count - 1]["hash"] if count else _FIRST):
+        if digest != (records[count - 1]["hash"] if count else FIRST):
             raise self._changed("its head is of other records")
         return count
 
@@ -191,67 +188,37 @@ class SiteLedger:
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
-        if known < len(records):
-            self._write_head(records[-1])
+        if known < len(records):  # also before a first record, so that a killed charge leaves none without a head
+            self._write_head(records)
         return records
 
-    def _append(self, record: dict[str, Any]) -> None:
+    def _append(self, records: list[dict[str, Any]]) -> None:
+        """Write the last of ``records`` behind those that are there, and the head."""
         path = self.folder / _RECORDS
         try:
             descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
             try:
-                _write_all(descriptor, canonical(record) + b"\n")
+                _write_all(descriptor, canonical(records[-1]) + b"\n")
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
-            if record["number"] == 1:
+            if len(records) == 1:
                 _sync_folder(self.folder)
-            self._write_head(record)
+            self._write_head(records)
         except OSError as error:
             raise InputError(f"{path}: the charge cannot be written ({error.strerror}); nothing was sent") from error
 
-    def _write_head(self, record: Mapping[str, Any]) -> None:
+    def _write_head(self, records: list[dict[str, Any]]) -> None:
+        head = {"records": len(records), "hash": records[-1]["hash"] if records else FIRST}
         partial = self.folder / f"{_HEAD}.part"
         descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         try:
-            _write_all(descriptor, canonical({"records": record["number"], "hash": record["hash"]}))
+            _write_all(descriptor, canonical(head))
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
         os.replace(partial, self.folder / _HEAD)
         _sync_folder(self.folder)
-
-
-def _record(entry: Entry, number: int, before: str) -> dict[str, Any]:
-    body: dict[str, Any] = {
-        "schema": SCHEMA,
-        "number": number,
-        "before": before,
-        "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
-        "for": entry.purpose,
-        "run": entry.run_id,
-        "round": entry.round,
-        "z": float(entry.charge.z),
-        "z_alone": float(entry.charge.z_alone),
-        "q": float(entry.charge.q),
-        "count": entry.charge.count,
-    }
-    record = {**body, "hash": _hash(body)}
-    check_values("schema", "ledger", record, _RULES)
-    return record
-
-
-def _charge(record: Mapping[str, Any]) -> Charge:
-    return Charge(z=record["z"], z_alone=record["z_alone"], q=record["q"], count=record["count"])
-
-
-def _entry(record: Mapping[str, Any]) -> Entry:
-    names = {"purpose": record["for"], "run_id": record["run"], "round": record["round"], "time": record["time"]}
-    return Entry(**names, charge=_charge(record))
-
-
-def _hash(body: Mapping[str, Any]) -> str:
-    return hashlib.sha256(b"fedkt3d:ledger:v1\n" + canonical(body)).hexdigest()
 
 
 def _read(path: Path) -> bytes:

@@ -14,7 +14,7 @@ from flwr.clientapp import ClientApp
 
 from client.app import HOME_KEY, NODE_CONFIG_KEY
 from client.home import ClientHome
-from client.policy import default_policy_text
+from client.policy import Policy, default_policy_text
 from client.site import SiteConfig
 from privacy.federation_plan import plan_hash
 from privacy.identity import write_private, write_public
@@ -80,6 +80,7 @@ class Homes:
             assert before in policy
             policy = policy.replace(before, after)
         home.policy.write_text(policy)
+        Policy.load(home.policy).ledger_in(home.folder).create()
         self.consortium.admission(AdmissionRequest.read(keys.request(self.consortium.invitation(name))))
         return home
 

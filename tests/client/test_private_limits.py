@@ -13,7 +13,7 @@ from flwr.app.metadata import Metadata
 from client.app import client_app
 from client.budget import budget_report
 from client.home import ClientHome
-from client.policy import default_policy_text
+from client.policy import Policy, default_policy_text
 from client.site import SiteConfig
 from privacy.accountant import epsilon
 from privacy.messages import EvaluateTask, Reply, Request, TrainTask, parse_reply, request
@@ -75,6 +75,7 @@ def home(tmp_path: Path) -> Path:
     replace(SITE, root=tmp_path).save(tmp_path / "site.yaml")
     policy = default_policy_text().replace("require_plan: true", "require_plan: false")
     (tmp_path / "policy.yaml").write_text(policy.replace("modes: [shared]", "modes: [shared, local, site]"))
+    Policy.load(tmp_path / "policy.yaml").ledger_in(tmp_path).create()
     return tmp_path
 
 
@@ -110,9 +111,14 @@ def test_the_ledger_spans_homes_that_name_one_folder(home: Path, tmp_path: Path)
     path = home / "policy.yaml"
     elsewhere = tmp_path / "common"
     path.write_text(path.read_text().replace("ledger: null", f"ledger: {elsewhere}"))
-    answer(home, asked(), Training())
+    training = Training()
+    assert "keeps no privacy ledger" in refusal(answer(home, asked(), training))
+    assert training.rounds == 0
+    assert not elsewhere.exists()
+    Policy.load(path).ledger_in(home).create()
+    assert answer(home, asked(), training).refusal is None
     assert (elsewhere / "ledger.jsonl").is_file()
-    assert not (home / "ledger").exists()
+    assert not (home / "ledger" / "ledger.jsonl").exists()
 
 
 def test_an_edited_ledger_stops_the_site(home: Path) -> None:

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 from privacy import ledger as module
+from privacy import ledger_record
 from privacy.accountant import Charge, epsilon
-from privacy.ledger import Entry, SiteLedger
+from privacy.ledger import SiteLedger
+from privacy.ledger_record import Entry
 from shared_model.errors import InputError, PolicyError
 
 CHARGE = Charge(z=4.0, z_alone=2.0, q=1.0)
@@ -21,7 +23,55 @@ def entry(round_number: int = 1, charge: Charge = CHARGE) -> Entry:
 
 
 def opened(folder: Path, limit: float | None = None, alone: float | None = None) -> SiteLedger:
-    return SiteLedger(folder=folder, delta=1e-5, limit=limit, limit_alone=alone)
+    found = SiteLedger(folder=folder, delta=1e-5, limit=limit, limit_alone=alone)
+    found.create()
+    return found
+
+
+@pytest.mark.parametrize("there", [True, False], ids=["an empty mount point", "no folder"])
+def test_a_ledger_that_is_not_there_is_not_taken_for_an_empty_one(tmp_path: Path, there: bool) -> None:
+    ledger = SiteLedger(folder=tmp_path / "ledger", delta=1e-5)
+    if there:
+        ledger.folder.mkdir()
+    for use in (lambda: ledger.check(CHARGE), lambda: ledger.charge(entry()), ledger.entries, ledger.spent):
+        with pytest.raises(InputError, match="no privacy ledger is here"):
+            use()
+    assert ledger.folder.exists() == there
+    assert list(tmp_path.rglob("*")) == ([ledger.folder] if there else [])
+    ledger.create()
+    ledger.charge(entry())
+    ledger.create()
+    assert len(ledger.entries()) == 1
+
+
+def test_an_empty_ledger_of_an_earlier_version_is_still_one(tmp_path: Path) -> None:
+    """It was made with its lock alone."""
+    (tmp_path / "lock").touch()
+    ledger = SiteLedger(folder=tmp_path, delta=1e-5)
+    assert ledger.entries() == []
+    ledger.charge(entry())
+    assert len(ledger.entries()) == 1
+
+
+def test_a_ledger_that_was_cut_to_its_first_record_is_found(tmp_path: Path) -> None:
+    """Only a person may say that the missing head is that of a first charge which was killed, by making the ledger."""
+    first = _three(tmp_path)[0]
+    (tmp_path / "ledger.jsonl").write_text(first)
+    (tmp_path / "head.json").unlink()
+    ledger = SiteLedger(folder=tmp_path, delta=1e-5)
+    for use in (lambda: ledger.charge(entry(4)), ledger.entries):
+        with pytest.raises(InputError, match="its head is missing"):
+            use()
+    ledger.create()
+    assert len(ledger.entries()) == 1
+
+
+def test_a_ledger_without_a_head_is_never_made_anew_over_its_records(tmp_path: Path) -> None:
+    _three(tmp_path)
+    (tmp_path / "head.json").unlink()
+    with pytest.raises(InputError, match="its head is missing"):
+        SiteLedger(folder=tmp_path, delta=1e-5).create()
+    assert len((tmp_path / "ledger.jsonl").read_text().splitlines()) == 3
 
 
 def test_charges_stay_over_runs_stages_and_coordinators(tmp_path: Path) -> None:
@@ -76,7 +126,7 @@ def _rehashed(lines: list[str]) -> list[str]:
     record = json.loads(lines[1])
     del record["hash"]
     record["z"] = 9.0
-    record["hash"] = module._hash(record)
+    record["hash"] = ledger_record._hash(record)
     return [lines[0], json.dumps(record, sort_keys=True, separators=(",", ":")) + "\n", lines[2]]
 
 
@@ -150,12 +200,15 @@ class _KilledAt:
         return call
 
 
-def _round_killed_at(folder: Path, wire: Path, call: int, when: str) -> bool:
+def _round_killed_at(folder: Path, wire: Path, call: int, when: str, create: bool = False) -> bool:
     """One charge and one send in a process that dies at its ``call``-th change; tells whether it got through alive."""
     child = os.fork()
     if child == 0:
         module.os = _KilledAt(call, when)  # type: ignore[assignment]
-        opened(folder).charge(entry(1))
+        ledger = SiteLedger(folder=folder, delta=1e-5)
+        if create:
+            ledger.create()
+        ledger.charge(entry(1))
         descriptor = os.open(wire, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         os.write(descriptor, b"x")
         os._exit(0)
@@ -164,8 +217,30 @@ def _round_killed_at(folder: Path, wire: Path, call: int, when: str) -> bool:
     return not os.WIFSIGNALED(status)
 
 
+@pytest.mark.parametrize("made", ["made", "lock alone", "not made"])
+def test_kill_9_at_a_first_charge_locks_nobody_out(tmp_path: Path, made: str) -> None:
+    for call in range(1, 40):
+        for when in ("before", "middle", "after"):
+            folder = tmp_path / f"{call}-{when}"
+            ledger = SiteLedger(folder=folder, delta=1e-5)
+            if made == "made":
+                ledger.create()
+            elif made == "lock alone":
+                folder.mkdir()
+                (folder / "lock").touch()
+            alive = _round_killed_at(folder, tmp_path / "wire", call, when, create=made == "not made")
+            if made == "not made":
+                ledger.create()
+            before = len(ledger.entries())
+            assert before in ((1,) if alive else (0, 1))
+            ledger.charge(entry(2))
+            assert len(ledger.entries()) == before + 1
+    assert alive, "not every call of a first charge was tried"
+
+
 def test_kill_9_at_every_write_never_under_counts(tmp_path: Path) -> None:
     """On one ledger that is never cleaned: 200 rounds killed, each at another point, and some that live between."""
+    opened(tmp_path / "ledger")
     wire = tmp_path / "wire"
     trials = killed = 0
     call = 0
