@@ -122,16 +122,16 @@ class SecureSites:
             known = self._known.get(key)
             if known is not None and known.made_from == made_from:
                 return known.site
+            identity = private_key(read_private_key(home.identity_key))
             replay = known.replay if known is not None else FileReplay(home.folder / "state" / REPLAY_FILE)
+            try:
+                site = Site(name=home.site, identity=identity, cohort=cohort, floors=floors, replay=replay)
+            except SecAggError:
+                if known is None:  # or nobody would hold the file, and nobody else could take it
+                    replay.close()
+                raise
             if known is not None:
                 known.site.end()
-            site = Site(
-                name=home.site,
-                identity=private_key(read_private_key(home.identity_key)),
-                cohort=cohort,
-                floors=floors,
-                replay=replay,
-            )
             secure = SecureSite(site, plan_digest, SecureInputs(home.folder / "state" / INPUTS_FOLDER))
             self._known[key] = _Known(made_from, secure, replay)
             return secure

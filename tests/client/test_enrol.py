@@ -54,6 +54,7 @@ def test_init_makes_a_site_that_is_ready_for_admission(tmp_path: Path, consortiu
     assert (home.site, home.consortium, home.server) == ("north", consortium.id, "127.0.0.1:9092")
     assert SiteConfig.load(home.site_config).train == ("p0", "p1", "p2", "p3")
     assert Policy.load(home.policy).require_plan
+    assert Policy.load(home.policy).ledger_in(home.folder).entries() == []
     private = [home.identity_key, home.node_key, home.secret]
     assert {stat.S_IMODE(path.stat().st_mode) for path in private} == {0o600}
     request = AdmissionRequest.read(home.request_file.read_bytes())

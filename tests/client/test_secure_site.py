@@ -99,6 +99,29 @@ def test_two_processes_of_one_folder_are_told_so(tmp_path, consortium, sites):
         SecureSites().of_home(home, FLOORS)
 
 
+def test_a_refusal_leaves_the_folder_to_the_next_request(tmp_path, consortium, sites):
+    """Staff pin a roster that lacks the site, then the right one; nothing is started anew in between."""
+    homes = folders(tmp_path, consortium)
+    home, right = homes["a"], homes["a"].roster_file.read_bytes()
+    consortium.roster = consortium.roster.revoke("a")
+    home.roster_file.write_bytes(consortium.roster.to_signed(consortium.signer_key))
+    for _ in range(2):
+        with pytest.raises(SecAggError, match="roster"):
+            sites.of_home(home, FLOORS)
+    home.roster_file.write_bytes(right)
+    key = home.identity_key.read_bytes()
+    home.identity_key.unlink()
+    with pytest.raises(InputError):
+        sites.of_home(home, FLOORS)
+    write_private(home.identity_key, key)
+    first = sites.of_home(home, FLOORS)
+    home.roster_file.write_bytes(consortium.roster.to_signed(consortium.signer_key))
+    with pytest.raises(SecAggError, match="roster"):
+        sites.of_home(home, FLOORS)
+    home.roster_file.write_bytes(right)
+    assert sites.of_home(home, FLOORS) is first
+
+
 def test_a_new_roster_plan_or_floor_counts_at_once(tmp_path, consortium, sites):
     home = folders(tmp_path, consortium)["a"]
     first = sites.of_home(home, FLOORS)
