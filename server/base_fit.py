@@ -147,8 +147,10 @@ class _Fit:
 
     def _judged(self, answer: Answer) -> Drop | None:
         reply = answer.reply
-        if reply is None or reply.sums is None:
+        if reply is None:
             return answer.drop
+        if reply.sums is None:
+            return Drop(site=answer.site, reason="schema", detail="the answer is masked, and no such was asked for")
         try:
             base.check_sums(reply.sums, reply.patients, self._spec.base_fourier)
         except InputError as error:  # its text is ours and quotes nothing

@@ -10,8 +10,13 @@ import pytest
 from client.app import InstalledTraining, client_app
 from client.base import base_sums
 from client.site import SiteConfig
+from privacy.messages import Reply
 from server.app import federate, run_config
+from server.base_fit import _Fit
 from server.config import PrivacyConfig, RoundsConfig, RunConfig
+from server.events import EventLog
+from server.exchange import Answer
+from server.roster import ANYONE
 from server.rounds import QuorumError
 from shared_model import base
 from shared_model.errors import InputError
@@ -137,3 +142,13 @@ def test_a_base_that_came_with_the_configuration_is_not_fitted_again(nodes, tmp_
     run(tmp_path / "out", nodes, config=replace(CONFIG, model={**MODEL, "base_weights": given}))
     assert not base.weights_of(load_adapter(tmp_path / "out" / "adapter.safetensors")[0]).any()
     assert not (tmp_path / "out" / "base.json").exists()
+
+
+def test_an_answer_without_sums_counts_for_no_quorum(tmp_path):
+    """A masked one passes the message schema; none was asked for."""
+    spec = ModelSpec.from_json(json.dumps(MODEL))
+    fit = _Fit(None, CONFIG, spec, EventLog(tmp_path, None), ANYONE)  # type: ignore[arg-type]
+    reply = Reply(kind="base", site="west", round=0, run_id="0" * 32, patients=0)
+    drop = fit._judged(Answer(node=1, site="west", reply=reply))
+    assert drop is not None
+    assert (drop.site, drop.reason) == ("west", "schema")
