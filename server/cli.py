@@ -102,7 +102,7 @@ def run(
         _print(outcome_record(outcome))
         return
     console.print(rounds_table(outcome.report))
-    console.print(f"adapter: {outcome.adapter}", soft_wrap=True)
+    console.print(f"adapter: {outcome.adapter}", soft_wrap=True, markup=False)
 
 
 @app.command()

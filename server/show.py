@@ -35,7 +35,7 @@ class Progress:
         self._console = console
         self._live = console.is_terminal
         self._bar = Bar(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),  # holds words of the sites
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),

@@ -198,6 +198,6 @@ def _show(bars: Progress, bar: TaskID, event: Event) -> None:
         bars.update(bar, completed=event.round, note="" if loss is None else f"loss {loss:.3f}")
         # A log file shows no bars, only the end.
         if not bars.console.is_terminal:
-            bars.console.print(f"{bars.tasks[bar].description}: {event.line()}")
+            bars.console.print(f"{bars.tasks[bar].description}: {event.line()}", markup=False)
     elif event.kind in LOUD:
-        bars.console.print(event.line())
+        bars.console.print(event.line(), markup=False)
