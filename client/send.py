@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,12 +14,6 @@ from client.dicom_write import LABEL
 from shared_model.errors import FedKT3DError, InputError
 
 SECONDS = 60.0
-# Statuses of C-STORE that say it was stored, with a reservation (PS3.4 Table B.2-1).
-STORED: Mapping[int, str] = {
-    0xB000: "some elements were changed",
-    0xB006: "some elements were left out",
-    0xB007: "it does not look to the peer as an RTDOSE should",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +43,7 @@ def send(paths: Sequence[Path], peer: Peer) -> tuple[str, ...]:
     """
     try:
         from pynetdicom import AE
+        from pynetdicom.status import STORAGE_SERVICE_CLASS_STATUS, code_to_category
     except ImportError as error:
         raise InputError("send: pynetdicom is not installed; pip install 'fedkt3d[intake]'") from error
     datasets = [_ours(path) for path in paths]
@@ -62,8 +57,12 @@ def send(paths: Sequence[Path], peer: Peer) -> tuple[str, ...]:
     try:
         for path, dataset in zip(paths, datasets, strict=True):
             status = link.send_c_store(dataset).get("Status", None)
-            if status in STORED:
-                notes.append(f"{path.name}: stored with a warning (status 0x{status:04X}): {STORED[status]}")
+            if (
+                status in STORAGE_SERVICE_CLASS_STATUS and code_to_category(status) == "Warning"
+            ):  # it was stored: PS3.4 Table B.2-1
+                notes.append(
+                    f"{path.name}: stored with a warning (status 0x{status:04X}): {STORAGE_SERVICE_CLASS_STATUS[status][1]}"
+                )
             elif status != 0:
                 code = "no answer" if status is None else f"status 0x{status:04X}"
                 raise FedKT3DError(f"send: {path.name} was refused ({code})")

@@ -123,8 +123,7 @@ def trial_settings(settings: AblationSettings, name: str, seed: int) -> RunSetti
 def run_trial(name: str, seed: int, run: RunSettings, steps: Sequence[int], bars: Progress) -> Trial:
     """Train one variant with one seed, score its adapter at every number of steps; read it if it is there."""
     path = run.out / RESULT
-    if run.prior_path is not None:
-        use_checkpoint(run.prior_path)
+    use_checkpoint(run.prior_path)
     trained = _trained_by(run)
     done: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
     if done and done["trained"] != trained:

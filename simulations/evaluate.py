@@ -39,8 +39,7 @@ def evaluate_adapter(settings: EvaluateSettings, bars: Progress) -> str:
     started = time.monotonic()
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    if settings.prior_path is not None:
-        use_checkpoint(settings.prior_path)
+    use_checkpoint(settings.prior_path)
     path = DEFAULT_ADAPTER if settings.adapter == "default" else Path(settings.adapter)
     if not path.is_file():
         raise InputError(f"adapter={settings.adapter}: no such file; give a .safetensors that a run wrote, or default")

@@ -149,8 +149,7 @@ def run_studies(settings: RunSettings, bars: Progress, app: ClientApp = client_a
     """
     started = (time.monotonic(), time.process_time())
     torch.set_num_threads(settings.threads)
-    if settings.prior_path is not None:
-        use_checkpoint(settings.prior_path)
+    use_checkpoint(settings.prior_path)
     claim_folder(settings)
     sites = hospitals(settings.data, settings.partition, settings.out, settings.federation.seed)
     sites = [replace(site, cache=settings.out / "cache") for site in sites]

@@ -59,13 +59,13 @@ def run_transfer(settings: TransferSettings, bars: Progress) -> str:
         wanted += [(SCRATCH, longer, s) for s in settings.seeds if longer not in settings.steps]
     # Every trial's settings are checked before the first one trains.
     plans = [(*trial, trial_settings(settings, *trial)) for trial in wanted]
-    for *_, run in plans:
-        examples = run.federation.train.batch_size * hospital_count(run.data, run.partition)
-        if examples != BATCH:
-            raise InputError(
-                f"partition, data.sites, train.batch_size: {examples} examples a step; expected {BATCH}, as in the"
-                " pretraining, or the table's equal steps would not cost the same"
-            )
+    run = plans[0][-1]  # data and batch are those of all
+    examples = run.federation.train.batch_size * hospital_count(run.data, run.partition)
+    if examples != BATCH:
+        raise InputError(
+            f"partition, data.sites, train.batch_size: {examples} examples a step; expected {BATCH}, as in the"
+            " pretraining, or the table's equal steps would not cost the same"
+        )
     bar = bars.add_task("priors x steps x seeds", total=len(plans), note="")
     trials: list[Trial] = []
     table = ""
