@@ -43,7 +43,7 @@ def send(paths: Sequence[Path], peer: Peer) -> tuple[str, ...]:
     """
     try:
         from pynetdicom import AE
-        from pynetdicom.status import STORAGE_SERVICE_CLASS_STATUS as statuses
+        from pynetdicom.status import STORAGE_SERVICE_CLASS_STATUS as STATUSES
         from pynetdicom.status import code_to_category
     except ImportError as error:
         raise InputError("send: pynetdicom is not installed; pip install 'fedkt3d[intake]'") from error
@@ -58,8 +58,8 @@ def send(paths: Sequence[Path], peer: Peer) -> tuple[str, ...]:
     try:
         for path, dataset in zip(paths, datasets, strict=True):
             status = link.send_c_store(dataset).get("Status", None)
-            if status in statuses and code_to_category(status) == "Warning":  # it was stored: PS3.4 Table B.2-1
-                notes.append(f"{path.name}: stored with a warning (status 0x{status:04X}): {statuses[status][1]}")
+            if status in STATUSES and code_to_category(status) == "Warning":  # it was stored: PS3.4 Table B.2-1
+                notes.append(f"{path.name}: stored with a warning (status 0x{status:04X}): {STATUSES[status][1]}")
             elif status != 0:
                 code = "no answer" if status is None else f"status 0x{status:04X}"
                 raise FedKT3DError(f"send: {path.name} was refused ({code})")
