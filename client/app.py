@@ -1,8 +1,8 @@
 """The hospital's Flower ClientApp: checks a request, runs the installed code on the site's data, answers or refuses.
 
-The site's own limits come first (client/limits.py). Nothing private travels: whatever fails, the coordinator gets a
-fixed code (privacy/messages.py). The details go to the logger ``fedkt3d.site`` alone: it passes nothing on and prints
-nothing until the site attaches a handler of its own. Torch is imported when a model is first needed, so that a
+The site's own limits come first (client/gate/limits.py). Nothing private travels: whatever fails, the coordinator gets
+a fixed code (privacy/wire/messages.py). The details go to the logger ``fedkt3d.site`` alone: it passes nothing on and
+prints nothing until the site attaches a handler of its own. Torch is imported when a model is first needed, so that a
 process is up at once.
 """
 
@@ -19,15 +19,16 @@ import numpy as np
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from client.home import ClientHome
-from client.installed import InstalledTraining, Training, Vector
-from client.limits import Limits
-from client.secure_site import SITES, SecureSite
-from client.site import SiteConfig
-from client.spending import Account, simulated_ledger
-from privacy.encoding import Ring
-from privacy.fields import MessageError
-from privacy.messages import (
+from client.gate.limits import Limits
+from client.gate.secure_site import SITES, SecureSite
+from client.gate.spending import Account, simulated_ledger
+from client.site.config import SiteConfig
+from client.site.home import ClientHome
+from client.training.installed import InstalledTraining, Training, Vector
+from privacy.dp.encoding import Ring
+from privacy.dp.terms import SUMMED
+from privacy.secagg.errors import SecAggError
+from privacy.wire.messages import (
     MESSAGE_TYPES,
     EvaluateTask,
     Refusal,
@@ -37,10 +38,9 @@ from privacy.messages import (
     parse_request,
     reply,
 )
-from privacy.modes import SUMMED
-from privacy.secagg.errors import SecAggError
-from privacy.secure_records import SECURE_KINDS
-from shared_model.errors import InputError, PolicyError
+from privacy.wire.secure_records import SECURE_KINDS
+from shared_model.core.errors import InputError, PolicyError
+from shared_model.core.fields import MessageError
 
 NODE_CONFIG_KEY = "site-config"
 # The site's folder: its policy and plan. Set by the site's executor; a simulation has neither.

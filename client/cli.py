@@ -12,12 +12,15 @@ from typing import Annotated, Any
 
 import typer
 
-from client import data_cli, enrol, node, scorecard_cli
-from client import status as site_status
-from client.home import ClientHome
-from client.policy import Policy
-from privacy import certificates
-from shared_model.command import run_command
+from client.commands import data as data_cli
+from client.commands import scorecard as scorecard_cli
+from client.node import start as node
+from client.node import status as site_status
+from client.setup import enrol
+from client.site.home import ClientHome
+from client.site.policy import Policy
+from privacy.trust import certificates
+from shared_model.core.command import run_command
 
 app = typer.Typer(
     name="client", help="A hospital in a federation.", no_args_is_help=True, pretty_exceptions_enable=False
@@ -125,7 +128,7 @@ def budget(
     as_json: AsJson = False,
 ) -> None:
     """Show what this site has spent of its privacy budget; verifies the ledger."""
-    from client.budget import budget_report
+    from client.site.budget import budget_report
 
     home = ClientHome.load(home_folder)
     if make_ledger:

@@ -1,7 +1,7 @@
 """The coordinator's Flower ServerApp: reads the composed configuration, runs the rounds, writes adapter and report.
 
 Run config: ``config`` (JSON of a RunConfig), ``config-sha256`` (of that text, in hex), ``out`` (output folder), in a
-deployment ``home`` (the coordinator's folder, which says who may take part: server/deployed.py). Writes
+deployment ``home`` (the coordinator's folder, which says who may take part: server/consortium/participants.py). Writes
 ``out/adapter.safetensors`` with its card ``out/adapter.json`` and ``out/federation.json``; ``out/events.jsonl`` and
 ``out/checkpoint`` grow on the way.
 """
@@ -21,20 +21,20 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 from numpy.typing import NDArray
 
-from server.config import RunConfig
-from server.deployed import members_of
-from server.events import Listener
-from server.failure import ReportedError
-from server.home import ServerHome
-from server.journal import StorageError, write_atomic
-from server.private_run import privacy_report, releases, run_terms
-from server.public_gate import judged
-from server.roster import Members
-from server.rounds import FederationResult, run_federation
-from shared_model.errors import FedKT3DError, InputError
+from server.config.privacy import privacy_report, releases, run_terms
+from server.config.run import RunConfig
+from server.consortium.participants import members_of
+from server.deployment.home import ServerHome
+from server.record.events import Listener
+from server.record.journal import StorageError, write_atomic
+from server.rounds.loop import FederationResult, run_federation
+from server.rounds.public_gate import judged
+from server.runs.failure import ReportedError
+from server.sites.attendance import Members
+from shared_model.core.errors import FedKT3DError, InputError
 
 if TYPE_CHECKING:
-    from shared_model.spec import ModelSpec
+    from shared_model.network.spec import ModelSpec
 
 app = ServerApp()
 
@@ -65,12 +65,13 @@ def federate(
     if members is None:
         members = members_of(ServerHome.load(Path(home)), config) if home else Members()
     # torch is slow to import; a bad configuration is refused before that.
-    from server.base_fit import fitted_spec
-    from shared_model.card import adapter_card, card_bytes, card_path
-    from shared_model.manifest import manifest_hash, save_adapter, stage_mask, vector_hash
-    from shared_model.prior import pinned
-    from shared_model.public_check import BUNDLED, PublicCheck, public_cases
-    from shared_model.spec import ModelSpec
+    from server.rounds.base_fit import fitted_spec
+    from shared_model.adapter.card import adapter_card, card_bytes, card_path
+    from shared_model.adapter.manifest import manifest_hash, save_adapter, stage_mask, vector_hash
+    from shared_model.backbone.prior import pinned
+    from shared_model.bundled import PUBLIC_CASES
+    from shared_model.network.spec import ModelSpec
+    from shared_model.prediction.public_check import PublicCheck, public_cases
 
     asked = pinned(ModelSpec.from_json(json.dumps(config.model)))
     spec, fit = fitted_spec(grid, config, asked, out, on_event, members.register)
@@ -78,7 +79,7 @@ def federate(
     manifest = manifest_hash(spec)
     masks = partial(stage_mask, spec)
     rounds = config.rounds
-    check = PublicCheck(spec, public_cases(Path(rounds.public_cases or BUNDLED))) if rounds.judged else None
+    check = PublicCheck(spec, public_cases(Path(rounds.public_cases or PUBLIC_CASES))) if rounds.judged else None
     result = run_federation(grid, config, spec.to_json(), manifest, initial, out, on_event, members, masks, check)
     report = federation_report(config, result, vector_hash(result.vector))
     if start is not None:
@@ -107,11 +108,11 @@ def federate(
 def starting_point(config: RunConfig, spec: ModelSpec) -> tuple[NDArray[np.float32], dict[str, Any] | None]:
     """The shared vector before round 1, (d,): that of the adapter ``config.initial`` names, or the prior's own.
 
-    With it what report and card keep of that adapter (shared_model/card.py), None for the prior's own. Raises
+    With it what report and card keep of that adapter (shared_model/adapter/card.py), None for the prior's own. Raises
     InputError where that adapter is of another model.
     """
-    from shared_model.card import started_from
-    from shared_model.manifest import initial_vector, load_adapter, manifest_hash, vector_hash
+    from shared_model.adapter.card import started_from
+    from shared_model.adapter.manifest import initial_vector, load_adapter, manifest_hash, vector_hash
 
     if not config.initial:
         return initial_vector(spec), None

@@ -1,7 +1,7 @@
 """`server`: the coordinator's command.
 
 `server init NAME` once, `server start --home DIR` for as long as the federation lives, `server invite` and
-`server admit` for each site (server/members.py), `server run` for each run.
+`server admit` for each site (server/consortium/commands.py), `server run` for each run.
 """
 
 from __future__ import annotations
@@ -14,17 +14,20 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from server import coordinator, home, members, runs
-from server.admission import Admissions
-from server.compose import compose_run
-from server.home import ServerHome
-from server.publish import publish as publish_adapter
-from server.run import run as run_federation
-from server.show import Progress, outcome_record, rounds_table
-from server.status import lines as status_lines
-from server.status import report as status_report
-from shared_model.command import run_command
-from shared_model.errors import InputError
+from server.config.compose import compose_run
+from server.consortium import commands as members
+from server.consortium.admission import Admissions
+from server.deployment import home
+from server.deployment import start as coordinator
+from server.deployment.home import ServerHome
+from server.runs import index as runs
+from server.runs.follow import run as run_federation
+from server.runs.publish import publish as publish_adapter
+from server.runs.show import Progress, outcome_record, rounds_table
+from server.runs.status import lines as status_lines
+from server.runs.status import report as status_report
+from shared_model.core.command import run_command
+from shared_model.core.errors import InputError
 
 app = typer.Typer(
     name="server", help="The coordinator of a federation.", no_args_is_help=True, pretty_exceptions_enable=False

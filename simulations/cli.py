@@ -9,8 +9,8 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from shared_model.command import run_command
-from shared_model.errors import InputError
+from shared_model.core.command import run_command
+from shared_model.core.errors import InputError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Simulated hospitals on one machine.")
 Overrides = Annotated[list[str] | None, typer.Argument(help="Hydra overrides: key=value")]
@@ -32,8 +32,8 @@ def progress_bars() -> Progress:
 @app.command()
 def run(overrides: Overrides = None) -> None:
     """Train federated, local-only and centralised models and compare them; writes tables, pictures and the adapter."""
-    from simulations.settings import run_settings
-    from simulations.study import run_studies
+    from simulations.settings.commands import run_settings
+    from simulations.studies.study import run_studies
 
     settings = run_settings(overrides or [])
     with progress_bars() as bars:
@@ -44,8 +44,8 @@ def run(overrides: Overrides = None) -> None:
 @app.command()
 def evaluate(overrides: Overrides = None) -> None:
     """Score an adapter on a cohort; writes summary.json with `metrics`."""
-    from simulations.evaluate import evaluate_adapter
-    from simulations.settings import evaluate_settings
+    from simulations.settings.commands import evaluate_settings
+    from simulations.studies.evaluate import evaluate_adapter
 
     settings = evaluate_settings(overrides or [])
     with progress_bars() as bars:
@@ -56,8 +56,8 @@ def evaluate(overrides: Overrides = None) -> None:
 @app.command()
 def ablation(overrides: Overrides = None) -> None:
     """Train the paper's ablation list, variant by variant and seed by seed; goes on where it was stopped."""
-    from simulations.ablation import run_ablation
-    from simulations.series import ablation_settings
+    from simulations.settings.series import ablation_settings
+    from simulations.studies.ablation import run_ablation
 
     settings = ablation_settings(overrides or [])
     with progress_bars() as bars:
@@ -68,8 +68,8 @@ def ablation(overrides: Overrides = None) -> None:
 @app.command()
 def transfer(overrides: Overrides = None) -> None:
     """Fine-tune from each prior, budget and seed: what the prior is worth; goes on where it was stopped."""
-    from simulations.series import transfer_settings
-    from simulations.transfer import run_transfer
+    from simulations.settings.series import transfer_settings
+    from simulations.studies.transfer import run_transfer
 
     settings = transfer_settings(overrides or [])
     with progress_bars() as bars:
@@ -80,8 +80,8 @@ def transfer(overrides: Overrides = None) -> None:
 @app.command()
 def poison(overrides: Overrides = None) -> None:
     """Let one hospital lie in a federation under secure aggregation, with the check on public patients and without."""
-    from simulations.poison import run_poison
-    from simulations.series import poison_settings
+    from simulations.settings.series import poison_settings
+    from simulations.studies.poison import run_poison
 
     settings = poison_settings(overrides or [])
     with progress_bars() as bars:
@@ -92,8 +92,8 @@ def poison(overrides: Overrides = None) -> None:
 @app.command()
 def scorecards(overrides: Overrides = None) -> None:
     """Align one shared adapter to each hospital's own scorecard, seed by seed; goes on where it was stopped."""
-    from simulations.scorecard_settings import scorecards_settings
-    from simulations.scorecards import run_scorecards
+    from simulations.settings.scorecards import scorecards_settings
+    from simulations.studies.scorecards import run_scorecards
 
     settings = scorecards_settings(overrides or [])
     with progress_bars() as bars:
@@ -104,8 +104,8 @@ def scorecards(overrides: Overrides = None) -> None:
 @app.command()
 def baselines(overrides: Overrides = None) -> None:
     """Train simple models (constant, atlas, boosting, ridge, U-Net) and score them as ours are scored."""
-    from simulations.baselines import run_baselines
-    from simulations.settings import baselines_settings
+    from simulations.settings.commands import baselines_settings
+    from simulations.studies.baselines import run_baselines
 
     settings = baselines_settings(overrides or [])
     with progress_bars() as bars:
@@ -116,7 +116,7 @@ def baselines(overrides: Overrides = None) -> None:
 @app.command()
 def audit(overrides: Overrides = None) -> None:
     """Audit the deployed release: noise energy, empirical epsilon of one run, membership and inversion attacks."""
-    from simulations.audit import audit_settings, run_audit
+    from simulations.studies.audit import audit_settings, run_audit
 
     print(run_audit(audit_settings(overrides or [])))
 
@@ -124,7 +124,7 @@ def audit(overrides: Overrides = None) -> None:
 @app.command("private-base")
 def private_base(overrides: Overrides = None) -> None:
     """Fit the ridge base by private steps on phantom directions, at several epsilons, and score it."""
-    from simulations.private_base import private_base_settings, run_private_base
+    from simulations.studies.private_base import private_base_settings, run_private_base
 
     print(run_private_base(private_base_settings(overrides or [])))
 
@@ -136,7 +136,7 @@ def phantom_base(
     directions: Annotated[int, typer.Option(min=1, max=200, help="Numbers that hospitals may add")] = 64,
 ) -> None:
     """Learn the public part of model.base=phantom from phantom patients."""
-    from simulations.private_base import write_public_base
+    from simulations.studies.private_base import write_public_base
 
     print(write_public_base(out, phantoms, directions))
 
@@ -144,7 +144,7 @@ def phantom_base(
 @app.command("public-set")
 def public_set(overrides: Overrides = None) -> None:
     """Make a file of public patients on whom a coordinator judges every round (rounds.public_cases)."""
-    from simulations.public_set import public_set_settings, write_public_set
+    from simulations.studies.public_set import public_set_settings, write_public_set
 
     print(write_public_set(public_set_settings(overrides or [])))
 
@@ -152,8 +152,8 @@ def public_set(overrides: Overrides = None) -> None:
 @app.command()
 def pretrain(overrides: Overrides = None) -> None:
     """Train a prior of the bundled size on procedural video or phantom patients and write it with its card."""
-    from simulations.pretrain import pretrain as train_prior
-    from simulations.settings import pretrain_settings
+    from simulations.settings.commands import pretrain_settings
+    from simulations.studies.pretrain import pretrain as train_prior
 
     settings = pretrain_settings(overrides or [])
     with progress_bars() as bars:
@@ -179,8 +179,8 @@ def compare(
     as_csv: Annotated[bool, typer.Option("--csv", help="CSV instead of Markdown")] = False,
 ) -> None:
     """Print mean and standard deviation over the seeds of several runs."""
-    from simulations.study import check_alike
-    from simulations.tables import mean_sd_csv, mean_sd_table, read_summary
+    from simulations.reports.tables import mean_sd_csv, mean_sd_table, read_summary
+    from simulations.studies.study import check_alike
 
     check_alike(folders)
     summaries = [read_summary(folder / "summary.json") for folder in folders]
@@ -196,8 +196,8 @@ def phantom(
     seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
     """Write one phantom hospital, as case files with site.yaml (--out) or as DICOM studies (--dicom)."""
-    from simulations.phantom import style_named, write_hospital
-    from simulations.phantom_dicom import write_dicom_hospital
+    from simulations.phantom.dicom import write_dicom_hospital
+    from simulations.phantom.hospitals import style_named, write_hospital
 
     if (out is None) == (dicom is None):
         raise InputError("expected either --out (case files) or --dicom (DICOM studies)")

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
-from wan_files import write_checkpoint
+
+from tests.builders.wan_files import write_checkpoint
 
 # Hypothesis fails an example that takes 200 ms: on a busy machine that says nothing of the code (pytest-timeout does).
 settings.register_profile("no-deadline", deadline=None)

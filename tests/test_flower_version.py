@@ -8,67 +8,75 @@ import pytest
 
 # (module, names, where we use them)
 INTERNALS = [
-    ("flwr.app.message", ["make_message"], "simulations/local_grid.py"),
-    ("flwr.common.constant", ["SUPERLINK_NODE_ID", "ErrorCode"], "simulations/local_grid.py"),
-    ("flwr.supercore.run", ["Run"], "simulations/local_grid.py"),
-    ("flwr.common.constant", ["ErrorCode", "SubStatus"], "client/executor.py"),
-    ("flwr.proto.runtime_pb2", ["AcquireTaskRequest"], "client/executor.py"),
-    ("flwr.supercore.constant", ["TaskType"], "client/executor.py"),
-    ("flwr.supercore.heartbeat", ["HeartbeatSender", "make_task_heartbeat_fn_http"], "client/executor.py"),
+    ("flwr.app.message", ["make_message"], "simulations/engine/local_grid.py"),
+    ("flwr.common.constant", ["SUPERLINK_NODE_ID", "ErrorCode"], "simulations/engine/local_grid.py"),
+    ("flwr.supercore.run", ["Run"], "simulations/engine/local_grid.py"),
+    ("flwr.common.constant", ["ErrorCode", "SubStatus"], "client/node/executor.py"),
+    ("flwr.proto.runtime_pb2", ["AcquireTaskRequest"], "client/node/executor.py"),
+    ("flwr.supercore.constant", ["TaskType"], "client/node/executor.py"),
+    ("flwr.supercore.heartbeat", ["HeartbeatSender", "make_task_heartbeat_fn_http"], "client/node/executor.py"),
     (
         "flwr.supercore.interceptors",
         ["RuntimeTokenHttpInterceptor", "RuntimeVersionHttpInterceptor", "SuperExecAuthHttpInterceptor"],
-        "client/executor.py",
+        "client/node/executor.py",
     ),
-    ("flwr.supercore.retry", ["make_simple_http_retry_invoker"], "client/executor.py"),
-    ("flwr.supercore.runtime", ["RuntimeHttpClient"], "client/executor.py"),
+    ("flwr.supercore.retry", ["make_simple_http_retry_invoker"], "client/node/executor.py"),
+    ("flwr.supercore.runtime", ["RuntimeHttpClient"], "client/node/executor.py"),
     (
         "flwr.supernode.runtime.run_clientapp",
         ["pull_task_input", "push_message", "push_task_output"],
-        "client/executor.py",
+        "client/node/executor.py",
     ),
-    ("flwr.supercore.logger", ["LOGGER_NAME", "console_handler"], "client/site_log.py, server/superlink.py"),
-    ("flwr.supernode.cli.flower_supernode", ["flower_supernode"], "client/supernode.py"),
-    ("flwr.supernode.fleet_http_connection", ["FleetHttpClient"], "client/supernode.py"),
-    ("flwr.supernode.fleet_http_client", ["FleetHttpClient"], "client/supernode.py"),
-    ("flwr.supernode.node_auth_http_interceptor", ["NodeAuthHttpInterceptor"], "client/supernode.py"),
-    ("flwr.supercore.run", ["RunNotRunningException"], "client/supernode.py"),
-    ("flwr.proto.fleet_pb2", ["ActivateNodeResponse", "DeactivateNodeRequest"], "client/fleet_watch.py, supernode.py"),
+    (
+        "flwr.supercore.logger",
+        ["LOGGER_NAME", "console_handler"],
+        "client/node/site_log.py, server/deployment/superlink.py",
+    ),
+    ("flwr.supernode.cli.flower_supernode", ["flower_supernode"], "client/node/supernode.py"),
+    ("flwr.supernode.fleet_http_connection", ["FleetHttpClient"], "client/node/supernode.py"),
+    ("flwr.supernode.fleet_http_client", ["FleetHttpClient"], "client/node/supernode.py"),
+    ("flwr.supernode.node_auth_http_interceptor", ["NodeAuthHttpInterceptor"], "client/node/supernode.py"),
+    ("flwr.supercore.run", ["RunNotRunningException"], "client/node/supernode.py"),
+    (
+        "flwr.proto.fleet_pb2",
+        ["ActivateNodeResponse", "DeactivateNodeRequest"],
+        "client/node/fleet_watch.py, supernode.py",
+    ),
     (
         "flwr.supercore.protobuf.client",
         ["ProtobufCall", "ProtobufClientInterceptor", "ProtobufRequestContext"],
-        "client/fleet_watch.py, client/supernode.py",
+        "client/node/fleet_watch.py, client/node/supernode.py",
     ),
-    ("flwr.supernode.start_client_internal", ["time"], "client/supernode.py: its fixed pauses"),
-    ("flwr.supernode.main", ["create_app"], "client/supernode.py"),
-    ("flwr.proto.message_pb2", ["PullObjectRequest", "PullObjectResponse"], "client, server/serverapp.py"),
-    ("flwr.superlink.grid.http_grid", ["RuntimeHttpClient"], "server/serverapp.py"),
-    ("flwr.supercore.http_logging", ["get_uvicorn_log_config"], "server/superlink.py"),
-    ("flwr.supercore.sql_mixin", ["SQLITE_PRAGMAS"], "server/superlink_speed.py"),
-    ("flwr.supercore.corestate.sql_corestate", ["SqlCoreState"], "server/superlink_speed.py"),
-    ("flwr.server.superlink.linkstate.sql_linkstate", ["SqlLinkState"], "server/superlink_speed.py"),
-    ("flwr.supercore.routers.runtime.tracing", ["RuntimeTracingMiddleware"], "server/superlink_speed.py"),
-    ("flwr.superlink.routers.fleet.middlewares", ["FleetEventLogMiddleware"], "server/superlink_speed.py"),
+    ("flwr.supernode.start_client_internal", ["time"], "client/node/supernode.py: its fixed pauses"),
+    ("flwr.supernode.main", ["create_app"], "client/node/supernode.py"),
+    ("flwr.proto.message_pb2", ["PullObjectRequest", "PullObjectResponse"], "client, server/deployment/serverapp.py"),
+    ("flwr.superlink.grid.http_grid", ["RuntimeHttpClient"], "server/deployment/serverapp.py"),
+    ("flwr.supercore.http_logging", ["get_uvicorn_log_config"], "server/deployment/superlink.py"),
+    ("flwr.supercore.sql_mixin", ["SQLITE_PRAGMAS"], "server/deployment/superlink_speed.py"),
+    ("flwr.supercore.corestate.sql_corestate", ["SqlCoreState"], "server/deployment/superlink_speed.py"),
+    ("flwr.server.superlink.linkstate.sql_linkstate", ["SqlLinkState"], "server/deployment/superlink_speed.py"),
+    ("flwr.supercore.routers.runtime.tracing", ["RuntimeTracingMiddleware"], "server/deployment/superlink_speed.py"),
+    ("flwr.superlink.routers.fleet.middlewares", ["FleetEventLogMiddleware"], "server/deployment/superlink_speed.py"),
     (
         "flwr.superlink.routers.control.middlewares",
         ["ControlEventLogMiddleware", "ControlLicenseMiddleware", "ControlSensitiveResponseMiddleware"],
-        "server/superlink_speed.py",
+        "server/deployment/superlink_speed.py",
     ),
     (
         "flwr.superlink.cli.flower_superlink",
         ["SuperLinkLifespan", "_parse_superlink_lifespan_config"],
-        "server/superlink.py",
+        "server/deployment/superlink.py",
     ),
-    ("flwr.superlink.main", ["create_app"], "server/superlink.py"),
+    ("flwr.superlink.main", ["create_app"], "server/deployment/superlink.py"),
     (
         "flwr.proto.runtime_pb2",
         ["AcquireTaskRequest", "PushTaskOutputRequest", "SendTaskHeartbeatRequest"],
-        "server/executor.py",
+        "server/deployment/executor.py",
     ),
-    ("flwr.common.constant", ["ErrorCode"], "server/exchange.py"),
-    ("flwr.supercore.logger", ["mirror_output_to_queue"], "server/serverapp.py"),
-    ("flwr.superlink.runtime", ["run_serverapp"], "server/serverapp.py"),
-    ("httpx", ["HTTPError"], "server/exchange.py: what Flower's own Grid raises when the SuperLink stumbles"),
+    ("flwr.common.constant", ["ErrorCode"], "server/sites/exchange.py"),
+    ("flwr.supercore.logger", ["mirror_output_to_queue"], "server/deployment/serverapp.py"),
+    ("flwr.superlink.runtime", ["run_serverapp"], "server/deployment/serverapp.py"),
+    ("httpx", ["HTTPError"], "server/sites/exchange.py: what Flower's own Grid raises when the SuperLink stumbles"),
 ]
 
 
@@ -112,14 +120,14 @@ def test_the_supernode_goes_wrong_where_the_fleet_watch_expects_it():
     from flwr.supercore.retry import http_retry
     from flwr.supernode import fleet_http_connection, start_client_internal
 
-    # client/fleet_watch.py stands in front of each request, through the name that this module calls.
+    # client/node/fleet_watch.py stands in front of each request, through the name that this module calls.
     connection = inspect.getsource(fleet_http_connection)
     assert "with FleetHttpClient.from_server_address(" in connection
     assert "if exc.response.status_code in (502, 503, 504)" in connection
     retry = inspect.getsource(http_retry)
     assert '("certificate", "ssl", "tls")' in retry
     assert "INTERNAL_SERVER_ERROR" not in retry
-    # client/watchdog.py: it waits without end for an answer of the executor.
+    # client/node/watchdog.py: it waits without end for an answer of the executor.
     assert "while not (reply_messages :=" in inspect.getsource(start_client_internal)
 
 
@@ -131,13 +139,13 @@ def test_what_we_make_faster_is_done_where_we_reach_it():
     from flwr.superlink.grid import http_grid
     from flwr.supernode import start_client_internal
 
-    # client/supernode.py: the main loop uses `time` for its pauses alone, and takes create_app when it starts.
+    # client/node/supernode.py: the main loop uses `time` for its pauses alone, and takes create_app when it starts.
     loop = inspect.getsource(start_client_internal)
     assert set(re.findall(r"\btime\.\w+\(.*?\)", loop)) == {"time.sleep(3)", "time.sleep(0.5)"}
     command = importlib.import_module("flwr.supernode.cli.flower_supernode")
     assert "from flwr.supernode.main import" in inspect.getsource(command._start_supernode_http_api)
-    # server/serverapp.py: the Grid makes its client by the name that its module knows.
+    # server/deployment/serverapp.py: the Grid makes its client by the name that its module knows.
     assert "RuntimeHttpClient.from_server_address(" in inspect.getsource(http_grid.HttpGrid._connect)
-    # server/superlink_speed.py.
+    # server/deployment/superlink_speed.py.
     assert "_cleanup_expired_task_tokens" in vars(SqlCoreState)
     assert "bytes_sent" in inspect.signature(SqlLinkState.store_traffic).parameters

@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from privacy.audit.one_run import Release, deployed_release
-from privacy.encoding import Ring, add_to
-from privacy.modes import Terms
-from privacy.noise import NoiseStream
-from privacy.release import clipped_sum
+from privacy.dp.encoding import Ring, add_to
+from privacy.dp.noise import NoiseStream
+from privacy.dp.release import clipped_sum
+from privacy.dp.terms import Terms
 
 Vectors = NDArray[np.float32]
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from privacy.encoding import Ring, add_to, from_ring
-from privacy.modes import Terms
-from privacy.noise import Integers, NoiseStream
-from privacy.release import release
+from privacy.dp.encoding import Ring, add_to, from_ring
+from privacy.dp.noise import Integers, NoiseStream
+from privacy.dp.release import release
+from privacy.dp.terms import Terms
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from privacy.encoding import Ring, add_to
-from privacy.modes import Terms
-from privacy.noise import NoiseStream
-from privacy.release import clipped_sum, release
+from privacy.dp.encoding import Ring, add_to
+from privacy.dp.noise import NoiseStream
+from privacy.dp.release import clipped_sum, release
+from privacy.dp.terms import Terms
 
 # One site's release of the canaries (vectors (k, d)) that are in its cohort.
 Release = Callable[[NDArray[np.float32], Terms], Ring]

@@ -16,10 +16,10 @@ from typing import ClassVar
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
-from privacy.roster import Roster
 from privacy.secagg.errors import SecAggError
 from privacy.secagg.layout import Field, Number, Packed, Raw
 from privacy.secagg.masks import RINGS
+from privacy.trust.roster import Roster
 
 HASH_BYTES = 32
 MOST_SITES = 128  # the graph is complete: each site shares keys with every other
@@ -190,5 +190,5 @@ def step_context(deal: bytes, dealers: Sequence[int], step: int, round_number: i
 
 
 def to_sign(label: str, context: bytes, body: bytes) -> bytes:
-    """Return the bytes that a signature covers. No document of privacy/signed.py begins like this."""
+    """Return the bytes that a signature covers. No document of privacy/trust/signed.py begins like this."""
     return digest(f"signed {label}", context, body)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from shared_model.errors import FedKT3DError
+from shared_model.core.errors import FedKT3DError
 
 # What went wrong, for a program; the text says it to a person.
 CODES = (

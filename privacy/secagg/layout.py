@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, Self
 
-from privacy.fields import MessageError
+from shared_model.core.fields import MessageError
 
 MAX_BYTES = 16_000_000
 SIGNATURE_BYTES = 64

@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from privacy.fields import MessageError
 from privacy.secagg.context import HASH_BYTES, MOST_SITES, MOST_STEPS
 from privacy.secagg.layout import SIGNATURE_BYTES, Block, BySite, Field, Many, Number, Packed, Raw, SignedPacked
 from privacy.secagg.shamir import SHARE_BYTES
+from shared_model.core.fields import MessageError
 
 KEY_BYTES = 32
 TAG_BYTES = 16  # of AES-GCM

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Protocol, Self
 
 from privacy.secagg.errors import ROUND_SPENT, SecAggError
-from shared_model.errors import InputError
+from shared_model.core.errors import InputError
 
 _LINE = re.compile(r"(setup ([0-9a-f]{64})|reveal ([0-9a-f]{32}) (\d{1,10}) ([0-9a-f]{64})) ([0-9a-f]{16})")
 

@@ -1,1 +1,1 @@
-"""Hydra configurations of `server run`, typed by server/config.py."""
+"""Hydra configurations of `server run`, typed by server/config/run.py."""

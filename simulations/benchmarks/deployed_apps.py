@@ -16,11 +16,11 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 from numpy.typing import NDArray
 
-from client import executor
-from privacy.messages import Reply, parse_request, reply
-from server.config import PrivacyConfig, RoundsConfig, RunConfig
-from server.events import Event
-from server.rounds import run_federation
+from client.node import executor
+from privacy.wire.messages import Reply, parse_request, reply
+from server.config.run import PrivacyConfig, RoundsConfig, RunConfig
+from server.record.events import Event
+from server.rounds.loop import run_federation
 
 SITES = 2
 app = ClientApp()

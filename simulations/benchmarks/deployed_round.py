@@ -20,17 +20,24 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from client import enrol
-from client.home import ClientHome
-from client.site import SiteConfig
-from privacy import identity
-from privacy.invitation import AdmissionRequest
-from privacy.processes import LOOPBACK, Child, closed_environment, flower_program, free_loopback_port, module_command
-from server.admission import Admissions
-from server.control import Control
-from server.coordinator import is_ready
-from server.home import CONNECTION, ServerHome, create
-from server.stub import write_run_config
+from client.setup import enrol
+from client.site.config import SiteConfig
+from client.site.home import ClientHome
+from privacy.flower.processes import (
+    LOOPBACK,
+    Child,
+    closed_environment,
+    flower_program,
+    free_loopback_port,
+    module_command,
+)
+from privacy.trust import identity
+from privacy.trust.membership import AdmissionRequest
+from server.consortium.admission import Admissions
+from server.deployment.control import Control
+from server.deployment.home import CONNECTION, ServerHome, create
+from server.deployment.start import is_ready
+from server.runs.bundle import write_run_config
 from simulations.benchmarks.deployed_apps import SITES, STOCK
 
 GOAL = 0.4
@@ -72,7 +79,7 @@ def ours(folder: Path, stack: ExitStack) -> tuple[ServerHome, list[Child], list[
         joined = _joined(home, folder, f"site{number}")
         address = f"{LOOPBACK}:{free_loopback_port()}"
         commands = {
-            "supernode": module_command("client.supernode", str(joined.folder), address),
+            "supernode": module_command("client.node.supernode", str(joined.folder), address),
             "executor": module_command(APPS, str(joined.folder), address),
         }
         site = [

@@ -13,8 +13,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from client.dicom_worker import MAX_SECONDS as ONE_FILE_S
-from simulations.dicom_fuzz import MAX_SECONDS, damaged_cohort
+from client.dicom.worker import MAX_SECONDS as ONE_FILE_S
+from simulations.benchmarks.dicom_fuzz import MAX_SECONDS, damaged_cohort
 
 MAX_MEMORY_MB = 2000.0
 

@@ -22,14 +22,14 @@ import numpy as np
 import pydicom
 from PIL import Image, ImageDraw
 
-from client.dicom_find import Study
-from client.dicom_images import case_grid, stack
-from client.dicom_masks import Rasteriser
-from client.dicom_parts import read_rois
-from client.dicom_read import find_studies, read_case
-from client.dicom_worker import worker
-from simulations.phantom_dicom_files import Identity, write_ct, write_dose, write_plan, write_structures
-from simulations.phantom_planes import Planes
+from client.dicom.find import Study
+from client.dicom.images import case_grid, stack
+from client.dicom.masks import Rasteriser
+from client.dicom.parts import read_rois
+from client.dicom.study import find_studies, read_case
+from client.dicom.worker import worker
+from simulations.phantom.dicom_files import Identity, write_ct, write_dose, write_plan, write_structures
+from simulations.phantom.planes import Planes
 
 SIDE, SLICES, PIXEL_MM, SLICE_MM = 512, 100, 0.98, 2.5
 REPEATS = 3

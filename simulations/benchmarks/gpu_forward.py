@@ -17,15 +17,15 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from shared_model.case import CONDITIONS
-from shared_model.diffusion import sample_ddim
-from shared_model.spec import Architecture
-from shared_model.wan import WAN_1_3B, WanDiT
+from shared_model.backbone.wan import WAN_1_3B, WanDiT
+from shared_model.diffusion.schedule import sample_ddim
+from shared_model.network.spec import Architecture
+from shared_model.patient.case import CONDITIONS
 
 GOAL_S = 8.0
 GOAL_GB = 8.0
 ROI = (97, 128, 160)
-# The autoencoder makes 4k + 1 slices k + 1, and 8x8 voxels one (shared_model/wan_vae.py).
+# The autoencoder makes 4k + 1 slices k + 1, and 8x8 voxels one (shared_model/backbone/wan_vae.py).
 LATENT_GRID = ((ROI[0] - 1) // 4 + 1, ROI[1] // 8, ROI[2] // 8)
 
 

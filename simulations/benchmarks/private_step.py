@@ -15,15 +15,15 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from privacy.clipping import joined
-from privacy.encoding import FINE, add_fine_integers, to_ring
-from privacy.modes import Terms
-from privacy.noise import NoiseStream, integer_gaussian
-from privacy.release import clipped_sum
-from shared_model.case import CONDITIONS
-from shared_model.dit import Any2AnyDiT
-from shared_model.latents import CHANNELS, latent_shape
-from shared_model.spec import Architecture
+from privacy.dp.clipping import joined
+from privacy.dp.encoding import FINE, add_fine_integers, to_ring
+from privacy.dp.noise import NoiseStream, integer_gaussian
+from privacy.dp.release import clipped_sum
+from privacy.dp.terms import Terms
+from shared_model.diffusion.latents import CHANNELS, latent_shape
+from shared_model.network.dit import Any2AnyDiT
+from shared_model.network.spec import Architecture
+from shared_model.patient.case import CONDITIONS
 
 PATIENTS, SIDE, REPEATS = 4, 32, 8
 

@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from client.cohort import load_split
-from shared_model.case import Case
-from shared_model.dosimetry import CaseScore, score_case, summarise
-from shared_model.geometry import Grid, Resampler, back_project, masked_average, roi_grid
-from simulations.partition import openkbp_split
+from client.data.load import load_split
+from shared_model.patient.case import Case
+from shared_model.patient.geometry import Grid, Resampler, back_project, masked_average, roi_grid
+from shared_model.scoring.dosimetry import CaseScore, score_case, summarise
+from simulations.data.partition import openkbp_split
 
 SHAPE = (32, 32, 32)
 

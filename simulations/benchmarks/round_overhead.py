@@ -19,10 +19,10 @@ from flwr.serverapp import Grid
 from rich.console import Console
 from rich.table import Table
 
-from privacy.messages import Reply, parse_request, reply
-from server.config import PrivacyConfig, RoundsConfig, RunConfig
-from server.rounds import FederationResult, run_federation
-from simulations.engine import run_local
+from privacy.wire.messages import Reply, parse_request, reply
+from server.config.run import PrivacyConfig, RoundsConfig, RunConfig
+from server.rounds.loop import FederationResult, run_federation
+from simulations.engine.run import run_local
 
 GOAL_S = 3.0
 

@@ -12,28 +12,27 @@ import argparse
 import json
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 
-from client.align import BUNDLED
-from client.scorecard_cohort import Patient
-from shared_model.adapters import adapted_model
-from shared_model.case import BASE, CONDITIONS
-from shared_model.manifest import load_adapter, unpack
-from shared_model.modalities import HAAR, example
-from shared_model.residual import base_gy
-from shared_model.sampler import Sampling, sample_latents
-from shared_model.scorecard_read import read_scorecard
-from simulations.phantom import STYLES, phantom_case
+from client.adapters.patients import Patient
+from shared_model.adapter.manifest import load_adapter, unpack
+from shared_model.adapter.shared import adapted_model
+from shared_model.base.residual import base_gy
+from shared_model.bundled import DEFAULT_ADAPTER, SCORECARDS
+from shared_model.diffusion.modalities import HAAR, example
+from shared_model.diffusion.sampler import Sampling, sample_latents
+from shared_model.patient.case import BASE, CONDITIONS
+from shared_model.scoring.scorecard_read import read_scorecard
+from simulations.phantom.hospitals import STYLES, phantom_case
 
 K, REPEATS = 8, 2
-CARD = Path(__file__).parents[2] / "shared_model" / "scorecards" / "head_neck.yaml"
+CARD = SCORECARDS / "head_neck.yaml"
 
 
 def measure(steps: int, attention: str) -> dict[str, float]:
     """CPU seconds of K candidates, the least over REPEATS: in a plain loop, batched, and of their reward."""
-    spec, vector, _ = load_adapter(BUNDLED)
+    spec, vector, _ = load_adapter(DEFAULT_ADAPTER)
     spec = replace(spec, switches=replace(spec.switches, attention=attention))
     model = adapted_model(spec)
     unpack(model, vector)

@@ -18,12 +18,12 @@ from pathlib import Path
 import pydicom
 from pydicom.valuerep import format_number_as_ds
 
-from client import preflight
-from client.check_data import Source
-from client.site import DICOM
+from client.setup import check as preflight
+from client.setup.check_patients import Source
+from client.site.config import DICOM
 from simulations.benchmarks import dicom_reading
-from simulations.phantom import style_named
-from simulations.phantom_dicom import write_dicom_hospital
+from simulations.phantom.dicom import write_dicom_hospital
+from simulations.phantom.hospitals import style_named
 
 
 def main() -> None:

@@ -13,11 +13,11 @@ from unittest import mock
 
 import torch
 
-from shared_model import attention
-from shared_model.case import CONDITIONS
-from shared_model.dit import Any2AnyDiT
-from shared_model.latents import CHANNELS, latent_shape
-from shared_model.spec import Architecture
+from shared_model.diffusion.latents import CHANNELS, latent_shape
+from shared_model.network import attention
+from shared_model.network.dit import Any2AnyDiT
+from shared_model.network.spec import Architecture
+from shared_model.patient.case import CONDITIONS
 
 SIDE, BATCH, REPEATS = 32, 4, 6
 

@@ -17,11 +17,11 @@ import sys
 
 import torch
 
-from shared_model.case import CONDITIONS
-from shared_model.latents import decode, encode, latent_shape
-from shared_model.spec import Architecture
+from shared_model.diffusion.latents import decode, encode, latent_shape
+from shared_model.network.spec import Architecture
+from shared_model.patient.case import CONDITIONS
 from simulations.benchmarks.step_cost import step_seconds
-from simulations.phantom import STYLES, phantom_case
+from simulations.phantom.hospitals import STYLES, phantom_case
 
 SIDES = (16, 32, 48, 64)
 REPEATS = 5

@@ -5,12 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from privacy.accountant import epsilon
 from privacy.audit.membership import attack_knowing_others, attack_plain, bound, plain_release
 from privacy.audit.noise_energy import noise_energy, null_round
 from privacy.audit.one_run import deployed_release, one_run_audit
-from privacy.encoding import Ring
-from privacy.modes import Terms
+from privacy.dp.accountant import epsilon
+from privacy.dp.encoding import Ring
+from privacy.dp.terms import Terms
 
 TERMS = Terms(
     mode="shared", z=3.0, q=1.0, steps=4, clip=0.5, delta=1e-5, cohort=1000, sites=5, survivors=5, colluders=1

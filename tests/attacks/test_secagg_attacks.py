@@ -8,9 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ed25519, x25519
-from secagg_rounds import CONFIG, MODEL, Federation, name, plain_sum, sent
 
-from privacy.fields import MessageError
 from privacy.secagg.context import Cohort, Floors, to_sign
 from privacy.secagg.errors import SecAggError
 from privacy.secagg.messages import KEY, SEED, Adverts, Confirmations, Survivors
@@ -18,6 +16,8 @@ from privacy.secagg.replay import FileReplay
 from privacy.secagg.server import Server
 from privacy.secagg.shamir import join, split
 from privacy.secagg.site import Site
+from shared_model.core.fields import MessageError
+from tests.builders.secagg_rounds import CONFIG, MODEL, Federation, name, plain_sum, sent
 
 
 def refused(code: str, call, *arguments) -> SecAggError:

@@ -14,13 +14,13 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.app.message import make_message
 from flwr.app.metadata import Metadata
 from flwr.common.serde import message_to_proto
-from secagg_rounds import Federation
 
 from client.app import SITE_LOG, client_app
-from client.site import SiteConfig
-from privacy.messages import EvaluateTask, Request, TrainTask, parse_reply, request
-from shared_model.errors import InputError, PolicyError
-from simulations.quadratic import MANIFEST_HASH, SPEC_JSON, QuadraticTraining, write_sites
+from client.site.config import SiteConfig
+from privacy.wire.messages import EvaluateTask, Request, TrainTask, parse_reply, request
+from shared_model.core.errors import InputError, PolicyError
+from simulations.engine.quadratic import MANIFEST_HASH, SPEC_JSON, QuadraticTraining, write_sites
+from tests.builders.secagg_rounds import Federation
 
 RUN_ID = "ab" * 16
 NAME = "DOE^JANE"

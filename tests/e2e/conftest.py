@@ -3,10 +3,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from deployment import Deployment
 
-from client.site import SiteConfig
-from simulations.phantom import STYLES, write_hospital
+from client.site.config import SiteConfig
+from simulations.phantom.hospitals import STYLES, write_hospital
+from tests.e2e.deployment import Deployment
 
 # Enough to see a round through, and no more: what is trained is the business of other tests.
 FAST = (

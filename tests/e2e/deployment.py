@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from privacy.processes import free_loopback_port
+from privacy.flower.processes import free_loopback_port
 
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 START_S = 40.0

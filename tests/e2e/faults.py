@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 
-from privacy.processes import LOOPBACK
+from privacy.flower.processes import LOOPBACK
 
 
 class Relay:

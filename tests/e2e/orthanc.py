@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from deployment import eventually
 
-from privacy.processes import free_loopback_port
+from privacy.flower.processes import free_loopback_port
+from tests.e2e.deployment import eventually
 
 PROGRAM = shutil.which("Orthanc") or shutil.which("Orthanc", path="/usr/sbin:/usr/bin")
 DICOMWEB = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")

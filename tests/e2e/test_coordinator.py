@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import FAST
-from deployment import SCRIPTS, Deployment, alive, eventually, read
 
-from server.runs import Tail
-from shared_model.manifest import load_adapter, vector_hash
+from server.runs.index import Tail
+from shared_model.adapter.manifest import load_adapter, vector_hash
+from tests.e2e.conftest import FAST
+from tests.e2e.deployment import SCRIPTS, Deployment, alive, eventually, read
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 

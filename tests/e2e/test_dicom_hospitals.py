@@ -9,13 +9,13 @@ from typing import Any
 
 import pydicom
 import pytest
-from conftest import FAST
-from deployment import Deployment, change_policy
-from small_study import write_small_study
 
-from client.site import SiteConfig
-from shared_model.errors import PolicyError
-from shared_model.manifest import DEFAULT_ADAPTER
+from client.site.config import SiteConfig
+from shared_model.bundled import DEFAULT_ADAPTER
+from shared_model.core.errors import PolicyError
+from tests.builders.small_study import write_small_study
+from tests.e2e.conftest import FAST
+from tests.e2e.deployment import Deployment, change_policy
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(280)]
 # One to train on, and three held back: an adapter is tested on no fewer.

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import FAST, renamed
-from deployment import Deployment, alive, eventually, read
 
-from client.site import SiteConfig
-from shared_model.manifest import load_adapter, vector_hash
-from simulations.engine import run_local
+from client.site.config import SiteConfig
+from shared_model.adapter.manifest import load_adapter, vector_hash
+from simulations.engine.run import run_local
+from tests.e2e.conftest import FAST, renamed
+from tests.e2e.deployment import Deployment, alive, eventually, read
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(280)]
 
@@ -43,7 +43,7 @@ def test_the_deployment_gives_the_simulations_adapter_bit_for_bit(
 ) -> None:
     from client.app import app as client_app
     from server.app import federate, run_config
-    from server.config import RunConfig
+    from server.config.run import RunConfig
 
     config = RunConfig.from_json(json.dumps(first["report"]["config"]))
     nodes = [{"site-config": str(hospitals[name])} for name in ("south", "north")]

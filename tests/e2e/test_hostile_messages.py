@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import FAST
-from deployment import Deployment, eventually, read
-from test_strangers import HOSTILE
 
-from client.site import SiteConfig
-from server.control import Control
-from server.home import ServerHome
-from shared_model.manifest import manifest_hash
-from shared_model.spec import ModelSpec
+from client.site.config import SiteConfig
+from server.deployment.control import Control
+from server.deployment.home import ServerHome
+from shared_model.adapter.manifest import manifest_hash
+from shared_model.network.spec import ModelSpec
+from tests.e2e.conftest import FAST
+from tests.e2e.deployment import Deployment, eventually, read
+from tests.e2e.test_strangers import HOSTILE
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 

@@ -11,16 +11,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import orthanc
 import pydicom
 import pytest
-from deployment import SCRIPTS
-from orthanc import Orthanc
-from small_study import write_small_study
 
-from client import pull
-from client.receive import Store
-from privacy.processes import free_loopback_port
+from client.pacs import pull
+from client.pacs.receive import Store
+from privacy.flower.processes import free_loopback_port
+from tests.builders.small_study import write_small_study
+from tests.e2e import orthanc
+from tests.e2e.deployment import SCRIPTS
+from tests.e2e.orthanc import Orthanc
 
 pytestmark = [
     pytest.mark.e2e,

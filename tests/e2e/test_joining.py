@@ -7,16 +7,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import FAST
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_ssh_private_key
-from deployment import Deployment, change_policy, eventually, read
 
-from client.home import ClientHome
-from privacy import identity, signed
-from privacy.invitation import AdmissionRequest, Invitation
-from server.control import Control
-from server.home import ServerHome
+from client.site.home import ClientHome
+from privacy.trust import identity, signed
+from privacy.trust.membership import AdmissionRequest, Invitation
+from server.deployment.control import Control
+from server.deployment.home import ServerHome
+from tests.e2e.conftest import FAST
+from tests.e2e.deployment import Deployment, change_policy, eventually, read
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(280)]
 

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import FAST
-from deployment import SCRIPTS, Deployment, alive, eventually
-from test_coordinator import children_of
+
+from tests.e2e.conftest import FAST
+from tests.e2e.deployment import SCRIPTS, Deployment, alive, eventually
+from tests.e2e.test_coordinator import children_of
 
 pytestmark = pytest.mark.timeout(900)
 

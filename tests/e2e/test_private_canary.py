@@ -15,12 +15,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from deployment import Deployment
-from phantom_patients import write_site
 from safetensors.torch import load_file
-from wiretap import Wiretap
 
-from shared_model.manifest import initial_vector, load_adapter
+from shared_model.adapter.manifest import initial_vector, load_adapter
+from tests.builders.phantom_patients import write_site
+from tests.e2e.deployment import Deployment
+from tests.e2e.wiretap import Wiretap
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 

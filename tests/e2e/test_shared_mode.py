@@ -13,18 +13,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import renamed
-from deployment import SCRIPTS, Deployment, change_policy, eventually, read
 
-from privacy.accountant import epsilon
-from privacy.passphrase import TEXT
-from server.advance import replayed
-from server.config import RunConfig
-from server.history import RoundRecord
-from server.runs import Tail
-from shared_model.manifest import initial_vector, load_adapter, stage_mask, vector_hash
-from shared_model.public_check import BUNDLED, PublicCheck, public_cases
-from shared_model.spec import ModelSpec
+from privacy.dp.accountant import epsilon
+from privacy.trust.passphrase import TEXT
+from server.config.run import RunConfig
+from server.record.history import RoundRecord
+from server.rounds.advance import replayed
+from server.runs.index import Tail
+from shared_model.adapter.manifest import initial_vector, load_adapter, stage_mask, vector_hash
+from shared_model.bundled import PUBLIC_CASES
+from shared_model.network.spec import ModelSpec
+from shared_model.prediction.public_check import PublicCheck, public_cases
+from tests.e2e.conftest import renamed
+from tests.e2e.deployment import SCRIPTS, Deployment, change_policy, eventually, read
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
@@ -151,7 +152,7 @@ def test_the_kept_sums_give_the_adapter(outcome: dict[str, Any]) -> None:
     # Every round was judged on public patients, and whoever has the sums can judge again.
     judged = history[-1].public
     assert judged is not None
-    assert PublicCheck(spec, public_cases(BUNDLED))(vector, "dose") == pytest.approx(judged.stands_gy, rel=1e-3)
+    assert PublicCheck(spec, public_cases(PUBLIC_CASES))(vector, "dose") == pytest.approx(judged.stands_gy, rel=1e-3)
 
 
 def test_a_coordinator_cannot_have_a_run_without_privacy(consortium: Deployment, outcome: dict[str, Any]) -> None:

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import FAST
-from deployment import SCRIPTS, Deployment, eventually, read
-from faults import FaultProxy, Relay, reach_by
+
+from tests.e2e.conftest import FAST
+from tests.e2e.deployment import SCRIPTS, Deployment, eventually, read
+from tests.e2e.faults import FaultProxy, Relay, reach_by
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 

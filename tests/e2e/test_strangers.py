@@ -7,9 +7,6 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import FAST, renamed
-from deployment import Deployment, eventually
-from faults import FaultProxy
 from flwr.proto.control_pb2 import ListNodesRequest
 from flwr.proto.runtime_pb2 import AcquireTaskRequest
 from flwr.supercore.constant import TaskType
@@ -17,15 +14,18 @@ from flwr.supercore.control import ControlHttpClient
 from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor, SuperExecAuthHttpInterceptor
 from flwr.supercore.runtime import RuntimeHttpClient
 
-from client.home import ClientHome
-from client.node import _children
-from privacy import certificates, identity
-from privacy.admission import Admission
-from privacy.invitation import AdmissionRequest
-from privacy.processes import Child, flower_program
-from server.admission import Admissions
-from server.control import Control
-from server.home import ServerHome, create
+from client.node.start import _children
+from client.site.home import ClientHome
+from privacy.agreement.admission import Admission
+from privacy.flower.processes import Child, flower_program
+from privacy.trust import certificates, identity
+from privacy.trust.membership import AdmissionRequest
+from server.consortium.admission import Admissions
+from server.deployment.control import Control
+from server.deployment.home import ServerHome, create
+from tests.e2e.conftest import FAST, renamed
+from tests.e2e.deployment import Deployment, eventually
+from tests.e2e.faults import FaultProxy
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(200)]
 
@@ -84,7 +84,7 @@ def hostile_bundle(folder: Path, canary: Path, nodes: int) -> Path:
     (bundle / "pyproject.toml").write_text(HOSTILE)
     (bundle / "hostile_server.py").write_text(HOSTILE_SERVER.replace("NODES", str(nodes)))
     bait = CANARY.format(path=str(canary)) + "from flwr.clientapp import ClientApp\napp = ClientApp()\n"
-    for name in ("client/__init__.py", "client/app.py", "sitecustomize.py", "torch.py", "client/train.py"):
+    for name in ("client/__init__.py", "client/app.py", "sitecustomize.py", "torch.py", "client/training/train.py"):
         (bundle / name).write_text(bait)
     return bundle
 

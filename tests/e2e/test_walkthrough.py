@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from deployment import SCRIPTS, eventually
 
-from privacy.processes import free_loopback_port
-from shared_model.manifest import load_adapter
+from privacy.flower.processes import free_loopback_port
+from shared_model.adapter.manifest import load_adapter
+from tests.e2e.deployment import SCRIPTS, eventually
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 

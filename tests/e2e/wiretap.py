@@ -11,7 +11,7 @@ import threading
 from contextlib import suppress
 from pathlib import Path
 
-from privacy.processes import free_loopback_port
+from privacy.flower.processes import free_loopback_port
 
 PROTOCOLS = ["h2", "http/1.1"]
 

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 from rich.progress import Progress
 
-from shared_model.manifest import DEFAULT_ADAPTER, load_adapter, vector_hash
-from shared_model.prior import prior_hash
-from simulations.evaluate import evaluate_adapter
-from simulations.settings import evaluate_settings
+from shared_model.adapter.manifest import load_adapter, vector_hash
+from shared_model.backbone.prior import prior_hash
+from shared_model.bundled import DEFAULT_ADAPTER
+from simulations.settings.commands import evaluate_settings
+from simulations.studies.evaluate import evaluate_adapter
 
 PRIOR = "05bb38ab8570466e3b89a11f8f250456289f1fe10d0e13cfc6f770d6509011c5"
 VECTOR = "100428ac6496b92ef6f244355645a8ea23dcf05bd518834073a908efe93ff6f4"

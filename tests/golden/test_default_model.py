@@ -8,20 +8,20 @@ import numpy as np
 import pytest
 import torch
 
-from client.case_files import save_case
-from client.site import SiteConfig
-from client.train import evaluate_round, train_round
-from privacy.messages import EvaluateTask, TrainTask
-from shared_model.case import MODALITIES, Case
-from shared_model.dit import Any2AnyDiT
-from shared_model.geometry import Grid
-from shared_model.manifest import initial_vector, manifest_hash
-from shared_model.modalities import Example
-from shared_model.objective import velocity_loss
-from shared_model.predictor import sample_volumes
-from shared_model.prior import load_prior
-from shared_model.sampler import Sampling
-from shared_model.spec import Architecture, ModelSpec
+from client.data.case_files import save_case
+from client.site.config import SiteConfig
+from client.training.train import evaluate_round, train_round
+from privacy.wire.messages import EvaluateTask, TrainTask
+from shared_model.adapter.manifest import initial_vector, manifest_hash
+from shared_model.backbone.prior import load_prior
+from shared_model.diffusion.modalities import Example
+from shared_model.diffusion.objective import velocity_loss
+from shared_model.diffusion.sampler import Sampling
+from shared_model.network.dit import Any2AnyDiT
+from shared_model.network.spec import Architecture, ModelSpec
+from shared_model.patient.case import MODALITIES, Case
+from shared_model.patient.geometry import Grid
+from shared_model.prediction.predictor import sample_volumes
 
 SPEC = ModelSpec(prior="none")
 LAYOUT = "6e40f2a5415acfbf9729ef22e6a6bfc6537174826d224ab2e460695f42bdef0e"

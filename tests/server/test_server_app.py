@@ -9,13 +9,13 @@ import pytest
 
 from client.app import InstalledTraining, client_app
 from server.app import app, federate, run_config
-from server.config import PrivacyConfig, RoundsConfig, RunConfig
-from server.failure import ReportedError
-from shared_model.errors import InputError
-from shared_model.manifest import initial_vector, load_adapter, vector_hash
-from shared_model.spec import ModelSpec
-from simulations.engine import run_local
-from simulations.quadratic import write_sites
+from server.config.run import PrivacyConfig, RoundsConfig, RunConfig
+from server.runs.failure import ReportedError
+from shared_model.adapter.manifest import initial_vector, load_adapter, vector_hash
+from shared_model.core.errors import InputError
+from shared_model.network.spec import ModelSpec
+from simulations.engine.quadratic import write_sites
+from simulations.engine.run import run_local
 
 CONFIG = RunConfig(
     privacy=PrivacyConfig(mode="none"),

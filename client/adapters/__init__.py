@@ -1,0 +1,1 @@
+"""Test, adopt and align adapters; the private adapter never leaves the site."""

@@ -1,0 +1,73 @@
+"""What a site keeps to itself, as `client predict` uses it: its scorecard and its private adapter."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import Tensor
+
+from client.adapters.adopt import SHARED_FILE, adapters_folder, own_card, private_folder
+from client.adapters.align import PRIVATE_FILE
+from client.prediction.predict import Build, ScoreOf, shared_alone
+from client.site.home import ClientHome
+from shared_model.adapter.manifest import Vector, load_adapter, vector_hash
+from shared_model.adapter.private import PrivateAdapter, aligned_policy
+from shared_model.bundled import DEFAULT_ADAPTER
+from shared_model.core.errors import InputError
+from shared_model.network.dit import Any2AnyDiT
+from shared_model.network.spec import ModelSpec
+from shared_model.patient.case import Case
+from shared_model.prediction.predictor import Score
+from shared_model.scoring.scorecard_read import read_scorecard
+
+
+def score_by(card: Path) -> ScoreOf:
+    """Scores doses by a scorecard; InputError naming the card's line that is wrong."""
+    read = read_scorecard(card)
+
+    def of(case: Case) -> Score:
+        bound = read.bind(case)
+
+        def score(dose_zyx: Tensor) -> float:
+            return float(bound.score(dose_zyx[None].double())[0])
+
+        return score
+
+    return of
+
+
+def aligned_by(private: Path | None) -> Build:
+    """The shared model with a private adapter over it, or alone; InputError where that was made for another."""
+    if private is None:
+        return shared_alone
+    adapter = PrivateAdapter.load(private)
+
+    def build(spec: ModelSpec, vector: Vector) -> tuple[Any2AnyDiT, ModelSpec]:
+        policy = aligned_policy(spec, vector, adapter)
+        return policy.model, policy.spec
+
+    return build
+
+
+def adapter_in_use(home: ClientHome | None, asked: Path | None) -> Path:
+    """The adapter asked for, else the one that the home has adopted, else the bundled one."""
+    if asked is not None or home is None:
+        return asked or DEFAULT_ADAPTER
+    adopted = adapters_folder(home) / SHARED_FILE
+    return adopted if adopted.is_file() else DEFAULT_ADAPTER
+
+
+def private_in_use(home: ClientHome | None, adapter: Path, asked: Path | None) -> Path | None:
+    """The private adapter asked for, else the home's own that was made for ``adapter``, else None."""
+    if asked is not None or home is None:
+        return asked
+    own = private_folder(home) / vector_hash(load_adapter(adapter)[1])[:16] / PRIVATE_FILE
+    return own if own.is_file() else None
+
+
+def card_in_use(home: ClientHome | None, asked: Path | None) -> Path:
+    """The scorecard asked for, else the home's own; InputError where there is neither."""
+    card = asked if asked is not None else own_card(home) if home is not None else None
+    if card is None or not card.is_file():
+        raise InputError("predict: --best-of needs --scorecard CARD, or --home of a site with a scorecard.yaml")
+    return card

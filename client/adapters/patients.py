@@ -1,0 +1,121 @@
+"""A site's patients as scorecard training and scoring need them: encoded, with base dose, reference and bound card."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from client.data.latent_cache import content_hash, encoded
+from client.data.load import load_case
+from client.data.npz import read_arrays, write_arrays
+from client.site.config import SiteConfig
+from shared_model.backbone.prior import load_latents
+from shared_model.base.phantom import public_hash
+from shared_model.base.residual import base_gy
+from shared_model.core.errors import InputError
+from shared_model.diffusion.latents import Latents
+from shared_model.diffusion.modalities import Example, dose_gy
+from shared_model.diffusion.sampler import Sampling
+from shared_model.network.dit import Any2AnyDiT
+from shared_model.network.spec import ModelSpec
+from shared_model.patient.case import Case, Volume
+from shared_model.prediction.predictor import sample_volumes
+from shared_model.scoring.dosimetry import mae_ref5_gy
+from shared_model.scoring.scorecard import BoundCard, Scorecard
+
+# Raised when an equal case would get another base dose.
+FORMAT = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Patient:
+    """One patient: the case, its latents, its base dose (None without one) and the card on it."""
+
+    case: Case
+    example: Example
+    base: Volume | None
+    card: BoundCard
+    latents: Latents
+
+    @property
+    def reference(self) -> Tensor:
+        """The plan's own dose, (z, y, x) Gy."""
+        assert self.case.dose_gy is not None
+        return torch.from_numpy(self.case.dose_gy)
+
+    def doses(self, volumes_kzyx: Tensor) -> Tensor:
+        """Predicted volumes on the training grid, (k, z, y, x), as doses in Gy on the case's grid."""
+        return dose_gy(volumes_kzyx, self.case, self.example.grid, self.latents, self.base)
+
+    def mae_gy(self, dose_kzyx: Tensor) -> Tensor:
+        """``mae_ref5_gy`` of each dose, (k,)."""
+        return mae_ref5_gy(self.reference, dose_kzyx, torch.from_numpy(self.case.body))
+
+    def sample(self, model: Any2AnyDiT, how: Sampling, candidates: int, seed: int) -> Tensor:
+        """Candidate doses (k, z, y, x) in Gy on the case's grid."""
+        drawn = sample_volumes(model, self.example, "dose", how, candidates=candidates, seed=seed, latents=self.latents)
+        return self.doses(drawn)
+
+
+def load_patients(
+    site: SiteConfig,
+    case_ids: Sequence[str],
+    spec: ModelSpec,
+    model: Any2AnyDiT,
+    card: Scorecard,
+    loaded: Callable[[int], None] = lambda patients: None,
+) -> list[Patient]:
+    """The patients ``case_ids``; base doses are kept in the site's cache, where it has one.
+
+    InputError for a patient without a reference dose, which every reward is anchored to.
+    """
+    latents = load_latents(spec)
+    found = []
+    for case_id in case_ids:
+        case = load_case(site, case_id)
+        if case.dose_gy is None:
+            raise InputError(f"case {case_id}: no reference dose; alignment is anchored to it, take the case out")
+        base = _base(case, spec, model, site.cache)
+        found.append(
+            Patient(
+                case=case,
+                example=encoded(case, spec, site.cache, base),
+                base=base,
+                card=card.bind(case),
+                latents=latents,
+            )
+        )
+        loaded(1)
+    return found
+
+
+def _base(case: Case, spec: ModelSpec, model: Any2AnyDiT, cache: Path | None) -> Volume | None:
+    """The base dose, from the cache where it lies there: its features take a second a patient.
+
+    A file's name is the hash of all that it depends on, as in client/data/latent_cache.py; one that is damaged is
+    replaced.
+    """
+    if spec.base == "none" or cache is None:
+        return base_gy(case, spec, model)
+    public = public_hash() if spec.base == "phantom" else ""
+    what = [FORMAT, content_hash(case), spec.base, spec.base_fourier, spec.base_weights, public]
+    digest = hashlib.sha256(json.dumps(what).encode())
+    if model.voxel is not None:
+        for parameter in model.voxel.parameters():
+            digest.update(parameter.detach().numpy().tobytes())
+    path = cache / "base" / f"{digest.hexdigest()}.npz"
+    if path.is_file():
+        with suppress(InputError):
+            return np.asarray(read_arrays(path, ("base",))["base"], dtype=np.float32)
+    base = base_gy(case, spec, model)
+    if base is not None:
+        write_arrays(path, {"base": base})
+    return base

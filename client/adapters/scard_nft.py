@@ -1,0 +1,260 @@
+"""ScardNFT: a hospital's private adapter learns the hospital's own scorecard (METHOD.md, stage C), at the hospital.
+
+Each epoch, for each patient: K candidate doses from the old policy; a raw reward each, which is the score less a hinge
+for hard constraints and less an anchor on the mean absolute error to the reference dose, so that points cannot be won
+by lowering all dose; rewards normalised within the patient; one step of DiffusionNFT (shared_model/diffusion/nft.py) on
+the candidates noised anew at the sampler's own noise times, plus ``lambda_diffusion`` times the diffusion loss on the
+reference. The old policy follows as a moving average. On held-back patients the best epoch and strength are kept among
+those whose error has not drifted; training stops when that stalls. Strength: how far to go from the shared model to the
+trained weights. The shared model lies near the least error, so a share of the way costs less than its share of error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+
+import torch
+from torch import Tensor
+
+from client.adapters.patients import Patient
+from client.adapters.settings import AlignSettings
+from shared_model.adapter.private import OLD, PrivatePolicy
+from shared_model.adapter.shared import PRIVATE
+from shared_model.core.errors import InputError
+from shared_model.diffusion.nft import nft_loss, reward_weights
+from shared_model.diffusion.sampler import PatientNetwork, Sampling
+from shared_model.diffusion.schedule import noised, sample_ddim, sampling_times, shift_time
+from shared_model.patient.case import BASE, CONDITIONS
+from shared_model.prediction.predictor import noise_generator
+
+STRENGTHS = (1.0, 0.75, 0.5, 0.25)
+
+
+@dataclass(kw_only=True)
+class AlignState:
+    """All of an alignment in progress; ``client/adapters/align.py`` writes it after each epoch and reads it back."""
+
+    epoch: int = 0
+    steps: int = 0
+    best_epoch: int = 0
+    best_strength: float = 1.0
+    best_score: float = 0.0
+    history: list[dict[str, float]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Held:
+    """Means over the held-back patients; ``broken``: hard constraints beyond their bound, as in ``rewards``."""
+
+    score: float
+    mae_ref5_gy: float
+    broken: float
+
+
+class Alignment:
+    """Trains the private weights of ``policy`` on ``train``; every random draw is keyed by seed, epoch and patient."""
+
+    def __init__(
+        self, policy: PrivatePolicy, train: Sequence[Patient], held: Sequence[Patient], settings: AlignSettings
+    ) -> None:
+        if policy.spec.switches.predicts != "v":
+            raise InputError("alignment needs a model that predicts v (model.switches.predicts)")
+        if not train or not held:
+            raise InputError("alignment needs at least one training and one held-back patient with a reference dose")
+        self.policy, self.settings = policy, settings
+        self._train, self._held = train, held
+        self._parameters = list(policy.parameters().values())
+        self.optimiser = torch.optim.AdamW(self._parameters, lr=settings.lr, weight_decay=1e-4)
+        self.state = AlignState()
+        self._start = _copied(policy)
+        self.mean = _copied(policy)  # of the weights on their way, which is less noisy than where they stand
+        self.best = self._start
+
+    def run(self, epoch_done: Callable[[dict[str, float]], None], patient_done: Callable[[], None]) -> None:
+        """Train from where the state stands to the last epoch or an early stop; the best weights end in the policy."""
+        if not self.state.history:
+            self._begin(epoch_done)
+        while self.state.epoch < self.settings.epochs and not self._stalled():
+            self.state.epoch += 1
+            self._note(epoch_done, self._epoch(patient_done))
+        self._set(self.best)
+
+    def _begin(self, epoch_done: Callable[[dict[str, float]], None]) -> None:
+        held = self.held_back()
+        self.state.best_score = held.score
+        self.state.history.append({"epoch": 0.0, **asdict(held)})
+        epoch_done(self.state.history[-1])
+
+    def _note(self, epoch_done: Callable[[dict[str, float]], None], sums: dict[str, float]) -> None:
+        """Score the held-back patients at each strength, keep the best so far, and report the full strength."""
+        stand, before = _copied(self.policy), self.state.history[0]
+        entry: dict[str, float] = {"epoch": float(self.state.epoch), **sums}
+        for strength in STRENGTHS:
+            self._set({name: self._start[name].lerp(weight, strength) for name, weight in self.mean.items()})
+            held = self.held_back()
+            entry = entry if "score" in entry else {**entry, **asdict(held)}
+            sound = held.mae_ref5_gy <= before["mae_ref5_gy"] * (1.0 + self.settings.mae_drift)
+            if sound and held.broken <= before["broken"] and held.score > self.state.best_score:
+                self.state.best_epoch, self.state.best_strength = self.state.epoch, strength
+                self.state.best_score, self.best = held.score, _copied(self.policy)
+        self._set(stand)
+        self.state.history.append(entry)
+        epoch_done(entry)
+
+    def _set(self, weights: Mapping[str, Tensor]) -> None:
+        with torch.no_grad():
+            for name, parameter in self.policy.parameters().items():
+                parameter.copy_(weights[name])
+
+    def _stalled(self) -> bool:
+        return self.state.epoch - self.state.best_epoch >= self.settings.patience
+
+    def held_back(self) -> Held:
+        """Score, error and broken constraints of the policy's predictions of the held-back patients."""
+        rows = []
+        for patient in self._held:
+            dose = self.predict(patient)[None]
+            values = patient.card.values(dose)
+            broken = _weighted(patient, patient.card.violations(values)) / patient.card.weight
+            rows.append([float(patient.card.score(dose)), float(patient.mae_gy(dose)), float(broken)])
+        score, mae, broken_mean = (sum(column) / len(rows) for column in zip(*rows, strict=True))
+        return Held(score=score, mae_ref5_gy=mae, broken=broken_mean)
+
+    def predict(self, patient: Patient) -> Tensor:
+        """The dose (z, y, x) that the site would predict with the private adapter."""
+        how = Sampling(steps=self.settings.predict_steps, precision=self.policy.spec.precision)
+        model = self.policy.use(PRIVATE)
+        return patient.sample(model, how, self.settings.predict_candidates, seed=self.settings.seed).mean(0)
+
+    def _epoch(self, patient_done: Callable[[], None]) -> dict[str, float]:
+        """Once over the training patients; sums for the progress line."""
+        epoch = self.state.epoch
+        order = torch.randperm(len(self._train), generator=noise_generator(self.settings.seed, "order", str(epoch)))
+        rewards: list[Tensor] = []
+        losses: list[float] = []
+        for start in range(0, len(order), self.settings.batch):
+            patients = [self._train[i] for i in order[start : start + self.settings.batch].tolist()]
+            drawn = []
+            for patient in patients:
+                drawn.append(self._draw(patient))
+                patient_done()
+            raw = torch.stack([draw.rewards for draw in drawn])
+            rewards.append(raw.mean(1))
+            losses.append(self._step(patients, drawn, reward_weights(raw)))
+        reward = torch.cat(rewards)
+        return {"reward": float(reward.mean()), "loss": sum(losses) / len(losses)}
+
+    @torch.no_grad()
+    def _draw(self, patient: Patient) -> _Draw:
+        """Candidates of the old policy, their rewards, and the old policy's velocities where they are noised anew."""
+        settings = self.settings
+        some = patient.example.latents["dose"]
+        key = ("align", patient.case.case_id, str(self.state.epoch))
+        generator = noise_generator(settings.seed, *key)
+        # In pairs of opposite noise: what rough doses lose of the score is in both, and falls out of their difference.
+        half = torch.randn(((settings.candidates + 1) // 2, *some.shape), generator=generator)
+        noise = torch.cat([half, -half])[: settings.candidates]
+        with self._autocast():
+            network = PatientNetwork(self.policy.use(OLD), _conditions(patient), "dose", self._how)
+            x0 = sample_ddim(network, noise, settings.candidate_steps)
+            states = [_noised(x0, t, generator) for t in sampling_times(settings.candidate_steps)[:-1]]
+            olds = [network(state.x_t, state.t_b) for state in states]
+        rewards = self.rewards(patient, patient.doses(patient.latents.decode(x0)))
+        return _Draw(x0=x0, states=states, v_old=olds, rewards=rewards)
+
+    @property
+    def _how(self) -> Sampling:
+        return Sampling(precision=self.policy.spec.precision)
+
+    def _autocast(self) -> torch.autocast:
+        """Around all of a patient's passes: the weights are cast once."""
+        return torch.autocast("cpu", torch.bfloat16, enabled=self.policy.spec.precision == "bf16")
+
+    def rewards(self, patient: Patient, dose_kzyx: Tensor) -> Tensor:
+        """Raw reward of each candidate, (k,), in points of 100."""
+        card, settings = patient.card, self.settings
+        values = card.values(dose_kzyx)
+        hinge = settings.penalty * _weighted(patient, card.violations(values))
+        score = 100.0 * (card.points(values).sum(1) - hinge) / card.weight
+        return score - settings.anchor * patient.mae_gy(dose_kzyx)
+
+    def _step(self, patients: Sequence[Patient], drawn: Sequence[_Draw], weights_pk: Tensor) -> float:
+        """One step of the optimiser over a batch of patients, and of the old policy after it; returns the loss."""
+        self.optimiser.zero_grad(set_to_none=True)
+        total = 0.0
+        for patient, draw, r in zip(patients, drawn, weights_pk, strict=True):
+            loss = self._loss(patient, draw, r) / len(patients)
+            loss.backward()
+            total += float(loss.detach())
+        torch.nn.utils.clip_grad_norm_(self._parameters, 1.0)
+        self.optimiser.step()
+        self.state.steps += 1
+        self.policy.follow(min(0.001 * self.state.steps, self.settings.old_most))
+        keep = min(self.settings.smooth, self.state.steps / (self.state.steps + 1.0))
+        for name, parameter in self.policy.parameters().items():
+            self.mean[name].lerp_(parameter.detach(), 1.0 - keep)
+        return total
+
+    def _loss(self, patient: Patient, draw: _Draw, r: Tensor) -> Tensor:
+        """The mean loss over the noise times that the sampler visits, and the diffusion loss on the reference."""
+        settings = self.settings
+        generator = noise_generator(settings.seed, "reference", patient.case.case_id, str(self.state.epoch))
+        k = len(draw.x0)
+        with self._autocast():
+            network = PatientNetwork(self.policy.use(PRIVATE), _conditions(patient), "dose", self._how)
+            losses = []
+            for state, v_old in zip(draw.states, draw.v_old, strict=True):
+                v_theta = network(state.x_t, state.t_b).expand(k, -1, -1, -1, -1)
+                x_t, t_b = state.x_t.expand_as(v_theta), state.t_b.expand(k)
+                old = v_old.expand_as(v_theta)
+                losses.append(nft_loss(settings.form, draw.x0, x_t, state.v, t_b, old, v_theta, r, settings.beta))
+            loss = torch.stack(losses).mean()
+            if settings.lambda_diffusion > 0:
+                reference = patient.example.latents["dose"].float()[None]
+                state = _noised(reference, shift_time(torch.rand((), generator=generator)), generator)
+                error = network(state.x_t, state.t_b) - state.v
+                loss = loss + settings.lambda_diffusion * error.square().mean()
+        return loss
+
+
+@dataclass(frozen=True, kw_only=True)
+class _State:
+    """Samples noised to one time: x_t and t_b of b states, v of k samples; b is k, or 1 where it is noise alone."""
+
+    x_t: Tensor
+    t_b: Tensor
+    v: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Draw:
+    """A patient's k candidates: latents, noised states, the old policy's velocities there, raw rewards (k,)."""
+
+    x0: Tensor
+    states: list[_State]
+    v_old: list[Tensor]
+    rewards: Tensor
+
+
+def _noised(x0: Tensor, t: Tensor, generator: torch.Generator) -> _State:
+    """At t = 1 the state is the noise: one draw serves all candidates, at an eighth of the cost."""
+    alone = float(t) >= 1.0
+    eps = torch.randn(x0[:1].shape if alone else x0.shape, generator=generator)
+    x_t, v = noised(x0, eps.expand_as(x0), t.expand(len(x0)))
+    return _State(x_t=eps if alone else x_t, t_b=t.expand(1 if alone else len(x0)), v=v)
+
+
+def _copied(policy: PrivatePolicy) -> dict[str, Tensor]:
+    return {name: parameter.detach().clone() for name, parameter in policy.parameters().items()}
+
+
+def _weighted(patient: Patient, of_criteria_bc: Tensor) -> Tensor:
+    """Sum over criteria, each times its weight, (b,)."""
+    weights = torch.tensor([c.weight for c in patient.card.criteria], dtype=of_criteria_bc.dtype)
+    return (of_criteria_bc * weights).sum(1)
+
+
+def _conditions(patient: Patient) -> dict[str, Tensor]:
+    """What the dose is predicted from: all other modalities of the patient, and the base."""
+    return {m: v.float() for m, v in patient.example.latents.items() if m in (*CONDITIONS, BASE)}

@@ -1,0 +1,69 @@
+"""Plans of a cohort under a scorecard: each criterion's value and points, means over the patients that have it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from client.adapters.patients import Patient
+from shared_model.scoring.scorecard import Scorecard
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanScore:
+    """One dose of one patient: score 0 to 100, error to the reference in Gy, and by criterion's id value and points."""
+
+    score: float
+    mae_ref5_gy: float
+    values: Mapping[str, float]
+    points: Mapping[str, float]
+    broken: tuple[str, ...]
+
+
+def plan_score(patient: Patient, dose_zyx: Tensor) -> PlanScore:
+    """Score one dose (z, y, x) in Gy; ``broken``: ids of hard constraints that it breaks."""
+    card, dose = patient.card, dose_zyx[None].to(torch.float64)
+    values = card.values(dose)
+    ids = [c.id for c in card.criteria]
+    beyond = card.violations(values)[0].tolist()
+    return PlanScore(
+        score=float(card.score(dose)),
+        mae_ref5_gy=float(patient.mae_gy(dose)),
+        values=dict(zip(ids, values[0].tolist(), strict=True)),
+        points=dict(zip(ids, card.points(values)[0].tolist(), strict=True)),
+        broken=tuple(name for name, by in zip(ids, beyond, strict=True) if by > 0),
+    )
+
+
+def reference_scores(patients: Sequence[Patient]) -> list[PlanScore]:
+    """The patients' own plans."""
+    return [plan_score(patient, patient.reference) for patient in patients]
+
+
+def cohort_means(scores: Sequence[PlanScore]) -> dict[str, float]:
+    """``score`` and ``mae_ref5_gy``, means over patients."""
+    n = len(scores)
+    return {"score": sum(s.score for s in scores) / n, "mae_ref5_gy": sum(s.mae_ref5_gy for s in scores) / n}
+
+
+def criteria_table(card: Scorecard, columns: Mapping[str, Sequence[PlanScore]]) -> list[dict[str, Any]]:
+    """One entry for each criterion of the card: what it is, how many patients have it, and per column the means.
+
+    A criterion that no patient has stands there with 0 patients: a name that fits nobody is seen.
+    """
+    table = []
+    for c in card.criteria:
+        entry: dict[str, Any] = {"id": c.id, "criterion": c.label, "unit": c.unit, "weight": c.weight}
+        entry["patients"] = sum(c.id in s.values for s in next(iter(columns.values())))
+        for name, scores in columns.items():
+            having = [s for s in scores if c.id in s.values]
+            if having:
+                means = {key: sum(getattr(s, key)[c.id] for s in having) / len(having) for key in ("values", "points")}
+                broken = sum(c.id in s.broken for s in having)
+                entry[name] = {"value": means["values"], "points": means["points"], "broken": broken}
+        table.append(entry)
+    return table

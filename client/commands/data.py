@@ -1,0 +1,193 @@
+"""`client check`, `predict` and what else the hospital does with its own data; nothing here sends any of it away."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import Progress
+
+from client.site.config import DICOM, SiteConfig
+from client.site.home import ClientHome
+from shared_model.core.errors import InputError
+
+KINDS = "cases, openkbp, openkbp128, gdp or dicom"
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on standard output, nothing else.")]
+MaybeHome = Annotated[Path | None, typer.Option("--home", help="The site's folder, where there is one.")]
+
+
+def check(
+    data: Annotated[Path | None, typer.Option("--data", help="Folder of the patients; default: the home's.")] = None,
+    home_folder: MaybeHome = None,
+    kind: Annotated[str | None, typer.Option(help=f"{KINDS}; default: what it looks like.")] = None,
+    names: Annotated[Path | None, typer.Option(help="The site's file of structure names (dicom, gdp).")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write the report as a page to this file.")] = None,
+    show_ids: Annotated[bool, typer.Option("--show-ids", help="Add the hospital's own ids and file names.")] = False,
+    offline: Annotated[bool, typer.Option("--offline", help="Do not ask the coordinator.")] = False,
+    workers: Annotated[int, typer.Option(min=1, max=64, help="Processes that read patients.")] = 2,
+    as_json: AsJson = False,
+) -> int:
+    """Look at the patients, the machine and, in a home, keys, policy and coordinator. Exit code 0: ready, 2: not."""
+    from client.reports.page import write_text
+    from client.setup import check as preflight
+    from shared_model.adapter.envelope import Envelope
+    from shared_model.adapter.manifest import load_adapter
+    from shared_model.bundled import DEFAULT_ADAPTER
+
+    home = None if home_folder is None else ClientHome.load(home_folder)
+    source = _source(data, home, kind, names)
+    envelope = Envelope.from_card(load_adapter(DEFAULT_ADAPTER)[2])
+    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bars:
+        bar = bars.add_task("patients", total=None)
+        report = preflight.check(
+            source, home, envelope, workers=workers, offline=offline,
+            seen=lambda done, total: bars.update(bar, completed=done, total=total),
+        )  # fmt: skip
+    if html is not None:
+        write_text(html, preflight.page(report, show_ids=show_ids).html())
+    _print(report.record(show_ids=show_ids) if as_json else preflight.lines(report, show_ids=show_ids))
+    return 0 if report.ready else InputError.exit_code
+
+
+def _source(data: Path | None, home: ClientHome | None, kind: str | None, names: Path | None) -> Any:
+    from client.names.rules import NameRules
+    from client.setup.check_patients import Source, found_kind
+    from client.site.pseudonyms import Pseudonyms
+
+    config = None if home is None else SiteConfig.load(home.site_config)
+    if data is None and config is None:
+        raise InputError("check: expected --data (a folder of patients) or --home (a site's folder)")
+    root = data if data is not None else config.root if config is not None else Path()
+    if kind is None:
+        kind = config.data if data is None and config is not None else found_kind(root)
+    at_home = config is not None and config.data == DICOM and root == config.root
+    pseudonyms = Pseudonyms.kept(config.pseudonyms) if at_home and config and config.pseudonyms else None
+    rules = NameRules.load(names or (config.names if config is not None else None))
+    return Source(kind=kind, root=root, pseudonyms=pseudonyms, rules=rules)
+
+
+def predict(
+    study: Annotated[Path, typer.Argument(help="One patient's .npz, or a folder with the DICOM files of one plan.")],
+    out: Annotated[Path, typer.Option("--out", help="New folder for dose, DVHs and report.")],
+    home_folder: MaybeHome = None,
+    adapter: Annotated[Path | None, typer.Option(help="Default: the home's adopted one, or the bundled one.")] = None,
+    private: Annotated[Path | None, typer.Option(help="private.safetensors of `client align`; or the home's.")] = None,
+    mean_of: Annotated[int | None, typer.Option(help="Samples whose mean is the dose; default 4.")] = None,
+    best_of: Annotated[int | None, typer.Option(help="Samples of which the best by the scorecard is the dose.")] = None,
+    scorecard: Annotated[Path | None, typer.Option(help="A scorecard (YAML) for --best-of; or the home's.")] = None,
+    case: Annotated[str | None, typer.Option(help="Which plan of a folder with several, by the home's ids.")] = None,
+    steps: Annotated[int, typer.Option(help="Steps of the sampler.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same dose.")] = 0,
+    names: Annotated[Path | None, typer.Option(help="File of structure names (dicom, gdp); or the home's.")] = None,
+    kind: Annotated[str | None, typer.Option("--kind", help=f"{KINDS}; default: what it looks like.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Predict the dose of one plan: RTDOSE, DVHs, report; refused, with the reason, far outside of training."""
+    from client.adapters import in_use as preference
+    from client.names.rules import NameRules
+    from client.prediction.files import check_folder, write_answer
+    from client.prediction.predict import Predictor, Sampled
+    from client.prediction.subject import load_subject
+    from client.site.pseudonyms import Pseudonyms
+
+    if best_of is not None and mean_of is not None:
+        raise InputError("predict: expected --mean-of or --best-of, not both")
+    if scorecard is not None and best_of is None:
+        raise InputError("predict: --scorecard chooses among samples; say of how many with --best-of")
+    check_folder(out)
+    home = None if home_folder is None else ClientHome.load(home_folder)
+    config = None if home is None else SiteConfig.load(home.site_config)
+    score = None if best_of is None else preference.score_by(preference.card_in_use(home, scorecard))
+    samples = next((asked for asked in (best_of, mean_of) if asked is not None), 4)
+    how = Sampled(samples=samples, steps=steps, seed=seed, score_of=score)
+    shared = preference.adapter_in_use(home, adapter)
+    own = preference.private_in_use(home, shared, private)
+    predictor = Predictor(shared, preference.aligned_by(own))
+    salt = config.pseudonyms if config is not None else None
+    rules = NameRules.load(names or (config.names if config is not None else None))
+    subject = load_subject(study, case, None if salt is None else Pseudonyms.kept(salt), rules, kind)
+    told = ["with this site's private adapter: aligned to its own scorecard"] if own is not None else []
+    answer = predictor.predict(subject.case, how, [*told, *subject.notes])
+    record = write_answer(out, answer, predictor, subject.origin)
+    lines = [f"case {record['case']}: {', '.join(record['files'])} in {out}"]
+    lines += [f"  {name}: {value:.2f} Gy" for name, value in record["metrics_gy"].items()]
+    lines += [f"  note: {note}" for note in record["notes"]]
+    _print(record if as_json else [*lines, f"{answer.seconds:.1f} s, at most {answer.peak_mb:.0f} MB"])
+
+
+def forget(
+    patient: Annotated[str, typer.Argument(help="Pseudonym, as `client check` shows it.")],
+    home_folder: Annotated[Path, typer.Option("--home", help="The site's folder.")],
+    as_json: AsJson = False,
+) -> None:
+    """Take a patient out of the site's lists and derived files, and say what cannot be undone."""
+    from client.setup import forget as forgetting
+
+    done = forgetting.forget(ClientHome.load(home_folder), patient)
+    lines = [f"{patient}: {len(done.cases)} cases off the lists, {done.deleted} derived files deleted; what stays:"]
+    _print(done.record() if as_json else [*lines, *(f"  {line}" for line in done.stays)])
+
+
+def receive(
+    folder: Annotated[Path, typer.Argument(help="Where to keep what comes, one folder a study.")],
+    senders: Annotated[list[str], typer.Option("--from", help="AE title that may send; give it again for more.")],
+    ae_title: Annotated[str, typer.Option(help="How this node is called.")] = "FEDKT3D",
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0: all.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 11112,
+    quota_gb: Annotated[float, typer.Option(help="The most that the folder may hold, in 10^9 bytes.")] = 50.0,
+) -> None:
+    """Take studies from allowed DICOM systems (C-STORE) until SIGTERM or Ctrl-C."""
+    from client.pacs import receive as receiving
+
+    intake = receiving.Intake(
+        folder=folder, allowed=tuple(senders), ae_title=ae_title, host=host, port=port, quota_gb=quota_gb
+    )
+    store = receiving.receive(intake, lambda line: print(line, flush=True), (signal.SIGTERM, signal.SIGINT))
+    print(f"stopped; {store.stored} instances received, {store.refused} refused")
+
+
+def pull(
+    url: Annotated[str, typer.Argument(help="DICOMweb address of the archive.")],
+    folder: Annotated[Path, typer.Option("--out", help="Where to keep what comes, one folder a study.")],
+    patient_id: Annotated[str, typer.Option(help="All studies of this patient.")] = "",
+    study_uid: Annotated[str, typer.Option(help="One study.")] = "",
+    login: Annotated[Path | None, typer.Option(help="File with one line user:password.")] = None,
+    ca: Annotated[Path | None, typer.Option(help="Certificate of the archive's authority.")] = None,
+    timeout_s: Annotated[float, typer.Option("--timeout", help="Seconds without a byte.")] = 120.0,
+    quota_gb: Annotated[float, typer.Option(help="The most that the folder may hold, in 10^9 bytes.")] = 50.0,
+) -> None:
+    """Fetch a patient's studies from an archive (DICOMweb)."""
+    from client.pacs import pull as pulling
+    from client.pacs.receive import Store
+
+    store = Store(folder, quota_gb)
+    archive = pulling.Archive(url=url, login=login, ca=ca, timeout_s=timeout_s)
+    studies = pulling.pull(archive, store, patient_id=patient_id, study_uid=study_uid)
+    print(f"{studies} studies, {store.stored} instances in {folder}")
+
+
+def send(
+    files: Annotated[list[Path], typer.Argument(help="dose.dcm and spread.dcm of `client predict`.")],
+    peer: Annotated[str, typer.Option("--to", help="AE@HOST:PORT of the planning system or archive.")],
+    ae_title: Annotated[str, typer.Option(help="How this node is called.")] = "FEDKT3D",
+) -> None:
+    """Send predicted doses to a DICOM system (C-STORE)."""
+    from client.pacs import send as sending
+
+    notes = sending.send(files, sending.Peer.parse(peer, ae_title))
+    _print([f"{len(files)} sent to {peer}", *(f"  note: {note}" for note in notes)])
+
+
+def add_to(app: typer.Typer) -> None:
+    """Make these functions commands of ``app``, under their own names."""
+    for command in (check, predict, forget, receive, pull, send):
+        app.command()(command)
+
+
+def _print(output: dict[str, Any] | list[str]) -> None:
+    print(json.dumps(output, indent=1) if isinstance(output, dict) else "\n".join(output))

@@ -1,0 +1,84 @@
+"""Latents of a site's patients on its own disk, so that the frozen autoencoder runs once a patient.
+
+A file's name is the hash of all that it depends on: the case's content, its base dose, the training grid and the
+autoencoder's weights; when any of them changes, the file is no longer asked for. The folder holds patients' images in
+another form (the autoencoder decodes them): it stays at the site, readable by its owner alone, and may be deleted
+at any time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import astuple
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from shared_model.backbone.prior import load_latents
+from shared_model.core.files import whole_file
+from shared_model.diffusion.modalities import Example, example
+from shared_model.network.spec import ModelSpec
+from shared_model.patient.case import BASE, MODALITIES, Case, Volume
+from shared_model.patient.geometry import roi_grid
+
+# Raised when volumes of an equal case would be made otherwise.
+FORMAT = 2
+
+
+def encoded(case: Case, spec: ModelSpec, cache: Path | None, base_gy: Volume | None = None) -> Example:
+    """The case as the model sees it, from ``cache`` if it lies there, else encoded now and kept there (float32, exact).
+
+    ``base_gy``: the case's base dose, where ``spec`` has one. Latents that are quick to make are not kept, nor any
+    without a ``cache``. A file that cannot be read is replaced.
+    """
+    latents = load_latents(spec)
+    if cache is None or not latents.costly:
+        return example(case, spec.shape, latents, base_gy)
+    digest = hashlib.sha256(json.dumps([FORMAT, latents.identity, spec.shape, content_hash(case)]).encode())
+    if base_gy is not None:
+        digest.update(np.ascontiguousarray(base_gy).tobytes())
+    path = cache / "latents" / f"{digest.hexdigest()}.safetensors"
+    kept = _read(path)
+    if kept is None:
+        made = example(case, spec.shape, latents, base_gy)
+        _write(path, dict(made.latents))
+        return made
+    return Example(case_id=case.case_id, grid=roi_grid(case.body, case.grid, spec.shape), latents=kept)
+
+
+def content_hash(case: Case) -> str:
+    """SHA-256 hex of everything in a case that the model sees; the pseudonym is not part of it."""
+    digest = hashlib.sha256(json.dumps([astuple(case.grid), sorted(case.prescriptions_gy.items())]).encode())
+    arrays: dict[str, NDArray[np.float32] | NDArray[np.bool_] | None] = {
+        "body": case.body,
+        "ct": case.ct_hu,
+        "beam": case.beam_plate,
+        "angle": case.angle_plate,
+        "dose": case.dose_gy,
+        **{f"structure {name}": mask for name, mask in case.structures.items()},
+    }
+    for name, array in sorted(arrays.items()):
+        if array is not None:
+            digest.update(f"{name}:{array.dtype};".encode())
+            digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def _read(path: Path) -> dict[str, Tensor] | None:
+    try:
+        kept = load_file(path)
+    except (OSError, SafetensorError):
+        return None
+    return {m: kept[m] for m in (*MODALITIES, BASE) if m in kept}
+
+
+def _write(path: Path, latents: dict[str, Tensor]) -> None:
+    """Whole or not at all, also when several processes encode the same patient."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with whole_file(path) as file:
+        file.write(save({m: v.contiguous() for m, v in latents.items()}))

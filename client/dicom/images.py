@@ -1,0 +1,214 @@
+"""A study's images onto its grid: the grid itself from the CT's planes, Hounsfield units, and dose."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from client.dicom.headers import Header, Plane
+from client.dicom.lattice import Lattice, along_axis, sampled
+from client.dicom.parts import DoseGrid, read_ct_slice, read_dose_grid
+from client.dicom.plan import Plan
+from client.dicom.worker import AT_ONCE, Worker
+from shared_model.core.errors import FedKT3DError, InputError
+from shared_model.patient.case import Volume
+from shared_model.patient.geometry import Grid, Triple
+
+VOXEL_MM = 3.0
+AIR_HU = -1000.0
+MAX_GRID_VOXELS = 2**24
+MAX_SLICES = 4000
+# Tilted slices are held all at once; others a few at a time, and of large ones fewer.
+MAX_TILTED_PIXELS, _AT_ONCE_PIXELS = 2**27, 2**24
+# Missing slices: gaps up to this many times the usual distance, and this wide, are bridged; wider ones are refused.
+_BRIDGED_GAP, _BRIDGED_MM = 3.2, 15.0
+
+
+@dataclass(frozen=True, eq=False)
+class CtStack:
+    """A CT series in order along its normal: one header a slice, and where the slices lie."""
+
+    slices: tuple[Header, ...]
+    lattice: Lattice
+    notes: tuple[str, ...]
+
+
+def stack(ct: Sequence[Header]) -> CtStack:
+    """Order the slices of a series by position. Raises InputError for slices that do not belong together."""
+    planes = [header.plane for header in ct]
+    if not planes or len(planes) > MAX_SLICES:
+        raise InputError(f"CT: {len(planes)} slices; expected 2 to {MAX_SLICES}")
+    first = planes[0]
+    assert first is not None
+    for plane in planes:
+        assert plane is not None
+        if not _alike(plane, first):
+            raise InputError("CT: slices of different size, spacing or direction in one series; export one series")
+    origins = np.array([plane.position[::-1] for plane in planes if plane is not None])
+    normal = Lattice.of_planes(first, origins[:1]).normal
+    order = np.argsort(origins @ normal)
+    lattice = Lattice.of_planes(first, origins[order])
+    return CtStack(tuple(ct[i] for i in order), lattice, _spacing_notes(lattice.heights_mm))
+
+
+def _alike(one: Plane, other: Plane) -> bool:
+    directions = np.subtract(
+        (*one.row_direction, *one.column_direction), (*other.row_direction, *other.column_direction)
+    )
+    same_size = (one.rows, one.columns) == (other.rows, other.columns)
+    return bool(same_size and np.abs(directions).max() < 1e-3 and np.allclose(one.spacing, other.spacing, rtol=1e-3))
+
+
+def _spacing_notes(heights: NDArray[np.float64]) -> tuple[str, ...]:
+    if len(heights) < 2:
+        raise InputError("CT: a single slice; export the whole series")
+    gaps = np.diff(heights)
+    usual = float(np.median(gaps))
+    if gaps.min() < 1e-3 or gaps.min() < 0.02 * usual:
+        raise InputError("CT: two slices lie at one position; export one series, one phase and one reconstruction")
+    wide = gaps.max()
+    if wide > _BRIDGED_GAP * usual or (wide > 1.5 * usual and wide > _BRIDGED_MM):
+        raise InputError(
+            f"CT: slices are missing: a gap of {wide:.4g} mm where {usual:.4g} mm is usual; export them too"
+        )
+    if wide > 1.5 * usual:
+        missing = int(np.rint(gaps[gaps > 1.5 * usual] / usual - 1).sum())
+        return (f"CT: {missing} slices are missing between others and were interpolated",)
+    if np.abs(gaps - usual).max() > 0.01 * usual + 1e-3:
+        return (f"CT: slices {gaps.min():.3g} to {wide:.3g} mm apart were brought onto an even grid",)
+    return ()
+
+
+def case_grid(ct: CtStack, low_mm: Sequence[float], high_mm: Sequence[float], voxel_mm: float = VOXEL_MM) -> Grid:
+    """The grid of a Case: the CT's own samples where they are coarser than ``voxel_mm``, else groups of them, over the
+    box from ``low_mm`` to ``high_mm`` (z, y, x) and within the CT.
+
+    Raises InputError if the box lies outside the CT.
+    """
+    axes = ct.lattice.axes()
+    corners = ct.lattice.corners_mm()
+    spacing, origin, shape = [], [], []
+    for axis in range(3):
+        if axes is None:  # tilted: voxels of the usual size
+            step, first, last = _tilted_step(ct.lattice, axis, voxel_mm), corners[0, axis], corners[1, axis]
+        else:
+            nodes = np.sort(ct.lattice.nodes_mm()[axes.index(axis)])
+            step, first, last = float(np.median(np.diff(nodes))) if len(nodes) > 1 else voxel_mm, nodes[0], nodes[-1]
+        group = 1 if axes is None else max(1, int(voxel_mm / step + 0.25))
+        # All samples whose voxel the box touches, in whole groups.
+        start = max(int(np.floor((low_mm[axis] - first) / step + 0.5 + 1e-3)), 0)
+        end = min(
+            int(np.ceil((high_mm[axis] - first) / step - 0.5 - 1e-3)), int(np.floor((last - first) / step + 1e-3))
+        )
+        count = -(-(end - start + 1) // group)
+        if end < start:
+            raise InputError("structures and dose lie outside the CT; are they another patient's or another series'?")
+        spacing.append(float(step * group))
+        origin.append(float(first + (start + (group - 1) / 2) * step))
+        shape.append(count)
+    if np.prod(shape, dtype=float) > MAX_GRID_VOXELS:
+        raise InputError(f"CT: a grid of {shape} voxels; expected at most {MAX_GRID_VOXELS}")
+    return Grid((shape[0], shape[1], shape[2]), _triple(spacing), _triple(origin))
+
+
+def _tilted_step(lattice: Lattice, axis: int, voxel_mm: float) -> float:
+    """The spacing along the patient axis that the lattice's own steps come closest to, no finer than ``voxel_mm``."""
+    between = np.median(np.diff(lattice.origins_mm, axis=0), axis=0)
+    steps = np.stack([between, lattice.down, lattice.right])
+    along = np.abs(steps[:, axis])
+    return max(float(np.linalg.norm(steps[along.argmax()])), voxel_mm if along.argmax() else voxel_mm / 1.5)
+
+
+def ct_hu(worker: Worker, ct: CtStack, grid: Grid) -> Volume:
+    """Hounsfield units on ``grid``, air outside the CT; one slice at a time is held in full."""
+    axes = ct.lattice.axes()
+    if axes is None:
+        pixels = len(ct.slices) * ct.lattice.rows * ct.lattice.columns
+        if pixels > MAX_TILTED_PIXELS:
+            raise InputError(f"CT: {pixels} pixels of tilted slices; expected at most {MAX_TILTED_PIXELS}")
+        return sampled(np.stack(list(_slices(worker, ct.slices))), ct.lattice, grid, AIR_HU)
+    frames, rows, columns = (along_axis(nodes, grid, a) for nodes, a in zip(ct.lattice.nodes_mm(), axes, strict=True))
+    flat = np.zeros((len(frames), len(rows), len(columns)), dtype=np.float32)
+    within = [at for at in range(len(ct.slices)) if frames[:, at].any()]
+    for at, hu in zip(within, _slices(worker, [ct.slices[at] for at in within]), strict=True):
+        used = np.flatnonzero(frames[:, at])
+        flat[used] += frames[used, at, None, None] * (rows @ (hu - np.float32(AIR_HU)) @ columns.T)
+    return _to_patient(flat, axes) + np.float32(AIR_HU)
+
+
+def _slices(worker: Worker, headers: Sequence[Header]) -> Iterator[Volume]:
+    """Hounsfield units of slices, one after another; of large ones few are asked for at once."""
+    plane = headers[0].plane if headers else None
+    step = AT_ONCE if plane is None else max(1, min(AT_ONCE, _AT_ONCE_PIXELS // (plane.rows * plane.columns)))
+    for start in range(0, len(headers), step):
+        part = headers[start : start + step]
+        for header, hu in zip(part, worker.read_many(read_ct_slice, [h.path for h in part]), strict=True):
+            if isinstance(hu, FedKT3DError):
+                raise InputError(f"CT: a slice: {hu}")
+            if header.plane is None or hu.shape != (header.plane.rows, header.plane.columns):
+                raise InputError("CT: a slice's pixels do not fit its Rows and Columns")
+            yield hu
+
+
+def _to_patient(flat: Volume, axes: tuple[int, int, int]) -> Volume:
+    """(frames, rows, columns) -> (z, y, x)."""
+    return np.ascontiguousarray(np.transpose(flat, np.argsort(axes)))
+
+
+def read_dose(
+    worker: Worker, headers: Sequence[Header], plan: Plan | None
+) -> tuple[Iterator[DoseGrid], tuple[str, ...]]:
+    """The grids whose sum is the plan's dose: one of the whole plan, or one of each beam, read one after another.
+
+    Raises InputError where neither is complete, as far as ``plan`` tells (None: parts of a plan that is not here).
+    """
+    whole = [h for h in headers if h.summation in ("PLAN", "") and not h.beams]
+    groups = [h for h in headers if h.summation == "FRACTION" and not h.beams]
+    if not whole and groups:
+        if plan is None or plan.fraction_groups != 1:
+            has = "there is no plan" if plan is None else f"the plan has {plan.fraction_groups}"
+            raise InputError(f"dose: of one fraction group, and {has}; export the dose of the whole plan")
+        whole = groups
+    if len(whole) == 1:
+        return iter([worker.read(read_dose_grid, whole[0].path)]), ()
+    if len(whole) > 1:
+        raise InputError(f"dose: {len(whole)} doses of the whole plan; remove those that are not in use")
+    # Some planning systems call each beam's dose PLAN and name the beam.
+    parts = [h for h in headers if h.summation == "BEAM" or (h.beams and h.summation in ("PLAN", "FRACTION", ""))]
+    if not parts:
+        raise InputError("dose: DoseSummationType is another one; expected PLAN, or BEAM for every beam")
+    if plan is None:
+        raise InputError(f"dose: {len(parts)} doses of beams, and there is no plan to tell of which; export it too")
+    covered = [beam for h in parts for beam in h.beams]
+    if len(set(covered)) != len(covered) or set(covered) != set(plan.beam_numbers):
+        count = len(plan.beam_numbers)
+        raise InputError(f"dose: {len(parts)} doses of beams, which are not each of the plan's {count} beams once")
+    return (worker.read(read_dose_grid, h.path) for h in parts), (f"dose: the sum of {len(parts)} beams",)
+
+
+def dose_lattice(dose: DoseGrid) -> Lattice:
+    """Where a dose grid's samples lie, frames in order along the normal of its plane."""
+    first = np.array(dose.plane.position[::-1])
+    normal = Lattice.of_planes(dose.plane, first[None]).normal
+    origins = first + dose.offsets_mm[:, None] * normal
+    return Lattice.of_planes(dose.plane, origins)
+
+
+def dose_gy(dose: DoseGrid, grid: Grid) -> Volume:
+    """Dose in Gy on ``grid``; 0 outside the dose grid."""
+    lattice, values = dose_lattice(dose), dose.dose_gy
+    axes = lattice.axes()
+    if axes is None:
+        if dose.offsets_mm[-1] < 0:  # frames must ascend along the normal
+            lattice, values = replace(lattice, origins_mm=lattice.origins_mm[::-1]), values[::-1]
+        return sampled(values, lattice, grid, 0.0)
+    frames, rows, columns = (along_axis(nodes, grid, a) for nodes, a in zip(lattice.nodes_mm(), axes, strict=True))
+    flat = np.einsum("ck,krs->crs", frames, values @ columns.T, optimize=True)
+    return _to_patient(np.asarray(rows @ flat, dtype=np.float32), axes)
+
+
+def _triple(values: Sequence[float]) -> Triple:
+    return (values[0], values[1], values[2])

@@ -1,0 +1,112 @@
+"""A structure set's contours onto a Case's grid: along the axes directly, from a tilted CT by way of its own planes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from client.dicom.lattice import Lattice, sampled
+from client.dicom.parts import Roi
+from client.dicom.rasterise import MAX_CROSSINGS, PLANE_TOLERANCE_MM, Contours, crossings, mask_of
+from shared_model.core.errors import InputError
+from shared_model.patient.case import Mask, Volume
+from shared_model.patient.geometry import Grid
+
+Array = NDArray[np.float64]
+
+# Skin against air on CT, where no structure set tells the body's outline.
+_SKIN_HU = -300.0
+
+
+class Rasteriser:
+    """Makes masks on ``grid`` from contours that were drawn on a CT's planes (``lattice``)."""
+
+    def __init__(self, lattice: Lattice, grid: Grid) -> None:
+        self._lattice, self._grid = lattice, grid
+        self._axes = lattice.axes()
+        between = np.diff(np.sort(lattice.heights_mm))
+        self._left = MAX_CROSSINGS
+        self._thickness_mm = float(np.median(between)) if len(between) else grid.spacing_mm[0]
+
+    def mask(self, roi: Roi) -> Mask:
+        """The structure's mask (z, y, x), empty for an empty structure.
+
+        Raises InputError for contours that do not lie in the planes of the CT, or with the others of the patient are
+        more than outlines.
+        """
+        if not len(roi.counts):
+            return np.zeros(self._grid.shape, dtype=bool)
+        counts, points = _once(roi.counts, roi.points_mm[:, ::-1])
+        return self._aligned(counts, points) if self._axes is not None else self._tilted(counts, points)
+
+    def _aligned(self, counts: NDArray[np.int64], points: Array) -> Mask:
+        """Straight onto the grid, whose axes are those of the planes."""
+        assert self._axes is not None
+        grid, (through, down, right) = self._grid, self._axes
+        row, column = ((points[:, a] - grid.origin_mm[a]) / grid.spacing_mm[a] for a in (down, right))
+        contours = Contours(_heights(points[:, through], counts), row, column, counts)
+        shape = (grid.shape[down], grid.shape[right])
+        flat = self._filled(contours, grid.centres_mm(through), shape)
+        return np.ascontiguousarray(np.transpose(flat, np.argsort(self._axes)))
+
+    def _tilted(self, counts: NDArray[np.int64], points: Array) -> Mask:
+        """Onto the CT's own planes first, then as a volume onto the grid."""
+        lattice = self._lattice
+        height, row, column = lattice.index(points)
+        contours = Contours(_heights(height, counts), row, column, counts)
+        flat = self._filled(contours, lattice.heights_mm, (lattice.rows, lattice.columns))
+        return sampled(flat.astype(np.float32), lattice, self._grid, 0.0) >= 0.5
+
+    def _filled(self, contours: Contours, heights_mm: Array, shape: tuple[int, int]) -> Mask:
+        self._left -= crossings(contours, shape[0])
+        if self._left < 0:
+            raise InputError(
+                f"contours that cross rows more than {MAX_CROSSINGS} times; expected outlines; draw it anew"
+            )
+        return mask_of(contours, heights_mm, shape, self._thickness_mm)
+
+
+def _heights(height: Array, counts: NDArray[np.int64]) -> Array:
+    """Mean height of each contour. Raises InputError where its points do not lie in one plane."""
+    starts = np.cumsum(counts) - counts
+    low, high = np.minimum.reduceat(height, starts), np.maximum.reduceat(height, starts)
+    if (high - low).max() > PLANE_TOLERANCE_MM:
+        raise InputError(f"a contour leaves its CT plane by {(high - low).max():.3g} mm; draw it on the planning CT")
+    return np.asarray((low + high) / 2)
+
+
+def _once(counts: NDArray[np.int64], points: Array) -> tuple[NDArray[np.int64], Array]:
+    """Each contour once: a second copy of one would cut it out, even-odd."""
+    seen: set[bytes] = set()
+    kept = []
+    for part in np.split(points, np.cumsum(counts)[:-1]):
+        content = part.tobytes()
+        if content not in seen:
+            seen.add(content)
+            kept.append(part)
+    if len(kept) == len(counts):
+        return counts, points
+    return np.array([len(part) for part in kept], dtype=np.int64), np.concatenate(kept)
+
+
+def box_mm(rois: Sequence[Roi]) -> tuple[Array, Array] | None:
+    """Lowest and highest point (z, y, x) of all contours, None where there are none."""
+    drawn = [roi.points_mm[:, ::-1] for roi in rois if len(roi.points_mm)]
+    if not drawn:
+        return None
+    return np.min([p.min(axis=0) for p in drawn], axis=0), np.max([p.max(axis=0) for p in drawn], axis=0)
+
+
+def skin(ct_hu: Volume) -> Mask:
+    """The body's outline from Hounsfield units: what is no air, the largest part of it, with holes filled slice by
+    slice."""
+    parts, count = ndimage.label(ct_hu > _SKIN_HU)
+    if count == 0:
+        return np.zeros(ct_hu.shape, dtype=bool)
+    sizes = np.bincount(parts.ravel())
+    sizes[0] = 0
+    body = parts == sizes.argmax()
+    return np.stack([ndimage.binary_fill_holes(plane) for plane in body])

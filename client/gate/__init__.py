@@ -1,0 +1,1 @@
+"""Nothing runs or leaves before limits are checked, the ledger is charged and masks are on."""

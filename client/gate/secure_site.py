@@ -1,0 +1,169 @@
+"""The hospital's part in secure aggregation: keeps its state from message to message while the process lives.
+
+Keys and shares are in memory alone: a process that ends has dropped out of the set-up, and takes part in the next one.
+What must outlive it (which set-ups and sums there were) is in the site's folder; privacy/secagg/replay.py says why.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+
+from client.gate.secure_inputs import SecureInputs
+from client.site.home import ClientHome
+from privacy.agreement.federation_plan import FederationPlan
+from privacy.secagg.context import Floors, Terms
+from privacy.secagg.errors import SecAggError
+from privacy.secagg.layout import Packed
+from privacy.secagg.masks import Ring
+from privacy.secagg.messages import Adverts, Confirmations, Inbox, Masked, Survivors
+from privacy.secagg.replay import FileReplay
+from privacy.secagg.site import Site
+from privacy.trust.passphrase import read_private_key
+from privacy.trust.signed import private_key
+from privacy.wire.messages import Request, TrainTask
+from privacy.wire.secure_work import config_hash, session_of, work_hash
+
+REPLAY_FILE = "secagg.replay"
+INPUTS_FOLDER = "secagg_inputs"
+
+
+class SecureSite:
+    """Answers the coordinator's messages for one site, one at a time.
+
+    ``plan``: hash of the plan that the site has pinned, empty without one. ``inputs``: where what it puts into sums is
+    kept for an audit. Every refusal is a SecAggError, whose text may be sent to the coordinator.
+    """
+
+    def __init__(self, site: Site, plan: bytes = b"", inputs: SecureInputs | None = None) -> None:
+        self._site, self._plan, self._inputs = site, plan, inputs
+        self._lock = threading.Lock()
+
+    def answer(self, asked: Request) -> Packed:
+        """Answer a message of SECURE_KINDS."""
+        message = asked.secure
+        with self._lock:
+            if isinstance(message, Terms):
+                if message.session != session_of(asked):
+                    raise SecAggError("terms", "the terms are for another run than the request")
+                return self._site.begin(message, config_hash(asked, self._plan))
+            if isinstance(message, Adverts):
+                return self._site.deal(message)
+            if isinstance(message, Survivors):
+                return self._site.confirm(message)
+            if isinstance(message, Confirmations):
+                return self._site.reveal(message)
+        raise SecAggError("stage", "no message of secure aggregation that stands alone")
+
+    def open(self, asked: Request) -> None:
+        """Open the sum that a masked request is for: before the work, and before any budget is charged."""
+        if not isinstance(asked.secure, Inbox):
+            raise SecAggError("stage", "the request does not ask for a masked answer")
+        with self._lock:
+            self._check_noise(asked)
+            self._site.open_step(asked.secure, work_hash(asked))
+
+    def _check_noise(self, asked: Request) -> None:
+        """The set-up must accept no sum in which less noise would be left than the task's privacy terms count on."""
+        promised = asked.task.terms if isinstance(asked.task, TrainTask) else None
+        agreed = self._site.terms
+        if promised is None or agreed is None:
+            return
+        if agreed.ring_bits != promised.encoding().bits:
+            raise SecAggError("terms", "the set-up is for another ring than the task's privacy terms")
+        if agreed.least_survivors < promised.survivors or agreed.colluders < promised.colluders:
+            raise SecAggError(
+                "terms",
+                f"the task's noise counts on sums of {promised.survivors} sites with {promised.colluders} colluders;"
+                f" the set-up would take {agreed.least_survivors} with {agreed.colluders}",
+            )
+
+    def mask(self, asked: Request, vector: Ring) -> tuple[Masked, Ring]:
+        """Mask what the work gave, (d,) over the terms' ring; it is kept as it was at the site alone, for an audit."""
+        with self._lock:
+            message, masked, opening = self._site.mask(vector)
+        if self._inputs is not None:
+            self._inputs.keep(asked.run_id, asked.round, message.commitment, opening, vector)
+        return message, masked
+
+    def end(self) -> None:
+        """Forget the open set-up."""
+        with self._lock:
+            self._site.end()
+
+
+@dataclass
+class _Known:
+    """What a SecureSite was made from, so that a change of cohort, plan or floors makes a new one."""
+
+    made_from: tuple[bytes, bytes, Floors]
+    site: SecureSite
+    replay: FileReplay
+
+
+class SecureSites:
+    """The SecureSite of each folder (in a simulation, of each name enrolled) in this process; safe in threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._known: dict[str, _Known] = {}
+        self._simulated: dict[str, SecureSite] = {}
+
+    def of_home(
+        self, home: ClientHome, floors: Floors, plan: FederationPlan | None = None, plan_digest: bytes = b""
+    ) -> SecureSite:
+        """Return the site of a hospital's folder, from its own identity, roster, pinned plan and floors.
+
+        ``plan_digest``: SHA-256 of the plan's file. InputError where the folder's documents or key cannot be used.
+        """
+        cohort = home.cohort(plan)
+        made_from, key = (cohort.digest, plan_digest, floors), str(home.folder)
+        with self._lock:
+            known = self._known.get(key)
+            if known is not None and known.made_from == made_from:
+                return known.site
+            identity = private_key(read_private_key(home.identity_key))
+            replay = known.replay if known is not None else FileReplay(home.folder / "state" / REPLAY_FILE)
+            try:
+                site = Site(name=home.site, identity=identity, cohort=cohort, floors=floors, replay=replay)
+            except SecAggError:
+                if known is None:  # or nobody would hold the file, and nobody else could take it
+                    replay.close()
+                raise
+            if known is not None:
+                known.site.end()
+            secure = SecureSite(site, plan_digest, SecureInputs(home.folder / "state" / INPUTS_FOLDER))
+            self._known[key] = _Known(made_from, secure, replay)
+            return secure
+
+    def enrol(self, key: str, site: SecureSite) -> None:
+        """Take in a simulated site under ``key``, in place of one that was there."""
+        with self._lock:
+            self._simulated[key] = site
+
+    def simulated(self, key: str) -> SecureSite:
+        """Return the simulated site known by ``key``; SecAggError where none is."""
+        with self._lock:
+            if key not in self._simulated:
+                raise SecAggError("roster", "this site has no identity to take part in secure aggregation with")
+            return self._simulated[key]
+
+    def forget(self, key: str) -> None:
+        """Let a simulated site go, with all its secrets."""
+        with self._lock:
+            self._simulated.pop(key).end()
+
+    def close(self) -> None:
+        """Let all files go and forget all secrets."""
+        with self._lock:
+            for known in self._known.values():
+                known.site.end()
+                known.replay.close()
+            for site in self._simulated.values():
+                site.end()
+            self._known.clear()
+            self._simulated.clear()
+
+
+# All sites of this process: one in a hospital's executor, many in a simulation.
+SITES = SecureSites()

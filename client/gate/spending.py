@@ -1,0 +1,48 @@
+"""What a private task costs at this site, and the ledger that it is written to before anything leaves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from privacy.dp.ledger import SiteLedger
+from privacy.dp.ledger_record import Entry
+from privacy.dp.terms import Terms
+from privacy.wire.messages import TrainTask
+
+
+@dataclass(frozen=True, kw_only=True)
+class Account:
+    """The charge of one train task. A round that is tried again is another release, and is charged again."""
+
+    ledger: SiteLedger
+    run_id: str
+    task: TrainTask
+    terms: Terms
+
+    def check(self) -> None:
+        """Raise PolicyError where it cannot be paid, before any work is done for it."""
+        self.ledger.check(self.terms.charge(self.task.releases), self._ahead)
+
+    def spend(self) -> None:
+        """Write it down; raises PolicyError or InputError, and then nothing may leave."""
+        entry = Entry(
+            purpose=self.terms.mode,
+            run_id=self.run_id,
+            round=self.task.round,
+            charge=self.terms.charge(self.task.releases),
+        )
+        self.ledger.charge(entry, self._ahead)
+
+    @property
+    def _ahead(self) -> int:
+        return self.task.rounds - self.task.round
+
+
+def simulated_ledger(folder: object, terms: Terms) -> SiteLedger | None:
+    """The ledger of a simulated site, without a limit, made at its first use; None where its node names no folder."""
+    if not isinstance(folder, str) or not folder:
+        return None
+    ledger = SiteLedger(folder=Path(folder), delta=terms.delta)
+    ledger.create()
+    return ledger

@@ -1,0 +1,1 @@
+"""The two processes that stay alive at a hospital: SuperNode and executor."""

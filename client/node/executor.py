@@ -1,0 +1,262 @@
+"""The site's executor: takes tasks from the local SuperNode and runs the ClientApp that is installed at the hospital.
+
+Stock Flower unpacks the coordinator's bundle at the site and imports it. This process takes its place and never does:
+
+- it asks the SuperNode (loopback, with the site's secret) for CLIENT_APP tasks and for no other kind;
+- the bundle that comes with a task is dropped unread; `client.app:app` of this installation does the task and stays
+  loaded with its model (torch is imported when it is first needed);
+- the site configuration in a task's context is the site's own, whatever the coordinator's run configuration says;
+- an exception's text may hold a patient's name, so neither the coordinator nor the log gets it: the coordinator reads a
+  fixed sentence, the log the exception's type and the lines of code it came through.
+
+Run as `python -m client.node.executor HOME ADDRESS` by `client start`. Flower internals used here are named in
+tests/test_flower_version.py.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import httpx
+from flwr.app import ConfigRecord, Context, Error, Message
+from flwr.common.constant import ErrorCode, SubStatus
+from flwr.proto.message_pb2 import PullObjectRequest, PullObjectResponse
+from flwr.proto.runtime_pb2 import AcquireTaskRequest
+from flwr.supercore.constant import TaskType
+from flwr.supercore.heartbeat import HeartbeatSender, make_task_heartbeat_fn_http
+from flwr.supercore.interceptors import (
+    RuntimeTokenHttpInterceptor,
+    RuntimeVersionHttpInterceptor,
+    SuperExecAuthHttpInterceptor,
+)
+from flwr.supercore.retry import make_simple_http_retry_invoker
+from flwr.supercore.runtime import RuntimeHttpClient
+from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, push_task_output
+
+from client.app import HOME_KEY, NODE_CONFIG_KEY
+from client.app import app as installed_app
+from client.node.site_log import log_failure, log_to_stdout
+from client.site.home import ClientHome
+from privacy.flower.pace import until_there
+from privacy.flower.processes import end_with_parent, read_state, write_state
+from privacy.wire.messages import SITE_STOPS
+
+APP_FAILED = "the site's app failed; the reason stands in the site's own log"
+ACQUIRE_TASK = "/flwr.proto.Runtime/AcquireTask"
+LOOK_S = 0.02  # between two looks at what the SuperNode notes, when it took a message
+ASK_S = 5.0  # longest time between two questions for a task, whatever the SuperNode noted
+RETRY_S = 1.0
+
+_log = logging.getLogger("client.node.executor")
+
+
+class _Stop(BaseException):
+    """SIGTERM: leave, telling the coordinator when a task is open. No Exception, so that no app swallows it."""
+
+
+class _Abandon(BaseException):
+    """SIGINT from Flower's own threads: the task is no longer ours (its run ended, its token expired)."""
+
+
+class _Runtime(RuntimeHttpClient):
+    """Asks again soon for a part of a message that the SuperNode is still fetching; Flower waits a second and more."""
+
+    def PullObject(self, request: PullObjectRequest) -> PullObjectResponse:  # noqa: N802
+        return until_there(partial(super().PullObject, request))
+
+
+class Executor:
+    """Takes one task after another; `run` returns when the process is told to stop."""
+
+    def __init__(self, home: ClientHome, address: str) -> None:
+        self._home = home
+        self._address = address
+        self._secret = home.secret.read_bytes()
+        self._working = False
+        self._taken: object = None
+        self._state: dict[str, Any] = {
+            "state": "idle",
+            "tasks_done": 0,
+            "tasks_failed": 0,
+            "last": None,
+            "last_refusal": None,
+        }
+
+    def run(self) -> None:
+        """Work until SIGTERM."""
+        signal.signal(signal.SIGTERM, self._on_stop)
+        signal.signal(signal.SIGINT, self._on_abandon)
+        self._report()
+        try:
+            with self._client(self._superexec_proof()) as poll:
+                while True:
+                    token = self._next_task(poll)
+                    if token is not None:
+                        self._work(token)
+        except _Stop:
+            self._report(state="stopped")
+
+    def _on_stop(self, _number: int, _frame: FrameType | None) -> None:
+        raise _Stop
+
+    def _on_abandon(self, _number: int, _frame: FrameType | None) -> None:
+        if self._working:
+            raise _Abandon
+
+    def _superexec_proof(self) -> SuperExecAuthHttpInterceptor:
+        return SuperExecAuthHttpInterceptor(master_secret=self._secret, protected_methods=frozenset({ACQUIRE_TASK}))
+
+    @contextmanager
+    def _client(self, proof: Any, *, patient: bool = False) -> Iterator[RuntimeHttpClient]:
+        """Give a client of the SuperNode's runtime API; a `patient` one tries again without end."""
+        client = _Runtime.from_server_address(
+            server_address=self._address,
+            insecure=True,  # loopback, inside one machine
+            root_certificates=None,
+            interceptors=[RuntimeVersionHttpInterceptor(component_name="flwr-clientapp"), proof],
+            retry_invoker=make_simple_http_retry_invoker() if patient else None,
+        )
+        try:
+            yield client
+        finally:
+            client.close()
+
+    def _next_task(self, poll: RuntimeHttpClient) -> str | None:
+        """Ask once for a task; its token, or None after a pause."""
+        try:
+            answer = poll.AcquireTask(AcquireTaskRequest(supported_task_types=[TaskType.CLIENT_APP]))
+        except httpx.HTTPError as error:  # SuperNode starts, restarts or is busy
+            _log.info("SuperNode not ready (%s)", type(error).__name__)
+            time.sleep(RETRY_S)
+            return None
+        if not answer.HasField("task") or not answer.token:
+            self._await_message()
+            return None
+        if answer.task.type != TaskType.CLIENT_APP:
+            _log.error("refused a task that is no CLIENT_APP task")
+            return None
+        return str(answer.token)
+
+    def _await_message(self) -> None:
+        """Return once the SuperNode has taken another message in full, or ASK_S later."""
+        end = time.monotonic() + ASK_S
+        while time.monotonic() < end:
+            taken = read_state(self._home.state("supernode")).get("taken")
+            if taken != self._taken:
+                self._taken = taken
+                return
+            time.sleep(LOOK_S)
+
+    def _work(self, token: str) -> None:
+        """Do the task that `token` stands for and report its end to the SuperNode, whatever happens."""
+        started = time.monotonic()
+        self._report(state="working")
+        self._working = True
+        try:
+            with self._client(RuntimeTokenHttpInterceptor(token), patient=True) as client:
+                succeeded = self._do_task(client)
+        except _Abandon:
+            succeeded = False
+            _log.warning("task abandoned: its run ended or the SuperNode took it back")
+        except Exception as error:
+            succeeded = False
+            log_failure("task lost", error)
+        finally:
+            self._working = False
+        self._state["tasks_done" if succeeded else "tasks_failed"] += 1
+        last = {**self._state.get("task", {}), "ok": succeeded, "wall_s": round(time.monotonic() - started, 2)}
+        self._report(state="idle", task=None, last=last)
+
+    def _do_task(self, client: RuntimeHttpClient) -> bool:
+        """Pull the message, run the app, push its reply; True when the app did its part."""
+        heartbeat = HeartbeatSender(partial(_heartbeat, make_task_heartbeat_fn_http(client)))
+        heartbeat.start()
+        context: Context | None = None
+        reply: Message | None = None
+        stop = False
+        try:
+            message, context, _, _ = pull_task_input(client)  # the fourth is the bundle: dropped here, unread
+            self._report(task=_describe(message.metadata.message_type, message.metadata.group_id))
+            try:
+                reply = self._call_app(message, context)
+            except _Stop:
+                stop = True
+                reply = _error(message, SITE_STOPS)
+            push_message(client, reply, context)
+        finally:
+            succeeded = reply is not None and not reply.has_error()
+            status = SubStatus.COMPLETED if succeeded else SubStatus.FAILED
+            try:
+                push_task_output(client=client, context=context, sub_status=status, details="")
+            finally:  # one that goes on would abandon the next task in the place of this one
+                if heartbeat.is_running:
+                    heartbeat.stop()
+        if stop:
+            raise _Stop
+        return succeeded
+
+    def _call_app(self, message: Message, context: Context) -> Message:
+        """Return the installed app's reply, or a fixed error in place of whatever went wrong."""
+        context.node_config = {NODE_CONFIG_KEY: str(self._home.site_config), HOME_KEY: str(self._home.folder)}
+        context.run_config = {}  # what the site needs comes in the message, where every field is validated
+        try:
+            reply = installed_app(message, context)
+            self._note_refusal(reply)
+            return reply
+        except Exception as error:
+            log_failure("the app failed", error)
+            return _error(message, APP_FAILED)
+
+    def _note_refusal(self, reply: Message) -> None:
+        head = reply.content.config_records.get("head", ConfigRecord())
+        if "refusal" in head:
+            refusal = {"code": head["refusal"], "text": head["text"], "kind": head["kind"], "round": head["round"]}
+            self._report(last_refusal={**refusal, "at": time.time()})
+
+    def _report(self, **changes: Any) -> None:
+        self._state |= {**changes, "since": time.time()}
+        write_state(self._home.state("executor"), self._state)
+
+
+def _heartbeat(send: Callable[[], bool]) -> bool:
+    """Keep the task's lease; a SuperNode that started anew knows nothing of it, and then it is not ours any more."""
+    try:
+        return send()
+    except httpx.HTTPStatusError as error:
+        if error.response.status_code >= 500:
+            return False
+        signal.raise_signal(signal.SIGINT)
+        return True
+
+
+def _error(message: Message, reason: str) -> Message:
+    return Message(Error(code=ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason=reason), reply_to=message)
+
+
+def _describe(kind: str, group: str) -> dict[str, str]:
+    """Kind and round of a message, for the site's screen: the coordinator's text, so cut to harmless characters."""
+    parts = {"kind": kind, "round": group}
+    return {name: re.sub(r"[^A-Za-z0-9._-]", "", text)[:32] for name, text in parts.items()}
+
+
+def main() -> None:
+    """Run the executor of the site's folder in the first argument, at the SuperNode's address in the second."""
+    os.umask(0o077)
+    log_to_stdout()
+    end_with_parent()
+    Executor(ClientHome.load(Path(sys.argv[1])), sys.argv[2]).run()
+
+
+if __name__ == "__main__":
+    main()

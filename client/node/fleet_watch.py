@@ -1,0 +1,158 @@
+"""Watches each request of a SuperNode to the coordinator: is it connected, does it progress, did a message get lost.
+
+Flower retries some failures without end, and gives up at others without a word: the process lives on and its /health
+says 200, while the site does no work any more. So here
+
+- an HTTP 500 counts as passing, like the 503 that Flower retries, and so does a connection that ends in the TLS
+  handshake, unless the certificate itself is wrong;
+- a failure after which the coordinator may wait for this site for nothing (a message or an answer was lost on the way)
+  ends the process: as it goes, it tells the coordinator, and `client start` starts it again at once;
+- what happens is noted in a file, which `client start` watches (client/node/watchdog.py).
+
+Flower internals used here are named in tests/test_flower_version.py.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+from flwr.proto.fleet_pb2 import ActivateNodeResponse
+from flwr.supercore.protobuf.client import ProtobufCall, ProtobufRequestContext
+
+from privacy.flower.processes import read_state, write_state
+
+NOTE_EVERY_S = 2.0
+QUICK_S = 1.0  # only an answer that comes so soon says what the coordinator's clock shows now
+HEARTBEAT, ACTIVATE, DEACTIVATE = "send-node-heartbeat", "activate-node", "deactivate-node"
+PULL, PULL_OBJECT, CONFIRM = "pull-messages", "pull-object", "confirm-message-received"
+LOST = 3  # exit status
+# Raised before anything was sent: the coordinator cannot have handed out a message.
+_NOTHING_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
+
+
+class LostError(SystemExit):
+    """Ends the SuperNode: the coordinator may wait for an answer that will not come. Flower swallows an Exception."""
+
+    def __init__(self) -> None:
+        super().__init__(LOST)
+
+
+class FleetWatch:
+    """Interceptor of Flower's Fleet client; keeps the file ``state`` up to date.
+
+    ``connection``: connecting, connected, retrying or refused. ``holding``: a message was taken and not answered yet.
+    ``taken``: how many messages this process has taken in full; the executor asks for a task when it changes.
+    ``busy``: a request of the message loop is under way. ``alive``: time of the last request, whatever came of it.
+    ``released``: the coordinator knows that this node left and has not been told that it is back: it waits for nothing.
+    """
+
+    def __init__(self, state: Path) -> None:
+        self._path = state
+        self._lock = threading.Lock()  # heartbeats come from a thread of their own
+        before = read_state(state)
+        self.node_id: int | None = before.get("node_id")
+        self.released = bool(before.get("released", True))
+        self._noted_at = 0.0
+        self._progress_at = -math.inf
+        self._known = (self.node_id, self.released)
+        self._state: dict[str, Any] = {
+            "connection": "connecting",
+            "since": time.time(),
+            "holding": False,
+            "taken": 0,
+            "busy": False,
+            "clock_offset_s": None,
+        }
+        self._note()
+
+    def intercept(self, context: ProtobufRequestContext, call_next: ProtobufCall) -> httpx.Response:
+        """Make one request and judge its outcome (flwr.supercore.protobuf.client.ProtobufClientInterceptor)."""
+        call = context.request.url.path.rpartition("/")[2]
+        loop = call != HEARTBEAT
+        if call == ACTIVATE and self.node_id is not None:
+            self.released = False  # from here on the coordinator may wait for it, whatever becomes of the answer
+        if loop:
+            self._note(busy=True, **({"holding": False} if call == PULL else {}))
+        started = time.time()
+        try:
+            response = call_next(context)
+        except httpx.TransportError as error:
+            self._note(connection="retrying", **({"busy": False} if loop else {}))
+            if call == PULL and not isinstance(error, _NOTHING_SENT):
+                raise LostError from None
+            raise _passing(error) from None
+        if loop and call != PULL:
+            self._progress_at = time.monotonic()
+        self._answered(call, response, started)
+        if call == PULL and response.status_code >= 500:
+            raise LostError
+        if response.status_code == httpx.codes.INTERNAL_SERVER_ERROR:
+            response.status_code = int(httpx.codes.SERVICE_UNAVAILABLE)
+        # 401 ends the SuperNode and 403 drops the message of a run that is over: Flower does both. Any other refusal it
+        # only logs, and forgets the message. Where the run ended while its message was on the way, Flower forgets the
+        # task that it had made for it already: the executor would take that and wait for the rest of the message.
+        final = 400 <= response.status_code < 500 and response.status_code not in (401, 403)
+        half_taken = response.status_code == 403 and call in (PULL_OBJECT, CONFIRM)
+        if half_taken or (final and call not in (HEARTBEAT, ACTIVATE, DEACTIVATE)):
+            raise LostError
+        return response
+
+    def idle_s(self) -> float:
+        """Seconds since the message loop last did more than ask for a message; infinite before the first."""
+        return time.monotonic() - self._progress_at
+
+    def _answered(self, call: str, response: httpx.Response, started: float) -> None:
+        code = response.status_code
+        changes: dict[str, Any] = {
+            "connection": "refused" if code == 401 else "retrying" if code >= 500 else "connected"
+        }
+        if call != HEARTBEAT:
+            changes["busy"] = False
+        if call == ACTIVATE and code == 200:
+            self.node_id, self.released = ActivateNodeResponse.FromString(response.read()).node_id, False
+        elif call == ACTIVATE and 400 <= code < 500:
+            changes["connection"] = "refused"
+        elif call == DEACTIVATE and code < 500 and code != 401:
+            self.released = True
+        elif call == CONFIRM and code == 200:
+            changes |= {"holding": True, "taken": self._state["taken"] + 1}
+        offset = _clock_offset_s(response, started, time.time())
+        self._note(**changes, **({} if offset is None else {"clock_offset_s": offset}))
+
+    def _note(self, **changes: Any) -> None:
+        with self._lock:
+            now = time.time()
+            if changes.get("connection", self._state["connection"]) != self._state["connection"]:
+                changes["since"] = now
+            known = (self.node_id, self.released)
+            changed = any(self._state.get(key) != value for key, value in changes.items() if key != "clock_offset_s")
+            self._state |= changes
+            self._state |= {"node_id": self.node_id, "released": self.released, "alive": now}
+            if changed or known != self._known or now - self._noted_at > NOTE_EVERY_S:
+                self._known, self._noted_at = known, now
+                write_state(self._path, self._state)
+
+
+def _passing(error: httpx.TransportError) -> httpx.TransportError:
+    """The error as Flower retries it: it takes every text with "ssl" for a wrong certificate, a cut line's too."""
+    certificate_is_wrong = "certificate" in str(error).lower()
+    if isinstance(error, httpx.ConnectError) and not certificate_is_wrong:
+        return httpx.ConnectError("no connection")
+    return error
+
+
+def _clock_offset_s(response: httpx.Response, started: float, ended: float) -> float | None:
+    """Seconds by which this machine's clock is ahead of the coordinator's, from the Date header; None if unknown."""
+    if ended - started > QUICK_S:
+        return None
+    try:
+        there = parsedate_to_datetime(response.headers["date"]).timestamp()
+    except (KeyError, ValueError, TypeError):
+        return None
+    return round((started + ended) / 2 - (there + 0.5), 1)  # the header drops the fraction of a second

@@ -1,0 +1,125 @@
+"""`client start`: keeps the site's two processes alive and at work, SuperNode and executor.
+
+Connections go outwards only: the SuperNode polls the coordinator over TLS with the site's node key, and its runtime API
+listens on a fresh port of 127.0.0.1 for our executor alone. The executor stops first, so that it can still tell the
+coordinator about an open task.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+from client.node.status import EXECUTOR, SUPERNODE, current, describe
+from client.node.watchdog import Watchdog
+from client.site.config import SiteConfig
+from client.site.home import ClientHome
+from client.site.policy import Policy
+from privacy.dp.terms import SUMMED
+from privacy.flower.processes import (
+    LOOPBACK,
+    Child,
+    free_loopback_port,
+    module_command,
+    read_state,
+    sole_instance,
+    supervise,
+    write_state,
+)
+from privacy.trust.passphrase import passphrase_environment, read_private_key
+from privacy.trust.signed import private_key
+from shared_model.core.errors import naming
+
+
+def start(home: ClientHome, say: Callable[[str], None]) -> None:
+    """Run the site until SIGTERM or SIGINT; `say` gets the state line whenever it changes.
+
+    InputError when the site's configuration or policy is wrong, its identity key cannot be read for the privacy modes
+    that need it, their ledger is missing or was changed, or the site runs already.
+    """
+    site = SiteConfig.load(home.site_config)
+    policy = Policy.load(home.policy)  # what is wrong with it is said here, not when the first request comes
+    if set(policy.modes) & set(SUMMED):
+        with naming(home.identity_key):
+            private_key(read_private_key(home.identity_key))
+    if set(policy.modes) != {"none"}:
+        policy.ledger_in(home.folder).entries()
+    os.umask(0o077)
+    with sole_instance(home.lock, "the site"):
+        home.state(EXECUTOR).unlink(missing_ok=True)  # the SuperNode's says what an earlier one may have left undone
+        children = _children(home, site.threads)
+        keeper = _Keeper(home, children, say, 3600.0 * policy.max_task_hours)
+        try:
+            supervise(children, keeper.tick)
+        finally:
+            keeper.tick(final=True)
+    say(f"{site.site}: stopped")
+
+
+class _Keeper:
+    """After each look at the children: restarts one that is of no use, writes the state file, says the line."""
+
+    def __init__(
+        self, home: ClientHome, children: list[Child], say: Callable[[str], None], longest_task_s: float
+    ) -> None:
+        self._longest_task_s = longest_task_s
+        self._home = home
+        self._children = {child.name: child for child in children}
+        self._say = say
+        self._watchdog = Watchdog()
+        self._line = ""
+        self._processes: dict[str, Any] = {}
+        self._restarts: list[str] = []
+
+    def tick(self, *, final: bool = False) -> None:
+        if not final:
+            self._watch()
+        processes: dict[str, Any] = {
+            child.name: {"pid": child.pid, "restarts": max(child.starts - 1, 0), "last_exit": child.last_exit}
+            for child in self._children.values()
+        }
+        if processes != self._processes:
+            self._processes = processes
+            record = {**processes, "pid": os.getpid(), "since": time.time(), "watchdog": self._restarts[-10:]}
+            write_state(self._home.state("start"), record)
+        line = describe(current(self._home, processes))
+        if line != self._line:
+            self._line = line
+            self._say(line)
+
+    def _watch(self) -> None:
+        supernode, executor = self._children[SUPERNODE], self._children[EXECUTOR]
+        supernode_state, executor_state = (read_state(self._home.state(name)) for name in (SUPERNODE, EXECUTOR))
+        hangs = self._watchdog.hangs(executor.pid, executor_state, self._longest_task_s)
+        reason = self._watchdog.reason(supernode.pid, supernode_state, executor_state)
+        for child, what, why in ((executor, "work", hangs), (supernode, "connection", reason)):
+            if why:
+                self._restarts.append(why)
+                self._say(f"restarting the {what}: {why}")
+                child.stop()  # the next look starts it again, without a pause
+
+
+def _children(home: ClientHome, threads: int = 0) -> list[Child]:
+    """Executor and SuperNode; `threads` CPU threads for the executor (0: the machine's choice).
+
+    The number is set before torch is imported, where it counts for all of its libraries. Results depend on it: sums of
+    floats are split among threads. The executor alone gets the passphrase of the identity key, if there is one.
+    """
+    address = f"{LOOPBACK}:{free_loopback_port()}"
+    environment = home.environment()
+    limit = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)} if threads else {}
+    commands = {
+        name: module_command(f"client.node.{name}", str(home.folder), address) for name in (EXECUTOR, SUPERNODE)
+    }
+    return [
+        Child(
+            EXECUTOR,
+            commands[EXECUTOR],
+            environment | limit | passphrase_environment(),
+            home.log(EXECUTOR),
+            home.folder,
+        ),
+        Child(SUPERNODE, commands[SUPERNODE], environment, home.log(SUPERNODE), home.folder),
+    ]

@@ -1,0 +1,86 @@
+"""What a site's processes say about themselves, as `client status` and the screen of `client start` show it."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from client.site.config import SiteConfig
+from client.site.home import ClientHome
+from privacy.flower.processes import is_running, read_state
+
+EXECUTOR, SUPERNODE = "executor", "supernode"
+CLOCK_LIMIT_S = 3.0  # node authentication takes a time up to 5 s ahead of the coordinator's
+
+
+def status(home: ClientHome) -> dict[str, Any]:
+    """Return what the site's processes last said, as `client status --json` prints it."""
+    if is_running(home.lock):
+        return current(home, read_state(home.state("start")))
+    return {**_report(home, {}, {}, {}), "running": False}
+
+
+def current(home: ClientHome, processes: dict[str, Any]) -> dict[str, Any]:
+    """Return the status of a site that runs; `processes` is what its supervisor knows of them."""
+    return _report(home, read_state(home.state(SUPERNODE)), read_state(home.state(EXECUTOR)), processes)
+
+
+def _report(
+    home: ClientHome, supernode: dict[str, Any], executor: dict[str, Any], processes: dict[str, Any]
+) -> dict[str, Any]:
+    return {
+        "site": SiteConfig.load(home.site_config).site,
+        "server": home.server,
+        "running": True,
+        "connection": supernode.get("connection", "none"),
+        "connection_since": supernode.get("since"),
+        "node_id": supernode.get("node_id"),
+        "clock_offset_s": supernode.get("clock_offset_s"),
+        "executor": executor,
+        "last_refusal": executor.get("last_refusal"),
+        "processes": processes,
+    }
+
+
+def describe(report: dict[str, Any]) -> str:
+    """Return the one-line state of a site from `status`."""
+    if not report["running"]:
+        return f"{report['site']}: not running"
+    executor = report["executor"]
+    task = executor.get("task") or {}
+    doing = executor.get("state", "starting")
+    if task:
+        doing = f"{task.get('kind', 'task')} of round {task['round']}" if task.get("round") else task.get("kind", "")
+    done, failed = executor.get("tasks_done", 0), executor.get("tasks_failed", 0)
+    parts = [_connection(report), doing, f"{done} tasks done, {failed} failed", _refusal(report), _clock(report)]
+    return f"{report['site']}: " + " | ".join(filter(None, parts))
+
+
+def _connection(report: dict[str, Any]) -> str:
+    server = report["server"]
+    since = report["connection_since"]
+    when = datetime.fromtimestamp(since).strftime(" since %d %b %H:%M") if since else ""
+    if report["connection"] == "refused":
+        return f"turned away by {server}{when}: is the site admitted, and the clock right?"
+    words = {"connected": f"connected to {server}{when}", "retrying": f"no connection to {server}{when}, trying again"}
+    text = words.get(report["connection"], f"connecting to {server}")
+    restarts = report["processes"].get(SUPERNODE, {}).get("restarts", 0)
+    if report["node_id"] is None and restarts > 0:  # it has never been let in
+        text += " (is the site admitted, the CA right, the clock set? see logs/supernode.log)"
+    return text
+
+
+def _refusal(report: dict[str, Any]) -> str:
+    last = report["last_refusal"]
+    if not last:
+        return ""
+    reason = last.get("text") or last.get("code")
+    return f"last refused: {last.get('kind')} of round {last.get('round')} ({reason})"
+
+
+def _clock(report: dict[str, Any]) -> str:
+    offset = report["clock_offset_s"]
+    if offset is None or abs(offset) <= CLOCK_LIMIT_S:
+        return ""
+    ahead = "ahead of" if offset > 0 else "behind"
+    return f"this clock is {abs(offset):.0f} s {ahead} the coordinator's: set up NTP"

@@ -1,0 +1,1 @@
+"""Studies in and doses out over DICOM networks."""

@@ -1,0 +1,1 @@
+"""One patient in, a dose and a report out."""

@@ -1,0 +1,153 @@
+"""What `client predict` leaves in its folder: doses, DVHs, a report for a physicist, numbers for a program.
+
+``dose.npz`` (dose_gy, spread_gy, spacing_mm, origin_mm; axes z, y, x) always; ``dose.dcm`` and ``spread.dcm`` where the
+input was DICOM; ``dvh.csv``, ``report.html``, ``report.json``. The RTDOSE files carry the patient's identifiers, as
+they must to be imported; all others know the case by its pseudonym.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from client.data.npz import write_arrays
+from client.dicom.write import SPREAD, Origin, write_dose
+from client.prediction.predict import Answer, Predictor
+from client.reports.page import Page, write_text
+from client.reports.patient import prediction_figure
+from shared_model.core.errors import InputError
+from shared_model.patient.case import Case
+from shared_model.scoring.dosimetry import LOW_DOSE_GY, SCORE_KEYS, dvh_curve, dvh_metrics, score_case
+
+STEP_GY = 0.1
+# A structure of fewer voxels has a coarse DVH: told in the report.
+FEW_VOXELS = 30
+
+
+def check_folder(out: Path) -> None:
+    """Raise InputError unless ``out`` is new or empty: nothing is ever written over."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"--out {out}: exists and is not empty; choose a new folder (nothing was changed)")
+
+
+def write_answer(out: Path, answer: Answer, predictor: Predictor, origin: Origin | None) -> dict[str, Any]:
+    """Write all files of one prediction; returns what report.json holds."""
+    record = _record(answer, predictor, origin is not None)
+    grid = answer.case.grid
+    arrays = {"dose_gy": answer.dose_gy, "spacing_mm": np.array(grid.spacing_mm), "origin_mm": np.array(grid.origin_mm)}
+    if answer.spread_gy is not None:
+        arrays["spread_gy"] = answer.spread_gy
+    write_arrays(out / "dose.npz", arrays)
+    if origin is not None:
+        write_dose(out / "dose.dcm", answer.dose_gy, grid, origin, adapter=predictor.name)
+        if answer.spread_gy is not None:
+            write_dose(out / "spread.dcm", answer.spread_gy, grid, origin, SPREAD, predictor.name)
+    write_text(out / "dvh.csv", dvh_csv(answer))
+    write_text(out / "report.html", _page(answer, record).html())
+    write_text(out / "report.json", json.dumps(record, indent=1, allow_nan=False) + "\n")
+    return record
+
+
+def dvh_csv(answer: Answer) -> str:
+    """Cumulative DVHs in steps of STEP_GY: structure, dose, volume in percent, that of the case's own dose if any."""
+    case, doses = answer.case, _doses(answer)
+    levels = torch.arange(0.0, float(doses.max()) + 2 * STEP_GY, STEP_GY)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(
+        ["structure", "dose_gy", "volume_percent", *(["reference_volume_percent"] if len(doses) == 2 else [])]
+    )
+    for name in _present(case):
+        curves = 100.0 * dvh_curve(doses, torch.from_numpy(case.structures[name]), levels).numpy()
+        for k, level in enumerate(levels.tolist()):
+            writer.writerow([name, f"{level:.1f}", *(f"{curve[k]:.3f}" for curve in curves)])
+    return text.getvalue()
+
+
+def _doses(answer: Answer) -> Tensor:
+    """The prediction, then the reference where there is one: (1 or 2, z, y, x)."""
+    found = [answer.dose_gy] + ([] if answer.case.dose_gy is None else [answer.case.dose_gy])
+    return torch.from_numpy(np.stack(found))
+
+
+def _present(case: Case) -> list[str]:
+    organs = sorted(name for name in case.structures if name not in case.targets)
+    return [name for name in (*case.targets, *organs) if case.structures[name].any()]
+
+
+def _record(answer: Answer, predictor: Predictor, dicom: bool) -> dict[str, Any]:
+    case, how = answer.case, answer.how
+    doses = _doses(answer)
+    metrics = dvh_metrics(doses, {name: case.structures[name] for name in _present(case)}, case.grid.voxel_cc)
+    spread = answer.spread_gy
+    files = ["dose.npz", "dvh.csv", "report.html"]
+    files += (["dose.dcm"] + (["spread.dcm"] if spread is not None else [])) if dicom else []
+    record: dict[str, Any] = {
+        "case": case.case_id,
+        "adapter": predictor.name,
+        "adapter_name": str(predictor.card.get("name", "")),
+        "privacy": dict(predictor.card.get("privacy", {})),
+        "drawn": {"samples": how.samples, "steps": how.steps, "seed": how.seed, "best": how.score_of is not None},
+        "scores": list(answer.scores),
+        "notes": [*answer.notes, *_few_voxels(case)],
+        "prescriptions_gy": dict(case.prescriptions_gy),
+        "metrics_gy": {name: round(float(value[0]), 3) for name, value in metrics.items()},
+        "grid": {"shape": list(case.grid.shape), "spacing_mm": list(case.grid.spacing_mm)},
+        "seconds": round(answer.seconds, 2),
+        "peak_memory_mb": round(answer.peak_mb),
+        "files": files,
+    }
+    if spread is not None:
+        where = case.body & (answer.dose_gy >= LOW_DOSE_GY)
+        record["spread_gy"] = round(float(spread[where].mean()), 3) if where.any() else 0.0
+    if case.dose_gy is not None and bool((case.dose_gy[case.body] > LOW_DOSE_GY).any()):
+        score = score_case(case, torch.from_numpy(answer.dose_gy))
+        record["reference_gy"] = {name: round(float(value[1]), 3) for name, value in metrics.items()}
+        record["against_reference"] = {key: round(getattr(score, key), 3) for key in SCORE_KEYS if hasattr(score, key)}
+    return record
+
+
+def _few_voxels(case: Case) -> list[str]:
+    few = {name: int(case.structures[name].sum()) for name in _present(case)}
+    return [f"{name} has {n} voxels on this grid: its DVH is coarse" for name, n in few.items() if n < FEW_VOXELS]
+
+
+def _page(answer: Answer, record: dict[str, Any]) -> Page:
+    case, how = answer.case, answer.how
+    page = Page(f"Predicted dose: case {case.case_id}")
+    what = f"the best of {how.samples} samples" if how.score_of else f"the mean of {how.samples} samples"
+    page.paragraph(
+        f"Adapter {record['adapter']} {record['adapter_name']}. Dose: {what}, {how.steps} steps each, seed {how.seed}. "
+        f"{answer.seconds:.1f} s, at most {answer.peak_mb:.0f} MB of memory in this process."
+    )
+    if "spread_gy" in record:
+        page.paragraph(
+            f"Spread: standard deviation of the samples, {record['spread_gy']:.2f} Gy on average where dose is 5 Gy or"
+            " more. It says how far the model's own answers differ, not how far they are from a plan."
+        )
+    page.items(record["notes"])
+    page.picture(prediction_figure(case, answer.dose_gy, answer.spread_gy, f"Case {case.case_id}"), "slices and DVHs")
+    page.heading("DVH metrics (Gy)")
+    reference = record.get("reference_gy", {})
+    header = ["structure", "metric", "predicted", *(["reference", "difference"] if reference else [])]
+    rows: list[list[str | float]] = []
+    for key, value in record["metrics_gy"].items():
+        row: list[str | float] = [*key.split("/"), value]
+        rows.append([*row, reference[key], value - reference[key]] if reference else row)
+    page.table(header, rows)
+    if "against_reference" in record:
+        page.table(["against the case's own dose", "Gy"], [[k, v] for k, v in record["against_reference"].items()])
+    if record["scores"]:
+        page.heading("Score of each sample")
+        page.table(["sample", "score"], [[k, v] for k, v in enumerate(record["scores"], 1)])
+    statement = record["privacy"].get("statement")
+    if statement:
+        page.paragraph(f"Of the adapter: {statement}")
+    return page

@@ -1,0 +1,155 @@
+"""`client predict`: an adapter's dose of one case, with the spread of its samples, or a reason why it is not asked.
+
+Prior and shared adapter come from one file; what a site keeps to itself is laid over the model by ``build``. A case
+on finer voxels than the training patients' is predicted at theirs and brought back: features of the model count
+voxels (docs/decisions/0041-predict-at-training-voxels.md).
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from shared_model.adapter.envelope import Envelope
+from shared_model.adapter.manifest import Vector, load_adapter, unpack, vector_hash
+from shared_model.adapter.shared import adapted_model
+from shared_model.bundled import DEFAULT_ADAPTER
+from shared_model.core.errors import InputError
+from shared_model.network.dit import Any2AnyDiT
+from shared_model.network.spec import ModelSpec
+from shared_model.patient.case import Case, Volume
+from shared_model.prediction.predictor import Score, predict_with_spread
+from shared_model.prediction.regrid import coarsened, refined
+
+# Makes the model of a shared adapter, perhaps with what a site keeps to itself laid over it: specification and vector
+# in, model and the specification that it has then out. Raises InputError where the two do not fit.
+Build = Callable[[ModelSpec, Vector], tuple[Any2AnyDiT, ModelSpec]]
+# A site's preferences for one case: what best-of-n takes the best by.
+ScoreOf = Callable[[Case], Score]
+
+MAX_SAMPLES = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampled:
+    """How a dose is drawn: ``samples`` of ``steps`` each; their mean, or with ``score_of`` the best of them."""
+
+    samples: int = 4
+    steps: int = 1
+    seed: int = 0
+    score_of: ScoreOf | None = None
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.samples <= MAX_SAMPLES:
+            raise InputError(f"{self.samples} samples: expected 1 to {MAX_SAMPLES}")
+        if not 1 <= self.steps <= 1000:
+            raise InputError(f"--steps {self.steps}: expected 1 to 1000")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """A predicted dose (z, y, x) Gy on the case's grid; ``spread_gy`` where there was more than one sample.
+
+    ``notes``: what is near the edge of training or was assumed. ``peak_mb``: the process' highest memory so far.
+    """
+
+    case: Case = field(repr=False)
+    dose_gy: Volume = field(repr=False)
+    spread_gy: Volume | None = field(repr=False)
+    scores: tuple[float, ...]
+    how: Sampled
+    factors: tuple[int, int, int]
+    notes: tuple[str, ...]
+    seconds: float
+    peak_mb: float
+
+
+def shared_alone(spec: ModelSpec, vector: Vector) -> tuple[Any2AnyDiT, ModelSpec]:
+    """The model of a shared adapter as it is."""
+    model = adapted_model(spec)
+    unpack(model, vector)
+    return model, spec
+
+
+class Predictor:
+    """One adapter, loaded once. ``name`` is the start of its SHA-256, ``card`` its card (empty without one)."""
+
+    def __init__(self, adapter: Path = DEFAULT_ADAPTER, build: Build = shared_alone) -> None:
+        """Raises InputError where the adapter cannot be read or belongs to another prior."""
+        if not adapter.is_file():
+            raise InputError(f"--adapter {adapter}: no such file; expected a .safetensors that a run wrote")
+        spec, vector, self.card = load_adapter(adapter)
+        self.name = vector_hash(vector)[:12]
+        self._model, self.spec = build(spec, vector)
+        self._model.eval()
+        self.envelope, self._stand_in = _envelope(self.card)
+
+    def predict(self, case: Case, how: Sampled, notes: Sequence[str] = ()) -> Answer:
+        """The dose of ``case``, whose own dose is not looked at; ``notes`` on how it was read come first.
+
+        Raises InputError far outside of training.
+        """
+        started = time.monotonic()
+        factors = self.envelope.factors(case)
+        asked = coarsened(case, factors)
+        told = [*notes, *self._stand_in, *self._judged(asked), *_coarse_notes(case, factors)]
+        score = None if how.score_of is None else how.score_of(asked)
+        with torch.no_grad():
+            found = predict_with_spread(
+                self._model, asked, self.spec, steps=how.steps, candidates=how.samples, seed=how.seed, score=score
+            )
+            dose, spread = (None if v is None else refined(v, asked, case) for v in (found.dose_gy, found.spread_gy))
+        assert dose is not None
+        return Answer(
+            case=case,
+            dose_gy=_array(dose),
+            spread_gy=None if spread is None else _array(spread),
+            scores=found.scores,
+            how=how,
+            factors=factors,
+            notes=tuple(told),
+            seconds=time.monotonic() - started,
+            peak_mb=peak_mb(),
+        )
+
+    def _judged(self, case: Case) -> tuple[str, ...]:
+        verdict = self.envelope.judge(case)
+        if verdict.refusals:
+            raise InputError(f"case {case.case_id}: far outside this adapter's training: {'; '.join(verdict.refusals)}")
+        return verdict.notes
+
+
+def _envelope(card: Mapping[str, Any]) -> tuple[Envelope, list[str]]:
+    """The adapter's ranges, or the bundled adapter's in their place, and what is to be said of it."""
+    own = Envelope.from_card(card)
+    if own is not None:
+        return own, []
+    bundled = Envelope.from_card(load_adapter(DEFAULT_ADAPTER)[2])
+    if bundled is None:
+        raise InputError(f"{DEFAULT_ADAPTER}: its card names no training ranges; install fedkt3d again")
+    return bundled, ["the adapter's card names no training ranges: held against those of the bundled adapter"]
+
+
+def _coarse_notes(case: Case, factors: tuple[int, int, int]) -> list[str]:
+    if factors == (1, 1, 1):
+        return []
+    voxels = " x ".join(f"{s * k:.3g}" for s, k in zip(case.grid.spacing_mm, factors, strict=True))
+    return [f"predicted on voxels of {voxels} mm (z, y, x), the training patients' size, and brought back"]
+
+
+def _array(dose: torch.Tensor) -> Volume:
+    return np.ascontiguousarray(dose.numpy(), dtype=np.float32)
+
+
+def peak_mb() -> float:
+    """The most memory that this process has had, in 10^6 bytes."""
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most / 1e6 if sys.platform == "darwin" else most * 1024 / 1e6

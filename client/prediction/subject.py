@@ -1,0 +1,106 @@
+"""What `client predict` is asked about: one patient's file of any kind, or the one plan of a folder of DICOM."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from client.data.case_files import load_case
+from client.data.gdp import read_gdp_named
+from client.data.openkbp import read_openkbp
+from client.dicom.study import Findings, Study, find_studies, read_case, read_source
+from client.dicom.write import Origin
+from client.names.review import not_known_notes
+from client.names.rules import NameRules
+from client.site.config import DATA_FOLDERS, DATA_KINDS, DICOM, GDP, GDP_PRESCRIPTIONS, case_id_of, is_case_id
+from client.site.pseudonyms import Pseudonyms
+from shared_model.core.errors import InputError
+from shared_model.patient.case import Case
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """A case, where its dose belongs (None where it came of no DICOM), and what was assumed in reading it."""
+
+    case: Case
+    origin: Origin | None = field(repr=False, default=None)
+    notes: tuple[str, ...] = ()
+
+
+def load_subject(
+    path: Path,
+    case_id: str | None = None,
+    pseudonyms: Pseudonyms | None = None,
+    rules: NameRules | None = None,
+    kind: str | None = None,
+) -> Subject:
+    """Read ``path`` as data of ``kind`` (default: what it looks like); ``case_id`` chooses among the plans of a folder
+    of DICOM, by the pseudonyms of the site, ``rules`` are the site's own for structure names.
+
+    Raises InputError where there is nothing to predict for, or more than one plan and no choice.
+    """
+    if kind is not None and kind not in DATA_KINDS:
+        raise InputError(f"--kind {kind}: expected one of {', '.join(DATA_KINDS)}")
+    if path.is_file():
+        return _of_file(path, kind or _file_kind(path), rules)
+    if not path.is_dir():
+        raise InputError(f"{path}: no such file or folder; expected one patient's file, or a folder of DICOM files")
+    if kind not in (None, DICOM) or (path / GDP_PRESCRIPTIONS).is_file():
+        raise InputError(f"{path}: is a folder; give the file of one patient in it")
+    study = _chosen(find_studies(path, pseudonyms), path, case_id, salted=pseudonyms is not None)
+    reading = read_case(study, rules)
+    assert study.structures is not None  # or it would not have been read
+    plan = None if study.plan is None else read_source(study.plan)
+    source = read_source(study.structures) if plan is None else plan
+    origin = Origin(study=source, frame_of_reference=_frame(study, path), plan=plan)
+    return Subject(case=reading.case, origin=origin, notes=(*reading.notes, *not_known_notes(reading.names)))
+
+
+def _frame(study: Study, path: Path) -> str:
+    """The Frame of Reference that a dose of the study lies in: an anonymised CT may have lost its own."""
+    for header in (study.ct[0], study.plan, study.structures):
+        if header is not None and header.frames:
+            return header.frames[0]
+    raise InputError(
+        f"{path}: no file of the plan has a Frame of Reference, so no viewer could lay a predicted dose on its CT;"
+        " export it again with FrameOfReferenceUID"
+    )
+
+
+def _file_kind(path: Path) -> str:
+    """The kind of data that a file lies among."""
+    if (path.parent / GDP_PRESCRIPTIONS).is_file():
+        return GDP
+    return next((kind for kind, folder in DATA_FOLDERS.items() if folder and path.parent.name == folder), "cases")
+
+
+def _of_file(path: Path, kind: str, rules: NameRules | None) -> Subject:
+    if kind == DICOM:
+        raise InputError(f"{path}: is a file; give the folder with all DICOM files of the plan")
+    if kind == "cases":
+        return Subject(case=load_case(path))
+    case_id = case_id_of(kind, path)
+    if not is_case_id(case_id):
+        raise InputError(f"{path}: is not named by a pseudonym; rename it: letters, digits, _ and - (gdp: and +)")
+    if kind != GDP:
+        return Subject(case=read_openkbp(path, case_id))
+    case, names = read_gdp_named(path, case_id, rules)
+    return Subject(case=case, notes=not_known_notes(names))
+
+
+def _chosen(findings: Findings, path: Path, case_id: str | None, *, salted: bool) -> Study:
+    if case_id is not None:
+        return findings.study(case_id)
+    able = [study for study in findings.studies if not study.problems]
+    if len(able) == 1:
+        return able[0]
+    if able:
+        choice = ", ".join(study.case_id for study in able[:20])
+        # Without the site's salt ids hold for this call alone: none to choose by.
+        ids = f"--case with one of {choice}" if salted else "--home and --case, an id of `client check --home`"
+        raise InputError(f"{path}: holds {len(able)} plans; give the folder of one, or {ids}")
+    reasons = sorted({problem for study in findings.studies for problem in study.problems})
+    reasons += [problem.reason for problem in findings.problems]
+    raise InputError(
+        f"{path}: no plan that can be read; {'; '.join(reasons[:5]) or f'{findings.files} files looked at'}"
+    )

@@ -1,0 +1,1 @@
+"""Join a federation, check the site before it takes part, forget a patient."""

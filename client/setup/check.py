@@ -1,0 +1,215 @@
+"""`client check`: are this site's patients and machine ready, and if not, what is to be done. Nothing leaves the site.
+
+It works on a folder of patients alone, before there is a home, and in a home. The report names patients by pseudonym;
+what the hospital calls them is added with ``show_ids``, for its own screen.
+
+The JSON: ``{"usable": n, "patients": [{"patient", "usable", "why", "todo", "notes", ...}], "cohort": {...},
+"files": {...}, "structures": {"names", "not known to the model"}, "checks": [{"check", "state", "found", "todo"}],
+"ready": bool, "seconds", "peak_memory_mb"}``.
+"""
+
+from __future__ import annotations
+
+import resource
+import statistics
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from client.names import review as name_review
+from client.names.review import Reviewed
+from client.reports.page import Cell, Page
+from client.setup import check_machine
+from client.setup.check_machine import FAIL, Finding
+from client.setup.check_patient import Patient
+from client.setup.check_patients import Looked, Source, look
+from client.setup.forget import forgotten, is_of
+from client.site.home import ClientHome
+from shared_model.adapter.envelope import Envelope
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Everything that was looked at. ``ready``: some patient is usable and no check failed."""
+
+    kind: str
+    looked: Looked
+    findings: tuple[Finding, ...]
+    seconds: float
+    peak_mb: float
+
+    @property
+    def usable(self) -> int:
+        """Patients that can be trained on."""
+        return sum(patient.usable for patient in self.looked.patients)
+
+    @property
+    def names(self) -> list[Reviewed]:
+        """The review table of all patients' structure names."""
+        return name_review.review(patient.names for patient in self.looked.patients)
+
+    @property
+    def ready(self) -> bool:
+        """Whether a site could take part as it is."""
+        return self.usable > 0 and not any(finding.state == FAIL for finding in self.findings)
+
+    def record(self, *, show_ids: bool) -> dict[str, Any]:
+        """The report as JSON values."""
+        return {
+            "usable": self.usable,
+            "patients": [patient.told(show_ids=show_ids) for patient in self.looked.patients],
+            "cohort": cohort(self.looked.patients),
+            "files": {
+                "kind": self.kind,
+                "looked_at": self.looked.files,
+                "problems": [{"file": number, "reason": reason} for number, reason in self.looked.file_problems],
+            },
+            "structures": name_review.summary(self.names, show_ids=show_ids),
+            "checks": [finding.told() for finding in self.findings],
+            "ready": self.ready,
+            "seconds": round(self.seconds, 1),
+            "peak_memory_mb": round(self.peak_mb),
+        }
+
+
+def check(
+    source: Source,
+    home: ClientHome | None,
+    envelope: Envelope | None,
+    *,
+    workers: int = 1,
+    offline: bool = False,
+    seen: Callable[[int, int], None] = lambda done, total: None,
+) -> Report:
+    """Look at every patient of ``source`` and at the machine; in a home also at its keys, policy and coordinator.
+
+    Raises InputError only where ``source`` is no folder of its kind: all else is in the report.
+    """
+    started = time.monotonic()
+    looked = look(source, envelope, workers, seen)
+    if home is not None:
+        looked = replace(looked, patients=_without_forgotten(looked.patients, forgotten(home.folder), source.kind))
+    findings = check_machine.machine(source.root if home is None else home.folder)
+    if home is not None:
+        usable = sum(patient.usable for patient in looked.patients)
+        findings += check_machine.site(home, usable, offline=offline)
+    seconds = time.monotonic() - started
+    return Report(kind=source.kind, looked=looked, findings=tuple(findings), seconds=seconds, peak_mb=_peak_mb())
+
+
+def _without_forgotten(patients: Sequence[Patient], forgotten_on: Mapping[str, str], kind: str) -> tuple[Patient, ...]:
+    """The rows; those whom this site has forgotten are not usable, even if their files are still there."""
+    rows = []
+    for row in patients:
+        date = next((day for patient, day in forgotten_on.items() if is_of(row.patient, patient, kind)), None)
+        if date is not None:
+            row = replace(row, why=(*row.why, f"forgotten on {date}"), todo=(*row.todo, "leave it off the lists"))
+        rows.append(row)
+    return tuple(rows)
+
+
+def _peak_mb() -> float:
+    """The most memory of this process and of any one that it started, in 10^6 bytes."""
+    kilobytes = [resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return max(kilobytes) / (1e6 if sys.platform == "darwin" else 1e6 / 1024)
+
+
+def cohort(patients: Sequence[Patient]) -> dict[str, Any]:
+    """What the usable patients are together: counts of structures and prescriptions, (least, median, greatest)."""
+    rows = [patient.numbers for patient in patients if patient.usable]
+    spans = {
+        "slice_mm": [row["spacing_mm"][0] for row in rows],
+        "pixel_mm": [max(row["spacing_mm"][1:]) for row in rows],
+        "body_cc": [row["body_cc"] for row in rows],
+        "targets_cc": [row["targets_cc"] for row in rows],
+        "dose_max_gy": [row["dose_max_gy"] for row in rows],
+        "d95_percent": [100 * row["d95_gy"][t] / gy for row in rows for t, gy in row["prescriptions_gy"].items()],
+    }
+    prescribed = [gy for row in rows for gy in row["prescriptions_gy"].values()]
+    return {
+        "patients": len(rows),
+        "with_plates": sum(row["plates"] for row in rows),
+        "structures": dict(sorted(Counter(name for row in rows for name in row["structures"]).items())),
+        "prescriptions": dict(sorted(Counter(map(str, prescribed)).items())),
+        "spans": {key: _span(values) for key, values in spans.items() if values},
+    }
+
+
+def _span(values: Sequence[float]) -> list[float]:
+    return [round(v, 2) for v in (min(values), statistics.median(values), max(values))]
+
+
+def lines(report: Report, *, show_ids: bool) -> list[str]:
+    """The report for a screen: what needs a person first, then the counts."""
+    total = len(report.looked.patients)
+    out = [f"{report.usable} of {total} patients are usable ({report.kind}, {report.looked.files} files)"]
+    for patient in report.looked.patients:
+        name = f"{patient.patient} ({patient.record})" if show_ids else patient.patient
+        out += [f"  {name}: {what}; {todo}" for what, todo in zip(patient.why, patient.todo, strict=True)]
+        out += [f"  {name}: note: {note}" for note in patient.notes]
+    out += [f"  file {number}: {reason}" for number, reason in report.looked.file_problems]
+    out += name_review.lines(report.names, show_ids=show_ids)
+    for finding in report.findings:
+        out.append(
+            f"{finding.state:>4}  {finding.check}: {finding.found}" + (f"; {finding.todo}" if finding.todo else "")
+        )
+    verdict = "ready" if report.ready else "NOT ready"
+    return [*out, f"{verdict}; {report.seconds:.1f} s, at most {report.peak_mb:.0f} MB in one process"]
+
+
+def page(report: Report, *, show_ids: bool) -> Page:
+    """The report as a page."""
+    found = report.record(show_ids=show_ids)
+    made = Page("Site check", "Stays at the site. Research software, not for clinical use.")
+    made.paragraph(
+        f"{report.usable} of {len(report.looked.patients)} patients are usable; the site is"
+        f" {'ready' if report.ready else 'NOT ready'}. {report.seconds:.1f} s."
+    )
+    made.heading("Checks")
+    made.table(
+        ["check", "state", "found", "what to do"], [list(finding.told().values()) for finding in report.findings]
+    )
+    made.heading("Patients")
+    header = ["patient", "usable", "why not", "what to do", "notes", *(["record"] if show_ids else [])]
+    made.table(header, [_row(row) for row in found["patients"]])
+    if report.looked.file_problems:
+        made.heading("Files that are not used")
+        made.table(["file", "reason"], report.looked.file_problems)
+    _names_page(made, report.names, found["structures"], show_ids=show_ids)
+    _cohort_page(made, found["cohort"])
+    return made
+
+
+def _row(row: dict[str, Any]) -> list[str]:
+    cells = [
+        row["patient"],
+        "yes" if row["usable"] else "no",
+        *("; ".join(row[key]) for key in ("why", "todo", "notes")),
+    ]
+    return cells + ([row["record"]] if "record" in row else [])
+
+
+def _names_page(made: Page, names: Sequence[Reviewed], found: dict[str, Any], *, show_ids: bool) -> None:
+    if not names:
+        return
+    made.heading("Structure names")
+    made.table(["state", "names"], list(found["names"].items()))
+    if found[name_review.NOT_KNOWN]:
+        made.table(["not known to the model, not used", "patients"], list(found[name_review.NOT_KNOWN].items()))
+    if show_ids:
+        header = ["name", "state", "TG-263", "how", "looks like", "patients"]
+        cells: list[list[Cell]] = [
+            [r.name, r.state, r.tg263, r.how, ", ".join(r.candidates), r.patients] for r in names
+        ]
+        made.table(header, cells)
+
+
+def _cohort_page(made: Page, found: dict[str, Any]) -> None:
+    made.heading("Cohort (usable patients)")
+    made.paragraph(f"{found['patients']} patients, {found['with_plates']} with beam plates.")
+    made.table(["", "least", "median", "greatest"], [[key, *map(float, span)] for key, span in found["spans"].items()])
+    made.table(["structure", "patients"], list(found["structures"].items()))
+    made.table(["prescription (Gy)", "targets"], list(found["prescriptions"].items()))

@@ -1,0 +1,193 @@
+"""What a site needs besides patients: room, a clock, a way to the coordinator, keys and a policy. One finding a line.
+
+The only thing that is ever sent is a GET of the coordinator's ``/health``, and that from a home alone.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import ssl
+import stat
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from client.adapters.acceptance import Margins
+from client.node.status import CLOCK_LIMIT_S
+from client.site.config import SiteConfig
+from client.site.home import ClientHome
+from client.site.policy import Policy
+from privacy.trust import certificates, identity, signed
+from shared_model.core.errors import InputError
+
+OK, WARN, FAIL = "ok", "warn", "fail"
+LEAST_FREE_GB, LEAST_MEMORY_GB = 2.0, 4.0
+REACH_S = 10.0
+# A certificate that ends in so many days is told.
+SOON_DAYS = 30
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One check: its name, ``ok``, ``warn`` or ``fail``, what was found, what to do (empty: nothing)."""
+
+    check: str
+    state: str
+    found: str
+    todo: str = ""
+
+    def told(self) -> dict[str, Any]:
+        """As JSON values."""
+        return asdict(self)
+
+
+def machine(folder: Path) -> list[Finding]:
+    """Disk below ``folder``, memory, GPU, clock service."""
+    return [_disk(folder), _memory(), _gpu(), _clock_service()]
+
+
+def site(home: ClientHome, usable: int | None, *, offline: bool) -> list[Finding]:
+    """Keys, admission, configuration, policy and plan of a home; unless ``offline`` the coordinator's reach and clock.
+
+    ``usable``: patients that can be trained on, None where none were looked at.
+    """
+    findings = [
+        _finding("keys", lambda: _keys(home)),
+        _finding("admission", lambda: _admission(home)),
+        _finding("site.yaml", lambda: _configuration(home)),
+        _finding("policy.yaml", lambda: _policy(home, usable)),
+        _finding("plan", lambda: _plan(home)),
+    ]
+    return findings + ([] if offline else _coordinator(home))
+
+
+def _finding(check: str, look: Callable[[], Finding]) -> Finding:
+    """The finding of ``look``; what it raises becomes a failure that says what to do."""
+    try:
+        return look()
+    except InputError as error:
+        what, _, todo = str(error).rpartition("; ")
+        return Finding(check=check, state=FAIL, found=what or todo, todo=todo if what else "")
+
+
+def _disk(folder: Path) -> Finding:
+    free_gb = shutil.disk_usage(next(p for p in (folder, *folder.absolute().parents) if p.exists())).free / 1e9
+    enough = free_gb >= LEAST_FREE_GB
+    todo = "" if enough else f"free at least {LEAST_FREE_GB:g} GB: caches, logs and reports need it"
+    return Finding(check="disk", state=OK if enough else FAIL, found=f"{free_gb:.0f} GB free", todo=todo)
+
+
+def _memory() -> Finding:
+    total_gb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+    enough = total_gb >= LEAST_MEMORY_GB
+    todo = "" if enough else f"{LEAST_MEMORY_GB:g} GB or more are needed to train"
+    return Finding(check="memory", state=OK if enough else WARN, found=f"{total_gb:.0f} GB", todo=todo)
+
+
+def _gpu() -> Finding:
+    import torch
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    if torch.cuda.is_available():
+        one = torch.cuda.get_device_properties(0)
+        return Finding(check="gpu", state=OK, found=f"{one.name}, {one.total_memory / 1e9:.0f} GB; {cores} CPU cores")
+    return Finding(check="gpu", state=OK, found=f"none; training runs on {cores} CPU cores")
+
+
+def _clock_service() -> Finding:
+    """Whether this machine says that its clock is kept by NTP."""
+    known = (Path("/run/systemd/timesync/synchronized"), Path("/run/chrony/chronyd.pid"), Path("/run/ntpd.pid"))
+    if any(path.exists() for path in known):
+        return Finding(check="clock service", state=OK, found="a time service runs")
+    todo = f"set up NTP: the coordinator accepts {CLOCK_LIMIT_S:g} s of difference"
+    return Finding(check="clock service", state=WARN, found="no sign of a time service", todo=todo)
+
+
+def _keys(home: ClientHome) -> Finding:
+    signed.private_key(identity.read_input(home.identity_key))
+    for path in (home.identity_key, home.node_key, home.secret):
+        identity.read_input(path)
+        if stat.S_IMODE(path.stat().st_mode) & 0o077:
+            raise InputError(f"{path.name}: others may read it; chmod 600 {path}")
+    return Finding(check="keys", state=OK, found="there, and readable by their owner alone")
+
+
+def _admission(home: ClientHome) -> Finding:
+    home.require_admission()
+    until = certificates.expires(identity.read_input(home.certificate))
+    days = (until - datetime.now(until.tzinfo)).days
+    todo = "ask the coordinator for `server renew`" if days < SOON_DAYS else ""
+    return Finding(check="admission", state=WARN if todo else OK, found=f"admitted until {until.date()}", todo=todo)
+
+
+def _configuration(home: ClientHome) -> Finding:
+    config = SiteConfig.load(home.site_config)
+    found = f"{len(config.patients())} training, {len(config.validation)} validation patients of kind {config.data}"
+    least = Margins().least_patients
+    todo = "" if config.train else "list training patients; a site without any only evaluates"
+    if not todo and len(config.validation) < least:
+        todo = f"list {least} or more under validation: `client adopt` tests a new adapter on them"
+    return Finding(check="site.yaml", state=WARN if todo else OK, found=found, todo=todo)
+
+
+def _policy(home: ClientHome, usable: int | None) -> Finding:
+    policy = Policy.load(home.policy)
+    if usable is not None and usable < policy.least_patients:
+        found = f"least_patients is {policy.least_patients}, {usable} patients are usable"
+        return Finding(check="policy.yaml", state=FAIL, found=found, todo="every request would be refused")
+    if policy.hours and not any(window.holds(datetime.now()) for window in policy.hours):
+        return Finding(check="policy.yaml", state=OK, found="can be read; outside this site's hours now")
+    return Finding(check="policy.yaml", state=OK, found="can be read")
+
+
+def _plan(home: ClientHome) -> Finding:
+    if home.pinned_plan() is not None:
+        return Finding(check="plan", state=OK, found="pinned")
+    if not Policy.load(home.policy).require_plan:
+        return Finding(check="plan", state=OK, found="none pinned, and the policy asks for none")
+    todo = f"look at it and accept: client plan --home {home.folder}"
+    return Finding(check="plan", state=WARN, found="none pinned; requests are refused until then", todo=todo)
+
+
+def _coordinator(home: ClientHome) -> list[Finding]:
+    """Reach over TLS with the consortium's CA alone, and the difference of the clocks."""
+    asked = datetime.now().timestamp()
+    try:
+        context = ssl.create_default_context(cafile=str(home.ca_certificate))
+        answer = httpx.get(f"https://{home.server}/health", verify=context, timeout=REACH_S)
+    except (OSError, httpx.HTTPError) as error:
+        return [Finding(check="coordinator", state=FAIL, found=f"{home.server}: {_why(error)}", todo=_advice(error))]
+    took = datetime.now().timestamp() - asked
+    state = OK if answer.status_code == httpx.codes.OK else WARN
+    found = f"{home.server} answers in {took:.1f} s" + ("" if state == OK else f", with status {answer.status_code}")
+    todo = "" if state == OK else "ask the coordinator whether `server start` runs"
+    return [Finding(check="coordinator", state=state, found=found, todo=todo), _clock(answer, asked + took / 2)]
+
+
+def _clock(answer: httpx.Response, here: float) -> Finding:
+    try:
+        # The header drops the fraction of a second.
+        offset = here - (parsedate_to_datetime(answer.headers["date"]).timestamp() + 0.5)
+    except (KeyError, ValueError, TypeError):
+        return Finding(check="clock", state=WARN, found="the coordinator's answer has no date", todo="compare by hand")
+    near = abs(offset) <= CLOCK_LIMIT_S
+    todo = "" if near else "set up NTP here; the coordinator refuses a clock that is off"
+    return Finding(check="clock", state=OK if near else FAIL, found=f"{offset:+.0f} s to the coordinator's", todo=todo)
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, httpx.TimeoutException):
+        return f"no answer in {REACH_S:g} s"
+    return "certificate refused" if "certificate" in str(error).lower() else "no connection"
+
+
+def _advice(error: Exception) -> str:
+    if "certificate" in str(error).lower():
+        return "is TLS inspected on the way? The site trusts the consortium's CA alone: let the port through as it is"
+    return "does `server start` run, is the address right, and may this machine open connections to that port?"

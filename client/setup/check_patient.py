@@ -1,0 +1,172 @@
+"""One patient as `client check` sees it: usable or not, why not, what to do, and what it adds to the cohort's picture.
+
+A patient is usable when its case can be read, can be trained on (targets, CT, dose) and its dose fits its prescription.
+Texts name a patient by its pseudonym alone and hold no path.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from client.data.latent_cache import content_hash
+from client.names.table import NameRow
+from shared_model.adapter.envelope import Envelope
+from shared_model.patient.case import Case
+from shared_model.prediction.regrid import coarsened
+from shared_model.scoring.dosimetry import dose_at_volume, structure_dose
+
+# D50 of the highest target over its prescription: beyond these the dose is of something else (a fraction, one of
+# several plans, another unit). D95 below the second is told, as hospitals do treat so.
+D50_RANGE = (0.75, 1.25)
+LEAST_D95 = 0.90
+# A grid far off these costs memory for nothing, or holds too little.
+FEW_SLICES = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Patient:
+    """One row of the table. ``why`` it is not usable and what to do are in the same order; ``notes`` are for the eye.
+
+    ``record`` is the hospital's own name for it (file or plan), shown with --show-ids only. ``content`` and ``images``
+    are hashes, to find duplicates by. ``names`` is the review table of its structures, where their names are free.
+    """
+
+    patient: str
+    why: tuple[str, ...] = ()
+    todo: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    numbers: dict[str, Any] = field(default_factory=dict)
+    record: str = field(repr=False, default="")
+    content: str = field(repr=False, default="")
+    images: str = field(repr=False, default="")
+    names: tuple[NameRow, ...] = field(repr=False, default=())
+
+    @property
+    def usable(self) -> bool:
+        """Whether it can be trained on."""
+        return not self.why
+
+    def told(self, *, show_ids: bool) -> dict[str, Any]:
+        """The row as JSON values."""
+        row: dict[str, Any] = {"patient": self.patient, "usable": self.usable, "why": list(self.why)}
+        row |= {"todo": list(self.todo), "notes": list(self.notes), **self.numbers}
+        return row | ({"record": self.record} if show_ids else {})
+
+
+def unreadable(patient: str, reasons: Sequence[str], record: str = "") -> Patient:
+    """A patient whose case could not be read; our errors say first what is wrong, then what to do."""
+    parts = [reason.rpartition("; ") for reason in reasons]
+    return Patient(
+        patient=patient,
+        why=tuple(what or todo for what, _, todo in parts),
+        todo=tuple(todo if what else "export it again" for what, _, todo in parts),
+        record=record,
+    )
+
+
+def examine(
+    case: Case,
+    envelope: Envelope | None,
+    notes: tuple[str, ...] = (),
+    record: str = "",
+    names: tuple[NameRow, ...] = (),
+) -> Patient:
+    """Look at one case that could be read. ``envelope``: of the adapter that would be used; only notes come of it."""
+    found: list[tuple[str, str]] = []
+    if not case.targets:
+        found.append(("no target with a prescription", "map the target's name or give its prescription"))
+    if case.ct_hu is None:
+        found.append(("no CT", "export the CT that the structures were drawn on"))
+    if case.dose_gy is None:
+        found.append(("no dose", "export the plan's RTDOSE; without it the case is for prediction only"))
+    if case.grid.shape[0] < FEW_SLICES:
+        found.append((f"{case.grid.shape[0]} slices", f"export at least {FEW_SLICES}"))
+    misfits, told = _dose_against_prescription(case)
+    # As `client predict` will ask about it: on voxels of the training patients' size.
+    verdict = None if envelope is None else envelope.judge(coarsened(case, envelope.factors(case)))
+    near = () if verdict is None else (*verdict.refusals, *verdict.notes)
+    return Patient(
+        patient=case.case_id,
+        why=tuple(what for what, _ in (*found, *misfits)),
+        todo=tuple(todo for _, todo in (*found, *misfits)),
+        notes=(*notes, *told, *(f"for prediction: {text}" for text in near)),
+        numbers=_numbers(case),
+        record=record,
+        content=content_hash(case),
+        images=_image_hash(case),
+        names=names,
+    )
+
+
+def _dose_against_prescription(case: Case) -> tuple[list[tuple[str, str]], list[str]]:
+    """((what is wrong, what to do), ...) and notes."""
+    if case.dose_gy is None or not case.targets:
+        return [], []
+    name = case.targets[0]
+    level = case.prescriptions_gy[name]
+    d50 = _of_target(case, name, 50.0)
+    low, high = D50_RANGE
+    if not low <= d50 / level <= high:
+        what = f"dose does not fit the prescription: {name} D50 {d50:.1f} Gy, prescribed {level:.1f} Gy"
+        return [(what, "is it one of several plans, of one fraction, another unit? export the whole plan's dose")], []
+    notes = []
+    for target in case.targets:
+        reached = _of_target(case, target, 95.0) / case.prescriptions_gy[target]
+        if reached < LEAST_D95:
+            notes.append(f"{target}: D95 is {100 * reached:.0f}% of the prescription")
+    return [], notes
+
+
+def _of_target(case: Case, name: str, volume_percent: float) -> float:
+    assert case.dose_gy is not None
+    mask = case.structures[name]
+    if not mask.any():
+        return 0.0
+    inside = structure_dose(torch.from_numpy(case.dose_gy)[None], torch.from_numpy(mask))
+    return float(dose_at_volume(inside, volume_percent)[0])
+
+
+def _numbers(case: Case) -> dict[str, Any]:
+    voxel = case.grid.voxel_cc
+    numbers: dict[str, Any] = {
+        "shape": list(case.grid.shape),
+        "spacing_mm": [round(s, 3) for s in case.grid.spacing_mm],
+        "body_cc": round(float(case.body.sum()) * voxel),
+        "prescriptions_gy": {name: case.prescriptions_gy[name] for name in case.targets},
+        "structures": sorted(name for name, mask in case.structures.items() if mask.any()),
+        "targets_cc": round(float((case.ptv_gy() > 0).sum()) * voxel, 1),
+        "plates": case.beam_plate is not None,
+    }
+    if case.dose_gy is not None and case.targets:
+        numbers["dose_max_gy"] = round(float(case.dose_gy.max()), 2)
+        numbers["d95_gy"] = {name: round(_of_target(case, name, 95.0), 2) for name in case.targets}
+    return numbers
+
+
+def _image_hash(case: Case) -> str:
+    if case.ct_hu is None:
+        return ""
+    return hashlib.sha256(np.ascontiguousarray(case.ct_hu).tobytes()).hexdigest()
+
+
+def with_duplicates(patients: list[Patient]) -> list[Patient]:
+    """The same rows; of equal contents the second and later are not usable, equal images are noted."""
+    first: dict[str, str] = {}
+    images: dict[str, str] = {}
+    rows = []
+    for row in patients:
+        twin = first.setdefault(row.content, row.patient) if row.content else row.patient
+        shared = images.setdefault(row.images, row.patient) if row.images else row.patient
+        if twin != row.patient:
+            row = replace(row, why=(*row.why, f"the same content as {twin}"), todo=(*row.todo, "keep one of the two"))
+        elif shared != row.patient:
+            note = f"the same CT as {shared}: keep both on the same side of the split"
+            row = replace(row, notes=(*row.notes, note))
+        rows.append(row)
+    return rows

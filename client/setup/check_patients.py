@@ -1,0 +1,159 @@
+"""The patients below a folder, whatever kind of data it holds, one row each; a bad one never hides the others."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field, replace
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+
+from client.data.case_files import load_case
+from client.data.gdp import read_gdp_named
+from client.data.openkbp import read_openkbp
+from client.dicom.study import NoTargetError, Study, find_studies, read_case
+from client.names.rules import NameRules
+from client.setup.check_patient import Patient, examine, unreadable, with_duplicates
+from client.site.config import DATA_FOLDERS, DATA_KINDS, DICOM, GDP, GDP_PRESCRIPTIONS, case_id_of, is_case_id
+from client.site.pseudonyms import Pseudonyms
+from shared_model.adapter.envelope import Envelope
+from shared_model.core.errors import InputError
+
+# Below so many patients a second process costs more to start than it saves.
+FEW = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Where the patients lie. ``pseudonyms`` and ``rules`` are for DICOM; without the site's salt, case ids pass."""
+
+    kind: str
+    root: Path
+    pseudonyms: Pseudonyms | None = None
+    rules: NameRules = field(default_factory=NameRules)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Looked:
+    """The rows, and for DICOM the files that belong to no patient: (number of the file, reason)."""
+
+    patients: tuple[Patient, ...]
+    files: int
+    file_problems: tuple[tuple[int, str], ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Item:
+    """One patient to look at: a file, or a study. Goes to another process."""
+
+    case_id: str
+    record: str = field(repr=False)
+    path: Path | None = field(repr=False, default=None)
+    study: Study | None = field(repr=False, default=None)
+
+
+def found_kind(root: Path) -> str:
+    """What ``root`` seems to hold: OpenKBP's folders, GDP-HMM's plans, case files, else DICOM.
+
+    Raises InputError if it is no folder.
+    """
+    if not root.is_dir():
+        raise InputError(f"--data {root}: no such folder; expected one with the site's patients")
+    for kind, folder in DATA_FOLDERS.items():
+        if folder and (root / folder).is_dir():
+            return kind
+    if (root / GDP_PRESCRIPTIONS).is_file():
+        return GDP
+    return "cases" if any(root.glob("*.npz")) else DICOM
+
+
+def look(
+    source: Source,
+    envelope: Envelope | None,
+    workers: int = 1,
+    seen: Callable[[int, int], None] = lambda done, total: None,
+) -> Looked:
+    """Examine every patient of ``source``; ``seen`` hears after each how many are done, and of how many.
+
+    Raises InputError where there is no such folder.
+    """
+    items, problems, files = _items(source)
+    examined = partial(_examined, source.kind, source.rules, envelope)
+    rows = []
+    for row in _mapped(examined, items, workers):
+        rows.append(row)
+        seen(len(rows), len(items))
+    rows.sort(key=lambda row: row.patient)
+    return Looked(patients=tuple(with_duplicates(rows)), files=files, file_problems=tuple(problems))
+
+
+def _items(source: Source) -> tuple[list[_Item], list[tuple[int, str]], int]:
+    if source.kind not in DATA_KINDS:
+        raise InputError(f"--kind {source.kind}: expected one of {', '.join(DATA_KINDS)}")
+    if source.kind == DICOM:
+        found = find_studies(source.root, source.pseudonyms)
+        items = [_Item(case_id=study.case_id, record=_record(study), study=study) for study in found.studies]
+        return items, [(problem.number, problem.reason) for problem in found.problems], found.files
+    folder = source.root / DATA_FOLDERS[source.kind]
+    if not folder.is_dir():
+        raise InputError(
+            f"--data {source.root}: no folder {folder.name or folder}; expected --kind {source.kind} there"
+        )
+    paths = sorted(folder.glob("*.npz"))
+    # A file that is not named by a pseudonym may be named by a patient.
+    names = [case_id_of(source.kind, path) for path in paths]
+    items = [
+        _Item(case_id=name if is_case_id(name) else f"file_{number}", record=path.name, path=path)
+        for number, (name, path) in enumerate(zip(names, paths, strict=True), 1)
+    ]
+    return items, [], len(paths)
+
+
+def _record(study: Study) -> str:
+    """The hospital's own patient id of a study, and where its plan lies."""
+    header = study.plan or study.structures or study.ct[0]
+    return f"{header.patient} {header.path}"
+
+
+def _mapped(examined: Callable[[_Item], Patient], items: list[_Item], workers: int) -> Iterator[Patient]:
+    count = min(workers, os.cpu_count() or 1, len(items) // FEW + 1)
+    if count < 2:
+        yield from map(examined, items)
+        return
+    with ProcessPoolExecutor(count, mp_context=get_context("spawn")) as pool:
+        yield from pool.map(examined, items)
+
+
+def _examined(kind: str, rules: NameRules, envelope: Envelope | None, item: _Item) -> Patient:
+    try:
+        if item.study is not None:
+            reading = read_case(item.study, rules)
+            return examine(reading.case, envelope, reading.notes, item.record, reading.names)
+        assert item.path is not None
+        if not is_case_id(case_id_of(kind, item.path)):
+            raise InputError("the file is not named by a pseudonym; rename it: letters, digits, _ and -")
+        if kind == GDP:
+            case, names = read_gdp_named(item.path, item.case_id, rules)
+            return examine(case, envelope, record=item.record, names=names)
+        if kind != "cases":
+            return examine(read_openkbp(item.path, item.case_id), envelope, record=item.record)
+        case = load_case(item.path)
+        if case.case_id != item.case_id:
+            raise InputError("the file holds a case of another name; was it renamed? give it its own name back")
+        return examine(case, envelope, record=item.record)
+    except InputError as error:
+        reasons = item.study.problems if item.study is not None else ()
+        row = unreadable(item.case_id, reasons or (_without_paths(str(error), item),), item.record)
+        return replace(row, names=error.names) if isinstance(error, NoTargetError) else row
+    except Exception as error:  # the other patients' rows must not be lost; its text may hold what is a record's
+        return unreadable(item.case_id, (f"cannot be read ({type(error).__name__})",), item.record)
+
+
+def _without_paths(text: str, item: _Item) -> str:
+    """The reader's reason; a path or case id in front of it says nothing new, and may hold a name."""
+    fronts = [f"case {item.case_id}: "] + ([f"{item.path}: "] if item.path is not None else [])
+    for front in fronts:
+        text = text.replace(front, "")
+    return text

@@ -1,0 +1,226 @@
+"""How a hospital comes in and goes: folder and keys from an invitation, then the admission, the plan, and leaving.
+
+The site makes its own keys and hands out their public halves alone. Nothing here connects to anything: files go back
+and forth by whatever way the two parties trust.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from client.data.site_file import found_dicom, found_site, site_text
+from client.names.rules import NAMES_TEXT
+from client.site.config import DICOM, SiteConfig
+from client.site.home import FOLDERS, ClientHome
+from client.site.policy import Policy, default_policy_text
+from client.site.pseudonyms import Pseudonyms
+from privacy.agreement.admission import Admission
+from privacy.agreement.federation_plan import FederationPlan, plan_hash
+from privacy.flower.processes import STOP_TIMEOUT_S, is_running, read_state
+from privacy.trust import certificates, identity, signed
+from privacy.trust.leave import leave_note
+from privacy.trust.membership import AdmissionRequest, Invitation
+from privacy.trust.passphrase import passphrase, read_private_key, write_private_key
+from shared_model.core.errors import FedKT3DError, InputError, naming
+from shared_model.core.software import versions
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """Where the site's patients come from: a folder of cases of one kind, or a site configuration made elsewhere."""
+
+    kind: str
+    root: Path | None
+    site_config: Path | None
+
+    def configuration(self, site: str, folder: Path, pseudonyms: Pseudonyms) -> SiteConfig:
+        """Return the configuration of ``site``, whose own folder is ``folder``; InputError naming the option at fault.
+
+        DICOM studies get case ids by ``pseudonyms``.
+        """
+        if (self.root is None) == (self.site_config is None):
+            raise InputError("expected either --data-root (the folder of the cases) or --site-config (a site.yaml)")
+        if self.root is not None and self.kind == DICOM:
+            return found_dicom(site, self.root, pseudonyms, folder)
+        if self.root is not None:
+            return found_site(site, self.kind, self.root)
+        assert self.site_config is not None
+        config = SiteConfig.load(self.site_config)
+        if config.site != site:
+            raise InputError(f"{self.site_config}: key site: {config.site}, but the invitation is for {site}")
+        if not config.root.is_dir():
+            raise InputError(f"{self.site_config}: key root: {config.root} is no folder; expected that of the cases")
+        return config
+
+
+def create(invitation_file: Path, folder: Path, data: Data) -> ClientHome:
+    """Make a site's folder with keys of its own and the request for the coordinator.
+
+    InputError when the folder holds anything already, or the invitation or the data is not usable; nothing is written
+    then.
+    """
+    with naming(invitation_file):
+        invitation = Invitation.from_json(identity.read_input(invitation_file))
+    pseudonyms = Pseudonyms.passing()
+    config = data.configuration(invitation.site, folder.resolve(), pseudonyms)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder}: exists and is not empty; choose a new folder (nothing was changed)")
+    passphrase()  # one that is not usable is refused before anything is written
+    home = ClientHome(
+        folder=folder.resolve(),
+        site=invitation.site,
+        consortium=invitation.consortium,
+        name=invitation.name,
+        server=invitation.address,
+    )
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    for name in FOLDERS:
+        (home.folder / name).mkdir(mode=0o700)
+    identity_key = certificates.new_signing_key()
+    node_key, node_public_key = identity.new_node_key()
+    write_private_key(home.identity_key, identity_key)
+    identity.write_private(home.node_key, node_key)
+    identity.write_private(home.secret, identity.new_secret())
+    identity.write_public(home.ca_certificate, invitation.ca.encode())
+    identity.write_public(home.signer_certificate, invitation.signer.encode())
+    identity.write_public(home.request_file, AdmissionRequest.make(invitation, identity_key, node_public_key))
+    identity.write_public(home.site_config, site_text(config).encode())
+    identity.write_public(home.policy, default_policy_text().encode())
+    Policy.load(home.policy).ledger_in(home.folder).create()
+    if data.root is not None and config.names is not None and config.pseudonyms is not None:
+        identity.write_private(config.pseudonyms, pseudonyms.salt)
+        identity.write_public(config.names, NAMES_TEXT.encode())
+    home.save()
+    return home
+
+
+def join(home: ClientHome, admission_file: Path) -> Admission:
+    """Verify the coordinator's admission and keep it; a later one (renewed, newer roster) replaces the one before.
+
+    InputError when it is not for this site's keys, or older than what the site has; nothing is changed then.
+    """
+    with naming(admission_file):
+        key = signed.private_key(read_private_key(home.identity_key)).public_key()
+        content = identity.read_input(admission_file)
+        admission = Admission.read(content, home.signer(), identity.read_input(home.ca_certificate), key)
+        if admission.site != home.site:
+            raise InputError(f"admission: for site {admission.site}, this folder is {home.site}'s")
+        known = home.roster()
+        if known is not None and admission.roster.version < known.version:
+            raise InputError(
+                f"admission: its roster has version {admission.roster.version}, this site has {known.version} already;"
+                " an older one is never taken"
+            )
+    if admission.plan_file is not None:
+        identity.replace_file(home.offered_plan, admission.plan_file)
+    identity.replace_file(home.roster_file, admission.roster_file)
+    identity.replace_file(home.certificate, admission.certificate)  # last: with it the site counts as admitted
+    return admission
+
+
+def pin_plan(home: ClientHome, path: Path) -> str:
+    """Pin a signed plan: from now on only requests that fit it are answered. Returns its SHA-256.
+
+    InputError when it is not this consortium's, or not for the software that is installed here.
+    """
+    from shared_model.backbone.normalisation import normalisation_hash
+    from shared_model.network.spec import ModelSpec
+
+    with naming(path):
+        plan = home.read_plan(path)
+        if plan.normalisation != normalisation_hash(ModelSpec.from_json(plan.model)):
+            raise InputError("plan: its normalisation constants are not those installed here; update fedkt3d")
+    content = identity.read_input(path)
+    identity.replace_file(home.plan_file, content)
+    return plan_hash(content)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShownPlan:
+    """A plan to show, how it stands with the site (pinned or offered), and whether another one is offered."""
+
+    path: Path
+    plan: FederationPlan
+    sha256: str
+    pinned: bool
+    newer: bool
+
+    def record(self) -> dict[str, Any]:
+        """Return the plan as JSON values."""
+        return {
+            "pinned": self.pinned,
+            "sha256": self.sha256,
+            "another_offered": self.newer,
+            "plan": asdict(self.plan),
+            "software_differs": self._differing(),
+        }
+
+    def lines(self, home_folder: Path) -> list[str]:
+        """Return the plan in plain words, and what can be done with it."""
+        state = "pinned: requests that do not fit it are refused" if self.pinned else "offered, NOT accepted"
+        lines = [f"{self.path}: {state}", f"sha256 {self.sha256}", *(f"  {line}" for line in self.plan.in_words())]
+        lines += [
+            f"  NOTE {name}: {theirs} in the plan, {ours} here" for name, (theirs, ours) in self._differing().items()
+        ]
+        if not self.pinned or self.newer:
+            offered = home_folder / "trust" / "offered_plan.json"
+            lines.append(f"to accept what is offered: client plan --home {home_folder} --accept {offered}")
+        return lines
+
+    def _differing(self) -> dict[str, tuple[str, str]]:
+        ours = versions()
+        return {
+            name: (version, ours.get(name, "not known"))
+            for name, version in sorted(self.plan.software.items())
+            if ours.get(name) != version
+        }
+
+
+def shown_plan(home: ClientHome) -> ShownPlan:
+    """Return the pinned plan, else the offered one; InputError when there is neither."""
+    pinned = home.plan_file.exists()
+    path = home.plan_file if pinned else home.offered_plan
+    if not path.exists():
+        raise InputError(f"{home.folder}: no plan here; it comes with the admission, or as a file for --accept")
+    content = identity.read_input(path)
+    offered = home.offered_plan.exists() and plan_hash(identity.read_input(home.offered_plan)) != plan_hash(content)
+    return ShownPlan(
+        path=path, plan=home.read_plan(path), sha256=plan_hash(content), pinned=pinned, newer=pinned and offered
+    )
+
+
+def leave(home: ClientHome, note: Path, *, delete_keys: bool) -> None:
+    """Stop the site's node, forget the admission and write a signed note for the coordinator to `note`.
+
+    The keys stay unless `delete_keys`. Nothing is told to the coordinator: the note has to be handed over.
+    """
+    if note.exists() or not note.parent.is_dir():
+        raise InputError(f"{note}: exists already, or its folder does not; name another file with --note")
+    with naming(home.identity_key):
+        content = leave_note(home.consortium, home.site, read_private_key(home.identity_key))
+    _stop(home)
+    identity.write_public(note, content)
+    home.certificate.unlink(missing_ok=True)
+    if delete_keys:
+        for path in (home.identity_key, home.node_key):
+            path.unlink()
+
+
+def _stop(home: ClientHome) -> None:
+    """Stop `client start` of this folder, if it runs, and wait until it has."""
+    if not is_running(home.lock):
+        return
+    pid = read_state(home.state("start")).get("pid")
+    if type(pid) is not int:
+        raise FedKT3DError(f"{home.folder}: the site is just starting; try again")
+    os.kill(pid, signal.SIGTERM)
+    end = time.monotonic() + 3 * STOP_TIMEOUT_S
+    while is_running(home.lock):
+        if time.monotonic() > end:
+            raise FedKT3DError(f"{home.folder}: `client start` (process {pid}) did not stop; stop it and try again")
+        time.sleep(0.1)

@@ -1,0 +1,138 @@
+"""`client forget PATIENT`: takes a patient out of the site's lists and derived files, and says what stays.
+
+The patient's own files are the hospital's and are not touched. What was learned from the patient is in every adapter
+since, here and at the other sites: that cannot be taken back, and is said.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from client.data.site_file import site_text
+from client.site.config import DICOM, GDP, SiteConfig
+from client.site.home import ClientHome
+from client.site.policy import Policy
+from privacy.flower.processes import is_running
+from privacy.trust import identity
+from shared_model.core.errors import InputError
+
+# Below the site's cache, latents and base doses, which are named by content and not by patient: all go, and are made
+# again for those who stay.
+BY_CONTENT = ("latents", "base")
+# Kept cases of DICOM studies (client/data/dicom_cohort.py).
+CASES = "cases"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forgotten:
+    """What was done: case ids taken off the lists, derived files deleted; and what stays, in sentences."""
+
+    patient: str
+    cases: tuple[str, ...]
+    deleted: int
+    stays: tuple[str, ...]
+
+    def record(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {
+            "patient": self.patient,
+            "cases": list(self.cases),
+            "derived_files_deleted": self.deleted,
+            "stays": list(self.stays),
+        }
+
+
+def forget(home: ClientHome, patient: str) -> Forgotten:
+    """Forget every case of ``patient``, a pseudonym: a case id, or the part of DICOM and GDP-HMM case ids before the
+    underscore. Of cases that ``plans`` groups as one patient's, any one stands for all.
+
+    Raises InputError where the site runs (its memory holds patients), where no such case is listed, or where it is the
+    last one. The lists are changed last, so that a call that was cut off can be made again.
+    """
+    if is_running(home.lock):
+        raise InputError(f"{home.folder}: `client start` runs, and its memory holds patients; stop it first")
+    config = SiteConfig.load(home.site_config)
+    cases = _cases_of(patient, config)
+    if not cases:
+        raise InputError(f"{home.site_config}: no case of {patient}; look with `client check --home {home.folder}`")
+    left = _without(config, cases, home.site_config)
+    deleted = sum(_delete_derived(cache, cases) for cache in _caches(home, config))
+    _note(home.folder, (patient, *(case for case in cases if not is_of(case, patient, config.data))))
+    identity.replace_file(home.site_config, site_text(left).encode())
+    return Forgotten(patient=patient, cases=cases, deleted=deleted, stays=tuple(_stays(home, left)))
+
+
+def _cases_of(patient: str, config: SiteConfig) -> tuple[str, ...]:
+    """The listed cases of a patient, with those that the site says are plans of the same one."""
+    listed = (*config.train, *config.validation)
+    named = {case for case in listed if is_of(case, patient, config.data)}
+    named |= {case for group in config.plans if named & set(group) for case in group}
+    return tuple(case for case in listed if case in named)
+
+
+def is_of(case_id: str, patient: str, data: str) -> bool:
+    """Whether a case is this patient's: the same id, or in DICOM and GDP-HMM data one of PATIENT_PLAN."""
+    return case_id == patient or (data in (DICOM, GDP) and case_id.startswith(f"{patient}_"))
+
+
+def _without(config: SiteConfig, cases: tuple[str, ...], where: Path) -> SiteConfig:
+    """``config`` without ``cases``. Raises InputError when nobody is left."""
+    train, validation = (tuple(c for c in split if c not in cases) for split in (config.train, config.validation))
+    if not train and not validation:
+        raise InputError(f"{where}: no patient would be left; `client leave` takes the whole site out")
+    plans = tuple(group for group in config.plans if not set(group) & set(cases))
+    return replace(config, train=train, validation=validation, plans=plans)
+
+
+def forgotten(folder: Path) -> Mapping[str, str]:
+    """Pseudonym -> date of those whom the site in ``folder`` has forgotten."""
+    try:
+        return dict(json.loads(_list(folder).read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(f"{_list(folder)}: cannot be read; expected pseudonyms and dates in JSON") from error
+
+
+def _list(folder: Path) -> Path:
+    return folder / "forgotten.json"
+
+
+def _note(folder: Path, patients: Iterable[str]) -> None:
+    content = {**forgotten(folder), **dict.fromkeys(patients, datetime.now(UTC).date().isoformat())}
+    identity.replace_file(_list(folder), (json.dumps(content, indent=1) + "\n").encode(), 0o600)
+
+
+def _caches(home: ClientHome, config: SiteConfig) -> tuple[Path, ...]:
+    """The site's cache, and those that its private alignments made where it has none (client/adapters/align.py)."""
+    own = () if config.cache is None else (config.cache,)
+    return (*own, *(home.folder / "private").glob("*/cache"))
+
+
+def _delete_derived(cache: Path, cases: tuple[str, ...]) -> int:
+    """Delete the kept case files of these cases and all that goes by content; returns how many files there were."""
+    files = [path for case in cases for path in (cache / CASES).glob(f"{case}-*.npz")]
+    files += [path for folder in BY_CONTENT for path in (cache / folder).rglob("*") if path.is_file()]
+    for path in files:
+        path.unlink()
+    return len(files)
+
+
+def _stays(home: ClientHome, left: SiteConfig) -> list[str]:
+    lines = [
+        "the patient's own files: they are the hospital's, and were not touched",
+        "what left the site while the patient was listed: updates that others have summed cannot be taken back, and"
+        " adapters trained with them may remember the patient; only training anew would undo that",
+        "adapters of this site that were made before today, and what `client predict`, `client check` and `client"
+        " align` wrote elsewhere, with the cache of the last: delete them where they lie",
+        "backups of this folder, and what the disk keeps of deleted files",
+    ]
+    least = Policy.load(home.policy).least_patients
+    if (patients := len(left.patients())) < least:
+        lines.append(f"policy: {patients} training patients are fewer than least_patients ({least}): refused now")
+    return lines

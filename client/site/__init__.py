@@ -1,0 +1,1 @@
+"""Who this hospital is: its folder, site.yaml, policy and salt."""

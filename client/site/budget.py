@@ -1,0 +1,81 @@
+"""`client budget`: what this site has spent of its privacy budget, and what its pinned plan will ask for."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from client.site.home import ClientHome
+from client.site.policy import Policy
+from privacy.dp.accountant import epsilon, profile
+from privacy.dp.ledger import Spent
+from privacy.dp.ledger_record import Entry
+
+
+@dataclass(frozen=True, kw_only=True)
+class BudgetReport:
+    """The ledger in figures. ``planned``: epsilon after all steps of the pinned plan, ``planned_alone`` if all others
+    collude; None without a private plan.
+    """
+
+    folder: str
+    spent: Spent
+    limit: float | None
+    limit_alone: float | None
+    planned: float | None
+    planned_alone: float | None
+    runs: tuple[tuple[str, str, int], ...]
+
+    def record(self) -> dict[str, Any]:
+        """Return it as plain values."""
+        return asdict(self)
+
+    def lines(self) -> list[str]:
+        """Say it to a person."""
+        of = "no limit" if self.limit is None else f"of {self.limit:g}"
+        of_alone = "no limit" if self.limit_alone is None else f"of {self.limit_alone:g}"
+        lines = [
+            f"privacy ledger {self.folder}: {self.spent.entries} charges, verified",
+            f"  epsilon {self.spent.epsilon:.3f} ({of}) at delta {self.spent.delta:g}, towards the coordinator",
+            f"  epsilon {self.spent.epsilon_alone:.3f} ({of_alone}) if all others collude",
+        ]
+        lines += [f"  run {run[:8]}, mode {mode}: {count} releases" for run, mode, count in self.runs]
+        if self.planned is not None and self.planned_alone is not None:
+            limits = ((self.planned, self.limit), (self.planned_alone, self.limit_alone))
+            over = any(limit is not None and planned > limit for planned, limit in limits)
+            refused = "; this site will refuse the last steps" if over else ""
+            lines.append(
+                f"  the pinned plan, run once more to its end, would bring it to {self.planned:.3f}, and to"
+                f" {self.planned_alone:.3f} if all others collude{refused}"
+            )
+        return lines
+
+
+def budget_report(home: ClientHome) -> BudgetReport:
+    """Read and verify the ledger; InputError where it was changed. Takes a second or two."""
+    policy = Policy.load(home.policy)
+    ledger = policy.ledger_in(home.folder)
+    entries = ledger.entries()
+    plan = home.pinned_plan()
+    terms = None if plan is None else plan.terms
+    planned = planned_alone = None
+    if terms is not None:
+        charges = [*(entry.charge for entry in entries), terms.charge(terms.steps)]
+        planned, planned_alone = (epsilon(profile(charges, alone=alone), policy.delta) for alone in (False, True))
+    return BudgetReport(
+        folder=str(ledger.folder),
+        spent=ledger.spent(),
+        limit=policy.max_epsilon,
+        limit_alone=policy.max_epsilon_alone,
+        planned=planned,
+        planned_alone=planned_alone,
+        runs=tuple(_by_run(entries)),
+    )
+
+
+def _by_run(entries: list[Entry]) -> list[tuple[str, str, int]]:
+    counts: dict[tuple[str, str], int] = {}
+    for entry in entries:
+        key = (entry.run_id, entry.purpose)
+        counts[key] = counts.get(key, 0) + entry.charge.count
+    return [(run, mode, count) for (run, mode), count in counts.items()]

@@ -1,0 +1,179 @@
+"""SiteConfig: what one hospital trains on and where it lies. Read from a YAML file that never leaves the site."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from shared_model.core.errors import InputError
+
+# How a site's cases are stored in files: OpenKBP's compact form at half and at native resolution, one case file per
+# patient, or the GDP-HMM challenge's plans; and the folder below the site's root that holds them, one npz each.
+DATA_FOLDERS: Mapping[str, str] = {"openkbp": "half64", "openkbp128": "full128", "cases": "", "gdp": ""}
+GDP = "gdp"
+# The prescriptions of all patients of a GDP-HMM folder, beside the plans.
+GDP_PRESCRIPTIONS = "PTV_DICT.json"
+DICOM = "dicom"
+DATA_KINDS = (*DATA_FOLDERS, DICOM)
+
+_SITE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}")
+# No separators and no leading dot, so that a case id can never point out of its folder.
+_CASE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+
+
+def is_case_id(text: str) -> bool:
+    """Whether ``text`` is a plain pseudonym."""
+    return _CASE_ID.fullmatch(text) is not None
+
+
+def case_id_of(data: str, path: Path) -> str:
+    """The case id of a file of the kind ``data``: its name, of GDP-HMM's PATIENT+PLAN with ``_`` for ``+``."""
+    return path.stem.replace("+", "_") if data == GDP else path.stem
+
+
+def check_case_id(case_id: str, where: str) -> str:
+    """``case_id`` if it is a plain pseudonym (letters, digits, _ and -); raises InputError for anything path-like."""
+    if not isinstance(case_id, str) or not is_case_id(case_id):
+        raise InputError(f"{where}: case id {case_id!r} is refused; expected letters, digits, '_' or '-', like pt_12")
+    return case_id
+
+
+@dataclass(frozen=True, kw_only=True)
+class SiteConfig:
+    """One site's data. ``root`` holds the data set (``openkbp``), one ``ID.npz`` per patient (``cases``), one
+    ``PATIENT+PLAN.npz`` per plan (``gdp``), or DICOM-RT studies in any folders (``dicom``).
+
+    ``train`` and ``validation`` are disjoint case ids, in the order in which they are used. ``cache`` is a folder for
+    derived files, ``threads`` the CPU threads to train with (0: all). ``plans``: training cases that are plans of one
+    and the same patient, a group each; every other case is a patient of its own. ``pseudonyms`` is the file of the salt
+    that makes DICOM's case ids, ``names`` the site's rules for structure names. Raises InputError naming the key.
+    """
+
+    site: str
+    data: str
+    root: Path
+    train: tuple[str, ...]
+    validation: tuple[str, ...]
+    cache: Path | None = None
+    threads: int = 0
+    plans: tuple[tuple[str, ...], ...] = ()
+    names: Path | None = None
+    pseudonyms: Path | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.site, str) or _SITE_NAME.fullmatch(self.site) is None:
+            raise InputError(f"site config: site {self.site!r}: expected 1 to 32 letters, digits, '_' or '-'")
+        where = f"site {self.site}"
+        if self.data not in DATA_KINDS:
+            raise InputError(f"{where}: data {self.data!r}: expected one of {', '.join(DATA_KINDS)}")
+        if isinstance(self.threads, bool) or not isinstance(self.threads, int) or not 0 <= self.threads <= 1024:
+            raise InputError(f"{where}: threads {self.threads!r}: expected a whole number from 0 to 1024")
+        for key in ("train", "validation"):
+            for case_id in getattr(self, key):
+                check_case_id(case_id, f"{where}: {key}")
+        listed = (*self.train, *self.validation)
+        if not listed:
+            raise InputError(f"{where}: train and validation are both empty; list at least one case")
+        if len(set(listed)) != len(listed):
+            twice = next(case_id for case_id in listed if listed.count(case_id) > 1)
+            raise InputError(f"{where}: case {twice!r} is listed twice; each case belongs to one split, once")
+        grouped = [case_id for group in self.plans for case_id in group]
+        if len(set(grouped)) != len(grouped) or not set(grouped) <= set(self.train):
+            raise InputError(f"{where}: plans: expected groups of cases listed under train, each case in one group")
+        if self.data == DICOM:
+            self._check_dicom(where, listed)
+
+    def patients(self) -> tuple[tuple[int, ...], ...]:
+        """Training patients, each as the indices of his cases in ``train``; in the order of their first cases."""
+        of_case = {case_id: group for group in self.plans for case_id in group}
+        groups: dict[tuple[str, ...], list[int]] = {}
+        for index, case_id in enumerate(self.train):
+            groups.setdefault(of_case.get(case_id, (case_id,)), []).append(index)
+        return tuple(tuple(indices) for indices in groups.values())
+
+    def _check_dicom(self, where: str, listed: tuple[str, ...]) -> None:
+        if self.pseudonyms is None:
+            raise InputError(f"{where}: missing key 'pseudonyms': the file of the salt that its case ids are made with")
+        patients = [case_id.partition("_")[0] for case_id in listed]
+        if len(set(patients)) != len(patients):
+            twice = next(patient for patient in patients if patients.count(patient) > 1)
+            raise InputError(f"{where}: two plans of patient {twice} are listed; a patient counts once, so list one")
+
+    @classmethod
+    def load(cls, path: Path) -> SiteConfig:
+        """Read the YAML file ``path``; its relative folders count from the file's own folder.
+
+        Raises InputError naming file and key for a missing file, bad YAML, an unknown or missing key, a wrong type.
+        """
+        try:
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise InputError(f"{path}: no such file; expected a site configuration (YAML)") from None
+        # YAML raises ValueError for a date that is none, RecursionError for deep nesting.
+        except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+            raise InputError(f"{path}: cannot be read as YAML ({type(error).__name__})") from error
+        if not isinstance(content, dict):
+            raise InputError(f"{path}: expected keys and values such as 'site: clinic-a'")
+        return cls._from_mapping(content, path)
+
+    @classmethod
+    def _from_mapping(cls, content: Mapping[Any, Any], path: Path) -> SiteConfig:
+        known = {field.name for field in fields(cls)}
+        for key in content:
+            if key not in known:
+                raise InputError(f"{path}: unknown key {key!r}; expected {', '.join(sorted(known))}")
+        for key in ("site", "data", "root", "train", "validation"):
+            if key not in content:
+                raise InputError(f"{path}: missing key {key!r}")
+        values = dict(content)
+        for key in ("train", "validation"):
+            if not isinstance(values[key], list):
+                raise InputError(f"{path}: {key}: expected a list of case ids")
+            values[key] = tuple(values[key])
+        values["plans"] = _groups(values.get("plans", []), path)
+        for key in ("root", "cache", "names", "pseudonyms"):
+            folder = values.get(key)
+            if folder is None and key != "root":
+                continue
+            if not isinstance(folder, str) or not folder:
+                raise InputError(f"{path}: {key}: expected a path")
+            try:
+                values[key] = path.parent / Path(folder).expanduser()
+            except RuntimeError:
+                raise InputError(f"{path}: {key}: no home folder for {folder!r}") from None
+        try:
+            return cls(**values)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None
+
+    def save(self, path: Path) -> None:
+        """Write the configuration as YAML that ``load`` reads back, with absolute folders, atomically."""
+        content = {
+            "site": self.site,
+            "data": self.data,
+            "root": str(self.root.resolve()),
+            "train": list(self.train),
+            "validation": list(self.validation),
+            "cache": None if self.cache is None else str(self.cache.resolve()),
+            "threads": self.threads,
+            "plans": [list(group) for group in self.plans],
+        }
+        content |= {
+            key: str(value.resolve()) for key in ("names", "pseudonyms") if (value := getattr(self, key)) is not None
+        }
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.partial")
+        partial.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+        os.replace(partial, path)
+
+
+def _groups(value: object, path: Path) -> tuple[tuple[str, ...], ...]:
+    if not isinstance(value, list) or not all(isinstance(group, list) for group in value):
+        raise InputError(f"{path}: plans: expected a list of lists of case ids")
+    return tuple(tuple(str(case_id) for case_id in group) for group in value)

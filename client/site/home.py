@@ -1,0 +1,206 @@
+"""The hospital's folder: which consortium it joins, its own keys and limits, where its processes keep their state.
+
+```
+client.json           the site's name, the consortium and the coordinator's address
+site.yaml             the data and how it is split; written by `client init`, yours to edit
+structures.yaml       of DICOM: the site's rules for structure names; yours to edit. secrets/pseudonyms: its salt
+policy.yaml           the site's own limits; written by `client init`, yours to edit
+ledger/               what the site has spent of its privacy budget, where policy.yaml names no other folder
+ca.crt signer.crt     from the invitation: the authority that the site trusts, and the key that signs documents
+keys/identity         the site's Ed25519 identity (0600), keys/node: its Flower node key (P-384, 0600). Both are made
+                      here and never leave this folder
+SITE.csr.json         the public halves, for the coordinator
+trust/                from the admission: site.crt, roster.json, offered_plan.json; plan.json: what this site has pinned
+secrets/superexec     who may take a task from the local SuperNode
+flwr/ state/ logs/    FLWR_HOME, lock and state, what the processes print
+```
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric import ed25519
+
+from privacy.agreement.federation_plan import FederationPlan
+from privacy.flower.processes import closed_environment
+from privacy.secagg.context import Cohort
+from privacy.secagg.errors import SecAggError
+from privacy.trust import certificates, identity
+from privacy.trust.membership import CONSORTIUM_NAME, check_address
+from privacy.trust.roster import CONSORTIUM, SITE_NAME, Roster
+from shared_model.core.errors import InputError, naming
+from shared_model.core.fields import check_values
+
+SCHEMA = 2
+FOLDERS = ("keys", "trust", "secrets", "flwr", "state", "logs")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClientHome:
+    """A site's folder, its name, its consortium (id and name) and the coordinator's address (host:port)."""
+
+    folder: Path
+    site: str
+    consortium: str
+    name: str
+    server: str
+
+    @property
+    def site_config(self) -> Path:
+        """The site's data and splits (YAML)."""
+        return self.folder / "site.yaml"
+
+    @property
+    def policy(self) -> Path:
+        """The site's own limits (YAML)."""
+        return self.folder / "policy.yaml"
+
+    @property
+    def ca_certificate(self) -> Path:
+        """The one authority that this site trusts."""
+        return self.folder / "ca.crt"
+
+    @property
+    def signer_certificate(self) -> Path:
+        """Certificate of the key that signs the consortium's documents."""
+        return self.folder / "signer.crt"
+
+    @property
+    def identity_key(self) -> Path:
+        """Private identity key."""
+        return self.folder / "keys" / "identity"
+
+    @property
+    def node_key(self) -> Path:
+        """Private node key."""
+        return self.folder / "keys" / "node"
+
+    @property
+    def request_file(self) -> Path:
+        """What the site hands to the coordinator to be admitted."""
+        return self.folder / f"{self.site}.csr.json"
+
+    @property
+    def certificate(self) -> Path:
+        """The site's certificate, once it is admitted."""
+        return self.folder / "trust" / "site.crt"
+
+    @property
+    def roster_file(self) -> Path:
+        """The newest signed roster that this site has."""
+        return self.folder / "trust" / "roster.json"
+
+    @property
+    def offered_plan(self) -> Path:
+        """The plan that came with the admission, not yet accepted."""
+        return self.folder / "trust" / "offered_plan.json"
+
+    @property
+    def plan_file(self) -> Path:
+        """The plan that this site has pinned."""
+        return self.folder / "trust" / "plan.json"
+
+    @property
+    def secret(self) -> Path:
+        """Secret that our executor shows to the local SuperNode."""
+        return self.folder / "secrets" / "superexec"
+
+    @property
+    def lock(self) -> Path:
+        """Lock that `client start` holds."""
+        return self.folder / "state" / "start.lock"
+
+    def state(self, name: str) -> Path:
+        """State file of the process called `name`."""
+        return self.folder / "state" / f"{name}.json"
+
+    def log(self, name: str) -> Path:
+        """Log of the process called `name`."""
+        return self.folder / "logs" / f"{name}.log"
+
+    def environment(self) -> dict[str, str]:
+        """Environment of the site's child processes."""
+        return closed_environment(self.folder / "flwr")
+
+    def signer(self) -> ed25519.Ed25519PublicKey:
+        """Return the key that signs the consortium's documents, as the invitation named it."""
+        with naming(self.signer_certificate):
+            return certificates.check_issued(
+                identity.read_input(self.signer_certificate),
+                identity.read_input(self.ca_certificate),
+                certificates.DOCUMENTS,
+            )
+
+    def roster(self) -> Roster | None:
+        """Return the newest roster that this site has; None before it is admitted."""
+        if not self.roster_file.exists():
+            return None
+        with naming(self.roster_file):
+            return Roster.from_signed(identity.read_input(self.roster_file), self.signer(), self.consortium)
+
+    def read_plan(self, path: Path) -> FederationPlan:
+        """Read and verify a signed plan; InputError when it is not this consortium's."""
+        with naming(path):
+            return FederationPlan.from_signed(identity.read_input(path), self.signer(), self.consortium)
+
+    def pinned_plan(self) -> FederationPlan | None:
+        """Return the plan that this site has accepted; None when there is none."""
+        return self.read_plan(self.plan_file) if self.plan_file.exists() else None
+
+    def cohort(self, plan: FederationPlan | None) -> Cohort:
+        """Return the sites that take part in sums with this one, by its own documents: the plan's, else the roster's.
+
+        SecAggError where the plan names a site that this site's roster has shut out since.
+        """
+        roster = self.roster()
+        if roster is None:
+            raise InputError(f"{self.roster_file}: missing; this site was not admitted yet")
+        if plan is None or not plan.sites:
+            return Cohort.of(roster)
+        if any(roster.shuts_out(name, key) for name, key in plan.sites.items()):
+            raise SecAggError("roster", "the pinned plan names a site that this site's roster shuts out")
+        return plan.cohort
+
+    def require_admission(self) -> None:
+        """InputError when the site may not start: not admitted, revoked, or its certificate has ended."""
+        if not self.certificate.exists():
+            raise InputError(
+                f"{self.folder}: not admitted yet; give {self.request_file} to the coordinator, then"
+                f" `client join ADMISSION --home {self.folder}`"
+            )
+        roster = self.roster()
+        if roster is None or not roster.admitted(self.site):
+            raise InputError(f"{self.roster_file}: does not admit {self.site}; ask the coordinator for a new admission")
+        with naming(self.certificate):
+            certificates.check_dates(identity.read_input(self.certificate), "this site's certificate")
+
+    def save(self) -> None:
+        """Write client.json (never over an older one)."""
+        record: dict[str, Any] = {"schema": SCHEMA, **asdict(self)}
+        del record["folder"]  # the folder may move
+        identity.write_public(self.folder / "client.json", (json.dumps(record, indent=1) + "\n").encode())
+
+    @staticmethod
+    def load(folder: Path) -> ClientHome:
+        """Read client.json in `folder`; InputError naming the file and the key when it is missing or wrong."""
+        path = folder.resolve() / "client.json"
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise InputError(
+                f"{folder}: no site here (no client.json); run `client init INVITATION --home {folder}`"
+            ) from error
+        except ValueError as error:
+            raise InputError(f"{path}: expected JSON as `client init` writes it") from error
+        if not isinstance(record, dict) or record.pop("schema", None) != SCHEMA:
+            raise InputError(f"{path}: key schema: expected {SCHEMA}")
+        rules = {"site": SITE_NAME, "consortium": CONSORTIUM, "name": CONSORTIUM_NAME}
+        with naming(path):
+            server = record.pop("server", None)
+            check_values("schema", "client.json", record, rules)
+            check_address(server if isinstance(server, str) else "")
+        return ClientHome(folder=path.parent, server=server, **record)

@@ -1,0 +1,212 @@
+"""The site's policy.yaml: what it does for a coordinator, how much, when, and what may leave (checked in limits.py)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from client.site.hours import Window
+from privacy.dp.ledger import SiteLedger
+from privacy.dp.terms import MODES
+from privacy.wire.messages import KINDS
+from shared_model.core.errors import InputError
+from shared_model.network.spec import ADAPTERS
+
+SCHEMA = 1
+
+_DEFAULT = """\
+# This site's own limits. They win over whatever the coordinator asks; a request beyond them is refused, with the reason
+# in this site's log, in `client status` and at the coordinator. Read anew for each request: no restart is needed.
+schema: 1
+
+# Work only under a federation plan that this site has accepted (`client plan --accept`).
+require_plan: true
+
+# Privacy modes that this site takes part in. shared: patients are hidden behind noise that the sites share, and only
+# the sum is seen. local: behind noise of this site alone. site: as shared, but it is the hospital that is hidden.
+# none: NO privacy; the coordinator sees this site's updates as they are, and its answers to base and evaluate, which
+# are exact: without none, both are refused.
+modes: [shared]
+
+# Fewest hospitals whose updates an accepted plan must add up in a round; in modes shared and site never below 3, since
+# of two hospitals each can take its own part off the sum.
+least_sites: 2
+
+# Fewest patients of this site behind anything that leaves it (training patients, whatever number of plans each has;
+# for evaluate, validation patients).
+# A mean over a handful says much about each of them: raise it to what your data protection officer asks for.
+least_patients: 1
+
+# The most privacy budget (epsilon, at delta) that this site spends in all, over every run and coordinator, in the
+# private modes; when it is spent, the site releases nothing more. max_epsilon: towards a coordinator and as many
+# colluding sites as a plan allows for; max_epsilon_alone: towards all others together. null: no limit.
+max_epsilon: 8.0
+max_epsilon_alone: null
+delta: 1.0e-5
+
+# Folder of the privacy ledger; null: ledger/ in this site's home. A hospital with several homes (in several
+# federations) names one folder in all of them: its patients are the same. `client init` makes ledger/; another folder
+# gets its ledger by `client budget --home DIR --make-ledger`, once. Where there is none, no private mode is answered.
+ledger: null
+
+# What this site answers. describe: that it is there; base: sums for the closed-form base; train; evaluate.
+tasks: [describe, base, train, evaluate]
+
+# Which kinds of adapter may leave, and how large one update may be (10^6 bytes).
+adapters: [full, blocks, lora+embeddings, lora, base]
+max_adapter_mb: 256
+
+# Names of the numbers that may leave with an answer; all others are taken out of it.
+metrics: [loss, seconds, dose_score_gy, dvh_score_gy, mae_ref5_gy, mae_gdp_gy, patients]
+
+# The most work that one run, one round or one evaluation may ask for.
+max_rounds: 1000
+max_local_steps: 1000
+max_batch_size: 64
+max_sampler_steps: 100
+max_candidates: 8
+
+# Hours that one task may take; after that it hangs, and its process is started anew. Read when `client start` begins.
+max_task_hours: 24
+
+# When this site works, in its local time, such as ["mon-fri 19:00-06:00", "sat-sun 00:00-24:00"]. Empty: always.
+hours: []
+"""
+
+
+def default_policy_text() -> str:
+    """Return the commented policy.yaml that a new site starts with."""
+    return _DEFAULT
+
+
+@dataclass(frozen=True, kw_only=True)
+class Policy:
+    """What policy.yaml says; the comments of ``default_policy_text`` explain each key."""
+
+    require_plan: bool
+    modes: tuple[str, ...]
+    least_sites: int
+    least_patients: int
+    max_epsilon: float | None
+    max_epsilon_alone: float | None
+    delta: float
+    ledger: Path | None
+    tasks: tuple[str, ...]
+    adapters: tuple[str, ...]
+    max_adapter_mb: float
+    metrics: tuple[str, ...]
+    max_rounds: int
+    max_local_steps: int
+    max_batch_size: int
+    max_sampler_steps: int
+    max_candidates: int
+    max_task_hours: float
+    hours: tuple[Window, ...]
+
+    def ledger_in(self, home: Path) -> SiteLedger:
+        """Return the site's ledger, under this policy's limits."""
+        return SiteLedger(
+            folder=self.ledger or home / "ledger",
+            delta=self.delta,
+            limit=self.max_epsilon,
+            limit_alone=self.max_epsilon_alone,
+        )
+
+    @classmethod
+    def load(cls, path: Path) -> Policy:
+        """Read a policy; InputError naming file and key. A missing key is an error: no limit is ever guessed."""
+        try:
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        # YAML raises ValueError for a date that is none, RecursionError for deep nesting.
+        except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+            raise InputError(f"{path}: the site's policy cannot be read ({type(error).__name__})") from error
+        try:
+            return cls._from_content(content)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None
+
+    @classmethod
+    def _from_content(cls, content: object) -> Policy:
+        if not isinstance(content, dict):
+            raise InputError("expected keys and values such as 'least_patients: 20'")
+        names = {field.name for field in fields(cls)}
+        if type(content.get("schema")) is not int or content["schema"] != SCHEMA:
+            raise InputError(f"schema: expected {SCHEMA}")
+        for key in content:
+            if key not in names | {"schema"}:
+                raise InputError(f"unknown key {key!r}; expected {', '.join(sorted(names))}")
+        for key in sorted(names - set(content)):
+            raise InputError(f"{key} is missing; `client init` writes a policy with every key")
+        return cls(**{name: _READ[name](name, content[name]) for name in names})
+
+
+def _flag(key: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        raise InputError(f"{key}: expected true or false")
+    return value
+
+
+def _count(key: str, value: object) -> int:
+    if type(value) is not int or not 1 <= value <= 1_000_000:
+        raise InputError(f"{key}: expected a whole number from 1 to 1000000")
+    return value
+
+
+def _amount(key: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1e6:
+        raise InputError(f"{key}: expected a number above 0, up to 1000000")
+    return float(value)
+
+
+def _budget(key: str, value: object) -> float | None:
+    return None if value is None else _amount(key, value)
+
+
+def _delta(key: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 0.01:
+        raise InputError(f"{key}: expected a probability above 0, up to 0.01, such as 1.0e-5")
+    return float(value)
+
+
+def _folder(key: str, value: object) -> Path | None:
+    if value is None:
+        return None
+    if not isinstance(value, str) or not Path(value).is_absolute():
+        raise InputError(f"{key}: expected an absolute path, or null")
+    return Path(value)
+
+
+def _words(key: str, value: object) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(word, str) for word in value):
+        raise InputError(f"{key}: expected a list of words, such as [a, b]")
+    unknown = sorted(set(value) - set(_CHOICES.get(key, value)))
+    if unknown:
+        raise InputError(f"{key}: {unknown[0]!r} is not known; expected some of {', '.join(_CHOICES[key])}")
+    return tuple(value)
+
+
+def _windows(key: str, value: object) -> tuple[Window, ...]:
+    if not isinstance(value, list):
+        raise InputError(f"{key}: expected a list of windows, such as ['19:00-06:00']")
+    try:
+        return tuple(Window.parse(window) for window in value)
+    except InputError as error:
+        raise InputError(f"{key}: {error}") from None
+
+
+_CHOICES: Mapping[str, tuple[str, ...]] = {"modes": MODES, "tasks": KINDS, "adapters": ADAPTERS}
+_READ: Mapping[str, Any] = {
+    "require_plan": _flag,
+    **dict.fromkeys(("modes", "tasks", "adapters", "metrics"), _words),
+    **dict.fromkeys(("max_epsilon", "max_epsilon_alone"), _budget),
+    "delta": _delta,
+    "ledger": _folder,
+    **dict.fromkeys(("max_adapter_mb", "max_task_hours"), _amount),
+    **dict.fromkeys(("least_sites", "least_patients", "max_rounds", "max_local_steps"), _count),
+    **dict.fromkeys(("max_batch_size", "max_sampler_steps", "max_candidates"), _count),
+    "hours": _windows,
+}

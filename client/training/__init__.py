@@ -1,0 +1,1 @@
+"""One vector in, one update out."""

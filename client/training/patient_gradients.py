@@ -1,0 +1,129 @@
+"""One gradient a patient: plans, sides, timesteps and noise averaged first, clipped after, one patient at a time.
+
+A loop over patients, each with his views as one batch, and not hooks that split a batch of patients: it is exact for
+every module, holds one gradient in memory whatever the number of patients, and on a CPU it is as fast
+(docs/decisions/0020-patient-gradients.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from client.site.config import SiteConfig
+from client.training.base import voxel_rows
+from client.training.train import Vector, data_part, loading, model_at, stage_parameters, training_examples
+from privacy.dp.clipping import clipped, joined
+from privacy.dp.noise import Integers, NoiseStream
+from privacy.dp.release import clipped_sum
+from privacy.dp.terms import Terms
+from privacy.wire.messages import TrainTask
+from shared_model.base.phantom import PhantomBase, squared_loss
+from shared_model.base.residual import base_weights
+from shared_model.base.voxel import VoxelBase
+from shared_model.base.voxel_training import draw, voxel_loss
+from shared_model.diffusion.modalities import Example
+from shared_model.diffusion.objective import velocity_loss
+from shared_model.network.dit import Any2AnyDiT
+from shared_model.network.spec import ModelSpec
+from shared_model.prediction.predictor import noise_generator
+
+# Loss of one patient, an average over his views; None for a patient who has nothing to learn from.
+PatientLoss = Callable[[int, torch.Generator], Tensor | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Patients:
+    """A site's patients as a loss each, and the parameters that the stage trains, in the order of the vector."""
+
+    count: int
+    loss: PatientLoss
+    parameters: Sequence[nn.Parameter]
+    site: SiteConfig
+    task: TrainTask
+    terms: Terms
+
+    @property
+    def size(self) -> int:
+        """Numbers in a gradient."""
+        return sum(p.numel() for p in self.parameters)
+
+    def gradient(self, patient: int, step: int = 0) -> Tensor:
+        """Clipped gradient of one patient, (d,) float32; zero where it is not finite or he teaches nothing."""
+        return clipped(self._gradient(patient, step), self.terms.clip)
+
+    def descent_sum(self, stream: NoiseStream, step: int = 0) -> Integers:
+        """Sum of minus the clipped gradients of the patients drawn for a step, (d,) integers on the fine grid."""
+        total = clipped_sum(self.count, self.size, lambda i: self._gradient(i, step).numpy(), self.terms, stream)
+        return np.negative(total, out=total)
+
+    def _gradient(self, patient: int, step: int) -> Tensor:
+        # What the views are is drawn from the run's seed: that is no secret, and no noise.
+        generator = noise_generator(
+            self.task.seed, self.site.site, str(self.task.round), str(step), self.site.train[self._first(patient)]
+        )
+        loss = self.loss(patient, generator)
+        sizes = [p.numel() for p in self.parameters]
+        if loss is None:
+            return torch.zeros(sum(sizes))
+        return joined(torch.autograd.grad(loss, list(self.parameters), allow_unused=True), sizes)
+
+    def _first(self, patient: int) -> int:
+        return self.site.patients()[patient][0]
+
+
+def patients_of(site: SiteConfig, spec: ModelSpec, vector: Vector, task: TrainTask, terms: Terms) -> Patients:
+    """A site's training patients under the model at ``vector`` (d,). Raises InputError on data that cannot be read."""
+    model = model_at(spec, vector)
+    parameters = stage_parameters(model, task.stage)
+    of_base = task.stage == "base"
+    loss = _base_loss(site, spec, model, terms) if of_base else _velocity_loss(site, spec, model, task, terms)
+    return Patients(count=len(site.patients()), loss=loss, parameters=parameters, site=site, task=task, terms=terms)
+
+
+def _velocity_loss(site: SiteConfig, spec: ModelSpec, model: Any2AnyDiT, task: TrainTask, terms: Terms) -> PatientLoss:
+    with loading:
+        examples = training_examples(site, data_part(spec), base_weights(model))
+    patients = site.patients()
+
+    def loss(patient: int, generator: torch.Generator) -> Tensor | None:
+        views = _views(patients[patient], examples, terms.views, generator)
+        if task.stage == "dose":
+            # A patient without a dose has nothing to say; refusing for his sake would tell that he is there.
+            views = [view for view in views if "dose" in view.latents]
+            batches = [views] if views else []
+        else:
+            batches = [[view] for view in views]  # a target and conditions of its own each
+        losses = [
+            velocity_loss(model, batch, task.stage, generator, spec.precision, task.least_visible) for batch in batches
+        ]
+        return torch.stack(losses).mean() if losses else None
+
+    return loss
+
+
+def _views(cases: Sequence[int], examples: Sequence[Example], count: int, generator: torch.Generator) -> list[Example]:
+    """``count`` of a patient's plans and sides, each as often as any other (but for one)."""
+    ways = [examples[2 * case + side] for side in (0, 1) for case in cases]
+    start = int(torch.randint(len(ways), (), generator=generator))
+    return [ways[(start + i) % len(ways)] for i in range(count)]
+
+
+def _base_loss(site: SiteConfig, spec: ModelSpec, model: Any2AnyDiT, terms: Terms) -> PatientLoss:
+    network = model.voxel
+    assert isinstance(network, VoxelBase | PhantomBase)
+    with loading:
+        rows = voxel_rows(site, data_part(spec))
+    patients = site.patients()
+
+    def loss(patient: int, generator: torch.Generator) -> Tensor | None:
+        cases = [of for case in patients[patient] if (of := rows[case]) is not None]
+        if isinstance(network, PhantomBase):
+            return squared_loss(network, cases) if cases else None
+        return voxel_loss(network, draw(cases * terms.views, generator)) if cases else None
+
+    return loss

@@ -1,0 +1,57 @@
+"""Training under differential privacy at a site, one function a mode (privacy/dp/terms.py).
+
+Noise and the draw of patients come from the operating system; nothing of a request reaches them. Nothing here returns
+a loss, a count or a time: whatever else left would be a release of its own.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from client.site.config import SiteConfig
+from client.training.patient_gradients import patients_of
+from client.training.train import resident_model, train_round
+from privacy.dp.encoding import FINE, Ring, fine_integers
+from privacy.dp.noise import NoiseStream, integer_gaussian
+from privacy.dp.release import release
+from privacy.dp.terms import Terms
+from privacy.wire.messages import TrainTask
+from shared_model.adapter.manifest import pack, stage_mask
+from shared_model.network.spec import ModelSpec
+
+Vector = NDArray[np.float32]
+
+
+def private_release(site: SiteConfig, spec: ModelSpec, vector: Vector, task: TrainTask, terms: Terms) -> Ring:
+    """What a site releases in a round of mode shared or site: noised, coarsened, (d of the stage,) ring numbers."""
+    stream = NoiseStream()
+    if terms.mode == "site":
+        update, _ = train_round(site, spec, vector, task)
+        total = fine_integers(update[stage_mask(spec, task.stage)], terms.clip, stream)
+    else:
+        total = patients_of(site, spec, vector, task, terms).descent_sum(stream)
+    return release(total, terms, stream)
+
+
+def local_round(site: SiteConfig, spec: ModelSpec, vector: Vector, task: TrainTask, terms: Terms) -> Vector:
+    """DP-SGD (Abadi et al. 2016, arXiv:1607.00133) of ``task.local_steps`` steps with AdamW; local minus global (d,).
+
+    Each step divides by the expected number of patients, never by how many were drawn.
+    """
+    patients = patients_of(site, spec, vector, task, terms)
+    terms.check_size(patients.size)
+    stream = NoiseStream()
+    optimiser = torch.optim.AdamW(list(patients.parameters), lr=task.lr, weight_decay=task.weight_decay)
+    # Of the declared cohort, not of this site's own count, which one patient changes.
+    expected = terms.q * terms.cohort / terms.sites
+    unit = terms.clip / (FINE * expected)
+    for step in range(task.local_steps):
+        descent = patients.descent_sum(stream, step) + integer_gaussian(terms.z * FINE, patients.size, stream)
+        flat = torch.from_numpy(descent * -unit).float()
+        parts = flat.split([p.numel() for p in patients.parameters])
+        for parameter, part in zip(patients.parameters, parts, strict=True):
+            parameter.grad = part.view_as(parameter)
+        optimiser.step()
+    return pack(resident_model(spec)) - vector

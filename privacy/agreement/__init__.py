@@ -1,0 +1,1 @@
+"""What the sites sign up to."""

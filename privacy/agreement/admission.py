@@ -1,0 +1,94 @@
+"""The admission: what the coordinator gives back to a site, in one file signed by the consortium's document key.
+
+``{"schema", "consortium", "site", "certificate", "roster", "plan"}``: the site's certificate (PEM), the roster and the
+federation plan (or null), these two as signed documents of their own, so that a site can keep and show them apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from cryptography.hazmat.primitives.asymmetric import ed25519
+
+from privacy.agreement.federation_plan import FederationPlan
+from privacy.trust import certificates, signed
+from privacy.trust.roster import CONSORTIUM, SITE_NAME, Roster
+from shared_model.core.errors import InputError
+from shared_model.core.fields import Rule, Text, Whole, check_values
+
+SCHEMA = 1
+KIND = "admission"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Admission:
+    """A verified admission. ``roster_file`` and ``plan_file`` are the signed documents as they stood in it."""
+
+    site: str
+    certificate: bytes
+    roster: Roster
+    roster_file: bytes
+    plan: FederationPlan | None
+    plan_file: bytes | None
+
+    RULES: ClassVar[Mapping[str, Rule]] = {
+        "schema": Whole(SCHEMA, SCHEMA),
+        "consortium": CONSORTIUM,
+        "site": SITE_NAME,
+        "certificate": Text(r"[\x20-\x7e\n]+", 8000, "PEM"),
+    }
+
+    @staticmethod
+    def make(site: str, certificate: bytes, roster_file: bytes, plan_file: bytes | None, key_pem: bytes) -> bytes:
+        """Sign the admission of ``site`` to the consortium of the signed roster."""
+        roster = signed.unpacked(roster_file)
+        document = {
+            "schema": SCHEMA,
+            "consortium": roster["document"]["consortium"],
+            "site": site,
+            "certificate": certificate.decode(),
+            "roster": roster,
+            "plan": None if plan_file is None else signed.unpacked(plan_file),
+        }
+        return signed.sign(KIND, document, key_pem)
+
+    @staticmethod
+    def read(
+        content: bytes, signer: ed25519.Ed25519PublicKey, authority: bytes, identity: ed25519.Ed25519PublicKey
+    ) -> Admission:
+        """Verify an admission for the site whose public key is ``identity``.
+
+        ``signer`` and ``authority`` (PEM) are those of the site's invitation. InputError when a signature does not fit,
+        the consortium is another, or the certificate is for other keys; and when the roster does not admit the site.
+        """
+        document = signed.verify(KIND, content, signer)
+        roster_raw, plan_raw = document.pop("roster", None), document.pop("plan", None)
+        check_values("schema", KIND, document, Admission.RULES)
+        consortium, site = certificates.consortium_id(authority), document["site"]
+        if document["consortium"] != consortium:
+            raise InputError("admission: of another consortium")
+        certificate = document["certificate"].encode()
+        if certificates.check_issued(certificate, authority, site) != identity:
+            raise InputError(f"admission: its certificate is for other keys than this site's; is it that of {site}?")
+        roster_file, plan_file = _packed(roster_raw), None if plan_raw is None else _packed(plan_raw)
+        roster = Roster.from_signed(roster_file, signer, consortium)
+        raw = identity.public_bytes_raw().hex()
+        if not roster.admitted(site) or roster.sites[site].identity != raw:
+            raise InputError(f"admission: the roster in it does not admit {site} with this key")
+        plan = None if plan_file is None else FederationPlan.from_signed(plan_file, signer, consortium)
+        return Admission(
+            site=site,
+            certificate=certificate,
+            roster=roster,
+            roster_file=roster_file,
+            plan=plan,
+            plan_file=plan_file,
+        )
+
+
+def _packed(envelope: Any) -> bytes:
+    if not isinstance(envelope, dict):
+        raise InputError("admission: expected signed documents in it")
+    return signed.packed(envelope)

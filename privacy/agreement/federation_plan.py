@@ -1,0 +1,238 @@
+"""The federation plan: what a run will ask of its sites, signed by the consortium, pinned by each site before it joins.
+
+A site that has pinned a plan refuses every request that does not fit it. The plan says the most that may be asked
+(steps, rounds, metrics); a site's own policy may allow less.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+from cryptography.hazmat.primitives.asymmetric import ed25519
+
+from privacy.dp.accountant import epsilon, profile
+from privacy.dp.terms import MODES, SUMMED, Terms
+from privacy.secagg.context import Cohort
+from privacy.trust import signed
+from privacy.trust.roster import CONSORTIUM, DIGEST, SITE_NAME
+from privacy.wire.messages import EvaluateTask, Request, TrainTask
+from shared_model.core.errors import InputError, PolicyError
+from shared_model.core.fields import OneOf, Rule, Text, Whole, check_values
+
+SCHEMA = 1
+KIND = "plan"
+_WORD = Text(r"[A-Za-z0-9][A-Za-z0-9_.+-]*", 64, "a name (letters, digits, _ . + -)")
+_MOST_METRICS, _MOST_PACKAGES = 64, 32
+_FITTED = "base_weights"  # comes into the specification when the sites have fitted the base together
+
+
+@dataclass(frozen=True, kw_only=True)
+class FederationPlan:
+    """One run's promise. ``model``: canonical JSON of the specification; ``parameters``: numbers in one update.
+
+    ``manifest``, ``prior`` and ``normalisation``: hashes that the site's own installation must agree with.
+    ``privacy``: the terms less the mode (privacy/dp/terms.py); mode ``none`` has none. ``sites``: identity keys (hex)
+    of the sites that take part, by name; in modes shared and site their sums are over these and no others.
+    ``stopping``: in words.
+    """
+
+    consortium: str
+    name: str
+    roster_version: int
+    sites: Mapping[str, str]
+    mode: str
+    privacy: Mapping[str, Any]
+    model: str
+    manifest: str
+    prior: str
+    parameters: int
+    normalisation: str
+    least_sites: int
+    rounds: int
+    local_steps: int
+    batch_size: int
+    sampler_steps: int
+    candidates: int
+    metrics: tuple[str, ...]
+    software: Mapping[str, str]
+    stopping: str
+
+    RULES: ClassVar[Mapping[str, Rule]] = {
+        "schema": Whole(SCHEMA, SCHEMA),
+        "consortium": CONSORTIUM,
+        "name": _WORD,
+        "roster_version": Whole(1, 2**31),
+        "mode": OneOf(MODES),
+        "model": Text(r"\{[\x20-\x7e]*\}", 20_000, "the model's specification in JSON"),
+        "manifest": DIGEST,
+        "prior": Text(r"[0-9a-z:]{1,80}", 80, "the prior's hash"),
+        "parameters": Whole(1, 10**9),
+        "normalisation": DIGEST,
+        "least_sites": Whole(1, 10_000),
+        "rounds": Whole(1, 1_000_000),
+        "local_steps": Whole(1, 1_000_000),
+        "batch_size": Whole(1, 4096),
+        "sampler_steps": Whole(1, 1000),
+        "candidates": Whole(1, 64),
+        "stopping": Text(r"[\x20-\x7e]+", 200, "printable ASCII"),
+    }
+
+    def to_signed(self, key_pem: bytes) -> bytes:
+        """Sign the plan with the consortium's document key."""
+        return signed.sign(KIND, {"schema": SCHEMA, **asdict(self), "metrics": list(self.metrics)}, key_pem)
+
+    @staticmethod
+    def from_signed(content: bytes, signer: ed25519.Ed25519PublicKey, consortium: str) -> FederationPlan:
+        """Verify and read a plan; InputError when it is not ``consortium``'s, signed by ``signer``."""
+        document = signed.verify(KIND, content, signer)
+        metrics, software = document.pop("metrics", None), document.pop("software", None)
+        privacy, sites = document.pop("privacy", None), document.pop("sites", None)
+        check_values("schema", KIND, document, FederationPlan.RULES)
+        if document.pop("consortium") != consortium:
+            raise InputError("plan: of another consortium")
+        _check_privacy(document["mode"], privacy)
+        _check_sites(document["mode"], privacy, sites)
+        if not isinstance(metrics, list) or len(metrics) > _MOST_METRICS or not all(map(_WORD.accepts, metrics)):
+            raise InputError("plan: metrics must be a list of names")
+        if not isinstance(software, dict) or not all(map(_WORD.accepts, [*software, *software.values()])):
+            raise InputError("plan: software must map packages to versions")
+        if len(software) > _MOST_PACKAGES:
+            raise InputError(f"plan: software names more than {_MOST_PACKAGES} packages")
+        del document["schema"]
+        return FederationPlan(
+            consortium=consortium,
+            privacy=privacy,
+            sites=sites,
+            metrics=tuple(metrics),
+            software=software,
+            **document,
+        )
+
+    @property
+    def cohort(self) -> Cohort:
+        """The sites that take part, with their keys, for secure aggregation."""
+        names = tuple(sorted(self.sites))
+        keys = tuple(bytes.fromhex(self.sites[name]) for name in names)
+        return Cohort(consortium=self.consortium, names=names, keys=keys)
+
+    @property
+    def terms(self) -> Terms | None:
+        """The privacy terms; None in mode none."""
+        return Terms.from_plain({"mode": self.mode, **self.privacy}) if self.privacy else None
+
+    def in_words(self) -> list[str]:
+        """Say to a person what the site would agree to."""
+        model = json.loads(self.model)
+        megabytes = self.parameters * 4 / 1e6
+        return [
+            f"run: {self.name}, by consortium {self.consortium} (roster version {self.roster_version})",
+            f"sites: {', '.join(sorted(self.sites)) or 'whoever the roster admits'}",
+            *(self._keys_in_words() if self.mode in SUMMED else []),
+            f"privacy: {_MODES[self.mode]}",
+            *([] if self.terms is None else terms_in_words(self.terms)),
+            f"model: prior {model['prior']} ({self.prior[:16]}), adapter {model['adapter']}, grid {model['shape']}",
+            f"leaves this site in a round: one update of {self.parameters} numbers ({megabytes:.1f} MB)"
+            f"{', under masks' if self.mode in SUMMED else ', how many patients it trained on'}"
+            f", and these means over patients: {', '.join(self.metrics) or 'none'}",
+            f"a round counts with {self.least_sites} sites or more",
+            f"at most: {self.rounds} rounds of {self.local_steps} steps, {self.batch_size} patients a step;"
+            f" {self.sampler_steps} sampling steps and {self.candidates} candidates a patient when it scores",
+            f"it stops: {self.stopping}",
+            f"software: {', '.join(f'{name} {version}' for name, version in sorted(self.software.items()))}",
+        ]
+
+    def _keys_in_words(self) -> list[str]:
+        """Whoever signs the plan says which key is whose, and could have made keys of its own for all others."""
+        keys = [
+            f"  key of {name}: {' '.join(re.findall('....', key[:32]))}" for name, key in sorted(self.sites.items())
+        ]
+        return [*keys, "  compare them, or the plan's sha256, with these sites yourself, not by way of the coordinator"]
+
+
+_MODES: Mapping[str, str] = {
+    "none": "NONE. No differential privacy, no secure aggregation: the coordinator sees each site's update as it is",
+    "shared": "patient-level differential privacy; the sites share the noise, under secure aggregation",
+    "local": "patient-level differential privacy; each site adds all of its noise itself",
+    "site": "hospital-level differential privacy; the sites share the noise, under secure aggregation",
+}
+
+
+def _check_privacy(mode: str, privacy: object) -> None:
+    if not isinstance(privacy, dict) or (mode == "none") != (privacy == {}):
+        raise InputError("plan: privacy: expected terms in a private mode, and none in mode none")
+    if privacy:
+        Terms.from_plain({**privacy, "mode": mode})
+
+
+def _check_sites(mode: str, privacy: Mapping[str, Any], sites: object) -> None:
+    if not isinstance(sites, dict) or not all(
+        SITE_NAME.accepts(name) and DIGEST.accepts(key) for name, key in sites.items()
+    ):
+        raise InputError("plan: sites must map names of sites to their identity keys")
+    if mode in SUMMED and len(sites) != privacy["sites"]:
+        raise InputError(f"plan: its terms are for {privacy['sites']} sites, and it names {len(sites)}")
+
+
+def terms_in_words(terms: Terms) -> list[str]:
+    """Say to a person what the terms promise; takes about a second, for the accountant."""
+    cost = terms.charge(terms.steps)
+    whom = f"at most {terms.colluders} colluding sites" if terms.honest > 1 or terms.colluders else "everyone else"
+    near, alone = (epsilon(profile([cost], alone=alone), terms.delta) for alone in (False, True))
+    return [
+        f"  a patient's epsilon over all {terms.steps} releases, at delta {terms.delta:g}: {near:.2f} towards the"
+        f" coordinator and {whom}; {alone:.2f} if all others collude",
+        f"  noise {terms.z:g} over clipping norm {terms.clip:g}, sampling rate {terms.q:g}, {terms.cohort} patients at"
+        f" {terms.sites} sites declared, at least {terms.survivors} sites in a sum",
+    ]
+
+
+def plan_hash(content: bytes) -> str:
+    """Return the SHA-256 of a signed plan's file, in hex: what a site pins, and what people compare by telephone."""
+    return hashlib.sha256(content.rstrip(b"\r\n")).hexdigest()
+
+
+def fits(plan: FederationPlan, asked: Request) -> None:
+    """Raise PolicyError when a request does not fit the pinned plan; the text names the key and the plan's limit."""
+    if _unfitted(asked.spec_json) != _unfitted(plan.model):
+        raise PolicyError("plan: another model than this site's pinned plan names")
+    if asked.spec_json == plan.model and asked.manifest_hash != plan.manifest:
+        raise PolicyError("plan: another manifest than this site's pinned plan names")
+    if asked.vector is not None and asked.vector.size != plan.parameters:
+        raise PolicyError(f"plan: an update has {plan.parameters} numbers under this site's pinned plan")
+    _check_terms(plan, asked)
+    for key, value in _asked(asked).items():
+        limit = getattr(plan, key)
+        if value > limit:
+            raise PolicyError(f"plan: {key} at most {limit} under this site's pinned plan; asked for {value}")
+
+
+def _check_terms(plan: FederationPlan, asked: Request) -> None:
+    if isinstance(asked.task, TrainTask) and asked.task.terms != plan.terms:
+        raise PolicyError("plan: other privacy terms than this site's pinned plan names")
+    if plan.terms is not None and asked.kind in ("base", "evaluate"):
+        raise PolicyError(f"plan: in mode {plan.mode} nothing of {asked.kind} leaves this site")
+
+
+def _asked(asked: Request) -> dict[str, int]:
+    task = asked.task
+    if isinstance(task, TrainTask):
+        return {"rounds": task.rounds, "local_steps": task.local_steps, "batch_size": task.batch_size}
+    if isinstance(task, EvaluateTask):
+        return {"rounds": task.round, "sampler_steps": task.sampler_steps, "candidates": task.candidates}
+    return {}
+
+
+def _unfitted(spec_json: str) -> object:
+    """Return the specification less the base's coefficients, which the sites fit before the first round."""
+    try:
+        spec = json.loads(spec_json)
+    except (ValueError, RecursionError):
+        spec = None
+    if not isinstance(spec, dict):
+        raise PolicyError("plan: the request's model is no specification")
+    return {key: value for key, value in spec.items() if key != _FITTED}

@@ -1,0 +1,1 @@
+"""Noise, terms, accountant and ledger."""

@@ -1,0 +1,243 @@
+"""A site's privacy ledger: what it has spent in all, over every run, stage and coordinator. Nobody can overdraw it.
+
+``ledger.jsonl`` holds one record a charge, each with the hash of the one before; ``head.json`` says how many records
+there are and the last one's hash. A charge is on the disk (fsync) BEFORE anything leaves for it: a process that is
+killed in between has paid for a release that never was, never the other way round. Records that were edited, cut off
+or put in another order, without a head made to fit, are found when the ledger is read, and the site then refuses to
+release anything. So it does where there is no ledger (a disk that is not mounted): ``create`` alone makes one.
+
+What this cannot see: a folder that is put back as a whole from an older copy, and records and head that were written
+anew by someone who may write here, since the hashes have no key. Keep it off such backups.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from privacy.dp.accountant import Charge, budget, epsilon, profile
+from privacy.dp.ledger_record import FIRST, Entry, charge_of, entry_of, read_record, record_of
+from privacy.trust.signed import canonical
+from shared_model.core.errors import InputError, PolicyError
+
+_RECORDS, _HEAD, _LOCK = "ledger.jsonl", "head.json", "lock"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spent:
+    """What all charges cost: epsilon towards at most t colluders, and towards all others together."""
+
+    epsilon: float
+    epsilon_alone: float
+    delta: float
+    entries: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class SiteLedger:
+    """The ledger in ``folder``; ``limit`` and ``limit_alone``: the most epsilon to spend, None for no limit.
+
+    Every method raises InputError where the ledger is not as this class wrote it, or there is none.
+    """
+
+    folder: Path
+    delta: float
+    limit: float | None = None
+    limit_alone: float | None = None
+
+    @property
+    def made(self) -> bool:
+        """Whether there is a ledger in the folder."""
+        return (self.folder / _LOCK).is_file()
+
+    def create(self) -> None:
+        """Make the ledger, with nothing spent; one that is there stays as it is.
+
+        It gets its head back where a first charge was killed before the head was there, as in earlier versions.
+        """
+        try:
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            os.close(os.open(self.folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o600))
+            with self._locked():
+                if not _read(self.folder / _HEAD):
+                    records, _ = self._chain()
+                    if len(records) > 1:
+                        raise self._changed("its head is missing")
+                    self._write_head(records)
+        except OSError as error:
+            raise InputError(f"{self.folder}: the privacy ledger cannot be made ({error.strerror})") from error
+
+    def check(self, charge: Charge, ahead: int = 0) -> None:
+        """Raise PolicyError where ``charge`` could not be paid now; writes nothing, promises nothing."""
+        with self._locked():
+            self._check_budget([charge_of(record) for record in self._verified()[0]], charge, ahead)
+
+    def charge(self, entry: Entry, ahead: int = 0) -> None:
+        """Write a charge down for good; only when this has returned may the release leave.
+
+        ``ahead``: how many equal charges the run may still ask for; it only saves time. Raises PolicyError, and writes
+        nothing, where the budget would be exceeded.
+        """
+        with self._locked():
+            records = self._repaired()
+            charges = [charge_of(record) for record in records]
+            self._check_budget(charges, entry.charge, ahead)
+            last = records[-1]["hash"] if records else FIRST
+            self._append([*records, record_of(entry, len(records) + 1, last)])
+
+    def entries(self) -> list[Entry]:
+        """Read and verify all records, the oldest first."""
+        with self._locked():
+            return [entry_of(record) for record in self._verified()[0]]
+
+    def spent(self) -> Spent:
+        """Add everything up; takes about a second."""
+        charges = [entry.charge for entry in self.entries()]
+        return Spent(
+            epsilon=epsilon(profile(charges), self.delta),
+            epsilon_alone=epsilon(profile(charges, alone=True), self.delta),
+            delta=self.delta,
+            entries=len(charges),
+        )
+
+    def _check_budget(self, charges: list[Charge], new: Charge, ahead: int) -> None:
+        for limit, alone, key in ((self.limit, False, "max_epsilon"), (self.limit_alone, True, "max_epsilon_alone")):
+            if limit is None:
+                continue
+            account = budget(limit, self.delta)
+            if account.allows(profile([*charges, new, *[new] * ahead], alone=alone)):
+                continue
+            if not account.allows(profile([*charges, new], alone=alone)):
+                raise PolicyError(f"{key}: this site's privacy budget is spent; it releases nothing more")
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        try:
+            descriptor = os.open(self.folder / _LOCK, os.O_RDWR)
+        except FileNotFoundError:
+            raise InputError(
+                f"{self.folder}: no privacy ledger is here; see whether its disk is mounted and `ledger` in policy.yaml"
+                " is right. `client budget --make-ledger` makes a new one, with nothing spent"
+            ) from None
+        except OSError as error:
+            raise InputError(f"{self.folder}: the privacy ledger cannot be used ({error.strerror})") from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def _verified(self) -> tuple[list[dict[str, Any]], int, int]:
+        """All records, the length in bytes of the part of the file that holds them, and how many the head knows.
+
+        Without a head there are no records, and it knows -1.
+        """
+        records, length = self._chain()
+        return records, length, self._check_head(records)
+
+    def _chain(self) -> tuple[list[dict[str, Any]], int]:
+        content = _read(self.folder / _RECORDS)
+        # What stands behind the last line's end was being written when the process died: nothing had left for it.
+        whole = content[: content.rfind(b"\n") + 1]
+        records: list[dict[str, Any]] = []
+        for line in whole.splitlines():
+            before = records[-1]["hash"] if records else FIRST
+            record = read_record(line, len(records) + 1, before)
+            if record is None:
+                raise self._changed(f"record {len(records) + 1} is not as it was written")
+            records.append(record)
+        return records, len(whole)
+
+    def _check_head(self, records: list[dict[str, Any]]) -> int:
+        raw = _read(self.folder / _HEAD)
+        if not raw and records:
+            raise self._changed("its head is missing")
+        if not raw:
+            return -1
+        try:
+            head: dict[str, Any] = json.loads(raw)
+            count, digest = int(head["records"]), str(head["hash"])
+        except (ValueError, KeyError, TypeError):
+            raise self._changed("its head cannot be read") from None
+        # One record more than the head says: the process died between the two.
+        if len(records) - count not in (0, 1):
+            raise self._changed(f"it holds {len(records)} records where {count} were written")
+        if digest != (records[count - 1]["hash"] if count else FIRST):
+            raise self._changed("its head is of other records")
+        return count
+
+    def _changed(self, how: str) -> InputError:
+        return InputError(
+            f"{self.folder}: the privacy ledger was changed: {how}; this site releases nothing until it is restored"
+        )
+
+    def _repaired(self) -> list[dict[str, Any]]:
+        """The verified records, after what a killed process left unfinished is finished or cut off."""
+        records, length, known = self._verified()
+        path = self.folder / _RECORDS
+        if path.exists() and path.stat().st_size > length:
+            descriptor = os.open(path, os.O_WRONLY)
+            try:
+                os.ftruncate(descriptor, length)
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        if known < len(records):  # also before a first record, so that a killed charge leaves none without a head
+            self._write_head(records)
+        return records
+
+    def _append(self, records: list[dict[str, Any]]) -> None:
+        """Write the last of ``records`` behind those that are there, and the head."""
+        path = self.folder / _RECORDS
+        try:
+            descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+            try:
+                _write_all(descriptor, canonical(records[-1]) + b"\n")
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            if len(records) == 1:
+                _sync_folder(self.folder)
+            self._write_head(records)
+        except OSError as error:
+            raise InputError(f"{path}: the charge cannot be written ({error.strerror}); nothing was sent") from error
+
+    def _write_head(self, records: list[dict[str, Any]]) -> None:
+        head = {"records": len(records), "hash": records[-1]["hash"] if records else FIRST}
+        partial = self.folder / f"{_HEAD}.part"
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        try:
+            _write_all(descriptor, canonical(head))
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        os.replace(partial, self.folder / _HEAD)
+        _sync_folder(self.folder)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return b""
+    except OSError as error:
+        raise InputError(f"{path}: the privacy ledger cannot be read ({error.strerror})") from error
+
+
+def _write_all(descriptor: int, content: bytes) -> None:
+    while content:
+        content = content[os.write(descriptor, content) :]
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,93 @@
+"""One record of a site's privacy ledger (privacy/dp/ledger.py): a charge, with the hash of the record before it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from privacy.dp.accountant import Charge
+from privacy.trust.signed import canonical
+from shared_model.core.errors import InputError
+from shared_model.core.fields import Real, Rule, Text, Whole, check_values
+
+SCHEMA = 1
+FIRST = "0" * 64  # stands for the hash before the first record
+_HASH = Text(r"[0-9a-f]{64}", 64, "a SHA-256 in hex")
+_RULES: Mapping[str, Rule] = {
+    "schema": Whole(SCHEMA, SCHEMA),
+    "number": Whole(1, 2**53),
+    "before": _HASH,
+    "time": Text(r"[0-9T:.+-]{20,40}", 40, "a UTC time"),
+    "for": Text(r"[a-z][a-z0-9-]{0,31}", 32, "what was released"),
+    "run": Text(r"[0-9a-f]{0,32}", 32, "a run id"),
+    "round": Whole(0, 1_000_000),
+    "z": Real(0.0, 1e9, above=True),
+    "z_alone": Real(0.0, 1e9, above=True),
+    "q": Real(0.0, 1.0, above=True),
+    "count": Whole(1, 2**40),
+    "hash": _HASH,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One charge as it stands in the ledger: for what ("shared", "local", ...), in which run and round, when (UTC)."""
+
+    purpose: str
+    run_id: str
+    round: int
+    charge: Charge
+    time: str = ""
+
+
+def record_of(entry: Entry, number: int, before: str) -> dict[str, Any]:
+    """The record that writes ``entry`` down as number ``number``, now; ``before``: hash of the last one, or FIRST."""
+    body: dict[str, Any] = {
+        "schema": SCHEMA,
+        "number": number,
+        "before": before,
+        "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+        "for": entry.purpose,
+        "run": entry.run_id,
+        "round": entry.round,
+        "z": float(entry.charge.z),
+        "z_alone": float(entry.charge.z_alone),
+        "q": float(entry.charge.q),
+        "count": entry.charge.count,
+    }
+    record = {**body, "hash": _hash(body)}
+    check_values("schema", "ledger", record, _RULES)
+    return record
+
+
+def charge_of(record: Mapping[str, Any]) -> Charge:
+    """What a record charges."""
+    return Charge(z=record["z"], z_alone=record["z_alone"], q=record["q"], count=record["count"])
+
+
+def entry_of(record: Mapping[str, Any]) -> Entry:
+    """A record as an entry."""
+    names = {"purpose": record["for"], "run_id": record["run"], "round": record["round"], "time": record["time"]}
+    return Entry(**names, charge=charge_of(record))
+
+
+def read_record(line: bytes, number: int, before: str) -> dict[str, Any] | None:
+    """The record in ``line``; None where it is not number ``number``, as written after the hash ``before``."""
+    try:
+        record: Any = json.loads(line)
+        if not isinstance(record, dict) or canonical(record) != line:
+            return None
+        check_values("schema", "ledger", record, _RULES)
+    except (ValueError, RecursionError, InputError):
+        return None
+    body = {key: value for key, value in record.items() if key != "hash"}
+    fitting = (record["number"], record["before"], record["hash"]) == (number, before, _hash(body))
+    return record if fitting else None
+
+
+def _hash(body: Mapping[str, Any]) -> str:
+    return hashlib.sha256(b"fedkt3d:ledger:v1\n" + canonical(body)).hexdigest()

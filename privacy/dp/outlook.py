@@ -1,0 +1,107 @@
+"""What privacy terms cost and allow, before anybody trains: epsilons, exchanges, hours, gigabytes, adapter size."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from privacy.dp.accountant import epsilon
+from privacy.dp.terms import SUMMED, Terms
+
+# Exchanges of secure aggregation a step (masked vector, who is in, unmask), and of a set-up of keys for so many steps.
+EXCHANGES_A_STEP, EXCHANGES_A_SETUP, STEPS_A_SETUP = 3, 2, 16
+# Seconds an exchange took in a deployment on one machine (docs/results/deployed_round.md), least and most.
+EXCHANGE_S = (3.4, 6.9)
+_VALUE_BYTES = 4  # the shared vector travels down as float32
+# Times the useful size from which on a plan is called hopeless.
+_HOPELESS = 10.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outlook:
+    """A plan's figures. ``useful``: numbers of an adapter that the noise leaves room for; ``hours`` least and most.
+
+    ``gigabytes`` are those of one site, both ways; ``warnings`` in words, empty for a plan that may work.
+    """
+
+    epsilon: float
+    epsilon_alone: float
+    exchanges: int
+    hours: tuple[float, float]
+    gigabytes: float
+    parameters: int
+    useful: int
+    warnings: tuple[str, ...]
+
+
+def gaussian_mu(spent: float, delta: float) -> float:
+    """Return mu of the Gaussian mechanism with (``spent``, ``delta``) (Balle and Wang 2018, theorem 8)."""
+    from scipy.optimize import brentq
+    from scipy.special import log_ndtr, ndtr
+
+    def excess(mu: float) -> float:
+        tail = math.exp(min(spent + float(log_ndtr(-mu / 2 - spent / mu)), 0.0))
+        return float(ndtr(mu / 2 - spent / mu)) - tail - delta
+
+    return float(brentq(excess, 1e-6, 1e3))
+
+
+def useful_size(spent: float, delta: float, units: float) -> int:
+    """Rule of thumb: with more than (mu n)^2 numbers the noise of n patients' mean outweighs what it holds."""
+    return int((gaussian_mu(spent, delta) * units) ** 2)
+
+
+def outlook(terms: Terms, parameters: int, rounds: int) -> Outlook:
+    """Work a plan out for an adapter of ``parameters`` numbers over ``rounds`` rounds; takes about a second."""
+    near, alone = (epsilon({(z, terms.q): terms.steps}, terms.delta) for z in (terms.z, terms.z_alone))
+    summed = terms.mode in SUMMED
+    setups = math.ceil(rounds / STEPS_A_SETUP)
+    exchanges = EXCHANGES_A_STEP * rounds + EXCHANGES_A_SETUP * setups if summed else rounds
+    up = terms.encoding().bits / 8 if summed else _VALUE_BYTES
+    units = {"shared": float(terms.cohort), "local": terms.cohort / terms.sites, "site": float(terms.sites)}[terms.mode]
+    useful = useful_size(near, terms.delta, units)
+    return Outlook(
+        epsilon=near,
+        epsilon_alone=alone,
+        exchanges=exchanges,
+        hours=(exchanges * EXCHANGE_S[0] / 3600, exchanges * EXCHANGE_S[1] / 3600),
+        gigabytes=rounds * parameters * (_VALUE_BYTES + up) / 1e9,
+        parameters=parameters,
+        useful=useful,
+        warnings=tuple(_warnings(terms, near, parameters, useful)),
+    )
+
+
+def _warnings(terms: Terms, near: float, parameters: int, useful: int) -> list[str]:
+    found = []
+    if parameters > _HOPELESS * useful:
+        found.append(
+            f"HOPELESS: {parameters:,} numbers, where this budget and cohort leave room for about {useful:,}; train a"
+            " smaller adapter, take in more patients, or spend more epsilon"
+        )
+    elif parameters > useful:
+        found.append(f"doubtful: {parameters:,} numbers, where there is room for about {useful:,}")
+    if terms.mode in SUMMED and terms.honest == 1:
+        found.append(
+            "nothing is shared: survivors less colluders is 1, so each site adds all of the noise; ask for more sites"
+        )
+    if terms.delta > 1.0 / terms.cohort:
+        found.append(f"delta {terms.delta:g} is above 1 in {terms.cohort} patients: it may give one of them away")
+    if near > 10.0:
+        found.append(f"epsilon {near:.1f} promises a patient little")
+    return found
+
+
+def table(found: Outlook) -> list[str]:
+    """Write the figures as lines for a person."""
+    low, high = found.hours
+    rows = [
+        ("epsilon, coordinator and colluders", f"{found.epsilon:.2f}"),
+        ("epsilon, if all others collude", f"{found.epsilon_alone:.2f}"),
+        ("exchanges in a deployment", f"{found.exchanges:,}"),
+        ("hours of exchanges, before training", f"{low:.1f} to {high:.1f}"),
+        ("gigabytes at each site", f"{found.gigabytes:.2f}"),
+        ("numbers that are trained", f"{found.parameters:,}"),
+        ("numbers that can be learned, about", f"{found.useful:,}"),
+    ]
+    return [f"  {name:<38}{value}" for name, value in rows] + [f"  warning: {text}" for text in found.warnings]

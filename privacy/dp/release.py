@@ -1,0 +1,34 @@
+"""A site's release: who takes part, what each adds, noise, ring. Training, tests and audits all go through here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from privacy.dp.encoding import Ring, add_fine_integers
+from privacy.dp.noise import Integers, NoiseStream, integer_gaussian
+from privacy.dp.terms import Terms
+from privacy.dp.units import poisson_sample
+
+# Vector (d,) of one unit (patient), of any norm, asked for only if he takes part.
+VectorOf = Callable[[int], NDArray[np.float32]]
+
+
+def clipped_sum(units: int, size: int, vector_of: VectorOf, terms: Terms, stream: NoiseStream) -> Integers:
+    """Draw who of ``units`` takes part; the sum of their clipped vectors, (``size``,) on the fine grid, no noise."""
+    total = np.zeros(size, dtype=np.int64)
+    for unit in poisson_sample(units, terms.q, stream):
+        add_fine_integers(total, vector_of(int(unit)), terms.clip, stream)
+    return total
+
+
+def release(total: Integers, terms: Terms, stream: NoiseStream) -> Ring:
+    """Add a site's share of the noise to its sum (d,) and write it in the ring: this may leave, once it is charged.
+
+    InputError where so many numbers, so often, are too many for the sampler.
+    """
+    terms.check_size(total.size)
+    how = terms.encoding()
+    return how.release(total, integer_gaussian(how.sigma_site, total.size, stream))

@@ -1,0 +1,167 @@
+"""Privacy modes, and the terms of one run: who is hidden, behind how much noise, for how many releases.
+
+shared  patient-level: each step every site releases its clipped gradient sum with a share of the noise (the default)
+local   patient-level: DP-SGD at the site, all of the noise its own; several local steps a round
+site    hospital-level: the clipped update of the whole site with a share of the noise
+none    updates as they are; chosen by an explicit word at both ends
+
+The terms are public, fixed before the first release, and the same at every site; what is accounted follows from them
+alone, never from data.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from functools import lru_cache
+from typing import Any, ClassVar
+
+from privacy.dp import encoding
+from privacy.dp.accountant import Charge
+from privacy.dp.encoding import FINE, Encoding
+from privacy.dp.noise import SAMPLER_TV
+from shared_model.core.errors import InputError
+from shared_model.core.fields import MessageError, OneOf, Real, Rule, Whole, checked_fields
+
+MODES: tuple[str, ...] = ("shared", "local", "site", "none")
+PRIVATE: tuple[str, ...] = ("shared", "local", "site")
+# Modes whose releases are ring vectors that are summed; the others send float updates.
+SUMMED: tuple[str, ...] = ("shared", "site")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Terms:
+    """Terms of a private run. Raises MessageError ("bad_task") on a value out of range.
+
+    ``z``: noise of an accepted sum over ``clip``; ``q``: probability with which a patient takes part in a step;
+    ``steps``: releases of a site at most; ``clip``: largest norm of a unit's vector; ``cohort``: patients that all
+    sites declared; ``sites``: N of the roster; ``survivors``: m, fewest sites in an accepted sum; ``colluders``: t;
+    ``bits``: of the ring, 0 for the smallest that fits; ``views``: draws of plan, side, timestep and noise that are
+    averaged into a patient's one gradient.
+    """
+
+    mode: str
+    z: float
+    q: float
+    steps: int
+    clip: float
+    delta: float
+    cohort: int
+    sites: int
+    survivors: int
+    colluders: int
+    bits: int = 0
+    views: int = 2
+
+    RULES: ClassVar[Mapping[str, Rule]] = {
+        "mode": OneOf(PRIVATE),
+        "z": Real(0.1, 10_000.0),
+        "q": Real(0.0, 1.0, above=True),
+        "steps": Whole(1, 10_000_000),
+        "clip": Real(0.0, 1e6, above=True),
+        "delta": Real(0.0, 0.01, above=True),
+        "cohort": Whole(1, 10_000_000),
+        "sites": Whole(1, 10_000),
+        "survivors": Whole(1, 10_000),
+        "colluders": Whole(0, 10_000),
+        "bits": Whole(0, 64),
+        "views": Whole(1, 256),
+    }
+
+    def __post_init__(self) -> None:
+        checked_fields(self, "privacy terms", self.RULES)
+        if self.mode in SUMMED and not 1 <= self.colluders < self.survivors <= self.sites:
+            raise MessageError(
+                "bad_task",
+                f"privacy terms: {self.sites} sites, at least {self.survivors} in a sum, {self.colluders} colluders:"
+                " expected 1 <= colluders < survivors <= sites",
+            )
+        if self.mode == "site" and self.q != 1.0:
+            raise MessageError("bad_task", "privacy terms: mode site takes every site in every round; expected q = 1")
+        if self.mode in SUMMED:
+            try:
+                self.encoding()
+            except InputError as error:
+                raise MessageError("bad_task", str(error)) from error
+
+    @property
+    def honest(self) -> int:
+        """Sites whose noise is sure to be in a sum and unknown to colluders: m - t; in mode local the site alone."""
+        return self.survivors - self.colluders if self.mode in SUMMED else 1
+
+    @property
+    def z_alone(self) -> float:
+        """Noise over ``clip`` against everyone else together: the site's own share."""
+        return self.z / math.sqrt(self.honest)
+
+    @property
+    def units(self) -> int:
+        """Most clipped vectors in one sum: patients, or in mode site sites."""
+        return self.sites if self.mode == "site" else self.cohort
+
+    @property
+    def divisor(self) -> float:
+        """What a decoded sum is divided by: public, whoever took part."""
+        return self.q * self.units
+
+    def encoding(self) -> Encoding:
+        """How a release of a summed mode is written; InputError where no ring fits."""
+        return _encoding(self)
+
+    def check_size(self, size: int) -> None:
+        """InputError where the sampler's own error over all releases of ``size`` numbers would count against delta."""
+        if size * self.steps * SAMPLER_TV > self.delta / 10:
+            raise InputError(
+                f"privacy: {self.steps} releases of {size} numbers: too many for delta {self.delta:g}, since each"
+                f" number drawn may be {SAMPLER_TV:.0e} from exact; train a smaller adapter, or take fewer steps"
+            )
+
+    def charge(self, count: int = 1) -> Charge:
+        """What ``count`` releases cost one patient.
+
+        In mode site a patient may move his hospital's vector from one of norm C to another, by 2 C in all.
+        """
+        part = 0.5 if self.mode == "site" else 1.0
+        return Charge(z=part * self.z, z_alone=part * self.z_alone, q=self.q, count=count)
+
+    def to_plain(self) -> dict[str, Any]:
+        """Return the terms as plain values."""
+        return asdict(self)
+
+    def to_json(self) -> str:
+        """Write the canonical form: sorted keys, no blanks."""
+        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> Terms:
+        """Read what ``to_plain`` returned, strictly; MessageError naming the key."""
+        names = {field.name for field in fields(cls)}
+        if set(plain) != names:
+            raise MessageError("bad_task", f"privacy terms: expected exactly {', '.join(sorted(names))}")
+        return cls(**plain)
+
+    @classmethod
+    def from_json(cls, text: str) -> Terms | None:
+        """Read ``to_json``; None for the empty text, which is mode none. MessageError for anything else."""
+        if not text:
+            return None
+        try:
+            plain = json.loads(text)
+        except (ValueError, RecursionError):
+            plain = None
+        if not isinstance(plain, dict):
+            raise MessageError("bad_task", "privacy terms: expected a JSON object")
+        return cls.from_plain(plain)
+
+
+@lru_cache(maxsize=64)
+def _encoding(terms: Terms) -> Encoding:
+    return encoding.encoding(
+        clip=terms.clip,
+        sigma_site=terms.z_alone * FINE,
+        cohort=terms.units,
+        sites=terms.sites,
+        bits=terms.bits or None,
+    )

@@ -1,0 +1,1 @@
+"""Flower's programs, shut in: nothing else in privacy imports this room."""

@@ -1,0 +1,96 @@
+"""Keys and secrets on disk, and a site's Flower node key. Certificates: privacy/trust/certificates.py.
+
+A private key is written once, by O_EXCL with mode 0600, and never leaves the folder of the role that made it: a site
+makes its own keys and hands over the public halves alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+from pathlib import Path
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from shared_model.core.errors import InputError
+
+SECRET_BYTES = 32
+
+
+def write_private(path: Path, content: bytes) -> None:
+    """Create `path` with mode 0600 and write `content`; InputError when it exists (never overwritten)."""
+    _create(path, content, 0o600)
+
+
+def write_public(path: Path, content: bytes) -> None:
+    """Create `path` with mode 0644 and write `content`; InputError when it exists (never overwritten)."""
+    _create(path, content, 0o644)
+
+
+def _create(path: Path, content: bytes, mode: int) -> None:
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    except FileExistsError as error:
+        raise InputError(f"{path}: exists already; keys and certificates are never overwritten") from error
+    with os.fdopen(descriptor, "wb") as file:
+        os.fchmod(descriptor, mode)  # whatever the umask says
+        file.write(content)
+        file.flush()
+        os.fsync(descriptor)
+
+
+def new_secret() -> bytes:
+    """Return a fresh secret as 64 lower-case hex digits (256 bits of the operating system's randomness)."""
+    return secrets.token_hex(SECRET_BYTES).encode("ascii")
+
+
+def new_node_key() -> tuple[bytes, bytes]:
+    """Return (private, public) of a new Flower node key: P-384 in OpenSSH form, as SuperNode and SuperLink read it."""
+    key = ec.generate_private_key(ec.SECP384R1())
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
+    )
+    public = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
+    return private, public + b"\n"
+
+
+def canonical_node_key(content: bytes) -> bytes:
+    """Return a site's public node key in canonical OpenSSH form, comment dropped; InputError if it is none."""
+    if b"PRIVATE KEY" in content:
+        raise InputError("this is a private key; it must never be sent: make the site new keys")
+    try:
+        key = serialization.load_ssh_public_key(content)
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise InputError("node key: expected an OpenSSH public key (ecdsa-sha2-nistp384 ...)") from error
+    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP384R1):
+        raise InputError("node key: expected a P-384 key (ecdsa-sha2-nistp384), as `client init` makes it")
+    return key.public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
+
+
+def node_fingerprint(public_key: bytes) -> str:
+    """SHA-256 of a public node key in canonical OpenSSH form, in hex."""
+    return hashlib.sha256(canonical_node_key(public_key)).hexdigest()
+
+
+def replace_file(path: Path, content: bytes, mode: int = 0o644) -> None:
+    """Replace `path` by `content` in one step that survives a crash: whole old file or whole new one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.unlink(missing_ok=True)
+    _create(temporary, content, mode)
+    temporary.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def read_input(path: Path) -> bytes:
+    """Return the bytes of a file that a user named; InputError when it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error

@@ -1,0 +1,113 @@
+"""Signed documents: JSON that one Ed25519 key answers for. Rosters, plans, admissions and requests travel in this form.
+
+``{"document": {...}, "signature": base64, "signer": hex}`` in canonical JSON and one newline. The signature covers the
+kind, so that a document of one kind never passes for another, and the canonical form of the document; the form of the
+whole file is fixed as well, so that no byte of it can change. ``signer`` is the fingerprint of the signer's public key.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ed25519
+
+from shared_model.core.errors import InputError
+
+MAX_BYTES = 1_000_000
+_KIND = re.compile(r"[a-z]{1,32}")
+_KEYS = {"document", "signature", "signer"}
+
+
+def canonical(document: Mapping[str, Any]) -> bytes:
+    """Return the one form of a JSON object that is signed and hashed: sorted keys, no blanks, ASCII."""
+    return json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+def fingerprint(public_key: ed25519.Ed25519PublicKey) -> str:
+    """SHA-256 of the raw public key (32 bytes), in hex."""
+    return hashlib.sha256(public_key.public_bytes_raw()).hexdigest()
+
+
+def sign(kind: str, document: Mapping[str, Any], key_pem: bytes) -> bytes:
+    """Return the signed file of ``document`` as a ``kind`` (lower-case word), by the Ed25519 key in ``key_pem``."""
+    key = private_key(key_pem)
+    signature = base64.b64encode(key.sign(_signed_bytes(kind, document))).decode()
+    envelope = {"document": dict(document), "signature": signature, "signer": fingerprint(key.public_key())}
+    return packed(envelope)
+
+
+def packed(envelope: Mapping[str, Any]) -> bytes:
+    """Return the file of a signed document that stood inside another one."""
+    return canonical(envelope) + b"\n"
+
+
+def unpacked(content: bytes) -> dict[str, Any]:
+    """Return a signed file of ours as a value to put into another document: inverse of ``packed``."""
+    envelope: dict[str, Any] = json.loads(content)
+    return envelope
+
+
+def verify(kind: str, content: bytes, public_key: ed25519.Ed25519PublicKey) -> dict[str, Any]:
+    """Return the document of a signed file; InputError unless ``public_key`` signed this very ``kind`` and bytes."""
+    envelope = _envelope(kind, content)
+    if envelope["signer"] != fingerprint(public_key):
+        raise InputError(f"{kind}: signed by another key than expected")
+    try:
+        signature = base64.b64decode(envelope["signature"], validate=True)
+        # Four bits of the last letter mean nothing to the decoder: one text alone counts for a signature.
+        if base64.b64encode(signature).decode() != envelope["signature"]:
+            raise binascii.Error
+        public_key.verify(signature, _signed_bytes(kind, envelope["document"]))
+    except (InvalidSignature, binascii.Error) as error:
+        raise InputError(f"{kind}: the signature does not fit; the file was changed, or is of another kind") from error
+    document: dict[str, Any] = envelope["document"]
+    return document
+
+
+def claimed(kind: str, content: bytes) -> dict[str, Any]:
+    """Return the document of a signed file unverified, to find in it the key that it is then verified with."""
+    document: dict[str, Any] = _envelope(kind, content)["document"]
+    return document
+
+
+def private_key(key_pem: bytes) -> ed25519.Ed25519PrivateKey:
+    """Read an Ed25519 private key (PKCS8 PEM); InputError for anything else, quoting none of it."""
+    try:
+        key = serialization.load_pem_private_key(key_pem, password=None)
+    except (ValueError, TypeError):
+        key = None
+    if not isinstance(key, ed25519.Ed25519PrivateKey):
+        raise InputError("signing key: expected an Ed25519 private key in PEM")
+    return key
+
+
+def _signed_bytes(kind: str, document: Mapping[str, Any]) -> bytes:
+    if _KIND.fullmatch(kind) is None:
+        raise ValueError(f"kind {kind!r}: expected a lower-case word")
+    return f"fedkt3d:{kind}:v1\n".encode() + canonical(document)
+
+
+def _envelope(kind: str, content: bytes) -> dict[str, Any]:
+    """Parse a signed file; only the newline at its end is free, since mail programs change it."""
+    if len(content) > MAX_BYTES:
+        raise InputError(f"{kind}: larger than {MAX_BYTES} bytes; expected a signed document")
+    body = content.rstrip(b"\r\n")
+    try:
+        envelope: Any = json.loads(body)
+        exact = isinstance(envelope, dict) and canonical(envelope) == body
+    except (ValueError, RecursionError):
+        exact = False
+    if not exact or set(envelope) != _KEYS or not isinstance(envelope["document"], dict):
+        raise InputError(f"{kind}: not a signed document, or changed on its way; ask for the file again")
+    if not all(isinstance(envelope[key], str) for key in ("signature", "signer")):
+        raise InputError(f"{kind}: not a signed document; signature and signer must be text")
+    checked: dict[str, Any] = envelope
+    return checked

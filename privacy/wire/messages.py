@@ -1,0 +1,315 @@
+"""The one wire schema between coordinator and site, version 1: nothing else builds or reads messages.
+
+A request is a ``RecordDict`` of ``head`` (ConfigRecord: schema, kind, run id, spec, manifest hash), ``task`` (train and
+evaluate) and ``vector`` (train and evaluate: one ArrayRecord with one flat float32 array). A reply is ``head`` (schema,
+kind, run id, site, patients, round; a refusal's code and text), ``metrics`` and, for train, ``vector`` (the update),
+or, for base, ``sums`` (int64: what the closed-form base is solved from, shared_model/base/ridge.py). Secure aggregation
+adds ``secure``, one message of privacy/secagg, to either; where a train or base request has it, the answer holds
+``secure`` and a masked ``ring`` alone. Releases of modes shared and site travel in no other way.
+Arrays travel as raw little-endian bytes, so that reading one copies nothing and parses no foreign header.
+Every field is checked when a message is made and again when it is read; raises MessageError.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, TypeVar
+
+import numpy as np
+from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+
+from privacy.dp.encoding import Ring
+from privacy.secagg.layout import Packed
+from privacy.wire.refusals import REFUSALS as REFUSALS
+from privacy.wire.refusals import WORDED
+from privacy.wire.refusals import Refusal as Refusal
+from privacy.wire.secure_records import (
+    ANSWERED,
+    ASKED,
+    MASKED_KINDS,
+    SECURE_KINDS,
+    asked_round,
+    pack_secure,
+    unpack_secure,
+)
+from privacy.wire.tasks import TASKS, Task
+from privacy.wire.tasks import EvaluateTask as EvaluateTask
+from privacy.wire.tasks import TrainTask as TrainTask
+from privacy.wire.vectors import (
+    Sums,
+    Vector,
+    pack_ring,
+    pack_sums,
+    pack_vector,
+    unpack_ring,
+    unpack_sums,
+    unpack_vector,
+)
+from shared_model.core.fields import MessageError, OneOf, Real, Rule, Text, Whole, check_values
+
+SCHEMA = 1
+# What a site's policy may allow or forbid; secure aggregation only carries these.
+KINDS = ("describe", "base", "train", "evaluate")
+# Kind -> Flower's message type.
+MESSAGE_TYPES: Mapping[str, str] = {
+    **dict.fromkeys(("describe", "base", *SECURE_KINDS), "query"),
+    "train": "train",
+    "evaluate": "evaluate",
+}
+MAX_PATIENTS = 1_000_000
+MAX_METRICS = 64
+
+# Text of the error with which a site's executor answers an open task when the site's staff stops it.
+SITE_STOPS = "the site is being stopped"
+
+_SITE = Text(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}", 32, "a site's name (letters, digits, _ and -)")
+_RUN_ID = Text(r"[0-9a-f]{32}", 32, "a run id (32 hex digits)")
+_KIND = OneOf((*KINDS, *SECURE_KINDS))
+_REQUEST_HEAD: Mapping[str, Rule] = {
+    "schema": Whole(SCHEMA, SCHEMA),
+    "kind": _KIND,
+    "run-id": _RUN_ID,
+    "spec": Text(r"\{[\x20-\x7e]*\}", 20_000, "the model's specification in JSON"),
+    "manifest": Text(r"[0-9a-f]{64}", 64, "the manifest's SHA-256 in hex"),
+}
+_REPLY_HEAD: Mapping[str, Rule] = {
+    "schema": Whole(SCHEMA, SCHEMA),
+    "kind": _KIND,
+    "run-id": _RUN_ID,
+    "site": _SITE,
+    "patients": Whole(1, MAX_PATIENTS),
+    "round": Whole(0, 1_000_000),
+}
+# A count in clear would tell what the masks hide.
+_SECURE_HEAD: Mapping[str, Rule] = {**_REPLY_HEAD, "patients": Whole(0, 0)}
+_REFUSAL_HEAD: Mapping[str, Rule] = {
+    **_REPLY_HEAD,
+    # A request that cannot be read yields neither run id nor round, and a broken site configuration no name.
+    "run-id": Text(r"([0-9a-f]{32})?", 32, "a run id or nothing"),
+    "site": Text(r"([A-Za-z0-9][A-Za-z0-9_-]{0,31})?", 32, "a site's name or nothing"),
+    "patients": Whole(0, 0),
+    "refusal": OneOf(tuple(REFUSALS)),
+    "text": Text(r"[\x20-\x7e]*", 200, "printable ASCII"),
+}
+_METRIC_NAME = Text(r"[a-z][a-z0-9_]{0,47}", 48, "a metric's name")
+_METRIC_VALUE = Real(-1e30, 1e30)
+
+_Record = TypeVar("_Record", ConfigRecord, MetricRecord, ArrayRecord)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What the coordinator asks. ``vector`` is (d,) float32, read-only; only train and evaluate have task and vector.
+
+    ``secure``: the protocol's message; always in SECURE_KINDS, and in train and base when the answer is to be masked.
+    """
+
+    kind: str
+    run_id: str
+    spec_json: str
+    manifest_hash: str
+    task: Task | None = None
+    vector: Vector | None = None
+    secure: Packed | None = None
+
+    @property
+    def round(self) -> int:
+        """The task's or the protocol's round; 0 before the first."""
+        if self.task is not None:
+            return self.task.round
+        return 0 if self.secure is None else asked_round(self.secure)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reply:
+    """What a site answers. ``vector`` is the update (local - global), (d,) float32, in a train reply alone.
+
+    ``ring``: with ``secure``, the protocol's message, the masked vector of a train or base reply, (d,) numbers of a
+    ring, in place of an update or sums.
+    ``sums`` are the (s,) int64 sums of a base reply. ``site`` and ``run_id`` may be empty in a refusal. The values of
+    ``vector`` and ``sums`` are not checked here: the server does that while it adds them up
+    (server/rounds/aggregate.py, server/rounds/base_fit.py), where it can name the site and the reason.
+    """
+
+    kind: str
+    site: str
+    round: int
+    run_id: str = ""
+    patients: int = 0
+    vector: Vector | None = None
+    ring: Ring | None = None
+    sums: Sums | None = None
+    secure: Packed | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    refusal: Refusal | None = None
+
+
+def request(message: Request) -> RecordDict:
+    """Pack a request; one result may go to many sites, for nothing in it names a site."""
+    head: dict[str, int | str] = {
+        "schema": SCHEMA,
+        "kind": message.kind,
+        "run-id": message.run_id,
+        "spec": message.spec_json,
+        "manifest": message.manifest_hash,
+    }
+    check_values("schema", "request", head, _REQUEST_HEAD)
+    content = RecordDict({"head": ConfigRecord({**head})})
+    expected = TASKS.get(message.kind)
+    if type(message.task) is not (expected or type(None)) or (message.vector is None) != (expected is None):
+        raise MessageError("schema", f"request: a {message.kind} carries another task or vector than the schema wants")
+    if message.task is not None and message.vector is not None:
+        task = {f.name: getattr(message.task, f.name) for f in fields(message.task)}
+        content["task"] = ConfigRecord(task)
+        content["vector"] = pack_vector(message.vector)
+    if message.kind in SECURE_KINDS and message.secure is None:
+        raise MessageError("schema", f"request: a {message.kind} carries a message of secure aggregation")
+    if message.secure is not None:
+        content["secure"] = pack_secure(message.secure, ASKED, message.kind)
+        _check_round(message)
+    return content
+
+
+def parse_request(content: RecordDict) -> Request:
+    """Unpack and check a request at the site."""
+    head = _record(content, "head", ConfigRecord)
+    check_values("schema", "request", head, _REQUEST_HEAD)
+    kind = str(head["kind"])
+    secure = {"secure"} if kind in SECURE_KINDS or (kind in MASKED_KINDS and "secure" in content) else set()
+    _expect_records(content, {"head", *secure} | ({"task", "vector"} if kind in TASKS else set()))
+    task, vector = None, None
+    if kind in TASKS:
+        values = dict(_record(content, "task", ConfigRecord))
+        check_values("bad_task", f"{kind} task", values, TASKS[kind].RULES)
+        untyped: dict[str, Any] = values
+        task = TASKS[kind](**untyped)
+        vector = unpack_vector(_record(content, "vector", ArrayRecord))
+        if not np.isfinite(vector).all():
+            raise MessageError("schema", "request: the vector holds values that are not finite")
+    asked = Request(
+        kind=kind,
+        run_id=str(head["run-id"]),
+        spec_json=str(head["spec"]),
+        manifest_hash=str(head["manifest"]),
+        task=task,
+        vector=vector,
+        secure=unpack_secure(_record(content, "secure", ConfigRecord), ASKED, kind) if secure else None,
+    )
+    _check_round(asked)
+    return asked
+
+
+def reply(message: Reply) -> RecordDict:
+    """Pack a reply at the site. A refusal carries no patients, metrics or vector."""
+    head: dict[str, int | str] = {
+        "schema": SCHEMA,
+        "kind": message.kind,
+        "run-id": message.run_id,
+        "site": message.site,
+        "patients": message.patients,
+        "round": message.round,
+    }
+    if message.refusal is not None:
+        head.update(refusal=message.refusal.code, text=message.refusal.text)
+        _check_refusal(head)
+        return RecordDict({"head": ConfigRecord({**head})})
+    check_values("schema", "reply", head, _REPLY_HEAD if message.secure is None else _SECURE_HEAD)
+    metrics = {name: float(value) for name, value in message.metrics.items()}
+    if not all(math.isfinite(value) for value in metrics.values()):
+        raise MessageError("not_finite", "reply: a metric is not finite")
+    _check_metrics(metrics)
+    expected = _reply_arrays(message.kind, message.secure is not None)
+    for name in ("vector", "sums", "ring"):
+        if (getattr(message, name) is not None) != (name in expected):
+            raise MessageError("schema", "reply: a train reply has a vector, a base reply sums, a masked one a ring")
+    content = RecordDict({"head": ConfigRecord({**head}), "metrics": MetricRecord({**metrics})})
+    if message.vector is not None:
+        if not np.isfinite(message.vector).all():
+            raise MessageError("not_finite", "reply: the update holds values that are not finite")
+        content["vector"] = pack_vector(message.vector)
+    if message.ring is not None:
+        content["ring"] = pack_ring(message.ring)
+    if message.sums is not None:
+        content["sums"] = pack_sums(message.sums)
+    if message.secure is not None:
+        content["secure"] = pack_secure(message.secure, ANSWERED, message.kind)
+    return content
+
+
+def parse_reply(content: RecordDict) -> Reply:
+    """Unpack and check a reply at the coordinator."""
+    head: dict[str, Any] = dict(_record(content, "head", ConfigRecord))
+    if "refusal" in head:
+        _check_refusal(head)
+        _expect_records(content, {"head"})
+        return _reply(head, refusal=Refusal(code=head["refusal"], text=head["text"]))
+    masked = "secure" in content
+    check_values("schema", "reply", head, _SECURE_HEAD if masked else _REPLY_HEAD)
+    array = _reply_arrays(head["kind"], masked)
+    _expect_records(content, {"head", "metrics"} | array)
+    metrics: dict[str, Any] = dict(_record(content, "metrics", MetricRecord))
+    _check_metrics(metrics)
+    vector = unpack_vector(_record(content, "vector", ArrayRecord)) if "vector" in array else None
+    ring = unpack_ring(_record(content, "ring", ArrayRecord)) if "ring" in array else None
+    sums = unpack_sums(_record(content, "sums", ArrayRecord)) if "sums" in array else None
+    secure = unpack_secure(_record(content, "secure", ConfigRecord), ANSWERED, head["kind"]) if masked else None
+    return _reply(head, metrics=metrics, vector=vector, ring=ring, sums=sums, secure=secure)
+
+
+def _reply(head: Mapping[str, Any], **rest: Any) -> Reply:
+    named = {"kind": head["kind"], "site": head["site"], "round": head["round"], "run_id": head["run-id"]}
+    return Reply(**named, patients=head["patients"], **rest)
+
+
+def wire_bytes(content: RecordDict) -> int:
+    """Count the payload bytes of a message: array bytes, and keys and values of the other records."""
+    total = 0
+    for record in content.values():
+        if isinstance(record, ArrayRecord):
+            total += sum(len(array.data) for array in record.values())
+        else:
+            total += sum(len(key) + (len(v) if isinstance(v, str | bytes) else 8) for key, v in record.items())
+    return total
+
+
+def _record(content: RecordDict, key: str, kind: type[_Record]) -> _Record:
+    record = content.get(key)
+    if not isinstance(record, kind):
+        raise MessageError("schema", f"message: record {key} is missing or of another kind")
+    return record
+
+
+def _reply_arrays(kind: str, masked: bool) -> set[str]:
+    """Records of a reply beside head and metrics."""
+    if masked != (kind in SECURE_KINDS) and not (masked and kind in MASKED_KINDS):
+        raise MessageError("schema", "reply: a message of secure aggregation is missing, or has no place here")
+    if masked:
+        return {"secure"} if kind in SECURE_KINDS else {"secure", "ring"}
+    return {"train": {"vector"}, "base": {"sums"}}.get(kind, set())
+
+
+def _check_round(asked: Request) -> None:
+    if asked.secure is not None and asked.task is not None and asked.task.round != asked_round(asked.secure):
+        raise MessageError("schema", "request: the task and its secure aggregation are for different rounds")
+
+
+def _expect_records(content: RecordDict, expected: set[str]) -> None:
+    if set(content) != expected:
+        raise MessageError("schema", f"message: must hold exactly the records {', '.join(sorted(expected))}")
+
+
+def _check_refusal(head: Mapping[str, object]) -> None:
+    check_values("schema", "refusal", head, _REFUSAL_HEAD)
+    if head["text"] and head["refusal"] not in WORDED:
+        raise MessageError("schema", "refusal: only a policy and secure aggregation refuse in words of their own")
+
+
+def _check_metrics(metrics: Mapping[str, object]) -> None:
+    if len(metrics) > MAX_METRICS:
+        raise MessageError("schema", f"metrics: more than {MAX_METRICS}")
+    if not all(_METRIC_NAME.accepts(name) for name in metrics):
+        raise MessageError("schema", f"metrics: a name is not {_METRIC_NAME.expected()}")
+    if not all(_METRIC_VALUE.accepts(value) for value in metrics.values()):
+        raise MessageError("schema", f"metrics: a value is not {_METRIC_VALUE.expected()}")

@@ -1,0 +1,68 @@
+"""Which message of secure aggregation goes with which kind of request and answer, and the record that carries it.
+
+A record holds the message's one binary form (privacy/secagg/layout.py) under one key. Requests to train or to sum up
+for the base may carry an ``Inbox``: then the answer's array is masked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from flwr.app import ConfigRecord, RecordDict
+
+from privacy.secagg.context import Terms
+from privacy.secagg.layout import Packed
+from privacy.secagg.messages import (
+    Advert,
+    Adverts,
+    Confirmation,
+    Confirmations,
+    Deal,
+    Inbox,
+    Masked,
+    Reveal,
+    Survivors,
+)
+from shared_model.core.fields import MessageError
+
+_KEY = "message"
+# Kinds that are nothing but secure aggregation, in the order of the protocol.
+SECURE_KINDS = ("secure_keys", "secure_shares", "secure_confirm", "secure_reveal")
+# Kinds whose answer may be masked.
+MASKED_KINDS = ("base", "train")
+
+ASKED: Mapping[str, type[Packed]] = {
+    **dict(zip(SECURE_KINDS, (Terms, Adverts, Survivors, Confirmations), strict=True)),
+    **dict.fromkeys(MASKED_KINDS, Inbox),
+}
+ANSWERED: Mapping[str, type[Packed]] = {
+    **dict(zip(SECURE_KINDS, (Advert, Deal, Confirmation, Reveal), strict=True)),
+    **dict.fromkeys(MASKED_KINDS, Masked),
+}
+
+
+def pack_secure(message: Packed, kinds: Mapping[str, type[Packed]], kind: str) -> ConfigRecord:
+    """Pack a message of ``kind``; MessageError ("schema") for one of another kind."""
+    if type(message) is not kinds.get(kind):
+        raise MessageError("schema", f"secure aggregation: another message than a {kind} carries")
+    return ConfigRecord({_KEY: message.to_bytes()})
+
+
+def unpack_secure(record: ConfigRecord, kinds: Mapping[str, type[Packed]], kind: str) -> Packed:
+    """Read a message of ``kind``, strictly; MessageError ("schema")."""
+    data = record.get(_KEY)
+    if len(record) != 1 or type(data) is not bytes or kind not in kinds:
+        raise MessageError("schema", "secure aggregation: expected one message in bytes")
+    return kinds[kind].from_bytes(data)
+
+
+def asked_round(message: Packed) -> int:
+    """Round that a coordinator's message is for."""
+    if not isinstance(message, Terms | Adverts | Inbox | Survivors | Confirmations):
+        raise MessageError("schema", "secure aggregation: expected a message of the coordinator's")
+    return message.round
+
+
+def with_secure(content: RecordDict, kind: str, message: Packed) -> RecordDict:
+    """Return a request of ``kind`` with another message of the coordinator's; both share every other record."""
+    return RecordDict({**content, "secure": pack_secure(message, ASKED, kind)})

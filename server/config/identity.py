@@ -1,0 +1,37 @@
+"""What makes two starts of a run the same run: only then may they share an output folder and its checkpoints."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from server.config.run import RunConfig
+from shared_model.core.errors import InputError
+
+
+def _file_hash(name: str) -> str:
+    try:
+        return hashlib.sha256(Path(name).read_bytes()).hexdigest()
+    except OSError as error:
+        raise InputError(f"rounds.public_cases={name}: cannot be read ({error.strerror})") from error
+
+
+def run_identity(config: RunConfig, spec_json: str, manifest_hash: str, initial: bytes) -> str:
+    """SHA-256 of all that determines the result; two runs may share an output folder only where it is equal.
+
+    How long to wait and how often to try again do not count, so that a stopped run can go on with more patience. Public
+    patients count by what they are; where rounds are not judged, nothing of it does.
+    """
+    counted = asdict(config)
+    if not config.rounds.judged:
+        for judging in ("public_step", "public_worst", "public_cases"):
+            del counted["rounds"][judging]
+    elif config.rounds.public_cases:
+        counted["rounds"]["public_cases"] = _file_hash(config.rounds.public_cases)
+    for patience in ("deadline_s", "wait_for_sites_s", "attempts"):
+        del counted["rounds"][patience]
+    digest = hashlib.sha256(json.dumps([counted, spec_json, manifest_hash], sort_keys=True).encode())
+    digest.update(initial)
+    return digest.hexdigest()

@@ -1,0 +1,113 @@
+"""The privacy terms of a run, and what its report says of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from privacy.dp.accountant import epsilon, noise_multiplier, profile
+from privacy.dp.terms import SUMMED, Terms
+from privacy.secagg.context import MOST_SITES, Floors, least_threshold
+from server.config.run import RunConfig
+from server.record.history import RoundRecord
+from shared_model.core.errors import InputError
+
+
+def releases(config: RunConfig) -> int:
+    """Noisy steps of one round."""
+    return config.train.local_steps if config.privacy.mode == "local" else 1
+
+
+def fewest_sites(mode: str, sites: int, colluders: int) -> int:
+    """Fewest sites in a round where none were named: two; under secure aggregation all but one, where that is enough.
+
+    Fewer would let more of them be away, at the price of more noise from each.
+    """
+    return max(least_threshold(sites, colluders), sites - 1) if mode in SUMMED else 2
+
+
+def check_sums(config: RunConfig) -> None:
+    """InputError where secure aggregation cannot sum up the sites of a run in mode shared or site."""
+    asked, least_sites = config.privacy, config.rounds.min_sites
+    if asked.mode not in SUMMED:
+        return
+    if not Floors.sites <= asked.sites <= MOST_SITES:
+        raise InputError(
+            f"privacy.sites={asked.sites}: with privacy.mode={asked.mode} expected {Floors.sites} to {MOST_SITES}; of"
+            " two sites each could take its own part off the sum"
+        )
+    least = least_threshold(asked.sites, asked.colluders)
+    if not least <= least_sites <= asked.sites:
+        raise InputError(
+            f"rounds.min_sites={least_sites}: of {asked.sites} sites with privacy.colluders={asked.colluders} a sum"
+            f" under secure aggregation needs {least} or more; expected {least} to {asked.sites}"
+        )
+
+
+def run_terms(config: RunConfig) -> Terms | None:
+    """The terms that a run's configuration asks for; None in mode none. InputError where they promise nothing.
+
+    With ``privacy.z`` 0 the noise is the least with which all rounds together cost ``privacy.epsilon``.
+    """
+    asked = config.privacy
+    if asked.mode == "none":
+        return None
+    check_sums(config)
+    steps = config.rounds.count * releases(config)
+    z = asked.z or noise_multiplier(asked.epsilon, asked.delta, asked.q, steps)
+    return Terms(
+        mode=asked.mode,
+        z=z,
+        q=asked.q,
+        steps=steps,
+        clip=asked.clip,
+        delta=asked.delta,
+        cohort=asked.cohort,
+        sites=asked.sites,
+        survivors=min(config.rounds.min_sites, asked.sites),
+        colluders=asked.colluders,
+        bits=asked.bits,
+        views=asked.views,
+    )
+
+
+def privacy_line(privacy: Mapping[str, Any]) -> str:
+    """What a report's ``privacy`` says, in one line for a person."""
+    if privacy["mode"] == "none":
+        return "privacy: NONE; the coordinator saw each site's update as it was"
+    if "epsilon" not in privacy:
+        return f"privacy: {privacy['mode']}"
+    return (
+        f"privacy: {privacy['mode']}, epsilon {privacy['epsilon']:.2f} a {privacy['unit']}"
+        f" ({privacy['epsilon_all_others_collude']:.2f} if all others collude), delta {privacy['delta']:g},"
+        f" {privacy['steps']} steps"
+    )
+
+
+def privacy_report(terms: Terms | None, history: tuple[RoundRecord, ...], per_round: int) -> dict[str, Any]:
+    """What was promised and spent: mode, two epsilons, delta, z, q, steps and what they are about.
+
+    ``steps`` are those that were charged: a round that was tried twice was released twice, also where another start of
+    the run tried it (server/record/attempts.py). The epsilons are those of the mode's unit, which in mode
+    site is the hospital.
+    """
+    if terms is None:
+        return {"mode": "none"}
+    steps = sum(record.attempt for record in history) * per_round
+    spent = [{(z, terms.q): steps} for z in (terms.z, terms.z_alone)]
+    return {
+        "mode": terms.mode,
+        "unit": "hospital" if terms.mode == "site" else "patient",
+        "epsilon": round(epsilon(spent[0], terms.delta), 4),
+        "epsilon_all_others_collude": round(epsilon(spent[1], terms.delta), 4),
+        "patient_epsilon": round(epsilon(profile([terms.charge(steps)]), terms.delta), 4),
+        "delta": terms.delta,
+        "z": terms.z,
+        "q": terms.q,
+        "steps": steps,
+        "clip": terms.clip,
+        "cohort": terms.cohort,
+        "sites": terms.sites,
+        "survivors": terms.survivors,
+        "colluders": terms.colluders,
+    }

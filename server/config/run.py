@@ -1,0 +1,277 @@
+"""The run's configuration: frozen dataclasses, validated where they are made, read from one JSON text or from Hydra."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from typing import Any, ClassVar, get_type_hints
+
+from privacy.dp.terms import MODES
+from shared_model.core.errors import InputError
+from shared_model.core.fields import OneOf, Real, Rule, Text, Whole, checked_fields
+from shared_model.network.spec import TRAINED_BASES
+
+_WHERE = "run configuration"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Local training in a round. ``lr`` falls over the rounds by a half cosine to ``lr * lr_final_fraction``.
+
+    ``stage``: "dose" trains dose prediction (stage B), "any2any" every target from any conditions (stage A).
+    ``any2any_share``: this share of the rounds comes first as stage A, whatever ``stage`` says of the others.
+    ``curriculum``: "rising" raises the number of visible conditions over stage A to all of them, "none" draws any
+    number throughout. ``base_rounds``: with ``model.base=voxel`` so many rounds come first and train the base alone,
+    with a learning rate and a fall of their own, from ``base_lr``. ``grad_clip``: largest gradient norm.
+    """
+
+    local_steps: int = 25
+    batch_size: int = 4
+    lr: float = 1.2e-3
+    lr_final_fraction: float = 0.05
+    stage: str = "dose"
+    any2any_share: float = 0.0
+    curriculum: str = "none"
+    base_rounds: int = 0
+    base_lr: float = 8e-3
+    grad_clip: float = 1.0
+    weight_decay: float = 0.01
+
+    RULES: ClassVar[Mapping[str, Rule]] = {
+        "local_steps": Whole(1, 1_000_000),
+        "batch_size": Whole(1, 4096),
+        "lr": Real(0.0, 10.0, above=True),
+        "lr_final_fraction": Real(0.0, 1.0, above=True),
+        "stage": OneOf(("dose", "any2any")),
+        "any2any_share": Real(0.0, 1.0),
+        "base_rounds": Whole(0, 1_000_000),
+        "base_lr": Real(0.0, 10.0, above=True),
+        "curriculum": OneOf(("none", "rising")),
+        "grad_clip": Real(0.0, 1e6, above=True),
+        "weight_decay": Real(0.0, 1.0),
+    }
+
+    def __post_init__(self) -> None:
+        checked_fields(self, f"{_WHERE}: train", self.RULES)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundsConfig:
+    """How many rounds, who must take part, how long to wait (seconds), what is taken back.
+
+    A round with fewer than ``min_sites`` accepted updates is repeated, ``attempts`` times in all; then the run stops.
+    ``evaluate_every`` 0 never evaluates. An update with a Euclidean norm above ``max_update_norm`` drops its site.
+    A round is taken back if it brings the error on public patients above ``public_step`` times what it was, or above
+    ``public_worst`` times the best so far (server/rounds/public_gate.py; 0: no limit). ``public_cases``: a file of them
+    at the coordinator; empty: the phantoms of the package.
+    """
+
+    count: int = 16
+    min_sites: int = 2
+    deadline_s: float = 3600.0
+    wait_for_sites_s: float = 600.0
+    evaluate_every: int = 1
+    max_update_norm: float = 1e4
+    attempts: int = 3
+    public_step: float = 0.0
+    public_worst: float = 0.0
+    public_cases: str = ""
+
+    RULES: ClassVar[Mapping[str, Rule]] = {
+        "count": Whole(1, 1_000_000),
+        "min_sites": Whole(1, 10_000),
+        "deadline_s": Real(0.0, 1e7, above=True),
+        "wait_for_sites_s": Real(0.0, 1e7, above=True),
+        "evaluate_every": Whole(0, 1_000_000),
+        "max_update_norm": Real(0.0, 1e12, above=True),
+        "attempts": Whole(1, 1000),
+        "public_step": Real(0.0, 1000.0),
+        "public_worst": Real(0.0, 1000.0),
+        "public_cases": Text(r"[^\x00]*", 4096, "the path of a file of cases, or empty"),
+    }
+
+    def __post_init__(self) -> None:
+        checked_fields(self, f"{_WHERE}: rounds", self.RULES)
+        for key in ("public_step", "public_worst"):
+            if 0.0 < getattr(self, key) < 1.0:
+                raise InputError(f"{_WHERE}: rounds.{key} must be 0 (no limit) or a factor from 1, such as 1.05")
+
+    @property
+    def judged(self) -> bool:
+        """Whether rounds are judged on public patients."""
+        return bool(self.public_step or self.public_worst)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AggregateConfig:
+    """The server's optimiser on the mean update (server/rounds/aggregate.py). ``tau`` and ``beta2`` belong to fedadam.
+
+    In privacy mode shared the mean is a descent direction, and the step is ``lr`` times the round's ``train.lr``.
+    """
+
+    name: str = "fedavg"
+    lr: float = 1.0
+    beta1: float = 0.9
+    beta2: float = 0.99
+    tau: float = 1e-3
+    weighting: str = "patients"
+
+    RULES: ClassVar[Mapping[str, Rule]] = {
+        "name": OneOf(("fedavg", "fedavgm", "fedadam")),
+        "lr": Real(0.0, 100.0, above=True),
+        "beta1": Real(0.0, 0.999999),
+        "beta2": Real(0.0, 0.999999),
+        "tau": Real(0.0, 1.0, above=True),
+        "weighting": OneOf(("patients", "equal")),
+    }
+
+    def __post_init__(self) -> None:
+        checked_fields(self, f"{_WHERE}: aggregate", self.RULES)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """How sites score the shared vector: steps of the sampler and candidates a patient.
+
+    One step from pure noise is the network's mean dose, which has the lowest error (docs/results).
+    """
+
+    sampler_steps: int = 1
+    candidates: int = 1
+
+    RULES: ClassVar[Mapping[str, Rule]] = {"sampler_steps": Whole(1, 1000), "candidates": Whole(1, 64)}
+
+    def __post_init__(self) -> None:
+        checked_fields(self, f"{_WHERE}: evaluate", self.RULES)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrivacyConfig:
+    """The privacy that the coordinator asks for (privacy/dp/terms.py); every site's own policy has the last word.
+
+    ``mode`` none has to be asked for by name, here and in every site's policy.
+    ``epsilon`` at ``delta`` for the whole run; ``z`` 0: the least noise that keeps to it. ``q``: chance of a patient to
+    take part in a step; ``clip``: largest norm of a patient's gradient (mode site: of a site's update); ``cohort`` and
+    ``sites``: patients and sites as declared, public; fewest sites in a sum are ``rounds.min_sites``, of which
+    ``colluders`` may lend the coordinator what they know; ``bits`` of the ring, 0: the smallest that fits; ``views``:
+    draws that are averaged into one gradient.
+    """
+
+    mode: str = "shared"
+    epsilon: float = 8.0
+    delta: float = 1e-5
+    z: float = 0.0
+    q: float = 1.0
+    clip: float = 1.0
+    cohort: int = 0
+    sites: int = 0
+    colluders: int = 1
+    bits: int = 0
+    views: int = 2
+
+    RULES: ClassVar[Mapping[str, Rule]] = {
+        "mode": OneOf(MODES),
+        "epsilon": Real(0.0, 1e6, above=True),
+        "delta": Real(0.0, 0.01, above=True),
+        "z": Real(0.0, 10_000.0),
+        "q": Real(0.0, 1.0, above=True),
+        "clip": Real(0.0, 1e6, above=True),
+        "cohort": Whole(0, 10_000_000),
+        "sites": Whole(0, 10_000),
+        "colluders": Whole(0, 10_000),
+        "bits": Whole(0, 64),
+        "views": Whole(1, 256),
+    }
+
+    def __post_init__(self) -> None:
+        checked_fields(self, f"{_WHERE}: privacy", self.RULES)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """One run. ``model`` holds the fields of shared_model.spec.ModelSpec, checked there. Raises InputError.
+
+    ``initial``: an adapter's file to start from, at the coordinator (public or made by an earlier run); empty: none.
+    """
+
+    name: str = "run"
+    seed: int = 0
+    initial: str = ""
+    model: dict[str, Any] = field(default_factory=dict)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    rounds: RoundsConfig = field(default_factory=RoundsConfig)
+    aggregate: AggregateConfig = field(default_factory=AggregateConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    privacy: PrivacyConfig = field(default_factory=PrivacyConfig)
+
+    def __post_init__(self) -> None:
+        name = Text(r"[A-Za-z0-9][A-Za-z0-9_.-]*", 64, "a name (letters, digits, _ . -)")
+        rules: dict[str, Rule] = {"name": name, "seed": Whole(0, 2**63 - 1)}
+        for key, rule in rules.items():
+            if not rule.accepts(getattr(self, key)):
+                raise InputError(f"{_WHERE}: {key} must be {rule.expected()}")
+        if not isinstance(self.initial, str):
+            raise InputError(f"{_WHERE}: initial must be the path of an adapter's file, or empty")
+        self._check_privacy()
+        trains_base = self.model.get("base") in TRAINED_BASES
+        # An adapter of the base alone has nothing else to train.
+        most = self.rounds.count - (self.model.get("adapter") != "base")
+        if trains_base != (self.train.base_rounds > 0) or self.train.base_rounds > most:
+            raise InputError(
+                f"{_WHERE}: train.base_rounds={self.train.base_rounds}: expected 1 to rounds.count - 1 with"
+                " model.base=voxel or phantom (all of them with model.adapter=base), and 0 with any other base"
+            )
+
+    def _check_privacy(self) -> None:
+        if self.privacy.mode == "none":
+            return
+        mode, wrong = self.privacy.mode, ""
+        if self.privacy.cohort < 1 or self.privacy.sites < 1:
+            wrong = (
+                "privacy.cohort and privacy.sites: expected the patients and sites that take part, as declared;"
+                " privacy.mode=none trains without privacy, where every site's policy allows it"
+            )
+        elif self.rounds.evaluate_every:
+            wrong = "rounds.evaluate_every: expected 0; a metric of patients is a release that nobody has paid for"
+        elif mode == "shared" and self.train.local_steps != 1:
+            wrong = "train.local_steps: expected 1; a round is one step"
+        elif self.model.get("base") == "ridge" and not self.model.get("base_weights"):
+            wrong = "model.base=ridge: its sums would leave the sites as they are; expected voxel or none"
+        if wrong:
+            raise InputError(f"{_WHERE}: with privacy.mode={mode}: {wrong}")
+
+    def to_json(self) -> str:
+        """Write the configuration as canonical JSON: sorted keys, no blanks."""
+        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> RunConfig:
+        """Read the configuration strictly; an unknown key, wrong type or value raises InputError naming the key."""
+        try:
+            raw = json.loads(text)
+        except ValueError as error:
+            raise InputError(f"{_WHERE}: not valid JSON; expected the composed configuration in one object") from error
+        config = _build(cls, raw, "")
+        assert isinstance(config, RunConfig)
+        return config
+
+
+def _build(kind: type[Any], raw: object, path: str) -> object:
+    if not isinstance(raw, dict):
+        raise InputError(f"{_WHERE}: {path or 'the whole'} must be a mapping of {', '.join(_names(kind))}")
+    hints = get_type_hints(kind)
+    unknown = sorted(str(key) for key in raw if key not in _names(kind))
+    if unknown:
+        raise InputError(f"{_WHERE}: unknown key {path}{unknown[0]}; expected one of {', '.join(_names(kind))}")
+    values = {
+        key: _build(hints[key], value, f"{path}{key}.") if is_dataclass(hints[key]) else value
+        for key, value in raw.items()
+    }
+    if not isinstance(values.get("model", {}), dict):
+        raise InputError(f"{_WHERE}: model must be a mapping of the model's fields")
+    return kind(**values)
+
+
+def _names(kind: type[Any]) -> list[str]:
+    return [f.name for f in fields(kind)]

@@ -1,0 +1,195 @@
+"""Who is in: `server invite`, `admit`, `renew` and `revoke`. Each change is a new version of the signed roster.
+
+Invitations and the roster need the document key alone; a site's certificate needs the CA's, which may be kept off this
+machine. Every step can be repeated after a crash: what was done before is found and not done twice.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric import ed25519
+
+from privacy.agreement.admission import Admission
+from privacy.agreement.federation_plan import FederationPlan
+from privacy.flower.processes import read_state
+from privacy.trust import certificates, identity
+from privacy.trust.leave import check_leave_note
+from privacy.trust.membership import AdmissionRequest, Invitation, check_address, check_not_expired, code_key, new_code
+from privacy.trust.passphrase import read_private_key
+from privacy.trust.roster import SITE_NAME, Roster, utc_now
+from server.deployment.control import Control
+from server.deployment.home import ServerHome
+from shared_model.core.errors import FedKT3DError, InputError, naming
+
+LONGEST_DAYS = 365
+
+
+@dataclass(frozen=True, kw_only=True)
+class Admitted:
+    """What came of `admit`: the site, Flower's id of its node, and the file to give back."""
+
+    site: str
+    node_id: str
+    file: bytes
+
+
+class Admissions:
+    """The coordinator's register of sites. The caller sees to it that one changes at a time
+    (server/consortium/commands.py)."""
+
+    def __init__(self, home: ServerHome) -> None:
+        self._home = home
+        self._authority = identity.read_input(home.ca_certificate)
+        self._consortium = certificates.consortium_id(self._authority)
+
+    def roster(self) -> Roster:
+        """Return the roster as it stands; InputError when it was changed by anyone but us."""
+        with naming(self._home.roster_file):
+            return Roster.from_signed(identity.read_input(self._home.roster_file), self._signer(), self._consortium)
+
+    def plan(self, content: bytes) -> FederationPlan:
+        """Read a signed plan of this consortium; InputError when it was changed by anyone but us."""
+        with naming(self._home.plan_file):
+            return FederationPlan.from_signed(content, self._signer(), self._consortium)
+
+    def invite(self, site: str, days: int, address: str | None = None) -> Invitation:
+        """Make an invitation for ``site``, good for ``days``; one made before for the same site is good no more."""
+        if not SITE_NAME.accepts(site):
+            raise InputError(f"SITE {site!r}: expected {SITE_NAME.expected()}")
+        if not 1 <= days <= LONGEST_DAYS:
+            raise InputError(f"--days {days}: expected 1 to {LONGEST_DAYS}")
+        if self.roster().admitted(site):
+            raise InputError(f"site {site}: admitted already; `server renew {site}` makes it a fresh admission")
+        expires = dt.datetime.now(dt.UTC) + dt.timedelta(days=days)
+        invitation = Invitation(
+            consortium=self._consortium,
+            name=self._home.name,
+            site=site,
+            address=check_address(address or self._home.address),
+            ca=self._authority.decode(),
+            signer=identity.read_input(self._home.roster_certificate).decode(),
+            code=new_code(),
+            expires=expires.isoformat(timespec="seconds"),
+        )
+        kept = {"key": code_key(invitation.code), "expires": invitation.expires}
+        self._save_invitations({**read_state(self._home.invitations_file), site: kept})
+        return invitation
+
+    def admit(self, request: AdmissionRequest, ca_key: Path) -> Admitted:
+        """Admit the site that made ``request``.
+
+        InputError when the request does not answer an open invitation or its keys were used before; nothing is changed
+        then. The coordinator must be running: Flower's SuperLink takes the node key.
+        """
+        site, node_key = request.site, request.node_key.decode()
+        self._check_invited(request)
+        authority_key = read_ca_key(ca_key)
+        certificate = certificates.issue_site_certificate(authority_key, self._authority, site, request.identity)
+        roster = self.roster().admit(
+            site,
+            identity=request.identity.public_bytes_raw().hex(),
+            certificate=certificates.certificate_fingerprint(certificate),
+            node_key=identity.node_fingerprint(request.node_key),
+        )
+        node_id = self._register(Control(self._home), site, node_key)
+        self._save_roster(roster)
+        invitations = read_state(self._home.invitations_file)
+        invitations.pop(site, None)
+        self._save_invitations(invitations)
+        return Admitted(site=site, node_id=node_id, file=self._admission(site, certificate))
+
+    def renew(self, site: str, ca_key: Path) -> bytes:
+        """Return a fresh admission for a site: a new certificate for the same key, today's roster and plan."""
+        roster = self.roster()
+        if not roster.admitted(site):
+            raise InputError(f"site {site}: not admitted; known are {', '.join(roster.names()) or 'none'}")
+        key = ed25519.Ed25519PublicKey.from_public_bytes(bytes.fromhex(roster.sites[site].identity))
+        certificate = certificates.issue_site_certificate(read_ca_key(ca_key), self._authority, site, key)
+        self._save_roster(roster.renew(site, certificates.certificate_fingerprint(certificate)))
+        return self._admission(site, certificate)
+
+    def check_left(self, site: str, note: bytes) -> str:
+        """Return when ``site`` left by its own note (`client leave`); InputError unless that site signed it."""
+        sites = self.roster().sites
+        if site not in sites:
+            raise InputError(f"site {site}: not admitted; known are {', '.join(self.roster().names()) or 'none'}")
+        return check_leave_note(note, self._consortium, site, sites[site].identity)
+
+    def revoke(self, site: str) -> Roster:
+        """Revoke a site in the roster, and its node key at the SuperLink, which must be running."""
+        control, roster = Control(self._home), self.roster()
+        known = read_state(self._home.sites_file)
+        if site not in known:
+            raise InputError(f"site {site}: not admitted; known are {', '.join(roster.names()) or 'none'}")
+        if roster.admitted(site):
+            roster = roster.revoke(site)
+            self._save_roster(roster)
+        node_id = known.pop(site)["node_id"]
+        if any(node["node-id"] == node_id for node in control.nodes()):
+            control.unregister(node_id)
+        self._save_sites(known)
+        return roster
+
+    def _check_invited(self, request: AdmissionRequest) -> None:
+        site = request.site
+        if request.consortium != self._consortium:
+            raise InputError(f"the request of {site} answers the invitation of another consortium")
+        kept = read_state(self._home.invitations_file).get(site)
+        if kept is None:
+            raise InputError(f"the request of {site} answers no open invitation; each is good for one admission")
+        if not request.answers(kept["key"]):
+            raise InputError(f"the request of {site} was not made from the last invitation of {site}")
+        check_not_expired(kept["expires"], f"the invitation of {site}")
+
+    def _register(self, control: Control, site: str, node_key: str) -> str:
+        """Register a node key with Flower and return the node's id, also when a crash left it registered."""
+        known = read_state(self._home.sites_file)
+        if site in known and known[site]["public_key"] == node_key:
+            return str(known[site]["node_id"])
+        public_key = self._home.folder / "state" / "admitting.pub"
+        public_key.write_text(node_key + "\n", encoding="ascii")
+        try:
+            node_id = control.register(public_key)
+        except FedKT3DError:
+            # A crash between Flower's register and ours leaves one node that no site has; only we register nodes.
+            ours = {entry["node_id"] for entry in known.values()}
+            strays = [node["node-id"] for node in control.nodes() if node["node-id"] not in ours]
+            if len(strays) != 1:
+                raise
+            node_id = str(strays[0])
+        finally:
+            public_key.unlink()
+        record = {"node_id": node_id, "public_key": node_key, "registered_at": utc_now()}
+        self._save_sites({**known, site: record})
+        return node_id
+
+    def _admission(self, site: str, certificate: bytes) -> bytes:
+        plan = identity.read_input(self._home.plan_file) if self._home.plan_file.exists() else None
+        roster = identity.read_input(self._home.roster_file)
+        return Admission.make(site, certificate, roster, plan, read_private_key(self._home.roster_key))
+
+    def _signer(self) -> ed25519.Ed25519PublicKey:
+        certificate = identity.read_input(self._home.roster_certificate)
+        return certificates.check_issued(certificate, self._authority, certificates.DOCUMENTS)
+
+    def _save_roster(self, roster: Roster) -> None:
+        signed = roster.to_signed(read_private_key(self._home.roster_key))
+        identity.replace_file(self._home.roster_file, signed)
+
+    def _save_sites(self, sites: dict[str, Any]) -> None:
+        identity.replace_file(self._home.sites_file, json.dumps(sites, indent=1).encode())
+
+    def _save_invitations(self, invitations: dict[str, Any]) -> None:
+        identity.replace_file(self._home.invitations_file, json.dumps(invitations, indent=1).encode(), 0o600)
+
+
+def read_ca_key(path: Path) -> bytes:
+    """Return the CA's private key; InputError saying how to name it when it is not on this machine."""
+    if not path.exists():
+        raise InputError(f"{path}: the CA's key is not here; bring it and name it with --ca-key PATH")
+    return read_private_key(path)

@@ -1,0 +1,187 @@
+"""Commands of `server` that decide who is in and what is asked of them: invite, admit, renew, revoke, tls, plan."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from privacy.agreement.federation_plan import plan_hash
+from privacy.flower.processes import sole_instance
+from privacy.trust import certificates, identity
+from privacy.trust.membership import AdmissionRequest
+from privacy.trust.passphrase import read_private_key
+from server.consortium.admission import Admissions, read_ca_key
+from server.deployment.home import ServerHome, renew_tls
+from shared_model.core.errors import InputError, naming
+
+app = typer.Typer()
+
+Home = Annotated[Path, typer.Option("--home", help="The coordinator's folder, made by `server init`.")]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on standard output, nothing else.")]
+Site = Annotated[str, typer.Argument(help="Name of the site: letters, digits, _ and -.")]
+CaKey = Annotated[
+    Path | None, typer.Option("--ca-key", help="The CA's private key, where it is kept elsewhere than in the home.")
+]
+
+
+@app.command()
+def invite(
+    site: Site,
+    home_folder: Home,
+    out: Annotated[Path | None, typer.Option(help="File to write; default: SITE.invitation here.")] = None,
+    days: Annotated[int, typer.Option(help="Days for which it is good.")] = 14,
+    address: Annotated[
+        str | None, typer.Option(help="HOST:PORT for this site, where it reaches the coordinator by another way.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Invite a site: a file to hand over by a way that nobody else reads; it holds a one-time code."""
+    target = _target(out or Path(f"{site}.invitation"))
+    if target.exists():
+        raise InputError(f"{target}: exists already; remove it or name another file with --out")
+    with _register(ServerHome.load(home_folder)) as register:
+        invitation = register.invite(site, days, address)
+    identity.write_private(target, invitation.to_json())
+    record = {"site": site, "invitation": str(target), "consortium": invitation.consortium}
+    record["expires"] = invitation.expires
+    lines = [
+        f"{target}: hand it to {site}, good until {invitation.expires[:10]}",
+        f"  consortium {invitation.consortium}: let the site compare it by telephone",
+        f"  next, with what comes back: server admit {site}.csr.json --home {home_folder}",
+    ]
+    _print(record if as_json else lines)
+
+
+@app.command()
+def admit(
+    request: Annotated[Path, typer.Argument(help="SITE.csr.json, from the site's `client init`.")],
+    home_folder: Home,
+    out: Annotated[Path | None, typer.Option(help="File to write; default: SITE.admission here.")] = None,
+    ca_key: CaKey = None,
+    as_json: AsJson = False,
+) -> None:
+    """Admit a site: certify its identity, register its node key, add it to the roster. `server start` must run."""
+    server = ServerHome.load(home_folder)
+    if out is not None:
+        _target(out)
+    with naming(request):
+        read = AdmissionRequest.read(identity.read_input(request))
+    with _register(server) as register:
+        admitted = register.admit(read, ca_key or server.ca_key)
+    target = out or Path(f"{admitted.site}.admission")
+    identity.replace_file(target, admitted.file)
+    record = {"site": admitted.site, "node_id": admitted.node_id, "admission": str(target)}
+    lines = [
+        f"{admitted.site}: admitted as node {admitted.node_id}",
+        f"  give back: {target} (at the site: client join {target.name} --home NODE)",
+    ]
+    _print(record if as_json else lines)
+
+
+@app.command()
+def renew(
+    site: Site,
+    home_folder: Home,
+    out: Annotated[Path | None, typer.Option(help="File to write; default: SITE.admission here.")] = None,
+    ca_key: CaKey = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a fresh admission for a site: 90 more days for the same keys, with today's roster and plan."""
+    server = ServerHome.load(home_folder)
+    target = _target(out or Path(f"{site}.admission"))
+    with _register(server) as register:
+        identity.replace_file(target, register.renew(site, ca_key or server.ca_key))
+    _print({"site": site, "admission": str(target)} if as_json else [f"{site}: renewed; give it {target}"])
+
+
+@app.command()
+def revoke(
+    site: Site,
+    home_folder: Home,
+    note: Annotated[Path | None, typer.Option(help="The site's own note, from `client leave`; checked first.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Shut a site out: its node key is refused from now on, the roster says so. `server start` must run."""
+    with _register(ServerHome.load(home_folder)) as register:
+        left = None
+        if note is not None:
+            with naming(note):
+                left = register.check_left(site, identity.read_input(note))
+        roster = register.revoke(site)
+    record = {"site": site, "roster_version": roster.version, "admitted": roster.names(), "left": left}
+    why = f", left {left} by its own note" if left else ""
+    _print(record if as_json else [f"{site}: revoked (roster version {roster.version}){why}"])
+
+
+@app.command()
+def tls(
+    home_folder: Home,
+    address: Annotated[
+        list[str] | None, typer.Option(help="Further name or IP by which sites reach this machine; repeatable.")
+    ] = None,
+    ca_key: CaKey = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a new TLS key and certificate, for the same names and those given; used from the next `server start` on."""
+    server = ServerHome.load(home_folder)
+    with _register(server):
+        certificate = renew_tls(server, read_ca_key(ca_key or server.ca_key), address or [])
+    hosts, until = certificates.server_hosts(certificate), certificates.expires(certificate).date().isoformat()
+    record = {"certificate": str(server.tls_certificate), "hosts": hosts, "expires": until}
+    _print(
+        record if as_json else [f"{server.tls_certificate}: for {', '.join(hosts)} until {until}; restart to use it"]
+    )
+
+
+@app.command()
+def plan(
+    home_folder: Home,
+    overrides: Annotated[list[str] | None, typer.Argument(help="Hydra overrides, as for `server run`.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write and sign the federation plan of a run, plan.json in the home: what its sites are asked to accept."""
+    from privacy.dp.outlook import outlook, table
+    from server.config.compose import compose_run
+    from server.config.federation_plan import make_plan
+
+    server = ServerHome.load(home_folder)
+    roster = Admissions(server).roster()
+    config = compose_run(overrides or [], len(roster.names()))
+    made = make_plan(roster.consortium, roster.version, roster.identities(), config)
+    content = made.to_signed(read_private_key(server.roster_key))
+    identity.replace_file(server.plan_file, content)
+    record: dict[str, Any] = {"plan": str(server.plan_file), "sha256": plan_hash(content), "name": made.name}
+    found = None if made.terms is None else outlook(made.terms, made.parameters, made.rounds)
+    if found is not None:
+        record["privacy"] = asdict(found)
+    lines = [
+        *made.in_words(),
+        *([] if found is None else ["what the privacy terms cost and allow:", *table(found)]),
+        f"{server.plan_file}: sha256 {plan_hash(content)}",
+        "  it goes out with `server admit` and `server renew`; a site that is in can be given the file",
+    ]
+    _print(record if as_json else lines)
+
+
+@contextmanager
+def _register(server: ServerHome) -> Iterator[Admissions]:
+    """Open the register of sites; two changes at a time would lose one of them."""
+    with sole_instance(server.folder / "state" / "members.lock", "another invite, admit, renew or revoke"):
+        yield Admissions(server)
+
+
+def _target(path: Path) -> Path:
+    """Return the file to write when its folder is there; asked before anything is changed."""
+    if not path.parent.is_dir():
+        raise InputError(f"--out {path}: no folder {path.parent}")
+    return path
+
+
+def _print(output: dict[str, Any] | list[str]) -> None:
+    print(json.dumps(output, indent=1) if isinstance(output, dict) else "\n".join(output))

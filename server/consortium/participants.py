@@ -1,0 +1,49 @@
+"""Who may take part in a run of a deployment, by the coordinator's folder: its register, roster and signed plan."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from privacy.agreement.federation_plan import FederationPlan, plan_hash
+from privacy.dp.terms import SUMMED
+from privacy.secagg.context import Cohort
+from privacy.trust.identity import read_input
+from server.config.federation_plan import make_plan
+from server.config.run import RunConfig
+from server.consortium.admission import Admissions
+from server.deployment.home import ServerHome
+from server.sites.attendance import Members, Register
+from shared_model.core.errors import InputError
+
+
+def members_of(home: ServerHome, config: RunConfig) -> Members:
+    """Return who may take part; in modes shared and site also the sites that sums are over, and the plan's hash.
+
+    The signed plan counts where it is this run's: its sites, and no others. Else all sites that the roster admits.
+    InputError where the plan names a site that was revoked since.
+    """
+    register = Register(home.sites_file)
+    if config.privacy.mode not in SUMMED:
+        return Members(register=register)
+    admissions = Admissions(home)
+    roster = admissions.roster()
+    content = read_input(home.plan_file) if home.plan_file.exists() else b""
+    plan = admissions.plan(content) if content else None
+    if plan is None or not _is_of(plan, config):
+        return Members(register=register, cohort=Cohort.of(roster))
+    admitted = roster.identities()
+    gone = sorted(name for name, key in plan.sites.items() if admitted.get(name) != key)
+    if gone:
+        raise InputError(
+            f"{home.plan_file}: names {', '.join(gone)}, revoked since; make a new one with `server plan` and have the"
+            " other sites accept it"
+        )
+    return Members(register=register, cohort=plan.cohort, plan=bytes.fromhex(plan_hash(content)))
+
+
+def _is_of(plan: FederationPlan, config: RunConfig) -> bool:
+    """Whether the plan is of this run; the roster may have grown since, and software been updated."""
+    if plan.mode not in SUMMED or len(plan.sites) != config.privacy.sites:
+        return False
+    made = make_plan(plan.consortium, plan.roster_version, plan.sites, config)
+    return replace(made, software=plan.software) == plan

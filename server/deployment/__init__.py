@@ -1,0 +1,1 @@
+"""The SuperLink and the executor, kept alive."""

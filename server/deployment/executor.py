@@ -1,0 +1,217 @@
+"""The coordinator's executor: takes ServerApp tasks from the SuperLink and runs each in a process of its own.
+
+It takes the place of Flower's SuperExec, with three differences that a long run needs:
+
+- It holds the task's lease itself from the moment that it has the task. Stock Flower leaves that to the new process,
+  which has 30 s from then on to import everything; a machine under load loses the task, and a heartbeat that meets one
+  HTTP 500 ends for good.
+- A ServerApp that was killed is reported at once, with the signal, not after a minute of silence.
+- A task that was open when the coordinator stopped is reported when it starts again: no run is "running" that is not.
+
+Run as `python -m server.deployment.executor HOME` by `server start`. Flower internals used here are named in
+tests/test_flower_version.py.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import httpx
+from flwr.common.constant import SubStatus
+from flwr.proto.runtime_pb2 import AcquireTaskRequest, PushTaskOutputRequest, SendTaskHeartbeatRequest
+from flwr.supercore.constant import TaskType
+from flwr.supercore.interceptors import (
+    RuntimeTokenHttpInterceptor,
+    RuntimeVersionHttpInterceptor,
+    SuperExecAuthHttpInterceptor,
+)
+from flwr.supercore.runtime import RuntimeHttpClient
+
+from privacy.flower.processes import end_with_parent, module_command, rotate
+from privacy.trust import identity
+from server.deployment.home import ServerHome
+from server.sites.patience import patiently, transient
+
+ACQUIRE_TASK = "/flwr.proto.Runtime/AcquireTask"
+LOOK_S = 0.25  # between two looks after the tasks that run
+ASK_S, ASK_WHILE_WORKING_S = 0.25, 2.0  # between two questions for a task: each holds up all others at the SuperLink
+RETRY_S = 1.0
+HEARTBEAT_S = 8.0  # the lease is 30 s at first, then 60 s
+STOP_S = 8.0
+RESTARTED = "the coordinator was stopped or restarted"
+
+_log = logging.getLogger("server.deployment.executor")
+
+
+class _Stop(BaseException):
+    """SIGTERM: end the ServerApps and leave."""
+
+
+@dataclass
+class _Task:
+    """One ServerApp that runs. ``token`` opens its part of the Runtime API and stands in ``note`` (0600) meanwhile."""
+
+    token: str
+    note: Path
+    process: subprocess.Popen[bytes]
+    next_heartbeat: float = 0.0
+    stopping_since: float | None = None
+
+
+class Executor:
+    """Looks for tasks and after those that run, in one thread; `run` returns when the process is told to stop."""
+
+    def __init__(self, home: ServerHome) -> None:
+        self._home = home
+        self._notes = home.folder / "state" / "tasks"
+        self._tasks: list[_Task] = []
+        self._next_question = 0.0
+
+    def run(self) -> None:
+        """Work until SIGTERM."""
+        signal.signal(signal.SIGTERM, self._on_stop)
+        self._notes.mkdir(mode=0o700, exist_ok=True)
+        proof = SuperExecAuthHttpInterceptor(
+            master_secret=self._home.secret("superexec").read_bytes(), protected_methods=frozenset({ACQUIRE_TASK})
+        )
+        try:
+            with self._client(proof) as poll:
+                while True:
+                    self._report_left_over()
+                    if time.monotonic() >= self._next_question:
+                        self._next_question = time.monotonic() + self._take(poll)
+                    self._tasks = [task for task in self._tasks if self._tended(task)]
+                    time.sleep(LOOK_S)
+        except _Stop:
+            self._stop_all()
+
+    def _on_stop(self, _number: int, _frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise _Stop
+
+    @contextmanager
+    def _client(self, proof: Any) -> Iterator[RuntimeHttpClient]:
+        client = RuntimeHttpClient.from_server_address(
+            server_address=self._home.control_address,
+            insecure=False,
+            root_certificates=str(self._home.ca_certificate),
+            interceptors=[RuntimeVersionHttpInterceptor(component_name="SuperExec"), proof],
+            retry_invoker=None,
+        )
+        try:
+            yield client
+        finally:
+            client.close()
+
+    def _take(self, poll: RuntimeHttpClient) -> float:
+        """Ask once for a task and start it; returns how long to wait before the next question."""
+        try:
+            answer = poll.AcquireTask(AcquireTaskRequest(supported_task_types=[TaskType.SERVER_APP]))
+        except httpx.HTTPError as error:
+            _log.info("SuperLink not ready (%s)", type(error).__name__)
+            return RETRY_S
+        if answer.HasField("task") and answer.token and answer.task.type == TaskType.SERVER_APP:
+            note = self._notes / uuid.uuid4().hex
+            identity.write_private(note, answer.token.encode())
+            task = _Task(token=answer.token, note=note, process=self._started(answer.token))
+            self._tasks.append(task)
+        return ASK_WHILE_WORKING_S if self._tasks else ASK_S
+
+    def _started(self, token: str) -> subprocess.Popen[bytes]:
+        """Start server/deployment/serverapp.py in our own process group, so that it never outlives us; the token goes
+        by pipe."""
+        path = self._home.log("serverapp")
+        rotate(path)
+        with path.open("ab") as log:
+            process = subprocess.Popen(
+                module_command("server.deployment.serverapp", str(self._home.folder)),
+                cwd=self._home.folder,
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+        assert process.stdin is not None
+        with suppress(BrokenPipeError), process.stdin as pipe:
+            pipe.write(token.encode())
+        return process
+
+    def _tended(self, task: _Task) -> bool:
+        """Keep a task's lease; False when it is over."""
+        code = task.process.poll()
+        if code is not None:
+            how = f"signal {-code}" if code < 0 else f"exit code {code}"
+            # The SuperLink takes this only where the ServerApp did not report its own end.
+            self._report_end(task.token, task.note, f"the server app's process ended ({how})")
+            return False
+        now = time.monotonic()
+        if task.stopping_since is not None and now - task.stopping_since > STOP_S:
+            task.process.kill()
+        elif task.stopping_since is None and now >= task.next_heartbeat:
+            task.next_heartbeat = now + HEARTBEAT_S
+            if not self._lease_kept(task.token):
+                _log.warning("a run was stopped or its lease is lost; ending its server app")
+                task.process.terminate()
+                task.stopping_since = now
+        return True
+
+    def _lease_kept(self, token: str) -> bool:
+        try:
+            with self._client(RuntimeTokenHttpInterceptor(token)) as client:
+                return bool(client.SendTaskHeartbeat(SendTaskHeartbeatRequest()).success)
+        except httpx.HTTPError as error:
+            return transient(error)
+
+    def _report_end(self, token: str, note: Path, details: str, within_s: float = 30.0) -> None:
+        """Tell the SuperLink that a task failed, unless it is over there already; then forget it."""
+        request = PushTaskOutputRequest(sub_status=SubStatus.FAILED, details=details)
+        try:
+            with self._client(RuntimeTokenHttpInterceptor(token)) as client:
+                patiently(lambda: client.PushTaskOutput(request), "reporting a task's end", within_s)
+            _log.warning("%s", details)
+        except httpx.HTTPStatusError as error:
+            if transient(error):
+                return  # the note stays: the next start tries again
+        except httpx.HTTPError:
+            return
+        note.unlink(missing_ok=True)
+
+    def _report_left_over(self) -> None:
+        """Report the tasks that an earlier executor left open; those whose report failed are tried again."""
+        ours = {task.note for task in self._tasks}
+        for note in sorted(set(self._notes.iterdir()) - ours):
+            self._report_end(note.read_text(encoding="ascii"), note, RESTARTED, within_s=0.0)
+
+    def _stop_all(self) -> None:
+        for task in self._tasks:
+            task.process.terminate()
+        end = time.monotonic() + STOP_S
+        for task in self._tasks:
+            with suppress(subprocess.TimeoutExpired):
+                task.process.wait(max(0.0, end - time.monotonic()))
+            task.process.kill()
+            self._report_end(task.token, task.note, RESTARTED, within_s=0.0)
+
+
+def main() -> None:
+    """Run the executor of the coordinator's folder in the first argument."""
+    os.umask(0o077)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # one line per poll otherwise
+    end_with_parent()
+    Executor(ServerHome.load(Path(sys.argv[1]))).run()
+
+
+if __name__ == "__main__":
+    main()

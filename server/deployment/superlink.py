@@ -1,0 +1,140 @@
+"""The SuperLink of a deployment, with a guard in front: sites reach the Fleet API and /health, and nothing else.
+
+Stock flower-superlink serves its Fleet, Control and Runtime APIs on one port and authenticates nobody at the last two:
+whoever holds the CA certificate can list nodes, register a key, start a run or take the ServerApp's task. A check of
+the source address does not mend that, since a reverse proxy on the same host makes everyone local. So this process
+listens twice, with the same certificate:
+
+- host:port, for sites. Only /v1/fleet/ (node keys, checked by Flower) and /health exist there, for everyone.
+- 127.0.0.1:control_port, for the coordinator's own tools, on no other interface. The Control API needs the
+  installation's secret (HTTP Basic, inside TLS); the Runtime API has Flower's own proof (an HMAC by the SuperExec
+  secret to take a task, that task's token afterwards), which Flower asks for in process isolation only.
+
+Run as `python -m server.deployment.superlink HOME` by `server start`. Flower internals used here are named in
+tests/test_flower_version.py.
+"""
+
+from __future__ import annotations
+
+import base64
+import hmac
+import os
+import socket
+import sys
+from pathlib import Path
+
+from privacy.flower.processes import LOOPBACK, end_with_parent
+from privacy.flower.whole_body import Application, Receive, Scope, Send, WholeBody, refuse
+from server.deployment.home import CONTROL_USER, ServerHome
+from server.deployment.superlink_speed import (
+    count_no_traffic,
+    look_for_lapsed_leases_at_times,
+    store_large_parts,
+    without_idle_layers,
+)
+
+FLEET = "/v1/fleet/"
+CONTROL = "/v1/control/"
+RUNTIME = "/v1/runtime/"
+HEALTH = "/health"
+
+
+class Guard:
+    """ASGI application that lets through what the module text names and answers 404 to the rest.
+
+    The port that the connection came in on decides, as the operating system knows it; no header can change it.
+    """
+
+    def __init__(self, application: Application, control_port: int, control_secret: bytes) -> None:
+        self._application = application
+        self._control_port = control_port
+        credentials = base64.b64encode(CONTROL_USER.encode() + b":" + control_secret)
+        self._control_authorization = b"Basic " + credentials
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass `scope` on or refuse it (ASGI 3.0)."""
+        if scope["type"] == "lifespan":
+            await self._application(scope, receive, send)
+        elif scope["type"] != "http":
+            await send({"type": "websocket.close", "code": 1008})
+        elif self._allows(scope):
+            await self._application(_without_basic(scope), receive, send)
+        else:
+            await refuse(send, 404)
+
+    def _allows(self, scope: Scope) -> bool:
+        path: str = scope["path"]
+        if ".." in path:
+            return False
+        if path == HEALTH:
+            return True
+        server = scope.get("server") or ("", None)
+        if server[1] != self._control_port:
+            return path.startswith(FLEET)
+        if path.startswith(CONTROL):
+            sent = [value for name, value in scope["headers"] if name == b"authorization"]
+            return len(sent) == 1 and hmac.compare_digest(sent[0], self._control_authorization)
+        return path.startswith(RUNTIME)
+
+
+def _without_basic(scope: Scope) -> Scope:
+    """Drop our Authorization header: Flower's own middleware refuses every scheme but Bearer."""
+    headers = [(n, v) for n, v in scope["headers"] if not (n == b"authorization" and v.startswith(b"Basic "))]
+    return {**scope, "headers": headers}
+
+
+def superlink_arguments(home: ServerHome) -> list[str]:
+    """Command line for Flower's own parser, which is the one supported way to configure a SuperLink."""
+    return [
+        *("--ssl-ca-certfile", str(home.ca_certificate)),
+        *("--ssl-certfile", str(home.tls_certificate)),
+        *("--ssl-keyfile", str(home.tls_key)),
+        *("--enable-supernode-auth", "--disable-runtime-dependency-installation"),
+        *("--isolation", "process", "--superexec-auth-secret-file", str(home.secret("superexec"))),
+        *("--host", home.host, "--port", str(home.port)),
+        *("--database", str(home.folder / "state" / "superlink.db")),
+    ]
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Return a bound TCP socket, IPv4 or IPv6 by the look of `host`."""
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind((host, port))
+    return listener
+
+
+def run(home: ServerHome) -> None:
+    """Serve until SIGTERM."""
+    import uvicorn  # the web stack is needed in this process only
+    from flwr.supercore.http_logging import get_uvicorn_log_config
+    from flwr.supercore.logger import console_handler
+    from flwr.superlink.cli.flower_superlink import SuperLinkLifespan, _parse_superlink_lifespan_config
+    from flwr.superlink.main import create_app
+
+    sys.argv = ["flower-superlink", *superlink_arguments(home)]
+    configuration = _parse_superlink_lifespan_config()
+    store_large_parts()
+    look_for_lapsed_leases_at_times()
+    count_no_traffic()
+    application = create_app(configuration, SuperLinkLifespan)
+    without_idle_layers(application)
+    guard = Guard(WholeBody(application), home.control_port, home.secret("control").read_bytes())
+    server = uvicorn.Server(
+        uvicorn.Config(
+            guard,
+            access_log=False,  # sites poll every few seconds
+            proxy_headers=False,  # nobody's header decides who a caller is
+            server_header=False,
+            log_config=get_uvicorn_log_config(console_handler.level),
+            ssl_certfile=configuration.ssl_certfile,
+            ssl_keyfile=configuration.ssl_keyfile,
+        )
+    )
+    server.run(sockets=[listen(home.host, home.port), listen(LOOPBACK, home.control_port)])
+
+
+if __name__ == "__main__":
+    os.umask(0o077)
+    end_with_parent()
+    run(ServerHome.load(Path(sys.argv[1])))

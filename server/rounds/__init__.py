@@ -1,0 +1,1 @@
+"""A run seen from inside: train, sum, step, judge."""

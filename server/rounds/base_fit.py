@@ -1,0 +1,176 @@
+"""The one exchange that fits a closed-form base: every site's integer sums, added as they arrive, solved once.
+
+The result is kept in ``out/base.json`` before the first round, so that a run which is started again goes on with it.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import time
+import uuid
+from dataclasses import asdict, dataclass, replace
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+from flwr.serverapp import Grid
+from numpy.typing import NDArray
+
+from privacy.wire.messages import wire_bytes
+from server.config.identity import run_identity
+from server.config.run import RunConfig
+from server.record.events import Event, EventLog, Listener
+from server.record.history import Drop
+from server.record.journal import Journal, write_atomic
+from server.rounds.loop import QuorumError
+from server.rounds.steps import Link
+from server.sites.attendance import Register, Roster, Site
+from server.sites.exchange import Answer, Exchange
+from shared_model.adapter.manifest import manifest_hash
+from shared_model.base import ridge as base
+from shared_model.core.errors import InputError
+from shared_model.network.spec import ModelSpec
+
+Sums = NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaseFit:
+    """How a base was fitted: ``sites`` that took part with their patients, and what it cost.
+
+    ``residual`` is the root mean square training residual as a fraction of the prescription; ``patients`` counts those
+    with targets. ``weights`` are the coefficients in the form of ModelSpec.base_weights. ``drops``: sites whose answers
+    were no use, with the reason.
+    """
+
+    weights: str
+    sha256: str
+    sites: dict[str, int]
+    patients: int
+    residual: float
+    wire_bytes: int
+    wall_s: float
+    drops: tuple[Drop, ...]
+
+
+def fitted_spec(
+    grid: Grid, cfg: RunConfig, spec: ModelSpec, out: Path, on_event: Listener | None, register: Register
+) -> tuple[ModelSpec, BaseFit | None]:
+    """``spec`` with its base fitted, and how that was done; as it is, and None, if there is nothing to fit.
+
+    Raises InputError (another run's base in ``out``), QuorumError (too few sites gave usable sums).
+    """
+    if spec.base != "ridge" or spec.base_weights:
+        return spec, None
+    path = out / "base.json"
+    identity = run_identity(cfg, spec.to_json(), manifest_hash(spec), b"base")
+    with Journal(out):  # nobody else writes to the folder
+        if path.exists():
+            fit = _read(path, identity)
+        else:
+            fit = _Fit(grid, cfg, spec, EventLog(out, on_event), register).run()
+            write_atomic(path, json.dumps({"identity": identity, **asdict(fit)}, indent=1).encode())
+    return replace(spec, base_weights=fit.weights), fit
+
+
+def _read(path: Path, identity: str) -> BaseFit:
+    try:
+        values = json.loads(path.read_text())
+        found = values.pop("identity")
+        values["drops"] = tuple(Drop(**drop) for drop in values["drops"])
+        fit = BaseFit(**values)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: cannot be read ({type(error).__name__}); choose another output folder") from error
+    if found != identity:
+        raise InputError(
+            f"{path.parent}: holds a run of another configuration or model; choose another output folder"
+            " (nothing was written over)"
+        )
+    return fit
+
+
+class _Fit:
+    def __init__(self, grid: Grid, cfg: RunConfig, spec: ModelSpec, events: EventLog, register: Register) -> None:
+        self._cfg, self._spec, self._events = cfg, spec, events
+        self._link = Link(
+            grid=grid,
+            run_id=uuid.uuid4().hex,
+            spec_json=spec.to_json(),
+            manifest_hash=manifest_hash(spec),
+            register=register,
+        )
+        self._wire_bytes = 0
+        self._total: Sums = np.zeros(base.sums_size(spec.base_fourier), dtype=np.int64)
+
+    def run(self) -> BaseFit:
+        """Ask all sites that are there, as often as the configuration allows until a quorum has answered."""
+        rounds, started = self._cfg.rounds, time.monotonic()
+        within_s = min(rounds.deadline_s, rounds.wait_for_sites_s)
+        roster = Roster(
+            self._link.grid,
+            self._link.request("describe"),
+            run_id=self._link.run_id,
+            answer_within_s=within_s,
+            register=self._link.register,
+        )
+        drops: list[Drop] = []
+        for _ in range(rounds.attempts):
+            list(roster.connected(min_sites=rounds.min_sites, wait_s=rounds.wait_for_sites_s))
+            sites = self._exchanged(roster.present(), drops)
+            if len(sites) >= rounds.min_sites:
+                return self._solved(sites, drops, time.monotonic() - started)
+        named = dict.fromkeys(drop.line() for drop in [*roster.drops.values(), *drops])
+        raise QuorumError(
+            f"base: fewer than {rounds.min_sites} usable answers in {rounds.attempts} attempts"
+            f" ({'; '.join(named) or f'{len(roster.present())} sites connected'})"
+        )
+
+    def _exchanged(self, sites: list[Site], drops: list[Drop]) -> dict[str, int]:
+        """Add up the sums of every site that answers well; returns these sites and their patients."""
+        content = self._link.request("base")
+        exchange = Exchange(self._link.grid, kind="base", round_number=0, run_id=self._link.run_id)
+        unsent = exchange.send(content, {site.node: site.name for site in sites}, self._cfg.rounds.deadline_s)
+        self._wire_bytes += wire_bytes(content) * (len(sites) - len(unsent))
+        self._total[:] = 0
+        accepted: dict[str, int] = {}
+        for answer in chain(unsent, exchange.answers()):
+            self._wire_bytes += answer.wire_bytes
+            drop = self._judged(answer)
+            if drop is None and answer.reply is not None:
+                accepted[answer.site] = answer.reply.patients
+            if drop is not None:
+                drops.append(drop)
+                self._events(Event(kind="site_dropped", site=drop.site, reason=drop.reason, detail=drop.detail))
+        return accepted
+
+    def _judged(self, answer: Answer) -> Drop | None:
+        reply = answer.reply
+        if reply is None:
+            return answer.drop
+        if reply.sums is None:
+            return Drop(site=answer.site, reason="schema", detail="the answer is masked, and no such was asked for")
+        try:
+            base.check_sums(reply.sums, reply.patients, self._spec.base_fourier)
+        except InputError as error:  # its text is ours and quotes nothing
+            return Drop(site=answer.site, reason="schema", detail=str(error))
+        # Integers: the order of the sites does not matter.
+        self._total += reply.sums
+        return None
+
+    def _solved(self, sites: dict[str, int], drops: list[Drop], wall_s: float) -> BaseFit:
+        solution = base.solve(self._total, self._spec.base_fourier)
+        raw = np.asarray(solution.weights, dtype="<f4").tobytes()
+        detail = f"base fitted to {solution.patients} patients of {len(sites)} sites"
+        self._events(Event(kind="notice", sites=len(sites), detail=detail, wall_s=wall_s))
+        return BaseFit(
+            weights=base64.b64encode(raw).decode(),
+            sha256=hashlib.sha256(raw).hexdigest(),
+            sites=dict(sorted(sites.items())),
+            patients=solution.patients,
+            residual=solution.residual,
+            wire_bytes=self._wire_bytes,
+            wall_s=wall_s,
+            drops=tuple(drops),
+        )

@@ -1,0 +1,77 @@
+"""Sums of noised releases, kept as they were decoded: ``OUT/sums/ROUND.npz``, one for each finished round.
+
+A sum is on the disk before the optimiser steps on it. A coordinator that dies in between goes on with it: asked again,
+the sites would release, and charge, once more. All that went into an adapter is in these files
+(server/rounds/advance.py).
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from privacy.dp.encoding import Ring
+from privacy.dp.terms import Terms
+from server.record.history import Drop
+from server.record.journal import write_atomic
+from server.rounds.ring_sum import Mask, RingSum
+from server.rounds.steps import TrainOutcome
+
+_FOLDER = "sums"
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeptSum:
+    """A round's sum (k,) over ``sites``, None if it failed; the attempt that gave it, and what was dropped."""
+
+    run_id: str
+    attempt: int
+    total: Ring | None
+    sites: tuple[str, ...]
+    drops: tuple[Drop, ...]
+    wire_bytes: int
+    wall_s: float
+
+    def outcome(self, terms: Terms, mask: Mask) -> TrainOutcome:
+        """The outcome of the exchange that it was kept from."""
+        return TrainOutcome(
+            total=None if self.total is None else RingSum(terms, mask, self.total),
+            sites=dict.fromkeys(self.sites, 1),
+            norms={},
+            metrics={},
+            per_site={site: {} for site in self.sites},
+            drops=self.drops,
+            wire_bytes=self.wire_bytes,
+            wall_s=self.wall_s,
+        )
+
+
+def keep_sum(out: Path, number: int, kept: KeptSum) -> None:
+    """Write a round's sum durably, over one that an earlier run left; StorageError where the disk takes no more."""
+    path = _path(out, number)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    told = {key: value for key, value in asdict(kept).items() if key != "total"}
+    content = io.BytesIO()
+    np.savez(content, total=np.asarray(kept.total), told=np.frombuffer(json.dumps(told).encode(), np.uint8))
+    write_atomic(path, content.getvalue())
+
+
+def read_sum(out: Path, number: int) -> KeptSum | None:
+    """A round's sum; None where none is kept, or the file is damaged (zip's own check sums)."""
+    try:
+        with np.load(_path(out, number), allow_pickle=False) as file:
+            told = json.loads(file["told"].tobytes())
+            total = file["total"]
+        drops = tuple(Drop(**drop) for drop in told.pop("drops"))
+        return KeptSum(**{**told, "sites": tuple(told["sites"])}, drops=drops, total=total)
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
+        return None
+
+
+def _path(out: Path, number: int) -> Path:
+    return out / _FOLDER / f"{number:08d}.npz"

@@ -1,0 +1,300 @@
+"""The round loop: describe, then train and evaluate round by round, with quorum, deadline, checkpoints and resume.
+
+Knows no model: it works on any flat float32 vector and any client app that speaks privacy/wire/messages.py. Replies are
+summed as they arrive (server/rounds/aggregate.py), so neither memory nor the result depends on how many sites there are
+or who is first. A site that misbehaves is dropped from the round by name and reason, and asked again in the next one.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from flwr.serverapp import Grid
+from numpy.typing import NDArray
+
+from privacy.dp.terms import SUMMED
+from privacy.wire.messages import EvaluateTask
+from server.config.identity import run_identity
+from server.config.privacy import run_terms
+from server.config.run import RunConfig
+from server.config.schedule import round_lr, train_task
+from server.record.attempts import Attempts
+from server.record.events import Event, EventLog, Listener
+from server.record.history import Drop, PublicVerdict, RoundRecord
+from server.record.journal import Journal, RunState
+from server.rounds.advance import Masks, advanced
+from server.rounds.aggregate import server_optimizer
+from server.rounds.public_gate import Check, PublicGate, stopped
+from server.rounds.secure_step import SummedSteps
+from server.rounds.steps import Link, TrainOutcome, TrainRules, evaluate_step, train_step
+from server.sites.attendance import Members, Roster, Site
+from shared_model.core.errors import FedKT3DError, InputError
+
+Vector = NDArray[np.float32]
+_ALL = Members()
+
+
+@dataclass(frozen=True, kw_only=True)
+class FederationResult:
+    """What a finished run yields. ``vector`` (d,) float32; ``sites`` every site that described itself: patients.
+
+    ``drops`` are nodes that never became a site; drops within rounds stand in ``history``. ``wire_bytes_per_round`` is
+    the mean payload of the training exchange, both directions. ``resumed_from`` counts rounds done before this start.
+    ``stopped``: in words why it ended before its last round, else empty.
+    """
+
+    vector: Vector
+    rounds: int
+    sites: dict[str, int]
+    history: tuple[RoundRecord, ...]
+    drops: tuple[Drop, ...]
+    wire_bytes_per_round: int
+    resumed_from: int
+    stopped: str = ""
+
+
+class QuorumError(FedKT3DError):
+    """Too few sites gave a usable update, however often the round was tried; the last checkpoint is kept."""
+
+
+def run_federation(
+    grid: Grid,
+    cfg: RunConfig,
+    spec_json: str,
+    manifest_hash: str,
+    initial: Vector,
+    out: Path,
+    on_event: Listener | None = None,
+    members: Members = _ALL,
+    masks: Masks | None = None,
+    check: Check | None = None,
+) -> FederationResult:
+    """Run a federation to its last round, going on where an earlier start with the same configuration stopped.
+
+    ``initial`` is the shared vector (d,) float32 before round 1; ``members``: who may take part; ``masks``: stage ->
+    which numbers of the vector it trains, (d,), all of them if not given; ``check``: what each round is judged by.
+    Same configuration, seed and answering sites, mode none: the same vector to the bit. Raises InputError (another
+    configuration in ``out``, bad vector), QuorumError.
+    """
+    if initial.dtype != np.float32 or initial.ndim != 1 or initial.size < 1 or not np.isfinite(initial).all():
+        raise InputError("initial vector: expected one flat, finite float32 array of at least one value")
+    identity = run_identity(cfg, spec_json, manifest_hash, initial.tobytes())
+    with Journal(out) as journal:
+        state, notices = journal.load(identity)
+        events = EventLog(out, on_event)
+        for notice in notices:
+            events(Event(kind="notice", detail=notice))
+        resumed_from = 0 if state is None else state.round
+        if state is None:
+            optimizer = server_optimizer(cfg.aggregate).initial_state(initial.size)
+            state = RunState(run_id=uuid.uuid4().hex, identity=identity, round=0, vector=initial, optimizer=optimizer)
+            journal.save(state)
+            events(Event(kind="started", rounds=cfg.rounds.count))
+        else:
+            events(Event(kind="resumed", round=state.round, rounds=cfg.rounds.count))
+        link = Link(
+            grid=grid, run_id=state.run_id, spec_json=spec_json, manifest_hash=manifest_hash, register=members.register
+        )
+        run = _Federation(link, cfg, events, state, masks, members, out, check)
+        run.to_the_end(journal)
+        result = run.result(resumed_from)
+        events(Event(kind="finished", round=result.rounds, rounds=cfg.rounds.count, detail=result.stopped))
+    return result
+
+
+class _Federation:
+    """One run in one process: the configuration, the sites and the state that advances round by round."""
+
+    def __init__(
+        self,
+        link: Link,
+        cfg: RunConfig,
+        events: EventLog,
+        state: RunState,
+        masks: Masks | None,
+        members: Members,
+        out: Path,
+        check: Check | None,
+    ) -> None:
+        self._link, self._cfg, self._events, self._state = link, cfg, events, state
+        self._masks = masks or (lambda _: np.ones(state.vector.size, dtype=bool))
+        self._gate = PublicGate(cfg, check) if check is not None else None
+        terms = run_terms(cfg)
+        self._privacy = "" if terms is None else terms.to_json()
+        summed = terms is not None and terms.mode in SUMMED
+        self._summed = SummedSteps(link, terms, cfg, self._masks, members, out) if terms and summed else None
+        self._attempts = Attempts(out, link.run_id)
+        self._sites: dict[str, int] = dict(state.sites)
+        self._earlier_drops = state.drops
+        self._roster = Roster(
+            link.grid,
+            link.request("describe"),
+            run_id=link.run_id,
+            answer_within_s=min(cfg.rounds.deadline_s, cfg.rounds.wait_for_sites_s),
+            register=link.register,
+        )
+
+    def to_the_end(self, journal: Journal) -> None:
+        """Train and evaluate until the last round; each step that costs time is followed by a checkpoint."""
+        while True:
+            if self._evaluation_is_due():
+                self._state = self._evaluated()
+            elif self._state.round < self._cfg.rounds.count and not stopped(self._state.history):
+                self._state = self._trained()
+            else:
+                return
+            self._state = replace(self._state, sites=dict(self._sites), drops=self._drops())
+            journal.save(self._state)
+
+    def result(self, resumed_from: int) -> FederationResult:
+        """Sum the run up."""
+        history = self._state.history
+        return FederationResult(
+            vector=self._state.vector,
+            rounds=self._state.round,
+            sites=dict(sorted(self._sites.items())),
+            history=history,
+            drops=self._drops(),
+            wire_bytes_per_round=round(sum(record.wire_bytes for record in history) / max(1, len(history))),
+            resumed_from=resumed_from,
+            stopped=stopped(history),
+        )
+
+    def _drops(self) -> tuple[Drop, ...]:
+        """Nodes that never became a site, those of earlier starts included."""
+        return tuple(dict.fromkeys((*self._earlier_drops, *self._roster.drops.values())))
+
+    def _trained(self) -> RunState:
+        """One more round, tried as often as the configuration allows; raises QuorumError."""
+        number, rounds = self._state.round + 1, self._cfg.rounds
+        earlier, drops = self._attempts.begun(number), self._attempts.drops(number)
+        last = self._state.history[-1] if self._state.history else None
+        standing = None if self._gate is None else self._gate.standing(number, self._state.vector, last)
+        kept = None if self._summed is None else self._summed.kept(number)
+        if kept is not None:
+            return self._applied(number, max(earlier, kept[0]), kept[1], (*drops, *kept[1].drops), standing)
+        for tried in range(1, rounds.attempts + 1):
+            sites = self._gather(number)
+            accepted, failed = len(sites), ""
+            if accepted >= rounds.min_sites:
+                self._emit(Event(kind="round_started", round=number, sites=len(sites)))
+                attempt = self._attempts.begin(number)
+                outcome = self._attempt(number, attempt, sites)
+                drops = (*self._attempts.drops(number), *outcome.drops)
+                accepted, failed = len(outcome.sites), outcome.failed and f" ({outcome.failed})"
+                if accepted >= rounds.min_sites:
+                    return self._applied(number, attempt, outcome, drops, standing)
+                self._attempts.failed(number, outcome.drops)
+            why = f"{accepted} of at least {rounds.min_sites} sites in attempt {tried} of {rounds.attempts}{failed}"
+            self._emit(Event(kind="round_failed", round=number, sites=accepted, detail=why))
+        named = [d.line() for d in (*self._roster.drops.values(), *(d for d in drops if d.attempt > earlier))]
+        raise QuorumError(
+            f"round {number}: fewer than {rounds.min_sites} usable answers in {rounds.attempts} attempts"
+            f" ({'; '.join(dict.fromkeys(named)) or f'{len(self._roster.present())} sites connected'});"
+            " the last checkpoint is kept: start again to go on"
+        )
+
+    def _gather(self, number: int) -> list[Site]:
+        """Take in sites that are new; waits for a quorum at the start and whenever too few are connected."""
+        rounds = self._cfg.rounds
+        waiting = not self._sites or len(self._roster.present()) < rounds.min_sites
+        wait_s = rounds.wait_for_sites_s if waiting else 0.0
+        for news in self._roster.connected(min_sites=rounds.min_sites, wait_s=wait_s):
+            if isinstance(news, Site):
+                self._sites[news.name] = news.patients
+                self._emit(Event(kind="site_joined", round=number, site=news.name, detail=f"{news.patients} patients"))
+            else:
+                self._witness(number, news.site, news)
+        return self._roster.present()
+
+    def _attempt(self, number: int, attempt: int, sites: list[Site]) -> TrainOutcome:
+        rounds, task = self._cfg.rounds, train_task(self._cfg, number, self._privacy)
+        witness = partial(self._witness, number)
+        if self._summed is not None:
+            return self._summed.step(task, self._state.vector, sites, attempt, witness)
+        rules = TrainRules(
+            deadline_s=rounds.deadline_s,
+            max_norm=rounds.max_update_norm,
+            by_patients=self._cfg.aggregate.weighting == "patients",
+            attempt=attempt,
+        )
+        return train_step(self._link, task, self._state.vector, sites, rules, witness)
+
+    def _applied(
+        self,
+        number: int,
+        attempt: int,
+        outcome: TrainOutcome,
+        drops: tuple[Drop, ...],
+        standing: PublicVerdict | None,
+    ) -> RunState:
+        assert outcome.total is not None
+        state = self._state
+        vector, optimizer = advanced(self._cfg, self._masks, number, outcome.total, state.vector, state.optimizer)
+        if not np.isfinite(vector).all():
+            raise FedKT3DError(f"round {number}: the shared vector overflowed float32; lower aggregate.lr or train.lr")
+        verdict = None if self._gate is None or standing is None else self._gate.verdict(number, standing, vector)
+        lr = round_lr(self._cfg.train, number, self._cfg.rounds.count)
+        record = outcome.record(number, lr, attempt, drops, verdict)
+        if record.rolled_back:
+            assert verdict is not None
+            vector, optimizer = state.vector, state.optimizer
+            self._emit(Event(kind="rolled_back", round=number, detail=verdict.why))
+        done = Event(
+            kind="round_done",
+            round=number,
+            sites=len(record.sites),
+            metrics=record.told(),
+            wire_bytes=record.wire_bytes,
+            wall_s=record.wall_s,
+        )
+        self._emit(done)
+        history = (*state.history, record)
+        return replace(state, round=number, vector=vector, optimizer=optimizer, history=history)
+
+    def _evaluation_is_due(self) -> bool:
+        every, number = self._cfg.rounds.evaluate_every, self._state.round
+        if every == 0 or number == 0 or self._state.history[-1].evaluation is not None:
+            return False
+        return number % every == 0 or number == self._cfg.rounds.count or bool(stopped(self._state.history))
+
+    def _evaluated(self) -> RunState:
+        number, how = self._state.round, self._cfg.evaluate
+        task = EvaluateTask(
+            round=number, sampler_steps=how.sampler_steps, candidates=how.candidates, seed=self._cfg.seed
+        )
+        started = time.monotonic()
+        evaluation = evaluate_step(
+            self._link,
+            task,
+            self._state.vector,
+            self._gather(number),
+            self._cfg.rounds.deadline_s,
+            partial(self._witness, number),
+        )
+        wall_s = time.monotonic() - started
+        self._emit(
+            Event(
+                kind="evaluated",
+                round=number,
+                sites=len(evaluation.per_site),
+                metrics=evaluation.metrics,
+                wall_s=wall_s,
+            )
+        )
+        *earlier, last = self._state.history
+        return replace(self._state, history=(*earlier, replace(last, evaluation=evaluation)))
+
+    def _witness(self, number: int, site: str, drop: Drop | None) -> None:
+        if drop is None:
+            self._emit(Event(kind="site_done", round=number, site=site))
+        else:
+            self._emit(Event(kind="site_dropped", round=number, site=site, reason=drop.reason, detail=drop.detail))
+
+    def _emit(self, event: Event) -> None:
+        self._events(replace(event, rounds=self._cfg.rounds.count))

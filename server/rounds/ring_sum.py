@@ -1,0 +1,45 @@
+"""The sum of the sites' noised releases modulo a power of two, as secure aggregation yields it, and its mean."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from privacy.dp.encoding import RING_TYPES, Ring
+from privacy.dp.terms import Terms
+from shared_model.core.errors import FedKT3DError
+
+Mask = NDArray[np.bool_]
+
+
+class RingSum:
+    """Sum (k,) of the releases of the k numbers that ``mask`` (d,) names; FedKT3DError where it is of another ring."""
+
+    def __init__(self, terms: Terms, mask: Mask, total: Ring) -> None:
+        self._terms, self._mask = terms, mask
+        self._how = terms.encoding()
+        size, kind = int(mask.sum()), np.dtype(RING_TYPES[self._how.bits])
+        if total.shape != (size,) or total.dtype != kind:
+            raise FedKT3DError(f"ring sum: expected {size} numbers of {self._how.bits} bits, got {total.size}")
+        self.total = total
+
+    def mean(self) -> NDArray[np.float64]:
+        """Decode the sum over the public divisor, (d,) float64; zero where ``mask`` is false."""
+        out = np.zeros(self._mask.size)
+        out[self._mask] = self._how.decode(self.total) / self._terms.divisor
+        return out
+
+    def excess(self) -> str:
+        """In words why this cannot be a sum of honest releases, judged by its norm; empty where it can be.
+
+        No single release can be judged. Their sum has at most one clipping norm a unit, and noise of known size.
+        """
+        terms, how = self._terms, self._how
+        norm = float(np.linalg.norm(how.decode(self.total)))
+        sigma = math.hypot(terms.z_alone * terms.clip, how.step * terms.clip / 2**18 / 3.0) * math.sqrt(terms.sites)
+        d = self.total.size
+        # The norm of d Gaussians exceeds sqrt(d) + 8 once in 10^14.
+        limit = terms.units * terms.clip + sigma * (math.sqrt(d) + 8.0)
+        return "" if norm <= limit else f"the sum's norm {norm:.4g} is above {limit:.4g}, what its terms allow"

@@ -1,0 +1,199 @@
+"""The two exchanges of a round: train (replies folded into one sum as they arrive) and evaluate (metrics averaged)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import numpy as np
+from flwr.app import RecordDict
+from flwr.serverapp import Grid
+from numpy.typing import NDArray
+
+from privacy.secagg.layout import Packed
+from privacy.wire.messages import EvaluateTask, Reply, Request, TrainTask, request, wire_bytes
+from privacy.wire.tasks import Task
+from server.record.history import Drop, Evaluation, PublicVerdict, RoundRecord, weighted_mean
+from server.rounds.aggregate import UpdateRejectedError, UpdateSum
+from server.rounds.ring_sum import RingSum
+from server.sites.attendance import ANYONE, Register, Site
+from server.sites.exchange import Answer, Exchange
+
+Vector = NDArray[np.float32]
+_Value = TypeVar("_Value")
+# Told of every answer as it comes: the site and, where it did not count, the drop.
+Witness = Callable[[str, Drop | None], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Link:
+    """What every request of a run has in common, the grid that carries it, and who was admitted."""
+
+    grid: Grid
+    run_id: str
+    spec_json: str
+    manifest_hash: str
+    register: Register = ANYONE
+
+    def request(
+        self, kind: str, task: Task | None = None, vector: Vector | None = None, secure: Packed | None = None
+    ) -> RecordDict:
+        """Pack a request of this run."""
+        return request(self.asked(kind, task, vector, secure))
+
+    def asked(
+        self, kind: str, task: Task | None = None, vector: Vector | None = None, secure: Packed | None = None
+    ) -> Request:
+        """Return a request of this run, not packed."""
+        return Request(
+            kind=kind,
+            run_id=self.run_id,
+            spec_json=self.spec_json,
+            manifest_hash=self.manifest_hash,
+            task=task,
+            vector=vector,
+            secure=secure,
+        )
+
+    def exchange(self, kind: str, task: Task, vector: Vector, sites: Sequence[Site], deadline_s: float) -> _Open:
+        """Send one task to the sites."""
+        content = self.request(kind, task, vector)
+        exchange = Exchange(self.grid, kind=kind, round_number=task.round, run_id=self.run_id)
+        unsent = exchange.send(content, {site.node: site.name for site in sites}, deadline_s)
+        return _Open(exchange=exchange, unsent=unsent, sent_bytes=wire_bytes(content) * (len(sites) - len(unsent)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Open:
+    exchange: Exchange
+    unsent: list[Answer]
+    sent_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOutcome:
+    """One train exchange. ``sites`` maps each accepted site to its weight; all mappings are in order of site names.
+
+    ``total`` is None where ``sites`` is empty because there is no sum; ``failed`` says why in words, if that is known.
+    """
+
+    total: UpdateSum | RingSum | None
+    sites: dict[str, int]
+    norms: dict[str, float]
+    metrics: dict[str, float]
+    per_site: dict[str, dict[str, float]]
+    drops: tuple[Drop, ...]
+    wire_bytes: int
+    wall_s: float
+    failed: str = ""
+
+    def record(
+        self, number: int, lr: float, attempt: int, drops: tuple[Drop, ...], public: PublicVerdict | None
+    ) -> RoundRecord:
+        """What the history keeps of it as round ``number``; ``drops``: of all attempts."""
+        return RoundRecord(
+            round=number,
+            lr=lr,
+            attempt=attempt,
+            sites=self.sites,
+            norms=self.norms,
+            metrics=self.metrics,
+            per_site=self.per_site,
+            drops=drops,
+            wire_bytes=self.wire_bytes,
+            wall_s=self.wall_s,
+            public=public,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainRules:
+    """What the server holds an exchange to: seconds to answer, largest norm, weights, which attempt it is."""
+
+    deadline_s: float
+    max_norm: float
+    by_patients: bool
+    attempt: int
+
+
+def train_step(
+    link: Link, task: TrainTask, vector: Vector, sites: Sequence[Site], rules: TrainRules, witness: Witness
+) -> TrainOutcome:
+    """Send ``vector`` (d,) to the sites and sum their updates; a site that misbehaves is dropped, not the round."""
+    started = time.monotonic()
+    opened = link.exchange("train", task, vector, sites, rules.deadline_s)
+    total = UpdateSum(vector.size, len(sites), rules.max_norm)
+    weights: dict[str, int] = {}
+    norms: dict[str, float] = {}
+    per_site: dict[str, dict[str, float]] = {}
+    drops: list[Drop] = []
+    received = 0
+    for answer in _all(opened):
+        received += answer.wire_bytes
+        drop = answer.drop
+        if answer.reply is not None:
+            weight = answer.reply.patients if rules.by_patients else 1
+            try:
+                norms[answer.site] = _folded(total, answer.reply, weight)
+                weights[answer.site] = weight
+                per_site[answer.site] = dict(answer.reply.metrics)
+            except UpdateRejectedError as error:
+                drop = Drop(site=answer.site, reason=error.reason, detail=str(error))
+        if drop is not None:
+            drops.append(replace(drop, attempt=rules.attempt))
+        witness(answer.site, drop)
+    return TrainOutcome(
+        total=total,
+        sites=_by_name(weights),
+        norms=_by_name(norms),
+        metrics=weighted_mean(per_site, weights),
+        per_site=_by_name(per_site),
+        drops=_sorted(drops),
+        wire_bytes=opened.sent_bytes + received,
+        wall_s=time.monotonic() - started,
+    )
+
+
+def _folded(total: UpdateSum, reply: Reply, weight: int) -> float:
+    """Add a reply to the sum; returns its norm."""
+    if reply.vector is None:
+        raise UpdateRejectedError("schema", "the answer is masked, and no such was asked for")
+    return total.add(reply.vector, weight)
+
+
+def evaluate_step(
+    link: Link, task: EvaluateTask, vector: Vector, sites: Sequence[Site], deadline_s: float, witness: Witness
+) -> Evaluation:
+    """Have the sites score ``vector`` and average their metrics by patients; no quorum, since nothing depends on it."""
+    patients: dict[str, int] = {}
+    per_site: dict[str, dict[str, float]] = {}
+    drops: list[Drop] = []
+    for answer in _all(link.exchange("evaluate", task, vector, sites, deadline_s)):
+        if answer.reply is not None:
+            patients[answer.site] = answer.reply.patients
+            per_site[answer.site] = dict(answer.reply.metrics)
+        if answer.drop is not None:
+            drops.append(answer.drop)
+        witness(answer.site, answer.drop)
+    ordered = _by_name(per_site)
+    return Evaluation(
+        metrics=weighted_mean(ordered, patients),
+        per_site=ordered,
+        patients=_by_name(patients),
+        drops=_sorted(drops),
+    )
+
+
+def _all(opened: _Open) -> Iterator[Answer]:
+    yield from opened.unsent
+    yield from opened.exchange.answers()
+
+
+def _by_name(values: dict[str, _Value]) -> dict[str, _Value]:
+    return dict(sorted(values.items()))
+
+
+def _sorted(drops: list[Drop]) -> tuple[Drop, ...]:
+    return tuple(sorted(drops, key=lambda drop: (drop.site, drop.reason)))

@@ -1,0 +1,57 @@
+"""`server publish`: a finished run's adapter and its card, as they may be handed to anyone.
+
+The adapter is the run's file byte for byte; the card names sites by number (shared_model/adapter/card.py).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from server.deployment.home import ServerHome
+from server.record.journal import write_atomic
+from server.runs.index import ADAPTER, find
+from shared_model.core.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """What was written, and the SHA-256 of the adapter's file."""
+
+    adapter: Path
+    card: Path
+    sha256: str
+
+
+def publish(home: ServerHome, target: Path, name: str | None) -> Published:
+    """Write the adapter of the run called ``name`` (default: the last) and its public card to the folder ``target``.
+
+    InputError when that run has not finished, its files do not belong together, or ``target`` holds another adapter.
+    """
+    from shared_model.adapter.card import card_bytes, card_path, published
+    from shared_model.adapter.manifest import load_adapter
+
+    source = find(home, name).out / ADAPTER
+    if not source.is_file():
+        raise InputError(f"{source}: no adapter yet; `server run --resume` finishes the run")
+    _, _, card = load_adapter(source)
+    content = source.read_bytes()
+    sha256 = hashlib.sha256(content).hexdigest()
+    if _file_hash(card) != sha256:
+        raise InputError(f"{card_path(source)}: not the card of the adapter beside it; run the same command again")
+    adapter = target / ADAPTER
+    if adapter.exists() and adapter.read_bytes() != content:
+        raise InputError(f"{adapter}: holds another adapter; choose a new folder (nothing was written over)")
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{target}: cannot be used as a folder ({error.strerror}); choose another") from error
+    write_atomic(card_path(adapter), card_bytes(published(card)))
+    write_atomic(adapter, content)
+    return Published(adapter=adapter, card=card_path(adapter), sha256=sha256)
+
+
+def _file_hash(card: dict[str, Any]) -> str:
+    return str(card.get("adapter", {}).get("file_sha256", ""))

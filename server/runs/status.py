@@ -1,0 +1,79 @@
+"""What `server status` tells: processes, sites and runs, of a coordinator that runs or does not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from privacy.flower.processes import read_state
+from server.deployment import start as coordinator
+from server.deployment.control import Control
+from server.deployment.home import ServerHome
+from server.runs import index as runs
+from server.runs.failure import read_failure
+from shared_model.core.errors import FedKT3DError
+
+SHOWN = 20  # runs, the latest
+
+
+def report(home: ServerHome) -> dict[str, Any]:
+    """Return the state as `server status --json` prints it; a coordinator that is busy leaves states "unknown"."""
+    processes = coordinator.processes(home)
+    known = read_state(home.sites_file)
+    nodes: dict[str, str] = {}
+    states: dict[str, tuple[str, str]] = {}
+    if processes.get("ready"):
+        try:
+            control = Control(home)
+            nodes = {node["node-id"]: node["status"] for node in control.nodes()}
+            states = {run["run-id"]: (run["status"], _details(run)) for run in control.runs()}
+        except FedKT3DError:
+            pass  # it stopped or stumbled this very moment
+    return {
+        "home": str(home.folder),
+        "address": f"{home.host}:{home.port}",
+        "running": bool(processes),
+        "ready": bool(processes.get("ready")),
+        "processes": processes,
+        "sites": {
+            name: {"node_id": site["node_id"], "status": nodes.get(site["node_id"], "unknown")}
+            for name, site in known.items()
+        },
+        "runs": [_run(entry, states, running=bool(processes)) for entry in runs.entries(home)[-SHOWN:]],
+    }
+
+
+def _details(run: dict[str, Any]) -> str:
+    """Return why a run ended as it did; Flower says N/A where it has nothing to say."""
+    details = str(run.get("status-details") or "")
+    return "" if details == "N/A" else details
+
+
+def _run(entry: runs.RunEntry, states: dict[str, tuple[str, str]], *, running: bool) -> dict[str, Any]:
+    found = runs.progress(entry.out)
+    status, details = states.get(entry.run_id, ("unknown", ""))
+    if status == "unknown" and not (running and found["active"]):
+        status = "finished:completed" if (entry.out / runs.REPORT).exists() else "not running"
+    error = read_failure(details)
+    told = {key: found[key] for key in ("round", "rounds", "sites", "dropped")}
+    reason = str(error) if error is not None else " ".join(details.split()) or found["stopped"]
+    return {
+        "run_id": entry.run_id,
+        "name": entry.name,
+        "status": status,
+        "reason": reason,
+        **told,
+        "out": str(entry.out),
+    }
+
+
+def lines(record: dict[str, Any]) -> list[str]:
+    """Return the record for a screen."""
+    state = "ready" if record["ready"] else "starting" if record["running"] else "not running"
+    text = [f"coordinator on {record['address']}: {state}"]
+    text += [f"  site {name}: {site['status']}" for name, site in record["sites"].items()]
+    for run in record["runs"]:
+        line = f"  run {run['name']} ({run['run_id']}): {run['status']}, round {run['round']} of {run['rounds']}"
+        line += f", sites {', '.join(run['sites'])}" if run["sites"] else ""
+        line += "".join(f", {site} {reason}" for site, reason in run["dropped"].items())
+        text.append(line + (f" - {run['reason']}" if run["reason"] else ""))
+    return text

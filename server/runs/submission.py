@@ -1,0 +1,138 @@
+"""How a run gets to the SuperLink, once and only once, whatever is killed on the way.
+
+`OUT/run.json` holds the configuration before the run is submitted and the run's id afterwards. Where the id is missing,
+or is that of a run which is over while another holds the folder, this command was killed between the two: the run that
+the SuperLink works on and that no file names is then the one, and is followed instead of being submitted again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from privacy.flower.processes import is_running, read_state
+from server.config.run import RunConfig
+from server.deployment.control import Control
+from server.deployment.home import ServerHome
+from server.deployment.start import is_ready
+from server.record.journal import in_use
+from server.runs import index as runs
+from server.runs.bundle import write_bundle, write_run_config
+from shared_model.core.errors import FedKT3DError, InputError
+
+POLL_S = 0.5
+LOCK_S = 30.0  # a ServerApp that was stopped has this long to leave its folder
+RETRY_S = 2.0
+SUBMIT_S = 6.0  # a submission that outlived its command is at the SuperLink after this
+COORDINATOR_BACK_S = 300.0  # how long to wait for a coordinator that is restarted
+_TRIES = 4
+_Value = TypeVar("_Value")
+
+
+class Submission:
+    """Submits runs of one configuration to one folder."""
+
+    def __init__(self, home: ServerHome, control: Control, config: RunConfig, out: Path) -> None:
+        self._home, self._control, self._config, self._out = home, control, config, out
+
+    def first(self) -> str:
+        """Return the id of the run to follow: one of this configuration that is under way, or a new one.
+
+        InputError when another configuration's run holds the folder, or something that is no run.
+        """
+        wait_until_ready(self._home)
+        known = read_state(self._out / runs.RUN)
+        if not known and not in_use(self._out):
+            return self.again()
+        same = known.get("config") == self._config.to_json()
+        run_id = str(known.get("run_id", ""))
+        if known and not run_id:
+            time.sleep(SUBMIT_S)
+        # A run's server app takes seconds to start: until then nobody holds the folder, and the run is under way.
+        under_way = self._under_way()
+        found: str | None = run_id
+        if run_id not in under_way:
+            found = self._unnamed(under_way) if not run_id or in_use(self._out) else None
+        if found is None:
+            return self.again()
+        if not same:
+            raise InputError(
+                f"{self._out}: another run is using this folder; wait for it or choose another (name= or --out)"
+            )
+        runs.remember(self._home, found, self._config, self._out)
+        return found
+
+    def again(self) -> str:
+        """Submit the run, once its folder is free; returns its id."""
+        self._wait_for_folder()
+        text = self._config.to_json()
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        folder = self._home.folder / "app"
+        bundle = write_bundle(folder)
+        path = folder / f"{self._config.name}.toml"
+        file = write_run_config(path, config=text, sha256=digest, out=self._out.resolve(), home=self._home.folder)
+        runs.intend(self._config, self._out)
+        run_id = self._submitted(bundle, file)
+        runs.remember(self._home, run_id, self._config, self._out)
+        return run_id
+
+    def _submitted(self, bundle: Path, file: Path) -> str:
+        def submit() -> str:
+            # At a second try: the SuperLink may have died before it took the run, or after.
+            return (self._unnamed(self._under_way()) if tried else None) or self._control.submit(bundle, file)
+
+        tried: list[bool] = []
+        return self._asked(submit, tried)
+
+    def _asked(self, call: Callable[[], _Value], tried: list[bool] | None = None) -> _Value:
+        """Return what a call to the SuperLink returns, calling again where it died meanwhile; notes each failure."""
+        while True:
+            wait_until_ready(self._home)
+            try:
+                return call()
+            except FedKT3DError:
+                tried = [] if tried is None else tried
+                tried.append(True)
+                if len(tried) == _TRIES:
+                    raise
+            time.sleep(RETRY_S)
+
+    def _under_way(self) -> list[str]:
+        """Return the ids of the runs that the SuperLink works on."""
+        listed = self._asked(self._control.runs)
+        return [str(run["run-id"]) for run in listed if not str(run["status"]).startswith("finished")]
+
+    def _unnamed(self, under_way: list[str]) -> str | None:
+        """Return the id of a run that the SuperLink works on and that no file of ours names."""
+        named = {entry.run_id for entry in runs.entries(self._home)}
+        found = [run_id for run_id in under_way if run_id not in named]
+        return found[0] if found else None
+
+    def _wait_for_folder(self) -> None:
+        end = time.monotonic() + LOCK_S
+        while in_use(self._out):
+            if time.monotonic() > end:
+                raise InputError(
+                    f"{self._out}: another run is using this folder; wait for it or choose another (name= or --out)"
+                )
+            time.sleep(POLL_S)
+
+
+def wait_until_ready(home: ServerHome) -> None:
+    """Wait for a coordinator that is starting; InputError when none runs, FedKT3DError when it takes too long."""
+    end = time.monotonic() + COORDINATOR_BACK_S
+    while not is_ready(home):
+        if time.monotonic() > end or not is_running(home.lock):
+            raise gone(home)
+        time.sleep(POLL_S)
+
+
+def gone(home: ServerHome) -> InputError:
+    """Return the error for a coordinator that does not run."""
+    return InputError(
+        f"{home.folder}: the coordinator is not running; start it with `server start --home {home.folder}`,"
+        " then run the same command to go on"
+    )

@@ -1,0 +1,126 @@
+"""Who takes part: connected nodes, asked once for their site's name and number of patients."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from flwr.app import RecordDict
+from flwr.serverapp import Grid
+
+from privacy.flower.processes import read_state
+from privacy.secagg.context import Cohort
+from server.record.history import Drop
+from server.sites.exchange import Answer, Exchange, Pause, connected_nodes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Site:
+    """A site that described itself."""
+
+    node: int
+    name: str
+    patients: int
+
+
+class Register:
+    """Under which name each node was admitted: ``sites.json`` of the coordinator's folder, read anew for each question.
+
+    Without a file, as in a simulation, every node may have any name.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+
+    def allows(self, node: int, name: str) -> bool:
+        """Whether the node may call itself so."""
+        if self._path is None:
+            return True
+        known = read_state(self._path).get(name)
+        return isinstance(known, dict) and known.get("node_id") == str(node)
+
+
+ANYONE = Register(None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Members:
+    """Who may take part in a run.
+
+    ``cohort``: the sites of its plan or roster with their identity keys, for secure aggregation, None where there are
+    none; ``plan``: SHA-256 of the signed plan that the sites have pinned, empty without one.
+    """
+
+    register: Register = ANYONE
+    cohort: Cohort | None = None
+    plan: bytes = b""
+
+
+class Roster:
+    """Asks every node that connects to describe itself; sites may join, leave and come back between rounds.
+
+    A node that was admitted under another name is dropped, so no site can speak for another. Two nodes with one site
+    name: the smaller node id that answered keeps it, the other is dropped as a duplicate.
+    """
+
+    def __init__(
+        self, grid: Grid, describe: RecordDict, *, run_id: str, answer_within_s: float, register: Register
+    ) -> None:
+        self._grid = grid
+        self._admitted = register
+        self._describe = describe
+        self._answer_within_s = answer_within_s
+        self._exchange = Exchange(grid, kind="describe", round_number=0, run_id=run_id)
+        self._asked: set[int] = set()
+        self._sites: dict[int, Site] = {}
+        self.drops: dict[int, Drop] = {}
+
+    def connected(self, *, min_sites: int, wait_s: float) -> Iterator[Site | Drop]:
+        """Yield sites and drops that are new; ends when ``min_sites`` are there and no node is silent, or time is over.
+
+        With ``wait_s`` 0 it only takes what has arrived. Read the result with ``present``.
+        """
+        end = time.monotonic() + wait_s
+        pause = Pause()
+        # What failed may have been mended since, and a name may have become free: ask once more.
+        self._asked -= set(self.drops) - self._exchange.waiting_for
+        while True:
+            nodes = connected_nodes(self._grid)
+            new = sorted(nodes - self._asked)
+            self._asked.update(new)
+            unsent = self._exchange.send(self._describe, {n: f"node-{n}" for n in new}, self._answer_within_s)
+            arrived = sorted([*unsent, *self._exchange.poll()], key=lambda answer: answer.node)
+            news = [self._register(answer, nodes) for answer in [*arrived, *self._exchange.expired()]]
+            yield from filter(None, news)
+            silent = self._exchange.waiting_for & nodes
+            if time.monotonic() >= end or (not silent and len(self._named(nodes)) >= min_sites):
+                return
+            pause.after(progress=bool(arrived))
+
+    def present(self) -> list[Site]:
+        """Sites that are connected now, by name."""
+        return self._named(connected_nodes(self._grid))
+
+    def _named(self, nodes: set[int]) -> list[Site]:
+        return sorted((s for s in self._sites.values() if s.node in nodes), key=lambda site: site.name)
+
+    def _register(self, answer: Answer, nodes: set[int]) -> Site | Drop | None:
+        drop = answer.drop
+        if answer.reply is not None:
+            if not self._admitted.allows(answer.node, answer.site):
+                drop = Drop(site=f"node-{answer.node}", reason="wrong_name")
+            elif not any(site.name == answer.site for site in self._named(nodes)):
+                site = Site(node=answer.node, name=answer.site, patients=answer.reply.patients)
+                self._sites[answer.node] = site
+                self.drops.pop(answer.node, None)
+                return site
+            else:
+                drop = Drop(site=answer.site, reason="duplicate", detail="another node has this site's name")
+        elif drop is not None and drop.reason in ("timeout", "disconnected", "stopped"):
+            self._asked.discard(answer.node)  # it may have been away: ask again next time
+        if drop is not None and self.drops.get(answer.node) != drop:
+            self.drops[answer.node] = drop
+            return drop
+        return None

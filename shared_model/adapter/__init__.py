@@ -1,0 +1,1 @@
+"""What travels and what stays: the vector, its card and its envelope."""

@@ -1,0 +1,155 @@
+"""Where an adapter may be asked: the ranges of its training patients, and what lies outside of them.
+
+The ranges stand in the adapter's card (key ``trained_on``): the 1st to the 99th percentile, so that no extreme patient
+is told, of what can be measured of a Case. Sites never send them: they are of cohorts that whoever makes the card
+can see (docs/decisions/0040-envelope.md).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from shared_model.core.errors import InputError
+from shared_model.patient.anatomy import OAR_CODES
+from shared_model.patient.case import Case, Mask
+
+# Refused beyond the range widened by this factor; told, without refusal, between the two.
+FAR = 1.25
+Range = tuple[float, float]
+
+
+def _volume_cc(case: Case, mask: Mask) -> float:
+    return float(mask.sum()) * case.grid.voxel_cc
+
+
+def _targets_cc(case: Case) -> float:
+    return _volume_cc(case, case.ptv_gy() > 0)
+
+
+def _extent_mm(case: Case) -> float:
+    """Length of the body along z."""
+    where = np.flatnonzero(case.body.any(axis=(1, 2)))
+    return float(where[-1] - where[0] + 1) * case.grid.spacing_mm[0]
+
+
+# What is measured: key -> (of a case, name and unit for people).
+MEASURES: Mapping[str, tuple[Callable[[Case], float], str]] = {
+    "prescription_gy": (lambda case: max(case.prescriptions_gy.values()), "highest prescription, Gy"),
+    "targets_cc": (_targets_cc, "volume of all targets, cc"),
+    "body_cc": (lambda case: _volume_cc(case, case.body), "volume of the body on the images, cc"),
+    "length_mm": (_extent_mm, "length of the body on the images, mm"),
+    "slice_mm": (lambda case: case.grid.spacing_mm[0], "distance of slices, mm"),
+    "pixel_mm": (lambda case: max(case.grid.spacing_mm[1:]), "size of pixels, mm"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Envelope:
+    """Ranges over training patients. ``organs`` some patient had, ``least_organs`` all but 1% had, of those known.
+
+    ``ranges``: key of MEASURES -> (low, high).
+    """
+
+    patients: int
+    organs: tuple[str, ...]
+    least_organs: int
+    ranges: Mapping[str, Range]
+
+    @classmethod
+    def measure(cls, cases: Iterable[Case]) -> Envelope:
+        """Of some patients with targets; one case in memory at a time. Raises InputError if there is none."""
+        rows: list[list[float]] = []
+        organs: set[str] = set()
+        counts: list[int] = []
+        for case in cases:
+            if not case.targets:
+                continue
+            rows.append([of(case) for of, _ in MEASURES.values()])
+            here = _organs(case)
+            organs.update(here)
+            counts.append(len(here))
+        if not rows:
+            raise InputError("envelope: no patient with a target; expected the training cohort")
+        low, high = np.percentile(np.array(rows), [1, 99], axis=0)
+        ranges = {key: (_rounded(low[k]), _rounded(high[k])) for k, key in enumerate(MEASURES)}
+        least = int(np.percentile(counts, 1))
+        return cls(patients=len(rows), organs=tuple(sorted(organs)), least_organs=least, ranges=ranges)
+
+    def record(self) -> dict[str, Any]:
+        """The card's ``trained_on``."""
+        return asdict(self)
+
+    @classmethod
+    def from_card(cls, card: Mapping[str, Any]) -> Envelope | None:
+        """Of an adapter's card; None where it names no ranges. Raises InputError where they are not as written."""
+        raw = card.get("trained_on")
+        if raw is None:
+            return None
+        try:
+            ranges = {str(key): (float(low), float(high)) for key, (low, high) in raw["ranges"].items()}
+            organs = tuple(str(name) for name in raw["organs"])
+            return cls(
+                patients=int(raw["patients"]), organs=organs, least_organs=int(raw["least_organs"]), ranges=ranges
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise InputError("card: key trained_on cannot be read; expected what `simulate run` writes") from error
+
+    def factors(self, case: Case) -> tuple[int, int, int]:
+        """How many voxels of the case (z, y, x) make one of the size that training patients had in the middle."""
+        wanted = [self.ranges.get(key) for key in ("slice_mm", "pixel_mm", "pixel_mm")]
+        found = [
+            1 if pair is None else max(1, round(math.sqrt(pair[0] * pair[1]) / mm))
+            for pair, mm in zip(wanted, case.grid.spacing_mm, strict=True)
+        ]
+        return found[0], found[1], found[2]
+
+    def judge(self, case: Case) -> Verdict:
+        """Hold one case against the ranges."""
+        if not case.targets:
+            return Verdict(refusals=("no target (PTV): nothing is prescribed, so no dose can be predicted",), notes=())
+        refusals, notes = [], []
+        here = sorted(set(_organs(case)) & set(self.organs))
+        if len(here) < self.least_organs:
+            found = ", ".join(here) or "none"
+            refusals.append(
+                f"organs: {found} of {', '.join(self.organs)}; training patients had at least {self.least_organs}:"
+                " is this another body site, or are names unmapped?"
+            )
+        for key, (low, high) in self.ranges.items():
+            if key not in MEASURES:
+                continue
+            of, what = MEASURES[key]
+            value = of(case)
+            text = f"{what}: {value:.4g}, in training {low:.4g} to {high:.4g}"
+            if not low / FAR <= value <= high * FAR:
+                refusals.append(text)
+            elif not low <= value <= high:
+                notes.append(text)
+        notes += [f"no {name}: training patients had one" for name in _missing(case)]
+        return Verdict(refusals=tuple(refusals), notes=tuple(notes))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """``refusals``: far outside training. ``notes``: outside, or without something, but near. Both are for people."""
+
+    refusals: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def _organs(case: Case) -> list[str]:
+    return [name for name in OAR_CODES if name in case.structures and case.structures[name].any()]
+
+
+def _missing(case: Case) -> list[str]:
+    volumes = {"CT": case.ct_hu, "beam plate (RTPLAN)": case.beam_plate, "angle plate (RTPLAN)": case.angle_plate}
+    return [name for name, volume in volumes.items() if volume is None]
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.4g}")

@@ -1,0 +1,200 @@
+"""Shared adapter <-> ONE flat float32 vector, and the published adapter file. The only place that knows the layout."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import struct
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+
+from shared_model.adapter.card import card_path, read_card
+from shared_model.adapter.shared import adapted_model, holds_private, trainable
+from shared_model.backbone.prior import prior_hash
+from shared_model.base.phantom import public_hash
+from shared_model.base.ridge import fitted, weights_of
+from shared_model.core.errors import InputError
+from shared_model.network.dit import Any2AnyDiT
+from shared_model.network.spec import ModelSpec
+
+Vector = NDArray[np.float32]
+FORMAT = "fedkt3d-adapter/1"
+BASE_TENSOR = "base.weights"
+# Names of the voxel base's parameters.
+VOXEL = "voxel."
+# The adapter that comes with the package (docs/results/residual.md).
+
+
+def pack(model: Any2AnyDiT) -> Vector:
+    """Trainable parameters, in module order, as one float32 vector (d,); bit-exact inverse of ``unpack``.
+
+    ValueError for a model with a private adapter: what is packed may leave the site.
+    """
+    if holds_private(model):
+        raise ValueError("a model with a private adapter is never packed; its weights stay at the site")
+    return np.concatenate([p.detach().float().numpy().ravel() for p in trainable(model).values()])
+
+
+def unpack(model: Any2AnyDiT, vector: Vector) -> None:
+    """Copy a vector (d,) into the model's trainable parameters; ValueError on a wrong length."""
+    parameters = trainable(model)
+    size = sum(p.numel() for p in parameters.values())
+    if vector.shape != (size,):
+        raise ValueError(f"vector has shape {vector.shape}, the adapter {size} numbers")
+    offset = 0
+    with torch.no_grad():
+        for parameter in parameters.values():
+            part = vector[offset : offset + parameter.numel()]
+            parameter.copy_(torch.from_numpy(np.array(part)).view_as(parameter))
+            offset += parameter.numel()
+
+
+def _layout(spec: ModelSpec) -> tuple[tuple[tuple[str, tuple[int, ...]], ...], bytes]:
+    return _network_layout(_network(spec))
+
+
+def _network(spec: ModelSpec) -> ModelSpec:
+    """The spec without the base's coefficients, which have no part in the network."""
+    return replace(spec, base_weights="")
+
+
+@lru_cache(maxsize=8)
+def _network_layout(spec: ModelSpec) -> tuple[tuple[tuple[str, tuple[int, ...]], ...], bytes]:
+    model = adapted_model(spec)
+    names = tuple((name, tuple(p.shape)) for name, p in trainable(model).items())
+    return names, pack(model).tobytes()
+
+
+def initial_vector(spec: ModelSpec) -> Vector:
+    """The adapter before any training: (d,) float32."""
+    return np.frombuffer(_layout(spec)[1], dtype=np.float32).copy()
+
+
+def stage_mask(spec: ModelSpec, stage: str) -> NDArray[np.bool_]:
+    """Which numbers of the vector a stage trains, (d,): ``base`` the base that trains alone, others all the rest."""
+    names, _ = _layout(spec)
+    parts = [np.full(math.prod(shape), name.startswith(VOXEL) == (stage == "base")) for name, shape in names]
+    return np.concatenate(parts)
+
+
+def vector_bytes(spec: ModelSpec) -> int:
+    """Bytes of the vector that a site gets, and sends, in each round; the message around it adds about a kilobyte."""
+    return len(_layout(spec)[1])
+
+
+def manifest_hash(spec: ModelSpec) -> str:
+    """SHA-256 hex over prior, spec, and the names and shapes of what travels: equal hashes mean vectors fit.
+
+    The base's coefficients are part of the spec. InputError if they are there and not those of its base.
+    """
+    names, _ = _layout(spec)
+    content = {"prior": prior_hash(spec), "spec": spec.to_json(), "names": names}
+    if spec.base_weights or spec.base == "phantom":
+        content["base"] = base_hash(spec)
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def base_hash(spec: ModelSpec) -> str:
+    """SHA-256 hex of what is fixed of the base; ``none`` without any. InputError if it is a ridge and not fitted."""
+    if spec.base == "phantom":
+        return public_hash()
+    return "none" if spec.base != "ridge" else vector_hash(weights_of(spec))
+
+
+def vector_hash(vector: Vector) -> str:
+    """SHA-256 hex of the float32 bytes."""
+    return hashlib.sha256(np.ascontiguousarray(vector, dtype=np.float32).tobytes()).hexdigest()
+
+
+def save_adapter(path: Path, spec: ModelSpec, vector: Vector) -> str:
+    """Write the adapter as safetensors, one tensor a parameter, spec and hashes in the header; atomic.
+
+    The base's coefficients are a tensor of their own, with their hash in the header. The file is a function of spec and
+    vector alone, byte for byte; what else is to be said stands in the card beside it (shared_model/adapter/card.py).
+    Returns the file's SHA-256 in hex.
+    """
+    names, _ = _layout(spec)
+    tensors, offset = {}, 0
+    for name, shape in names:
+        size = int(np.prod(shape))
+        tensors[name] = vector[offset : offset + size].reshape(shape)
+        offset += size
+    if offset != vector.size:
+        raise ValueError(f"vector has {vector.size} numbers, the adapter {offset}")
+    if spec.base == "ridge":
+        tensors[BASE_TENSOR] = weights_of(spec)
+    header = {
+        "format": FORMAT,
+        "spec": replace(spec, base_weights="").to_json(),
+        "manifest": manifest_hash(spec),
+        "prior": prior_hash(spec),
+        "base": base_hash(spec),
+    }
+    content = _safetensors(tensors, header)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".part")
+    with open(temporary, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    return hashlib.sha256(content).hexdigest()
+
+
+def _safetensors(tensors: Mapping[str, Vector], metadata: Mapping[str, str]) -> bytes:
+    """Serialise float32 arrays; the library's own writer puts the metadata in another order each time."""
+    header: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))}
+    parts, offset = [], 0
+    for name in sorted(tensors):
+        raw = np.ascontiguousarray(tensors[name], dtype="<f4").tobytes()
+        header[name] = {
+            "dtype": "F32",
+            "shape": list(tensors[name].shape),
+            "data_offsets": [offset, offset + len(raw)],
+        }
+        parts.append(raw)
+        offset += len(raw)
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # the format aligns the data to 8 bytes
+    return b"".join([struct.pack("<Q", len(text)), text, *parts])
+
+
+def load_adapter(path: Path) -> tuple[ModelSpec, Vector, dict[str, Any]]:
+    """(spec, vector, card) of an adapter; InputError if it is unreadable or belongs to another prior.
+
+    The card is the file beside it where that is this adapter's, else empty.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            header = file.metadata() or {}
+            if header.get("format") != FORMAT:
+                raise InputError(f"adapter {path}: not a {FORMAT} file")
+            spec = ModelSpec.from_json(header["spec"])
+            if header["prior"] != prior_hash(spec):
+                raise InputError(
+                    f"adapter {path}: trained on prior {header['prior'][:12]}, this installation has "
+                    f"{prior_hash(spec)[:12]}; install the version of fedkt3d that the adapter's card names"
+                )
+            names, _ = _layout(spec)
+            expected = {name for name, _ in names} | ({BASE_TENSOR} if spec.base == "ridge" else set())
+            whole = set(file.keys()) == expected
+            if whole and spec.base == "ridge":
+                spec = fitted(spec, file.get_tensor(BASE_TENSOR).float().numpy())
+                whole = header["base"] == base_hash(spec)
+            if not whole or header["manifest"] != manifest_hash(spec):
+                raise InputError(f"adapter {path}: its parameters are not those of its spec; the file is damaged")
+            vector = np.concatenate([file.get_tensor(name).float().numpy().ravel() for name, _ in names])
+            card = read_card(card_path(path), vector_hash(vector))
+            return spec, vector, card
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise InputError(f"adapter {path}: cannot be read as safetensors ({type(error).__name__})") from error

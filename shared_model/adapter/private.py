@@ -1,0 +1,160 @@
+"""The private adapter: low-rank weights on top of the shared model that a hospital trains for itself and keeps.
+
+It has no way into a message. Messages are made of the vector that ``manifest.pack`` returns, and ``pack`` refuses a
+model that carries private weights; the adapter itself can neither be pickled nor copied out as an array, and its file
+(readable by its owner alone) is of a format that no reader of shared adapters takes.
+
+It moves what the paper's stage C moves: the linear layers of the blocks, and the modulation through its projection.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from shared_model.adapter.manifest import Vector, unpack, vector_hash
+from shared_model.adapter.shared import LORA_MODULES, PRIVATE, adapted_model
+from shared_model.core.errors import InputError
+from shared_model.network.dit import Any2AnyDiT
+from shared_model.network.seeding import seeded
+from shared_model.network.spec import ModelSpec
+
+FORMAT = "fedkt3d-private/1"
+OLD = f"{PRIVATE}_old"
+MODULATION = "time_proj"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrivateShape:
+    """``rank`` and ``alpha`` of LoRA; ``attention`` that the model runs with while it carries private weights.
+
+    Condition-causal attention computes a patient's conditions once for all candidates and noise times, which makes
+    alignment several times cheaper; a model that was trained with full attention learns to run so on the way
+    (docs/decisions/0030-private-attention.md).
+    """
+
+    rank: int = 16
+    alpha: int = 32
+    attention: str = "condition-causal"
+
+
+class PrivateAdapter:
+    """Weights of a private adapter, by module, and the hash of the shared vector that they were trained on."""
+
+    def __init__(self, weights: Mapping[str, Tensor], shape: PrivateShape, shared_sha256: str) -> None:
+        self.shape, self.shared_sha256 = shape, shared_sha256
+        self._weights = {name: value.detach().clone() for name, value in weights.items()}
+
+    def __reduce_ex__(self, _protocol: Any) -> NoReturn:
+        raise TypeError("a private adapter stays at its site: it cannot be pickled or copied")
+
+    def save(self, path: Path) -> None:
+        """Write it for its owner alone (0600), whole or not at all."""
+        header = {"format": FORMAT, "shape": json.dumps(asdict(self.shape)), "shared": self.shared_sha256}
+        content = save({name: value.contiguous() for name, value in sorted(self._weights.items())}, header)
+        partial = path.with_name(f".{path.name}.partial")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        number = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(number, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+
+    @classmethod
+    def load(cls, path: Path) -> PrivateAdapter:
+        """Read one; InputError if the file is damaged or no private adapter."""
+        try:
+            with safe_open(path, "pt") as file:
+                header = file.metadata() or {}
+                if header.get("format") != FORMAT:
+                    raise InputError(f"{path}: no private adapter; expected a file that `client align` wrote")
+                weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (a file, no mapping)
+                return cls(weights, PrivateShape(**json.loads(header["shape"])), header["shared"])
+        except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
+            raise InputError(f"{path}: cannot be read as a private adapter ({type(error).__name__})") from None
+
+    def into(self, layers: Mapping[str, nn.Parameter], path: str = "private adapter") -> None:
+        """Copy the weights into a model's parameters; InputError where they are not those of that model."""
+        if {n: v.shape for n, v in self._weights.items()} != {n: p.shape for n, p in layers.items()}:
+            raise InputError(f"{path}: was trained on a model of another shape; run `client align` again")
+        with torch.no_grad():
+            for name, parameter in layers.items():
+                parameter.copy_(self._weights[name])
+
+
+class PrivatePolicy:
+    """A model with private weights under two names: those that train, and the old policy that candidates come from."""
+
+    def __init__(self, spec: ModelSpec, vector: Vector, shape: PrivateShape, seed: int = 0) -> None:
+        self.spec = replace(spec, switches=replace(spec.switches, attention=shape.attention))
+        self.shape = shape
+        self.shared_sha256 = vector_hash(vector)
+        self.model: Any2AnyDiT = adapted_model(self.spec)
+        unpack(self.model, vector)
+        self.model.eval()
+        for parameter in self.model.parameters():
+            parameter.requires_grad_(False)
+        # What peft put there before is the shared adapter's, where that is LoRA.
+        self._shared = ["shared"] if any(isinstance(m, BaseTunerLayer) for m in self.model.modules()) else []
+        config = LoraConfig(r=shape.rank, lora_alpha=shape.alpha, target_modules=[*LORA_MODULES, MODULATION])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # peft warns of a second adapter, which is what we want
+            for name in (PRIVATE, OLD):
+                with seeded(seed):  # both start alike
+                    inject_adapter_in_model(config, self.model, adapter_name=name)
+        self._layers = [m for m in self.model.modules() if isinstance(m, BaseTunerLayer)]
+        self.use(PRIVATE)
+
+    def parameters(self, name: str = PRIVATE) -> dict[str, nn.Parameter]:
+        """Name without the adapter's -> parameter, of the policy called ``name``."""
+        mark = f".{name}."
+        return {n.replace(mark, "."): p for n, p in self.model.named_parameters() if mark in n}
+
+    def use(self, name: str | None) -> Any2AnyDiT:
+        """The model under the policy ``PRIVATE`` (its weights then take gradients), ``OLD``, or None: shared alone."""
+        for layer in self._layers:
+            has = set(dict(layer.named_modules())["lora_A"].keys())
+            active = [a for a in (*self._shared, name) if a is not None and a in has]
+            layer.enable_adapters(bool(active))
+            if active:
+                layer.set_adapter(active, inference_mode=True)
+        for parameter in self.parameters().values():
+            parameter.requires_grad_(name == PRIVATE)
+        return self.model
+
+    def follow(self, keep: float) -> None:
+        """The old policy moves: ``keep`` of itself and the rest of the trained one."""
+        old = self.parameters(OLD)
+        with torch.no_grad():
+            for name, parameter in self.parameters().items():
+                old[name].lerp_(parameter, 1.0 - keep)
+
+    def adapter(self) -> PrivateAdapter:
+        """The trained weights, to be kept at the site."""
+        return PrivateAdapter(self.parameters(), self.shape, self.shared_sha256)
+
+
+def aligned_policy(spec: ModelSpec, vector: Vector, private: PrivateAdapter) -> PrivatePolicy:
+    """The shared model with a private adapter; InputError if that was trained on another shared adapter."""
+    if private.shared_sha256 != vector_hash(vector):
+        raise InputError(
+            f"private adapter: trained on the shared adapter {private.shared_sha256[:12]}, this is"
+            f" {vector_hash(vector)[:12]}; run `client align` again"
+        )
+    policy = PrivatePolicy(spec, vector, private.shape)
+    private.into(policy.parameters())
+    policy.follow(0.0)
+    return policy

@@ -1,0 +1,66 @@
+"""What trains and travels: the shared adapter on top of the prior."""
+
+from __future__ import annotations
+
+from peft import LoraConfig, inject_adapter_in_model
+from torch import nn
+
+from shared_model.backbone.prior import load_prior
+from shared_model.network.dit import Any2AnyDiT
+from shared_model.network.seeding import seeded
+from shared_model.network.spec import ModelSpec
+
+# Names as peft matches them: the end of a module's dotted path.
+LORA_MODULES = ("to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2")
+# Marks weights that never leave their site (shared_model/adapter/private.py) in the names of a model's parameters.
+PRIVATE = "private"
+# Parts of the residual form that no prior has: of no use frozen.
+RESIDUAL_MODULES = ("estimate.", "voxel.")
+EMBEDDING_MODULES = (*RESIDUAL_MODULES, "patch.", "head.", "role.", "table.", "table_out.", "norm_q.", "norm_k.")
+
+
+def _is_embedding(name: str) -> bool:
+    return any(name.startswith(m) or f".{m}" in name for m in EMBEDDING_MODULES)
+
+
+def adapted_model(spec: ModelSpec) -> Any2AnyDiT:
+    """The prior with the adapter of ``spec``; only the adapter's parameters require gradients.
+
+    ``full`` trains every weight; ``lora`` low-rank updates of the linear layers of the blocks (peft);
+    ``lora+embeddings`` also patch embeddings, heads, role embedding and modulation tables. ``blocks`` trains the same
+    embeddings and every weight of the blocks: whole blocks in place of LoRA. A frozen
+    role embedding would be of no use, since a video prior has none and it starts at zero; what stays frozen is the
+    timestep's embedding and projection. LoRA starts from ``init_seed``. ``base`` trains the voxel base alone.
+    """
+    model = load_prior(spec)
+    if spec.adapter == "full":
+        return model
+    if spec.adapter == "blocks":
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(name.startswith("blocks.") or _is_embedding(name))
+        return model
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(spec.adapter == "base" and name.startswith("voxel."))
+    if spec.adapter == "base":
+        return model
+    config = LoraConfig(r=spec.rank, lora_alpha=spec.alpha, target_modules=list(LORA_MODULES))
+    with seeded(spec.init_seed):
+        inject_adapter_in_model(config, model, adapter_name="shared")
+    for name, parameter in model.named_parameters():
+        wanted = (
+            ".lora_" in name
+            or name.startswith(RESIDUAL_MODULES)
+            or (spec.adapter == "lora+embeddings" and _is_embedding(name))
+        )
+        parameter.requires_grad_(wanted)
+    return model
+
+
+def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Name -> parameter of everything that requires gradients, in the module's own order."""
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+def holds_private(model: nn.Module) -> bool:
+    """Whether the model carries weights that must not leave the site."""
+    return any(f".{PRIVATE}" in name for name, _ in model.named_parameters())

@@ -1,0 +1,1 @@
+"""Frozen weights, found by hash."""

@@ -1,0 +1,134 @@
+"""The prior: the public, frozen backbone that is the same at every site."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from shared_model.backbone.hashing import tensors_hash
+from shared_model.backbone.wan_prior import VARIABLE, wan_hash, wan_latents, wan_transformer
+from shared_model.base.phantom import PhantomBase
+from shared_model.base.voxel import VoxelBase
+from shared_model.bundled import PRIOR_FOLDERS
+from shared_model.core.errors import InputError
+from shared_model.diffusion.latents import Latents
+from shared_model.diffusion.modalities import HAAR
+from shared_model.network.dit import SHARED, Any2AnyDiT
+from shared_model.network.seeding import seeded
+from shared_model.network.spec import Architecture, ModelSpec
+from shared_model.network.switches import Switches
+from shared_model.patient.case import MODALITIES
+
+# A folder each, named as in ``ModelSpec.prior``; written by `simulate pretrain`.
+
+
+def save_prior(folder: Path, model: Any2AnyDiT, card: Mapping[str, object]) -> str:
+    """Write weights and card; returns the hash of the weights."""
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {k: v.detach().clone().contiguous() for k, v in model.state_dict().items()}
+    digest = tensors_hash(state)
+    save_file(state, folder / "prior.safetensors")
+    text = json.dumps({**card, "architecture": asdict(model.arch), "sha256": digest}, indent=1, sort_keys=True)
+    (folder / "card.json").write_text(text + "\n")
+    return digest
+
+
+@lru_cache(maxsize=4)
+def _load(folder: Path) -> tuple[Architecture, dict[str, Tensor], str]:
+    try:
+        card = json.loads((folder / "card.json").read_text())
+        state = load_file(folder / "prior.safetensors")
+    except (OSError, ValueError) as error:
+        raise InputError(f"prior {folder.name}: cannot be read ({type(error).__name__}); reinstall fedkt3d") from error
+    arch = dict(card["architecture"])
+    arch["patch"] = tuple(arch["patch"])
+    digest = tensors_hash(state)
+    if digest != card["sha256"]:
+        raise InputError(f"prior {folder.name}: weights do not match the card's sha256; reinstall fedkt3d")
+    return Architecture(**arch), state, digest
+
+
+def prior_card(name: str) -> dict[str, Any]:
+    """The card of a bundled prior: data, recipe, command, date, hash."""
+    _load(PRIOR_FOLDERS / name)
+    card: dict[str, Any] = json.loads((PRIOR_FOLDERS / name / "card.json").read_text())
+    return card
+
+
+def prior_hash(spec: ModelSpec) -> str:
+    """Identity of the prior: hash of its weights, or the seed of a random start.
+
+    Raises InputError if the specification names another Wan checkpoint than this machine's.
+    """
+    if spec.prior == "wan":
+        found = wan_hash()
+        if spec.prior_sha256 not in ("", found):
+            raise InputError(
+                f"model.prior=wan: the model specification names checkpoint {spec.prior_sha256[:12]}, {VARIABLE} "
+                f"holds {found[:12]}; every party needs the same weights of transformer and autoencoder"
+            )
+        return found
+    return f"none:{spec.init_seed}" if spec.prior == "none" else _load(PRIOR_FOLDERS / spec.prior)[2]
+
+
+def pinned(spec: ModelSpec) -> ModelSpec:
+    """The specification as the coordinator sends it: with the content hash of the coordinator's own Wan checkpoint."""
+    return replace(spec, prior_sha256=prior_hash(spec)) if spec.prior == "wan" else spec
+
+
+def load_latents(spec: ModelSpec) -> Latents:
+    """What the prior's volumes are encoded with; checks Wan's weights as ``prior_hash`` does."""
+    if spec.prior != "wan":
+        return HAAR
+    prior_hash(spec)
+    return wan_latents(spec.shape[0])
+
+
+def load_prior(spec: ModelSpec) -> Any2AnyDiT:
+    """A new model that holds the prior's weights; ``prior=none`` starts at random from ``init_seed``."""
+    with seeded(spec.init_seed):
+        model = _network(spec)
+        if spec.base != "none":
+            model.take_estimate()
+        if spec.base == "voxel":
+            with seeded(spec.init_seed):
+                model.voxel = VoxelBase()
+        if spec.base == "phantom":
+            model.voxel = PhantomBase()
+    return model
+
+
+def _network(spec: ModelSpec) -> Any2AnyDiT:
+    if spec.prior == "wan":
+        prior_hash(spec)
+        return wan_transformer(spec.switches)
+    if spec.prior == "none":
+        return Any2AnyDiT(Architecture(), spec.switches)
+    arch, state, _ = _load(PRIOR_FOLDERS / spec.prior)
+    model = Any2AnyDiT(arch, spec.switches)
+    model.load_state_dict(fitted_state(state, spec.switches))
+    return model
+
+
+def fitted_state(state: Mapping[str, Tensor], switches: Switches) -> dict[str, Tensor]:
+    """The prior's weights for a model with ``switches``.
+
+    A shared patch embedding starts at the mean of the modalities' own: exact where they are copies of one (a video
+    prior), the least-squares choice elsewhere. Without a role embedding its weights are left out.
+    """
+    fitted = dict(state)
+    if switches.patch_embedding == "shared":
+        for leaf in ("weight", "bias"):
+            own = torch.stack([fitted.pop(f"patch.{m}.{leaf}") for m in MODALITIES])
+            fitted[f"patch.{SHARED}.{leaf}"] = own.mean(0)
+    if not switches.role_embedding:
+        del fitted["role.weight"]
+    return fitted

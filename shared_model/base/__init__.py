@@ -1,0 +1,1 @@
+"""Dose estimated from physics features."""

@@ -1,0 +1,80 @@
+"""Phantom base of the residual form: physics features, public coefficients, and a short correction that trains.
+
+The coefficients of shared_model/base/ridge.py as phantom patients have them, and 64 directions of their features
+(shared_model/base/public.py), come with the package: ``priors/phantom-base``. What hospitals add is one number for each
+direction, few enough to be learned under differential privacy from some dozen patients (docs/results).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from shared_model.base.features import Features
+from shared_model.base.public import PublicBase
+from shared_model.base.ridge import VOXELS_PER_PATIENT, design
+from shared_model.base.voxel_training import TrainingRows, dose_ratio
+from shared_model.bundled import PRIOR_FOLDERS
+from shared_model.patient.case import Case
+
+PUBLIC = PRIOR_FOLDERS / "phantom-base" / "public.npz"
+
+
+@lru_cache(maxsize=1)
+def public_base() -> PublicBase:
+    """What phantoms taught, as it comes with the package."""
+    with np.load(PUBLIC, allow_pickle=False) as file:
+        return PublicBase(weights=file["weights"], directions=file["directions"], clip=float(file["clip"]))
+
+
+@lru_cache(maxsize=1)
+def public_hash() -> str:
+    """SHA-256 hex of the file that holds it: both ends of a federation must have the same."""
+    return hashlib.sha256(PUBLIC.read_bytes()).hexdigest()
+
+
+class PhantomBase(nn.Module):
+    """Rows (n, k + 1), k directions and what the public coefficients predict -> dose over the highest prescription."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.correction = nn.Parameter(torch.zeros(public_base().directions.shape[1]))
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Ratio of dose (n,)."""
+        return rows[:, :-1] @ self.correction + rows[:, -1]
+
+
+def coefficients(correction: bytes) -> NDArray[np.float32]:
+    """Coefficients (d,) of the ridge form from the correction's float32 bytes."""
+    return public_base().coefficients(np.frombuffer(correction, dtype=np.float32).astype(np.float64))
+
+
+def phantom_rows(case: Case, features: Features) -> TrainingRows | None:
+    """Some of a case's voxels, always the same ones; None for a case without targets, who has no unit of dose.
+
+    Raises InputError if the case has no dose.
+    """
+    whole = dose_ratio(case)
+    if whole is None:
+        return None
+    n, public = len(features), public_base()
+    chosen = np.sort(np.random.RandomState(n).permutation(n)[:VOXELS_PER_PATIENT])
+    wide = design(features[chosen], 0).astype(np.float64)
+    rows = np.concatenate([wide @ public.directions, (wide @ public.weights)[:, None]], axis=1)
+    return TrainingRows(features=rows.astype(np.float32), ratio=whole[chosen], parts=(np.arange(len(chosen)),))
+
+
+def squared_loss(network: PhantomBase, patients: Sequence[TrainingRows]) -> Tensor:
+    """Half the mean squared error over all rows, mean over patients: its gradient is what a patient pulls by, ()."""
+    losses = []
+    for patient in patients:
+        left = network(torch.from_numpy(patient.features.astype(np.float32))) - torch.from_numpy(patient.ratio)
+        losses.append(left.square().mean() / 2)
+    return torch.stack(losses).mean()

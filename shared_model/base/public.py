@@ -1,0 +1,77 @@
+"""The ridge base in few numbers: what phantoms teach, and a correction in the directions in which their features vary.
+
+Under differential privacy every number costs noise. So the coefficients of shared_model/base/ridge.py start where
+public phantom patients put them, and what patients add is learned in the physics features' leading directions on
+phantoms, scaled there to variance 1: gradient steps on ``k`` numbers that are preconditioned by what is public, and
+need neither the patients' own Gram matrix (k^2 / 2 numbers more) nor its inverse. Nothing in here has seen a patient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shared_model.base.features import Features
+from shared_model.base.ridge import PENALTY, columns, design
+
+Matrix = NDArray[np.floating[Any]]
+# One patient: features (n, 24) and dose over the highest prescription (n,).
+Patient = tuple[Features, NDArray[np.float32]]
+# The same in the directions: columns (n, k) and what the public coefficients leave of the dose (n,).
+Reduced = tuple[NDArray[np.float32], NDArray[np.float32]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublicBase:
+    """``weights`` (d,): phantoms' own coefficients; ``directions`` (d, k); ``clip``: norm that most phantoms keep."""
+
+    weights: Matrix
+    directions: Matrix
+    clip: float
+
+    def reduced(self, patient: Patient) -> Reduced:
+        """Turn a patient's rows into what steps are made from."""
+        rows = design(patient[0], 0).astype(np.float64)
+        return (rows @ self.directions).astype(np.float32), (patient[1] - rows @ self.weights).astype(np.float32)
+
+    def coefficients(self, correction: Matrix) -> NDArray[np.float32]:
+        """Coefficients (d,) of the ridge base from a correction (k,)."""
+        found: NDArray[np.float32] = (self.weights + self.directions @ correction).astype(np.float32)
+        return found
+
+
+def pull(patient: Reduced, correction: Matrix) -> NDArray[np.float32]:
+    """Where one patient pulls the correction (k,): the negative gradient of half his mean squared error, (k,)."""
+    rows, residual = patient
+    left = residual - rows @ correction.astype(np.float32)
+    found: NDArray[np.float32] = (rows.T @ left / len(residual)).astype(np.float32)
+    return found
+
+
+def exact_correction(patients: Sequence[Reduced]) -> Matrix:
+    """Correction (k,) that all patients' squared errors ask for, without privacy."""
+    k = patients[0][0].shape[1]
+    gram = sum((rows.T @ rows / len(rows) for rows, _ in patients), np.zeros((k, k))) / len(patients)
+    right = sum((pull(patient, np.zeros(k)) for patient in patients), np.zeros(k)) / len(patients)
+    solved: Matrix = np.linalg.solve(gram + PENALTY * np.eye(k), right)
+    return solved
+
+
+def learn(patients: Sequence[Patient], count: int) -> PublicBase:
+    """From public patients: coefficients, ``count`` directions, and the clip that three quarters of them stay below."""
+    d = columns(0)
+    gram, right = np.zeros((d, d)), np.zeros(d)
+    for features, ratio in patients:
+        rows = design(features, 0).astype(np.float64)
+        gram += rows.T @ rows / (len(rows) * len(patients))
+        right += rows.T @ ratio / (len(rows) * len(patients))
+    weights: Matrix = np.linalg.solve(gram + PENALTY * np.eye(d), right)
+    values, vectors = np.linalg.eigh(gram)
+    directions = vectors[:, ::-1][:, :count] / np.sqrt(np.maximum(values[::-1][:count], 1e-9))
+    public = PublicBase(weights=weights, directions=directions, clip=1.0)
+    norms = [float(np.linalg.norm(pull(public.reduced(patient), np.zeros(count)))) for patient in patients]
+    return PublicBase(weights=weights, directions=directions, clip=float(np.quantile(norms, 0.75)))

@@ -1,0 +1,136 @@
+"""What a voxel base learns from: a voxel's dose, and the dose-volume histograms of the structures.
+
+Mean absolute error alone learns medians: on OpenKBP it dosed the coldest hundredth of the targets 2 Gy too hot, their
+hottest and the cord 2 Gy too cold. So each step also compares, structure by structure, the sorted doses of some of its
+voxels: the area between two DVHs, their ends counted more because D99, D95, D1 and D0.1cc are read there. Losses on
+DVHs are known from Nguyen et al. (Medical Physics 47(3), 2020, doi:10.1002/mp.13955); arXiv:2603.29670 compares some.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from shared_model.base.features import highest_gy
+from shared_model.base.voxel import COLUMNS, Features
+from shared_model.core.errors import InputError
+from shared_model.patient.case import Case
+
+# Signed distances, negative inside: they tell which structure a voxel is in, left and right alike.
+_DISTANCES = (
+    "high_mm", "middle_mm", "low_mm",
+    "cord_mm", "parotid_mm", "brainstem_mm", "mandible_mm", "larynx_mm", "esophagus_mm",
+)  # fmt: skip
+_STRUCTURES = [COLUMNS.index(name) for name in _DISTANCES]
+# Dose over the highest prescription, as a target of training: strange voxels do not dominate.
+RATIO_CUT = 3.0
+# Training sees so many voxels of a patient's body and of each structure (all, if there are fewer) ...
+VOXELS_OF_BODY, VOXELS_OF_STRUCTURE = 8000, 1000
+# ... and so many of them in one step. A smaller structure has no histogram.
+BODY_STEP, STRUCTURE_STEP, LEAST_VOXELS = 512, 96, 8
+# The histograms' weight beside the voxels' mean absolute error, and that of each end (a twentieth of the voxels).
+DVH_WEIGHT, END_WEIGHT, END_SHARE = 0.15, 1.0, 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingRows:
+    """Voxels of one patient: features (m, FEATURES), dose over the highest prescription (m,), and where they are from.
+
+    ``parts``: row numbers, those of the body at large first, then those of each structure that is there.
+    """
+
+    features: Features
+    ratio: NDArray[np.float32]
+    parts: tuple[NDArray[np.intp], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """One step's voxels (n,) of several patients, and the length and kind of each run of them."""
+
+    features: Tensor
+    ratio: Tensor
+    lengths: list[int]
+    of_structure: tuple[bool, ...]
+
+
+def dose_ratio(case: Case) -> NDArray[np.float32] | None:
+    """(n,) dose of the body's voxels in C order over the highest prescription, cut off at RATIO_CUT.
+
+    None for a case without targets, who has no unit of dose. Raises InputError if the case has no dose.
+    """
+    if case.dose_gy is None:
+        raise InputError(f"case {case.case_id}: no dose; the base cannot be trained on it")
+    unit_gy = highest_gy(case)
+    return np.minimum(case.dose_gy[case.body] / np.float32(unit_gy), RATIO_CUT).astype(np.float32) if unit_gy else None
+
+
+def training_rows(case: Case, features: Features) -> TrainingRows | None:
+    """Some of a case's voxels, always the same ones; None for a case without targets, who has no unit of dose.
+
+    Raises InputError if the case has no dose.
+    """
+    ratio = dose_ratio(case)
+    if ratio is None:
+        return None
+    random = np.random.RandomState(len(features))
+
+    def some(rows: NDArray[np.intp], most: int) -> NDArray[np.intp]:
+        return np.sort(random.permutation(rows)[:most])
+
+    parts = [some(np.arange(len(features)), VOXELS_OF_BODY)]
+    inside = (np.flatnonzero(features[:, column] < 0) for column in _STRUCTURES)
+    parts += [some(rows, VOXELS_OF_STRUCTURE) for rows in inside if len(rows) >= LEAST_VOXELS]
+    chosen = np.unique(np.concatenate(parts))
+    return TrainingRows(
+        features=features[chosen],
+        ratio=ratio[chosen],
+        parts=tuple(np.searchsorted(chosen, part) for part in parts),
+    )
+
+
+def draw(patients: Sequence[TrainingRows], generator: torch.Generator) -> Batch:
+    """BODY_STEP voxels of each patient, with replacement, and up to STRUCTURE_STEP different ones of each structure."""
+    features, ratio, lengths, of_structure = [], [], [], []
+    for patient in patients:
+        for number, part in enumerate(patient.parts):
+            if number == 0:
+                rows = part[torch.randint(len(part), (BODY_STEP,), generator=generator).numpy()]
+            else:
+                rows = part[torch.randperm(len(part), generator=generator)[:STRUCTURE_STEP].numpy()]
+            features.append(patient.features[rows])
+            ratio.append(patient.ratio[rows])
+            lengths.append(len(rows))
+            of_structure.append(number > 0)
+    return Batch(
+        features=torch.from_numpy(np.concatenate(features).astype(np.float32)),
+        ratio=torch.from_numpy(np.concatenate(ratio)),
+        lengths=lengths,
+        of_structure=tuple(of_structure),
+    )
+
+
+def voxel_loss(network: nn.Module, batch: Batch) -> Tensor:
+    """Mean absolute error of the body's voxels plus DVH_WEIGHT times the mean distance of the structures' DVHs."""
+    predicted = network(batch.features).split(batch.lengths)
+    measured = batch.ratio.split(batch.lengths)
+    voxels, histograms = [], []
+    for p, y, of_structure in zip(predicted, measured, batch.of_structure, strict=True):
+        if of_structure:
+            histograms.append(dvh_distance(p, y))
+        else:
+            voxels.append((p - y).abs().mean())
+    loss = torch.stack(voxels).mean()
+    return loss + DVH_WEIGHT * torch.stack(histograms).mean() if histograms else loss
+
+
+def dvh_distance(predicted_n: Tensor, measured_n: Tensor) -> Tensor:
+    """Area between two DVHs plus END_WEIGHT times that of each of their ends, () in units of the doses."""
+    apart = (predicted_n.sort().values - measured_n.sort().values).abs()
+    end = max(1, len(apart) // END_SHARE)
+    return apart.mean() + END_WEIGHT * (apart[:end].mean() + apart[-end:].mean())

@@ -1,0 +1,9 @@
+"""Data that ships with the package: priors, the default adapter, public cases and scorecards."""
+
+from pathlib import Path
+
+_HERE = Path(__file__).parent
+PRIOR_FOLDERS = _HERE / "priors"
+DEFAULT_ADAPTER = _HERE / "adapter_default" / "adapter.safetensors"
+PUBLIC_CASES = _HERE / "public_cases" / "cases.npz"
+SCORECARDS = _HERE / "scorecards"

@@ -1,0 +1,1 @@
+"""Errors, files, fields and commands; imports neither torch nor Flower."""

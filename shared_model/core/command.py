@@ -1,0 +1,44 @@
+"""How every console script ends: one clear line for an error, and the project's exit codes.
+
+0 done, 1 a fault of ours, 2 bad input, 3 refused by policy. A fault of ours shows its type and, with
+FEDKT3D_TRACEBACK=1 in the environment, its whole traceback.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+
+import click
+import typer
+
+from shared_model.core.errors import FedKT3DError
+
+FAULT = 1
+BAD_INPUT = 2
+INTERRUPTED = 130  # as shells report SIGINT
+
+
+def run_command(application: typer.Typer, name: str) -> int:
+    """Run the typer application as the command `name` on sys.argv and return its exit code."""
+    try:
+        result = application(standalone_mode=False, prog_name=name)
+    except FedKT3DError as error:
+        return _say(name, str(error), error.exit_code)
+    except click.exceptions.ClickException as error:
+        # A command without arguments has shown its help instead.
+        return _say(name, error.format_message(), BAD_INPUT) if error.format_message() else BAD_INPUT
+    except (click.exceptions.Abort, KeyboardInterrupt):
+        return _say(name, "interrupted", INTERRUPTED)
+    except Exception as error:
+        if os.environ.get("FEDKT3D_TRACEBACK") == "1":
+            traceback.print_exc()
+        return _say(name, f"a fault of ours: {type(error).__name__}: {error}", FAULT)
+    return result if isinstance(result, int) else 0
+
+
+def _say(name: str, text: str, code: int) -> int:
+    line = " ".join(text.split())
+    print(f"{name}: error: {line}", file=sys.stderr)
+    return code

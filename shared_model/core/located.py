@@ -1,0 +1,122 @@
+"""YAML and JSON files that people write, read so that each value knows the line it stands on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from shared_model.core.errors import InputError
+
+# Of a scorecard: a hundred criteria take a fifth of it.
+MAX_BYTES = 1_000_000
+
+
+class Located:
+    """One value of a file: ``at`` names file and line, ``key`` the way to it. JSON is read as the YAML that it is."""
+
+    def __init__(self, node: yaml.Node, file: str, key: str = "") -> None:
+        self._node, self._file, self.key = node, file, key
+
+    @property
+    def at(self) -> str:
+        """``card.yaml:12``."""
+        return f"{self._file}:{self._node.start_mark.line + 1}"
+
+    def error(self, text: str) -> InputError:
+        """An error that says where it is: file, line, key."""
+        return InputError(f"{self.at}: {self.key + ': ' if self.key else ''}{text}")
+
+    @property
+    def is_mapping(self) -> bool:
+        """Whether it is keys and values."""
+        return isinstance(self._node, yaml.MappingNode)
+
+    @property
+    def is_list(self) -> bool:
+        """Whether it is a list."""
+        return isinstance(self._node, yaml.SequenceNode)
+
+    def mapping(self, known: Collection[str] | None = None, required: Collection[str] = ()) -> dict[str, Located]:
+        """Its values by key; ``known`` keys alone where given, and all that are ``required``."""
+        if not isinstance(self._node, yaml.MappingNode):
+            raise self.error("expected keys and values")
+        found: dict[str, Located] = {}
+        for key_node, value in self._node.value:
+            key = str(key_node.value) if isinstance(key_node, yaml.ScalarNode) else "?"
+            inside = Located(value, self._file, f"{self.key}.{key}" if self.key else key)
+            there = Located(key_node, self._file, inside.key)
+            if known is not None and key not in known:
+                raise there.error(f"unknown key; expected {', '.join(sorted(known))}")
+            if key in found:
+                raise there.error("stands twice")
+            found[key] = inside
+        for key in required:
+            if key not in found:
+                raise self.error(f"key {key!r} is missing")
+        return found
+
+    def items(self) -> list[Located]:
+        """The elements of a list."""
+        if not isinstance(self._node, yaml.SequenceNode):
+            raise self.error("expected a list")
+        return [Located(one, self._file, f"{self.key}[{n}]") for n, one in enumerate(self._node.value, 1)]
+
+    def text(self) -> str:
+        """A text that is not empty."""
+        if not isinstance(self._node, yaml.ScalarNode) or not self._node.value.strip():
+            raise self.error("expected a text")
+        return str(self._node.value).strip()
+
+    def number(self, low: float = -math.inf, high: float = math.inf) -> float:
+        """A finite number from ``low`` to ``high``."""
+        limits = f" from {low:g} to {high:g}" if math.isfinite(low) and math.isfinite(high) else ""
+        # A quoted number is a text; YAML 1.1 takes JSON's 1e5 for a text too, which float() reads.
+        if not isinstance(self._node, yaml.ScalarNode) or self._node.style is not None:
+            raise self.error(f"expected a number{limits}")
+        try:
+            value = float(self._node.value)
+        except ValueError:
+            raise self.error(f"{self._node.value!r}: expected a number{limits}") from None
+        if not math.isfinite(value) or not low <= value <= high:
+            raise self.error(f"{self._node.value}: expected a number{limits or ' that is finite'}")
+        return value
+
+    @property
+    def is_null(self) -> bool:
+        """Whether nothing stands there."""
+        return isinstance(self._node, yaml.ScalarNode) and self._node.tag == "tag:yaml.org,2002:null"
+
+
+def read_located(path: Path) -> Located:
+    """The top of the file ``path``; InputError where it cannot be read or is neither YAML nor JSON."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or type(error).__name__})") from None
+    if len(content) > MAX_BYTES:
+        raise InputError(f"{path}: {len(content)} bytes; expected a card of at most {MAX_BYTES}")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: not UTF-8 text") from None
+    return located(text, str(path))
+
+
+def located(text: str, file: str) -> Located:
+    """The same for a text; ``file`` names it in errors."""
+    try:
+        # JSON may be indented by tabs, which YAML refuses. Columns move, lines do not.
+        node: Any = yaml.compose(text.replace("\t", "  "), Loader=yaml.SafeLoader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = mark.line + 1 if mark else 1
+        raise InputError(f"{file}:{line}: not YAML ({error.problem or 'syntax'})") from None
+    except (yaml.YAMLError, RecursionError, ValueError):
+        raise InputError(f"{file}:1: not YAML") from None
+    if node is None:
+        raise InputError(f"{file}:1: the file is empty")
+    return Located(node, file)

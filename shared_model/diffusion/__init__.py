@@ -1,0 +1,1 @@
+"""Latents, objective and sampler."""

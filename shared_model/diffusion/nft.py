@@ -1,0 +1,50 @@
+"""DiffusionNFT (arXiv:2509.16117) on one patient's candidates: rewards to weights, and the loss; no likelihoods.
+
+The old policy's candidates x_0 are noised anew; v_old and v_theta are both policies' predictions there. With the
+implicit positive and negative policies v+ = (1 - beta) v_old + beta v_theta and v- = (1 + beta) v_old - beta v_theta,
+good candidates (weight r near 1) pull v+ to themselves and bad ones pull v-, that is, push v_theta away.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from shared_model.diffusion.schedule import recover
+
+FORMS = ("x0", "velocity")
+# A candidate this many standard deviations above its patient's mean has the full weight of 1.
+SPREADS = 2.0
+
+
+def reward_weights(raw_pk: Tensor) -> Tensor:
+    """Raw rewards (patients, candidates) -> r in 0..1: 1/2 + clip((raw - mean of the patient)/Z, -1, 1) / 2.
+
+    Z is SPREADS standard deviations about the patients' means, over the whole batch: patients whose candidates hardly
+    differ stay near 1/2. Without any spread all are 1/2.
+    """
+    centred = raw_pk - raw_pk.mean(1, keepdim=True)
+    scale = SPREADS * centred.square().mean().sqrt()
+    return 0.5 + 0.5 * (centred / scale.clamp_min(1e-6)).clamp(-1.0, 1.0)
+
+
+def nft_loss(
+    form: str, x0: Tensor, x_t: Tensor, v: Tensor, t_b: Tensor, v_old: Tensor, v_theta: Tensor, r_b: Tensor, beta: float
+) -> Tensor:
+    """The loss over b candidates, each (C, z, y, x); ``v`` is the velocity of the noise that made ``x_t`` of ``x0``.
+
+    ``form`` ``velocity``: r |v+ - v|^2 + (1 - r) |v- - v|^2. ``x0``: the same for the clean samples that v+ and v-
+    mean, each error divided by its own mean absolute size (detached), and the sum by beta: all noise times then count
+    alike, and the size of the step does not hang on beta.
+    """
+    plus = (1.0 - beta) * v_old + beta * v_theta
+    minus = (1.0 + beta) * v_old - beta * v_theta
+    if form == "velocity":
+        losses = [(prediction - v).square().flatten(1).mean(1) for prediction in (plus, minus)]
+        return (r_b * losses[0] + (1.0 - r_b) * losses[1]).mean()
+    losses = []
+    for prediction in (plus, minus):
+        error = recover(x_t, prediction, t_b)[0] - x0
+        size = error.detach().abs().flatten(1).mean(1).clamp_min(1e-5)
+        losses.append(error.square().flatten(1).mean(1) / size)
+    return torch.as_tensor((r_b * losses[0] + (1.0 - r_b) * losses[1]).mean() / beta)

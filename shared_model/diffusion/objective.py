@@ -1,0 +1,86 @@
+"""Any2Any gating and the diffusion loss (METHOD.md, items 2 and 7 of "The model")."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from shared_model.diffusion.modalities import Example
+from shared_model.diffusion.schedule import noised, shift_time, training_target
+from shared_model.network.dit import Any2AnyDiT
+from shared_model.patient.case import BASE, CONDITIONS, MODALITIES
+
+STAGES: tuple[str, ...] = ("any2any", "dose")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draw:
+    """What one training step asks: denoise ``target`` given ``conditions``."""
+
+    target: str
+    conditions: tuple[str, ...]
+
+
+def gate(stage: str, available: Sequence[str], generator: torch.Generator, least: float = 0.0) -> Draw:
+    """Choose target and conditions among the modalities ``available``.
+
+    Stage ``dose``: dose from all the others. Stage ``any2any``: a uniform target, and each other modality visible
+    with a probability that is itself uniform from ``least`` to 1: from 0 every number of conditions occurs, from 1
+    all conditions are visible (the curriculum, server/rounds/loop.py).
+    """
+    present = [m for m in MODALITIES if m in available]
+    if stage == "dose":
+        return Draw(target="dose", conditions=tuple(m for m in CONDITIONS if m in present))
+    target = present[int(torch.randint(len(present), (), generator=generator))]
+    visible = least + (1.0 - least) * torch.rand((), generator=generator)
+    keep = torch.rand(len(present), generator=generator) < visible
+    return Draw(target=target, conditions=tuple(m for m, k in zip(present, keep, strict=True) if k and m != target))
+
+
+def stack(examples: Sequence[Example], names: Sequence[str]) -> dict[str, Tensor]:
+    """Modality -> latents (B, C, z, y, x), float32 also where they are kept in less."""
+    return {m: torch.stack([e.latents[m] for e in examples]).float() for m in names}
+
+
+def velocity_loss(
+    model: Any2AnyDiT,
+    examples: Sequence[Example],
+    stage: str,
+    generator: torch.Generator,
+    precision: str,
+    least: float = 0.0,
+) -> Tensor:
+    """Mean squared error on the target's tokens of one batch; noise and times come from ``generator``.
+
+    Examples with different modalities are gated apart, each kind by what it has: no modality is dropped because a
+    neighbour in the batch lacks it. The loss is the mean over examples. ``least``: see ``gate``.
+    """
+    kinds: dict[tuple[str, ...], list[Example]] = {}
+    for one in examples:
+        kinds.setdefault(tuple(sorted(one.latents)), []).append(one)
+    losses = [_loss(model, same, gate(stage, of, generator, least), generator, precision) for of, same in kinds.items()]
+    if len(losses) == 1:
+        return losses[0]
+    weights = [len(same) / len(examples) for same in kinds.values()]
+    return torch.stack([loss * weight for loss, weight in zip(losses, weights, strict=True)]).sum()
+
+
+def _loss(
+    model: Any2AnyDiT, examples: Sequence[Example], draw: Draw, generator: torch.Generator, precision: str
+) -> Tensor:
+    predicts = model.switches.predicts
+    beside = [BASE] if BASE in examples[0].latents and draw.target == "dose" else []
+    batch = stack(examples, [*draw.conditions, *beside, draw.target])
+    x0 = batch.pop(draw.target)
+    eps = torch.randn(x0.shape, generator=generator)
+    t_b = shift_time(torch.rand(len(examples), generator=generator))
+    x_t, v = noised(x0, eps, t_b)
+    # No cache: torch has one of cast weights for all threads, and whichever leaves such a block empties it. The
+    # gradient of a weight that a pass uses several times (a shared patch embedding) would depend on other threads.
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16", cache_enabled=False):
+        predicted = model(batch, draw.target, x_t, t_b)
+    loss: Tensor = (predicted.float() - training_target(predicts, x0, eps, v)).square().mean()
+    return loss

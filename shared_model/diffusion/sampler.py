@@ -1,0 +1,84 @@
+"""Samples of one modality from any conditions: DDIM steps, batched candidates, tiles for grids above the training ROI.
+
+The noise is given, so the result depends on nothing but the seed that drew it: neither on how many candidates run at
+once nor on whether the conditions' keys and values are kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from shared_model.diffusion.schedule import sample_ddim
+from shared_model.diffusion.tiling import Triple, Window, blended, tiles
+from shared_model.network.dit import Any2AnyDiT
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How to sample. ``steps`` of DDIM; ``precision`` of the network, bf16 or fp32; ``batch`` candidates at once.
+
+    ``window`` (z, y, x) in latent cells: a larger grid is cut into such tiles, which overlap by ``overlap`` cells at
+    least and are blended at every step; None never cuts. ``keep``: keep the conditions' keys and values, where
+    condition-causal attention makes that exact.
+    """
+
+    steps: int = 1
+    precision: str = "bf16"
+    batch: int = 8
+    window: Triple | None = None
+    overlap: int = 2
+    keep: bool = True
+
+
+@torch.no_grad()
+def sample_latents(
+    model: Any2AnyDiT, conditions: Mapping[str, Tensor], target: str, noise: Tensor, how: Sampling
+) -> Tensor:
+    """Latents (K, C, z, y, x) of ``target`` from ``noise`` of that shape, one candidate a sample.
+
+    ``conditions``: modality -> latents (C, z, y, x) of one patient.
+    """
+    z, y, x = noise.shape[2:]
+    parts = tiles((z, y, x), how.window or (z, y, x), how.overlap)
+    networks = [
+        PatientNetwork(model, {m: v[(..., *part)] for m, v in conditions.items()}, target, how) for part in parts
+    ]
+
+    def network(x_t: Tensor, t_b: Tensor) -> Tensor:
+        def tile(number: int, part: Window) -> Tensor:
+            return networks[number](x_t[(..., *part)], t_b)
+
+        return blended(tile, (z, y, x), parts, how.overlap)
+
+    predicts = model.switches.predicts
+    return torch.cat([sample_ddim(network, some, how.steps, predicts) for some in noise.split(how.batch)])
+
+
+class PatientNetwork:
+    """The network's output for the candidates of one patient on one tile; keeps what does not change.
+
+    Made and called inside the same ``torch.no_grad`` or outside of any: gradients pass through what is kept.
+    """
+
+    def __init__(self, model: Any2AnyDiT, conditions: Mapping[str, Tensor], target: str, how: Sampling) -> None:
+        self._model, self._target, self._bf16 = model, target, how.precision == "bf16"
+        self._conditions = {m: v[None] for m, v in conditions.items()}
+        self._memory = None
+        if how.keep and model.switches.attention == "condition-causal":
+            with self._autocast():
+                self._memory = model.remember(self._conditions)
+
+    def __call__(self, x_t: Tensor, t_b: Tensor) -> Tensor:
+        """Output (k, C, z, y, x) at ``x_t`` of k candidates and their noise times (k,)."""
+        candidates = x_t.shape[0]
+        conditions = {m: v.expand(candidates, -1, -1, -1, -1) for m, v in self._conditions.items()}
+        with self._autocast():
+            out = self._model(conditions, self._target, x_t, t_b, self._memory)
+        return torch.as_tensor(out, dtype=x_t.dtype)
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast("cpu", torch.bfloat16, enabled=self._bf16)

@@ -1,0 +1,163 @@
+"""What both ends of a federation must agree on about the model: architecture, prior, adapter, training grid."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from dataclasses import asdict, dataclass, field, fields
+
+from shared_model.core.errors import InputError
+from shared_model.network.switches import Switches
+
+ADAPTERS: tuple[str, ...] = ("full", "blocks", "lora+embeddings", "lora", "base")
+# A coordinator's specification decides what a site allocates: 128^3 is the native resolution of OpenKBP, and twice that
+# is room for longer fields of view.
+MAX_VOXELS = 2 * 128**3
+MAX_RANK, MAX_ALPHA = 1024, 65_536
+BASES: tuple[str, ...] = ("none", "ridge", "voxel", "phantom")
+# Those whose weights are part of the vector.
+TRAINED_BASES: tuple[str, ...] = ("voxel", "phantom")
+# The coefficients travel in the spec, which a message limits to 20,000 characters.
+MAX_BASE_FOURIER = 2500
+# Bundled ones (shared_model/bundled/priors), a random start, and Wan 2.1 from files.
+PRIORS: tuple[str, ...] = ("video-small", "video-shuffled", "phantom-small", "none", "wan")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """Sizes of Any2AnyDiT. The defaults (1.2M parameters) are those of the bundled prior.
+
+    A 2x2x2 patch of Haar latents is 4x8x8 voxels, 128 tokens a modality at 32^3. From scratch on OpenKBP it reached a
+    dose score of 9.4 Gy in 82 CPU-s, where a 1x2x2 patch (256 tokens) stood at 15.9 Gy after 85 CPU-s.
+    ``text_constant``: every block adds a vector where its backbone attended to text (shared_model/backbone/wan.py).
+    """
+
+    dim: int = 128
+    heads: int = 2
+    ffn_dim: int = 512
+    layers: int = 3
+    freq_dim: int = 256
+    latent_channels: int = 32
+    patch: tuple[int, int, int] = (2, 2, 2)
+    text_constant: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec:
+    """The model of one federation. Canonical JSON of this travels; weights of the prior never do.
+
+    ``prior``: a bundled one (``video-small``; its control ``video-shuffled``; ``phantom-small``), ``none`` (random
+    start from ``init_seed``) or ``wan`` (Wan 2.1 from files that each party has; ``prior_sha256`` names them by
+    content, empty: the coordinator's own). ``adapter``: what trains and travels; ``base``: the base that trains, alone,
+    and it alone predicts. ``rank`` and ``alpha`` of LoRA.
+    ``shape``: training grid (z, y, x) that covers each patient's body; slices (z) of Wan's video autoencoder are best
+    4k + 1 (shared_model/backbone/wan_vae.py).
+    ``precision`` of the forward pass: ``bf16`` (weights and sums stay float32) or ``fp32``. ``switches``: how the model
+    differs from the default one. ``base``: ``none`` (the paper's form), or what the model learns dose minus:
+    ``ridge``, a closed-form estimate (shared_model/base/ridge.py) with ``base_fourier`` random features, whose
+    coefficients are ``base_weights`` once fitted; ``voxel``, a small network (shared_model/base/voxel.py), or
+    ``phantom``, 64 numbers on top of what phantoms teach (shared_model/base/phantom.py), whose weights are part of the
+    vector.
+    """
+
+    prior: str = "video-small"
+    prior_sha256: str = ""
+    init_seed: int = 0
+    adapter: str = "full"
+    rank: int = 16
+    alpha: int = 16
+    shape: tuple[int, int, int] = (32, 32, 32)
+    precision: str = "bf16"
+    switches: Switches = field(default_factory=Switches)
+    base: str = "none"
+    base_fourier: int = 500
+    base_weights: str = ""
+
+    def __post_init__(self) -> None:
+        if self.adapter not in ADAPTERS:
+            raise InputError(f"model.adapter={self.adapter!r}: expected one of {', '.join(ADAPTERS)}")
+        if self.prior not in PRIORS:
+            raise InputError(f"model.prior={self.prior!r}: expected one of {', '.join(PRIORS)}")
+        if self.prior_sha256 and (self.prior != "wan" or _SHA256.fullmatch(self.prior_sha256) is None):
+            raise InputError("model.prior_sha256: expected 64 hex digits with model.prior=wan, else nothing")
+        if self.precision not in ("bf16", "fp32"):
+            raise InputError(f"model.precision={self.precision!r}: expected bf16 or fp32")
+        # The values are not quoted: one may have thousands of digits.
+        for key, low, high in (("init_seed", 0, 2**63 - 1), ("rank", 1, MAX_RANK), ("alpha", 1, MAX_ALPHA)):
+            if not low <= getattr(self, key) <= high:
+                raise InputError(f"model.{key}: expected {low} to {high}")
+        self._check_shape()
+        self._check_switches()
+        self._check_base()
+
+    def _check_shape(self) -> None:
+        if self.prior == "wan":
+            if len(self.shape) != 3 or self.shape[0] < 5 or any(n < 16 or n % 16 for n in self.shape[1:]):
+                raise InputError(
+                    f"model.shape={self.shape}: with model.prior=wan expected (z, y, x) with z at least 5 "
+                    "(best 4k + 1) and y, x multiples of 16"
+                )
+        elif len(self.shape) != 3 or any(n < 8 or n % 8 for n in self.shape):
+            raise InputError(f"model.shape={self.shape}: expected three multiples of 8 (z, y, x)")
+        if math.prod(self.shape) > MAX_VOXELS:
+            raise InputError(f"model.shape={self.shape}: expected at most {MAX_VOXELS} voxels, as 128 x 128 x 256")
+
+    def _check_switches(self) -> None:
+        if self.prior != "wan":
+            return
+        for key, fitting in (("predicts", ("v",)), ("rope", ("overlay", "none"))):
+            if getattr(self.switches, key) not in fitting:
+                raise InputError(
+                    f"model.switches.{key}={getattr(self.switches, key)!r}: expected {' or '.join(fitting)} with "
+                    "model.prior=wan; Wan's weights were trained to predict flow under its own rotary phases"
+                )
+
+    def _check_base(self) -> None:
+        if self.base not in BASES:
+            raise InputError(f"model.base={self.base!r}: expected one of {', '.join(BASES)}")
+        if not 0 <= self.base_fourier <= MAX_BASE_FOURIER:
+            raise InputError(f"model.base_fourier: expected 0 to {MAX_BASE_FOURIER}")
+        if self.adapter == "base" and self.base not in TRAINED_BASES:
+            raise InputError(f"model.adapter=base: expected model.base={' or '.join(TRAINED_BASES)}; no other trains")
+        if self.base_weights and self.base != "ridge":
+            raise InputError("model.base_weights: given without model.base=ridge")
+
+    def to_json(self) -> str:
+        """Canonical form: sorted keys, no spaces.
+
+        A switch at its default is not written, nor an empty hash of the prior or anything of a base that is not there,
+        so that new fields change neither the identity of earlier adapters nor that of runs that do not use them.
+        """
+        raw = {**asdict(self), "switches": self.switches.changed()}
+        unsaid = {key for key in ("switches", "prior_sha256") if not raw[key]}
+        if self.base != "ridge":
+            unsaid |= {"base_fourier", "base_weights"} | ({"base"} if self.base == "none" else set())
+        raw = {key: value for key, value in raw.items() if key not in unsaid}
+        return json.dumps(raw, sort_keys=True, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str) -> ModelSpec:
+        """Inverse of ``to_json``; InputError names an unknown key or a value of the wrong type."""
+        try:
+            raw = json.loads(text)
+        except (ValueError, RecursionError) as error:  # also a number of thousands of digits
+            raise InputError("model spec: not JSON") from error
+        if not isinstance(raw, dict):
+            raise InputError("model spec: expected a JSON object")
+        numbers: dict[str, type] = dict.fromkeys(("init_seed", "rank", "alpha", "base_fourier"), int)
+        names = ("prior", "prior_sha256", "adapter", "precision", "base", "base_weights")
+        types: dict[str, type] = {**dict.fromkeys(names, str), **numbers, "shape": list, "switches": dict}
+        for key, value in raw.items():
+            if key not in types:
+                raise InputError(f"model spec: unknown key {key!r}; expected {', '.join(f.name for f in fields(cls))}")
+            if not isinstance(value, types[key]) or isinstance(value, bool):
+                raise InputError(f"model spec: {key} is {type(value).__name__}, expected {types[key].__name__}")
+        if "shape" in raw:
+            if not all(type(n) is int for n in raw["shape"]):
+                raise InputError("model spec: shape holds something that is not a whole number")
+            raw["shape"] = tuple(raw["shape"])
+        if "switches" in raw:
+            raw["switches"] = Switches.from_raw(raw["switches"])
+        return cls(**raw)

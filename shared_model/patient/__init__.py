@@ -1,0 +1,1 @@
+"""Grid, structure names, Case and beam plates."""

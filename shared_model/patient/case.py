@@ -1,0 +1,117 @@
+"""Case: one patient's planning data on one grid, validated once when it is made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from shared_model.core.errors import InputError
+from shared_model.patient.anatomy import OAR_CODES, is_known, is_target
+from shared_model.patient.geometry import Grid
+
+MODALITIES: tuple[str, ...] = ("dose", "ct", "ptv", "oar", "body", "beam", "angle")
+CONDITIONS: tuple[str, ...] = MODALITIES[1:]
+# The closed-form dose of the residual form (shared_model/base/ridge.py): never a target, and no slot of its own.
+BASE = "base"
+MAX_DOSE_GY = 200.0
+
+Volume = NDArray[np.float32]
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One plan of one patient. Volumes have the grid's shape (z, y, x); ``None`` or empty means absent.
+
+    ``case_id`` is a pseudonym. ``ct_hu`` in Hounsfield units. ``structures`` are masks by TG-263 name; the targets
+    among them are the keys of ``prescriptions_gy``. ``body`` is where dose may be other than zero. ``beam_plate`` and
+    ``angle_plate`` as in the GDP-HMM challenge (shared_model/patient/plates.py). ``dose_gy`` is absolute dose.
+    Raises InputError where any of this does not hold.
+    """
+
+    case_id: str
+    grid: Grid
+    body: Mask
+    structures: Mapping[str, Mask] = field(default_factory=dict)
+    prescriptions_gy: Mapping[str, float] = field(default_factory=dict)
+    ct_hu: Volume | None = None
+    beam_plate: Volume | None = None
+    angle_plate: Volume | None = None
+    dose_gy: Volume | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("ct_hu", "beam_plate", "angle_plate", "dose_gy"):
+            volume = getattr(self, name)
+            if volume is not None:
+                self._check_volume(name, volume)
+        self._check_mask("body", self.body)
+        if not self.body.any():
+            raise InputError(f"case {self.case_id}: body mask is empty; expected at least one voxel")
+        self._check_structures()
+        self._check_dose()
+
+    def _check_volume(self, name: str, volume: Volume) -> None:
+        if volume.shape != self.grid.shape:
+            raise InputError(f"case {self.case_id}: {name} has shape {volume.shape}, the grid {self.grid.shape}")
+        if not np.isfinite(volume).all():
+            raise InputError(f"case {self.case_id}: {name} holds values that are not finite")
+
+    def _check_mask(self, name: str, mask: Mask) -> None:
+        if mask.dtype != np.bool_:
+            raise InputError(f"case {self.case_id}: {name} is {mask.dtype}, expected a boolean mask")
+        if mask.shape != self.grid.shape:
+            raise InputError(
+                f"case {self.case_id}: mask {name} has shape {mask.shape}, outside the grid {self.grid.shape}"
+            )
+
+    def _check_structures(self) -> None:
+        for name, mask in self.structures.items():
+            if not is_known(name):
+                known = ", ".join(OAR_CODES)
+                raise InputError(
+                    f"case {self.case_id}: unknown structure {name!r}; expected {known} or a target like PTV_7000"
+                )
+            self._check_mask(name, mask)
+            if is_target(name) and name not in self.prescriptions_gy:
+                raise InputError(f"case {self.case_id}: target {name} has no prescription")
+        for name, level in self.prescriptions_gy.items():
+            if name not in self.structures:
+                raise InputError(f"case {self.case_id}: prescription for {name}, which has no mask")
+            if not 0 < level < MAX_DOSE_GY:
+                raise InputError(
+                    f"case {self.case_id}: prescription of {name} is {level} Gy, expected 0 to {MAX_DOSE_GY}"
+                )
+
+    def _check_dose(self) -> None:
+        if self.dose_gy is None:
+            return
+        if self.dose_gy.min() < 0:
+            raise InputError(f"case {self.case_id}: dose is negative ({self.dose_gy.min():.3g} Gy); expected >= 0 Gy")
+        if self.dose_gy.max() > MAX_DOSE_GY:
+            raise InputError(
+                f"case {self.case_id}: dose reaches {self.dose_gy.max():.4g} Gy; is it in cGy? expected < {MAX_DOSE_GY}"
+            )
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """Targets present, highest prescription first."""
+        return tuple(sorted(self.prescriptions_gy, key=lambda name: -self.prescriptions_gy[name]))
+
+    def ptv_gy(self) -> Volume:
+        """Prescription dose inside each target, highest wins, 0 outside; (z, y, x) Gy."""
+        out = np.zeros(self.grid.shape, dtype=np.float32)
+        for name in reversed(self.targets):
+            out[self.structures[name]] = self.prescriptions_gy[name]
+        return out
+
+    def oar_code(self) -> Volume:
+        """Integer organ code of each voxel (anatomy.OAR_CODES), 0 in targets and where no organ is; (z, y, x)."""
+        out = np.zeros(self.grid.shape, dtype=np.float32)
+        for name, code in OAR_CODES.items():
+            if name in self.structures:
+                out[self.structures[name]] = code
+        out[self.ptv_gy() > 0] = 0
+        return out

@@ -1,0 +1,163 @@
+"""Error of a shared vector on public patients, whom anyone may know: what a coordinator watches for poison.
+
+Under secure aggregation nobody can look at a single site's update. What the sum does to patients that are nobody's can
+be seen by all, and costs no privacy: it is computed from what was released. Ten phantoms come with the package
+(``public_cases/``); a coordinator may name a file of other public patients. `simulate public-set` makes both.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import zipfile
+import zlib
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from shared_model.adapter.manifest import unpack
+from shared_model.adapter.shared import adapted_model
+from shared_model.backbone.prior import load_latents
+from shared_model.base.features import Features
+from shared_model.base.residual import base_dose, base_features, base_weights
+from shared_model.bundled import PUBLIC_CASES
+from shared_model.core.errors import InputError
+from shared_model.diffusion.modalities import Example, example
+from shared_model.network.spec import ModelSpec
+from shared_model.patient.case import Case
+from shared_model.patient.geometry import Grid
+from shared_model.prediction.predictor import predict_dose
+from shared_model.scoring.dosimetry import dose_score_gy
+
+# None of them taught the public numbers of ``model.base=phantom``.
+# What an error counts as that is larger, or not a number.
+WORST_GY = 1000.0
+# Dose in 1/100 Gy and plates in 1/1000 as uint16, CT in whole HU: a quarter of their size.
+_SCALES = {"dose_gy": 100.0, "beam_plate": 1000.0, "angle_plate": 1000.0}
+_Arrays = dict[str, NDArray[Any]]
+
+
+def pack_case(case: Case) -> _Arrays:
+    """Arrays of one public patient as a file of them holds them; InputError without a dose to compare with."""
+    if case.dose_gy is None:
+        raise InputError(f"public patients: case {case.case_id} has no dose; expected one to compare with")
+    header = {
+        "case_id": case.case_id,
+        "grid": [case.grid.shape, case.grid.spacing_mm, case.grid.origin_mm],
+        "structures": list(case.structures),
+        "prescriptions_gy": dict(case.prescriptions_gy),
+    }
+    arrays: _Arrays = {
+        "header": np.frombuffer(json.dumps(header).encode(), np.uint8),
+        "masks": np.stack([np.packbits(mask) for mask in (case.body, *case.structures.values())]),
+    }
+    if case.ct_hu is not None:
+        arrays["ct_hu"] = _whole(case, "ct_hu", 1.0, np.int16)
+    for name, scale in _SCALES.items():
+        if getattr(case, name) is not None:
+            arrays[name] = _whole(case, name, scale, np.uint16)
+    return arrays
+
+
+def _whole(case: Case, name: str, scale: float, kind: type[np.integer[Any]]) -> NDArray[Any]:
+    whole, allowed = np.rint(getattr(case, name) * scale), np.iinfo(kind)
+    if whole.min() < allowed.min or whole.max() > allowed.max:
+        wanted = f"{allowed.min / scale:g} to {allowed.max / scale:g}"
+        raise InputError(f"public patients: case {case.case_id}: {name} is outside {wanted}")
+    packed: NDArray[Any] = whole.astype(kind)
+    return packed
+
+
+def unpack_case(arrays: _Arrays) -> Case:
+    """The patient that ``pack_case`` wrote, to its rounding."""
+    header = json.loads(arrays["header"].tobytes())
+    shape, spacing_mm, origin_mm = (tuple(part) for part in header["grid"])
+    masks = [np.unpackbits(row, count=math.prod(shape)).astype(bool).reshape(shape) for row in arrays["masks"]]
+    volumes = {name: (arrays[name] / scale).astype(np.float32) for name, scale in _SCALES.items() if name in arrays}
+    return Case(
+        case_id=header["case_id"],
+        grid=Grid(shape, spacing_mm, origin_mm),
+        body=masks[0],
+        structures=dict(zip(header["structures"], masks[1:], strict=True)),
+        prescriptions_gy=header["prescriptions_gy"],
+        ct_hu=arrays["ct_hu"].astype(np.float32) if "ct_hu" in arrays else None,
+        **volumes,
+    )
+
+
+def write_public_cases(path: Path, cases: Sequence[Case]) -> str:
+    """Write a file of public patients, the same bytes for the same cases; returns its SHA-256 in hex."""
+    arrays = {f"{i}.{name}": array for i, case in enumerate(cases) for name, array in pack_case(case).items()}
+    np.savez_compressed(path, **arrays)  # type: ignore[arg-type]
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@lru_cache(maxsize=2)
+def public_cases(path: Path) -> tuple[Case, ...]:
+    """The patients of a file that ``write_public_cases`` wrote; InputError where it cannot be read or holds none."""
+    advice = "reinstall fedkt3d" if path == PUBLIC_CASES else "expected a file that `simulate public-set` wrote"
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if archive.testzip() is not None:  # numpy does not read far enough to check
+                raise zipfile.BadZipFile
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        found: dict[int, _Arrays] = {}
+        for name, array in arrays.items():
+            index, part = name.split(".")
+            found.setdefault(int(index), {})[part] = array
+        cases = tuple(unpack_case(found[index]) for index in sorted(found))
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zlib.error, zipfile.BadZipFile, InputError) as error:
+        raise InputError(f"{path}: no file of public patients ({type(error).__name__}); {advice}") from error
+    if not cases:
+        raise InputError(f"{path}: holds no public patient; {advice}")
+    return cases
+
+
+class PublicCheck:
+    """Dose score (Gy) of a vector of ``spec`` on ``cases``, their mean; the same vector, the same number."""
+
+    def __init__(self, spec: ModelSpec, cases: Sequence[Case]) -> None:
+        self._spec, self._cases = spec, cases
+        self._model = adapted_model(spec).eval()
+        self._latents = load_latents(spec)
+        # By place: names may repeat.
+        self._features: dict[int, Features] = {}
+        self._examples: dict[int, Example] = {}
+
+    def __call__(self, vector: NDArray[np.float32], stage: str) -> float:
+        """Score ``vector`` (d,): the base alone in stage ``base``, else the whole model with one sampling step.
+
+        WORST_GY at most, also where a dose is not finite.
+        """
+        unpack(self._model, vector)
+        scores = [self._score(place, stage) for place in range(len(self._cases))]
+        mean = math.fsum(scores) / len(scores)
+        return min(mean, WORST_GY) if math.isfinite(mean) else WORST_GY
+
+    def _score(self, place: int, stage: str) -> float:
+        case, base = self._cases[place], None
+        assert case.dose_gy is not None
+        if self._spec.base != "none":
+            if place not in self._features:
+                self._features[place] = base_features(case, self._spec)
+            base = base_dose(case, self._spec, self._features[place], base_weights(self._model))
+        if stage == "base" and base is not None:
+            dose = torch.from_numpy(base)
+        else:
+            patient = self._example(place) if base is None else None
+            dose = predict_dose(self._model, case, self._spec, patient=patient, base=base)
+        score = dose_score_gy(torch.from_numpy(case.dose_gy), dose.float()[None], torch.from_numpy(case.body))
+        return float(score)
+
+    def _example(self, place: int) -> Example:
+        """Encoded once, where no base that changes is part of it."""
+        if place not in self._examples:
+            self._examples[place] = example(self._cases[place], self._spec.shape, self._latents)
+        return self._examples[place]

@@ -1,0 +1,62 @@
+"""A case on a coarser grid, and its dose back on its own: a model is asked at the voxel size that it was trained at."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from shared_model.diffusion.modalities import AIR_HU
+from shared_model.patient.case import Case, Mask, Volume
+from shared_model.patient.geometry import Grid, Resampler, back_project, masked_average
+
+
+def coarsened(case: Case, factors: tuple[int, int, int]) -> Case:
+    """The case on voxels of ``factors`` (z, y, x) of its own; itself where all are 1.
+
+    A structure has the voxels that it fills by half or more; one that would vanish keeps those that it touches. The
+    body has all that it touches, so that no dose is cut off; dose is the mean inside of it.
+    """
+    if factors == (1, 1, 1):
+        return case
+    grid = _grid(case.grid, factors)
+    to = Resampler(case.grid, grid)
+    body = torch.from_numpy(case.body.astype(np.float32))
+
+    def mean(volume: Volume | None, fill: float = 0.0) -> Volume | None:
+        return None if volume is None else np.asarray(to.average(torch.from_numpy(volume), fill).numpy())
+
+    dose = None if case.dose_gy is None else masked_average(torch.from_numpy(case.dose_gy), body, to).numpy()
+    return Case(
+        case_id=case.case_id,
+        grid=grid,
+        body=(to.average(body) > 1e-4).numpy(),
+        structures={name: _coarse_mask(mask, to) for name, mask in case.structures.items()},
+        prescriptions_gy=case.prescriptions_gy,
+        ct_hu=mean(case.ct_hu, AIR_HU),
+        beam_plate=mean(case.beam_plate),
+        angle_plate=mean(case.angle_plate),
+        dose_gy=None if dose is None else np.clip(dose, 0.0, None),
+    )
+
+
+def refined(dose_gy: Tensor, coarse: Case, fine: Case) -> Tensor:
+    """A dose (z, y, x) of ``coarse`` on the grid of ``fine``, by iterative back-projection; 0 outside the body."""
+    if coarse.grid == fine.grid:
+        return dose_gy
+    return back_project(dose_gy, torch.from_numpy(fine.body), fine.grid, coarse.grid)
+
+
+def _grid(grid: Grid, factors: tuple[int, int, int]) -> Grid:
+    """Blocks of ``factors`` voxels from the first voxel's corner on; the last block may reach beyond the volume."""
+    shape = tuple(-(-n // k) for n, k in zip(grid.shape, factors, strict=True))
+    spacing = tuple(s * k for s, k in zip(grid.spacing_mm, factors, strict=True))
+    origin = tuple(o + 0.5 * (k - 1) * s for o, s, k in zip(grid.origin_mm, grid.spacing_mm, factors, strict=True))
+    return Grid((shape[0], shape[1], shape[2]), (spacing[0], spacing[1], spacing[2]), (origin[0], origin[1], origin[2]))
+
+
+def _coarse_mask(mask: NDArray[np.bool_], to: Resampler) -> Mask:
+    share = to.average(torch.from_numpy(mask.astype(np.float32))).numpy()
+    coarse: Mask = share >= 0.5 - 1e-4
+    return coarse if coarse.any() else share > 1e-4

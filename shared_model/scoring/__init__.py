@@ -1,0 +1,1 @@
+"""DVH metrics and scorecards."""

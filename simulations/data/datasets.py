@@ -1,0 +1,63 @@
+"""Hospitals of a simulation: from data settings to one SiteConfig a hospital."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from client.site.config import SiteConfig
+from shared_model.core.errors import InputError
+from simulations.data.partition import load_partition, openkbp_split
+from simulations.phantom.hospitals import STYLES, write_hospital
+from simulations.settings.commands import DataSettings
+
+
+def hospitals(data: DataSettings, partition: str, out: Path, seed: int) -> list[SiteConfig]:
+    """The hospitals of a run. Phantom hospitals are written below ``data.root`` (or ``out``) unless they are there."""
+    if data.kind == "openkbp":
+        return load_partition(
+            openkbp_root(data),
+            partition,
+            train_per_site=data.train_per_site or None,
+            validation_per_site=data.validation_per_site or None,
+        )
+    return phantom_hospitals(data, data.root or out / "data", seed)
+
+
+def hospital_count(data: DataSettings, partition: str) -> int:
+    """How many hospitals ``hospitals`` gives, without making any."""
+    return len(load_partition(openkbp_root(data), partition)) if data.kind == "openkbp" else data.sites
+
+
+def openkbp_root(data: DataSettings) -> Path:
+    """The data set's folder, which DataSettings has checked."""
+    assert data.root is not None
+    return data.root
+
+
+def phantom_hospitals(data: DataSettings, root: Path, seed: int) -> list[SiteConfig]:
+    """``data.sites`` phantom hospitals, styles in turn; a hospital that is already there is read, not made again."""
+    styles = sorted(STYLES)
+    sites = []
+    for index in range(data.sites):
+        style = styles[index % len(styles)]
+        folder = root / f"seed{seed}_patients{data.patients}" / f"{index}_{style}"
+        sites.append(write_hospital(folder, STYLES[style], data.patients, seed * 1000 + index, site=f"{style}-{index}"))
+    return sites
+
+
+def evaluation_sites(data: DataSettings, split: str, out: Path, seed: int) -> list[SiteConfig]:
+    """Sites whose ``validation`` lists the patients of ``split`` (train, validation, test, all), for scoring."""
+    if data.kind == "openkbp":
+        limits = {"train_per_site": data.train_per_site, "validation_per_site": data.validation_per_site}
+        for key in (key for key, limit in limits.items() if limit):
+            raise InputError(f"data.{key}={limits[key]}: the official splits are scored whole; expected 0")
+        return [openkbp_split(openkbp_root(data), split)]
+    if split == "test":
+        raise InputError("split=test: phantom hospitals have no test patients; choose train, validation or all")
+    sites = phantom_hospitals(data, data.root or out / "data", seed)
+    return [replace(site, train=(), validation=_of(site, split)) for site in sites]
+
+
+def _of(site: SiteConfig, split: str) -> tuple[str, ...]:
+    return {"train": site.train, "validation": site.validation, "all": (*site.train, *site.validation)}[split]

@@ -1,0 +1,1 @@
+"""Runs the same server and client apps on one machine."""

@@ -1,0 +1,227 @@
+"""LocalGrid: a Flower Grid over worker threads of one process, for the apps of a deployment as they are.
+
+What passes it is copied as a wire would copy it: config and metric
+records go through Flower's own serialisation; arrays are immutable bytes, which both sides may share. It sets none of
+Flower's process-wide identities, so that any number of grids can run in one process at the same time.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+import uuid
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from flwr.app import (
+    DEFAULT_TTL,
+    Array,
+    ArrayRecord,
+    ConfigRecord,
+    Context,
+    Error,
+    Message,
+    Metadata,
+    MetricRecord,
+    RecordDict,
+    UserConfig,
+)
+from flwr.app.message import make_message
+from flwr.clientapp import ClientApp
+from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
+from flwr.serverapp import Grid
+from flwr.supercore.run import Run
+
+from shared_model.core.errors import InputError
+
+_FIRST_NODE_ID = 1001
+_run_ids = itertools.count(1)
+
+
+class NoAnswer(Exception):  # noqa: N818
+    """Raised by a client app in a simulation to play a site that took the task and is never heard of again."""
+
+
+@dataclass
+class _Task:
+    message: Message
+    until: float  # time.monotonic() after which nobody waits for the reply any more
+    reply: Message | None = None
+
+
+class LocalGrid(Grid):
+    """Runs one ClientApp for many nodes in ``workers`` threads. A context manager; leaving it stops the threads.
+
+    ``node_configs`` has one mapping a node. A worker starts no new task while ``workers + 2`` replies wait to be
+    pulled, so that memory does not grow with the number of nodes. A reply whose time to live is over is thrown away.
+    """
+
+    def __init__(self, client_app: ClientApp, node_configs: Sequence[UserConfig], *, workers: int = 1) -> None:
+        if workers < 1 or not node_configs:
+            raise InputError(f"LocalGrid: workers {workers} and nodes {len(node_configs)} must be 1 or more")
+        self._app = client_app
+        self._run = Run.create_empty(next(_run_ids))
+        self._contexts = {
+            _FIRST_NODE_ID + i: Context(
+                run_id=self._run.run_id,
+                node_id=_FIRST_NODE_ID + i,
+                node_config=dict(config),
+                state=RecordDict(),
+                run_config={},
+            )
+            for i, config in enumerate(node_configs)
+        }
+        self._queue: deque[_Task] = deque()
+        self._tasks: dict[str, _Task] = {}
+        self._most_waiting = workers + 2
+        self._changed = threading.Condition()
+        self._closed = False
+        self._threads = [threading.Thread(target=self._work, name=f"site-{i}", daemon=True) for i in range(workers)]
+        for thread in self._threads:
+            thread.start()
+
+    def __enter__(self) -> LocalGrid:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self, wait_s: float = 5.0) -> None:
+        """Drop what is queued and end the threads; one that is busy is given ``wait_s`` seconds in all."""
+        with self._changed:
+            self._closed = True
+            self._queue.clear()
+            self._tasks.clear()
+            self._changed.notify_all()
+        end = time.monotonic() + wait_s
+        for thread in self._threads:
+            thread.join(max(0.0, end - time.monotonic()))
+
+    def set_run(self, run: Run) -> None:
+        """Take another run's description, as Flower's grids do."""
+        self._run = run
+
+    @property
+    def run(self) -> Run:
+        """The run's description."""
+        return self._run
+
+    def create_message(
+        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
+    ) -> Message:
+        """Make a message from this grid's own run, not from Flower's process-wide TaskIdentity."""
+        metadata = Metadata(
+            run_id=self._run.run_id,
+            message_id="",
+            src_node_id=SUPERLINK_NODE_ID,
+            dst_node_id=dst_node_id,
+            reply_to_message_id="",
+            group_id=group_id,
+            created_at=time.time(),
+            ttl=ttl or DEFAULT_TTL,
+            message_type=message_type,
+        )
+        return make_message(metadata=metadata, content=content)
+
+    def get_node_ids(self) -> Iterable[int]:
+        """All nodes; in a simulation they are always connected."""
+        return list(self._contexts)
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Queue messages; returns their ids."""
+        ids = []
+        for message in messages:
+            message_id = uuid.uuid4().hex
+            message.metadata.__dict__["_message_id"] = message_id  # as Flower's own grids do: there is no setter
+            task = _Task(message=_delivered(message), until=time.monotonic() + message.metadata.ttl)
+            with self._changed:
+                self._tasks[message_id] = task
+                self._queue.append(task)
+                self._changed.notify_all()
+            ids.append(message_id)
+        return ids
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """Take the replies that are there."""
+        replies = []
+        with self._changed:
+            for message_id in message_ids:
+                task = self._tasks.get(message_id)
+                if task is not None and task.reply is not None:
+                    replies.append(task.reply)
+                    del self._tasks[message_id]
+            if replies:
+                self._changed.notify_all()
+        return replies
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+        """Push messages and wait for all replies, or for ``timeout`` seconds."""
+        waiting = set(self.push_messages(messages))
+        end = None if timeout is None else time.monotonic() + timeout
+        replies: list[Message] = []
+        while waiting and (end is None or time.monotonic() < end):
+            for reply in self.pull_messages(waiting):
+                waiting.discard(reply.metadata.reply_to_message_id)
+                replies.append(reply)
+            with self._changed:
+                self._changed.wait(0.01)
+        return replies
+
+    def _work(self) -> None:
+        while (task := self._next_task()) is not None:
+            reply = self._answer(task.message)
+            with self._changed:
+                if reply is not None and time.monotonic() < task.until and not self._closed:
+                    task.reply = reply
+                else:
+                    self._tasks.pop(task.message.metadata.message_id, None)
+                self._changed.notify_all()
+
+    def _next_task(self) -> _Task | None:
+        """Wait for a task that is still wanted and for room for its reply; None when the grid is closed."""
+        with self._changed:
+            while not self._closed:
+                now = time.monotonic()
+                for message_id in [key for key, task in self._tasks.items() if now >= task.until]:
+                    del self._tasks[message_id]
+                while self._queue and now >= self._queue[0].until:
+                    self._queue.popleft()
+                if self._queue and sum(task.reply is not None for task in self._tasks.values()) < self._most_waiting:
+                    return self._queue.popleft()
+                self._changed.wait(0.5)
+        return None
+
+    def _answer(self, message: Message) -> Message | None:
+        try:
+            context = self._contexts[message.metadata.dst_node_id]
+            reply = _delivered(self._app(message, context))
+        except NoAnswer:
+            return None
+        except (Exception, SystemExit) as error:  # what a SuperNode sends when an app fails, exception text and all
+            reason = f"{type(error)}:<'{error}'>"
+            reply = Message(Error(code=ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason=reason), reply_to=message)
+        reply.metadata.__dict__["_message_id"] = uuid.uuid4().hex
+        return reply
+
+
+def _delivered(message: Message) -> Message:
+    """Copy a message as the receiver of a wire gets it: nothing in it is shared with the sender but immutable bytes."""
+    metadata = Metadata.__new__(Metadata)
+    metadata.__dict__.update(message.metadata.__dict__)
+    if message.has_error():
+        return make_message(metadata=metadata, error=Error(message.error.code, message.error.reason))
+    content = RecordDict()
+    for key, record in message.content.items():
+        if isinstance(record, ArrayRecord):
+            content[key] = ArrayRecord({name: _array(array) for name, array in record.items()})
+        elif isinstance(record, ConfigRecord):
+            content[key] = ConfigRecord.inflate(record.deflate())
+        else:
+            content[key] = MetricRecord.inflate(record.deflate())
+    return make_message(metadata=metadata, content=content)
+
+
+def _array(array: Array) -> Array:
+    return Array(dtype=array.dtype, shape=tuple(array.shape), stype=array.stype, data=bytes(array.data))

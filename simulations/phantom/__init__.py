@@ -1,0 +1,1 @@
+"""Synthetic hospitals: anatomy, beams and a physically plausible dose."""

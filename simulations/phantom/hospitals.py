@@ -1,0 +1,223 @@
+"""Synthetic hospitals: seeded head-and-neck patients with optimised coplanar IMRT dose, as Cases and as files.
+
+A Style joins who a hospital treats (phantom_anatomy) with how it plans (planner); the two vary independently, so a
+model can be asked whether it learned a hospital's patients or its planners.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from client.data.case_files import save_case
+from client.site.config import SiteConfig
+from shared_model.core.errors import InputError
+from shared_model.patient.anatomy import target_name
+from shared_model.patient.case import Case, Mask
+from shared_model.patient.plates import angle_plate, beam_plate, target_centroid_mm
+from simulations.phantom.anatomy import Anatomy, AnatomyStyle, draw_anatomy
+from simulations.phantom.planner import PlanStyle, plan_dose
+
+# Part of every hospital's record: change it whenever the same seed gives another patient.
+GENERATOR_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Style:
+    """A hospital's patients and its planning."""
+
+    anatomy: AnatomyStyle = field(default_factory=AnatomyStyle)
+    plan: PlanStyle
+
+
+def _beams(count: int, first_deg: float = 0.0) -> tuple[float, ...]:
+    return tuple((first_deg + index * 360.0 / count) % 360.0 for index in range(count))
+
+
+_OPENKBP_PLAN = PlanStyle(
+    gantry_deg=_beams(9),
+    levels_gy=(70.0, 63.0, 56.0),
+    level_chance=(1.0, 0.6, 0.9),
+    max_gy={"SpinalCord": (35.0, 3.0), "Brainstem": (38.0, 2.0), "Bone_Mandible": (66.0, 1.0)},
+    mean_gy={
+        "Parotid_L": (26.0, 0.3),
+        "Parotid_R": (26.0, 0.3),
+        "Larynx": (40.0, 0.2),
+        "Esophagus": (30.0, 0.2),
+    },
+    falloff_floor=0.25,
+    falloff_weight=0.6,
+    normalise_dose=0.975,
+    normalise_spread=0.02,
+)
+# How often OpenKBP's training patients have the organ.
+_OPENKBP_PRESENT = {
+    "Brainstem": 0.95,
+    "SpinalCord": 0.99,
+    "Parotid_R": 0.98,
+    "Parotid_L": 0.99,
+    "Esophagus": 0.32,
+    "Larynx": 0.45,
+    "Bone_Mandible": 0.67,
+}
+
+STYLES: dict[str, Style] = {
+    "openkbp_like": Style(anatomy=AnatomyStyle(present=_OPENKBP_PRESENT), plan=_OPENKBP_PLAN),
+    # Seven fields, balanced goals.
+    "balanced_7f": Style(
+        plan=replace(_OPENKBP_PLAN, gantry_deg=_beams(7), levels_gy=(70.0, 56.0), level_chance=(1.0, 1.0)),
+    ),
+    # Spares the parotids hard, treats one side of the neck more often, smaller patients.
+    "parotid_9f": Style(
+        anatomy=AnatomyStyle(unilateral=0.5, size=0.93),
+        plan=replace(
+            _OPENKBP_PLAN,
+            gantry_deg=_beams(9, 20.0),
+            levels_gy=(70.0, 63.0, 56.0),
+            level_chance=(1.0, 1.0, 1.0),
+            mean_gy={"Parotid_L": (14.0, 2.0), "Parotid_R": (14.0, 2.0)},
+            falloff_floor=0.22,
+            falloff_weight=4.0,
+        ),
+    ),
+    # Few fields, lower prescription, coverage before sparing; mostly larynx.
+    "coverage_5f": Style(
+        anatomy=AnatomyStyle(sites_mm=((-38.0, 0.8), (0.0, 0.2)), primary_mm=(28.0, 27.0, 28.0)),
+        plan=replace(
+            _OPENKBP_PLAN,
+            gantry_deg=_beams(5),
+            levels_gy=(66.0, 54.0),
+            level_chance=(1.0, 1.0),
+            mean_gy={"Parotid_L": (30.0, 0.05), "Parotid_R": (30.0, 0.05)},
+            falloff_weight=0.3,
+            normalise_volume=0.98,
+            normalise_dose=1.0,
+        ),
+    ),
+    # Cord kept low whatever it costs; high in the neck, larger patients.
+    "cord_9f": Style(
+        anatomy=AnatomyStyle(sites_mm=((32.0, 0.7), (0.0, 0.3)), nodes_mm=(-60.0, 65.0), size=1.07),
+        plan=replace(
+            _OPENKBP_PLAN,
+            gantry_deg=_beams(9, 20.0),
+            levels_gy=(69.96, 59.4),
+            level_chance=(1.0, 1.0),
+            max_gy={"SpinalCord": (22.0, 15.0), "Brainstem": (25.0, 10.0), "Bone_Mandible": (64.0, 1.0)},
+        ),
+    ),
+}
+
+
+def style_named(name: str) -> Style:
+    """The built-in style of this name. Raises InputError with the list of names."""
+    if name not in STYLES:
+        raise InputError(f"phantom style {name!r}: expected one of {', '.join(STYLES)}")
+    return STYLES[name]
+
+
+def phantom_case(
+    seed: int, style: Style, shape: tuple[int, int, int] = (32, 32, 32), case_id: str | None = None
+) -> Case:
+    """One synthetic patient with all seven modalities on a grid over the body's box; the same seed gives the same bits.
+
+    ``case_id`` defaults to ``ph_SEED``. Raises InputError for a shape below 12 voxels an edge or a negative seed.
+    """
+    if min(shape) < 12 or seed < 0:
+        raise InputError(f"phantom: shape {shape}, seed {seed}: expected at least 12 voxels an edge and a seed >= 0")
+    # A stream each, so that one seed means the same patient whatever the planning style.
+    level_rng, anatomy_rng, plan_rng = (np.random.default_rng([GENERATOR_VERSION, seed, part]) for part in range(3))
+    chances = level_rng.random(len(style.plan.levels_gy))
+    levels = [
+        gy
+        for gy, chance, drawn in zip(style.plan.levels_gy, style.plan.level_chance, chances, strict=True)
+        if drawn < chance
+    ]
+    anatomy = draw_anatomy(style.anatomy, len(levels), shape, anatomy_rng)
+    targets = _targets(anatomy, levels)
+    prescriptions_gy = {target_name(gy): gy for gy in levels if target_name(gy) in targets}
+    structures = {**anatomy.organs, **targets}
+    dose_gy = plan_dose(anatomy.ct_hu, anatomy.body, structures, prescriptions_gy, anatomy.grid, style.plan, plan_rng)
+    highest_gy = max(prescriptions_gy.values())
+    isocentre_mm = target_centroid_mm(targets[target_name(highest_gy)], anatomy.grid)
+    weights = np.max([mask * np.float32(prescriptions_gy[name] / highest_gy) for name, mask in targets.items()], axis=0)
+    return Case(
+        case_id=f"ph_{seed}" if case_id is None else case_id,
+        grid=anatomy.grid,
+        body=anatomy.body,
+        structures=structures,
+        prescriptions_gy=prescriptions_gy,
+        ct_hu=anatomy.ct_hu,
+        beam_plate=beam_plate(weights, anatomy.grid, isocentre_mm, style.plan.gantry_deg),
+        angle_plate=angle_plate(anatomy.grid, isocentre_mm, style.plan.gantry_deg),
+        dose_gy=dose_gy,
+    )
+
+
+def _targets(anatomy: Anatomy, levels_gy: list[float]) -> dict[str, Mask]:
+    """Targets by name; a level that the higher ones swallowed is left out."""
+    named = zip(levels_gy, anatomy.targets, strict=True)
+    return {target_name(gy): mask for gy, mask in named if mask.any()}
+
+
+def write_hospital(
+    folder: Path,
+    style: Style,
+    patients: int,
+    seed: int,
+    *,
+    site: str | None = None,
+    shape: tuple[int, int, int] = (32, 32, 32),
+    validation_fraction: float = 0.2,
+) -> SiteConfig:
+    """Make ``patients`` cases in ``folder`` with their site configuration (``site.yaml``), and return it.
+
+    ``site`` defaults to the folder's name. Patients of different ``seed`` are unrelated. At least one patient is kept
+    for validation. A folder that already holds this very hospital is returned as it is; one that holds another is left
+    alone with an InputError, as for fewer than 2 patients.
+    """
+    if patients < 2 or not 0 < validation_fraction < 1:
+        raise InputError(f"phantom hospital: {patients} patients, expected 2 or more; validation {validation_fraction}")
+    record = {
+        "generator": GENERATOR_VERSION,
+        "style": asdict(style),
+        "patients": patients,
+        "seed": seed,
+        "shape": shape,
+    }
+    _claim(folder, json.dumps(record, sort_keys=True))
+    case_ids = tuple(f"ph_{seed}_{index}" for index in range(patients))
+    held_back = min(max(1, round(patients * validation_fraction)), patients - 1)
+    config = SiteConfig(
+        site=folder.name if site is None else site,
+        data="cases",
+        root=folder,
+        train=case_ids[:-held_back],
+        validation=case_ids[-held_back:],
+    )
+    for index, case_id in enumerate(case_ids):
+        path = folder / f"{case_id}.npz"
+        if not path.is_file():
+            # Seeds of one hospital's patients never meet those of another's.
+            patient_seed = int(np.random.SeedSequence([seed, index]).generate_state(1, np.uint32)[0])
+            save_case(path, phantom_case(patient_seed, style, shape, case_id))
+    config.save(folder / "site.yaml")
+    return config
+
+
+def _claim(folder: Path, record: str) -> None:
+    """Make ``folder`` the home of the hospital that ``record`` describes, or raise InputError if it is another's."""
+    path = folder / "hospital.json"
+    if path.is_file():
+        if path.read_text(encoding="utf-8") != record:
+            raise InputError(f"{folder}: holds another phantom hospital; choose a new folder or delete it")
+        return
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder}: is not an empty folder and holds no phantom hospital; choose a new folder")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(record, encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be written ({error.strerror}); choose another folder") from error

@@ -1,0 +1,89 @@
+"""Scores of one vector on the validation patients of many sites, patient by patient."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from client.data.load import load_case
+from client.site.config import SiteConfig
+from client.training.train import score_validation
+from privacy.wire.messages import EvaluateTask
+from shared_model.network.spec import ModelSpec
+from shared_model.patient.case import Case
+from shared_model.scoring.dosimetry import CaseScore, score_case, summarise
+from simulations.reports.native import upsampled
+
+# Site -> case pseudonym -> score.
+SiteScores = Mapping[str, Mapping[str, CaseScore]]
+COLUMNS = ("dose_score_gy", "dvh_score_gy", "mae_ref5_gy", "mae_gdp_gy")
+
+
+def score_sites(
+    sites: Sequence[SiteConfig],
+    spec: ModelSpec,
+    vector: NDArray[np.float32],
+    task: EvaluateTask,
+    scored: Callable[[int], None] = lambda patients: None,
+) -> dict[str, dict[str, CaseScore]]:
+    """Score every site's validation patients; sites without any are left out."""
+    scores = {}
+    for site in sites:
+        if site.validation:
+            found = score_validation(site, spec, vector, task)
+            scores[site.site] = dict(zip(site.validation, found, strict=True))
+            scored(len(found))
+    return scores
+
+
+def score_predictions(
+    sites: Sequence[SiteConfig],
+    predict: Callable[[SiteConfig, Case], Tensor],
+    native: SiteConfig | None = None,
+    scored: Callable[[int], None] = lambda patients: None,
+) -> tuple[dict[str, dict[str, CaseScore]], list[CaseScore]]:
+    """Score a dose (z, y, x) in Gy for every site's validation patients, and upsampled for those of ``native``."""
+    scores: dict[str, dict[str, CaseScore]] = {}
+    fine: list[CaseScore] = []
+    for site in sites:
+        for case_id in site.validation:
+            case = load_case(site, case_id)
+            dose = predict(site, case)
+            scores.setdefault(site.site, {})[case_id] = score_case(case, dose)
+            if native is not None and case_id in native.validation:
+                full = load_case(native, case_id)
+                fine.append(score_case(full, upsampled(dose, case, full)))
+            scored(1)
+    return scores, fine
+
+
+def overall(scores: SiteScores) -> dict[str, float]:
+    """Scores over all patients of all sites (dosimetry.summarise)."""
+    return summarise([score for site in scores.values() for score in site.values()])
+
+
+def study_summary(scores: SiteScores) -> dict[str, object]:
+    """The ``studies.NAME`` table of summary.json: scores over all patients, and per site."""
+    return {**overall(scores), "per_site": {site: summarise(list(of.values())) for site, of in scores.items()}}
+
+
+def patients_csv(studies: Mapping[str, SiteScores]) -> str:
+    """One line per study and case: the scores behind every mean."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["study", "site", "case", *COLUMNS])
+    writer.writerows(_rows(studies))
+    return text.getvalue()
+
+
+def _rows(studies: Mapping[str, SiteScores]) -> Iterable[list[str]]:
+    for study, scores in studies.items():
+        for site, cases in scores.items():
+            for case, score in cases.items():
+                one = summarise([score])
+                yield [study, site, case, *(f"{one[column]:.4f}" for column in COLUMNS)]

@@ -1,0 +1,266 @@
+"""Settings of the `simulate` commands: YAML in simulations/conf, overrides typed and checked here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from privacy.dp.terms import SUMMED
+from server.config.run import RunConfig
+from shared_model.core.errors import InputError
+from shared_model.network.spec import ModelSpec
+from simulations.settings.composition import check_number, check_range, composed, mapping, optional_path, path
+
+STUDIES: tuple[str, ...] = ("federated", "local", "centralised")
+BASELINES: tuple[str, ...] = ("constant", "atlas", "gbm5", "gbm24", "ridge", "unet")
+PRETRAINING: tuple[str, ...] = ("video", "video-shuffled", "phantom")
+SPLITS: tuple[str, ...] = ("train", "validation", "test", "all")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSettings:
+    """Where patients come from. ``openkbp`` needs ``root``; ``phantom`` makes ``sites`` hospitals of ``patients``."""
+
+    kind: str
+    root: Path | None = None
+    train_per_site: int = 0
+    validation_per_site: int = 0
+    sites: int = 4
+    patients: int = 12
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("openkbp", "phantom"):
+            raise InputError(f"data.kind={self.kind!r}: expected openkbp or phantom")
+        if self.kind == "openkbp" and (self.root is None or not (self.root / "splits.json").is_file()):
+            raise InputError(f"data.root={self.root}: expected a folder with OpenKBP's splits.json and half64/")
+        check_range("data.sites", self.sites, 1, 64)
+        check_range("data.patients", self.patients, 2, 10_000)
+        check_range("data.train_per_site", self.train_per_site, 0, 10_000)
+        check_range("data.validation_per_site", self.validation_per_site, 0, 10_000)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSettings:
+    """``simulate run``: what to compare, on which data, with which federation (``federation`` is the server's own).
+
+    ``everyone``: a round needs all of the federation's sites.
+    """
+
+    out: Path
+    study: tuple[str, ...]
+    partition: str
+    engine: str
+    workers: int
+    threads: int
+    data: DataSettings
+    prior_path: Path | None
+    federation: RunConfig
+    everyone: bool
+    spec: ModelSpec
+    resolved: str = field(repr=False)
+
+    def __post_init__(self) -> None:
+        unknown = [s for s in self.study if s not in STUDIES]
+        if unknown or not self.study or len(set(self.study)) != len(self.study):
+            raise InputError(f"study={list(self.study)}: expected some of {', '.join(STUDIES)}, each once")
+        if self.engine not in ("local", "ray"):
+            raise InputError(f"engine={self.engine!r}: expected local or ray")
+        if self.federation.privacy.mode in SUMMED and self.study != ("federated",):
+            raise InputError(
+                f"privacy={self.federation.privacy.mode}: needs sites that share; expected study=[federated], or"
+                " privacy=none"
+            )
+        if self.federation.privacy.mode in SUMMED and self.engine == "ray":
+            raise InputError(
+                f"engine=ray: with privacy={self.federation.privacy.mode} a site keeps keys from one message to the"
+                " next, which Ray's workers do not; expected engine=local"
+            )
+        check_range("workers", self.workers, 1, 256)
+        check_range("threads", self.threads, 1, 256)
+        if self.engine == "ray" and self.threads != 1:
+            raise InputError(f"engine=ray: Ray's workers have one thread each; expected threads=1, not {self.threads}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateSettings:
+    """``simulate evaluate``: one adapter on one cohort."""
+
+    adapter: str
+    split: str
+    targets: str
+    part: str
+    out: Path
+    seed: int
+    threads: int
+    sampler_steps: int
+    candidates: int
+    data: DataSettings
+    prior_path: Path | None
+
+    def __post_init__(self) -> None:
+        if self.split not in SPLITS:
+            raise InputError(f"split={self.split!r}: expected one of {', '.join(SPLITS)}")
+        check_range("seed", self.seed, 0, 2**63 - 1)
+        if self.targets not in ("dose", "all"):
+            raise InputError(f"targets={self.targets!r}: expected dose or all")
+        if self.part not in ("whole", "base"):
+            raise InputError(f"part={self.part!r}: expected whole or base")
+        check_range("sampler_steps", self.sampler_steps, 1, 1000)
+        check_range("candidates", self.candidates, 1, 64)
+        check_range("threads", self.threads, 0, 256)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaselinesSettings:
+    """``simulate baselines``: methods to train on the training patients and to score on those of ``split``."""
+
+    methods: tuple[str, ...]
+    split: str
+    out: Path
+    seed: int
+    threads: int
+    unet_cpu_s: int
+    base_fourier: int
+    data: DataSettings
+
+    def __post_init__(self) -> None:
+        unknown = [m for m in self.methods if m not in BASELINES]
+        if unknown or not self.methods or len(set(self.methods)) != len(self.methods):
+            raise InputError(f"methods={list(self.methods)}: expected some of {', '.join(BASELINES)}, each once")
+        if self.split not in ("validation", "test"):
+            raise InputError(f"split={self.split!r}: expected validation or test")
+        check_range("seed", self.seed, 0, 2**32 - 1)
+        check_range("threads", self.threads, 1, 256)
+        check_range("unet_cpu_s", self.unet_cpu_s, 1, 1_000_000)
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The base that the ridge method fits."""
+        return ModelSpec(base="ridge", base_fourier=self.base_fourier)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainSettings:
+    """``simulate pretrain``: a prior of the bundled size, on procedural video or phantom patients."""
+
+    seed: int
+    out: Path
+    source: str
+    examples: int
+    workers: int
+    threads: int
+    steps: int
+    batch_size: int
+    lr: float
+    lr_final_fraction: float
+    dose_share: float
+    grad_clip: float
+    weight_decay: float
+    log_every: int
+
+    def __post_init__(self) -> None:
+        for key, low, high in (
+            ("seed", 0, 2**40),
+            ("examples", 1, 100_000),
+            ("workers", 1, 256),
+            ("threads", 1, 256),
+            ("steps", 1, 10_000_000),
+            ("batch_size", 1, 4096),
+            ("log_every", 1, 10_000_000),
+        ):
+            check_range(key, getattr(self, key), low, high)
+        for key, least, most in (
+            ("lr", 1e-12, 10.0),
+            ("lr_final_fraction", 0.0, 1.0),
+            ("dose_share", 0.0, 1.0),
+            ("grad_clip", 1e-12, 1e6),
+            ("weight_decay", 0.0, 1.0),
+        ):
+            check_number(key, getattr(self, key), least, most)
+        if self.source not in PRETRAINING:
+            raise InputError(f"source={self.source!r}: expected one of {', '.join(PRETRAINING)}")
+        if self.out.exists() and not self.out.is_dir():
+            raise InputError(f"out={self.out}: is no folder; the prior and its card are written to a folder")
+
+
+def data_settings(raw: dict[str, Any]) -> DataSettings:
+    """The key ``data`` of a composed configuration."""
+    values = dict(mapping(raw, "data"))
+    return DataSettings(root=optional_path(values.pop("root", None), "data.root"), **values)
+
+
+def run_settings(overrides: Sequence[str]) -> RunSettings:
+    """Compose and check ``simulate run``'s settings."""
+    raw, resolved = composed("run", overrides)
+    study = raw["study"]
+    rounds = {"count": raw["rounds"], **mapping(raw, "round")}
+    if rounds["public_cases"]:
+        rounds["public_cases"] = str(path(rounds["public_cases"], "round.public_cases").resolve())
+    everyone = not rounds["min_sites"]
+    if everyone:
+        rounds["min_sites"] = 2
+    # Patients and sites are those of the partition (simulations/studies/study.py).
+    privacy = {"mode": raw["privacy"], **mapping(raw, "dp"), "cohort": 1, "sites": 1}
+    federation = RunConfig.from_json(
+        json.dumps(
+            {
+                "name": raw["name"],
+                "seed": raw["seed"],
+                "model": raw["model"],
+                "rounds": rounds,  # before what may follow from it
+                "train": raw["train"],
+                "aggregate": raw["aggregate"],
+                "evaluate": raw["evaluate"],
+                "privacy": privacy,
+                "initial": str(path(raw["initial"], "initial").resolve()) if raw["initial"] else "",
+            }
+        )
+    )
+    return RunSettings(
+        out=path(raw["out"], "out"),
+        study=tuple(study) if isinstance(study, list) else (str(study),),
+        partition=raw["partition"],
+        engine=raw["engine"],
+        workers=raw["workers"],
+        threads=raw["threads"],
+        data=data_settings(raw),
+        prior_path=optional_path(mapping(raw, "prior")["path"], "prior.path"),
+        federation=federation,
+        everyone=everyone and raw["privacy"] in SUMMED,
+        spec=ModelSpec.from_json(json.dumps(raw["model"])),
+        resolved=resolved,
+    )
+
+
+def evaluate_settings(overrides: Sequence[str]) -> EvaluateSettings:
+    """Compose and check ``simulate evaluate``'s settings."""
+    raw, _ = composed("evaluate", overrides)
+    adapter = str(path(raw["adapter"], "adapter"))
+    prior_path = optional_path(mapping(raw, "prior")["path"], "prior.path")
+    rest = {key: value for key, value in raw.items() if key != "prior"}
+    return EvaluateSettings(
+        **{
+            **rest,
+            "adapter": adapter,
+            "out": path(raw["out"], "out"),
+            "data": data_settings(raw),
+            "prior_path": prior_path,
+        }
+    )
+
+
+def baselines_settings(overrides: Sequence[str]) -> BaselinesSettings:
+    """Compose and check ``simulate baselines``'s settings."""
+    raw, _ = composed("baselines", overrides)
+    methods = raw["methods"]
+    raw["methods"] = tuple(methods) if isinstance(methods, list) else (str(methods),)
+    return BaselinesSettings(**{**raw, "out": path(raw["out"], "out"), "data": data_settings(raw)})
+
+
+def pretrain_settings(overrides: Sequence[str]) -> PretrainSettings:
+    """Compose and check ``simulate pretrain``'s settings."""
+    raw, _ = composed("pretrain", overrides)
+    return PretrainSettings(**{**raw, "out": path(raw["out"], "out")})

@@ -1,0 +1,77 @@
+"""Hydra composition for the `simulate` commands, and checks of single values: one line that names the key."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_module
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+import server.config.hydra_schema  # noqa: F401  # makes ${chosen:...} known
+from shared_model.core.errors import InputError
+
+# Hydra's words go on with an advice to add the key, which we refuse.
+_UNKNOWN = re.compile(r"Could not override '([^']+)'")
+
+
+def check_range(key: str, value: object, low: int, high: int) -> None:
+    """InputError unless ``value`` is a whole number from ``low`` to ``high``."""
+    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+        raise InputError(f"{key}={value!r}: expected a whole number from {low} to {high}")
+
+
+def check_number(key: str, value: object, least: float, most: float) -> None:
+    """InputError unless ``value`` is a number from ``least`` to ``most``."""
+    if not isinstance(value, int | float) or isinstance(value, bool) or not least <= value <= most:
+        raise InputError(f"{key}={value!r}: expected a number from {least:g} to {most:g}")
+
+
+def composed(name: str, overrides: Sequence[str]) -> tuple[dict[str, Any], str]:
+    """(values, resolved YAML) of a configuration with overrides; InputError names a bad key in one line."""
+    for override in overrides:
+        if override.startswith(("+", "~")):
+            raise InputError(f"simulate {name}: {override}: keys can be changed, not added or removed")
+    try:
+        with initialize_config_module("simulations.conf", version_base="1.3"):
+            config = compose(name, overrides=list(overrides))
+        assert isinstance(config, DictConfig)
+        for key in OmegaConf.missing_keys(config):
+            raise InputError(f"{key} is missing; give it on the command line: {key}=...")
+        values = OmegaConf.to_container(config, resolve=True)
+        assert isinstance(values, dict)
+        return {str(k): v for k, v in values.items()}, OmegaConf.to_yaml(config, resolve=True)
+    except (HydraException, OmegaConfBaseException, ValueError) as error:  # Hydra's own for a group that is a number
+        text = " ".join(str(error).split())
+        unknown = _UNKNOWN.match(text)
+        if unknown:
+            raise InputError(f"simulate {name}: no key {unknown[1]!r}; docs/simulate.md lists the keys") from error
+        raise InputError(f"simulate {name}: {text[:300]}") from error
+
+
+def mapping(raw: dict[str, Any], key: str) -> dict[str, Any]:
+    """The keys below ``key``; InputError if it holds a single value."""
+    if not isinstance(raw[key], dict):
+        raise InputError(f"{key}={raw[key]!r}: expected keys below it, as in {key}.NAME=VALUE")
+    values: dict[str, Any] = raw[key]
+    return values
+
+
+def optional_path(value: object, key: str) -> Path | None:
+    """``path``, or None for null."""
+    return None if value is None else path(value, key)
+
+
+def path(value: object, key: str) -> Path:
+    """A path with ``~`` expanded; InputError if ``value`` is none."""
+    # A name made of digits alone is a number to Hydra.
+    if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
+        raise InputError(f"{key}={value!r}: expected a path")
+    try:
+        return Path(str(value)).expanduser()
+    except RuntimeError:
+        raise InputError(f"{key}={value}: that user has no home folder") from None

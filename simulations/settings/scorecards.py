@@ -1,0 +1,69 @@
+"""Settings of `simulate scorecards`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from client.adapters.settings import AlignSettings
+from shared_model.bundled import SCORECARDS
+from shared_model.core.errors import InputError
+from simulations.settings.commands import DataSettings
+from simulations.settings.composition import check_range, composed, mapping, optional_path, path
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScorecardsSettings:
+    """``cards``: one file for each hospital of ``partition``, in its order. ``align``: as `client align --set`.
+
+    ``choose``: of each hospital's training patients the last so many choose the epoch instead of training, so that the
+    patients who are scored have chosen nothing.
+    """
+
+    out: Path
+    adapter: str
+    seeds: tuple[int, ...]
+    cards: tuple[Path, ...]
+    partition: str
+    best_of: int
+    choose: int
+    data: DataSettings
+    align: AlignSettings
+
+    def __post_init__(self) -> None:
+        for seed in self.seeds:
+            check_range("seeds", seed, 0, 2**31)
+        if not self.seeds or len(set(self.seeds)) != len(self.seeds):
+            raise InputError(f"seeds={list(self.seeds)}: expected at least one, each once")
+        check_range("best_of", self.best_of, 1, 64)
+        check_range("choose", self.choose, 1, 1000)
+
+
+def scorecards_settings(overrides: Sequence[str]) -> ScorecardsSettings:
+    """Compose and check ``simulate scorecards``'s settings; a card without a folder is one of data.root or ours."""
+    raw, _ = composed("scorecards", overrides)
+    data = dict(mapping(raw, "data"))
+    settings = DataSettings(root=optional_path(data.pop("root", None), "data.root"), **data)
+    seeds = raw["seeds"] if isinstance(raw["seeds"], list) else [raw["seeds"]]
+    cards = raw["cards"] if isinstance(raw["cards"], list) else [raw["cards"]]
+    return ScorecardsSettings(
+        out=path(raw["out"], "out"),
+        adapter=str(path(raw["adapter"], "adapter")),
+        seeds=tuple(seeds),
+        cards=tuple(_card(str(card), settings.root) for card in cards),
+        partition=raw["partition"],
+        best_of=raw["best_of"],
+        choose=raw["choose"],
+        data=settings,
+        align=AlignSettings(**mapping(raw, "align")),
+    )
+
+
+def _card(name: str, root: Path | None) -> Path:
+    ours = SCORECARDS
+    folders = [ours] if root is None else [root / "scorecards", ours]
+    for found in (folder / f"{name}.yaml" for folder in folders):
+        if found.is_file():
+            return found
+    return Path(name)

@@ -1,0 +1,1 @@
+"""One command each: the studies that a researcher runs."""

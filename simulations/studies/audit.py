@@ -1,0 +1,205 @@
+"""`simulate audit`: noise energy, one-run audit and attacks, through the release that a hospital would send.
+
+The attacked gradients are those of the model itself: phantom patients, low-rank adapters on the bundled prior, and the
+first layer of the voxel base for inversion.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from client.site.config import SiteConfig
+from client.training.patient_gradients import Patients, patients_of
+from client.training.train import resident_model
+from privacy.audit.membership import attack_knowing_others, bound, plain_release
+from privacy.audit.noise_energy import noise_energy, null_round
+from privacy.audit.one_run import one_run_audit
+from privacy.dp.accountant import epsilon
+from privacy.dp.terms import Terms
+from privacy.wire.messages import TrainTask
+from shared_model.adapter.manifest import initial_vector
+from shared_model.base.voxel import VoxelBase
+from shared_model.network.spec import ModelSpec
+from simulations.phantom.hospitals import STYLES, write_hospital
+from simulations.reports.tables import write_json
+from simulations.settings.composition import check_number, check_range, composed, path
+
+_MODEL = ModelSpec(prior="video-small", shape=(16, 16, 16), adapter="lora", rank=1, precision="fp32")
+_BASE = ModelSpec(prior="none", shape=(16, 16, 16), base="voxel", adapter="base")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditSettings:
+    """``simulate audit``: noise and size of what is audited."""
+
+    out: Path
+    seed: int
+    z: float
+    steps: int
+    sites: int
+    patients: int
+    trials: int
+    canaries: int
+    numbers: int
+    threads: int
+
+    def __post_init__(self) -> None:
+        check_number("z", self.z, 0.1, 1000.0)
+        for key, low, high in (
+            ("seed", 0, 2**32 - 1),
+            ("steps", 1, 1000),
+            ("sites", 2, 64),
+            ("patients", 4, 1000),
+            ("trials", 4, 1_000_000),
+            ("canaries", 40, 20_000),
+            ("numbers", 100, 10_000_000),
+            ("threads", 1, 256),
+        ):
+            check_range(key, getattr(self, key), low, high)
+
+    def terms(self, steps: int, cohort: int) -> Terms:
+        """Terms of a run of full batches over all sites, with one colluder."""
+        return Terms(
+            mode="shared",
+            z=float(self.z),
+            q=1.0,
+            steps=steps,
+            clip=0.1,
+            delta=1e-5,
+            cohort=cohort,
+            sites=self.sites,
+            survivors=self.sites,
+            colluders=1,
+        )
+
+
+def audit_settings(overrides: Sequence[str]) -> AuditSettings:
+    """Compose and check the settings."""
+    raw, _ = composed("audit", overrides)
+    return AuditSettings(**{**raw, "out": path(raw["out"], "out")})
+
+
+def run_audit(settings: AuditSettings) -> str:
+    """Run everything, write audit.json and audit.md to ``settings.out``; returns the table."""
+    started = time.process_time()
+    torch.set_num_threads(settings.threads)
+    generator = np.random.default_rng(settings.seed)
+    found: dict[str, Any] = {"settings": {**asdict(settings), "out": str(settings.out)}, "machine": platform.machine()}
+    found["noise"] = _noise(settings)
+    run_terms = settings.terms(settings.steps, settings.canaries)
+    claimed = epsilon({(run_terms.z, 1.0): settings.steps}, run_terms.delta)
+    audited = one_run_audit(run_terms, settings.canaries, settings.steps, generator)
+    found["one_run"] = {"claimed_epsilon": claimed, **asdict(audited)}
+    found["membership"] = _membership(settings)
+    found["cpu_s"] = round(time.process_time() - started, 1)
+    settings.out.mkdir(parents=True, exist_ok=True)
+    write_json(settings.out / "audit.json", found)
+    report = _table(found)
+    (settings.out / "audit.md").write_text(report + "\n")
+    return report
+
+
+def _noise(settings: AuditSettings) -> dict[str, Any]:
+    terms = settings.terms(1, settings.patients)
+    whole = noise_energy(null_round(terms, settings.sites, settings.numbers), terms, settings.sites)
+    lacking = noise_energy(null_round(terms, settings.sites, settings.numbers, silent=1), terms, settings.sites)
+    return {"all_sites": asdict(whole), "one_site_silent": asdict(lacking)}
+
+
+def _membership(settings: AuditSettings) -> dict[str, Any]:
+    terms = settings.terms(1, settings.patients)
+    vectors = _gradients(settings, terms)
+    plain = attack_knowing_others(vectors, terms, settings.trials, plain_release)
+    shared = attack_knowing_others(vectors, terms, settings.trials)
+    return {
+        "numbers": vectors.shape[1],
+        "plain_sum": asdict(plain),
+        "shared": asdict(shared),
+        "shared_bound": bound(settings.z),
+        "inversion": _inversion(settings, terms),
+    }
+
+
+def _hospital(settings: AuditSettings) -> SiteConfig:
+    # A fifth of a phantom hospital is for validation.
+    patients = -(-settings.patients * 5 // 4) + 1
+    return write_hospital(settings.out / "hospital", STYLES["balanced_7f"], patients, settings.seed, shape=(16, 16, 16))
+
+
+def _patients(settings: AuditSettings, spec: ModelSpec, terms: Terms, stage: str) -> Patients:
+    asked = TrainTask(
+        round=1,
+        rounds=1,
+        local_steps=1,
+        batch_size=1,
+        lr=1e-3,
+        seed=settings.seed,
+        stage=stage,
+        privacy=terms.to_json(),
+    )
+    vector = initial_vector(spec)
+    if stage == "dose":
+        # LoRA's B starts at zero, where half of the gradient is zero too: a little way into training.
+        vector = vector + 0.02 * np.random.default_rng(settings.seed).standard_normal(vector.size).astype(np.float32)
+    return patients_of(_hospital(settings), spec, vector, asked, terms)
+
+
+def _gradients(settings: AuditSettings, terms: Terms) -> NDArray[np.float32]:
+    patients = _patients(settings, _MODEL, terms, "dose")
+    count = min(settings.patients, patients.count)
+    return np.stack([patients.gradient(i).numpy() for i in range(count)])
+
+
+def _inversion(settings: AuditSettings, terms: Terms) -> dict[str, float]:
+    """Mean features of one patient, read off the first layer of the base: |cosine| with the truth, plain and noised.
+
+    The gradient of a layer's row over that of its bias is a weighted mean of the layer's inputs.
+    """
+    patients = _patients(settings, _BASE, terms, "base")
+    network = resident_model(_BASE).voxel
+    assert isinstance(network, VoxelBase)
+    layer = network.layers[0]
+    assert isinstance(layer, torch.nn.Linear)
+    weight, bias = patients.parameters[0], patients.parameters[1]
+    size, width = weight.numel(), bias.numel()
+    inputs: list[torch.Tensor] = []
+    hook = layer.register_forward_hook(lambda _, seen, __: inputs.append(seen[0].detach().mean(0)))
+    gradient = patients.gradient(0).numpy()
+    hook.remove()
+    noise = np.random.default_rng(settings.seed).standard_normal(gradient.size) * terms.z * terms.clip
+    truth = inputs[0].numpy()
+
+    def recovered(vector: NDArray[Any]) -> float:
+        rows, offsets = vector[:size].reshape(width, -1), vector[size : size + width]
+        # Least squares over all rows: the direction that explains the rows from their biases.
+        guess = offsets @ rows
+        return float(abs(guess @ truth) / (np.linalg.norm(guess) * np.linalg.norm(truth)))
+
+    return {"plain": recovered(gradient), "shared": recovered(gradient + noise)}
+
+
+def _table(found: dict[str, Any]) -> str:
+    noise, run, member = found["noise"], found["one_run"], found["membership"]
+    rows = [
+        ("noise energy, all sites", f"{noise['all_sites']['score']:.1f} standard errors from what is promised"),
+        ("noise energy, one site silent", f"{noise['one_site_silent']['score']:.1f} standard errors"),
+        ("one-run audit", f"epsilon at least {run['lower']:.2f}, claimed {run['claimed_epsilon']:.2f}"),
+        ("membership, plain sum, all others known", _auc(member["plain_sum"])),
+        ("membership, shared, all others known", f"{_auc(member['shared'])}, bound {member['shared_bound']:.3f}"),
+        ("inversion of one patient, plain", f"|cos| {member['inversion']['plain']:.3f}"),
+        ("inversion of one patient, shared", f"|cos| {member['inversion']['shared']:.3f}"),
+    ]
+    return "\n".join(["| audit | result |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)])
+
+
+def _auc(attack: dict[str, Any]) -> str:
+    return f"AUC {attack['auc']:.3f} +- {attack['standard_error']:.3f} ({attack['trials']} trials)"

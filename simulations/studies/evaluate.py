@@ -1,0 +1,127 @@
+"""`simulate evaluate`: score one adapter on one cohort."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.progress import Progress
+from torch import Tensor
+
+from client.data.latent_cache import encoded
+from client.site.config import SiteConfig
+from shared_model.adapter.manifest import load_adapter, unpack, vector_hash
+from shared_model.adapter.shared import adapted_model
+from shared_model.backbone.wan_prior import use_checkpoint
+from shared_model.base.residual import base_gy
+from shared_model.bundled import DEFAULT_ADAPTER
+from shared_model.core.errors import InputError
+from shared_model.diffusion.sampler import Sampling
+from shared_model.network.spec import ModelSpec
+from shared_model.patient.case import Case
+from shared_model.prediction.predictor import predict_dose
+from shared_model.scoring.dosimetry import summarise
+from simulations.data.datasets import evaluation_sites
+from simulations.reports.native import native_site
+from simulations.reports.scoring import overall, patients_csv, score_predictions, study_summary
+from simulations.reports.tables import write_json
+from simulations.settings.commands import EvaluateSettings
+from simulations.studies.predict_any import any_csv, any_table, score_any
+
+
+def evaluate_adapter(settings: EvaluateSettings, bars: Progress) -> str:
+    """Score and write ``out/summary.json`` (key ``metrics``) and ``out/patients.csv``; returns lines for the screen."""
+    started = time.monotonic()
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    use_checkpoint(settings.prior_path)
+    path = DEFAULT_ADAPTER if settings.adapter == "default" else Path(settings.adapter)
+    if not path.is_file():
+        raise InputError(f"adapter={settings.adapter}: no such file; give a .safetensors that a run wrote, or default")
+    if (settings.out / "studies").exists():
+        raise InputError(f"out={settings.out}: holds a run, whose summary would be lost; choose another folder")
+    spec, vector, card = load_adapter(path)
+    sites = evaluation_sites(settings.data, settings.split, settings.out, settings.seed)
+    sites = [replace(site, cache=settings.out / "cache") for site in sites]
+    patients = sum(len(site.validation) for site in sites)
+    bar = bars.add_task("scoring patients", total=patients, note="")
+    predict = _predictor(settings, spec, vector)
+    fine = native_site(settings.data, sites)
+    scores, native = score_predictions(sites, predict, fine, lambda n: bars.advance(bar, n))
+    summary: dict[str, Any] = {
+        "adapter": settings.adapter,
+        "adapter_sha256": vector_hash(vector),
+        "card": card,
+        "split": settings.split,
+        "seed": settings.seed,
+        "sampler_steps": settings.sampler_steps,
+        "candidates": settings.candidates,
+        "part": settings.part,
+        "wall_s": round(time.monotonic() - started, 1),
+        "metrics": overall(scores),
+        "per_site": study_summary(scores)["per_site"],
+        # Upsampled to OpenKBP's own resolution, for the patients who are there in it.
+        **({"native": summarise(native)} if native else {}),
+    }
+    write_json(settings.out / "summary.json", summary)
+    (settings.out / "patients.csv").write_text(patients_csv({settings.split: scores}))
+    screen = _screen(settings, sites, summary)
+    if settings.targets == "all":
+        bar = bars.add_task("every modality", total=patients, note="")
+        how = Sampling(steps=settings.sampler_steps, precision=spec.precision)
+        found = score_any(
+            sites, spec, vector, how, candidates=settings.candidates, seed=settings.seed,
+            scored=lambda n: bars.advance(bar, n),
+        )  # fmt: skip
+        (settings.out / "predict_any.md").write_text(any_table(found))
+        (settings.out / "predict_any.csv").write_text(any_csv(found))
+        screen = f"{any_table(found)}\n{screen}"
+    return screen
+
+
+def _predictor(
+    settings: EvaluateSettings, spec: ModelSpec, vector: NDArray[np.float32]
+) -> Callable[[SiteConfig, Case], Tensor]:
+    """The adapter's dose of a case, or with ``part=base`` that of its base alone, (z, y, x) Gy."""
+    model = adapted_model(spec)
+    unpack(model, vector)
+    model.eval()
+    if settings.part == "base" and spec.base == "none":
+        raise InputError("part=base: this adapter has no base (model.base=none); expected part=whole")
+
+    def predict(site: SiteConfig, case: Case) -> Tensor:
+        base = base_gy(case, spec, model)
+        if settings.part == "base" and base is not None:
+            return torch.from_numpy(base)
+        return predict_dose(
+            model,
+            case,
+            spec,
+            steps=settings.sampler_steps,
+            candidates=settings.candidates,
+            seed=settings.seed,
+            patient=encoded(case, spec, site.cache, base),
+            base=base,
+        )
+
+    return predict
+
+
+def _screen(settings: EvaluateSettings, sites: list[SiteConfig], summary: dict[str, Any]) -> str:
+    metrics = summary["metrics"]
+    numbers = ", ".join(f"{key} {value:.2f}" for key, value in metrics.items() if key != "patients")
+    fine = summary.get("native")
+    if fine:
+        numbers += (
+            f"\n{int(fine['patients'])} of them at native resolution: "
+            f"dose_score_gy {fine['dose_score_gy']:.2f}, dvh_score_gy {fine['dvh_score_gy']:.2f}"
+        )
+    return (
+        f"{int(metrics['patients'])} patients, {settings.split}: {numbers}\nsummary   {settings.out / 'summary.json'}"
+    )

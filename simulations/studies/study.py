@@ -1,0 +1,202 @@
+"""`simulate run`: the same federation code run as federated, local-only and centralised training, scored alike.
+
+Every model takes the same number of gradient steps (rounds x local_steps), and every study sees the same number of
+patients: a site alone and a site in the federation use ``batch_size``, the centralised model that times the number of
+sites. All three go through server.app and client.app, as a deployment does.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from flwr.app import UserConfig
+from flwr.clientapp import ClientApp
+from rich.progress import Progress, TaskID
+
+from client.app import LEDGER_KEY, NODE_CONFIG_KEY
+from client.app import app as client_app
+from client.site.config import SiteConfig
+from privacy.dp.terms import SUMMED
+from server.app import federate, run_config
+from server.config.run import RunConfig
+from server.record.events import LOUD, Event
+from server.record.journal import write_atomic
+from server.sites.attendance import Members
+from shared_model.adapter.manifest import load_adapter
+from shared_model.backbone.wan_prior import use_checkpoint
+from shared_model.core.errors import InputError
+from simulations.data.datasets import hospitals
+from simulations.data.partition import one_site
+from simulations.engine.consortium import enrolled
+from simulations.engine.run import run_local, run_ray
+from simulations.reports.results import ADAPTER, TrainedModel, score_studies, write_results
+from simulations.settings.commands import RunSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One federation to run: a study's whole, or one site of the local-only study."""
+
+    study: str
+    name: str
+    sites: tuple[SiteConfig, ...]
+    federation: RunConfig
+    out: Path
+
+
+def plan_jobs(settings: RunSettings, sites: list[SiteConfig]) -> list[Job]:
+    """The federations that ``settings.study`` asks for; longest first, so that workers end together."""
+    base = settings.federation
+    least = len(sites) if settings.everyone else min(base.rounds.min_sites, len(sites))
+    quorum = replace(base.rounds, min_sites=least)
+    alone = replace(base, rounds=replace(base.rounds, min_sites=1))
+    wide = replace(alone, train=replace(base.train, batch_size=base.train.batch_size * len(sites)))
+    out = settings.out / "studies"
+    jobs = []
+    if "federated" in settings.study:
+        together = replace(base, rounds=quorum)
+        jobs.append(Job(study="federated", name="all", sites=tuple(sites), federation=together, out=out / "federated"))
+    if "centralised" in settings.study:
+        everyone = (one_site(sites, "pooled"),)
+        jobs.append(Job(study="centralised", name="pooled", sites=everyone, federation=wide, out=out / "centralised"))
+    if "local" in settings.study:
+        jobs += [
+            Job(study="local", name=s.site, sites=(s,), federation=alone, out=out / "local" / s.site) for s in sites
+        ]
+    return [replace(job, federation=declared(job.federation, job.sites)) for job in jobs]
+
+
+def declared(federation: RunConfig, sites: Sequence[SiteConfig]) -> RunConfig:
+    """The federation with its sites and their patients declared, as the privacy terms want them."""
+    cohort = sum(len(site.patients()) for site in sites)
+    return replace(federation, privacy=replace(federation.privacy, cohort=cohort, sites=len(sites)))
+
+
+# What says where, how fast and how patiently to run, and not what comes of it.
+_HARMLESS = ("out", "workers", "engine", "round.deadline_s")
+# What may differ between the runs of a mean over seeds: where their files lie, and their own random starts.
+_OF_ONE_RUN = ("seed", "model.init_seed", "name", "study", "data.root", "prior.path", "threads")
+
+
+def claim_folder(settings: RunSettings) -> None:
+    """Write ``out/config.yaml``, or check that the one there asks for the same; more studies may join a run.
+
+    Raises InputError naming the key that differs: the checkpoints in ``out`` know their configuration, not their data.
+    """
+    path = settings.out / "config.yaml"
+    wanted = _counted(settings.resolved)
+    try:
+        if path.is_file():
+            there = _counted(path.read_text())
+            differing = [key for key in sorted({*there, *wanted} - {"study"}) if there.get(key) != wanted.get(key)]
+            differing += ["study"] * (not set(there.get("study", [])) <= set(settings.study))
+            if differing:
+                raise InputError(
+                    f"{settings.out}: holds a run with another {differing[0]}; choose another out (nothing was changed)"
+                )
+        settings.out.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, settings.resolved.encode())
+    except OSError as error:
+        raise InputError(f"out={settings.out}: cannot be used ({error.strerror}); choose another folder") from error
+
+
+def check_alike(folders: Sequence[Path]) -> None:
+    """InputError naming the key in which finished runs differ, beside their seed: their mean would mean nothing."""
+    first: dict[str, Any] = {}
+    for folder in folders:
+        try:
+            counted = _counted((folder / "config.yaml").read_text())
+        except OSError as error:
+            raise InputError(f"{folder}/config.yaml: cannot be read ({error.strerror}); expected a run's") from None
+        counted = {key: value for key, value in counted.items() if key not in _OF_ONE_RUN}
+        first = first or counted
+        for key in sorted({*first, *counted}):
+            if first.get(key) != counted.get(key):
+                raise InputError(
+                    f"{folder}: {key}={counted.get(key)}, in {folders[0]} {first.get(key)};"
+                    " expected runs that differ in their seed alone"
+                )
+
+
+def _counted(resolved: str) -> dict[str, Any]:
+    """Dotted keys and values of a resolved configuration, less the harmless ones."""
+    flat: dict[str, Any] = {}
+
+    def walk(values: dict[str, Any], prefix: str) -> None:
+        for key, value in values.items():
+            if isinstance(value, dict):
+                walk(value, f"{prefix}{key}.")
+            elif f"{prefix}{key}" not in _HARMLESS:
+                flat[f"{prefix}{key}"] = value
+
+    walk(dict(yaml.safe_load(resolved)), "")
+    return flat
+
+
+def run_studies(settings: RunSettings, bars: Progress, app: ClientApp = client_app) -> str:
+    """Run or resume all studies, score them, write everything to ``settings.out``; returns the table and the paths.
+
+    ``app`` replaces the hospitals' own, to put faults in.
+    """
+    started = (time.monotonic(), time.process_time())
+    torch.set_num_threads(settings.threads)
+    use_checkpoint(settings.prior_path)
+    claim_folder(settings)
+    sites = hospitals(settings.data, settings.partition, settings.out, settings.federation.seed)
+    sites = [replace(site, cache=settings.out / "cache") for site in sites]
+    jobs = plan_jobs(settings, sites)
+    # Ray is one for the process: jobs take turns, and the workers are the sites'.
+    in_turn = len(jobs) == 1 or settings.engine == "ray"
+    with ThreadPoolExecutor(1 if in_turn else min(settings.workers, len(jobs))) as pool:
+        workers = settings.workers if in_turn else 1
+        models = list(pool.map(lambda job: run_job(job, settings, workers, bars, app), jobs))
+    trained = {(job.study, job.name): model for job, model in zip(jobs, models, strict=True)}
+    scores = score_studies(settings, sites, trained, bars)
+    return write_results(settings, sites, trained, scores, started)
+
+
+def run_job(job: Job, settings: RunSettings, workers: int, bars: Progress, app: ClientApp = client_app) -> TrainedModel:
+    """One federation through Flower, from its last checkpoint; returns the final model."""
+    paths = []
+    for site in job.sites:
+        path = job.out / "sites" / f"{site.site}.yaml"
+        site.save(path)
+        paths.append(path)
+    label = job.study if job.name in ("all", "pooled") else f"{job.study} {job.name}"
+    bar = bars.add_task(label, total=job.federation.rounds.count, note="")
+    engine = run_local if settings.engine == "local" else run_ray
+    nodes: list[UserConfig] = [
+        {NODE_CONFIG_KEY: str(path), LEDGER_KEY: str(job.out / "ledgers" / path.stem)} for path in paths
+    ]
+    summed = job.federation.privacy.mode in SUMMED
+    with enrolled(nodes) if summed else nullcontext((nodes, Members())) as (known, members):
+        engine(
+            app,
+            partial(federate, on_event=partial(_show, bars, bar), members=members),
+            known,
+            run_config(job.federation, job.out),
+            workers=workers,
+        )
+    spec, vector, _ = load_adapter(job.out / ADAPTER)
+    return TrainedModel(spec=spec, vector=vector)
+
+
+def _show(bars: Progress, bar: TaskID, event: Event) -> None:
+    """Move a federation's progress bar; a dropped site is said at once."""
+    if event.kind in ("round_done", "resumed"):
+        loss = event.metrics.get("loss")
+        bars.update(bar, completed=event.round, note="" if loss is None else f"loss {loss:.3f}")
+        # A log file shows no bars, only the end.
+        if not bars.console.is_terminal:
+            bars.console.print(f"{bars.tasks[bar].description}: {event.line()}", markup=False)
+    elif event.kind in LOUD:
+        bars.console.print(event.line(), markup=False)

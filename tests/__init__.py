@@ -1,0 +1,1 @@
+"""Tests: they mirror the packages; `builders` makes what several of them need."""

@@ -1,0 +1,73 @@
+"""Best-of-n by a scorecard and the site's private adapter reach `client predict`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from client.adapters.in_use import aligned_by, score_by
+from client.cli import app
+from client.data.case_files import save_case
+from client.prediction.predict import Predictor, Sampled
+from shared_model.adapter.manifest import load_adapter
+from shared_model.adapter.private import PrivatePolicy, PrivateShape
+from shared_model.bundled import DEFAULT_ADAPTER, SCORECARDS
+from shared_model.core.errors import InputError
+from shared_model.scoring.scorecard_read import read_scorecard
+from tests.builders.small_study import ellipsoid_case
+
+CARD = SCORECARDS / "head_neck.yaml"
+
+
+@pytest.fixture(scope="module")
+def private(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A private adapter for the bundled one, with weights that change something."""
+    spec, vector, _ = load_adapter(DEFAULT_ADAPTER)
+    policy = PrivatePolicy(spec, vector, PrivateShape(rank=2, alpha=2))
+    with torch.no_grad():
+        for parameter in policy.parameters().values():
+            parameter.add_(0.05)
+    path = tmp_path_factory.mktemp("private") / "private.safetensors"
+    policy.adapter().save(path)
+    return path
+
+
+def test_the_best_sample_by_the_card_is_taken() -> None:
+    case = ellipsoid_case()
+    best = Predictor().predict(case, Sampled(samples=3, score_of=score_by(CARD)))
+    bound = read_scorecard(CARD).bind(case)
+    assert len(best.scores) == 3
+    found = float(bound.score(torch.from_numpy(best.dose_gy)[None].double())[0])
+    assert found == pytest.approx(max(best.scores), abs=0.1)
+    assert 0 < found < 100
+
+
+def test_a_private_adapter_changes_the_dose(private: Path) -> None:
+    case = ellipsoid_case()
+    shared, own = (Predictor(build=aligned_by(path)).predict(case, Sampled(samples=1)) for path in (None, private))
+    assert not np.array_equal(shared.dose_gy, own.dose_gy)
+
+
+def test_the_command_takes_both_and_says_so(private: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_case(tmp_path / "a.npz", ellipsoid_case())
+    study, out = str(tmp_path / "a.npz"), str(tmp_path / "out")
+    arguments = ["predict", study, "--out", out, "--best-of", "2", "--scorecard", str(CARD), "--private", str(private)]
+    app([*arguments, "--json"], standalone_mode=False)
+    record = json.loads(capsys.readouterr().out)
+    assert record["drawn"]["best"] is True
+    assert len(record["scores"]) == 2
+    assert "private adapter" in record["notes"][0]
+    for wrong, text in (
+        (["--best-of", "2"], "--scorecard"),
+        (["--best-of", "2", "--mean-of", "2", "--scorecard", str(CARD)], "not both"),
+        (["--scorecard", str(CARD)], "--best-of"),
+        (["--mean-of", "0"], "0 samples: expected 1 to 64"),
+        (["--best-of", "0", "--scorecard", str(CARD)], "0 samples: expected 1 to 64"),
+        (["--best-of", "2", "--scorecard", study], "a.npz"),
+    ):
+        with pytest.raises(InputError, match=text):
+            app(["predict", study, "--out", str(tmp_path / "other"), *wrong], standalone_mode=False)

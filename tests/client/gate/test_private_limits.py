@@ -1,0 +1,167 @@
+"""Private modes at a real site: mode list, masks, plan, ledger and budget, through the app."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from flwr.app import Context, RecordDict
+from flwr.app.message import make_message
+from flwr.app.metadata import Metadata
+
+from client.app import client_app
+from client.site.budget import budget_report
+from client.site.config import SiteConfig
+from client.site.home import ClientHome
+from client.site.policy import Policy, default_policy_text
+from privacy.dp.accountant import epsilon
+from privacy.dp.terms import Terms
+from privacy.wire.messages import EvaluateTask, Reply, Request, TrainTask, parse_reply, request
+from shared_model.network.spec import ModelSpec
+
+SPEC = ModelSpec(prior="none", adapter="lora").to_json()
+LOCAL = Terms(
+    mode="local", z=4.0, q=1.0, steps=8, clip=1.0, delta=1e-5, cohort=6, sites=2, survivors=2, colluders=1
+)  # fmt: skip
+SITE = SiteConfig(site="a", data="cases", root=Path("/nowhere"), train=("p1", "p2", "p3"), validation=("v1",))
+
+
+class Training:
+    """Counts what it is asked for."""
+
+    def __init__(self) -> None:
+        self.rounds = 0
+
+    def model(self, spec_json: str) -> tuple[str, int]:
+        return "a" * 64, 8
+
+    def private_round(self, site, spec_json, vector, task, terms):  # type: ignore[no-untyped-def]
+        self.rounds += 1
+        return np.full(8, 0.5, np.float32)
+
+    def evaluate_round(self, *_: object) -> dict[str, float]:
+        self.rounds += 1
+        return {"loss": 1.0}
+
+    def base_sums(self, *_: object) -> np.ndarray:
+        self.rounds += 1
+        return np.zeros(3, np.int64)
+
+
+def asked(terms: Terms = LOCAL, round_number: int = 1, local_steps: int = 2) -> RecordDict:
+    task = TrainTask(
+        round=round_number, rounds=4, local_steps=local_steps, batch_size=2, lr=0.1, seed=0, privacy=terms.to_json()
+    )
+    message = Request(
+        kind="train", run_id="ab" * 16, spec_json=SPEC, manifest_hash="a" * 64, task=task,
+        vector=np.zeros(8, np.float32),
+    )  # fmt: skip
+    return request(message)
+
+
+def answer(home: Path, content: RecordDict, training: Training, kind: str = "train") -> Reply:
+    node = {"site-config": str(home / "site.yaml"), "home": str(home)}
+    context = Context(run_id=1, node_id=7, node_config=node, state=RecordDict(), run_config={})
+    message = make_message(metadata=Metadata(1, "m", 1, 7, "", "1", 0.0, 60.0, kind), content=content)
+    return parse_reply(client_app(training)(message, context).content)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A site's folder without a plan, whose policy allows every mode."""
+    record = {"schema": 2, "site": "a", "consortium": "0" * 32, "name": "c", "server": "127.0.0.1:1"}
+    (tmp_path / "client.json").write_text(json.dumps(record))
+    replace(SITE, root=tmp_path).save(tmp_path / "site.yaml")
+    policy = default_policy_text().replace("require_plan: true", "require_plan: false")
+    (tmp_path / "policy.yaml").write_text(policy.replace("modes: [shared]", "modes: [shared, local, site]"))
+    Policy.load(tmp_path / "policy.yaml").ledger_in(tmp_path).create()
+    return tmp_path
+
+
+def refusal(reply: Reply) -> str:
+    assert reply.refusal is not None
+    return f"{reply.refusal.code}: {reply.refusal.text}"
+
+
+def test_a_local_round_is_charged_once_for_each_step_and_tells_nothing_else(home: Path) -> None:
+    training = Training()
+    reply = answer(home, asked(), training)
+    assert reply.refusal is None
+    assert reply.metrics == {}
+    assert reply.vector is not None
+    report = budget_report(ClientHome.load(home))
+    assert report.spent.entries == 1
+    assert report.spent.epsilon == epsilon({(4.0, 1.0): 2}, 1e-5)
+    assert report.runs == (("ab" * 16, "local", 2),)
+    assert any("of 8" in line for line in report.lines())
+
+
+def test_the_budget_ends_the_run_before_the_work(home: Path) -> None:
+    path = home / "policy.yaml"
+    limit = epsilon({(4.0, 1.0): 4}, 1e-5) + 1e-6
+    path.write_text(path.read_text().replace("max_epsilon: 8.0", f"max_epsilon: {limit}"))
+    training = Training()
+    assert [answer(home, asked(round_number=n), training).refusal for n in (1, 2)] == [None, None]
+    assert "max_epsilon: this site's privacy budget is spent" in refusal(answer(home, asked(round_number=3), training))
+    assert training.rounds == 2
+
+
+def test_the_ledger_spans_homes_that_name_one_folder(home: Path, tmp_path: Path) -> None:
+    path = home / "policy.yaml"
+    elsewhere = tmp_path / "common"
+    path.write_text(path.read_text().replace("ledger: null", f"ledger: {elsewhere}"))
+    training = Training()
+    assert "keeps no privacy ledger" in refusal(answer(home, asked(), training))
+    assert training.rounds == 0
+    assert not elsewhere.exists()
+    Policy.load(path).ledger_in(home).create()
+    assert answer(home, asked(), training).refusal is None
+    assert (elsewhere / "ledger.jsonl").is_file()
+    assert not (home / "ledger" / "ledger.jsonl").exists()
+
+
+def test_an_edited_ledger_stops_the_site(home: Path) -> None:
+    answer(home, asked(), Training())
+    path = home / "ledger" / "ledger.jsonl"
+    path.write_text(path.read_text().replace('"count":2', '"count":1'))
+    training = Training()
+    assert refusal(answer(home, asked(), training)).startswith("data")
+    assert training.rounds == 0
+
+
+def test_a_mode_that_the_policy_does_not_name_is_refused(home: Path) -> None:
+    path = home / "policy.yaml"
+    path.write_text(path.read_text().replace("[shared, local, site]", "[shared]"))
+    assert "does not take part in mode local" in refusal(answer(home, asked(), Training()))
+    plain = TrainTask(round=1, rounds=4, local_steps=2, batch_size=2, lr=0.1, seed=0)
+    message = Request(
+        kind="train", run_id="ab" * 16, spec_json=SPEC, manifest_hash="a" * 64, task=plain,
+        vector=np.zeros(8, np.float32),
+    )  # fmt: skip
+    assert "does not take part in mode none" in refusal(answer(home, request(message), Training()))
+
+
+@pytest.mark.parametrize(("kind", "message"), [("base", "query"), ("evaluate", "evaluate")])
+def test_a_site_of_private_modes_alone_sends_no_exact_sums_and_no_scores(home: Path, kind: str, message: str) -> None:
+    """Neither has noise, and neither is charged: without a plan to refuse them, the list of modes does."""
+    task = EvaluateTask(round=1, sampler_steps=1) if kind == "evaluate" else None
+    vector = None if task is None else np.zeros(8, np.float32)
+    content = request(
+        Request(kind=kind, run_id="ab" * 16, spec_json=SPEC, manifest_hash="a" * 64, task=task, vector=vector)
+    )
+    training = Training()
+    assert f"modes: {kind} sends exact numbers" in refusal(answer(home, content, training, message))
+    assert training.rounds == 0
+    path = home / "policy.yaml"
+    path.write_text(path.read_text().replace("[shared, local, site]", "[shared, none]"))
+    assert answer(home, content, training, message).refusal is None
+    assert training.rounds == 1
+
+
+@pytest.mark.parametrize("mode", ["shared", "site"])
+def test_a_release_never_leaves_a_real_site_without_masks(home: Path, mode: str) -> None:
+    training = Training()
+    assert "under masks alone" in refusal(answer(home, asked(replace(LOCAL, mode=mode), local_steps=1), training))
+    assert training.rounds == 0
+    assert not (home / "ledger" / "ledger.jsonl").exists()

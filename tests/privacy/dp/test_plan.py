@@ -1,0 +1,46 @@
+from dataclasses import replace
+
+import pytest
+
+from privacy.dp.outlook import gaussian_mu, outlook, table, useful_size
+from privacy.dp.terms import Terms
+
+TERMS = Terms(
+    mode="shared", z=8.49, q=1.0, steps=200, clip=1.0, delta=1e-5, cohort=200, sites=10, survivors=9, colluders=1
+)  # fmt: skip
+
+
+def test_the_rule_of_thumb() -> None:
+    assert gaussian_mu(8.0, 1e-5) == pytest.approx(1.66, abs=0.01)
+    assert useful_size(8.0, 1e-5, 50) == pytest.approx(7000, rel=0.02)
+    assert useful_size(8.0, 1e-5, 200) == pytest.approx(110_000, rel=0.01)
+    assert useful_size(8.0, 1e-5, 1000) == pytest.approx(2.8e6, rel=0.02)
+
+
+def test_hours_and_gigabytes_of_a_deployment() -> None:
+    found = outlook(TERMS, 5_000_000, 200)
+    assert found.epsilon == pytest.approx(8.0, abs=0.01)
+    assert found.epsilon_alone > 3 * found.epsilon
+    assert found.exchanges == 3 * 200 + 2 * 13  # keys are good for 16 steps
+    assert found.hours == pytest.approx((35 / 60, 70 / 60), rel=0.03)
+    assert found.gigabytes == pytest.approx(6.0, rel=0.01)  # 30 MB a step: 20 down, 10 up in a ring of 16 bits
+
+
+def test_warnings() -> None:
+    hopeless = outlook(TERMS, 5_000_000, 200)
+    assert "HOPELESS" in hopeless.warnings[0]
+    assert any("HOPELESS" in line for line in table(hopeless))
+    assert outlook(TERMS, 7000, 200).warnings == ()
+    assert "doubtful" in outlook(TERMS, 200_000, 200).warnings[0]
+    alone = outlook(replace(TERMS, survivors=2), 7000, 200)
+    assert any("nothing is shared" in text for text in alone.warnings)
+    careless = outlook(replace(TERMS, delta=0.01, z=2.0), 7000, 200)
+    assert len(careless.warnings) == 2
+
+
+def test_a_local_site_learns_from_its_own_patients_alone() -> None:
+    shared = outlook(TERMS, 7000, 200)
+    local = outlook(replace(TERMS, mode="local", colluders=0), 7000, 50)
+    assert local.useful == pytest.approx(shared.useful / 100, rel=0.01)
+    assert local.exchanges == 50
+    assert local.epsilon == local.epsilon_alone == shared.epsilon

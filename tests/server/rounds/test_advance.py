@@ -1,0 +1,36 @@
+"""A round's step onto the shared vector, stage by stage."""
+
+import numpy as np
+import pytest
+
+from server.config.run import AggregateConfig, PrivacyConfig, RoundsConfig, RunConfig, TrainConfig
+from server.rounds.advance import advanced
+from server.rounds.aggregate import UpdateSum, server_optimizer
+
+BASE = np.array([True, True, False, False])
+
+
+def masks(stage: str) -> np.ndarray:
+    return BASE if stage == "base" else ~BASE
+
+
+@pytest.mark.parametrize("name", ["fedavg", "fedavgm", "fedadam"])
+def test_momentum_does_not_move_a_base_whose_rounds_are_over(name: str) -> None:
+    """Later rounds learn dose minus the base: sites send zeros for it, and it has to stay where it is."""
+    config = RunConfig(
+        model={"prior": "none", "base": "voxel"},
+        privacy=PrivacyConfig(mode="none"),
+        rounds=RoundsConfig(count=6),
+        train=TrainConfig(base_rounds=3),
+        aggregate=AggregateConfig(name=name),
+    )
+    vector = np.zeros(4, dtype=np.float32)
+    state = server_optimizer(config.aggregate).initial_state(4)
+    for number in range(1, 7):
+        total = UpdateSum(4, sites=1, max_norm=1e3)
+        trained = masks("base" if number <= 3 else "dose")
+        total.add(np.where(trained, 0.1, 0.0).astype(np.float32), 1)
+        before = vector
+        vector, state = advanced(config, masks, number, total, vector, state)
+        assert (vector[trained] > before[trained]).all()
+        assert np.array_equal(vector[~trained], before[~trained])

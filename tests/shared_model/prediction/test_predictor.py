@@ -1,0 +1,90 @@
+import numpy as np
+import pytest
+import torch
+
+from shared_model.network.dit import Any2AnyDiT
+from shared_model.network.spec import Architecture, ModelSpec
+from shared_model.patient.case import Case
+from shared_model.patient.geometry import Grid
+from shared_model.prediction.predictor import predict_dose, predict_with_spread
+
+SPEC = ModelSpec(prior="none", shape=(16, 16, 16), precision="fp32")
+
+
+@pytest.fixture
+def case() -> Case:
+    body = np.zeros((24, 24, 24), dtype=bool)
+    body[2:-2, 2:-2, 2:-2] = True
+    ptv = np.zeros_like(body)
+    ptv[8:14, 8:14, 8:14] = True
+    return Case(
+        case_id="p", grid=Grid((24, 24, 24), (3.0, 3.0, 3.0)), body=body,
+        structures={"PTV_7000": ptv}, prescriptions_gy={"PTV_7000": 70.0},
+    )  # fmt: skip
+
+
+@pytest.fixture
+def model() -> Any2AnyDiT:
+    torch.manual_seed(0)
+    return Any2AnyDiT(Architecture(dim=48, heads=2, ffn_dim=64, layers=1)).eval()
+
+
+def test_best_of_n_is_the_candidate_that_scores_best_and_the_mean_is_none_of_them(
+    case: Case, model: Any2AnyDiT
+) -> None:
+    seen: list[torch.Tensor] = []
+
+    def coverage(dose_gy: torch.Tensor) -> float:
+        seen.append(dose_gy)
+        return float(dose_gy[8:14, 8:14, 8:14].mean())
+
+    best = predict_dose(model, case, SPEC, steps=2, candidates=3, seed=1, score=coverage)
+    values = [float(d[8:14, 8:14, 8:14].mean()) for d in seen]
+    assert len(set(values)) == 3
+    assert torch.equal(best, seen[values.index(max(values))])
+    worst = predict_dose(model, case, SPEC, steps=2, candidates=3, seed=1, score=lambda d: -coverage(d))
+    assert torch.equal(worst, seen[values.index(min(values))])
+    mean = predict_dose(model, case, SPEC, steps=2, candidates=3, seed=1)
+    assert not any(torch.equal(mean, one) for one in seen)
+
+
+def test_a_grid_above_the_training_roi_is_predicted_in_tiles(case: Case, model: Any2AnyDiT) -> None:
+    tokens: list[int] = []
+    model.blocks[0].register_forward_hook(lambda module, args, out: tokens.append(out.shape[1]))
+    predict_dose(model, case, SPEC)
+    one, tokens[:] = set(tokens), []
+    dose = predict_dose(model, case, SPEC, shape=(24, 24, 24))
+    assert len(tokens) > 1
+    assert set(tokens) == one
+    assert dose.shape == case.grid.shape
+    assert bool((dose[~torch.from_numpy(case.body)] == 0).all())
+
+
+def test_the_spread_is_that_of_the_samples_and_the_dose_the_one_of_predict_dose(case: Case, model: Any2AnyDiT) -> None:
+    seen: list[torch.Tensor] = []
+
+    def value(dose_gy: torch.Tensor) -> float:
+        seen.append(dose_gy)
+        return float(dose_gy[8:14, 8:14, 8:14].mean())
+
+    best = predict_with_spread(model, case, SPEC, steps=2, candidates=4, seed=1, score=value)
+    assert best.spread_gy is not None
+    torch.testing.assert_close(best.spread_gy, torch.stack(seen).std(0), rtol=1e-4, atol=1e-5)
+    assert best.scores == tuple(float(d[8:14, 8:14, 8:14].mean()) for d in seen)
+    assert torch.equal(best.dose_gy, seen[best.scores.index(max(best.scores))])
+    mean = predict_with_spread(model, case, SPEC, steps=2, candidates=4, seed=1)
+    assert torch.equal(mean.dose_gy, predict_dose(model, case, SPEC, steps=2, candidates=4, seed=1))
+    one = predict_with_spread(model, case, SPEC, steps=2, seed=1)
+    assert one.spread_gy is None
+    # A batch of one sums in another order than a batch of four.
+    torch.testing.assert_close(one.dose_gy, seen[0], rtol=1e-3, atol=1e-3)
+
+
+def test_of_equal_scores_the_first_sample_is_taken(case: Case, model: Any2AnyDiT) -> None:
+    seen: list[torch.Tensor] = []
+
+    def flat(dose_gy: torch.Tensor) -> float:
+        seen.append(dose_gy)
+        return 7.0
+
+    assert torch.equal(predict_with_spread(model, case, SPEC, steps=2, candidates=3, score=flat).dose_gy, seen[0])

@@ -1,0 +1,111 @@
+from pathlib import Path
+
+import pytest
+
+from shared_model.core.errors import InputError
+from simulations.settings.commands import evaluate_settings, pretrain_settings, run_settings
+
+
+def test_defaults_compose() -> None:
+    settings = run_settings([])
+    assert settings.study == ("federated",)
+    federation = settings.federation
+    assert (federation.privacy.mode, federation.privacy.clip) == ("shared", 0.05)
+    assert (federation.train.local_steps, federation.train.base_rounds, federation.train.base_lr) == (1, 16, 0.2)
+    assert (settings.spec.adapter, settings.spec.base, settings.everyone) == ("base", "phantom", True)
+    plain = run_settings(["privacy=none"]).federation
+    assert (plain.train.local_steps, plain.train.base_rounds, plain.train.base_lr) == (25, 0, 0.008)
+    assert (plain.model["adapter"], plain.model["base"], plain.privacy.clip) == ("full", "none", 1.0)
+    assert settings.data.kind == "phantom"
+    assert evaluate_settings([]).adapter == "default"
+    assert pretrain_settings([]).source == "video"
+
+
+def test_overrides_reach_the_federation(tmp_path: Path) -> None:
+    settings = run_settings(
+        ["privacy=none", "rounds=3", "seed=7", "train.lr=1e-4", "study=[local,federated]", f"out={tmp_path}"]
+    )
+    assert settings.federation.rounds.count == 3
+    assert settings.federation.seed == 7
+    assert settings.federation.train.lr == 1e-4
+    assert settings.study == ("local", "federated")
+    assert "rounds: 3" in settings.resolved
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("rouns=3", "no key 'rouns'"),
+        ("train.lrr=3", "lrr"),
+        ("rounds=0", "count"),
+        ("rounds=many", "count"),
+        ("study=[magic]", "study"),
+        ("study=[]", "study"),
+        ("engine=warp", "engine"),
+        ("workers=0", "workers"),
+        ("privacy=lax", "mode"),
+        ("model.adapter=huge", "adapter"),
+        ("model.shape=[32,32,31]", "shape"),
+        ("data=mars", "mars"),
+        ("data.patients=1", "patients"),
+        ("data=openkbp", "data.root"),
+        ("not an override", "override"),
+        ("+foo=1", "+foo=1"),
+        ("+data.bogus=1", "+data.bogus=1"),
+        ("~seed", "~seed"),
+        ("out=null", "out"),
+        ("round=3", "round"),
+        ("round=null", "round"),
+        ("data=3", "group"),
+        ("data.kind=mars", "data.kind"),
+        ("data.root=[1]", "data.root"),
+        ("model.init_seed=99999999999999999999", "init_seed"),
+    ],
+)
+def test_a_bad_override_is_one_line_that_names_the_key(override: str, words: str) -> None:
+    with pytest.raises(InputError) as caught:
+        run_settings([override])
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_ray_has_one_thread_a_worker() -> None:
+    with pytest.raises(InputError, match="expected threads=1"):
+        run_settings(["privacy=none", "engine=ray", "threads=2"])
+
+
+def test_openkbp_needs_a_folder_that_holds_it(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"splits\.json"):
+        run_settings(["data=openkbp", f"data.root={tmp_path}"])
+
+
+@pytest.mark.parametrize(
+    "override", ["split=tests", "sampler_steps=0", "candidates=0", "adapters=x", "adapter=null", "seed=-1", "out=null"]
+)
+def test_bad_evaluate_settings(override: str) -> None:
+    with pytest.raises(InputError):
+        evaluate_settings([override])
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "steps=0",
+        "dose_share=2",
+        "patients=0",
+        "lrr=1",
+        "lr=fast",
+        "lr=-1",
+        "lr=nan",
+        "grad_clip=0",
+        "weight_decay=-1",
+        "lr_final_fraction=x",
+        "dose_share=x",
+        "seed=-1",
+        "out=null",
+        f"out={__file__}",
+    ],
+)
+def test_bad_pretrain_settings(override: str) -> None:
+    with pytest.raises(InputError):
+        pretrain_settings([override])

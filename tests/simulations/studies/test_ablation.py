@@ -1,0 +1,91 @@
+import json
+from pathlib import Path
+
+import pytest
+from rich.progress import Progress, TextColumn
+
+from shared_model.adapter.manifest import manifest_hash
+from shared_model.core.errors import InputError
+from simulations.reports.ablation import Trial, order_notes, table_csv, table_markdown
+from simulations.settings.series import ablation_settings
+from simulations.studies import ablation
+from simulations.studies.ablation import FULL, VARIANTS, chosen, run_ablation, trial_settings
+
+TINY = [
+    "model.prior=none", "model.shape=[16,16,16]", "rounds=2", "train.local_steps=1", "train.batch_size=1",
+    "data.sites=2", "data.patients=3", "workers=1", "variants=[scratch,condition_causal]", "seeds=[0]", "steps=[1,2]",
+]  # fmt: skip
+
+
+def bars() -> Progress:
+    return Progress(TextColumn("{task.fields[note]}"), disable=True)
+
+
+def test_every_variant_composes_and_none_is_another(tmp_path: Path) -> None:
+    settings = ablation_settings(["rounds=10", f"out={tmp_path}"])
+    runs = {name: trial_settings(settings, name, 1) for name in chosen(settings.variants)}
+    assert list(runs) == list(VARIANTS)
+    identities = {(run.federation.to_json().replace(f"ablation-{name}", "")) for name, run in runs.items()}
+    assert len(identities) == len(VARIANTS)
+    for name, run in runs.items():
+        assert run.out == tmp_path / name / "seed1"
+        assert run.federation.seed == 1
+        assert run.federation.train.any2any_share == (0.0 if name in ("scratch", "prior") else 0.5)
+        assert run.federation.rounds.count == 10
+
+
+def test_the_switches_reach_a_variants_model(tmp_path: Path) -> None:
+    settings = ablation_settings(["model.prior=none", f"out={tmp_path}"])
+    specs = {name: trial_settings(settings, name, 0).spec for name in VARIANTS}
+    assert specs["no_role"].switches.role_embedding is False
+    assert specs["x0"].switches.predicts == "x0"
+    assert specs["rope_split"].switches.rope == "split"
+    assert len({manifest_hash(spec) for spec in specs.values()}) == len(VARIANTS) - 3  # scratch, prior, no_curriculum
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [("variants=[magic]", "magic"), ("seeds=[]", "seeds"), ("steps=[0]", "steps"), ("study=local", "study"),
+     ("rouns=3", "rouns")],
+)  # fmt: skip
+def test_a_bad_override_is_named_before_anything_trains(override: str, words: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        run_ablation(ablation_settings([override, f"out={tmp_path / 'a'}"]), bars())
+    assert words in str(caught.value)
+    assert not (tmp_path / "a").exists()
+
+
+def test_trains_writes_and_finds_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = run_ablation(ablation_settings([*TINY, f"out={tmp_path}"]), bars())
+    assert (tmp_path / "ablation.md").read_text() in table
+    assert len((tmp_path / "ablation.csv").read_text().splitlines()) == 1 + 2 * 2
+    done = json.loads((tmp_path / "condition_causal" / "seed0" / "ablation.json").read_text())
+    assert done["trained"]["federation"]["model"]["switches"]["attention"] == "condition-causal"
+
+    def fail(*_: object) -> None:
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(ablation, "run_studies", fail)
+    assert run_ablation(ablation_settings([*TINY, f"out={tmp_path}"]), bars()) == table
+    more = run_ablation(ablation_settings([*TINY, "steps=[1,2,4]", f"out={tmp_path}"]), bars())
+    assert "4 steps" in more
+    with pytest.raises(InputError, match="other settings"):
+        run_ablation(ablation_settings([*TINY, "train.lr=1e-5", f"out={tmp_path}"]), bars())
+
+
+def trial(variant: str, seed: int, mae: float) -> Trial:
+    scores = {1: dict.fromkeys(("dose_score_gy", "dvh_score_gy", "mae_ref5_gy", "mae_gdp_gy"), mae + 1)}
+    scores[10] = dict.fromkeys(scores[1], mae)
+    return Trial(variant=variant, seed=seed, vector_bytes=4_000_000, wall_s=1.0, scores=scores)
+
+
+def test_mean_spread_the_papers_values_and_where_the_order_differs() -> None:
+    trials = [trial(FULL, 0, 3.0), trial(FULL, 1, 4.0), trial("x0", 0, 3.0), trial("no_role", 0, 3.9)]
+    table = table_markdown(VARIANTS, FULL, trials)
+    three = " | ".join(["3.50 ± 0.71"] * 3)
+    assert f"| + Any2Any (the full model) | 2 | {three} | 4.50 ± 0.71 | 4.00 | 1.90 | 136.2 |" in table
+    assert "| x0 target | 1 | 3.00 | 3.00 | 3.00 | 4.00 | 4.00 | 2.45 | - |" in table
+    notes = order_notes(VARIANTS, FULL, trials)
+    assert notes[2:] == ["- x0 target: +0.55 Gy against the full model in the paper, -0.50 Gy here."]
+    assert order_notes(VARIANTS, FULL, [trial("x0", 0, 1.0)]) == []
+    assert table_csv(trials[:1]).splitlines()[2] == "any2any,0,10,3.0000,3.0000,3.0000,3.0000,4000000,1.0"

@@ -1,0 +1,61 @@
+"""`simulate evaluate`: the whole model, and the base of a residual form alone."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from rich.progress import Progress
+
+from client.data.load import load_case
+from shared_model.adapter.manifest import initial_vector, save_adapter, unpack
+from shared_model.adapter.shared import adapted_model
+from shared_model.base.residual import base_gy
+from shared_model.core.errors import InputError
+from shared_model.network.spec import ModelSpec
+from shared_model.scoring.dosimetry import score_case, summarise
+from simulations.data.datasets import evaluation_sites
+from simulations.settings.commands import evaluate_settings
+from simulations.studies.evaluate import evaluate_adapter
+
+VOXEL = ModelSpec(prior="none", shape=(16, 16, 16), base="voxel", precision="fp32")
+COHORT = ("data.sites=1", "data.patients=4", "threads=1")
+
+
+def scored(out: Path, spec: ModelSpec, *overrides: str) -> dict[str, float]:
+    path = out.parent / "adapter.safetensors"
+    save_adapter(path, spec, initial_vector(spec))
+    settings = evaluate_settings([f"adapter={path}", f"out={out}", *COHORT, *overrides])
+    evaluate_adapter(settings, Progress(disable=True))
+    return dict(json.loads((out / "summary.json").read_text())["metrics"])
+
+
+def test_the_base_alone_is_scored_without_the_diffusion_model(tmp_path: Path) -> None:
+    whole, base = scored(tmp_path / "whole", VOXEL), scored(tmp_path / "base", VOXEL, "part=base")
+    settings = evaluate_settings(["adapter=default", f"out={tmp_path / 'base'}", *COHORT])
+    model = adapted_model(VOXEL)
+    unpack(model, initial_vector(VOXEL))
+    expected = []
+    for site in evaluation_sites(settings.data, settings.split, settings.out, settings.seed):
+        for case_id in site.validation:
+            case = load_case(site, case_id)
+            dose = base_gy(case, VOXEL, model)
+            assert dose is not None
+            expected.append(score_case(case, torch.from_numpy(dose)))
+    assert base == summarise(expected)
+    assert base != whole
+
+
+def test_a_model_without_a_base_has_none_to_score(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="part=base"):
+        scored(tmp_path / "out", ModelSpec(prior="none", shape=(16, 16, 16)), "part=base")
+    with pytest.raises(InputError, match="part='half'"):
+        evaluate_settings(["part=half"])
+
+
+def test_limits_that_would_not_be_followed_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "half64").mkdir()
+    (tmp_path / "splits.json").write_text("{}")
+    settings = evaluate_settings(["data=openkbp", f"data.root={tmp_path}", "data.validation_per_site=4"])
+    with pytest.raises(InputError, match=r"data\.validation_per_site=4"):
+        evaluation_sites(settings.data, "validation", tmp_path, 0)
