@@ -22,9 +22,9 @@ from client.adapters.patients import Patient, load_patients
 from client.adapters.scard_nft import Alignment, AlignState
 from client.adapters.scores import PlanScore, cohort_means, criteria_table, plan_score, reference_scores
 from client.adapters.settings import AlignSettings
+from client.data.kinds import found_kind
 from client.data.latent_cache import content_hash
 from client.data.site_file import found_site
-from client.setup.check_patients import found_kind
 from client.site.config import DICOM, SiteConfig
 from shared_model.adapter.manifest import Vector, load_adapter, unpack, vector_hash
 from shared_model.adapter.private import OLD, PrivatePolicy

@@ -55,8 +55,9 @@ def check(
 
 
 def _source(data: Path | None, home: ClientHome | None, kind: str | None, names: Path | None) -> Any:
+    from client.data.kinds import found_kind
     from client.names.rules import NameRules
-    from client.setup.check_patients import Source, found_kind
+    from client.setup.check_patients import Source
     from client.site.pseudonyms import Pseudonyms
 
     config = None if home is None else SiteConfig.load(home.site_config)

@@ -22,7 +22,7 @@ from scipy import ndimage
 
 from client.data.gdp_pickle import read_dictionary
 from client.data.npz import Array
-from client.dicom.parts import Roi
+from client.names.records import Roi
 from client.names.rules import NameRules
 from client.names.table import NameRow, name_table
 from client.names.tg263 import BODY

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from client.dicom.lattice import Lattice, sampled
-from client.dicom.parts import Roi
 from client.dicom.rasterise import MAX_CROSSINGS, PLANE_TOLERANCE_MM, Contours, crossings, mask_of
+from client.names.records import Roi
 from shared_model.core.errors import InputError
 from shared_model.patient.case import Mask, Volume
 from shared_model.patient.geometry import Grid

@@ -7,7 +7,7 @@ Runs in the reading process (client/dicom/worker.py).
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from pydicom.pixels.utils import pixel_array
 
 from client.dicom.headers import Plane, items, numbers, read_plane, text, value
 from client.dicom.open import open_dataset
+from client.names.records import Points, Roi
 from shared_model.core.errors import InputError
 
 MAX_POINTS = 4_000_000
@@ -25,24 +26,6 @@ MAX_ROIS = 1000
 MAX_DOSE_VOXELS = 2**26
 _CONTOUR_DATA = 0x30060050
 _CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR", "CLOSED_PLANAR_XOR")
-
-Points = NDArray[np.float64]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Roi:
-    """One structure as drawn. ``points_mm`` (n, 3) in LPS (x, y, z), contour after contour; ``counts`` points of each.
-
-    ``name`` and ``number`` are the record's own. ``kind`` is RTROIInterpretedType, such as PTV, ORGAN, EXTERNAL.
-    ``other_shapes`` counts points and open lines, which enclose nothing.
-    """
-
-    number: int
-    name: str = field(repr=False)
-    kind: str
-    points_mm: Points = field(repr=False)
-    counts: NDArray[np.int64] = field(repr=False)
-    other_shapes: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

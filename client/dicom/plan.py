@@ -9,6 +9,7 @@ from pydicom.dataset import Dataset
 
 from client.dicom.headers import items, numbers, text, value
 from client.dicom.open import open_dataset
+from client.names.records import Prescription
 from shared_model.core.errors import InputError
 
 MAX_BEAMS = 200
@@ -30,14 +31,6 @@ class Beam:
     def is_arc(self) -> bool:
         """Whether the gantry moves while the beam is on."""
         return len(self.gantry_deg) > 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class Prescription:
-    """A prescribed dose in Gy; ``roi`` is the structure's number in the structure set, None where none is named."""
-
-    dose_gy: float
-    roi: int | None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,9 +25,10 @@ from client.dicom.headers import Header, read_header
 from client.dicom.images import VOXEL_MM, CtStack, case_grid, ct_hu, dose_gy, dose_lattice, read_dose, stack
 from client.dicom.masks import Rasteriser, box_mm, skin
 from client.dicom.open import open_source
-from client.dicom.parts import DoseGrid, Roi, read_rois
-from client.dicom.plan import Plan, Prescription, read_plan
+from client.dicom.parts import DoseGrid, read_rois
+from client.dicom.plan import Plan, read_plan
 from client.dicom.worker import AT_ONCE, Worker, worker
+from client.names.records import Prescription, Roi
 from client.names.rules import NameRules
 from client.names.table import PLAN_NOT_NAME, NameRow, name_table
 from client.names.tg263 import BODY

@@ -11,8 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from client.dicom.parts import Roi
-from client.dicom.plan import Prescription
+from client.names.records import Prescription, Roi
 from client.names.rules import NameRules
 from client.names.tg263 import BODY, SKIN, begins_with_organ, suggestions, tg263_name, words
 from shared_model.patient.anatomy import is_known, target_name

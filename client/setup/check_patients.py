@@ -16,7 +16,7 @@ from client.data.openkbp import read_openkbp
 from client.dicom.study import NoTargetError, Study, find_studies, read_case
 from client.names.rules import NameRules
 from client.setup.check_patient import Patient, examine, unreadable, with_duplicates
-from client.site.config import DATA_FOLDERS, DATA_KINDS, DICOM, GDP, GDP_PRESCRIPTIONS, case_id_of, is_case_id
+from client.site.config import DATA_FOLDERS, DATA_KINDS, DICOM, GDP, case_id_of, is_case_id
 from client.site.pseudonyms import Pseudonyms
 from shared_model.adapter.envelope import Envelope
 from shared_model.core.errors import InputError
@@ -52,21 +52,6 @@ class _Item:
     record: str = field(repr=False)
     path: Path | None = field(repr=False, default=None)
     study: Study | None = field(repr=False, default=None)
-
-
-def found_kind(root: Path) -> str:
-    """What ``root`` seems to hold: OpenKBP's folders, GDP-HMM's plans, case files, else DICOM.
-
-    Raises InputError if it is no folder.
-    """
-    if not root.is_dir():
-        raise InputError(f"--data {root}: no such folder; expected one with the site's patients")
-    for kind, folder in DATA_FOLDERS.items():
-        if folder and (root / folder).is_dir():
-            return kind
-    if (root / GDP_PRESCRIPTIONS).is_file():
-        return GDP
-    return "cases" if any(root.glob("*.npz")) else DICOM
 
 
 def look(

@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 
 from client.data.gdp import read_gdp
+from client.data.kinds import found_kind
 from client.data.load import load_case
 from client.data.site_file import found_site, site_text
 from client.names.rules import NameRules
-from client.setup.check_patients import Source, found_kind, look
+from client.setup.check_patients import Source, look
 from client.setup.forget import is_of
 from client.site.config import SiteConfig
 from shared_model.core.errors import InputError

@@ -15,7 +15,7 @@ from pydicom.dataset import Dataset
 from client.dicom import masks as dicom_masks
 from client.dicom import rasterise
 from client.dicom.masks import Rasteriser
-from client.dicom.parts import Roi
+from client.names.records import Roi
 from client.setup.check_patient import Patient
 from client.setup.check_patients import Source, look
 from client.site.config import DICOM

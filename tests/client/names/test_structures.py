@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from client.dicom.parts import Roi
-from client.dicom.plan import Prescription
+from client.names.records import Prescription, Roi
 from client.names.rules import NAMES_TEXT, NameRules
 from client.names.table import PLAN_NOT_NAME, NameRow, name_table
 from client.names.tg263 import suggestions, tg263_name

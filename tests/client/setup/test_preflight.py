@@ -11,11 +11,12 @@ import pytest
 
 from client.cli import app
 from client.data.case_files import save_case
+from client.data.kinds import found_kind
 from client.setup import check as preflight
 from client.setup import check_machine, enrol
 from client.setup.check_machine import FAIL, OK, WARN
 from client.setup.check_patient import examine
-from client.setup.check_patients import Source, found_kind, look
+from client.setup.check_patients import Source, look
 from client.site.config import DICOM, SiteConfig
 from client.site.home import ClientHome
 from shared_model.core.errors import InputError
