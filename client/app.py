@@ -1,6 +1,6 @@
 """The hospital's Flower ClientApp: checks a request, runs the installed code on the site's data, answers or refuses.
 
-The site's own limits come first (client/gate/limits.py). Nothing private travels: whatever fails, the coordinator gets
+The site's own gate comes first (client/gate/gates.py). Nothing private travels: whatever fails, the coordinator gets
 a fixed code (privacy/wire/messages.py). The details go to the logger ``fedkt3d.site`` alone: it passes nothing on and
 prints nothing until the site attaches a handler of its own. Torch is imported when a model is first needed, so that a
 process is up at once.
@@ -19,11 +19,10 @@ import numpy as np
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from client.gate.limits import Limits
-from client.gate.secure_site import SITES, SecureSite
-from client.gate.spending import Account, simulated_ledger
+from client.gate.gates import Gate, HospitalGate, SimulatedGate
+from client.gate.secure_site import SecureSite
+from client.gate.spending import Account
 from client.site.config import SiteConfig
-from client.site.home import ClientHome
 from client.training.installed import InstalledTraining, Training, Vector
 from privacy.dp.encoding import Ring
 from privacy.dp.terms import SUMMED
@@ -121,13 +120,13 @@ def _answer(
     patients = _counted(site, asked.kind)
     if patients == 0:
         raise _RefusedError("no_patients")
-    limits = _limits(context)
-    _check(limits, training, site, asked)
+    gate = _gate(context)
+    _check(gate, training, site, asked)
     answered = partial(Reply, kind=asked.kind, site=site.site, round=asked.round, run_id=asked.run_id)
-    secure = _secure(context, limits, asked)
+    secure = _secure(gate, asked)
     if secure is not None and asked.kind in SECURE_KINDS:
         return reply(answered(secure=secure.answer(asked)))
-    account = _account(context, limits, asked)
+    account = _account(gate, asked)
     if secure is not None:
         secure.open(asked)
     done = _run(training, site, asked)
@@ -142,7 +141,7 @@ def _answer(
             patients=patients,
             vector=done.update,
             sums=training.base_sums(site, asked.spec_json) if asked.kind == "base" else None,
-            metrics=done.metrics if limits is None else limits.allowed(done.metrics),
+            metrics=gate.allowed(done.metrics),
         )
     )
 
@@ -163,7 +162,7 @@ class _Done:
     metrics: Mapping[str, float] = field(default_factory=dict)
 
 
-def _secure(context: Context, limits: Limits | None, asked: Request) -> SecureSite | None:
+def _secure(gate: Gate, asked: Request) -> SecureSite | None:
     """This site's part in secure aggregation where the request belongs to it, else None.
 
     What is summed under masks is a release that has noise of its own, and such a release leaves in no other way.
@@ -176,10 +175,7 @@ def _secure(context: Context, limits: Limits | None, asked: Request) -> SecureSi
         raise PolicyError("modes: in modes shared and site a release leaves this site under masks alone")
     if asked.kind not in SECURE_KINDS and not summed:
         raise PolicyError("modes: under masks this site puts in noised releases of modes shared and site alone")
-    if limits is None:
-        return SITES.simulated(str(context.node_config.get(SECURE_KEY)))
-    home = ClientHome.load(Path(str(context.node_config[HOME_KEY])))
-    return SITES.of_home(home, limits.floors(), limits.plan, limits.plan_digest)
+    return gate.secure_site()
 
 
 def _run(training: Training, site: SiteConfig, asked: Request) -> _Done:
@@ -207,12 +203,11 @@ def _checked(update: Vector | Ring, vector: Vector) -> Vector:
     return update  # type: ignore[return-value]
 
 
-def _account(context: Context, limits: Limits | None, asked: Request) -> Account | None:
+def _account(gate: Gate, asked: Request) -> Account | None:
     """What the request will cost, affordable as the ledger stands now; None for what costs nothing."""
     if not isinstance(asked.task, TrainTask) or asked.task.terms is None:
         return None
-    simulated = simulated_ledger(context.node_config.get(LEDGER_KEY), asked.task.terms)
-    ledger = simulated if limits is None else limits.ledger
+    ledger = gate.ledger(asked.task.terms)
     if ledger is None or not ledger.made:
         raise PolicyError("ledger: this site keeps no privacy ledger, so it takes part in no private mode")
     account = Account(ledger=ledger, run_id=asked.run_id, task=asked.task, terms=asked.task.terms)
@@ -220,16 +215,13 @@ def _account(context: Context, limits: Limits | None, asked: Request) -> Account
     return account
 
 
-def _check(limits: Limits | None, training: Training, site: SiteConfig, asked: Request) -> None:
+def _check(gate: Gate, training: Training, site: SiteConfig, asked: Request) -> None:
     """Hold a request against the site's own limits, before anything else, and against what is installed here."""
-    if limits is None:
-        _check_model(training, asked)
-        return
     try:
-        limits.check_request(site, asked, datetime.now())
+        gate.check_request(site, asked, datetime.now())
     except InputError as error:  # the specification cannot be read
         raise _RefusedError("wrong_model") from error
-    limits.check_size(_check_model(training, asked))
+    gate.check_size(_check_model(training, asked))
 
 
 def _check_model(training: Training, asked: Request) -> int:
@@ -243,12 +235,13 @@ def _check_model(training: Training, asked: Request) -> int:
     return size
 
 
-def _limits(context: Context) -> Limits | None:
-    folder = context.node_config.get(HOME_KEY)
-    if folder is None:
-        return None
+def _gate(context: Context) -> Gate:
+    """The hospital's gate where the node names a site's folder, else a simulated site's."""
+    node = context.node_config
+    if HOME_KEY not in node:
+        return SimulatedGate(ledger_folder=str(node.get(LEDGER_KEY, "")), enrolled_as=str(node.get(SECURE_KEY, "")))
     try:
-        return Limits.of_home(Path(str(folder)))
+        return HospitalGate.of_home(Path(str(node[HOME_KEY])))
     except InputError as error:
         raise _RefusedError("site_config") from error
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 
 from client.site.config import SiteConfig
 from client.site.home import ClientHome
@@ -42,9 +41,8 @@ class Limits:
     ledger: SiteLedger | None = None
 
     @classmethod
-    def of_home(cls, folder: Path) -> Limits:
+    def of_home(cls, home: ClientHome) -> Limits:
         """Read both from a site's folder; InputError when either cannot be read or is not signed as it should be."""
-        home = ClientHome.load(folder)
         policy, plan = Policy.load(home.policy), home.pinned_plan()
         digest = b"" if plan is None else bytes.fromhex(plan_hash(read_input(home.plan_file)))
         return cls(policy=policy, ledger=policy.ledger_in(home.folder), plan=plan, plan_digest=digest)

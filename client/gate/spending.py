@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from privacy.dp.ledger import SiteLedger
 from privacy.dp.ledger_record import Entry
@@ -37,12 +36,3 @@ class Account:
     @property
     def _ahead(self) -> int:
         return self.task.rounds - self.task.round
-
-
-def simulated_ledger(folder: object, terms: Terms) -> SiteLedger | None:
-    """The ledger of a simulated site, without a limit, made at its first use; None where its node names no folder."""
-    if not isinstance(folder, str) or not folder:
-        return None
-    ledger = SiteLedger(folder=Path(folder), delta=terms.delta)
-    ledger.create()
-    return ledger

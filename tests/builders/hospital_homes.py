@@ -144,7 +144,7 @@ class Homes:
         """Charges in a hospital's ledger, verified."""
         from client.gate.limits import Limits
 
-        ledger = Limits.of_home(self.homes[name].folder).ledger
+        ledger = Limits.of_home(self.homes[name]).ledger
         assert ledger is not None
         return len(ledger.entries())
 

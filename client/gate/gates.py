@@ -1,0 +1,107 @@
+"""The gate that every request passes: a hospital's, with its own limits, or a simulated site's, which has none.
+
+Both have the same methods, so that nobody who asks a gate needs to know which of the two it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Protocol
+
+from client.gate.limits import Limits
+from client.gate.secure_site import SITES, SecureSite
+from client.site.config import SiteConfig
+from client.site.home import ClientHome
+from privacy.dp.ledger import SiteLedger
+from privacy.dp.terms import Terms
+from privacy.wire.messages import Request
+
+
+class Gate(Protocol):
+    """What stands between a request and a site's data, and between the site's answer and the coordinator."""
+
+    def check_request(self, site: SiteConfig, asked: Request, now: datetime) -> None:
+        """Raise PolicyError when ``asked`` goes beyond the site's limits; ``now`` is the site's local time."""
+
+    def check_size(self, values: int) -> None:
+        """Raise PolicyError when an adapter of so many values may not leave."""
+
+    def allowed(self, metrics: Mapping[str, float]) -> dict[str, float]:
+        """Return the metrics that may leave."""
+
+    def ledger(self, terms: Terms) -> SiteLedger | None:
+        """Return the ledger that a release by ``terms`` is charged to; None where the site keeps none."""
+
+    def secure_site(self) -> SecureSite:
+        """Return the site's part in secure aggregation. Raises SecAggError where it has no identity for it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HospitalGate:
+    """A hospital's gate: its policy, the plan that it has pinned, its ledger and its identity key."""
+
+    home: ClientHome
+    limits: Limits
+
+    @classmethod
+    def of_home(cls, folder: Path) -> HospitalGate:
+        """Read the limits in a site's folder. Raises InputError where a document cannot be read or is not signed."""
+        home = ClientHome.load(folder)
+        return cls(home=home, limits=Limits.of_home(home))
+
+    def check_request(self, site: SiteConfig, asked: Request, now: datetime) -> None:
+        """Hold the request against policy and plan."""
+        self.limits.check_request(site, asked, now)
+
+    def check_size(self, values: int) -> None:
+        """Hold the adapter's size against the policy."""
+        self.limits.check_size(values)
+
+    def allowed(self, metrics: Mapping[str, float]) -> dict[str, float]:
+        """Return the metrics that policy and plan both name."""
+        return self.limits.allowed(metrics)
+
+    def ledger(self, terms: Terms) -> SiteLedger | None:
+        """Return the hospital's ledger; its delta and its limit are the policy's, whatever ``terms`` ask for."""
+        return self.limits.ledger
+
+    def secure_site(self) -> SecureSite:
+        """Return the hospital's part, made from its own key, roster, plan and floors."""
+        return SITES.of_home(self.home, self.limits.floors(), self.limits.plan, self.limits.plan_digest)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimulatedGate:
+    """A simulated site's gate: it has no policy, so every request and every metric passes.
+
+    ``ledger_folder``: where its ledger is kept, empty for none. ``enrolled_as``: the key under which the simulation has
+    enrolled its SecureSite.
+    """
+
+    ledger_folder: str = ""
+    enrolled_as: str = ""
+
+    def check_request(self, site: SiteConfig, asked: Request, now: datetime) -> None:
+        """Let every request pass."""
+
+    def check_size(self, values: int) -> None:
+        """Let every size pass."""
+
+    def allowed(self, metrics: Mapping[str, float]) -> dict[str, float]:
+        """Return all metrics."""
+        return dict(metrics)
+
+    def ledger(self, terms: Terms) -> SiteLedger | None:
+        """Return a ledger without a limit, made when it is first asked for."""
+        if not self.ledger_folder:
+            return None
+        ledger = SiteLedger(folder=Path(self.ledger_folder), delta=terms.delta)
+        ledger.create()
+        return ledger
+
+    def secure_site(self) -> SecureSite:
+        """Return the SecureSite that the simulation has enrolled."""
+        return SITES.simulated(self.enrolled_as)
