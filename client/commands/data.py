@@ -72,6 +72,12 @@ def _source(data: Path | None, home: ClientHome | None, kind: str | None, names:
     return Source(kind=kind, root=root, pseudonyms=pseudonyms, rules=rules)
 
 
+def check_folder(out: Path) -> None:
+    """Raise InputError unless ``out`` is new or empty: nothing is ever written over."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"--out {out}: exists and is not empty; choose a new folder (nothing was changed)")
+
+
 def predict(
     study: Annotated[Path, typer.Argument(help="One patient's .npz, or a folder with the DICOM files of one plan.")],
     out: Annotated[Path, typer.Option("--out", help="New folder for dose, DVHs and report.")],
@@ -91,7 +97,7 @@ def predict(
     """Predict the dose of one plan: RTDOSE, DVHs, report; refused, with the reason, far outside of training."""
     from client.adapters import in_use as preference
     from client.names.rules import NameRules
-    from client.prediction.files import check_folder, write_answer
+    from client.prediction.files import write_answer
     from client.prediction.predict import Predictor, Sampled
     from client.prediction.subject import load_subject
     from client.site.pseudonyms import Pseudonyms
@@ -104,11 +110,12 @@ def predict(
     home = None if home_folder is None else ClientHome.load(home_folder)
     config = None if home is None else SiteConfig.load(home.site_config)
     score = None if best_of is None else preference.score_by(preference.card_in_use(home, scorecard))
-    samples = next((asked for asked in (best_of, mean_of) if asked is not None), 4)
-    how = Sampled(samples=samples, steps=steps, seed=seed, score_of=score)
     shared = preference.adapter_in_use(home, adapter)
     own = preference.private_in_use(home, shared, private)
-    predictor = Predictor(shared, preference.aligned_by(own))
+    build = preference.aligned_by(own)
+    samples = next((asked for asked in (best_of, mean_of) if asked is not None), 4)
+    how = Sampled(samples=samples, steps=steps, seed=seed, score_of=score)
+    predictor = Predictor(shared, build)
     salt = config.pseudonyms if config is not None else None
     rules = NameRules.load(names or (config.names if config is not None else None))
     subject = load_subject(study, case, None if salt is None else Pseudonyms.kept(salt), rules, kind)

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from client.data import case_files
 from client.data.kept import latest_per_site
-from client.dicom.find import Findings, Study
-from client.dicom.study import find_studies, read_case, read_names
+from client.dicom.find import Findings, Study, find_studies
+from client.dicom.study import read_case, read_names
 from client.names.rules import NameRules
 from client.site.config import SiteConfig
 from client.site.pseudonyms import Pseudonyms

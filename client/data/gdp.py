@@ -42,12 +42,7 @@ _VOLUMES = ("img", "dose", "beam_plate")
 _LEVELS = {"PTV_High": "OPTName", "PTV_Mid": "StructName", "PTV_Low": "StructName"}
 
 
-def read_gdp(path: Path, case_id: str, rules: NameRules | None = None) -> Case:
-    """One plan as a Case in LPS, as ``read_gdp_named`` reads it."""
-    return read_gdp_named(path, case_id, rules)[0]
-
-
-def read_gdp_named(path: Path, case_id: str, rules: NameRules | None = None) -> tuple[Case, tuple[NameRow, ...]]:
+def read_gdp(path: Path, case_id: str, rules: NameRules | None = None) -> tuple[Case, tuple[NameRow, ...]]:
     """One plan as a Case in LPS, and the review table of its structures; ``rules`` are the site's own for organs.
 
     Targets are those of PTV_DICT.json beside the file and no other; a lower one is without the part that a higher one

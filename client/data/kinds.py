@@ -1,4 +1,7 @@
-"""Which kind of data a folder holds."""
+"""Which kind of data lies at a path: a folder of a site's patients, or one patient's file or folder.
+
+client/data/load.py reads what is found; client/site/config.py names the kinds and their folders.
+"""
 
 from __future__ import annotations
 
@@ -21,3 +24,14 @@ def found_kind(root: Path) -> str:
     if (root / GDP_PRESCRIPTIONS).is_file():
         return GDP
     return "cases" if any(root.glob("*.npz")) else DICOM
+
+
+def patient_kind(path: Path) -> str:
+    """What one patient's data at ``path`` seem to be: a file is of the kind that it lies among, a folder is DICOM
+    unless GDP-HMM's prescriptions lie in it."""
+    folder = path if path.is_dir() else path.parent
+    if (folder / GDP_PRESCRIPTIONS).is_file():
+        return GDP
+    if path.is_dir():
+        return DICOM
+    return next((kind for kind, name in DATA_FOLDERS.items() if name and folder.name == name), "cases")

@@ -1,18 +1,65 @@
-"""The patients of a site: from case ids to validated Cases."""
+"""From files to validated Cases: the one table of how each kind of data is read, and a site's patients by case id.
+
+A file is read by ``read_file``, a DICOM study by ``read_case`` (client/dicom/study.py); which kind of data it is says
+client/data/kinds.py. `client check`, `client predict`, `client align` and training all read through here.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from client.data import case_files, dicom_cohort
 from client.data.gdp import read_gdp
 from client.data.openkbp import read_openkbp
+from client.dicom.study import Reading
 from client.names.rules import NameRules
-from client.site.config import DATA_FOLDERS, DICOM, GDP, SiteConfig, case_id_of, check_case_id
+from client.site.config import DATA_FOLDERS, DICOM, GDP, SiteConfig, case_id_of, check_case_id, is_case_id
 from shared_model.core.errors import InputError
 from shared_model.patient.case import Case
 
 SPLITS = ("train", "validation")
+
+
+def _case_file(path: Path, case_id: str, rules: NameRules) -> Reading:
+    return Reading(case=case_files.load_case(path))
+
+
+def _openkbp(path: Path, case_id: str, rules: NameRules) -> Reading:
+    return Reading(case=read_openkbp(path, case_id))
+
+
+def _gdp(path: Path, case_id: str, rules: NameRules) -> Reading:
+    case, names = read_gdp(path, case_id, rules)
+    return Reading(case=case, names=names)
+
+
+# How one patient's file of each kind is read, given its case id and the site's rules for structure names.
+READERS: dict[str, Callable[[Path, str, NameRules], Reading]] = {
+    "cases": _case_file,
+    "openkbp": _openkbp,
+    "openkbp128": _openkbp,
+    GDP: _gdp,
+}
+
+
+def read_file(kind: str, path: Path, rules: NameRules | None = None, *, listed: bool = False) -> Reading:
+    """Read one patient's file of ``kind``. ``listed``: the site knows the patient by the file's name, so that a case
+    file must hold the case of that name.
+
+    Raises InputError naming the file and what is wrong: its name is no pseudonym, it holds another case, its content.
+    """
+    if kind == DICOM:
+        raise InputError(f"{path}: is a file; give the folder with all DICOM files of the plan")
+    case_id = case_id_of(kind, path)
+    if (listed or kind != "cases") and not is_case_id(case_id):
+        raise InputError(
+            f"{path}: the file is not named by a pseudonym; rename it: letters, digits, _ and - (gdp: and +)"
+        )
+    reading = READERS[kind](path, case_id, rules or NameRules())
+    if listed and reading.case.case_id != case_id:  # whose is not said: that name may be a person's
+        raise InputError(f"{path}: the file holds a case of another name; was it renamed? give it its own name back")
+    return reading
 
 
 def case_path(site: SiteConfig, case_id: str) -> Path:
@@ -34,15 +81,7 @@ def load_case(site: SiteConfig, case_id: str) -> Case:
     """Read one case of ``site``. Raises InputError naming the file, of DICOM the case, and what is wrong with it."""
     if site.data == DICOM:
         return dicom_cohort.load_case(site, case_id)
-    path = case_path(site, case_id)
-    if site.data == GDP:
-        return read_gdp(path, case_id, NameRules.load(site.names))
-    if site.data != "cases":
-        return read_openkbp(path, case_id)
-    case = case_files.load_case(path)
-    if case.case_id != case_id:
-        raise InputError(f"{path}: holds case {case.case_id!r}, expected {case_id!r}; was the file renamed?")
-    return case
+    return read_file(site.data, case_path(site, case_id), NameRules.load(site.names), listed=True).case
 
 
 def load_split(site: SiteConfig, split: str) -> list[Case]:

@@ -130,7 +130,7 @@ def found_dicom(site: str, root: Path, pseudonyms: Pseudonyms, folder: Path) -> 
     """
     # These import torch: `client status` stays quick without.
     from client.data import dicom_cohort
-    from client.dicom.study import find_studies
+    from client.dicom.find import find_studies
 
     found = find_studies(root, pseudonyms)
     cases = dicom_cohort.trainable(found, NameRules())

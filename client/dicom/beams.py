@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from client.dicom import gdp_plates
 from client.dicom.plan import Beam, Plan
 from shared_model.core.errors import InputError
-from shared_model.patient.case import Volume
+from shared_model.patient.case import Mask, Volume
 from shared_model.patient.geometry import Grid, Triple
 from shared_model.patient.plates import angle_plate, beam_plate
 
@@ -54,11 +54,7 @@ def about_patient(gantry_deg: float, position: str) -> float:
 
 def beam_angles(beams: Sequence[Beam], position: str) -> tuple[float, ...]:
     """Directions of all beams about an HFS patient, in degrees; of an arc every second control point's."""
-    return tuple(
-        about_patient(angle, position)
-        for beam in beams
-        for angle in (beam.gantry_deg[::2] if beam.is_arc else beam.gantry_deg)
-    )
+    return tuple(about_patient(angle, position) for beam in beams for angle in beam.gantry_deg[::2])
 
 
 def photon_beams(plan: Plan) -> tuple[tuple[Beam, ...], tuple[str, ...]]:
@@ -70,6 +66,24 @@ def photon_beams(plan: Plan) -> tuple[tuple[Beam, ...], tuple[str, ...]]:
     if any(min(beam.couch_deg, 360 - beam.couch_deg) > 0.5 for beam in beams):
         notes.append("plan: couch angles are not in the plates, which take all beams as coplanar")
     return beams, tuple(notes)
+
+
+def plan_plates(
+    plan: Plan | None, position: str, targets: Sequence[tuple[Mask, float]], grid: Grid, kind: str
+) -> tuple[Volume | None, Volume | None, tuple[str, ...]]:
+    """Beam plate, angle plate (z, y, x) and notes; of a study without plates a note says why, unless it has no plan.
+
+    ``position`` is the CT's PatientPosition, for a plan that names none. ``targets``: masks and prescriptions in Gy.
+    """
+    if plan is None:
+        return None, None, ()
+    highest = max(level for _, level in targets)
+    weights = np.max([mask * np.float32(level / highest) for mask, level in targets], axis=0)
+    try:
+        drawn = draw_plates(plan, plan.position or position, weights, grid, kind)
+    except InputError as error:
+        return None, None, (f"no plates: {error}",)
+    return drawn or (None, None, ("no plates: the plan has no photon beams",))
 
 
 def draw_plates(

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
-from client.dicom.headers import OTHER, Header
+from client.dicom.headers import OTHER, Header, read_header
 from client.dicom.open import NotDicomError
+from client.dicom.worker import AT_ONCE, worker
 from client.site.pseudonyms import Pseudonyms
 from shared_model.core.errors import FedKT3DError, InputError
 
@@ -85,15 +87,16 @@ def walk(root: Path) -> Iterator[Path]:
                 yield path
 
 
-Read = Callable[[Iterable[Path]], Iterator[tuple[Path, Header | FedKT3DError]]]
+def find_studies(root: Path, pseudonyms: Pseudonyms | None = None) -> Findings:
+    """All studies below ``root``, joined by references and Frame of Reference, and every file that cannot be used.
 
-
-def find(root: Path, pseudonyms: Pseudonyms, read: Read) -> Findings:
-    """Read the header of every file below ``root`` by ``read``, which gives it or the error, and join them."""
+    Case ids are made by ``pseudonyms``; without, they hold for this call alone. Never raises for a bad file, only if
+    ``root`` is no folder. Takes no pixel of an image.
+    """
     headers: list[tuple[int, Header]] = []
     problems: list[FileProblem] = []
     files = other = 0
-    for number, (path, answer) in enumerate(read(walk(root)), 1):
+    for number, (path, answer) in enumerate(_headers(root), 1):
         files = number
         if number > MAX_FILES:
             raise InputError(f"{root}: more than {MAX_FILES} files; choose a smaller folder")
@@ -104,11 +107,18 @@ def find(root: Path, pseudonyms: Pseudonyms, read: Read) -> Findings:
         else:
             problems.append(FileProblem(number=number, reason=str(answer), path=path))
     kept = _once(headers, problems)
-    studies, unused = _Joiner(list(kept.values()), pseudonyms).studies()
+    studies, unused = _Joiner(list(kept.values()), pseudonyms or Pseudonyms.passing()).studies()
     numbers = {header.uid: number for number, header in headers}
     problems += [FileProblem(number=numbers[h.uid], reason=reason, path=h.path) for h, reason in unused]
     problems.sort(key=lambda problem: problem.number)
     return Findings(studies=tuple(studies), problems=tuple(problems), files=files, other=other)
+
+
+def _headers(root: Path) -> Iterator[tuple[Path, Header | FedKT3DError]]:
+    """The header of every file below ``root``, or the error that reading it gave."""
+    paths = walk(root)
+    while part := list(islice(paths, AT_ONCE)):
+        yield from zip(part, worker().read_many(read_header, part), strict=True)
 
 
 def _once(headers: Sequence[tuple[int, Header]], problems: list[FileProblem]) -> dict[str, Header]:

@@ -13,6 +13,7 @@ from client.dicom.lattice import Lattice, along_axis, sampled
 from client.dicom.parts import DoseGrid, read_ct_slice, read_dose_grid
 from client.dicom.plan import Plan
 from client.dicom.worker import AT_ONCE, Worker
+from client.names.records import Points, Roi
 from shared_model.core.errors import FedKT3DError, InputError
 from shared_model.patient.case import Volume
 from shared_model.patient.geometry import Grid, Triple
@@ -21,6 +22,8 @@ VOXEL_MM = 3.0
 AIR_HU = -1000.0
 MAX_GRID_VOXELS = 2**24
 MAX_SLICES = 4000
+# Along the body's length a Case ends this far beyond its targets: further out coplanar beams leave scatter alone.
+FIELD_MARGIN_MM = 50.0
 # Tilted slices are held all at once; others a few at a time, and of large ones fewer.
 MAX_TILTED_PIXELS, _AT_ONCE_PIXELS = 2**27, 2**24
 # Missing slices: gaps up to this many times the usual distance, and this wide, are bridged; wider ones are refused.
@@ -82,7 +85,27 @@ def _spacing_notes(heights: NDArray[np.float64]) -> tuple[str, ...]:
     return ()
 
 
-def case_grid(ct: CtStack, low_mm: Sequence[float], high_mm: Sequence[float], voxel_mm: float = VOXEL_MM) -> Grid:
+def grid_about(ct: CtStack, body: Roi | None, targets: Sequence[Roi], voxel_mm: float = VOXEL_MM) -> Grid:
+    """The grid over the body's outline (else the whole CT) in the slices of the targets and FIELD_MARGIN_MM about.
+
+    ``targets`` have contours. Raises InputError as ``case_grid``.
+    """
+    low, high = (corner.copy() for corner in (_box_mm([body]) if body is not None else ct.lattice.corners_mm()))
+    lowest, highest = _box_mm(targets)
+    low[0] = max(low[0], lowest[0] - FIELD_MARGIN_MM)
+    high[0] = min(high[0], highest[0] + FIELD_MARGIN_MM)
+    return case_grid(ct, low, high, voxel_mm)
+
+
+def _box_mm(rois: Sequence[Roi]) -> tuple[Points, Points]:
+    """Lowest and highest point (z, y, x) of all contours."""
+    drawn = [roi.points_mm[:, ::-1] for roi in rois]
+    return np.min([p.min(axis=0) for p in drawn], axis=0), np.max([p.max(axis=0) for p in drawn], axis=0)
+
+
+def case_grid(
+    ct: CtStack, low_mm: Sequence[float] | Points, high_mm: Sequence[float] | Points, voxel_mm: float = VOXEL_MM
+) -> Grid:
     """The grid of a Case: the CT's own samples where they are coarser than ``voxel_mm``, else groups of them, over the
     box from ``low_mm`` to ``high_mm`` (z, y, x) and within the CT.
 
@@ -158,7 +181,27 @@ def _to_patient(flat: Volume, axes: tuple[int, int, int]) -> Volume:
     return np.ascontiguousarray(np.transpose(flat, np.argsort(axes)))
 
 
-def read_dose(
+def plan_dose(
+    worker: Worker, headers: Sequence[Header], plan: Plan | None, grid: Grid
+) -> tuple[Volume | None, tuple[str, ...]]:
+    """The plan's dose in Gy on ``grid``, at least 0, and what was assumed; None for a study without dose.
+
+    Raises InputError where the doses are not the plan's whole dose.
+    """
+    if not headers:
+        return None, ()
+    doses, notes = _read_doses(worker, headers, plan)
+    total, covered = np.zeros(grid.shape, dtype=np.float32), True
+    for dose in doses:
+        lattice = _dose_lattice(dose)
+        total += _dose_gy(dose, lattice, grid)
+        covered &= _covers(lattice, grid)
+    if not covered:
+        notes = (*notes, "dose: its grid ends within the body near the targets; outside it counts as 0 Gy")
+    return np.asarray(np.maximum(total, 0.0)), notes
+
+
+def _read_doses(
     worker: Worker, headers: Sequence[Header], plan: Plan | None
 ) -> tuple[Iterator[DoseGrid], tuple[str, ...]]:
     """The grids whose sum is the plan's dose: one of the whole plan, or one of each beam, read one after another.
@@ -189,7 +232,7 @@ def read_dose(
     return (worker.read(read_dose_grid, h.path) for h in parts), (f"dose: the sum of {len(parts)} beams",)
 
 
-def dose_lattice(dose: DoseGrid) -> Lattice:
+def _dose_lattice(dose: DoseGrid) -> Lattice:
     """Where a dose grid's samples lie, frames in order along the normal of its plane."""
     first = np.array(dose.plane.position[::-1])
     normal = Lattice.of_planes(dose.plane, first[None]).normal
@@ -197,9 +240,18 @@ def dose_lattice(dose: DoseGrid) -> Lattice:
     return Lattice.of_planes(dose.plane, origins)
 
 
-def dose_gy(dose: DoseGrid, grid: Grid) -> Volume:
-    """Dose in Gy on ``grid``; 0 outside the dose grid."""
-    lattice, values = dose_lattice(dose), dose.dose_gy
+def _covers(lattice: Lattice, grid: Grid) -> bool:
+    """Whether every voxel centre of the grid lies within the lattice of a dose, give or take a voxel."""
+    low, high = lattice.corners_mm()
+    slack = np.array(grid.spacing_mm) * 1.01
+    first = np.array(grid.origin_mm)
+    last = first + np.array(grid.spacing_mm) * (np.array(grid.shape) - 1)
+    return bool((low <= first + slack).all() and (high >= last - slack).all())
+
+
+def _dose_gy(dose: DoseGrid, lattice: Lattice, grid: Grid) -> Volume:
+    """Dose in Gy on ``grid``; 0 outside the dose grid, whose samples lie at ``lattice``."""
+    values = dose.dose_gy
     axes = lattice.axes()
     if axes is None:
         if dose.offsets_mm[-1] < 0:  # frames must ascend along the normal

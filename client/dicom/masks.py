@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -92,15 +92,52 @@ def _once(counts: NDArray[np.int64], points: Array) -> tuple[NDArray[np.int64], 
     return np.array([len(part) for part in kept], dtype=np.int64), np.concatenate(kept)
 
 
-def box_mm(rois: Sequence[Roi]) -> tuple[Array, Array] | None:
-    """Lowest and highest point (z, y, x) of all contours, None where there are none."""
-    drawn = [roi.points_mm[:, ::-1] for roi in rois if len(roi.points_mm)]
-    if not drawn:
-        return None
-    return np.min([p.min(axis=0) for p in drawn], axis=0), np.max([p.max(axis=0) for p in drawn], axis=0)
+def structure_masks(
+    lattice: Lattice, grid: Grid, rois: Mapping[str, Roi], levels_gy: Mapping[str, float]
+) -> tuple[dict[str, Mask], tuple[str, ...]]:
+    """Masks (z, y, x) by name, and a note of each empty one; of targets (``levels_gy``) the highest first, each without
+    what the ones above it hold. Raises InputError naming the structure whose contours cannot be used."""
+    rasteriser = Rasteriser(lattice, grid)
+    masks: dict[str, Mask] = {}
+    notes: list[str] = []
+    taken: Mask | None = None
+    for name in sorted(rois, key=lambda name: (-levels_gy.get(name, 0.0), name)):
+        try:
+            mask = rasteriser.mask(rois[name])
+        except InputError as error:
+            raise InputError(f"{name}: {error}") from None
+        if name in levels_gy:
+            mask = mask if taken is None else mask & ~taken
+            taken = mask if taken is None else taken | mask
+        if mask.any():
+            masks[name] = mask
+        else:
+            notes.append(f"{name}: nothing of it lies within the grid, or outside a higher target")
+    return masks, tuple(notes)
 
 
-def skin(ct_hu: Volume) -> Mask:
+def body_mask(drawn: Mask | None, ct_hu: Volume, targets: Sequence[Mask]) -> tuple[Mask, tuple[str, ...]]:
+    """The body as drawn, else as the CT shows it, and what was assumed.
+
+    Raises InputError where most of the targets lie outside it.
+    """
+    notes: tuple[str, ...] = ()
+    if drawn is None:
+        notes = ("body: no outline was drawn; taken from the CT, couch and mask included where they touch",)
+        drawn = _skin(ct_hu)
+    treated = np.logical_or.reduce(targets)
+    outside = float((treated & ~drawn).sum()) / float(treated.sum())
+    if outside > 0.5:
+        raise InputError(
+            f"{100 * outside:.0f}% of the targets lie outside the body's outline; is another structure, such as a"
+            " shell of skin, taken as the body? name the right one Body in the site's file of names"
+        )
+    if outside > 0.05:
+        notes = (*notes, f"targets: {100 * outside:.0f}% lie outside the body's outline")
+    return np.asarray(drawn), notes
+
+
+def _skin(ct_hu: Volume) -> Mask:
     """The body's outline from Hounsfield units: what is no air, the largest part of it, with holes filled slice by
     slice."""
     parts, count = ndimage.label(ct_hu > _SKIN_HU)

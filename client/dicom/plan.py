@@ -9,11 +9,14 @@ from pydicom.dataset import Dataset
 
 from client.dicom.headers import items, numbers, text, value
 from client.dicom.open import open_dataset
+from client.dicom.write import COPIED, COPIED_IF_THERE
 from client.names.records import Prescription
 from shared_model.core.errors import InputError
 
 MAX_BEAMS = 200
 MAX_CONTROL_POINTS = 5000
+# What an RTDOSE repeats of the plan that it belongs to.
+IDENTITY = (*COPIED, *COPIED_IF_THERE, "StudyInstanceUID", "SOPClassUID", "SOPInstanceUID")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,16 +30,12 @@ class Beam:
     gantry_deg: tuple[float, ...]
     couch_deg: float
 
-    @property
-    def is_arc(self) -> bool:
-        """Whether the gantry moves while the beam is on."""
-        return len(self.gantry_deg) > 1
-
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """What is read of an RTPLAN. ``position`` is the PatientPosition of its first setup, such as HFS. ``fractions`` is
-    NumberOfFractionsPlanned, ``label`` the record's own."""
+    NumberOfFractionsPlanned, ``label`` the record's own. ``identity`` holds the patient's, the study's and the plan's
+    identifiers (IDENTITY), which an RTDOSE of this plan must repeat: it stays at the site."""
 
     beams: tuple[Beam, ...]
     beam_numbers: tuple[int, ...]
@@ -46,6 +45,7 @@ class Plan:
     brachytherapy: bool
     fraction_groups: int
     label: str = field(repr=False, default="")
+    identity: Dataset = field(repr=False, default_factory=Dataset)
 
 
 def read_plan(path: Path) -> Plan:
@@ -69,7 +69,17 @@ def read_plan(path: Path) -> Plan:
         brachytherapy="ApplicationSetupSequence" in dataset and not beams,
         fraction_groups=len(groups),
         label=text(dataset, "RTPlanLabel"),
+        identity=_identity(dataset),
     )
+
+
+def _identity(dataset: Dataset) -> Dataset:
+    """The identifiers alone, each decoded here: a plan's other elements are large, and nobody needs them again."""
+    found = Dataset()
+    for keyword in IDENTITY:
+        if value(dataset, keyword) is not None:
+            found.add(dataset[keyword])
+    return found
 
 
 def _beam(item: Dataset) -> Beam | None:

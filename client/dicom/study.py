@@ -1,8 +1,7 @@
-"""DICOM-RT in: the studies below a folder, and one study as a Case.
+"""DICOM-RT in: one study as a Case, or its structures' names alone.
 
-``find_studies(root)`` looks at every file below a folder and joins them into studies, never raising for a bad file.
-``read_case(study)`` reads one of them: CT, structures by TG-263 name, plates from the plan's beams, dose; on one grid
-in mm, LPS, resampled once. ``read_source`` gives the data set of a file of the study, for writing an RTDOSE beside it.
+``read_case(study)`` reads CT, structures by TG-263 name, plates from the plan's beams and dose; on one grid in mm, LPS,
+resampled once. ``read_source`` gives the data set of a file of the study, for writing an RTDOSE beside it.
 
 Files are parsed in a process of their own (client/dicom/worker.py). No exception, note or problem here holds a name, an
 id or a path; headers do, and stay at the site.
@@ -10,50 +9,33 @@ id or a path; headers do, and stay at the site.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from itertools import islice
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 from pydicom.dataset import Dataset
 
-from client.dicom.beams import PLATES, draw_plates
-from client.dicom.find import FileProblem, Findings, Study, find
-from client.dicom.headers import Header, read_header
-from client.dicom.images import VOXEL_MM, CtStack, case_grid, ct_hu, dose_gy, dose_lattice, read_dose, stack
-from client.dicom.masks import Rasteriser, box_mm, skin
+from client.dicom.beams import PLATES, plan_plates
+from client.dicom.find import Study
+from client.dicom.headers import Header
+from client.dicom.images import VOXEL_MM, ct_hu, grid_about, plan_dose, stack
+from client.dicom.masks import body_mask, structure_masks
 from client.dicom.open import open_source
-from client.dicom.parts import DoseGrid, read_rois
+from client.dicom.parts import read_rois
 from client.dicom.plan import Plan, read_plan
-from client.dicom.worker import AT_ONCE, Worker, worker
+from client.dicom.worker import worker
 from client.names.records import Prescription, Roi
 from client.names.rules import NameRules
 from client.names.table import PLAN_NOT_NAME, NameRow, name_table
 from client.names.tg263 import BODY
-from client.site.pseudonyms import Pseudonyms
-from shared_model.core.errors import FedKT3DError, InputError
+from shared_model.core.errors import InputError
 from shared_model.patient.anatomy import is_target
-from shared_model.patient.case import Case, Mask, Volume
-from shared_model.patient.geometry import Grid
+from shared_model.patient.case import Case
 
 T = TypeVar("T")
 
-__all__ = [
-    "FileProblem",
-    "Findings",
-    "NoTargetError",
-    "Reading",
-    "Study",
-    "find_studies",
-    "read_case",
-    "read_names",
-    "read_source",
-]
-
-# Along the body's length a Case ends this far beyond its targets: further out coplanar beams leave scatter alone.
-FIELD_MARGIN_MM = 50.0
 # Levels of dose that one plan prescribes.
 MAX_TARGETS = 12
 
@@ -71,28 +53,14 @@ class NoTargetError(InputError):
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """A study that was read. ``names`` is the review table of its structures, ``plan`` what its RTPLAN says (None
-    without one), ``notes`` what was assumed or left out, each one line without a name or id."""
+    """One patient's plan that was read. ``names`` is the review table of its structures (empty where its kind of data
+    fixes them), ``plan`` what its RTPLAN says (None without one), ``notes`` what was assumed or left out, each one line
+    without a name or id."""
 
     case: Case
-    names: tuple[NameRow, ...]
-    plan: Plan | None
-    notes: tuple[str, ...]
-
-
-def find_studies(root: Path, pseudonyms: Pseudonyms | None = None) -> Findings:
-    """All studies below ``root``, joined by references and Frame of Reference, and every file that cannot be used.
-
-    Case ids are made by ``pseudonyms``; without, they hold for this call alone. Never raises for a bad file, only if
-    ``root`` is no folder. Takes no pixel of an image.
-    """
-    return find(root, pseudonyms or Pseudonyms.passing(), _headers)
-
-
-def _headers(paths: Iterable[Path]) -> Iterator[tuple[Path, Header | FedKT3DError]]:
-    remaining = iter(paths)
-    while part := list(islice(remaining, AT_ONCE)):
-        yield from zip(part, worker().read_many(read_header, part), strict=True)
+    names: tuple[NameRow, ...] = ()
+    plan: Plan | None = None
+    notes: tuple[str, ...] = ()
 
 
 def read_source(header: Header) -> Dataset:
@@ -103,7 +71,7 @@ def read_source(header: Header) -> Dataset:
 
 def read_names(study: Study, rules: NameRules | None = None) -> tuple[NameRow, ...]:
     """The review table of a study's structures alone. Raises InputError if it has none that can be read."""
-    return _Study(study, rules or NameRules(), worker()).names
+    return _records(study, rules or NameRules()).names
 
 
 def read_case(
@@ -119,7 +87,7 @@ def read_case(
     if plates not in PLATES:
         raise InputError(f"plates {plates!r}: expected one of {', '.join(PLATES)}")
     try:
-        return _Study(study, rules or NameRules(), worker()).reading(plates, voxel_mm)
+        return _reading(study, _records(study, rules or NameRules()), plates, voxel_mm)
     except NoTargetError as error:
         raise NoTargetError(error.names, f"case {study.case_id}: ") from None
     except InputError as error:
@@ -127,168 +95,94 @@ def read_case(
         raise InputError(text if study.case_id in text else f"case {study.case_id}: {text}") from None
 
 
-class _Study:
-    """One study while it is read."""
+@dataclass(frozen=True, kw_only=True)
+class _Records:
+    """What a study's structure set and plan say: structures by the name that the model knows them by, and the plan."""
 
-    def __init__(self, study: Study, rules: NameRules, parse: Worker) -> None:
-        if study.problems:
-            raise InputError("; ".join(study.problems))
-        assert study.structures is not None
-        self._study, self._worker = study, parse
-        self._notes = list(study.notes)
-        self._rois = {roi.number: roi for roi in _part(parse, read_rois, study.structures)}
-        self.plan = None if study.plan is None else _part(parse, read_plan, study.plan)
-        self.names = name_table(list(self._rois.values()), self._prescriptions(), rules)
-        if any(row.how == PLAN_NOT_NAME for row in self.names):
-            self._notes.append("a target's name says another level than the plan prescribes to it; the plan's is used")
-
-    def _prescriptions(self) -> tuple[Prescription, ...]:
-        """The plan's; of another structure set than the one that it names its structures' numbers say nothing."""
-        if self.plan is None:
-            return ()
-        assert self._study.plan is not None
-        assert self._study.structures is not None
-        prescribed = self.plan.prescriptions
-        if self._study.structures.uid in self._study.plan.refers or all(p.roi is None for p in prescribed):
-            return prescribed
-        self._notes.append("prescriptions: by the targets' names alone: the plan refers to another structure set")
-        return tuple(replace(p, roi=None) for p in prescribed)
-
-    def reading(self, plates: str, voxel_mm: float) -> Reading:
-        rois = self._used()
-        targets = {row.tg263: row.prescription_gy for row in self.names if row.used and row.tg263 in rois}
-        levels = {name: level for name, level in targets.items() if level is not None and is_target(name)}
-        if not levels:
-            raise NoTargetError(self.names)
-        if len(levels) > MAX_TARGETS:
-            raise InputError(f"{len(levels)} targets with prescriptions; expected at most {MAX_TARGETS}; ignore some")
-        ct = stack(self._study.ct)
-        self._notes += ct.notes
-        grid = self._grid(ct, rois, [rois[name] for name in levels], voxel_mm)
-        masks = self._masks(Rasteriser(ct.lattice, grid), rois, levels)
-        levels = {name: level for name, level in levels.items() if name in masks}
-        if not levels:
-            raise InputError("no target has a voxel within the CT and the body's outline; look at its contours")
-        hu = ct_hu(self._worker, ct, grid)
-        dose = self._dose(grid)
-        body = self._body(masks.pop(BODY, None), hu, masks, levels, grid)
-        beam, angle = self._plates(masks, levels, grid, plates)
-        case = Case(
-            case_id=self._study.case_id,
-            grid=grid,
-            body=body,
-            structures=masks,
-            prescriptions_gy=levels,
-            ct_hu=hu,
-            beam_plate=beam,
-            angle_plate=angle,
-            dose_gy=None if dose is None else np.where(body, dose, np.float32(0)),
-        )
-        return Reading(case=case, names=self.names, plan=self.plan, notes=tuple(self._notes))
-
-    def _used(self) -> dict[str, Roi]:
-        """Structures by the name that the model knows them by."""
-        used = {}
-        for row in self.names:
-            roi = self._rois[row.number]
-            if row.used and len(roi.counts):
-                used[row.tg263] = roi
-            elif row.used:
-                self._notes.append(f"{row.tg263}: no contours")
-        return used
-
-    def _grid(self, ct: CtStack, rois: dict[str, Roi], targets: Sequence[Roi], voxel_mm: float) -> Grid:
-        """Over the body's outline (else the whole CT) in the slices of the targets and FIELD_MARGIN_MM about."""
-        around = box_mm([rois[BODY]]) if BODY in rois else None
-        low, high = (around[0].copy(), around[1].copy()) if around is not None else (*ct.lattice.corners_mm().copy(),)
-        reach = box_mm(targets)
-        assert reach is not None
-        low[0] = max(low[0], reach[0][0] - FIELD_MARGIN_MM)
-        high[0] = min(high[0], reach[1][0] + FIELD_MARGIN_MM)
-        return case_grid(ct, low, high, voxel_mm)
-
-    def _masks(self, rasteriser: Rasteriser, rois: dict[str, Roi], levels: dict[str, float]) -> dict[str, Mask]:
-        """Masks by name; of targets the highest first, each without what the ones above it hold."""
-        masks: dict[str, Mask] = {}
-        taken: Mask | None = None
-        for name in sorted(rois, key=lambda name: (-levels.get(name, 0.0), name)):
-            try:
-                mask = rasteriser.mask(rois[name])
-            except InputError as error:
-                raise InputError(f"{name}: {error}") from None
-            if name in levels:
-                mask = mask if taken is None else mask & ~taken
-                taken = mask if taken is None else taken | mask
-            if mask.any():
-                masks[name] = mask
-            else:
-                self._notes.append(f"{name}: nothing of it lies within the grid, or outside a higher target")
-        return masks
-
-    def _body(
-        self, drawn: Mask | None, hu: Volume, masks: dict[str, Mask], levels: dict[str, float], grid: Grid
-    ) -> Mask:
-        if drawn is None:
-            self._notes.append(
-                "body: no outline was drawn; taken from the CT, couch and mask included where they touch"
-            )
-            drawn = skin(hu)
-        treated = np.logical_or.reduce([masks[name] for name in levels])
-        outside = float((treated & ~drawn).sum()) / float(treated.sum())
-        if outside > 0.5:
-            raise InputError(
-                f"{100 * outside:.0f}% of the targets lie outside the body's outline; is another structure, such as a"
-                " shell of skin, taken as the body? name the right one Body in the site's file of names"
-            )
-        if outside > 0.05:
-            self._notes.append(f"targets: {100 * outside:.0f}% lie outside the body's outline")
-        return np.asarray(drawn)
-
-    def _dose(self, grid: Grid) -> Volume | None:
-        if not self._study.doses:
-            return None
-        grids, notes = read_dose(self._worker, self._study.doses, self.plan)
-        self._notes += notes
-        total, covered = np.zeros(grid.shape, dtype=np.float32), True
-        for dose in grids:
-            total += dose_gy(dose, grid)
-            covered &= _covers(dose, grid)
-        if not covered:
-            self._notes.append("dose: its grid ends within the body near the targets; outside it counts as 0 Gy")
-        return np.asarray(np.maximum(total, 0.0))
-
-    def _plates(
-        self, masks: dict[str, Mask], levels: dict[str, float], grid: Grid, kind: str
-    ) -> tuple[Volume | None, Volume | None]:
-        if self.plan is None:
-            return None, None
-        highest = max(levels.values())
-        weights = np.max([masks[name] * np.float32(level / highest) for name, level in levels.items()], axis=0)
-        position = self.plan.position or next((h.position for h in self._study.ct if h.position), "")
-        try:
-            drawn = draw_plates(self.plan, position, weights, grid, kind)
-        except InputError as error:
-            self._notes.append(f"no plates: {error}")
-            return None, None
-        if drawn is None:
-            self._notes.append("no plates: the plan has no photon beams")
-            return None, None
-        self._notes += drawn[2]
-        return drawn[0], drawn[1]
+    rois: Mapping[str, Roi] = field(repr=False)
+    names: tuple[NameRow, ...]
+    plan: Plan | None
+    notes: tuple[str, ...]
 
 
-def _covers(dose: DoseGrid, grid: Grid) -> bool:
-    """Whether every voxel centre of the grid lies within the dose grid, give or take a voxel."""
-    low, high = dose_lattice(dose).corners_mm()
-    slack = np.array(grid.spacing_mm) * 1.01
-    first = np.array(grid.origin_mm)
-    last = first + np.array(grid.spacing_mm) * (np.array(grid.shape) - 1)
-    return bool((low <= first + slack).all() and (high >= last - slack).all())
+def _records(study: Study, rules: NameRules) -> _Records:
+    """Parse structure set and plan, each once."""
+    if study.problems:
+        raise InputError("; ".join(study.problems))
+    assert study.structures is not None
+    by_number = {roi.number: roi for roi in _part(read_rois, study.structures)}
+    plan = None if study.plan is None else _part(read_plan, study.plan)
+    prescribed, notes = _prescribed(study, plan)
+    names = name_table(list(by_number.values()), prescribed, rules)
+    if any(row.how == PLAN_NOT_NAME for row in names):
+        notes.append("a target's name says another level than the plan prescribes to it; the plan's is used")
+    used = {row.tg263: by_number[row.number] for row in names if row.used}
+    notes += [f"{name}: no contours" for name, roi in used.items() if not len(roi.counts)]
+    rois = {name: roi for name, roi in used.items() if len(roi.counts)}
+    return _Records(rois=rois, names=names, plan=plan, notes=(*study.notes, *notes))
 
 
-def _part(parse: Worker, task: Callable[[Path], T], header: Header) -> T:
+def _part(task: Callable[[Path], T], header: Header) -> T:
     """What ``task`` makes of a file, its kind put before the text of an error."""
     try:
-        return parse.read(task, header.path)
+        return worker().read(task, header.path)
     except InputError as error:
         raise InputError(f"{header.kind}: {error}") from None
+
+
+def _prescribed(study: Study, plan: Plan | None) -> tuple[tuple[Prescription, ...], list[str]]:
+    """The plan's prescriptions; of another structure set than the one that it names its structures' numbers say
+    nothing."""
+    if plan is None:
+        return (), []
+    assert study.plan is not None
+    assert study.structures is not None
+    if study.structures.uid in study.plan.refers or all(p.roi is None for p in plan.prescriptions):
+        return plan.prescriptions, []
+    note = "prescriptions: by the targets' names alone: the plan refers to another structure set"
+    return tuple(replace(p, roi=None) for p in plan.prescriptions), [note]
+
+
+def _reading(study: Study, records: _Records, plates: str, voxel_mm: float) -> Reading:
+    """The study's images and contours, one step after another onto one grid."""
+    rois, plan, notes = records.rois, records.plan, [*records.notes]
+    levels = _levels_gy(records)
+    ct = stack(study.ct)
+    grid = grid_about(ct, rois.get(BODY), [rois[name] for name in levels], voxel_mm)
+    masks, empty = structure_masks(ct.lattice, grid, rois, levels)
+    levels = {name: level for name, level in levels.items() if name in masks}
+    if not levels:
+        raise InputError("no target has a voxel within the CT and the body's outline; look at its contours")
+    targets = [(masks[name], level) for name, level in levels.items()]
+    hu = ct_hu(worker(), ct, grid)
+    dose, dose_notes = plan_dose(worker(), study.doses, plan, grid)
+    body, body_notes = body_mask(masks.pop(BODY, None), hu, [mask for mask, _ in targets])
+    position = next((header.position for header in study.ct if header.position), "")
+    beam, angle, plate_notes = plan_plates(plan, position, targets, grid, plates)
+    case = Case(
+        case_id=study.case_id,
+        grid=grid,
+        body=body,
+        structures=masks,
+        prescriptions_gy=levels,
+        ct_hu=hu,
+        beam_plate=beam,
+        angle_plate=angle,
+        dose_gy=None if dose is None else np.where(body, dose, np.float32(0)),
+    )
+    notes += [*ct.notes, *empty, *dose_notes, *body_notes, *plate_notes]
+    return Reading(case=case, names=records.names, plan=plan, notes=tuple(notes))
+
+
+def _levels_gy(records: _Records) -> dict[str, float]:
+    """Prescription in Gy of every target that has contours. Raises NoTargetError for none."""
+    levels = {
+        row.tg263: row.prescription_gy
+        for row in records.names
+        if row.used and row.tg263 in records.rois and is_target(row.tg263) and row.prescription_gy is not None
+    }
+    if not levels:
+        raise NoTargetError(records.names)
+    if len(levels) > MAX_TARGETS:
+        raise InputError(f"{len(levels)} targets with prescriptions; expected at most {MAX_TARGETS}; ignore some")
+    return levels

@@ -27,7 +27,7 @@ SERIES_NUMBER = 9000
 _STEPS = 2**16 - 1
 # PS3.3 C.7.1.1, C.7.2.1: what ties the dose to the patient and study that the source objects name. All are type 2:
 # present, empty where the source has no value.
-_COPIED = (
+COPIED = (
     "PatientName",
     "PatientID",
     "PatientBirthDate",
@@ -38,7 +38,7 @@ _COPIED = (
     "StudyID",
     "AccessionNumber",
 )
-_COPIED_IF_THERE = ("SpecificCharacterSet", "IssuerOfPatientID", "StudyDescription")
+COPIED_IF_THERE = ("SpecificCharacterSet", "IssuerOfPatientID", "StudyDescription")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,9 +92,9 @@ def dose_dataset(
     """The RTDOSE dataset of ``write_dose``. Raises InputError as there."""
     _check(volume_gy, grid, origin)
     dataset = _new_dataset()
-    for keyword in _COPIED:
+    for keyword in COPIED:
         setattr(dataset, keyword, origin.study.get(keyword, ""))
-    for keyword in _COPIED_IF_THERE:
+    for keyword in COPIED_IF_THERE:
         if keyword in origin.study:
             setattr(dataset, keyword, origin.study[keyword].value)
     dataset.StudyInstanceUID = origin.study.StudyInstanceUID

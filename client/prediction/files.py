@@ -22,19 +22,12 @@ from client.dicom.write import SPREAD, Origin, write_dose
 from client.prediction.predict import Answer, Predictor
 from client.reports.page import Page, write_text
 from client.reports.patient import prediction_figure
-from shared_model.core.errors import InputError
 from shared_model.patient.case import Case
 from shared_model.scoring.dosimetry import LOW_DOSE_GY, SCORE_KEYS, dvh_curve, dvh_metrics, score_case
 
 STEP_GY = 0.1
 # A structure of fewer voxels has a coarse DVH: told in the report.
 FEW_VOXELS = 30
-
-
-def check_folder(out: Path) -> None:
-    """Raise InputError unless ``out`` is new or empty: nothing is ever written over."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"--out {out}: exists and is not empty; choose a new folder (nothing was changed)")
 
 
 def write_answer(out: Path, answer: Answer, predictor: Predictor, origin: Origin | None) -> dict[str, Any]:

@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from client.data.case_files import load_case
-from client.data.gdp import read_gdp_named
-from client.data.openkbp import read_openkbp
-from client.dicom.study import Findings, Study, find_studies, read_case, read_source
+from client.data.kinds import patient_kind
+from client.data.load import read_file
+from client.dicom.find import Findings, Study, find_studies
+from client.dicom.plan import Plan
+from client.dicom.study import read_case, read_source
 from client.dicom.write import Origin
 from client.names.review import not_known_notes
 from client.names.rules import NameRules
-from client.site.config import DATA_FOLDERS, DATA_KINDS, DICOM, GDP, GDP_PRESCRIPTIONS, case_id_of, is_case_id
+from client.site.config import DATA_KINDS, DICOM
 from client.site.pseudonyms import Pseudonyms
 from shared_model.core.errors import InputError
 from shared_model.patient.case import Case
@@ -42,18 +43,24 @@ def load_subject(
     if kind is not None and kind not in DATA_KINDS:
         raise InputError(f"--kind {kind}: expected one of {', '.join(DATA_KINDS)}")
     if path.is_file():
-        return _of_file(path, kind or _file_kind(path), rules)
-    if not path.is_dir():
+        reading, origin = read_file(kind or patient_kind(path), path, rules), None
+    elif not path.is_dir():
         raise InputError(f"{path}: no such file or folder; expected one patient's file, or a folder of DICOM files")
-    if kind not in (None, DICOM) or (path / GDP_PRESCRIPTIONS).is_file():
+    elif kind not in (None, DICOM) or patient_kind(path) != DICOM:
         raise InputError(f"{path}: is a folder; give the file of one patient in it")
-    study = _chosen(find_studies(path, pseudonyms), path, case_id, salted=pseudonyms is not None)
-    reading = read_case(study, rules)
-    assert study.structures is not None  # or it would not have been read
-    plan = None if study.plan is None else read_source(study.plan)
-    source = read_source(study.structures) if plan is None else plan
-    origin = Origin(study=source, frame_of_reference=_frame(study, path), plan=plan)
+    else:
+        study = _chosen(find_studies(path, pseudonyms), path, case_id, salted=pseudonyms is not None)
+        reading = read_case(study, rules)
+        origin = _origin(study, reading.plan, path)
     return Subject(case=reading.case, origin=origin, notes=(*reading.notes, *not_known_notes(reading.names)))
+
+
+def _origin(study: Study, plan: Plan | None, path: Path) -> Origin:
+    """Where a dose of the study belongs: by its plan, which has been read, or by its structure set without one."""
+    if plan is not None:
+        return Origin(study=plan.identity, frame_of_reference=_frame(study, path), plan=plan.identity)
+    assert study.structures is not None  # or it would not have been read
+    return Origin(study=read_source(study.structures), frame_of_reference=_frame(study, path))
 
 
 def _frame(study: Study, path: Path) -> str:
@@ -65,27 +72,6 @@ def _frame(study: Study, path: Path) -> str:
         f"{path}: no file of the plan has a Frame of Reference, so no viewer could lay a predicted dose on its CT;"
         " export it again with FrameOfReferenceUID"
     )
-
-
-def _file_kind(path: Path) -> str:
-    """The kind of data that a file lies among."""
-    if (path.parent / GDP_PRESCRIPTIONS).is_file():
-        return GDP
-    return next((kind for kind, folder in DATA_FOLDERS.items() if folder and path.parent.name == folder), "cases")
-
-
-def _of_file(path: Path, kind: str, rules: NameRules | None) -> Subject:
-    if kind == DICOM:
-        raise InputError(f"{path}: is a file; give the folder with all DICOM files of the plan")
-    if kind == "cases":
-        return Subject(case=load_case(path))
-    case_id = case_id_of(kind, path)
-    if not is_case_id(case_id):
-        raise InputError(f"{path}: is not named by a pseudonym; rename it: letters, digits, _ and - (gdp: and +)")
-    if kind != GDP:
-        return Subject(case=read_openkbp(path, case_id))
-    case, names = read_gdp_named(path, case_id, rules)
-    return Subject(case=case, notes=not_known_notes(names))
 
 
 def _chosen(findings: Findings, path: Path, case_id: str | None, *, salted: bool) -> Study:

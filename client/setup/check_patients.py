@@ -10,13 +10,12 @@ from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
-from client.data.case_files import load_case
-from client.data.gdp import read_gdp_named
-from client.data.openkbp import read_openkbp
-from client.dicom.study import NoTargetError, Study, find_studies, read_case
+from client.data.load import read_file
+from client.dicom.find import Study, find_studies
+from client.dicom.study import NoTargetError, read_case
 from client.names.rules import NameRules
 from client.setup.check_patient import Patient, examine, unreadable, with_duplicates
-from client.site.config import DATA_FOLDERS, DATA_KINDS, DICOM, GDP, case_id_of, is_case_id
+from client.site.config import DATA_FOLDERS, DATA_KINDS, DICOM, case_id_of, is_case_id
 from client.site.pseudonyms import Pseudonyms
 from shared_model.adapter.envelope import Envelope
 from shared_model.core.errors import InputError
@@ -115,19 +114,10 @@ def _examined(kind: str, rules: NameRules, envelope: Envelope | None, item: _Ite
     try:
         if item.study is not None:
             reading = read_case(item.study, rules)
-            return examine(reading.case, envelope, reading.notes, item.record, reading.names)
-        assert item.path is not None
-        if not is_case_id(case_id_of(kind, item.path)):
-            raise InputError("the file is not named by a pseudonym; rename it: letters, digits, _ and -")
-        if kind == GDP:
-            case, names = read_gdp_named(item.path, item.case_id, rules)
-            return examine(case, envelope, record=item.record, names=names)
-        if kind != "cases":
-            return examine(read_openkbp(item.path, item.case_id), envelope, record=item.record)
-        case = load_case(item.path)
-        if case.case_id != item.case_id:
-            raise InputError("the file holds a case of another name; was it renamed? give it its own name back")
-        return examine(case, envelope, record=item.record)
+        else:
+            assert item.path is not None
+            reading = read_file(kind, item.path, rules, listed=True)
+        return examine(reading.case, envelope, reading.notes, item.record, reading.names)
     except InputError as error:
         reasons = item.study.problems if item.study is not None else ()
         row = unreadable(item.case_id, reasons or (_without_paths(str(error), item),), item.record)

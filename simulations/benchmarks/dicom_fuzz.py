@@ -21,7 +21,8 @@ import pydicom
 from pydicom.filebase import DicomBytesIO
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
-from client.dicom.study import find_studies, read_case
+from client.dicom.find import find_studies
+from client.dicom.study import read_case
 from client.dicom.worker import worker
 from client.site.pseudonyms import Pseudonyms
 from shared_model.core.errors import FedKT3DError, InputError

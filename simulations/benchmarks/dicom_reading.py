@@ -22,11 +22,11 @@ import numpy as np
 import pydicom
 from PIL import Image, ImageDraw
 
-from client.dicom.find import Study
+from client.dicom.find import Study, find_studies
 from client.dicom.images import case_grid, stack
 from client.dicom.masks import Rasteriser
 from client.dicom.parts import read_rois
-from client.dicom.study import find_studies, read_case
+from client.dicom.study import read_case
 from client.dicom.worker import worker
 from simulations.phantom.dicom_files import Identity, write_ct, write_dose, write_plan, write_structures
 from simulations.phantom.planes import Planes

@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from client.dicom.find import Study
-from client.dicom.study import find_studies
+from client.dicom.find import Study, find_studies
 from client.site.pseudonyms import Pseudonyms
 from shared_model.patient.case import Case
 from shared_model.patient.geometry import Grid

@@ -27,13 +27,18 @@ from simulations.phantom.hospitals import STYLES, phantom_case
 from tests.builders.gdp_plans import OWN, PLAN, content_of, write_plan
 
 
+def gdp_case(path: Path, case_id: str, rules: NameRules | None = None) -> Case:
+    """The case alone, without the review table of its structures' names."""
+    return read_gdp(path, case_id, rules)[0]
+
+
 @pytest.fixture(scope="module")
 def phantom() -> Case:
     return phantom_case(3, STYLES["openkbp_like"], (20, 24, 28))
 
 
 def test_a_phantom_in_the_challenges_layout_comes_back(tmp_path: Path, phantom: Case) -> None:
-    case = read_gdp(write_plan(tmp_path, phantom), "a")
+    case = gdp_case(write_plan(tmp_path, phantom), "a")
     assert case.grid.shape == phantom.grid.shape
     assert case.grid.spacing_mm == pytest.approx(phantom.grid.spacing_mm)
     assert case.grid.origin_mm == pytest.approx(phantom.grid.origin_mm)
@@ -61,14 +66,14 @@ def test_the_angle_plate_stands_in_ten_slices_about_the_isocentre(tmp_path: Path
     flat = np.random.default_rng(0).integers(0, 2, phantom.grid.shape[1:]).astype(np.float32)
     near_end = np.array([3.9, 1, 1], dtype=np.float32)
     for isocentre, slices in (([10.9, 1, 1], range(5, 15)), (near_end, range(8))):
-        case = read_gdp(write_plan(tmp_path, phantom, angle_plate=flat, isocenter=list(isocentre)), "a")
+        case = gdp_case(write_plan(tmp_path, phantom, angle_plate=flat, isocenter=list(isocentre)), "a")
         assert case.angle_plate is not None
         for z in range(phantom.grid.shape[0]):
             np.testing.assert_array_equal(case.angle_plate[z], flat if z in slices else 0)
 
 
 def test_axes_that_run_the_other_way_are_turned(tmp_path: Path, phantom: Case) -> None:
-    upright = read_gdp(write_plan(tmp_path, phantom), "a")
+    upright = gdp_case(write_plan(tmp_path, phantom), "a")
     content = content_of(phantom)
     turned: dict[str, Any] = {
         key: value[..., ::-1, ::-1]
@@ -78,7 +83,7 @@ def test_axes_that_run_the_other_way_are_turned(tmp_path: Path, phantom: Case) -
     _, ny, nx = phantom.grid.shape
     _, y_mm, x_mm = phantom.grid.spacing_mm
     z0, y0, x0 = phantom.grid.origin_mm
-    case = read_gdp(
+    case = gdp_case(
         write_plan(
             tmp_path,
             phantom,
@@ -95,7 +100,7 @@ def test_axes_that_run_the_other_way_are_turned(tmp_path: Path, phantom: Case) -
 
 def test_without_dose_plates_and_spacing(tmp_path: Path, phantom: Case) -> None:
     changes: dict[str, Any] = dict.fromkeys(("dose", "beam_plate", "angle_plate", "spacing", "isocenter"))
-    case = read_gdp(write_plan(tmp_path, phantom, **changes), "a")
+    case = gdp_case(write_plan(tmp_path, phantom, **changes), "a")
     assert case.dose_gy is None
     assert case.beam_plate is None
     assert case.angle_plate is None
@@ -105,14 +110,14 @@ def test_without_dose_plates_and_spacing(tmp_path: Path, phantom: Case) -> None:
 def test_targets_are_read_without_what_a_higher_one_covers(tmp_path: Path, phantom: Case) -> None:
     high, low = phantom.targets[0], phantom.targets[1]
     union = phantom.structures[high] | phantom.structures[low]
-    case = read_gdp(write_plan(tmp_path, phantom, PTV63=union.astype(np.uint8)), "a")
+    case = gdp_case(write_plan(tmp_path, phantom, PTV63=union.astype(np.uint8)), "a")
     np.testing.assert_array_equal(case.structures[low], union & ~phantom.structures[high])
 
 
 def test_the_sites_rules_name_organs(tmp_path: Path, phantom: Case) -> None:
     rules = tmp_path / "structures.yaml"
     rules.write_text('names: {Larynx: ["brainstem_03"]}\n')
-    case = read_gdp(write_plan(tmp_path, phantom), "a", NameRules.load(rules))
+    case = gdp_case(write_plan(tmp_path, phantom), "a", NameRules.load(rules))
     np.testing.assert_array_equal(case.structures["Larynx"], phantom.body)
 
 
@@ -141,7 +146,7 @@ def test_the_sites_rules_name_organs(tmp_path: Path, phantom: Case) -> None:
 def test_what_is_wrong_is_named(tmp_path: Path, phantom: Case, changes: dict[str, Any], says: str) -> None:
     path = write_plan(tmp_path, phantom, **changes)
     with pytest.raises(InputError) as caught:
-        read_gdp(path, "a")
+        gdp_case(path, "a")
     assert says in str(caught.value)
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -157,7 +162,7 @@ def test_without_prescriptions_nothing_is_guessed(tmp_path: Path, phantom: Case,
     if table is not None:
         (tmp_path / "PTV_DICT.json").write_text(table)
     with pytest.raises(InputError, match="PTV_DICT"):
-        read_gdp(path, "a")
+        gdp_case(path, "a")
 
 
 class _Runs:
@@ -176,7 +181,7 @@ def test_a_pickle_that_runs_a_command_is_refused_and_not_run(tmp_path: Path, pha
     mark = tmp_path / "ran"
     _pickled(path, pickle.dumps({"img": _Runs(os.system, f"touch {mark}")}, protocol=protocol))
     with pytest.raises(InputError, match=r"system.*not run"):
-        read_gdp(path, "a")
+        gdp_case(path, "a")
     assert not mark.exists()
     with contextlib.suppress(Exception):
         np.load(path, allow_pickle=True)["arr_0"]  # the trap is real: numpy itself springs it
@@ -209,7 +214,7 @@ def test_other_hostile_pickles(tmp_path: Path, phantom: Case, content: bytes, sa
     path = write_plan(tmp_path, phantom)
     _pickled(path, content)
     with pytest.raises(InputError) as caught:
-        read_gdp(path, "a")
+        gdp_case(path, "a")
     assert says in str(caught.value)
 
 
@@ -227,7 +232,7 @@ def test_no_flipped_bit_escapes_as_another_error(tmp_path: Path) -> None:
         with zipfile.ZipFile(path, "w") as archive:
             archive.writestr("arr_0.npy", bytes(content))
         with contextlib.suppress(InputError):
-            read_gdp(path, "a")
+            gdp_case(path, "a")
 
 
 def test_a_folder_becomes_a_site_with_plans_of_a_patient_together(tmp_path: Path, phantom: Case) -> None:

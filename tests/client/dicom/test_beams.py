@@ -60,7 +60,7 @@ def test_an_unknown_position_is_an_error_of_the_plan() -> None:
 
 def test_arcs_are_every_second_control_point() -> None:
     arc = _beam(1, *range(0, 100, 10))
-    assert arc.is_arc
+    assert len(arc.gantry_deg) > 1
     assert beam_angles([arc, _beam(2, 180.0)], "HFS") == (0, 20, 40, 60, 80, 180)
 
 

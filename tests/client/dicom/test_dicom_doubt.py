@@ -11,8 +11,8 @@ import pydicom
 import pytest
 from scipy import ndimage
 
-from client.dicom.find import Study
-from client.dicom.study import Reading, find_studies, read_case, read_names
+from client.dicom.find import Study, find_studies
+from client.dicom.study import Reading, read_case, read_names
 from client.names.rules import NameRules
 from client.prediction.subject import load_subject
 from client.setup.check_patients import Source, look

@@ -13,12 +13,12 @@ from pydicom.data import get_testdata_file
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
 
 from client.dicom import open as dicom_open
-from client.dicom.find import Study
+from client.dicom.find import Study, find_studies
 from client.dicom.headers import read_header
 from client.dicom.open import NotDicomError, open_dataset
 from client.dicom.parts import read_ct_slice, read_dose_grid, read_rois
 from client.dicom.plan import read_plan
-from client.dicom.study import find_studies, read_case
+from client.dicom.study import read_case
 from client.dicom.worker import Worker
 from shared_model.core.errors import InputError
 from simulations.phantom.planes import Scan

@@ -9,8 +9,8 @@ from pathlib import Path
 import pydicom
 import pytest
 
-from client.dicom.find import Findings, Study
-from client.dicom.study import find_studies, read_case
+from client.dicom.find import Findings, Study, find_studies
+from client.dicom.study import read_case
 from client.site.pseudonyms import Pseudonyms
 from shared_model.core.errors import InputError
 from simulations.phantom.planes import Scan

@@ -121,7 +121,7 @@ def test_doses_of_beams_are_summed(tmp_path: Path) -> None:
     _compare(reading, patient())
     assert "dose: the sum of 9 beams" in reading.notes
     study.doses[0].path.unlink()
-    from client.dicom.study import find_studies
+    from client.dicom.find import find_studies
 
     (less,) = find_studies(tmp_path / "a").studies
     with pytest.raises(InputError, match="8 doses of beams, which are not each of the plan's 9 beams"):

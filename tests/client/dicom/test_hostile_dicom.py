@@ -182,8 +182,8 @@ def test_each_of_several_reasons_has_its_own_line(folder: Path) -> None:
 
 
 def test_scribbles_of_a_patient_count_together(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from client.dicom.find import find_studies
     from client.dicom.images import case_grid, stack
-    from client.dicom.study import find_studies
 
     monkeypatch.setattr(dicom_masks, "MAX_CROSSINGS", 8_000_000 // 60)
     ct = stack(find_studies(folder / "p0").studies[0].ct)

@@ -15,8 +15,8 @@ import pydicom
 import pytest
 from pydicom.uid import generate_uid
 
-from client.dicom.find import Study
-from client.dicom.study import find_studies, read_case
+from client.dicom.find import Study, find_studies
+from client.dicom.study import read_case
 from client.names.rules import NameRules
 from shared_model.core.errors import InputError
 

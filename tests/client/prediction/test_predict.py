@@ -12,8 +12,9 @@ import pydicom
 import pytest
 import torch
 
+from client.commands.data import check_folder
 from client.data.case_files import save_case
-from client.prediction.files import check_folder, write_answer
+from client.prediction.files import write_answer
 from client.prediction.predict import Answer, Predictor, Sampled, shared_alone
 from client.prediction.subject import load_subject
 from shared_model.adapter.manifest import initial_vector, save_adapter
