@@ -15,12 +15,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from client.names.tg263 import BODY, is_tg263
-from shared_model.core.errors import InputError, naming
+from shared_model.core.errors import InputError
+from shared_model.core.located import Located, located, read_located
 
 NAMES_TEXT = """\
 # How this site's structure names are read (docs/dicom.md). Patterns are regular expressions for the whole name, upper
@@ -40,6 +38,8 @@ prescriptions_gy: {}
 """
 
 _LONGEST_PATTERN = 200
+_HIGHEST_GY = 200.0
+_NO_RULES = "{}"
 _KEYS = ("names", "ignore", "prescriptions_gy")
 
 
@@ -53,59 +53,55 @@ class NameRules:
 
     @classmethod
     def load(cls, path: Path | None) -> NameRules:
-        """Read the file, none for no path. Raises InputError naming file and key."""
+        """Read the file, none for no path. Raises InputError naming file, line and key."""
         if path is None:
             return cls()
-        try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise InputError(f"{path}: cannot be read ({error.strerror}); expected a file of structure names") from None
-        except (ValueError, RecursionError, yaml.YAMLError) as error:
-            raise InputError(f"{path}: cannot be read as YAML ({type(error).__name__})") from None
-        with naming(path):
-            return cls._from_mapping({} if content is None else content)
+        if not path.exists():
+            raise InputError(f"{path}: no such file; expected a file of structure names")
+        return cls._of(read_located(path, _NO_RULES))
 
     @classmethod
-    def _from_mapping(cls, content: Any) -> NameRules:
-        if not isinstance(content, Mapping) or set(content) - set(_KEYS):
-            raise InputError(f"expected the keys {', '.join(_KEYS)} and no other")
+    def parse(cls, text: str, file: str) -> NameRules:
+        """Read the rules from a text; ``file`` names it in errors."""
+        return cls._of(located(text, file, _NO_RULES))
+
+    @classmethod
+    def _of(cls, top: Located) -> NameRules:
+        content = top.mapping(_KEYS)
         names = [
-            (_known(name), pattern)
+            (_known(name, patterns), pattern)
             for name, patterns in _mapping(content, "names").items()
-            for pattern in _patterns(patterns, f"names: {name}")
+            for pattern in _patterns(patterns)
         ]
-        levels = []
-        for name, level in _mapping(content, "prescriptions_gy").items():
-            if isinstance(level, bool) or not isinstance(level, (int, float)) or not 0 < level < 200:
-                raise InputError(f"prescriptions_gy: {name}: expected 0 to 200 Gy")
-            levels.append((_compile(name, "prescriptions_gy"), float(level)))
-        return cls(tuple(names), tuple(_patterns(content.get("ignore") or [], "ignore")), tuple(levels))
+        levels = [
+            (_compile(name, level), level.number(0, _HIGHEST_GY))
+            for name, level in _mapping(content, "prescriptions_gy").items()
+        ]
+        ignore = content.get("ignore")
+        return cls(tuple(names), tuple(_patterns(ignore) if ignore and not ignore.is_null else ()), tuple(levels))
 
 
-def _mapping(content: Mapping[Any, Any], key: str) -> Mapping[Any, Any]:
-    value = content.get(key) or {}
-    if not isinstance(value, Mapping):
-        raise InputError(f"{key}: expected names and values")
-    return value
+def _mapping(content: Mapping[str, Located], key: str) -> Mapping[str, Located]:
+    there = content.get(key)
+    return {} if there is None or there.is_null else there.mapping()
 
 
-def _known(name: Any) -> str:
-    if not isinstance(name, str) or not (name == BODY or is_tg263(name)):
-        raise InputError(f"names: {name!r} is no TG-263 name; expected one like Parotid_L or SpinalCord")
+def _known(name: str, there: Located) -> str:
+    if not (name == BODY or is_tg263(name)):
+        raise there.error("no TG-263 name; expected one like Parotid_L or SpinalCord")
     return name
 
 
-def _patterns(value: Any, key: str) -> list[re.Pattern[str]]:
-    found = [value] if isinstance(value, str) else value
-    if not isinstance(found, list):
-        raise InputError(f"{key}: expected a pattern or a list of patterns")
-    return [_compile(pattern, key) for pattern in found]
+def _patterns(there: Located) -> list[re.Pattern[str]]:
+    if not there.is_list and not isinstance(there.value(), str):
+        raise there.error("expected a pattern or a list of patterns")
+    return [_compile(one.value(), one) for one in (there.items() if there.is_list else [there])]
 
 
-def _compile(pattern: Any, key: str) -> re.Pattern[str]:
+def _compile(pattern: object, there: Located) -> re.Pattern[str]:
     if not isinstance(pattern, str) or not 0 < len(pattern) <= _LONGEST_PATTERN:
-        raise InputError(f"{key}: expected a pattern of 1 to {_LONGEST_PATTERN} characters")
+        raise there.error(f"expected a pattern of 1 to {_LONGEST_PATTERN} characters")
     try:
         return re.compile(pattern, re.IGNORECASE)
     except re.error as error:
-        raise InputError(f"{key}: {pattern!r} is no regular expression ({error})") from None
+        raise there.error(f"{pattern!r} is no regular expression ({error})") from None

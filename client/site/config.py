@@ -11,7 +11,8 @@ from typing import Any
 
 import yaml
 
-from shared_model.core.errors import InputError
+from shared_model.core.errors import FieldError, InputError
+from shared_model.core.located import Located, read_located
 
 # How a site's cases are stored in files: OpenKBP's compact form at half and at native resolution, one case file per
 # patient, or the GDP-HMM challenge's plans; and the folder below the site's root that holds them, one npz each.
@@ -38,9 +39,10 @@ def case_id_of(data: str, path: Path) -> str:
 
 
 def check_case_id(case_id: str, where: str) -> str:
-    """``case_id`` if it is a plain pseudonym (letters, digits, _ and -); raises InputError for anything path-like."""
+    """``case_id`` if it is a plain pseudonym (letters, digits, _ and -); raises FieldError for anything path-like."""
     if not isinstance(case_id, str) or not is_case_id(case_id):
-        raise InputError(f"{where}: case id {case_id!r} is refused; expected letters, digits, '_' or '-', like pt_12")
+        text = f"case id {case_id!r} is refused; expected letters, digits, '_' or '-', like pt_12"
+        raise FieldError(where, text, case_id)
     return case_id
 
 
@@ -68,26 +70,26 @@ class SiteConfig:
 
     def __post_init__(self) -> None:
         if not isinstance(self.site, str) or _SITE_NAME.fullmatch(self.site) is None:
-            raise InputError(f"site config: site {self.site!r}: expected 1 to 32 letters, digits, '_' or '-'")
-        where = f"site {self.site}"
+            raise FieldError("site", f"{self.site!r}: expected 1 to 32 letters, digits, '_' or '-'")
         if self.data not in DATA_KINDS:
-            raise InputError(f"{where}: data {self.data!r}: expected one of {', '.join(DATA_KINDS)}")
+            raise FieldError("data", f"{self.data!r}: expected one of {', '.join(DATA_KINDS)}")
         if isinstance(self.threads, bool) or not isinstance(self.threads, int) or not 0 <= self.threads <= 1024:
-            raise InputError(f"{where}: threads {self.threads!r}: expected a whole number from 0 to 1024")
+            raise FieldError("threads", f"{self.threads!r}: expected a whole number from 0 to 1024")
         for key in ("train", "validation"):
             for case_id in getattr(self, key):
-                check_case_id(case_id, f"{where}: {key}")
+                check_case_id(case_id, key)
         listed = (*self.train, *self.validation)
         if not listed:
-            raise InputError(f"{where}: train and validation are both empty; list at least one case")
+            raise FieldError("train", "train and validation are both empty; list at least one case")
         if len(set(listed)) != len(listed):
             twice = next(case_id for case_id in listed if listed.count(case_id) > 1)
-            raise InputError(f"{where}: case {twice!r} is listed twice; each case belongs to one split, once")
+            key = "validation" if twice in self.validation else "train"
+            raise FieldError(key, f"case {twice!r} is listed twice; each case belongs to one split, once", twice)
         grouped = [case_id for group in self.plans for case_id in group]
         if len(set(grouped)) != len(grouped) or not set(grouped) <= set(self.train):
-            raise InputError(f"{where}: plans: expected groups of cases listed under train, each case in one group")
+            raise FieldError("plans", "expected groups of cases listed under train, each case in one group")
         if self.data == DICOM:
-            self._check_dicom(where, listed)
+            self._check_dicom(listed)
 
     def patients(self) -> tuple[tuple[int, ...], ...]:
         """Training patients, each as the indices of his cases in ``train``; in the order of their first cases."""
@@ -97,60 +99,33 @@ class SiteConfig:
             groups.setdefault(of_case.get(case_id, (case_id,)), []).append(index)
         return tuple(tuple(indices) for indices in groups.values())
 
-    def _check_dicom(self, where: str, listed: tuple[str, ...]) -> None:
+    def _check_dicom(self, listed: tuple[str, ...]) -> None:
         if self.pseudonyms is None:
-            raise InputError(f"{where}: missing key 'pseudonyms': the file of the salt that its case ids are made with")
+            raise FieldError("data", "dicom needs the key 'pseudonyms': the file of the salt that makes its case ids")
         patients = [case_id.partition("_")[0] for case_id in listed]
         if len(set(patients)) != len(patients):
             twice = next(patient for patient in patients if patients.count(patient) > 1)
-            raise InputError(f"{where}: two plans of patient {twice} are listed; a patient counts once, so list one")
+            last = next(case_id for case_id in reversed(listed) if case_id.partition("_")[0] == twice)
+            key = "validation" if last in self.validation else "train"
+            raise FieldError(key, f"two plans of patient {twice} are listed; a patient counts once, so list one", last)
 
     @classmethod
     def load(cls, path: Path) -> SiteConfig:
         """Read the YAML file ``path``; its relative folders count from the file's own folder.
 
-        Raises InputError naming file and key for a missing file, bad YAML, an unknown or missing key, a wrong type.
+        Raises InputError naming file, line and key for a missing file, bad YAML, an unknown or missing key, a wrong
+        type or value.
         """
+        if not path.exists():
+            raise InputError(f"{path}: no such file; expected a site configuration (YAML)")
+        top = read_located(path)
+        if not top.is_mapping:
+            raise top.error("expected keys and values such as 'site: clinic-a'")
+        there = top.mapping({field.name for field in fields(cls)}, ("site", "data", "root", "train", "validation"))
         try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise InputError(f"{path}: no such file; expected a site configuration (YAML)") from None
-        # YAML raises ValueError for a date that is none, RecursionError for deep nesting.
-        except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-            raise InputError(f"{path}: cannot be read as YAML ({type(error).__name__})") from error
-        if not isinstance(content, dict):
-            raise InputError(f"{path}: expected keys and values such as 'site: clinic-a'")
-        return cls._from_mapping(content, path)
-
-    @classmethod
-    def _from_mapping(cls, content: Mapping[Any, Any], path: Path) -> SiteConfig:
-        known = {field.name for field in fields(cls)}
-        for key in content:
-            if key not in known:
-                raise InputError(f"{path}: unknown key {key!r}; expected {', '.join(sorted(known))}")
-        for key in ("site", "data", "root", "train", "validation"):
-            if key not in content:
-                raise InputError(f"{path}: missing key {key!r}")
-        values = dict(content)
-        for key in ("train", "validation"):
-            if not isinstance(values[key], list):
-                raise InputError(f"{path}: {key}: expected a list of case ids")
-            values[key] = tuple(values[key])
-        values["plans"] = _groups(values.get("plans", []), path)
-        for key in ("root", "cache", "names", "pseudonyms"):
-            folder = values.get(key)
-            if folder is None and key != "root":
-                continue
-            if not isinstance(folder, str) or not folder:
-                raise InputError(f"{path}: {key}: expected a path")
-            try:
-                values[key] = path.parent / Path(folder).expanduser()
-            except RuntimeError:
-                raise InputError(f"{path}: {key}: no home folder for {folder!r}") from None
-        try:
-            return cls(**values)
-        except InputError as error:
-            raise InputError(f"{path}: {error}") from None
+            return cls(**_values(there, path.parent))
+        except FieldError as error:
+            raise there[error.key].item(error.item).error(error.text) from None
 
     def save(self, path: Path) -> None:
         """Write the configuration as YAML that ``load`` reads back, with absolute folders, atomically."""
@@ -173,7 +148,29 @@ class SiteConfig:
         os.replace(partial, path)
 
 
-def _groups(value: object, path: Path) -> tuple[tuple[str, ...], ...]:
+def _values(there: Mapping[str, Located], folder: Path) -> dict[str, Any]:
+    """The fields of a SiteConfig as a file gives them; relative paths count from ``folder``. Raises FieldError."""
+    values = {key: value.value() for key, value in there.items()}
+    for key in ("train", "validation"):
+        if not isinstance(values[key], list):
+            raise FieldError(key, "expected a list of case ids")
+        values[key] = tuple(values[key])
+    if "plans" in values:
+        values["plans"] = _groups(values["plans"])
+    for key in ("root", "cache", "names", "pseudonyms"):
+        given = values.get(key)
+        if given is None and key != "root":
+            continue
+        if not isinstance(given, str) or not given:
+            raise FieldError(key, "expected a path")
+        try:
+            values[key] = folder / Path(given).expanduser()
+        except RuntimeError:
+            raise FieldError(key, f"no home folder for {given!r}") from None
+    return values
+
+
+def _groups(value: object) -> tuple[tuple[str, ...], ...]:
     if not isinstance(value, list) or not all(isinstance(group, list) for group in value):
-        raise InputError(f"{path}: plans: expected a list of lists of case ids")
+        raise FieldError("plans", "expected a list of lists of case ids")
     return tuple(tuple(str(case_id) for case_id in group) for group in value)

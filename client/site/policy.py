@@ -7,13 +7,12 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from client.site.hours import Window
 from privacy.dp.ledger import SiteLedger
 from privacy.dp.terms import MODES
 from privacy.wire.messages import KINDS
-from shared_model.core.errors import InputError
+from shared_model.core.errors import FieldError, InputError
+from shared_model.core.located import Located, located, read_located
 from shared_model.network.spec import ADAPTERS
 
 SCHEMA = 1
@@ -118,47 +117,53 @@ class Policy:
 
     @classmethod
     def load(cls, path: Path) -> Policy:
-        """Read a policy; InputError naming file and key. A missing key is an error: no limit is ever guessed."""
-        try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        # YAML raises ValueError for a date that is none, RecursionError for deep nesting.
-        except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-            raise InputError(f"{path}: the site's policy cannot be read ({type(error).__name__})") from error
-        try:
-            return cls._from_content(content)
-        except InputError as error:
-            raise InputError(f"{path}: {error}") from None
+        """Read a policy. A missing key is an error: no limit is ever guessed.
+
+        Raises InputError naming file, line and key, what was found and what was expected.
+        """
+        return cls._of(read_located(path))
 
     @classmethod
-    def _from_content(cls, content: object) -> Policy:
-        if not isinstance(content, dict):
-            raise InputError("expected keys and values such as 'least_patients: 20'")
+    def parse(cls, text: str, file: str) -> Policy:
+        """Read a policy from a text; ``file`` names it in errors. Raises as ``load`` does."""
+        return cls._of(located(text, file))
+
+    @classmethod
+    def _of(cls, top: Located) -> Policy:
+        if not top.is_mapping:
+            raise top.error("expected keys and values such as 'least_patients: 20'")
         names = {field.name for field in fields(cls)}
-        if type(content.get("schema")) is not int or content["schema"] != SCHEMA:
-            raise InputError(f"schema: expected {SCHEMA}")
-        for key in content:
-            if key not in names | {"schema"}:
-                raise InputError(f"unknown key {key!r}; expected {', '.join(sorted(names))}")
-        for key in sorted(names - set(content)):
-            raise InputError(f"{key} is missing; `client init` writes a policy with every key")
-        return cls(**{name: _READ[name](name, content[name]) for name in names})
+        content = top.mapping(names | {"schema"})
+        for key in sorted({"schema", *names} - set(content)):
+            raise top.error(f"{key} is missing; `client init` writes a policy with every key")
+        schema = content["schema"].value()
+        if type(schema) is not int or schema != SCHEMA:
+            raise content["schema"].error(f"expected {SCHEMA}")
+        return cls(**{name: _value(content[name]) for name in names})
+
+
+def _value(there: Located) -> Any:
+    try:
+        return _READ[there.key](there.key, there.value())
+    except FieldError as error:
+        raise there.error(error.text) from None
 
 
 def _flag(key: str, value: object) -> bool:
     if not isinstance(value, bool):
-        raise InputError(f"{key}: expected true or false")
+        raise FieldError(key, "expected true or false")
     return value
 
 
 def _count(key: str, value: object) -> int:
     if type(value) is not int or not 1 <= value <= 1_000_000:
-        raise InputError(f"{key}: expected a whole number from 1 to 1000000")
+        raise FieldError(key, "expected a whole number from 1 to 1000000")
     return value
 
 
 def _amount(key: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1e6:
-        raise InputError(f"{key}: expected a number above 0, up to 1000000")
+        raise FieldError(key, "expected a number above 0, up to 1000000")
     return float(value)
 
 
@@ -168,7 +173,7 @@ def _budget(key: str, value: object) -> float | None:
 
 def _delta(key: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 0.01:
-        raise InputError(f"{key}: expected a probability above 0, up to 0.01, such as 1.0e-5")
+        raise FieldError(key, "expected a probability above 0, up to 0.01, such as 1.0e-5")
     return float(value)
 
 
@@ -176,26 +181,26 @@ def _folder(key: str, value: object) -> Path | None:
     if value is None:
         return None
     if not isinstance(value, str) or not Path(value).is_absolute():
-        raise InputError(f"{key}: expected an absolute path, or null")
+        raise FieldError(key, "expected an absolute path, or null")
     return Path(value)
 
 
 def _words(key: str, value: object) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(word, str) for word in value):
-        raise InputError(f"{key}: expected a list of words, such as [a, b]")
+        raise FieldError(key, "expected a list of words, such as [a, b]")
     unknown = sorted(set(value) - set(_CHOICES.get(key, value)))
     if unknown:
-        raise InputError(f"{key}: {unknown[0]!r} is not known; expected some of {', '.join(_CHOICES[key])}")
+        raise FieldError(key, f"{unknown[0]!r} is not known; expected some of {', '.join(_CHOICES[key])}")
     return tuple(value)
 
 
 def _windows(key: str, value: object) -> tuple[Window, ...]:
     if not isinstance(value, list):
-        raise InputError(f"{key}: expected a list of windows, such as ['19:00-06:00']")
+        raise FieldError(key, "expected a list of windows, such as ['19:00-06:00']")
     try:
         return tuple(Window.parse(window) for window in value)
     except InputError as error:
-        raise InputError(f"{key}: {error}") from None
+        raise FieldError(key, str(error)) from None
 
 
 _CHOICES: Mapping[str, tuple[str, ...]] = {"modes": MODES, "tasks": KINDS, "adapters": ADAPTERS}

@@ -22,6 +22,17 @@ class InputError(FedKT3DError):
     exit_code = 2
 
 
+class FieldError(InputError):
+    """A value that breaks the rule of its ``key``; ``item`` is the element of a list that does.
+
+    A reader that knows the line of each key turns it into an error with file and line.
+    """
+
+    def __init__(self, key: str, text: str, item: object = None) -> None:
+        super().__init__(f"{key}: {text}")
+        self.key, self.text, self.item = key, text, item
+
+
 class PolicyError(FedKT3DError):
     """A site's own policy refused a request; the text is written for the coordinator and holds nothing private."""
 

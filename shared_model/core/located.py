@@ -11,7 +11,7 @@ import yaml
 
 from shared_model.core.errors import InputError
 
-# Of a scorecard: a hundred criteria take a fifth of it.
+# A scorecard of a hundred criteria takes a fifth of it, and so does a site.yaml of ten thousand patients.
 MAX_BYTES = 1_000_000
 
 
@@ -85,28 +85,44 @@ class Located:
             raise self.error(f"{self._node.value}: expected a number{limits or ' that is finite'}")
         return value
 
+    def value(self) -> Any:
+        """The plain value that YAML reads there: text, number, date, list, mapping or None."""
+        try:
+            return yaml.SafeLoader("").construct_document(self._node)
+        except (yaml.YAMLError, ValueError, RecursionError):  # a date that is none, an unknown tag, deep nesting
+            raise self.error("not a value that YAML can read") from None
+
+    def item(self, content: object) -> Located:
+        """The element of this list that reads as ``content``; the list itself where there is none."""
+        if not self.is_list:
+            return self
+        return next((one for one in self.items() if one.value() == content), self)
+
     @property
     def is_null(self) -> bool:
         """Whether nothing stands there."""
         return isinstance(self._node, yaml.ScalarNode) and self._node.tag == "tag:yaml.org,2002:null"
 
 
-def read_located(path: Path) -> Located:
-    """The top of the file ``path``; InputError where it cannot be read or is neither YAML nor JSON."""
+def read_located(path: Path, blank: str = "") -> Located:
+    """The top of the file ``path``; InputError where it cannot be read or is neither YAML nor JSON.
+
+    ``blank``: what a file without any value means, such as ``{}``; by default that is an error.
+    """
     try:
         content = path.read_bytes()
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or type(error).__name__})") from None
     if len(content) > MAX_BYTES:
-        raise InputError(f"{path}: {len(content)} bytes; expected a card of at most {MAX_BYTES}")
+        raise InputError(f"{path}: {len(content)} bytes; expected a file of at most {MAX_BYTES}")
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise InputError(f"{path}: not UTF-8 text") from None
-    return located(text, str(path))
+    return located(text, str(path), blank)
 
 
-def located(text: str, file: str) -> Located:
+def located(text: str, file: str, blank: str = "") -> Located:
     """The same for a text; ``file`` names it in errors."""
     try:
         # JSON may be indented by tabs, which YAML refuses. Columns move, lines do not.
@@ -117,6 +133,8 @@ def located(text: str, file: str) -> Located:
         raise InputError(f"{file}:{line}: not YAML ({error.problem or 'syntax'})") from None
     except (yaml.YAMLError, RecursionError, ValueError):
         raise InputError(f"{file}:1: not YAML") from None
+    if node is None and blank:
+        return located(blank, file)
     if node is None:
         raise InputError(f"{file}:1: the file is empty")
     return Located(node, file)

@@ -207,4 +207,4 @@ def test_a_shell_of_skin_is_not_the_body(external: bool, tmp_path: Path) -> None
 def test_targets_outside_the_body_are_refused(tmp_path: Path) -> None:
     with_shell(tmp_path, external=False)
     with pytest.raises(InputError, match=r"% of the targets lie outside the body's outline"):
-        read_case(found(tmp_path), NameRules._from_mapping({"names": {"Body": ["SKIN"]}}))
+        read_case(found(tmp_path), NameRules.parse("names: {Body: [SKIN]}", "structures.yaml"))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from flwr.app import Context, Message, RecordDict
 from flwr.app.message import make_message
 from flwr.app.metadata import Metadata
@@ -282,10 +283,10 @@ def test_every_key_of_the_default_must_be_there_and_known(tmp_path: Path) -> Non
     for field in fields(Policy):
         kept = [line for line in default_policy_text().splitlines() if not line.startswith(f"{field.name}:")]
         path.write_text("\n".join(kept))
-        with pytest.raises(InputError, match=f"policy.yaml: {field.name} is missing"):
+        with pytest.raises(InputError, match=f"policy.yaml:[0-9]+: {field.name} is missing"):
             Policy.load(path)
     path.write_text(default_policy_text() + "\nleast_patient: 3\n")
-    with pytest.raises(InputError, match="unknown key 'least_patient'"):
+    with pytest.raises(InputError, match=r"policy.yaml:[0-9]+: least_patient: unknown key"):
         Policy.load(path)
 
 
@@ -297,11 +298,9 @@ JUNK = st.one_of(
 @settings(max_examples=300)
 @given(st.sampled_from([field.name for field in fields(Policy)]), JUNK)
 def test_a_value_is_read_as_it_stands_or_refused_with_its_key(key: str, value: object) -> None:
-    import yaml
-
-    content = {**yaml.safe_load(default_policy_text()), key: value}
+    text = yaml.safe_dump({**yaml.safe_load(default_policy_text()), key: value})
     try:
-        read = getattr(Policy._from_content(content), key)
+        read = getattr(Policy.parse(text, "policy.yaml"), key)
     except InputError as error:
         assert key in str(error)  # noqa: PT017
     else:

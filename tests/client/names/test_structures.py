@@ -25,9 +25,7 @@ def _rows(names: list[tuple[str, str]], *prescribed: tuple[float, int | None], r
 
 
 def _rules(text: str) -> NameRules:
-    import yaml
-
-    return NameRules._from_mapping(yaml.safe_load(text) or {})
+    return NameRules.parse(text, "structures.yaml")
 
 
 @pytest.mark.parametrize(
@@ -212,10 +210,10 @@ def test_the_body_by_type_or_name() -> None:
     ("text", "says"),
     [
         ("nmaes: {}", "names"),
-        ("names: {Parotis: [x]}", "'Parotis'"),
+        ("names: {Parotis: [x]}", "structures.yaml:1: names.Parotis: no TG-263 name"),
         ("names: {Larynx: ['(']}", "no regular expression"),
-        ("names: {Larynx: 3}", "names: Larynx"),
-        ("prescriptions_gy: {x: 700}", "prescriptions_gy: x"),
+        ("names: {Larynx: 3}", "names.Larynx"),
+        ("prescriptions_gy: {x: 700}", "prescriptions_gy.x"),
         ("ignore: [3]", "ignore"),
         ("[1]", "keys"),
         ("{", "YAML"),

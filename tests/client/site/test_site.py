@@ -35,9 +35,9 @@ def test_relative_folders_count_from_the_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "names"),
     [
-        ("{site: n, data: cases, root: r, train: [a], validation: [], trian: [b]}", "'trian'"),
+        ("{site: n, data: cases, root: r, train: [a], validation: [], trian: [b]}", "site.yaml:1: trian: unknown key"),
         ("{site: n, data: cases, root: r, train: [a]}", "'validation'"),
-        ("{site: n, data: scans, root: r, train: [a], validation: []}", "data 'scans'"),
+        ("{site: n, data: scans, root: r, train: [a], validation: []}", "site.yaml:1: data: 'scans'"),
         ("{site: n, data: dicom, root: r, train: [a_1], validation: []}", "'pseudonyms'"),
         ("{site: n, data: dicom, root: r, train: [a_1], validation: [a_2], pseudonyms: s}", "two plans of patient a"),
         ("{site: n, data: cases, root: r, train: [a], validation: [], names: 3}", "names"),
@@ -45,7 +45,7 @@ def test_relative_folders_count_from_the_file(tmp_path: Path) -> None:
         ("{site: n, data: cases, root: 3, train: [a], validation: []}", "root"),
         ("{site: n, data: cases, root: r, train: [1], validation: []}", "case id 1"),
         ("{site: n, data: cases, root: r, train: [a], validation: [], threads: yes}", "threads"),
-        ("{site: a/b, data: cases, root: r, train: [a], validation: []}", "site 'a/b'"),
+        ("{site: a/b, data: cases, root: r, train: [a], validation: []}", "site.yaml:1: site: 'a/b'"),
         ("[1, 2]", "keys and values"),
         ("{site: [", "YAML"),
         ("{site: 2024-99-99, data: cases, root: r, train: [a], validation: []}", "YAML"),
@@ -64,6 +64,30 @@ def test_bad_yaml_names_file_and_key_in_one_line(tmp_path: Path, text: str, name
     assert names in message
     assert str(path) in message
     assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("line", "text", "says"),
+    [
+        (1, "site: no spaces", "site: 'no spaces': expected 1 to 32 letters"),
+        (2, "data: scans", "data: 'scans': expected one of"),
+        (3, "root: 3", "root: expected a path"),
+        (6, "  - ../x", "case id '../x' is refused"),
+        (8, "  - b", "case 'b' is listed twice"),
+        (9, "threads: many", "threads: 'many': expected a whole number"),
+        (9, "treads: 2", "treads: unknown key"),
+        (9, "site: twice", "site: stands twice"),
+        (9, "cache: 2024-99-99", "cache: not a value that YAML can read"),
+    ],
+)
+def test_an_error_names_the_line_of_the_file(tmp_path: Path, line: int, text: str, says: str) -> None:
+    lines = ["site: north", "data: cases", "root: r", "train:", "  - a", "  - b", "validation:", "  - c", "threads: 1"]
+    path = tmp_path / "site.yaml"
+    path.write_text("\n".join([*lines[: line - 1], text, *lines[line:]]))
+    with pytest.raises(InputError) as caught:
+        SiteConfig.load(path)
+    assert str(caught.value).startswith(f"{path}:{line}: ")
+    assert says in str(caught.value)
 
 
 def test_missing_file_is_an_input_error(tmp_path: Path) -> None:
