@@ -12,9 +12,9 @@ from client.prediction.predict import Build, ScoreOf, shared_alone
 from client.site.home import ClientHome
 from shared_model.adapter.manifest import Vector, load_adapter, vector_hash
 from shared_model.adapter.private import PrivateAdapter, aligned_policy
+from shared_model.base.model import DoseModel
 from shared_model.bundled import DEFAULT_ADAPTER
 from shared_model.core.errors import InputError
-from shared_model.network.dit import Any2AnyDiT
 from shared_model.network.spec import ModelSpec
 from shared_model.patient.case import Case
 from shared_model.prediction.predictor import Score
@@ -42,7 +42,7 @@ def aligned_by(private: Path | None) -> Build:
         return shared_alone
     adapter = PrivateAdapter.load(private)
 
-    def build(spec: ModelSpec, vector: Vector) -> tuple[Any2AnyDiT, ModelSpec]:
+    def build(spec: ModelSpec, vector: Vector) -> tuple[DoseModel, ModelSpec]:
         policy = aligned_policy(spec, vector, adapter)
         return policy.model, policy.spec
 

@@ -18,13 +18,12 @@ from client.data.load import load_case
 from client.data.npz import read_arrays, write_arrays
 from client.site.config import SiteConfig
 from shared_model.backbone.prior import load_latents
-from shared_model.base.phantom import public_hash
-from shared_model.base.residual import base_gy
+from shared_model.base.interface import base_of
+from shared_model.base.model import DoseModel, base_gy, base_weights
 from shared_model.core.errors import InputError
 from shared_model.diffusion.latents import Latents
 from shared_model.diffusion.modalities import Example, dose_gy
 from shared_model.diffusion.sampler import Sampling
-from shared_model.network.dit import Any2AnyDiT
 from shared_model.network.spec import ModelSpec
 from shared_model.patient.case import Case, Volume
 from shared_model.prediction.predictor import sample_volumes
@@ -59,9 +58,11 @@ class Patient:
         """``mae_ref5_gy`` of each dose, (k,)."""
         return mae_ref5_gy(self.reference, dose_kzyx, torch.from_numpy(self.case.body))
 
-    def sample(self, model: Any2AnyDiT, how: Sampling, candidates: int, seed: int) -> Tensor:
+    def sample(self, model: DoseModel, how: Sampling, candidates: int, seed: int) -> Tensor:
         """Candidate doses (k, z, y, x) in Gy on the case's grid."""
-        drawn = sample_volumes(model, self.example, "dose", how, candidates=candidates, seed=seed, latents=self.latents)
+        drawn = sample_volumes(
+            model.network, self.example, "dose", how, candidates=candidates, seed=seed, latents=self.latents
+        )
         return self.doses(drawn)
 
 
@@ -69,7 +70,7 @@ def load_patients(
     site: SiteConfig,
     case_ids: Sequence[str],
     spec: ModelSpec,
-    model: Any2AnyDiT,
+    model: DoseModel,
     card: Scorecard,
     loaded: Callable[[int], None] = lambda patients: None,
 ) -> list[Patient]:
@@ -97,20 +98,17 @@ def load_patients(
     return found
 
 
-def _base(case: Case, spec: ModelSpec, model: Any2AnyDiT, cache: Path | None) -> Volume | None:
+def _base(case: Case, spec: ModelSpec, model: DoseModel, cache: Path | None) -> Volume | None:
     """The base dose, from the cache where it lies there: its features take a second a patient.
 
     A file's name is the hash of all that it depends on, as in client/data/latent_cache.py; one that is damaged is
     replaced.
     """
-    if spec.base == "none" or cache is None:
+    if not spec.base_kind.gives_dose or cache is None:
         return base_gy(case, spec, model)
-    public = public_hash() if spec.base == "phantom" else ""
-    what = [FORMAT, content_hash(case), spec.base, spec.base_fourier, spec.base_weights, public]
-    digest = hashlib.sha256(json.dumps(what).encode())
-    if model.voxel is not None:
-        for parameter in model.voxel.parameters():
-            digest.update(parameter.detach().numpy().tobytes())
+    fixed = base_of(spec).fixed_hash() or ""
+    what = [FORMAT, content_hash(case), spec.base, spec.base_fourier, spec.base_weights, fixed]
+    digest = hashlib.sha256(json.dumps(what).encode() + base_weights(model))
     path = cache / "base" / f"{digest.hexdigest()}.npz"
     if path.is_file():
         with suppress(InputError):

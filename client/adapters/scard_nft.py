@@ -25,7 +25,7 @@ from shared_model.core.errors import InputError
 from shared_model.diffusion.nft import nft_loss, reward_weights
 from shared_model.diffusion.sampler import PatientNetwork, Sampling
 from shared_model.diffusion.schedule import noised, sample_ddim, sampling_times, shift_time
-from shared_model.patient.case import BASE, CONDITIONS
+from shared_model.patient.case import CONDITIONS
 from shared_model.prediction.predictor import noise_generator
 
 STRENGTHS = (1.0, 0.75, 0.5, 0.25)
@@ -156,16 +156,19 @@ class Alignment:
         half = torch.randn(((settings.candidates + 1) // 2, *some.shape), generator=generator)
         noise = torch.cat([half, -half])[: settings.candidates]
         with self._autocast():
-            network = PatientNetwork(self.policy.use(OLD), _conditions(patient), "dose", self._how)
+            network = self._network(OLD, patient)
             x0 = sample_ddim(network, noise, settings.candidate_steps)
             states = [_noised(x0, t, generator) for t in sampling_times(settings.candidate_steps)[:-1]]
             olds = [network(state.x_t, state.t_b) for state in states]
         rewards = self.rewards(patient, patient.doses(patient.latents.decode(x0)))
         return _Draw(x0=x0, states=states, v_old=olds, rewards=rewards)
 
-    @property
-    def _how(self) -> Sampling:
-        return Sampling(precision=self.policy.spec.precision)
+    def _network(self, policy: str, patient: Patient) -> PatientNetwork:
+        """The network under ``policy`` for the dose of one patient."""
+        how = Sampling(precision=self.policy.spec.precision)
+        estimate = patient.example.estimate
+        estimate = None if estimate is None else estimate.float()
+        return PatientNetwork(self.policy.use(policy).network, _conditions(patient), "dose", how, estimate)
 
     def _autocast(self) -> torch.autocast:
         """Around all of a patient's passes: the weights are cast once."""
@@ -202,7 +205,7 @@ class Alignment:
         generator = noise_generator(settings.seed, "reference", patient.case.case_id, str(self.state.epoch))
         k = len(draw.x0)
         with self._autocast():
-            network = PatientNetwork(self.policy.use(PRIVATE), _conditions(patient), "dose", self._how)
+            network = self._network(PRIVATE, patient)
             losses = []
             for state, v_old in zip(draw.states, draw.v_old, strict=True):
                 v_theta = network(state.x_t, state.t_b).expand(k, -1, -1, -1, -1)
@@ -256,5 +259,5 @@ def _weighted(patient: Patient, of_criteria_bc: Tensor) -> Tensor:
 
 
 def _conditions(patient: Patient) -> dict[str, Tensor]:
-    """What the dose is predicted from: all other modalities of the patient, and the base."""
-    return {m: v.float() for m, v in patient.example.latents.items() if m in (*CONDITIONS, BASE)}
+    """All modalities of the patient but the dose, which is predicted from them."""
+    return {m: v.float() for m, v in patient.example.latents.items() if m in CONDITIONS}

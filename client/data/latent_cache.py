@@ -23,11 +23,13 @@ from shared_model.backbone.prior import load_latents
 from shared_model.core.files import whole_file
 from shared_model.diffusion.modalities import Example, example
 from shared_model.network.spec import ModelSpec
-from shared_model.patient.case import BASE, MODALITIES, Case, Volume
+from shared_model.patient.case import MODALITIES, Case, Volume
 from shared_model.patient.geometry import roi_grid
 
 # Raised when volumes of an equal case would be made otherwise.
 FORMAT = 2
+# The name of the dose's estimate in a file.
+ESTIMATE = "base"
 
 
 def encoded(case: Case, spec: ModelSpec, cache: Path | None, base_gy: Volume | None = None) -> Example:
@@ -46,9 +48,10 @@ def encoded(case: Case, spec: ModelSpec, cache: Path | None, base_gy: Volume | N
     kept = _read(path)
     if kept is None:
         made = example(case, spec.shape, latents, base_gy)
-        _write(path, dict(made.latents))
+        _write(path, dict(made.latents) | ({} if made.estimate is None else {ESTIMATE: made.estimate}))
         return made
-    return Example(case_id=case.case_id, grid=roi_grid(case.body, case.grid, spec.shape), latents=kept)
+    grid = roi_grid(case.body, case.grid, spec.shape)
+    return Example(case_id=case.case_id, grid=grid, estimate=kept.pop(ESTIMATE, None), latents=kept)
 
 
 def content_hash(case: Case) -> str:
@@ -74,7 +77,7 @@ def _read(path: Path) -> dict[str, Tensor] | None:
         kept = load_file(path)
     except (OSError, SafetensorError):
         return None
-    return {m: kept[m] for m in (*MODALITIES, BASE) if m in kept}
+    return {m: kept[m] for m in (*MODALITIES, ESTIMATE) if m in kept}
 
 
 def _write(path: Path, latents: dict[str, Tensor]) -> None:

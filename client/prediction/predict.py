@@ -21,9 +21,9 @@ import torch
 from shared_model.adapter.envelope import Envelope
 from shared_model.adapter.manifest import Vector, load_adapter, unpack, vector_hash
 from shared_model.adapter.shared import adapted_model
+from shared_model.base.model import DoseModel
 from shared_model.bundled import DEFAULT_ADAPTER
 from shared_model.core.errors import InputError
-from shared_model.network.dit import Any2AnyDiT
 from shared_model.network.spec import ModelSpec
 from shared_model.patient.case import Case, Volume
 from shared_model.prediction.predictor import Score, predict_with_spread
@@ -31,7 +31,7 @@ from shared_model.prediction.regrid import coarsened, refined
 
 # Makes the model of a shared adapter, perhaps with what a site keeps to itself laid over it: specification and vector
 # in, model and the specification that it has then out. Raises InputError where the two do not fit.
-Build = Callable[[ModelSpec, Vector], tuple[Any2AnyDiT, ModelSpec]]
+Build = Callable[[ModelSpec, Vector], tuple[DoseModel, ModelSpec]]
 # A site's preferences for one case: what best-of-n takes the best by.
 ScoreOf = Callable[[Case], Score]
 
@@ -72,7 +72,7 @@ class Answer:
     peak_mb: float
 
 
-def shared_alone(spec: ModelSpec, vector: Vector) -> tuple[Any2AnyDiT, ModelSpec]:
+def shared_alone(spec: ModelSpec, vector: Vector) -> tuple[DoseModel, ModelSpec]:
     """The model of a shared adapter as it is."""
     model = adapted_model(spec)
     unpack(model, vector)

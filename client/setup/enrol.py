@@ -128,7 +128,7 @@ def pin_plan(home: ClientHome, path: Path) -> str:
 
     InputError when it is not this consortium's, or not for the software that is installed here.
     """
-    from shared_model.backbone.normalisation import normalisation_hash
+    from shared_model.backbone.prior import normalisation_hash
     from shared_model.network.spec import ModelSpec
 
     with naming(path):

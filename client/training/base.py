@@ -11,11 +11,9 @@ from client.data.kept import latest_per_site
 from client.data.latent_cache import content_hash
 from client.data.load import load_split
 from client.site.config import SiteConfig
-from shared_model.base import ridge as base
+from shared_model.base import ridge
 from shared_model.base.features import Features
-from shared_model.base.phantom import phantom_rows
-from shared_model.base.residual import base_dose, base_features
-from shared_model.base.voxel_training import TrainingRows, training_rows
+from shared_model.base.interface import TrainingRows, base_of
 from shared_model.network.spec import ModelSpec
 from shared_model.patient.case import Case, Volume
 
@@ -25,28 +23,28 @@ def base_sums(site: SiteConfig, spec: ModelSpec) -> NDArray[np.int64]:
 
     Raises InputError on a case that cannot be read or has no dose.
     """
-    total = np.zeros(base.sums_size(spec.base_fourier), dtype=np.int64)
+    total = np.zeros(ridge.sums_size(spec.base_fourier), dtype=np.int64)
     for case in load_split(site, "train"):
-        total += base.patient_sums(case, _features(spec, case), spec.base_fourier)
+        total += ridge.patient_sums(case, _features(spec, case), spec.base_fourier)
     return total
 
 
 @latest_per_site
-def voxel_rows(site: SiteConfig, spec: ModelSpec) -> tuple[TrainingRows | None, ...]:
+def base_rows(site: SiteConfig, spec: ModelSpec) -> tuple[TrainingRows | None, ...]:
     """What a base trains on: rows of each training case, None without targets. Raises as ``base_sums`` does."""
-    rows = phantom_rows if spec.base == "phantom" else training_rows
-    return tuple(rows(case, _features(spec, case)) for case in load_split(site, "train"))
+    base = base_of(spec)
+    return tuple(base.rows(case, _features(spec, case)) for case in load_split(site, "train"))
 
 
 def base_doses(site: SiteConfig, spec: ModelSpec, weights: bytes, split: str) -> tuple[Volume | None, ...]:
-    """Base dose of each patient of a split, (z, y, x) Gy on its own grid; None each for ``base=none``.
+    """Base dose of each patient of a split, (z, y, x) Gy on its own grid; None each for a model without a base.
 
-    ``weights``: those of a base that trains (shared_model/base/residual.py).
+    ``weights``: those of a base that trains (shared_model/base/model.py).
     """
-    if spec.base == "none":
+    if not spec.base_kind.gives_dose:
         return (None,) * len(getattr(site, split))
-    cases = load_split(site, split)
-    return tuple(base_dose(case, spec, _features(spec, case), weights) for case in cases)
+    base = base_of(spec)
+    return tuple(base.dose(case, _features(spec, case), weights) for case in load_split(site, split))
 
 
 # Features by base and content of a case, 1 to 2 MB each at 64^3: several studies of a simulation ask for the same.
@@ -60,7 +58,7 @@ def _features(spec: ModelSpec, case: Case) -> Features:
     with _keeping:
         found = _kept.get(key)
     if found is None:
-        found = base_features(case, spec)
+        found = base_of(spec).features(case)
         with _keeping:
             if found.nbytes + sum(kept.nbytes for kept in _kept.values()) <= _KEEP_BYTES:
                 _kept[key] = found

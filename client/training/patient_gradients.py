@@ -15,20 +15,17 @@ import torch
 from torch import Tensor, nn
 
 from client.site.config import SiteConfig
-from client.training.base import voxel_rows
+from client.training.base import base_rows
 from client.training.train import Vector, data_part, loading, model_at, stage_parameters, training_examples
 from privacy.dp.clipping import clipped, joined
 from privacy.dp.noise import Integers, NoiseStream
 from privacy.dp.release import clipped_sum
 from privacy.dp.terms import Terms
 from privacy.wire.messages import TrainTask
-from shared_model.base.phantom import PhantomBase, squared_loss
-from shared_model.base.residual import base_weights
-from shared_model.base.voxel import VoxelBase
-from shared_model.base.voxel_training import draw, voxel_loss
+from shared_model.base.interface import base_of
+from shared_model.base.model import DoseModel, base_weights
 from shared_model.diffusion.modalities import Example
 from shared_model.diffusion.objective import velocity_loss
-from shared_model.network.dit import Any2AnyDiT
 from shared_model.network.spec import ModelSpec
 from shared_model.prediction.predictor import noise_generator
 
@@ -85,7 +82,7 @@ def patients_of(site: SiteConfig, spec: ModelSpec, vector: Vector, task: TrainTa
     return Patients(count=len(site.patients()), loss=loss, parameters=parameters, site=site, task=task, terms=terms)
 
 
-def _velocity_loss(site: SiteConfig, spec: ModelSpec, model: Any2AnyDiT, task: TrainTask, terms: Terms) -> PatientLoss:
+def _velocity_loss(site: SiteConfig, spec: ModelSpec, model: DoseModel, task: TrainTask, terms: Terms) -> PatientLoss:
     with loading:
         examples = training_examples(site, data_part(spec), base_weights(model))
     patients = site.patients()
@@ -99,7 +96,8 @@ def _velocity_loss(site: SiteConfig, spec: ModelSpec, model: Any2AnyDiT, task: T
         else:
             batches = [[view] for view in views]  # a target and conditions of its own each
         losses = [
-            velocity_loss(model, batch, task.stage, generator, spec.precision, task.least_visible) for batch in batches
+            velocity_loss(model.network, batch, task.stage, generator, spec.precision, task.least_visible)
+            for batch in batches
         ]
         return torch.stack(losses).mean() if losses else None
 
@@ -113,17 +111,15 @@ def _views(cases: Sequence[int], examples: Sequence[Example], count: int, genera
     return [ways[(start + i) % len(ways)] for i in range(count)]
 
 
-def _base_loss(site: SiteConfig, spec: ModelSpec, model: Any2AnyDiT, terms: Terms) -> PatientLoss:
-    network = model.voxel
-    assert isinstance(network, VoxelBase | PhantomBase)
+def _base_loss(site: SiteConfig, spec: ModelSpec, model: DoseModel, terms: Terms) -> PatientLoss:
+    base, network = base_of(spec), model.base
+    assert network is not None
     with loading:
-        rows = voxel_rows(site, data_part(spec))
+        rows = base_rows(site, data_part(spec))
     patients = site.patients()
 
     def loss(patient: int, generator: torch.Generator) -> Tensor | None:
         cases = [of for case in patients[patient] if (of := rows[case]) is not None]
-        if isinstance(network, PhantomBase):
-            return squared_loss(network, cases) if cases else None
-        return voxel_loss(network, draw(cases * terms.views, generator)) if cases else None
+        return base.patient_loss(network, cases, terms.views, generator) if cases else None
 
     return loss

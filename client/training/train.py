@@ -19,19 +19,16 @@ from client.data.kept import latest_per_site
 from client.data.latent_cache import encoded
 from client.data.load import load_split
 from client.site.config import SiteConfig
-from client.training.base import base_doses, voxel_rows
+from client.training.base import base_doses, base_rows
 from privacy.wire.messages import EvaluateTask, TrainTask
-from shared_model.adapter.manifest import VOXEL, pack, unpack
+from shared_model.adapter.manifest import pack, unpack
 from shared_model.adapter.shared import adapted_model, trainable
-from shared_model.base.phantom import PhantomBase
-from shared_model.base.residual import base_weights
-from shared_model.base.voxel import VoxelBase
-from shared_model.base.voxel_training import TrainingRows, draw, voxel_loss
+from shared_model.base.interface import TrainingRows, base_of
+from shared_model.base.model import BASE_PREFIX, DoseModel, base_weights
 from shared_model.core.errors import InputError
 from shared_model.diffusion.modalities import Example, mirror
 from shared_model.diffusion.objective import velocity_loss
-from shared_model.network.dit import Any2AnyDiT
-from shared_model.network.spec import ModelSpec
+from shared_model.network.spec import TRAINED, ModelSpec
 from shared_model.patient.case import Case, Volume
 from shared_model.prediction.predictor import noise_generator, predict_dose
 from shared_model.scoring.dosimetry import CaseScore, score_case, summarise
@@ -43,9 +40,9 @@ _models = threading.local()
 loading = threading.Lock()
 
 
-def resident_model(spec: ModelSpec) -> Any2AnyDiT:
+def resident_model(spec: ModelSpec) -> DoseModel:
     """The model of ``spec``, one a thread, kept from call to call."""
-    cache: dict[ModelSpec, Any2AnyDiT] = _models.__dict__.setdefault("by_spec", {})
+    cache: dict[ModelSpec, DoseModel] = _models.__dict__.setdefault("by_spec", {})
     if spec not in cache:
         cache.clear()
         cache[spec] = adapted_model(spec)
@@ -125,7 +122,7 @@ def train_round(site: SiteConfig, spec: ModelSpec, vector: Vector, task: TrainTa
     return pack(model) - vector, metrics
 
 
-def model_at(spec: ModelSpec, vector: Vector) -> Any2AnyDiT:
+def model_at(spec: ModelSpec, vector: Vector) -> DoseModel:
     """The resident model with the adapter ``vector`` (d,), in training mode."""
     model = resident_model(spec)
     unpack(model, vector)
@@ -133,15 +130,15 @@ def model_at(spec: ModelSpec, vector: Vector) -> Any2AnyDiT:
     return model
 
 
-def stage_parameters(model: Any2AnyDiT, stage: str) -> list[nn.Parameter]:
+def stage_parameters(model: DoseModel, stage: str) -> list[nn.Parameter]:
     """What a stage trains, in the order of the vector. InputError for stage base without a base that trains."""
     of_base = stage == "base"
-    if of_base and model.voxel is None:
-        raise InputError("stage base: the model's base is not one that trains; expected model.base=voxel or phantom")
-    return [p for name, p in trainable(model).items() if name.startswith(VOXEL) == of_base]
+    if of_base and model.base is None:
+        raise InputError(f"stage base: the model's base is not one that trains; expected model.base={TRAINED}")
+    return [p for name, p in trainable(model).items() if name.startswith(BASE_PREFIX) == of_base]
 
 
-def stage_examples(site: SiteConfig, spec: ModelSpec, model: Any2AnyDiT, stage: str) -> tuple[Example, ...]:
+def stage_examples(site: SiteConfig, spec: ModelSpec, model: DoseModel, stage: str) -> tuple[Example, ...]:
     """Training examples for every stage but base; InputError where dose is to be learned and missing."""
     with loading:
         examples = training_examples(site, data_part(spec), base_weights(model))
@@ -154,31 +151,31 @@ def stage_examples(site: SiteConfig, spec: ModelSpec, model: Any2AnyDiT, stage: 
 def stage_rows(site: SiteConfig, spec: ModelSpec) -> tuple[TrainingRows, ...]:
     """Rows of each training case that has any, for stage base; InputError where none has."""
     with loading:
-        patients = tuple(rows for rows in voxel_rows(site, data_part(spec)) if rows is not None)
+        patients = tuple(rows for rows in base_rows(site, data_part(spec)) if rows is not None)
     if not patients:
         raise InputError(f"site {site.site}: no training case has targets; stage base has nothing to train on")
     return patients
 
 
 def _losses(
-    site: SiteConfig, spec: ModelSpec, model: Any2AnyDiT, task: TrainTask, generator: torch.Generator
+    site: SiteConfig, spec: ModelSpec, model: DoseModel, task: TrainTask, generator: torch.Generator
 ) -> Iterator[Tensor]:
     """Loss after loss of the diffusion model."""
     examples = stage_examples(site, spec, model, task.stage)
     for batch in _batches(examples, task.batch_size, generator):
-        yield velocity_loss(model, batch, task.stage, generator, spec.precision, task.least_visible)
+        yield velocity_loss(model.network, batch, task.stage, generator, spec.precision, task.least_visible)
 
 
 def _base_losses(
-    site: SiteConfig, spec: ModelSpec, model: Any2AnyDiT, task: TrainTask, generator: torch.Generator
+    site: SiteConfig, spec: ModelSpec, model: DoseModel, task: TrainTask, generator: torch.Generator
 ) -> Iterator[Tensor]:
     """Loss after loss of the base: ``batch_size`` patients a step."""
-    network = model.voxel
-    assert isinstance(network, VoxelBase | PhantomBase)
+    base, network = base_of(spec), model.base
+    assert network is not None
     patients = stage_rows(site, spec)
     while True:
         chosen = torch.randint(len(patients), (task.batch_size,), generator=generator).tolist()
-        yield voxel_loss(network, draw([patients[i] for i in chosen], generator))
+        yield base.loss(network, [patients[i] for i in chosen], generator)
 
 
 def score_validation(site: SiteConfig, spec: ModelSpec, vector: Vector, task: EvaluateTask) -> list[CaseScore]:

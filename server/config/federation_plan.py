@@ -21,8 +21,7 @@ def make_plan(consortium: str, roster_version: int, sites: Mapping[str, str], co
     InputError where the privacy terms are for another number of sites.
     """
     from shared_model.adapter.manifest import initial_vector, manifest_hash
-    from shared_model.backbone.normalisation import normalisation_hash
-    from shared_model.backbone.prior import pinned, prior_hash
+    from shared_model.backbone.prior import normalisation_hash, pinned, prior_hash
     from shared_model.core.software import versions
     from shared_model.network.spec import ModelSpec
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, get_type_hints
 from privacy.dp.terms import MODES
 from shared_model.core.errors import InputError
 from shared_model.core.fields import OneOf, Real, Rule, Text, Whole, checked_fields
-from shared_model.network.spec import TRAINED_BASES
+from shared_model.network.spec import BASES, TRAINED, BaseKind
 
 _WHERE = "run configuration"
 
@@ -214,19 +214,24 @@ class RunConfig:
         if not isinstance(self.initial, str):
             raise InputError(f"{_WHERE}: initial must be the path of an adapter's file, or empty")
         self._check_privacy()
-        trains_base = self.model.get("base") in TRAINED_BASES
+        base = self._base()
+        trains_base = base is not None and base.trains
         # An adapter of the base alone has nothing else to train.
         most = self.rounds.count - (self.model.get("adapter") != "base")
         if trains_base != (self.train.base_rounds > 0) or self.train.base_rounds > most:
             raise InputError(
                 f"{_WHERE}: train.base_rounds={self.train.base_rounds}: expected 1 to rounds.count - 1 with"
-                " model.base=voxel or phantom (all of them with model.adapter=base), and 0 with any other base"
+                f" model.base={TRAINED} (all of them with model.adapter=base), and 0 with any other base"
             )
+
+    def _base(self) -> BaseKind | None:
+        """What the model's base is; None for a name that the model's specification refuses later."""
+        return BASES.get(str(self.model.get("base", "none")))
 
     def _check_privacy(self) -> None:
         if self.privacy.mode == "none":
             return
-        mode, wrong = self.privacy.mode, ""
+        mode, wrong, base = self.privacy.mode, "", self._base()
         if self.privacy.cohort < 1 or self.privacy.sites < 1:
             wrong = (
                 "privacy.cohort and privacy.sites: expected the patients and sites that take part, as declared;"
@@ -236,8 +241,11 @@ class RunConfig:
             wrong = "rounds.evaluate_every: expected 0; a metric of patients is a release that nobody has paid for"
         elif mode == "shared" and self.train.local_steps != 1:
             wrong = "train.local_steps: expected 1; a round is one step"
-        elif self.model.get("base") == "ridge" and not self.model.get("base_weights"):
-            wrong = "model.base=ridge: its sums would leave the sites as they are; expected voxel or none"
+        elif base is not None and base.fitted_by_sums and not self.model.get("base_weights"):
+            wrong = (
+                f"model.base={self.model['base']}: its sums would leave the sites as they are;"
+                f" expected {TRAINED} or none"
+            )
         if wrong:
             raise InputError(f"{_WHERE}: with privacy.mode={mode}: {wrong}")
 

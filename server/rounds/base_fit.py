@@ -62,7 +62,7 @@ def fitted_spec(
 
     Raises InputError (another run's base in ``out``), QuorumError (too few sites gave usable sums).
     """
-    if spec.base != "ridge" or spec.base_weights:
+    if not spec.base_kind.fitted_by_sums or spec.base_weights:
         return spec, None
     path = out / "base.json"
     identity = run_identity(cfg, spec.to_json(), manifest_hash(spec), b"base")

@@ -21,21 +21,17 @@ from safetensors import SafetensorError, safe_open
 from shared_model.adapter.card import card_path, read_card
 from shared_model.adapter.shared import adapted_model, holds_private, trainable
 from shared_model.backbone.prior import prior_hash
-from shared_model.base.phantom import public_hash
-from shared_model.base.ridge import fitted, weights_of
+from shared_model.base.interface import base_of
+from shared_model.base.model import BASE_PREFIX, DoseModel
 from shared_model.core.errors import InputError
-from shared_model.network.dit import Any2AnyDiT
 from shared_model.network.spec import ModelSpec
 
 Vector = NDArray[np.float32]
 FORMAT = "fedkt3d-adapter/1"
 BASE_TENSOR = "base.weights"
-# Names of the voxel base's parameters.
-VOXEL = "voxel."
-# The adapter that comes with the package (docs/results/residual.md).
 
 
-def pack(model: Any2AnyDiT) -> Vector:
+def pack(model: DoseModel) -> Vector:
     """Trainable parameters, in module order, as one float32 vector (d,); bit-exact inverse of ``unpack``.
 
     ValueError for a model with a private adapter: what is packed may leave the site.
@@ -45,7 +41,7 @@ def pack(model: Any2AnyDiT) -> Vector:
     return np.concatenate([p.detach().float().numpy().ravel() for p in trainable(model).values()])
 
 
-def unpack(model: Any2AnyDiT, vector: Vector) -> None:
+def unpack(model: DoseModel, vector: Vector) -> None:
     """Copy a vector (d,) into the model's trainable parameters; ValueError on a wrong length."""
     parameters = trainable(model)
     size = sum(p.numel() for p in parameters.values())
@@ -83,7 +79,7 @@ def initial_vector(spec: ModelSpec) -> Vector:
 def stage_mask(spec: ModelSpec, stage: str) -> NDArray[np.bool_]:
     """Which numbers of the vector a stage trains, (d,): ``base`` the base that trains alone, others all the rest."""
     names, _ = _layout(spec)
-    parts = [np.full(math.prod(shape), name.startswith(VOXEL) == (stage == "base")) for name, shape in names]
+    parts = [np.full(math.prod(shape), name.startswith(BASE_PREFIX) == (stage == "base")) for name, shape in names]
     return np.concatenate(parts)
 
 
@@ -99,16 +95,15 @@ def manifest_hash(spec: ModelSpec) -> str:
     """
     names, _ = _layout(spec)
     content = {"prior": prior_hash(spec), "spec": spec.to_json(), "names": names}
-    if spec.base_weights or spec.base == "phantom":
-        content["base"] = base_hash(spec)
+    fixed = base_of(spec).fixed_hash()
+    if fixed is not None:
+        content["base"] = fixed
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def base_hash(spec: ModelSpec) -> str:
-    """SHA-256 hex of what is fixed of the base; ``none`` without any. InputError if it is a ridge and not fitted."""
-    if spec.base == "phantom":
-        return public_hash()
-    return "none" if spec.base != "ridge" else vector_hash(weights_of(spec))
+    """SHA-256 hex of what is fixed of the base; ``none`` where nothing is, or not yet."""
+    return base_of(spec).fixed_hash() or "none"
 
 
 def vector_hash(vector: Vector) -> str:
@@ -131,8 +126,8 @@ def save_adapter(path: Path, spec: ModelSpec, vector: Vector) -> str:
         offset += size
     if offset != vector.size:
         raise ValueError(f"vector has {vector.size} numbers, the adapter {offset}")
-    if spec.base == "ridge":
-        tensors[BASE_TENSOR] = weights_of(spec)
+    if spec.base_kind.fitted_by_sums:
+        tensors[BASE_TENSOR] = base_of(spec).coefficients()
     header = {
         "format": FORMAT,
         "spec": replace(spec, base_weights="").to_json(),
@@ -186,10 +181,10 @@ def load_adapter(path: Path) -> tuple[ModelSpec, Vector, dict[str, Any]]:
                     f"{prior_hash(spec)[:12]}; install the version of fedkt3d that the adapter's card names"
                 )
             names, _ = _layout(spec)
-            expected = {name for name, _ in names} | ({BASE_TENSOR} if spec.base == "ridge" else set())
+            expected = {name for name, _ in names} | ({BASE_TENSOR} if spec.base_kind.fitted_by_sums else set())
             whole = set(file.keys()) == expected
-            if whole and spec.base == "ridge":
-                spec = fitted(spec, file.get_tensor(BASE_TENSOR).float().numpy())
+            if whole and spec.base_kind.fitted_by_sums:
+                spec = base_of(spec).with_coefficients(file.get_tensor(BASE_TENSOR).float().numpy())
                 whole = header["base"] == base_hash(spec)
             if not whole or header["manifest"] != manifest_hash(spec):
                 raise InputError(f"adapter {path}: its parameters are not those of its spec; the file is damaged")

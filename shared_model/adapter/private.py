@@ -26,8 +26,8 @@ from torch import Tensor, nn
 
 from shared_model.adapter.manifest import Vector, unpack, vector_hash
 from shared_model.adapter.shared import LORA_MODULES, PRIVATE, adapted_model
+from shared_model.base.model import DoseModel
 from shared_model.core.errors import InputError
-from shared_model.network.dit import Any2AnyDiT
 from shared_model.network.seeding import seeded
 from shared_model.network.spec import ModelSpec
 
@@ -102,7 +102,7 @@ class PrivatePolicy:
         self.spec = replace(spec, switches=replace(spec.switches, attention=shape.attention))
         self.shape = shape
         self.shared_sha256 = vector_hash(vector)
-        self.model: Any2AnyDiT = adapted_model(self.spec)
+        self.model: DoseModel = adapted_model(self.spec)
         unpack(self.model, vector)
         self.model.eval()
         for parameter in self.model.parameters():
@@ -114,16 +114,16 @@ class PrivatePolicy:
             warnings.simplefilter("ignore")  # peft warns of a second adapter, which is what we want
             for name in (PRIVATE, OLD):
                 with seeded(seed):  # both start alike
-                    inject_adapter_in_model(config, self.model, adapter_name=name)
+                    inject_adapter_in_model(config, self.model.network, adapter_name=name)
         self._layers = [m for m in self.model.modules() if isinstance(m, BaseTunerLayer)]
         self.use(PRIVATE)
 
     def parameters(self, name: str = PRIVATE) -> dict[str, nn.Parameter]:
         """Name without the adapter's -> parameter, of the policy called ``name``."""
         mark = f".{name}."
-        return {n.replace(mark, "."): p for n, p in self.model.named_parameters() if mark in n}
+        return {n.replace(mark, "."): p for n, p in self.model.network.named_parameters() if mark in n}
 
-    def use(self, name: str | None) -> Any2AnyDiT:
+    def use(self, name: str | None) -> DoseModel:
         """The model under the policy ``PRIVATE`` (its weights then take gradients), ``OLD``, or None: shared alone."""
         for layer in self._layers:
             has = set(dict(layer.named_modules())["lora_A"].keys())

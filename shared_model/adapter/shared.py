@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
 
 from shared_model.backbone.prior import load_prior
-from shared_model.network.dit import Any2AnyDiT
+from shared_model.base.interface import base_of
+from shared_model.base.model import BASE_PREFIX, DoseModel
 from shared_model.network.seeding import seeded
 from shared_model.network.spec import ModelSpec
 
@@ -15,7 +18,7 @@ LORA_MODULES = ("to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2
 # Marks weights that never leave their site (shared_model/adapter/private.py) in the names of a model's parameters.
 PRIVATE = "private"
 # Parts of the residual form that no prior has: of no use frozen.
-RESIDUAL_MODULES = ("estimate.", "voxel.")
+RESIDUAL_MODULES = ("estimate.", BASE_PREFIX)
 EMBEDDING_MODULES = (*RESIDUAL_MODULES, "patch.", "head.", "role.", "table.", "table_out.", "norm_q.", "norm_k.")
 
 
@@ -23,42 +26,42 @@ def _is_embedding(name: str) -> bool:
     return any(name.startswith(m) or f".{m}" in name for m in EMBEDDING_MODULES)
 
 
-def adapted_model(spec: ModelSpec) -> Any2AnyDiT:
+def _is_low_rank(name: str) -> bool:
+    return ".lora_" in name or name.startswith(RESIDUAL_MODULES)
+
+
+# Adapter -> which parameters it trains, by their stored names.
+_TRAINS: Mapping[str, Callable[[str], bool]] = {
+    "full": lambda name: True,
+    "blocks": lambda name: name.startswith("blocks.") or _is_embedding(name),
+    "lora+embeddings": lambda name: _is_low_rank(name) or _is_embedding(name),
+    "lora": _is_low_rank,
+    "base": lambda name: name.startswith(BASE_PREFIX),
+}
+
+
+def adapted_model(spec: ModelSpec) -> DoseModel:
     """The prior with the adapter of ``spec``; only the adapter's parameters require gradients.
 
     ``full`` trains every weight; ``lora`` low-rank updates of the linear layers of the blocks (peft);
     ``lora+embeddings`` also patch embeddings, heads, role embedding and modulation tables. ``blocks`` trains the same
     embeddings and every weight of the blocks: whole blocks in place of LoRA. A frozen
     role embedding would be of no use, since a video prior has none and it starts at zero; what stays frozen is the
-    timestep's embedding and projection. LoRA starts from ``init_seed``. ``base`` trains the voxel base alone.
+    timestep's embedding and projection. LoRA starts from ``init_seed``. ``base`` trains the base alone.
     """
-    model = load_prior(spec)
-    if spec.adapter == "full":
-        return model
-    if spec.adapter == "blocks":
-        for name, parameter in model.named_parameters():
-            parameter.requires_grad_(name.startswith("blocks.") or _is_embedding(name))
-        return model
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(spec.adapter == "base" and name.startswith("voxel."))
-    if spec.adapter == "base":
-        return model
-    config = LoraConfig(r=spec.rank, lora_alpha=spec.alpha, target_modules=list(LORA_MODULES))
-    with seeded(spec.init_seed):
-        inject_adapter_in_model(config, model, adapter_name="shared")
-    for name, parameter in model.named_parameters():
-        wanted = (
-            ".lora_" in name
-            or name.startswith(RESIDUAL_MODULES)
-            or (spec.adapter == "lora+embeddings" and _is_embedding(name))
-        )
-        parameter.requires_grad_(wanted)
+    model = DoseModel(load_prior(spec), base_of(spec).network())
+    if spec.adapter.startswith("lora"):
+        config = LoraConfig(r=spec.rank, lora_alpha=spec.alpha, target_modules=list(LORA_MODULES))
+        with seeded(spec.init_seed):
+            inject_adapter_in_model(config, model.network, adapter_name="shared")
+    for name, parameter in model.stored_parameters():
+        parameter.requires_grad_(_TRAINS[spec.adapter](name))
     return model
 
 
-def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Name -> parameter of everything that requires gradients, in the module's own order."""
-    return {name: p for name, p in model.named_parameters() if p.requires_grad}
+def trainable(model: DoseModel) -> dict[str, nn.Parameter]:
+    """Stored name -> parameter of everything that requires gradients, in the order of the vector."""
+    return {name: p for name, p in model.stored_parameters() if p.requires_grad}
 
 
 def holds_private(model: nn.Module) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, replace
@@ -13,14 +14,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from shared_model.backbone.hashing import tensors_hash
+from shared_model.backbone.checkpoint import tensors_hash
 from shared_model.backbone.wan_prior import VARIABLE, wan_hash, wan_latents, wan_transformer
-from shared_model.base.phantom import PhantomBase
-from shared_model.base.voxel import VoxelBase
+from shared_model.backbone.wan_vae import SCALE
 from shared_model.bundled import PRIOR_FOLDERS
 from shared_model.core.errors import InputError
 from shared_model.diffusion.latents import Latents
-from shared_model.diffusion.modalities import HAAR
+from shared_model.diffusion.modalities import CT_RANGE_HU, HAAR
 from shared_model.network.dit import SHARED, Any2AnyDiT
 from shared_model.network.seeding import seeded
 from shared_model.network.spec import Architecture, ModelSpec
@@ -92,17 +92,22 @@ def load_latents(spec: ModelSpec) -> Latents:
     return wan_latents(spec.shape[0])
 
 
+def normalisation_hash(spec: ModelSpec) -> str:
+    """SHA-256 hex of what volumes are normalised with: mean and unit of each modality, and the CT range.
+
+    As installed here for ``spec``'s prior; every party of a federation must have the same.
+    """
+    scale = SCALE if spec.prior == "wan" else HAAR.scale
+    constants = {"scale": {name: list(pair) for name, pair in scale.items()}, "ct_range_hu": list(CT_RANGE_HU)}
+    return hashlib.sha256(json.dumps(constants, sort_keys=True).encode()).hexdigest()
+
+
 def load_prior(spec: ModelSpec) -> Any2AnyDiT:
-    """A new model that holds the prior's weights; ``prior=none`` starts at random from ``init_seed``."""
+    """A new network that holds the prior's weights; ``prior=none`` starts at random from ``init_seed``."""
     with seeded(spec.init_seed):
         model = _network(spec)
-        if spec.base != "none":
+        if spec.base_kind.gives_dose:
             model.take_estimate()
-        if spec.base == "voxel":
-            with seeded(spec.init_seed):
-                model.voxel = VoxelBase()
-        if spec.base == "phantom":
-            model.voxel = PhantomBase()
     return model
 
 

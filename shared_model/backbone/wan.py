@@ -64,16 +64,17 @@ class WanDiT(Any2AnyDiT):
         noisy_bczyx: Tensor,
         t_b: Tensor,
         memory: Memory | None = None,
+        estimate_bczyx: Tensor | None = None,
     ) -> Tensor:
         """Velocity (B, C, z, y, x) of ``target`` at noise time ``t_b`` in [0, 1]; float32 also under bf16.
 
         ``conditions`` are clean: at t = 0 both states are the same.
         """
-        flow = super().forward(conditions, target, flow_state(noisy_bczyx, t_b), t_b, memory)
+        flow = super().forward(conditions, target, flow_state(noisy_bczyx, t_b), t_b, memory, estimate_bczyx)
         return velocity_of_flow(noisy_bczyx, flow.to(noisy_bczyx.dtype), t_b)
 
-    def _tokens(self, names: list[str], volumes: Mapping[str, Tensor]) -> Tensor:
-        return super()._tokens(names, volumes).to(self.table_out.weight.dtype)
+    def _tokens(self, names: list[str], volumes: Mapping[str, Tensor], estimate_bczyx: Tensor | None = None) -> Tensor:
+        return super()._tokens(names, volumes, estimate_bczyx).to(self.table_out.weight.dtype)
 
     def _time(self, t_b: Tensor, clean: int, last: int = TARGET) -> Tensor:
         with torch.autocast(t_b.device.type, enabled=False):

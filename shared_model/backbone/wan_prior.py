@@ -17,8 +17,7 @@ from pathlib import Path
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 
 from shared_model.backbone import wan, wan_vae
-from shared_model.backbone.checkpoint import Checkpoint, locate, open_part
-from shared_model.backbone.hashing import tensors_hash
+from shared_model.backbone.checkpoint import Checkpoint, locate, open_part, tensors_hash
 from shared_model.backbone.wan import WanDiT
 from shared_model.backbone.wan_vae import WanLatents
 from shared_model.core.errors import InputError

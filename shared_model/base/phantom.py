@@ -14,14 +14,15 @@ from functools import lru_cache
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from shared_model.base.features import Features
+from shared_model.base.interface import Base, TrainingRows, dose_ratio
 from shared_model.base.public import PublicBase
-from shared_model.base.ridge import VOXELS_PER_PATIENT, design
-from shared_model.base.voxel_training import TrainingRows, dose_ratio
+from shared_model.base.ridge import VOXELS_PER_PATIENT, design, predict
+from shared_model.base.voxel_training import draw, voxel_loss
 from shared_model.bundled import PRIOR_FOLDERS
-from shared_model.patient.case import Case
+from shared_model.patient.case import Case, Volume
 
 PUBLIC = PRIOR_FOLDERS / "phantom-base" / "public.npz"
 
@@ -39,7 +40,7 @@ def public_hash() -> str:
     return hashlib.sha256(PUBLIC.read_bytes()).hexdigest()
 
 
-class PhantomBase(nn.Module):
+class Correction(nn.Module):
     """Rows (n, k + 1), k directions and what the public coefficients predict -> dose over the highest prescription."""
 
     def __init__(self) -> None:
@@ -71,10 +72,40 @@ def phantom_rows(case: Case, features: Features) -> TrainingRows | None:
     return TrainingRows(features=rows.astype(np.float32), ratio=whole[chosen], parts=(np.arange(len(chosen)),))
 
 
-def squared_loss(network: PhantomBase, patients: Sequence[TrainingRows]) -> Tensor:
+def squared_loss(network: nn.Module, patients: Sequence[TrainingRows]) -> Tensor:
     """Half the mean squared error over all rows, mean over patients: its gradient is what a patient pulls by, ()."""
     losses = []
     for patient in patients:
         left = network(torch.from_numpy(patient.features.astype(np.float32))) - torch.from_numpy(patient.ratio)
         losses.append(left.square().mean() / 2)
     return torch.stack(losses).mean()
+
+
+class PhantomBase(Base):
+    """The public coefficients, and the correction to them that trains."""
+
+    def dose(self, case: Case, features: Features, weights: bytes) -> Volume | None:
+        """The corrected dose, (z, y, x) Gy on the case's grid; ``weights`` are the correction's."""
+        return predict(case, features, coefficients(weights), 0)
+
+    def fixed_hash(self) -> str | None:
+        """SHA-256 hex of the public numbers."""
+        return public_hash()
+
+    def network(self) -> nn.Module | None:
+        """A correction of zero."""
+        return Correction()
+
+    def rows(self, case: Case, features: Features) -> TrainingRows | None:
+        """Voxels of the body. Raises InputError if the case has no dose."""
+        return phantom_rows(case, features)
+
+    def loss(self, network: nn.Module, patients: Sequence[TrainingRows], generator: Generator) -> Tensor:
+        """Mean absolute error of drawn voxels, ()."""
+        return voxel_loss(network, draw(patients, generator))
+
+    def patient_loss(
+        self, network: nn.Module, plans: Sequence[TrainingRows], views: int, generator: Generator
+    ) -> Tensor:
+        """Half the mean squared error over all rows, (); nothing is drawn."""
+        return squared_loss(network, plans)

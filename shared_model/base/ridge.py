@@ -8,6 +8,7 @@ solution. The diffusion model then learns dose minus base (the idea of CorrDiff,
 from __future__ import annotations
 
 import base64
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -16,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared_model.base.features import NAMES, Features, highest_gy
+from shared_model.base.interface import Base
 from shared_model.core.errors import InputError
 from shared_model.network.spec import ModelSpec
 from shared_model.patient.case import Case, Volume
@@ -210,3 +212,23 @@ def weights_of(spec: ModelSpec) -> Weights:
     if weights.shape != (columns(spec.base_fourier),) or not np.isfinite(weights).all():
         raise InputError(f"model.base_weights: expected {columns(spec.base_fourier)} finite numbers")
     return weights.astype(np.float32)
+
+
+class RidgeBase(Base):
+    """The base whose coefficients stand in the specification once they are fitted."""
+
+    def dose(self, case: Case, features: Features, weights: bytes) -> Volume | None:
+        """The fitted dose, (z, y, x) Gy; no network has a part in it. InputError where the base is not fitted."""
+        return predict(case, features, self.coefficients(), self.spec.base_fourier)
+
+    def fixed_hash(self) -> str | None:
+        """SHA-256 hex of the coefficients' float32 bytes; None before they are fitted."""
+        return hashlib.sha256(self.coefficients().tobytes()).hexdigest() if self.spec.base_weights else None
+
+    def coefficients(self) -> Weights:
+        """The fitted coefficients (d,). Raises InputError where they are missing or not those of this base."""
+        return weights_of(self.spec)
+
+    def with_coefficients(self, coefficients: Weights) -> ModelSpec:
+        """The specification with fitted ``coefficients`` (d,) in it."""
+        return fitted(self.spec, coefficients)

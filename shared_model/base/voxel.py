@@ -1,97 +1,52 @@
-"""Voxel base of the residual form: a small network that reads the dose of one voxel from its physics features.
-
-Ridge regression (shared_model/base/ridge.py) has a closed form; this has not, and follows dose better. Its weights are
-part of the adapter's vector: rounds of stage ``base`` train them alone (shared_model/base/voxel_training.py), like any
-other weights, and every later round learns dose minus this base. It works at any resolution, since it looks at one
-voxel at a time.
-"""
+"""Voxel base: a small network reads the dose of one voxel from its features, and its weights are part of the vector."""
 
 from __future__ import annotations
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor, nn
+from collections.abc import Sequence
+from functools import lru_cache
 
-from shared_model.base import light, surroundings
-from shared_model.base.features import NAMES, highest_gy, levels, physics_features, relative_prescription
-from shared_model.base.ridge import BASIS, HOTTEST
+from torch import Generator, Tensor, nn
+
+from shared_model.base import voxel_network
+from shared_model.base.features import Features
+from shared_model.base.interface import Base, TrainingRows
+from shared_model.base.voxel_network import VoxelNetwork, voxel_features
+from shared_model.base.voxel_training import draw, training_rows, voxel_loss
 from shared_model.network.seeding import seeded
 from shared_model.patient.case import Case, Volume
 
-Features = NDArray[np.float16]
 
-WIDTH, LAYERS = 128, 3
-# Standardised features are cut off here.
-CUT = 6.0
-# Light is about 0 to 1.
-LIGHT_CENTRE = LIGHT_SCALE = 0.35
-# Volumes of the targets, the same in all voxels of a patient, would be learned as a name: without them the base is
-# better by 0.1 Gy on patients that it has not seen.
-_PHYSICS = [i for i, name in enumerate(NAMES) if not name.endswith("_lcc")]
-COLUMNS: tuple[str, ...] = (*(NAMES[i] for i in _PHYSICS), *light.NAMES, *surroundings.NAMES)
-FEATURES = len(COLUMNS)
-_BLOCK = 65_536
+class VoxelBase(Base):
+    """The network of shared_model/base/voxel_network.py, trained as shared_model/base/voxel_training.py says."""
 
+    def features(self, case: Case) -> Features:
+        """What the network reads, (n, FEATURES)."""
+        return voxel_features(case)
 
-class VoxelBase(nn.Module):
-    """Features (n, FEATURES) in natural units -> dose over the highest prescription (n,)."""
+    def dose(self, case: Case, features: Features, weights: bytes) -> Volume | None:
+        """The network's dose, (z, y, x) Gy on the case's grid."""
+        return voxel_network.predict(case, features, _network(weights))
 
-    centre: Tensor
-    scale: Tensor
+    def network(self) -> nn.Module | None:
+        """A new network, random from the specification's ``init_seed``."""
+        with seeded(self.spec.init_seed):
+            return VoxelNetwork()
 
-    def __init__(self) -> None:
-        super().__init__()
-        sizes = [FEATURES] + [WIDTH] * LAYERS
-        layers: list[nn.Module] = []
-        for size, following in zip(sizes, [*sizes[1:], 1], strict=True):
-            layers += [nn.Linear(size, following), nn.GELU()]
-        self.layers = nn.Sequential(*layers[:-1])
-        ranges = [BASIS[NAMES[i]][:2] for i in _PHYSICS]
-        ranges += [(LIGHT_CENTRE, LIGHT_SCALE)] * len(light.NAMES) + list(surroundings.PLACE.values())
-        for name, column in (("centre", 0), ("scale", 1)):
-            self.register_buffer(name, torch.tensor([pair[column] for pair in ranges]), persistent=False)
+    def rows(self, case: Case, features: Features) -> TrainingRows | None:
+        """Voxels of the body and of each structure. Raises InputError if the case has no dose."""
+        return training_rows(case, features)
 
-    def forward(self, features: Tensor) -> Tensor:
-        """Ratio of dose, of any size."""
-        z = ((features - self.centre) / self.scale).clamp(-CUT, CUT)
-        out: Tensor = self.layers(z)[..., 0]
-        return out
+    def loss(self, network: nn.Module, patients: Sequence[TrainingRows], generator: Generator) -> Tensor:
+        """Error of drawn voxels and of their dose-volume histograms, ()."""
+        return voxel_loss(network, draw(patients, generator))
+
+    def patient_loss(
+        self, network: nn.Module, plans: Sequence[TrainingRows], views: int, generator: Generator
+    ) -> Tensor:
+        """The same loss, each plan drawn ``views`` times, ()."""
+        return voxel_loss(network, draw([*plans] * views, generator))
 
 
-def voxel_features(case: Case) -> Features:
-    """(n, FEATURES) features of the n voxels of the body in C order, from the Case without its dose."""
-    lit = light.light_features(case, relative_prescription(case), levels(case)[0])
-    return np.concatenate([physics_features(case)[:, _PHYSICS], lit, surroundings.surroundings(case)], axis=1).astype(
-        np.float16
-    )
-
-
-@torch.no_grad()
-def predict(case: Case, features: Features, network: VoxelBase) -> Volume:
-    """The base dose of a case, (z, y, x) Gy on its own grid; 0 outside the body, and everywhere without targets."""
-    out = np.zeros(case.grid.shape, dtype=np.float32)
-    unit_gy = highest_gy(case)
-    if unit_gy > 0:
-        blocks = [features[i : i + _BLOCK].astype(np.float32) for i in range(0, len(features), _BLOCK)]
-        ratio = torch.cat([network(torch.from_numpy(block)) for block in blocks]).numpy()
-        out[case.body] = np.clip(ratio, 0.0, HOTTEST) * np.float32(unit_gy)
-    return out
-
-
-def weights(network: VoxelBase) -> bytes:
-    """All weights as float32 bytes: the key of whatever was made with them."""
-    return b"".join(p.detach().float().numpy().tobytes() for p in network.parameters())
-
-
-def from_weights(content: bytes) -> VoxelBase:
-    """Inverse of ``weights``."""
-    with seeded(0):
-        network = VoxelBase()
-    values = torch.frombuffer(bytearray(content), dtype=torch.float32)
-    with torch.no_grad():
-        for parameter, part in zip(
-            network.parameters(), values.split([p.numel() for p in network.parameters()]), strict=True
-        ):
-            parameter.copy_(part.view_as(parameter))
-    return network
+@lru_cache(maxsize=4)
+def _network(weights: bytes) -> VoxelNetwork:
+    return voxel_network.from_weights(weights)

@@ -16,9 +16,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from shared_model.base.features import highest_gy
-from shared_model.base.voxel import COLUMNS, Features
-from shared_model.core.errors import InputError
+from shared_model.base.features import Features
+from shared_model.base.interface import TrainingRows, dose_ratio
+from shared_model.base.voxel_network import COLUMNS
 from shared_model.patient.case import Case
 
 # Signed distances, negative inside: they tell which structure a voxel is in, left and right alike.
@@ -27,26 +27,12 @@ _DISTANCES = (
     "cord_mm", "parotid_mm", "brainstem_mm", "mandible_mm", "larynx_mm", "esophagus_mm",
 )  # fmt: skip
 _STRUCTURES = [COLUMNS.index(name) for name in _DISTANCES]
-# Dose over the highest prescription, as a target of training: strange voxels do not dominate.
-RATIO_CUT = 3.0
 # Training sees so many voxels of a patient's body and of each structure (all, if there are fewer) ...
 VOXELS_OF_BODY, VOXELS_OF_STRUCTURE = 8000, 1000
 # ... and so many of them in one step. A smaller structure has no histogram.
 BODY_STEP, STRUCTURE_STEP, LEAST_VOXELS = 512, 96, 8
 # The histograms' weight beside the voxels' mean absolute error, and that of each end (a twentieth of the voxels).
 DVH_WEIGHT, END_WEIGHT, END_SHARE = 0.15, 1.0, 20
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingRows:
-    """Voxels of one patient: features (m, FEATURES), dose over the highest prescription (m,), and where they are from.
-
-    ``parts``: row numbers, those of the body at large first, then those of each structure that is there.
-    """
-
-    features: Features
-    ratio: NDArray[np.float32]
-    parts: tuple[NDArray[np.intp], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,17 +43,6 @@ class Batch:
     ratio: Tensor
     lengths: list[int]
     of_structure: tuple[bool, ...]
-
-
-def dose_ratio(case: Case) -> NDArray[np.float32] | None:
-    """(n,) dose of the body's voxels in C order over the highest prescription, cut off at RATIO_CUT.
-
-    None for a case without targets, who has no unit of dose. Raises InputError if the case has no dose.
-    """
-    if case.dose_gy is None:
-        raise InputError(f"case {case.case_id}: no dose; the base cannot be trained on it")
-    unit_gy = highest_gy(case)
-    return np.minimum(case.dose_gy[case.body] / np.float32(unit_gy), RATIO_CUT).astype(np.float32) if unit_gy else None
 
 
 def training_rows(case: Case, features: Features) -> TrainingRows | None:

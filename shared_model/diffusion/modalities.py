@@ -11,7 +11,7 @@ from torch import Tensor
 
 from shared_model.diffusion.latents import RESIDUAL, Haar, Latents
 from shared_model.patient.anatomy import mirror_name
-from shared_model.patient.case import BASE, MODALITIES, Case, Volume
+from shared_model.patient.case import MODALITIES, Case, Volume
 from shared_model.patient.geometry import Grid, Resampler, back_project, masked_average, roi_grid
 
 # (mean, standard deviation) of each modality on a body-sized grid, as round figures: public constants, the same at
@@ -34,19 +34,21 @@ AIR_HU = -1000.0
 class Example:
     """One patient ready for the model: ``latents`` modality -> (C, z, y, x); only modalities that are present.
 
-    In the residual form also ``base``, on the scale of dose.
+    ``estimate``: latents (C, z, y, x) of an estimate of the dose, on the scale of dose; then ``dose`` is the dose minus
+    that estimate.
     """
 
     case_id: str
     grid: Grid
     latents: Mapping[str, Tensor]
+    estimate: Tensor | None = None
 
 
 def volumes(case: Case, grid: Grid, base_gy: Volume | None = None) -> dict[str, Tensor]:
     """Modality -> (z, y, x) in natural units on ``grid``; absent modalities are left out.
 
-    Dose, or dose minus ``base_gy`` (z, y, x) on the case's grid, and the base itself are averaged inside the body only,
-    so that the body's edge keeps its dose; everything else over the voxel.
+    Dose, or dose minus ``base_gy`` (z, y, x) on the case's grid, is averaged inside the body only, so that the body's
+    edge keeps its dose; everything else over the voxel.
     """
     to = Resampler(case.grid, grid)
     body = torch.from_numpy(case.body.astype(np.float32))
@@ -64,15 +66,11 @@ def volumes(case: Case, grid: Grid, base_gy: Volume | None = None) -> dict[str, 
         out["beam"] = to.average(torch.from_numpy(case.beam_plate))
     if case.angle_plate is not None:
         out["angle"] = to.average(torch.from_numpy(case.angle_plate))
-    if base_gy is not None:
-        out[BASE] = masked_average(torch.from_numpy(base_gy), body, to)
-    return {m: out[m] for m in (*MODALITIES, BASE) if m in out}
+    return {m: out[m] for m in MODALITIES if m in out}
 
 
 def scale_of(modality: str, latents: Latents, *, residual: bool) -> tuple[float, float]:
     """(offset, unit) that a modality is encoded with; ``residual``: ``dose`` is dose minus base."""
-    if modality == BASE:
-        return latents.scale["dose"]
     return latents.scale[RESIDUAL if residual and modality == "dose" else modality]
 
 
@@ -81,9 +79,18 @@ def example(case: Case, shape: tuple[int, int, int], latents: Latents = HAAR, ba
     grid = roi_grid(case.body, case.grid, shape)
     encoded = {}
     for modality, volume in volumes(case, grid, base_gy).items():
-        offset, unit = scale_of(modality, latents, residual=base_gy is not None)
-        encoded[modality] = latents.encode(((volume - offset) / unit)[None])[0]
-    return Example(case_id=case.case_id, grid=grid, latents=encoded)
+        encoded[modality] = _encoded(volume, scale_of(modality, latents, residual=base_gy is not None), latents)
+    estimate = None
+    if base_gy is not None:
+        body = torch.from_numpy(case.body.astype(np.float32))
+        averaged = masked_average(torch.from_numpy(base_gy), body, Resampler(case.grid, grid))
+        estimate = _encoded(averaged, scale_of("dose", latents, residual=False), latents)
+    return Example(case_id=case.case_id, grid=grid, latents=encoded, estimate=estimate)
+
+
+def _encoded(volume_zyx: Tensor, scale: tuple[float, float], latents: Latents) -> Tensor:
+    offset, unit = scale
+    return latents.encode(((volume_zyx - offset) / unit)[None])[0]
 
 
 def dose_gy(

@@ -11,7 +11,7 @@ from torch import Tensor
 from shared_model.diffusion.modalities import Example
 from shared_model.diffusion.schedule import noised, shift_time, training_target
 from shared_model.network.dit import Any2AnyDiT
-from shared_model.patient.case import BASE, CONDITIONS, MODALITIES
+from shared_model.patient.case import CONDITIONS, MODALITIES
 
 STAGES: tuple[str, ...] = ("any2any", "dose")
 
@@ -45,8 +45,14 @@ def stack(examples: Sequence[Example], names: Sequence[str]) -> dict[str, Tensor
     return {m: torch.stack([e.latents[m] for e in examples]).float() for m in names}
 
 
+def stacked_estimate(examples: Sequence[Example]) -> Tensor | None:
+    """The estimates of the dose of a batch, (B, C, z, y, x) float32; None where the examples have none."""
+    given = [e.estimate for e in examples if e.estimate is not None]
+    return torch.stack(given).float() if given else None
+
+
 def velocity_loss(
-    model: Any2AnyDiT,
+    network: Any2AnyDiT,
     examples: Sequence[Example],
     stage: str,
     generator: torch.Generator,
@@ -61,7 +67,9 @@ def velocity_loss(
     kinds: dict[tuple[str, ...], list[Example]] = {}
     for one in examples:
         kinds.setdefault(tuple(sorted(one.latents)), []).append(one)
-    losses = [_loss(model, same, gate(stage, of, generator, least), generator, precision) for of, same in kinds.items()]
+    losses = [
+        _loss(network, same, gate(stage, of, generator, least), generator, precision) for of, same in kinds.items()
+    ]
     if len(losses) == 1:
         return losses[0]
     weights = [len(same) / len(examples) for same in kinds.values()]
@@ -69,11 +77,11 @@ def velocity_loss(
 
 
 def _loss(
-    model: Any2AnyDiT, examples: Sequence[Example], draw: Draw, generator: torch.Generator, precision: str
+    network: Any2AnyDiT, examples: Sequence[Example], draw: Draw, generator: torch.Generator, precision: str
 ) -> Tensor:
-    predicts = model.switches.predicts
-    beside = [BASE] if BASE in examples[0].latents and draw.target == "dose" else []
-    batch = stack(examples, [*draw.conditions, *beside, draw.target])
+    predicts = network.switches.predicts
+    batch = stack(examples, [*draw.conditions, draw.target])
+    estimate = stacked_estimate(examples) if draw.target == "dose" else None
     x0 = batch.pop(draw.target)
     eps = torch.randn(x0.shape, generator=generator)
     t_b = shift_time(torch.rand(len(examples), generator=generator))
@@ -81,6 +89,6 @@ def _loss(
     # No cache: torch has one of cast weights for all threads, and whichever leaves such a block empties it. The
     # gradient of a weight that a pass uses several times (a shared patch embedding) would depend on other threads.
     with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16", cache_enabled=False):
-        predicted = model(batch, draw.target, x_t, t_b)
+        predicted = network(batch, draw.target, x_t, t_b, estimate_bczyx=estimate)
     loss: Tensor = (predicted.float() - training_target(predicts, x0, eps, v)).square().mean()
     return loss

@@ -36,16 +36,28 @@ class Sampling:
 
 @torch.no_grad()
 def sample_latents(
-    model: Any2AnyDiT, conditions: Mapping[str, Tensor], target: str, noise: Tensor, how: Sampling
+    model: Any2AnyDiT,
+    conditions: Mapping[str, Tensor],
+    target: str,
+    noise: Tensor,
+    how: Sampling,
+    estimate: Tensor | None = None,
 ) -> Tensor:
     """Latents (K, C, z, y, x) of ``target`` from ``noise`` of that shape, one candidate a sample.
 
-    ``conditions``: modality -> latents (C, z, y, x) of one patient.
+    ``conditions``: modality -> latents (C, z, y, x) of one patient; ``estimate``: those of an estimate of the dose.
     """
     z, y, x = noise.shape[2:]
     parts = tiles((z, y, x), how.window or (z, y, x), how.overlap)
     networks = [
-        PatientNetwork(model, {m: v[(..., *part)] for m, v in conditions.items()}, target, how) for part in parts
+        PatientNetwork(
+            model,
+            {m: v[(..., *part)] for m, v in conditions.items()},
+            target,
+            how,
+            None if estimate is None else estimate[(..., *part)],
+        )
+        for part in parts
     ]
 
     def network(x_t: Tensor, t_b: Tensor) -> Tensor:
@@ -64,9 +76,17 @@ class PatientNetwork:
     Made and called inside the same ``torch.no_grad`` or outside of any: gradients pass through what is kept.
     """
 
-    def __init__(self, model: Any2AnyDiT, conditions: Mapping[str, Tensor], target: str, how: Sampling) -> None:
+    def __init__(
+        self,
+        model: Any2AnyDiT,
+        conditions: Mapping[str, Tensor],
+        target: str,
+        how: Sampling,
+        estimate: Tensor | None = None,
+    ) -> None:
         self._model, self._target, self._bf16 = model, target, how.precision == "bf16"
         self._conditions = {m: v[None] for m, v in conditions.items()}
+        self._estimate = estimate
         self._memory = None
         if how.keep and model.switches.attention == "condition-causal":
             with self._autocast():
@@ -76,8 +96,9 @@ class PatientNetwork:
         """Output (k, C, z, y, x) at ``x_t`` of k candidates and their noise times (k,)."""
         candidates = x_t.shape[0]
         conditions = {m: v.expand(candidates, -1, -1, -1, -1) for m, v in self._conditions.items()}
+        estimate = None if self._estimate is None else self._estimate.expand(candidates, -1, -1, -1, -1)
         with self._autocast():
-            out = self._model(conditions, self._target, x_t, t_b, self._memory)
+            out = self._model(conditions, self._target, x_t, t_b, self._memory, estimate)
         return torch.as_tensor(out, dtype=x_t.dtype)
 
     def _autocast(self) -> torch.autocast:

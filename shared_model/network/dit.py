@@ -20,7 +20,7 @@ from shared_model.network.attention import Attend, LayerMemory, Memory, attend_a
 from shared_model.network.spec import Architecture
 from shared_model.network.switches import Switches
 from shared_model.network.tokens import rope_phases, rotate, unpatchify
-from shared_model.patient.case import BASE, MODALITIES
+from shared_model.patient.case import MODALITIES
 
 CONDITION, TARGET = 0, 1
 SHARED = "shared"
@@ -117,10 +117,8 @@ class Any2AnyDiT(nn.Module):
             {m: nn.Conv3d(arch.latent_channels, arch.dim, arch.patch, arch.patch) for m in embedded}
         )
         self.head = nn.ModuleDict({m: nn.Linear(arch.dim, width) for m in MODALITIES})
-        # Of the residual form (shared_model/backbone/prior.py puts them there): where the base enters, and a base that
-        # trains.
+        # Embeds an estimate of the dose, where the caller gives one.
         self.estimate: nn.Module | None = None
-        self.voxel: nn.Module | None = None
         self.timesteps = Timesteps(arch.freq_dim, flip_sin_to_cos=True, downscale_freq_shift=0)
         self.time_embedder = TimestepEmbedding(arch.freq_dim, arch.dim)
         self.time_proj = nn.Linear(arch.dim, 6 * arch.dim)
@@ -133,7 +131,7 @@ class Any2AnyDiT(nn.Module):
         self.table_out = Table(1, 1, 2, arch.dim, std=arch.dim**-0.5)
 
     def take_estimate(self) -> None:
-        """Let the dose's tokens see an estimate of it, ``base``, by a patch embedding of its own that starts at zero.
+        """Let the dose's tokens see an estimate of it, by a patch embedding of its own that starts at zero.
 
         It costs no token: each token of the noisy dose gets the estimate of its own place (as ConvNets of the residual
         form do by channels, arXiv:2309.15214).
@@ -150,16 +148,18 @@ class Any2AnyDiT(nn.Module):
         noisy_bczyx: Tensor,
         t_b: Tensor,
         memory: Memory | None = None,
+        estimate_bczyx: Tensor | None = None,
     ) -> Tensor:
         """Velocity (B, C, z, y, x) of ``target`` at noise time ``t_b`` in [0, 1].
 
-        ``conditions``: modality -> clean latents (B, C, z, y, x); any subset, not holding the target, and ``base`` in
-        the residual form. With the ``memory`` of ``remember(conditions)`` only the target's tokens are computed.
+        ``conditions``: modality -> clean latents (B, C, z, y, x); any subset, not holding the target. With the
+        ``memory`` of ``remember(conditions)`` only the target's tokens are computed. ``estimate_bczyx``: latents of an
+        estimate of the dose, where dose is the target of a network that takes one.
         """
         if target in conditions:
             raise ValueError(f"target {target!r} is also a condition")
-        if target == "dose" and (self.estimate is None) != (BASE not in conditions):
-            raise ValueError("an estimate of the dose is given to a model that takes none, or missing")
+        if (self.estimate is not None and target == "dose") != (estimate_bczyx is not None):
+            raise ValueError("an estimate of the dose is given where none is taken, or missing")
         seen = [] if memory is not None else _in_slots(conditions)
         volumes = {**conditions, target: noisy_bczyx}
         per_slot = math.prod(self._grid(noisy_bczyx))
@@ -172,7 +172,7 @@ class Any2AnyDiT(nn.Module):
             attends = [attend_all] * len(self.blocks)
         # Only the target's tokens leave the last block: there they alone ask, and they see all.
         attends[-1] = attends[-1] if memory else attend_all
-        x = self._blocks([*seen, target], volumes, time_bsd, attends, slice(-per_slot, None))
+        x = self._blocks([*seen, target], volumes, time_bsd, attends, slice(-per_slot, None), estimate_bczyx)
         shift, scale = self.table_out(time_bsd[:, -1:, None]).unbind(2)
         y = self.head[target](self.norm_out(x) * (1 + scale) + shift)
         return unpatchify(y, self._grid(noisy_bczyx), self.arch.patch, self.arch.latent_channels)
@@ -200,10 +200,11 @@ class Any2AnyDiT(nn.Module):
         time_bsd: Tensor,
         attends: Sequence[Attend],
         asked: slice = ALL,
+        estimate_bczyx: Tensor | None = None,
     ) -> Tensor:
         """Tokens of the modalities ``names``, embedded and through all blocks; the last block gives those ``asked``."""
         grid = self._grid(volumes[names[0]])
-        x = self._tokens(names, volumes)
+        x = self._tokens(names, volumes, estimate_bczyx)
         modulation = self.time_proj(F.silu(time_bsd)).unflatten(-1, (6, -1))
         cos, sin = self._phases(names, grid, x.device)
         for number, (block, attend) in enumerate(zip(self.blocks, attends, strict=True), 1):
@@ -215,12 +216,12 @@ class Any2AnyDiT(nn.Module):
                 x = block(*given)
         return x
 
-    def _tokens(self, names: list[str], volumes: Mapping[str, Tensor]) -> Tensor:
-        """(B, S*n, D) patch embeddings of the modalities ``names``, in that order."""
+    def _tokens(self, names: list[str], volumes: Mapping[str, Tensor], estimate_bczyx: Tensor | None = None) -> Tensor:
+        """(B, S*n, D) patch embeddings of the modalities ``names``, in that order; the last takes the estimate."""
         shared = self.switches.patch_embedding == "shared"
         embedded = [self.patch[SHARED if shared else m](volumes[m]) for m in names]
-        if self.estimate is not None and BASE in volumes and names[-1] == "dose":  # the target comes last
-            embedded[-1] = embedded[-1] + self.estimate(volumes[BASE])
+        if self.estimate is not None and estimate_bczyx is not None:
+            embedded[-1] = embedded[-1] + self.estimate(estimate_bczyx)
         return torch.cat([e.flatten(2).transpose(1, 2) for e in embedded], dim=1)
 
     def _grid(self, volume_bczyx: Tensor) -> tuple[int, int, int]:
@@ -249,4 +250,4 @@ class Any2AnyDiT(nn.Module):
 
 
 def _in_slots(conditions: Mapping[str, Tensor]) -> list[str]:
-    return sorted((m for m in conditions if m != BASE), key=MODALITIES.index)
+    return sorted(conditions, key=MODALITIES.index)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 
 from shared_model.core.errors import InputError
@@ -15,14 +16,37 @@ ADAPTERS: tuple[str, ...] = ("full", "blocks", "lora+embeddings", "lora", "base"
 # is room for longer fields of view.
 MAX_VOXELS = 2 * 128**3
 MAX_RANK, MAX_ALPHA = 1024, 65_536
-BASES: tuple[str, ...] = ("none", "ridge", "voxel", "phantom")
-# Those whose weights are part of the vector.
-TRAINED_BASES: tuple[str, ...] = ("voxel", "phantom")
 # The coefficients travel in the spec, which a message limits to 20,000 characters.
 MAX_BASE_FOURIER = 2500
 # Bundled ones (shared_model/bundled/priors), a random start, and Wan 2.1 from files.
 PRIORS: tuple[str, ...] = ("video-small", "video-shuffled", "phantom-small", "none", "wan")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaseKind:
+    """What must be known of a base before its code is loaded, which needs torch.
+
+    ``implementation``: ``module:class`` of a Base (shared_model/base/interface.py). ``gives_dose``: the network learns
+    dose minus the base's dose. ``trains``: its weights are part of the vector. ``fitted_by_sums``: its coefficients are
+    solved once from sums over all sites, and stand in the specification.
+    """
+
+    implementation: str
+    gives_dose: bool = True
+    trains: bool = False
+    fitted_by_sums: bool = False
+
+
+# The one list of bases, by their names in ``ModelSpec.base``.
+BASES: Mapping[str, BaseKind] = {
+    "none": BaseKind(implementation="shared_model.base.none:NoBase", gives_dose=False),
+    "ridge": BaseKind(implementation="shared_model.base.ridge:RidgeBase", fitted_by_sums=True),
+    "voxel": BaseKind(implementation="shared_model.base.voxel:VoxelBase", trains=True),
+    "phantom": BaseKind(implementation="shared_model.base.phantom:PhantomBase", trains=True),
+}
+TRAINED = " or ".join(name for name, kind in BASES.items() if kind.trains)
+FITTED = " or ".join(name for name, kind in BASES.items() if kind.fitted_by_sums)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,10 +143,20 @@ class ModelSpec:
             raise InputError(f"model.base={self.base!r}: expected one of {', '.join(BASES)}")
         if not 0 <= self.base_fourier <= MAX_BASE_FOURIER:
             raise InputError(f"model.base_fourier: expected 0 to {MAX_BASE_FOURIER}")
-        if self.adapter == "base" and self.base not in TRAINED_BASES:
-            raise InputError(f"model.adapter=base: expected model.base={' or '.join(TRAINED_BASES)}; no other trains")
-        if self.base_weights and self.base != "ridge":
-            raise InputError("model.base_weights: given without model.base=ridge")
+        if self.base_alone and not self.base_kind.trains:
+            raise InputError(f"model.adapter=base: expected model.base={TRAINED}; no other trains")
+        if self.base_weights and not self.base_kind.fitted_by_sums:
+            raise InputError(f"model.base_weights: given without model.base={FITTED}")
+
+    @property
+    def base_kind(self) -> BaseKind:
+        """What is known of the base without its code."""
+        return BASES[self.base]
+
+    @property
+    def base_alone(self) -> bool:
+        """Whether the base is all that trains; then its dose is the prediction."""
+        return self.adapter == "base"
 
     def to_json(self) -> str:
         """Canonical form: sorted keys, no spaces.
@@ -132,8 +166,8 @@ class ModelSpec:
         """
         raw = {**asdict(self), "switches": self.switches.changed()}
         unsaid = {key for key in ("switches", "prior_sha256") if not raw[key]}
-        if self.base != "ridge":
-            unsaid |= {"base_fourier", "base_weights"} | ({"base"} if self.base == "none" else set())
+        unsaid |= set() if self.base_kind.fitted_by_sums else {"base_fourier", "base_weights"}
+        unsaid |= set() if self.base_kind.gives_dose else {"base"}
         raw = {key: value for key, value in raw.items() if key not in unsaid}
         return json.dumps(raw, sort_keys=True, separators=(",", ":"))
 

@@ -14,8 +14,6 @@ from shared_model.patient.geometry import Grid
 
 MODALITIES: tuple[str, ...] = ("dose", "ct", "ptv", "oar", "body", "beam", "angle")
 CONDITIONS: tuple[str, ...] = MODALITIES[1:]
-# The closed-form dose of the residual form (shared_model/base/ridge.py): never a target, and no slot of its own.
-BASE = "base"
 MAX_DOSE_GY = 200.0
 
 Volume = NDArray[np.float32]

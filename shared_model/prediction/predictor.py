@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from shared_model.backbone.prior import load_latents
-from shared_model.base.residual import base_gy
+from shared_model.base.model import DoseModel, base_gy
 from shared_model.diffusion.latents import Latents
 from shared_model.diffusion.modalities import HAAR, Example, dose_gy, example
 from shared_model.diffusion.sampler import Sampling, sample_latents
 from shared_model.network.dit import Any2AnyDiT
 from shared_model.network.spec import ModelSpec
-from shared_model.patient.case import BASE, Case, Volume
+from shared_model.patient.case import Case, Volume
 
 # Of a dose (z, y, x) in Gy on the case's own grid; higher is better.
 Score = Callable[[Tensor], float]
@@ -29,7 +29,7 @@ def noise_generator(seed: int, *key: str) -> torch.Generator:
 
 
 def sample_volumes(
-    model: Any2AnyDiT,
+    network: Any2AnyDiT,
     patient: Example,
     target: str,
     how: Sampling,
@@ -42,12 +42,12 @@ def sample_volumes(
 
     Each candidate's noise is keyed by seed and patient: the first of four candidates is the one of one.
     """
-    unseen = {target} if target == "dose" else {target, BASE}
-    conditions = {m: v for m, v in patient.latents.items() if m not in unseen}
+    conditions = {m: v for m, v in patient.latents.items() if m != target}
+    estimate = patient.estimate if target == "dose" else None
     some = next(iter(patient.latents.values()))
     key = ("sample", patient.case_id) if target == "dose" else ("sample", patient.case_id, target)
     noise = torch.randn((candidates, *some.shape), generator=noise_generator(seed, *key))
-    return latents.decode(sample_latents(model, conditions, target, noise, how))
+    return latents.decode(sample_latents(network, conditions, target, noise, how, estimate))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +64,7 @@ class Prediction:
 
 
 def predict_dose(
-    model: Any2AnyDiT,
+    model: DoseModel,
     case: Case,
     spec: ModelSpec,
     *,
@@ -80,7 +80,7 @@ def predict_dose(
 
     The mean of ``candidates`` samples; with a ``score`` (higher is better) the one sample that scores best, the first
     of equals. ``shape``: the grid to predict on; tiles of ``spec.shape`` where it is larger. ``patient``: the case as
-    encoded before on that grid, if it was; ``base``: its base dose, likewise (shared_model/base/residual.py). With
+    encoded before on that grid, if it was; ``base``: its base dose, likewise (shared_model/base/model.py). With
     ``model.adapter=base`` the base dose is the prediction.
     """
     drawn, in_gy = _draw(
@@ -92,7 +92,7 @@ def predict_dose(
 
 
 def predict_with_spread(
-    model: Any2AnyDiT,
+    model: DoseModel,
     case: Case,
     spec: ModelSpec,
     *,
@@ -121,7 +121,7 @@ def predict_with_spread(
 
 
 def _draw(
-    model: Any2AnyDiT,
+    model: DoseModel,
     case: Case,
     spec: ModelSpec,
     *,
@@ -134,7 +134,7 @@ def _draw(
 ) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
     """Samples (K, z, y, x) on the training grid, and what turns one of them into Gy on the case's grid."""
     base = base_gy(case, spec, model) if base is None else base
-    if spec.adapter == "base" and base is not None:  # all samples are the base, which is in Gy and on its grid already
+    if spec.base_alone and base is not None:  # all samples are the base, which is in Gy and on its grid already
         return torch.from_numpy(base).expand(candidates, *base.shape), lambda volume: volume
     shape = shape or spec.shape
     latents = load_latents(replace(spec, shape=shape))
@@ -142,6 +142,6 @@ def _draw(
         patient = example(case, shape, latents, base)
     window = latents.cells(spec.shape)
     how = Sampling(steps=steps, precision=spec.precision, window=window, overlap=max(1, min(window) // 4))
-    drawn = sample_volumes(model, patient, "dose", how, candidates=candidates, seed=seed, latents=latents)
+    drawn = sample_volumes(model.network, patient, "dose", how, candidates=candidates, seed=seed, latents=latents)
     grid = patient.grid
     return drawn, lambda volume: dose_gy(volume, case, grid, latents, base)

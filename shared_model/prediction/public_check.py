@@ -25,7 +25,8 @@ from shared_model.adapter.manifest import unpack
 from shared_model.adapter.shared import adapted_model
 from shared_model.backbone.prior import load_latents
 from shared_model.base.features import Features
-from shared_model.base.residual import base_dose, base_features, base_weights
+from shared_model.base.interface import base_of
+from shared_model.base.model import base_weights
 from shared_model.bundled import PUBLIC_CASES
 from shared_model.core.errors import InputError
 from shared_model.diffusion.modalities import Example, example
@@ -126,6 +127,7 @@ class PublicCheck:
     def __init__(self, spec: ModelSpec, cases: Sequence[Case]) -> None:
         self._spec, self._cases = spec, cases
         self._model = adapted_model(spec).eval()
+        self._base = base_of(spec)
         self._latents = load_latents(spec)
         # By place: names may repeat.
         self._features: dict[int, Features] = {}
@@ -144,10 +146,10 @@ class PublicCheck:
     def _score(self, place: int, stage: str) -> float:
         case, base = self._cases[place], None
         assert case.dose_gy is not None
-        if self._spec.base != "none":
+        if self._spec.base_kind.gives_dose:
             if place not in self._features:
-                self._features[place] = base_features(case, self._spec)
-            base = base_dose(case, self._spec, self._features[place], base_weights(self._model))
+                self._features[place] = self._base.features(case)
+            base = self._base.dose(case, self._features[place], base_weights(self._model))
         if stage == "base" and base is not None:
             dose = torch.from_numpy(base)
         else:

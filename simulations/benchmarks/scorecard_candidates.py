@@ -18,11 +18,11 @@ import torch
 from client.adapters.patients import Patient
 from shared_model.adapter.manifest import load_adapter, unpack
 from shared_model.adapter.shared import adapted_model
-from shared_model.base.residual import base_gy
+from shared_model.base.model import base_gy
 from shared_model.bundled import DEFAULT_ADAPTER, SCORECARDS
 from shared_model.diffusion.modalities import HAAR, example
 from shared_model.diffusion.sampler import Sampling, sample_latents
-from shared_model.patient.case import BASE, CONDITIONS
+from shared_model.patient.case import CONDITIONS
 from shared_model.scoring.scorecard_read import read_scorecard
 from simulations.phantom.hospitals import STYLES, phantom_case
 
@@ -41,7 +41,7 @@ def measure(steps: int, attention: str) -> dict[str, float]:
     base = base_gy(case, spec, model)
     seen = example(case, spec.shape, HAAR, base)
     patient = Patient(case=case, example=seen, base=base, card=read_scorecard(CARD).bind(case), latents=HAAR)
-    conditions = {m: v for m, v in seen.latents.items() if m in (*CONDITIONS, BASE)}
+    conditions = {m: v for m, v in seen.latents.items() if m in CONDITIONS}
     noise = torch.randn((K, *seen.latents["ct"].shape), generator=torch.Generator().manual_seed(0))
     plain, kept = (Sampling(steps=steps, batch=batch, keep=keep) for batch, keep in ((1, False), (K, True)))
     found: dict[str, list[float]] = {"plain": [], "batched": [], "reward": []}
@@ -49,7 +49,7 @@ def measure(steps: int, attention: str) -> dict[str, float]:
         results = []
         for name, how in (("plain", plain), ("batched", kept)):
             started = time.process_time()
-            results.append(sample_latents(model, conditions, "dose", noise, how))
+            results.append(sample_latents(model.network, conditions, "dose", noise, how, seen.estimate))
             found[name].append(time.process_time() - started)
         difference = float((results[0] - results[1]).abs().mean() / results[0].std())
         if difference > 0.05:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -16,8 +18,9 @@ from client.training.train import score_validation
 from privacy.wire.messages import EvaluateTask
 from shared_model.network.spec import ModelSpec
 from shared_model.patient.case import Case
+from shared_model.patient.geometry import Grid, back_project
 from shared_model.scoring.dosimetry import CaseScore, score_case, summarise
-from simulations.reports.native import upsampled
+from simulations.settings.commands import DataSettings
 
 # Site -> case pseudonym -> score.
 SiteScores = Mapping[str, Mapping[str, CaseScore]]
@@ -87,3 +90,23 @@ def _rows(studies: Mapping[str, SiteScores]) -> Iterable[list[str]]:
             for case, score in cases.items():
                 one = summarise([score])
                 yield [study, site, case, *(f"{one[column]:.4f}" for column in COLUMNS)]
+
+
+def native_site(data: DataSettings, sites: Sequence[SiteConfig]) -> SiteConfig | None:
+    """The scored patients who are also there at native resolution, or None."""
+    if data.kind != "openkbp" or not sites:
+        return None
+    listed = [replace(site, data="openkbp128") for site in sites]
+    ids = [c for s in listed for c in s.validation if (s.root / "full128" / f"{c}.npz").is_file()]
+    return replace(listed[0], validation=tuple(ids)) if ids else None
+
+
+def upsampled(dose_zyx: Tensor, coarse: Case, fine: Case) -> Tensor:
+    """A dose at half resolution on the grid of ``fine``, by iterative back-projection.
+
+    The half grid's voxels are blocks of 2x2x2 native voxels: its first centre lies half a native voxel inwards.
+    """
+    step = coarse.grid.spacing_mm
+    origin = tuple(o + 0.25 * s for o, s in zip(fine.grid.origin_mm, step, strict=True))
+    grid = Grid(coarse.grid.shape, step, (origin[0], origin[1], origin[2]))
+    return back_project(dose_zyx, torch.from_numpy(fine.body), fine.grid, grid)

@@ -27,7 +27,6 @@ from privacy.dp.accountant import epsilon
 from privacy.dp.terms import Terms
 from privacy.wire.messages import TrainTask
 from shared_model.adapter.manifest import initial_vector
-from shared_model.base.voxel import VoxelBase
 from shared_model.network.spec import ModelSpec
 from simulations.phantom.hospitals import STYLES, write_hospital
 from simulations.reports.tables import write_json
@@ -165,10 +164,9 @@ def _inversion(settings: AuditSettings, terms: Terms) -> dict[str, float]:
     The gradient of a layer's row over that of its bias is a weighted mean of the layer's inputs.
     """
     patients = _patients(settings, _BASE, terms, "base")
-    network = resident_model(_BASE).voxel
-    assert isinstance(network, VoxelBase)
-    layer = network.layers[0]
-    assert isinstance(layer, torch.nn.Linear)
+    network = resident_model(_BASE).base
+    assert network is not None
+    layer = next(module for module in network.modules() if isinstance(module, torch.nn.Linear))
     weight, bias = patients.parameters[0], patients.parameters[1]
     size, width = weight.numel(), bias.numel()
     inputs: list[torch.Tensor] = []

@@ -30,8 +30,7 @@ from shared_model.patient.geometry import Grid, Resampler
 from shared_model.scoring.dosimetry import summarise
 from simulations.data.datasets import evaluation_sites
 from simulations.data.partition import one_site
-from simulations.reports.native import native_site
-from simulations.reports.scoring import overall, score_predictions
+from simulations.reports.scoring import native_site, overall, score_predictions
 from simulations.reports.tables import write_json
 from simulations.settings.commands import BaselinesSettings
 

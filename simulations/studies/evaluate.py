@@ -19,7 +19,7 @@ from client.site.config import SiteConfig
 from shared_model.adapter.manifest import load_adapter, unpack, vector_hash
 from shared_model.adapter.shared import adapted_model
 from shared_model.backbone.wan_prior import use_checkpoint
-from shared_model.base.residual import base_gy
+from shared_model.base.model import base_gy
 from shared_model.bundled import DEFAULT_ADAPTER
 from shared_model.core.errors import InputError
 from shared_model.diffusion.sampler import Sampling
@@ -28,8 +28,7 @@ from shared_model.patient.case import Case
 from shared_model.prediction.predictor import predict_dose
 from shared_model.scoring.dosimetry import summarise
 from simulations.data.datasets import evaluation_sites
-from simulations.reports.native import native_site
-from simulations.reports.scoring import overall, patients_csv, score_predictions, study_summary
+from simulations.reports.scoring import native_site, overall, patients_csv, score_predictions, study_summary
 from simulations.reports.tables import write_json
 from simulations.settings.commands import EvaluateSettings
 from simulations.studies.predict_any import any_csv, any_table, score_any
@@ -92,7 +91,7 @@ def _predictor(
     model = adapted_model(spec)
     unpack(model, vector)
     model.eval()
-    if settings.part == "base" and spec.base == "none":
+    if settings.part == "base" and not spec.base_kind.gives_dose:
         raise InputError("part=base: this adapter has no base (model.base=none); expected part=whole")
 
     def predict(site: SiteConfig, case: Case) -> Tensor:

@@ -23,7 +23,7 @@ from client.site.config import SiteConfig
 from shared_model.adapter.manifest import Vector, unpack
 from shared_model.adapter.shared import adapted_model
 from shared_model.backbone.prior import load_latents
-from shared_model.base.residual import base_gy
+from shared_model.base.model import base_gy
 from shared_model.diffusion.modalities import Example, scale_of, volumes
 from shared_model.diffusion.sampler import Sampling
 from shared_model.network.spec import ModelSpec
@@ -63,7 +63,9 @@ def score_any(
             base = base_gy(case, spec, model)
             patient = encoded(case, spec, site.cache, base)
             for target in (m for m in MODALITIES if m in patient.latents):
-                drawn = sample_volumes(model, patient, target, how, candidates=candidates, seed=seed, latents=latents)
+                drawn = sample_volumes(
+                    model.network, patient, target, how, candidates=candidates, seed=seed, latents=latents
+                )
                 offset, unit = scale_of(target, latents, residual=base is not None)
                 predicted = drawn.mean(0) * unit + offset
                 if base is not None and target == "dose":

@@ -7,7 +7,7 @@ from privacy.agreement.federation_plan import FederationPlan
 from privacy.trust import certificates, identity, signed
 from privacy.trust.membership import AdmissionRequest, Invitation, new_code
 from privacy.trust.roster import Roster
-from shared_model.backbone.normalisation import normalisation_hash
+from shared_model.backbone.prior import normalisation_hash
 from shared_model.network.spec import ModelSpec
 
 

@@ -55,7 +55,7 @@ def trained_vector() -> Vector:
     generator = torch.Generator().manual_seed(0)
     for _ in range(60):
         chosen = [examples[i] for i in torch.randint(16, (4,), generator=generator).tolist()]
-        loss = velocity_loss(model, chosen, "dose", generator, "fp32")
+        loss = velocity_loss(model.network, chosen, "dose", generator, "fp32")
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()

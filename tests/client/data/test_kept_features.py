@@ -9,7 +9,7 @@ from client.data.case_files import load_case, save_case
 from client.site.config import SiteConfig
 from client.training.base import base_doses
 from shared_model.adapter.shared import adapted_model
-from shared_model.base.residual import base_weights
+from shared_model.base.model import base_weights
 from shared_model.network.spec import ModelSpec
 from simulations.phantom.hospitals import STYLES, write_hospital
 

@@ -76,10 +76,10 @@ def test_opacus_hooks_give_the_loops_gradients() -> None:
         return (out - volumes["dose"][rows]).square().flatten(1).mean(1)
 
     loop = [
-        torch.autograd.grad(losses(model, slice(i, i + 1)).sum(), list(wanted.values()), allow_unused=True)
+        torch.autograd.grad(losses(model.network, slice(i, i + 1)).sum(), list(wanted.values()), allow_unused=True)
         for i in range(5)
     ]
-    hooked = GradSampleModule(model, strict=False, loss_reduction="sum")
+    hooked = GradSampleModule(model.network, strict=False, loss_reduction="sum")
     losses(hooked, slice(0, 5)).sum().backward()
     for number, (name, parameter) in enumerate(wanted.items()):
         per_patient = getattr(parameter, "grad_sample", None)

@@ -52,8 +52,8 @@ def test_lora_names_only_low_rank_parts_and_leaves_the_prior_alone() -> None:
 def test_untrained_adapter_changes_nothing() -> None:
     x, t = torch.randn(1, 32, 4, 4, 4), torch.tensor([0.7])
     condition = {"ptv": torch.randn(1, 32, 4, 4, 4)}
-    plain = adapted_model(spec("full")).eval()(condition, "dose", x, t)
-    with_lora = adapted_model(spec("lora+embeddings")).eval()(condition, "dose", x, t)
+    plain = adapted_model(spec("full")).eval().network(condition, "dose", x, t)
+    with_lora = adapted_model(spec("lora+embeddings")).eval().network(condition, "dose", x, t)
     torch.testing.assert_close(plain, with_lora)
 
 

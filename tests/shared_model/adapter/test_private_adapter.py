@@ -14,8 +14,8 @@ import torch
 from shared_model.adapter.manifest import initial_vector, load_adapter, pack, unpack
 from shared_model.adapter.private import OLD, PrivateAdapter, PrivatePolicy, PrivateShape, aligned_policy
 from shared_model.adapter.shared import PRIVATE, adapted_model, holds_private
+from shared_model.base.model import DoseModel
 from shared_model.core.errors import InputError
-from shared_model.network.dit import Any2AnyDiT
 from shared_model.network.spec import ModelSpec
 from shared_model.network.switches import Switches
 
@@ -29,11 +29,11 @@ def vector_of(spec: ModelSpec) -> np.ndarray:
     return (start + 0.02 * random.standard_normal(start.size)).astype(np.float32)
 
 
-def output(model: Any2AnyDiT) -> torch.Tensor:
+def output(model: DoseModel) -> torch.Tensor:
     torch.manual_seed(0)
     conditions = {"ct": torch.randn(1, 32, 8, 4, 4), "ptv": torch.randn(1, 32, 8, 4, 4)}
     with torch.no_grad():
-        return model(conditions, "dose", torch.randn(1, 32, 8, 4, 4), torch.tensor([0.7]))
+        return model.network(conditions, "dose", torch.randn(1, 32, 8, 4, 4), torch.tensor([0.7]))
 
 
 def disturbed(policy: PrivatePolicy) -> PrivatePolicy:

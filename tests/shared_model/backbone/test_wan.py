@@ -116,7 +116,7 @@ def test_velocity_is_that_of_the_original_flow(ours: WanDiT, theirs: WanTransfor
 def test_the_wrapped_model_learns_the_velocity(wan: Path) -> None:
     """A few steps of LoRA with embeddings lower the v loss, and every trainable parameter gets a gradient."""
     model = adapted_model(ModelSpec(prior="wan", adapter="lora+embeddings", rank=4, shape=(9, 32, 48)))
-    assert isinstance(model, WanDiT)
+    assert isinstance(model.network, WanDiT)
     generator = torch.Generator().manual_seed(0)
     x0, ct, eps = (torch.randn(2, 16, 3, 4, 6, generator=generator) for _ in range(3))
     t = torch.tensor([0.4, 0.8])
@@ -124,7 +124,7 @@ def test_the_wrapped_model_learns_the_velocity(wan: Path) -> None:
     optimiser = torch.optim.AdamW(trainable(model).values(), lr=3e-3)
     losses = []
     for _ in range(8):
-        loss = (model({"ct": ct}, "dose", x_t, t) - v).square().mean()
+        loss = (model.network({"ct": ct}, "dose", x_t, t) - v).square().mean()
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

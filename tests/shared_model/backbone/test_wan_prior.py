@@ -11,9 +11,10 @@ from shared_model.adapter.shared import adapted_model
 from shared_model.backbone.checkpoint import WEIGHTS
 from shared_model.backbone.prior import load_latents, load_prior, pinned, prior_hash
 from shared_model.backbone.wan import WanDiT
-from shared_model.base import residual
 from shared_model.base import ridge as base
 from shared_model.base.features import physics_features
+from shared_model.base.interface import base_of
+from shared_model.base.model import DoseModel
 from shared_model.core.errors import InputError
 from shared_model.diffusion.modalities import HAAR, dose_gy, example, volumes
 from shared_model.diffusion.sampler import Sampling, sample_latents
@@ -132,8 +133,8 @@ def test_a_case_through_the_autoencoders_scale_keeps_its_units(case: Case) -> No
 
 @pytest.mark.usefixtures("wan")
 def test_prediction_runs_from_case_to_gray(case: Case) -> None:
-    model = load_prior(SPEC).eval()
-    assert isinstance(model, WanDiT)
+    model = DoseModel(load_prior(SPEC)).eval()
+    assert isinstance(model.network, WanDiT)
     dose = predict_dose(model, case, SPEC, steps=2, candidates=2, seed=1)
     assert dose.shape == case.grid.shape
     assert torch.isfinite(dose).all()
@@ -146,13 +147,14 @@ def test_prediction_runs_from_case_to_gray(case: Case) -> None:
 def test_the_residual_form_in_wans_latents(case: Case) -> None:
     spec = replace(SPEC, base="ridge", base_fourier=0)
     spec = base.fitted(spec, base.solve(base.patient_sums(case, physics_features(case), 0), 0).weights)
-    found = residual.base_dose(case, spec, physics_features(case), b"")
+    found = base_of(spec).dose(case, physics_features(case), b"")
     assert found is not None
     patient = example(case, spec.shape, load_latents(spec), found)
     nothing = dose_gy(torch.zeros(spec.shape), case, patient.grid, load_latents(spec), found)
     torch.testing.assert_close(nothing, torch.from_numpy(found))
-    dose = predict_dose(load_prior(spec).eval(), case, spec, seed=1)
-    assert torch.equal(dose, predict_dose(load_prior(spec).eval(), case, spec, seed=1, patient=patient, base=found))
+    dose = predict_dose(DoseModel(load_prior(spec)).eval(), case, spec, seed=1)
+    again = predict_dose(DoseModel(load_prior(spec)).eval(), case, spec, seed=1, patient=patient, base=found)
+    assert torch.equal(dose, again)
     assert (dose - nothing).abs().max() > 0.1
 
 
@@ -183,8 +185,8 @@ def test_kept_conditions_sample_the_same() -> None:
 
 @pytest.mark.usefixtures("wan")
 def test_a_grid_above_the_training_roi_is_predicted_in_tiles(case: Case) -> None:
-    model, tokens = load_prior(SPEC).eval(), list[int]()
-    model.blocks[0].register_forward_hook(lambda module, args, out: tokens.append(out.shape[1]))
+    model, tokens = DoseModel(load_prior(SPEC)).eval(), list[int]()
+    model.network.blocks[0].register_forward_hook(lambda module, args, out: tokens.append(out.shape[1]))
     predict_dose(model, case, SPEC)
     one, tokens[:] = set(tokens), []
     dose = predict_dose(model, case, SPEC, shape=(9, 32, 32))

@@ -8,9 +8,9 @@ import torch
 
 from shared_model.adapter.manifest import base_hash, initial_vector, load_adapter, manifest_hash, save_adapter
 from shared_model.adapter.shared import adapted_model
-from shared_model.base import residual
 from shared_model.base import ridge as base
 from shared_model.base.features import FAR_MM, NAMES, physics_features
+from shared_model.base.interface import base_of
 from shared_model.core.errors import InputError
 from shared_model.diffusion.latents import RESIDUAL
 from shared_model.diffusion.modalities import HAAR, dose_gy, example, mirror, volumes
@@ -135,7 +135,7 @@ def test_the_base_is_nearer_to_the_dose_than_its_mean(cases: list[Case], solutio
 def test_base_plus_residual_is_the_dose(cases: list[Case], solution: base.Solution) -> None:
     case = cases[0]
     spec = base.fitted(SPEC, solution.weights)
-    found = residual.base_dose(case, spec, physics_features(case), b"")
+    found = base_of(spec).dose(case, physics_features(case), b"")
     patient = example(case, case.grid.shape, base_gy=found)
     to = Resampler(case.grid, patient.grid)
     body = torch.from_numpy(case.body.astype(np.float32))
@@ -154,7 +154,7 @@ def test_base_plus_residual_is_the_dose(cases: list[Case], solution: base.Soluti
 
 
 def test_a_perfect_residual_of_zero_predicts_the_base(cases: list[Case], solution: base.Solution) -> None:
-    found = residual.base_dose(cases[0], base.fitted(SPEC, solution.weights), physics_features(cases[0]), b"")
+    found = base_of(base.fitted(SPEC, solution.weights)).dose(cases[0], physics_features(cases[0]), b"")
     patient = example(cases[0], SPEC.shape, base_gy=found)
     again = dose_gy(torch.zeros(SPEC.shape), cases[0], patient.grid, base_gy=found)
     torch.testing.assert_close(again, torch.from_numpy(found))
@@ -165,7 +165,7 @@ def test_prediction_uses_the_base_with_any_modality_missing(cases: list[Case], s
     model = adapted_model(spec).eval()
     bare = replace(cases[0], structures={}, prescriptions_gy={}, ct_hu=None, beam_plate=None, dose_gy=None)
     for case in (cases[0], replace(cases[0], ct_hu=None), bare):
-        given = residual.base_dose(case, spec, physics_features(case), b"")
+        given = base_of(spec).dose(case, physics_features(case), b"")
         dose = predict_dose(model, case, spec, candidates=2)
         torch.testing.assert_close(dose, predict_dose(model, case, spec, candidates=2, base=given))
         assert float(dose.min()) >= 0
@@ -205,7 +205,7 @@ def test_bad_bases_are_refused(changes) -> None:
 
 def test_missing_or_wrong_coefficients_are_refused(cases: list[Case]) -> None:
     with pytest.raises(InputError, match="no coefficients"):
-        residual.base_dose(cases[0], SPEC, physics_features(cases[0]), b"")
+        base_of(SPEC).dose(cases[0], physics_features(cases[0]), b"")
     for text in ("AAAA", "not base64", base.fitted(SPEC, np.full(base.columns(FOURIER), np.nan)).base_weights):
         with pytest.raises(InputError, match="base_weights"):
             manifest_hash(replace(SPEC, base_weights=text))

@@ -15,9 +15,9 @@ from shared_model.adapter.manifest import initial_vector, load_adapter, manifest
 from shared_model.base import phantom as phantom_base
 from shared_model.base import ridge as base
 from shared_model.base.features import physics_features
-from shared_model.base.phantom import PhantomBase, phantom_rows, public_base, squared_loss
+from shared_model.base.interface import base_of
+from shared_model.base.phantom import Correction, phantom_rows, public_base, squared_loss
 from shared_model.base.public import pull
-from shared_model.base.residual import base_dose
 from shared_model.core.errors import InputError
 from shared_model.network.spec import ModelSpec
 from simulations.phantom.hospitals import STYLES, phantom_case, write_hospital
@@ -45,12 +45,12 @@ def test_the_public_numbers_are_those_of_their_card() -> None:
 
 def test_it_starts_at_what_phantoms_teach_and_predicts_as_the_ridge_form_does(case) -> None:
     features, vector = physics_features(case), correction()
-    start = base_dose(case, SPEC, features, bytes(4 * K))
+    start = base_of(SPEC).dose(case, features, bytes(4 * K))
     assert (start == base.predict(case, features, public_base().weights.astype(np.float32), 0)).all()
-    dose = base_dose(case, SPEC, features, vector.tobytes())
+    dose = base_of(SPEC).dose(case, features, vector.tobytes())
     rows = phantom_rows(case, features)
     assert rows is not None
-    network = PhantomBase()
+    network = Correction()
     network.correction.data = torch.from_numpy(vector)
     ratio = network(torch.from_numpy(rows.features)).detach().numpy()
     chosen = np.sort(np.random.RandomState(len(features)).permutation(len(features))[: base.VOXELS_PER_PATIENT])
@@ -61,7 +61,7 @@ def test_it_starts_at_what_phantoms_teach_and_predicts_as_the_ridge_form_does(ca
 def test_its_gradient_is_minus_the_pull_of_the_patient(case) -> None:
     rows = phantom_rows(case, physics_features(case))
     assert rows is not None
-    network = PhantomBase()
+    network = Correction()
     network.correction.data = torch.from_numpy(correction())
     squared_loss(network, [rows]).backward()
     reduced = (rows.features[:, :-1], rows.ratio - rows.features[:, -1])
@@ -84,7 +84,7 @@ def test_only_the_correction_travels_and_the_public_numbers_are_in_the_manifest(
     spec, vector, _ = load_adapter(tmp_path / "a.safetensors")
     assert (spec, vector.tolist()) == (SPEC, correction().tolist())
     before = manifest_hash(SPEC)
-    monkeypatch.setattr("shared_model.adapter.manifest.public_hash", lambda: "0" * 64)
+    monkeypatch.setattr("shared_model.base.phantom.public_hash", lambda: "0" * 64)
     assert manifest_hash(SPEC) != before
     with pytest.raises(InputError, match="not those of its spec"):
         load_adapter(tmp_path / "a.safetensors")

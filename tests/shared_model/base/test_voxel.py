@@ -8,9 +8,10 @@ import torch
 
 from shared_model.adapter.manifest import initial_vector, load_adapter, manifest_hash, save_adapter
 from shared_model.adapter.shared import adapted_model, trainable
-from shared_model.base import light, voxel
+from shared_model.base import light
 from shared_model.base.features import levels, relative_prescription
-from shared_model.base.residual import base_gy, base_weights
+from shared_model.base.model import base_gy, base_weights
+from shared_model.base.voxel_network import FEATURES, VoxelNetwork, from_weights, predict, voxel_features, weights
 from shared_model.diffusion.modalities import mirror
 from shared_model.network.spec import ModelSpec
 from shared_model.patient.case import Case
@@ -52,19 +53,19 @@ def test_light_falls_with_depth_and_stays_in_the_slices_of_the_targets(case: Cas
 
 
 def test_features_do_without_dose_and_without_any_modality(case: Case) -> None:
-    np.testing.assert_array_equal(voxel.voxel_features(replace(case, dose_gy=None)), voxel.voxel_features(case))
+    np.testing.assert_array_equal(voxel_features(replace(case, dose_gy=None)), voxel_features(case))
     bare = replace(case, structures={}, prescriptions_gy={}, ct_hu=None, beam_plate=None, angle_plate=None)
-    features = voxel.voxel_features(bare)
-    assert features.shape == (case.body.sum(), voxel.FEATURES)
+    features = voxel_features(bare)
+    assert features.shape == (case.body.sum(), FEATURES)
     assert np.isfinite(features).all()
-    assert voxel.predict(bare, features, voxel.VoxelBase()).max() == 0
+    assert predict(bare, features, VoxelNetwork()).max() == 0
 
 
 def test_weights_make_the_same_network(case: Case) -> None:
-    network, features = voxel.VoxelBase(), voxel.voxel_features(case)
-    again = voxel.from_weights(voxel.weights(network))
-    assert voxel.weights(again) == voxel.weights(network)
-    np.testing.assert_array_equal(voxel.predict(case, features, again), voxel.predict(case, features, network))
+    network, features = VoxelNetwork(), voxel_features(case)
+    again = from_weights(weights(network))
+    assert weights(again) == weights(network)
+    np.testing.assert_array_equal(predict(case, features, again), predict(case, features, network))
 
 
 @pytest.mark.parametrize("adapter", ["full", "lora", "lora+embeddings", "blocks"])

@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import wasserstein_distance
 
-from shared_model.base import voxel, voxel_training
+from shared_model.base import voxel_network, voxel_training
 from shared_model.base.features import highest_gy
-from shared_model.base.voxel_training import TrainingRows, draw, dvh_distance, training_rows, voxel_loss
+from shared_model.base.interface import TrainingRows
+from shared_model.base.voxel_training import draw, dvh_distance, training_rows, voxel_loss
 from shared_model.core.errors import InputError
 from shared_model.patient.case import Case
 from simulations.phantom.hospitals import STYLES, phantom_case
@@ -24,7 +25,7 @@ def case() -> Case:
 
 @pytest.fixture(scope="module")
 def rows(case: Case) -> TrainingRows:
-    found = training_rows(case, voxel.voxel_features(case))
+    found = training_rows(case, voxel_network.voxel_features(case))
     assert found is not None
     return found
 
@@ -45,9 +46,9 @@ def test_rows_hold_the_doses_of_body_and_structures(case: Case, rows: TrainingRo
 
 def test_a_case_without_targets_has_no_rows_and_one_without_dose_is_refused(case: Case) -> None:
     bare = replace(case, structures={}, prescriptions_gy={})
-    assert training_rows(bare, voxel.voxel_features(bare)) is None
+    assert training_rows(bare, voxel_network.voxel_features(bare)) is None
     with pytest.raises(InputError, match="no dose"):
-        training_rows(replace(case, dose_gy=None), voxel.voxel_features(case))
+        training_rows(replace(case, dose_gy=None), voxel_network.voxel_features(case))
 
 
 def test_a_batch_is_drawn_by_its_generator_alone(rows: TrainingRows) -> None:
@@ -74,7 +75,7 @@ def test_dvh_distance_is_the_area_between_dvhs_and_their_ends(doses: list[float]
 
 def test_it_learns_the_dose_and_the_histograms_of_a_patient(case: Case, rows: TrainingRows) -> None:
     torch.manual_seed(0)
-    network, source = voxel.VoxelBase(), generator()
+    network, source = voxel_network.VoxelNetwork(), generator()
     optimiser = torch.optim.AdamW(network.parameters(), lr=3e-3)
     losses = []
     for _ in range(60):
@@ -85,6 +86,6 @@ def test_it_learns_the_dose_and_the_histograms_of_a_patient(case: Case, rows: Tr
         losses.append(loss.item())
     assert losses[-1] < 0.3 * losses[0]
     assert case.dose_gy is not None
-    base = voxel.predict(case, voxel.voxel_features(case), network)
+    base = voxel_network.predict(case, voxel_network.voxel_features(case), network)
     assert np.abs(base - case.dose_gy)[case.body].mean() / highest_gy(case) < 0.3 * losses[0]
     assert base[~case.body].max() == 0

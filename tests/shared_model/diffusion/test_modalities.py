@@ -8,6 +8,7 @@ import torch
 
 from client.data.load import load_split
 from shared_model.backbone.prior import load_prior
+from shared_model.base.model import DoseModel
 from shared_model.diffusion.latents import decode
 from shared_model.diffusion.modalities import NORMALISATION, dose_gy, example, mirror, volumes
 from shared_model.diffusion.objective import gate, velocity_loss
@@ -87,7 +88,7 @@ def test_loss_takes_only_what_the_whole_batch_has(case: Case) -> None:
 
 
 def test_prediction_is_keyed_by_seed_and_works_without_some_conditions(case: Case) -> None:
-    model = load_prior(SPEC).eval()
+    model = DoseModel(load_prior(SPEC)).eval()
     first = predict_dose(model, case, SPEC, steps=2, candidates=2, seed=1)
     assert torch.equal(first, predict_dose(model, case, SPEC, steps=2, candidates=2, seed=1))
     assert not torch.equal(first, predict_dose(model, case, SPEC, steps=2, candidates=2, seed=2))

@@ -88,18 +88,20 @@ def test_an_estimate_reaches_the_dose_alone_and_starts_without_effect(model: Any
     given, noisy, t = latents("ct", "ptv"), latents("x")["x"], torch.tensor([0.3, 0.9])
     before = model(given, "dose", noisy, t)
     model.take_estimate()
-    estimate = {"base": latents("base")["base"]}
-    assert torch.equal(model({**given, **estimate}, "dose", noisy, t), before)
+    estimate = latents("estimate")["estimate"]
+    assert torch.equal(model(given, "dose", noisy, t, estimate_bczyx=estimate), before)
     with torch.no_grad():
         model.estimate.weight.normal_()
-    after = model({**given, **estimate}, "dose", noisy, t)
+    after = model(given, "dose", noisy, t, estimate_bczyx=estimate)
     assert not torch.allclose(after, before)
     # A token's estimate enters at its own place: elsewhere only attention can carry it.
     assert model(given, "body", noisy, t).shape == noisy.shape
     with pytest.raises(ValueError, match="estimate"):
         model(given, "dose", noisy, t)
+    with pytest.raises(ValueError, match="estimate"):
+        model(given, "body", noisy, t, estimate_bczyx=estimate)
 
 
 def test_a_model_without_an_estimate_refuses_one(model: Any2AnyDiT) -> None:
     with pytest.raises(ValueError, match="estimate"):
-        model(latents("ct", "base"), "dose", latents("x")["x"], torch.tensor([0.3, 0.9]))
+        model(latents("ct"), "dose", latents("x")["x"], torch.tensor([0.3, 0.9]), estimate_bczyx=latents("y")["y"])

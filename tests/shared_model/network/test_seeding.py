@@ -9,7 +9,7 @@ import torch
 from shared_model.adapter.manifest import pack
 from shared_model.adapter.shared import adapted_model
 from shared_model.backbone.prior import load_prior
-from shared_model.base.voxel import VoxelBase, from_weights, weights
+from shared_model.base.voxel_network import VoxelNetwork, from_weights, weights
 from shared_model.diffusion.modalities import Example
 from shared_model.diffusion.objective import velocity_loss
 from shared_model.network.dit import Any2AnyDiT
@@ -30,7 +30,7 @@ SPECS = [
 def test_threads_do_not_disturb_each_others_start(_again: int) -> None:
     """Studies of one run train side by side in threads, and torch has one random stream for all of them."""
     alone = [pack(adapted_model(spec)) for spec in SPECS]
-    base = weights(VoxelBase())
+    base = weights(VoxelNetwork())
     with ThreadPoolExecutor(8) as pool:
         noise = pool.map(lambda _: from_weights(base), range(200))
         together = list(pool.map(lambda spec: pack(adapted_model(spec)), SPECS * 4))

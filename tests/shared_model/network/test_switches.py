@@ -212,12 +212,13 @@ def test_the_adapters_travel_what_they_say() -> None:
 def test_nothing_travels_that_an_any2any_step_cannot_move(switches: dict[str, object], adapter: str) -> None:
     spec = ModelSpec(prior="none", adapter=adapter, rank=2, switches=Switches(**switches))  # type: ignore[arg-type]
     model = adapted_model(spec)
+    network = model.network
     volumes = {m: torch.randn(1, 32, 2, 2, 2) for m in MODALITIES}
     total = torch.zeros(())
     for target in MODALITIES:
         total = (
             total
-            + model({m: v for m, v in volumes.items() if m != target}, target, volumes[target], torch.tensor([0.5]))
+            + network({m: v for m, v in volumes.items() if m != target}, target, volumes[target], torch.tensor([0.5]))
             .square()
             .sum()
         )

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from shared_model.base.model import DoseModel
 from shared_model.network.dit import Any2AnyDiT
 from shared_model.network.spec import Architecture, ModelSpec
 from shared_model.patient.case import Case
@@ -24,14 +25,12 @@ def case() -> Case:
 
 
 @pytest.fixture
-def model() -> Any2AnyDiT:
+def model() -> DoseModel:
     torch.manual_seed(0)
-    return Any2AnyDiT(Architecture(dim=48, heads=2, ffn_dim=64, layers=1)).eval()
+    return DoseModel(Any2AnyDiT(Architecture(dim=48, heads=2, ffn_dim=64, layers=1))).eval()
 
 
-def test_best_of_n_is_the_candidate_that_scores_best_and_the_mean_is_none_of_them(
-    case: Case, model: Any2AnyDiT
-) -> None:
+def test_best_of_n_is_the_candidate_that_scores_best_and_the_mean_is_none_of_them(case: Case, model: DoseModel) -> None:
     seen: list[torch.Tensor] = []
 
     def coverage(dose_gy: torch.Tensor) -> float:
@@ -48,9 +47,9 @@ def test_best_of_n_is_the_candidate_that_scores_best_and_the_mean_is_none_of_the
     assert not any(torch.equal(mean, one) for one in seen)
 
 
-def test_a_grid_above_the_training_roi_is_predicted_in_tiles(case: Case, model: Any2AnyDiT) -> None:
+def test_a_grid_above_the_training_roi_is_predicted_in_tiles(case: Case, model: DoseModel) -> None:
     tokens: list[int] = []
-    model.blocks[0].register_forward_hook(lambda module, args, out: tokens.append(out.shape[1]))
+    model.network.blocks[0].register_forward_hook(lambda module, args, out: tokens.append(out.shape[1]))
     predict_dose(model, case, SPEC)
     one, tokens[:] = set(tokens), []
     dose = predict_dose(model, case, SPEC, shape=(24, 24, 24))
@@ -60,7 +59,7 @@ def test_a_grid_above_the_training_roi_is_predicted_in_tiles(case: Case, model: 
     assert bool((dose[~torch.from_numpy(case.body)] == 0).all())
 
 
-def test_the_spread_is_that_of_the_samples_and_the_dose_the_one_of_predict_dose(case: Case, model: Any2AnyDiT) -> None:
+def test_the_spread_is_that_of_the_samples_and_the_dose_the_one_of_predict_dose(case: Case, model: DoseModel) -> None:
     seen: list[torch.Tensor] = []
 
     def value(dose_gy: torch.Tensor) -> float:
@@ -80,7 +79,7 @@ def test_the_spread_is_that_of_the_samples_and_the_dose_the_one_of_predict_dose(
     torch.testing.assert_close(one.dose_gy, seen[0], rtol=1e-3, atol=1e-3)
 
 
-def test_of_equal_scores_the_first_sample_is_taken(case: Case, model: Any2AnyDiT) -> None:
+def test_of_equal_scores_the_first_sample_is_taken(case: Case, model: DoseModel) -> None:
     seen: list[torch.Tensor] = []
 
     def flat(dose_gy: torch.Tensor) -> float:

@@ -13,7 +13,7 @@ from client.data.load import load_case
 from client.site.config import SiteConfig
 from shared_model.core.errors import InputError
 from shared_model.scoring.dosimetry import score_case
-from simulations.reports.native import upsampled
+from simulations.reports.scoring import upsampled
 from simulations.settings.commands import BASELINES, baselines_settings
 from simulations.studies.baselines import METHODS, run_baselines
 

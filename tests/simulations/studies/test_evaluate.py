@@ -10,7 +10,7 @@ from rich.progress import Progress
 from client.data.load import load_case
 from shared_model.adapter.manifest import initial_vector, save_adapter, unpack
 from shared_model.adapter.shared import adapted_model
-from shared_model.base.residual import base_gy
+from shared_model.base.model import base_gy
 from shared_model.core.errors import InputError
 from shared_model.network.spec import ModelSpec
 from shared_model.scoring.dosimetry import score_case, summarise

@@ -11,9 +11,8 @@ from client.site.config import SiteConfig
 from client.training.base import base_sums
 from shared_model.adapter.manifest import initial_vector, pack, save_adapter
 from shared_model.adapter.shared import adapted_model
-from shared_model.base import residual
 from shared_model.base import ridge as base
-from shared_model.base.features import physics_features
+from shared_model.base.model import base_gy
 from shared_model.diffusion.modalities import example, volumes
 from shared_model.diffusion.sampler import Sampling
 from shared_model.network.spec import ModelSpec
@@ -68,14 +67,12 @@ def test_the_residual_form_is_scored_as_dose(site: SiteConfig) -> None:
     spec = base.fitted(spec, base.solve(base_sums(site, spec), 0).weights)
     model = adapted_model(spec)
     with torch.no_grad():
-        for parameter in model.head.parameters():
+        for parameter in model.network.head.parameters():
             parameter.zero_()
     found = score_any([site], spec, pack(model), Sampling(precision="fp32"), candidates=1, seed=0)
     case = load_case(site, site.validation[0])
     patient = example(case, SHAPE)
-    alone = volumes(replace(case, dose_gy=residual.base_dose(case, spec, physics_features(case), b"")), patient.grid)[
-        "dose"
-    ]
+    alone = volumes(replace(case, dose_gy=base_gy(case, spec, model)), patient.grid)["dose"]
     expected = dict(score_modality("dose", alone, case, patient))
     assert found["dose", "dose", "MAE (Gy)"] == pytest.approx(list(expected.values()), rel=1e-4)
 

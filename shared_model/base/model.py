@@ -1,0 +1,43 @@
+"""The model of a federation: the transformer, and beside it what trains of the base."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch import nn
+
+from shared_model.base.interface import base_of
+from shared_model.network.dit import Any2AnyDiT
+from shared_model.network.spec import ModelSpec
+from shared_model.patient.case import Case, Volume
+
+# What the stored names of the base's parameters begin with.
+BASE_PREFIX = "voxel."
+
+
+class DoseModel(nn.Module):
+    """``network`` is the transformer; ``base`` the base's own network, None where the base does not train."""
+
+    def __init__(self, network: Any2AnyDiT, base: nn.Module | None = None) -> None:
+        super().__init__()
+        self.network, self.base = network, base
+
+    def stored_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """(name, parameter) by the names and in the order of vectors and adapter files."""
+        yield from self.network.named_parameters()
+        for name, parameter in self.base.named_parameters() if self.base is not None else ():
+            yield f"{BASE_PREFIX}{name}", parameter
+
+
+def base_weights(model: DoseModel) -> bytes:
+    """Weights of a base that trains with the model, as float32 bytes; empty without such a base."""
+    parameters = [] if model.base is None else list(model.base.parameters())
+    return b"".join(p.detach().float().numpy().tobytes() for p in parameters)
+
+
+def base_gy(case: Case, spec: ModelSpec, model: DoseModel) -> Volume | None:
+    """The base dose of one case, (z, y, x) Gy; None for a model without a base."""
+    if not spec.base_kind.gives_dose:
+        return None
+    base = base_of(spec)
+    return base.dose(case, base.features(case), base_weights(model))

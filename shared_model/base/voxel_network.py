@@ -1,0 +1,97 @@
+"""Network of the voxel base: it reads the dose of one voxel from its physics features.
+
+Ridge regression (shared_model/base/ridge.py) has a closed form; this has not, and follows dose better. Its weights are
+part of the adapter's vector: rounds of stage ``base`` train them alone (shared_model/base/voxel_training.py), like any
+other weights, and every later round learns dose minus this base. It works at any resolution, since it looks at one
+voxel at a time.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from shared_model.base import light, surroundings
+from shared_model.base.features import NAMES, highest_gy, levels, physics_features, relative_prescription
+from shared_model.base.ridge import BASIS, HOTTEST
+from shared_model.network.seeding import seeded
+from shared_model.patient.case import Case, Volume
+
+Features = NDArray[np.float16]
+
+WIDTH, LAYERS = 128, 3
+# Standardised features are cut off here.
+CUT = 6.0
+# Light is about 0 to 1.
+LIGHT_CENTRE = LIGHT_SCALE = 0.35
+# Volumes of the targets, the same in all voxels of a patient, would be learned as a name: without them the base is
+# better by 0.1 Gy on patients that it has not seen.
+_PHYSICS = [i for i, name in enumerate(NAMES) if not name.endswith("_lcc")]
+COLUMNS: tuple[str, ...] = (*(NAMES[i] for i in _PHYSICS), *light.NAMES, *surroundings.NAMES)
+FEATURES = len(COLUMNS)
+_BLOCK = 65_536
+
+
+class VoxelNetwork(nn.Module):
+    """Features (n, FEATURES) in natural units -> dose over the highest prescription (n,)."""
+
+    centre: Tensor
+    scale: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        sizes = [FEATURES] + [WIDTH] * LAYERS
+        layers: list[nn.Module] = []
+        for size, following in zip(sizes, [*sizes[1:], 1], strict=True):
+            layers += [nn.Linear(size, following), nn.GELU()]
+        self.layers = nn.Sequential(*layers[:-1])
+        ranges = [BASIS[NAMES[i]][:2] for i in _PHYSICS]
+        ranges += [(LIGHT_CENTRE, LIGHT_SCALE)] * len(light.NAMES) + list(surroundings.PLACE.values())
+        for name, column in (("centre", 0), ("scale", 1)):
+            self.register_buffer(name, torch.tensor([pair[column] for pair in ranges]), persistent=False)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Ratio of dose, of any size."""
+        z = ((features - self.centre) / self.scale).clamp(-CUT, CUT)
+        out: Tensor = self.layers(z)[..., 0]
+        return out
+
+
+def voxel_features(case: Case) -> Features:
+    """(n, FEATURES) features of the n voxels of the body in C order, from the Case without its dose."""
+    lit = light.light_features(case, relative_prescription(case), levels(case)[0])
+    return np.concatenate([physics_features(case)[:, _PHYSICS], lit, surroundings.surroundings(case)], axis=1).astype(
+        np.float16
+    )
+
+
+@torch.no_grad()
+def predict(case: Case, features: Features, network: VoxelNetwork) -> Volume:
+    """The base dose of a case, (z, y, x) Gy on its own grid; 0 outside the body, and everywhere without targets."""
+    out = np.zeros(case.grid.shape, dtype=np.float32)
+    unit_gy = highest_gy(case)
+    if unit_gy > 0:
+        blocks = [features[i : i + _BLOCK].astype(np.float32) for i in range(0, len(features), _BLOCK)]
+        ratio = torch.cat([network(torch.from_numpy(block)) for block in blocks]).numpy()
+        out[case.body] = np.clip(ratio, 0.0, HOTTEST) * np.float32(unit_gy)
+    return out
+
+
+def weights(network: VoxelNetwork) -> bytes:
+    """All weights as float32 bytes: the key of whatever was made with them."""
+    return b"".join(p.detach().float().numpy().tobytes() for p in network.parameters())
+
+
+def from_weights(content: bytes) -> VoxelNetwork:
+    """Inverse of ``weights``."""
+    with seeded(0):
+        network = VoxelNetwork()
+    values = torch.frombuffer(bytearray(content), dtype=torch.float32)
+    with torch.no_grad():
+        for parameter, part in zip(
+            network.parameters(), values.split([p.numel() for p in network.parameters()]), strict=True
+        ):
+            parameter.copy_(part.view_as(parameter))
+    return network
