@@ -23,7 +23,7 @@ from client.gate.gates import Gate, HospitalGate, SimulatedGate
 from client.gate.secure_site import SecureSite
 from client.gate.spending import Account
 from client.site.config import SiteConfig
-from client.training.installed import InstalledTraining, Training, Vector
+from client.training.installed import InstalledTraining, Training
 from privacy.dp.encoding import Ring
 from privacy.dp.terms import SUMMED
 from privacy.secagg.errors import SecAggError
@@ -40,6 +40,7 @@ from privacy.wire.messages import (
 from privacy.wire.secure_records import SECURE_KINDS
 from shared_model.core.errors import InputError, PolicyError
 from shared_model.core.fields import MessageError
+from shared_model.core.vector import Vector
 
 NODE_CONFIG_KEY = "site-config"
 # The site's folder: its policy and plan. Set by the site's executor; a simulation has neither.

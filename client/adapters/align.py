@@ -26,12 +26,13 @@ from client.data.kinds import found_kind
 from client.data.latent_cache import content_hash
 from client.data.site_file import found_site
 from client.site.config import DICOM, SiteConfig
-from shared_model.adapter.manifest import Vector, load_adapter, unpack, vector_hash
+from shared_model.adapter.manifest import load_adapter, unpack, vector_hash
 from shared_model.adapter.private import OLD, PrivatePolicy
 from shared_model.adapter.shared import adapted_model
 from shared_model.bundled import DEFAULT_ADAPTER
 from shared_model.core.errors import InputError
 from shared_model.core.files import whole_file
+from shared_model.core.vector import Vector
 from shared_model.diffusion.sampler import Sampling
 from shared_model.network.spec import ModelSpec
 from shared_model.scoring.scorecard import Scorecard

@@ -10,11 +10,12 @@ from client.adapters.adopt import SHARED_FILE, adapters_folder, own_card, privat
 from client.adapters.align import PRIVATE_FILE
 from client.prediction.predict import Build, ScoreOf, shared_alone
 from client.site.home import ClientHome
-from shared_model.adapter.manifest import Vector, load_adapter, vector_hash
+from shared_model.adapter.manifest import load_adapter, vector_hash
 from shared_model.adapter.private import PrivateAdapter, aligned_policy
 from shared_model.base.model import DoseModel
 from shared_model.bundled import DEFAULT_ADAPTER
 from shared_model.core.errors import InputError
+from shared_model.core.vector import Vector
 from shared_model.network.spec import ModelSpec
 from shared_model.patient.case import Case
 from shared_model.prediction.predictor import Score

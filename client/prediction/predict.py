@@ -19,11 +19,12 @@ import numpy as np
 import torch
 
 from shared_model.adapter.envelope import Envelope
-from shared_model.adapter.manifest import Vector, load_adapter, unpack, vector_hash
+from shared_model.adapter.manifest import load_adapter, unpack, vector_hash
 from shared_model.adapter.shared import adapted_model
 from shared_model.base.model import DoseModel
 from shared_model.bundled import DEFAULT_ADAPTER
 from shared_model.core.errors import InputError
+from shared_model.core.vector import Vector
 from shared_model.network.spec import ModelSpec
 from shared_model.patient.case import Case, Volume
 from shared_model.prediction.predictor import Score, predict_with_spread

@@ -16,8 +16,8 @@ from client.site.config import SiteConfig
 from privacy.dp.encoding import Ring
 from privacy.dp.terms import Terms
 from privacy.wire.messages import EvaluateTask, TrainTask
+from shared_model.core.vector import Vector
 
-Vector = NDArray[np.float32]
 Sums = NDArray[np.int64]
 
 

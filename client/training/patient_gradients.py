@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from client.site.config import SiteConfig
 from client.training.base import base_rows
-from client.training.train import Vector, data_part, loading, model_at, stage_parameters, training_examples
+from client.training.train import data_part, loading, model_at, stage_parameters, training_examples
 from privacy.dp.clipping import clipped, joined
 from privacy.dp.noise import Integers, NoiseStream
 from privacy.dp.release import clipped_sum
@@ -24,6 +24,7 @@ from privacy.dp.terms import Terms
 from privacy.wire.messages import TrainTask
 from shared_model.base.interface import base_of
 from shared_model.base.model import DoseModel, base_weights
+from shared_model.core.vector import Vector
 from shared_model.diffusion.modalities import Example
 from shared_model.diffusion.objective import velocity_loss
 from shared_model.network.spec import ModelSpec

@@ -6,9 +6,7 @@ a loss, a count or a time: whatever else left would be a release of its own.
 
 from __future__ import annotations
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from client.site.config import SiteConfig
 from client.training.patient_gradients import patients_of
@@ -19,9 +17,8 @@ from privacy.dp.release import release
 from privacy.dp.terms import Terms
 from privacy.wire.messages import TrainTask
 from shared_model.adapter.manifest import pack, stage_mask
+from shared_model.core.vector import Vector
 from shared_model.network.spec import ModelSpec
-
-Vector = NDArray[np.float32]
 
 
 def private_release(site: SiteConfig, spec: ModelSpec, vector: Vector, task: TrainTask, terms: Terms) -> Ring:

@@ -12,7 +12,6 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from client.data.kept import latest_per_site
@@ -26,14 +25,13 @@ from shared_model.adapter.shared import adapted_model, trainable
 from shared_model.base.interface import TrainingRows, base_of
 from shared_model.base.model import BASE_PREFIX, DoseModel, base_weights
 from shared_model.core.errors import InputError
+from shared_model.core.vector import Vector
 from shared_model.diffusion.modalities import Example, mirror
 from shared_model.diffusion.objective import velocity_loss
 from shared_model.network.spec import TRAINED, ModelSpec
 from shared_model.patient.case import Case, Volume
 from shared_model.prediction.predictor import noise_generator, predict_dose
 from shared_model.scoring.dosimetry import CaseScore, score_case, summarise
-
-Vector = NDArray[np.float32]
 
 # A model per thread: the simulation engine trains several sites of one process side by side.
 _models = threading.local()

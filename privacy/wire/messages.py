@@ -39,7 +39,6 @@ from privacy.wire.tasks import EvaluateTask as EvaluateTask
 from privacy.wire.tasks import TrainTask as TrainTask
 from privacy.wire.vectors import (
     Sums,
-    Vector,
     pack_ring,
     pack_sums,
     pack_vector,
@@ -48,6 +47,7 @@ from privacy.wire.vectors import (
     unpack_vector,
 )
 from shared_model.core.fields import MessageError, OneOf, Real, Rule, Text, Whole, check_values
+from shared_model.core.vector import Vector
 
 SCHEMA = 1
 # What a site's policy may allow or forbid; secure aggregation only carries these.

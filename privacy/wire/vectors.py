@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from privacy.dp.encoding import RING_TYPES, Ring
 from shared_model.core.fields import MessageError
+from shared_model.core.vector import Vector
 
 MAX_PARAMETERS = 100_000_000
 _KEY = "v"
@@ -20,8 +21,6 @@ _STYPE = "fedkt3d.f32le"
 # Gram matrices of up to 6,300 columns.
 MAX_SUMS = 20_000_000
 _SUMS_STYPE = "fedkt3d.i64le"
-
-Vector = NDArray[np.float32]
 Sums = NDArray[np.int64]
 
 

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from server.config.privacy import run_terms
 from server.config.run import RunConfig
@@ -16,8 +15,8 @@ from server.rounds.aggregate import State, UpdateSum, server_optimizer
 from server.rounds.kept_sums import read_sum
 from server.rounds.ring_sum import Mask, RingSum
 from shared_model.core.errors import InputError
+from shared_model.core.vector import Vector
 
-Vector = NDArray[np.float32]
 # Stage -> which numbers of the vector it trains, (d,).
 Masks = Callable[[str], Mask]
 

@@ -19,13 +19,12 @@ from numpy.typing import NDArray
 
 from server.config.run import AggregateConfig
 from shared_model.core.errors import FedKT3DError, InputError
+from shared_model.core.vector import Vector
 
 FRACTION_BITS = 32
 _SCALE = 2.0**FRACTION_BITS
 _ROOM = 2**62
 _CHUNK = 131_072  # elements; float64 and int64 buffers of one chunk, 1 MiB each, stay in a core's cache
-
-Vector = NDArray[np.float32]
 
 
 class UpdateRejectedError(FedKT3DError):

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 from flwr.serverapp import Grid
-from numpy.typing import NDArray
 
 from privacy.dp.terms import SUMMED
 from privacy.wire.messages import EvaluateTask
@@ -34,8 +33,8 @@ from server.rounds.secure_step import SummedSteps
 from server.rounds.steps import Link, TrainOutcome, TrainRules, evaluate_step, train_step
 from server.sites.attendance import Members, Roster, Site
 from shared_model.core.errors import FedKT3DError, InputError
+from shared_model.core.vector import Vector
 
-Vector = NDArray[np.float32]
 _ALL = Members()
 
 

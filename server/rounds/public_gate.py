@@ -12,14 +12,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from server.config.run import RunConfig
 from server.config.schedule import round_stage
 from server.record.history import PublicVerdict, RoundRecord
+from shared_model.core.vector import Vector
 
-Vector = NDArray[np.float32]
 # Error in Gy of a vector (d,) on public patients, of the part of the model that a stage trains.
 Check = Callable[[Vector, str], float]
 # So many rounds taken back in a row end a run: each costs the sites privacy, and nothing comes of it.

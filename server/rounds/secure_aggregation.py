@@ -27,9 +27,10 @@ from privacy.wire.secure_records import with_secure
 from privacy.wire.secure_work import config_hash, session_of, work_hash
 from privacy.wire.tasks import Task
 from server.record.history import Drop
-from server.rounds.steps import Link, Vector, Witness
+from server.rounds.steps import Link, Witness
 from server.sites.attendance import Site
 from server.sites.exchange import Exchange
+from shared_model.core.vector import Vector
 
 
 @dataclass(frozen=True, kw_only=True)

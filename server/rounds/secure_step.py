@@ -16,9 +16,10 @@ from server.rounds.advance import Masks
 from server.rounds.kept_sums import KeptSum, keep_sum, read_sum
 from server.rounds.ring_sum import RingSum
 from server.rounds.secure_aggregation import SecureAggregation, SecureRules
-from server.rounds.steps import Link, TrainOutcome, Vector, Witness
+from server.rounds.steps import Link, TrainOutcome, Witness
 from server.sites.attendance import Members, Site
 from shared_model.core.errors import InputError
+from shared_model.core.vector import Vector
 
 STAGE_S = 120.0
 

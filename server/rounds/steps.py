@@ -7,10 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-import numpy as np
 from flwr.app import RecordDict
 from flwr.serverapp import Grid
-from numpy.typing import NDArray
 
 from privacy.secagg.layout import Packed
 from privacy.wire.messages import EvaluateTask, Reply, Request, TrainTask, request, wire_bytes
@@ -20,8 +18,8 @@ from server.rounds.aggregate import UpdateRejectedError, UpdateSum
 from server.rounds.ring_sum import RingSum
 from server.sites.attendance import ANYONE, Register, Site
 from server.sites.exchange import Answer, Exchange
+from shared_model.core.vector import Vector
 
-Vector = NDArray[np.float32]
 _Value = TypeVar("_Value")
 # Told of every answer as it comes: the site and, where it did not count, the drop.
 Witness = Callable[[str, Drop | None], None]

@@ -24,9 +24,9 @@ from shared_model.backbone.prior import prior_hash
 from shared_model.base.interface import base_of
 from shared_model.base.model import BASE_PREFIX, DoseModel
 from shared_model.core.errors import InputError
+from shared_model.core.vector import Vector
 from shared_model.network.spec import ModelSpec
 
-Vector = NDArray[np.float32]
 FORMAT = "fedkt3d-adapter/1"
 BASE_TENSOR = "base.weights"
 

@@ -24,10 +24,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from shared_model.adapter.manifest import Vector, unpack, vector_hash
+from shared_model.adapter.manifest import unpack, vector_hash
 from shared_model.adapter.shared import LORA_MODULES, PRIVATE, adapted_model
 from shared_model.base.model import DoseModel
 from shared_model.core.errors import InputError
+from shared_model.core.vector import Vector
 from shared_model.network.seeding import seeded
 from shared_model.network.spec import ModelSpec
 

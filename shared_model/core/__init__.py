@@ -1,1 +1,1 @@
-"""Errors, files, fields and commands; imports neither torch nor Flower."""
+"""Errors, files, fields, commands and the type of a vector; imports neither torch nor Flower."""

@@ -21,9 +21,8 @@ from privacy.dp.terms import SUMMED, Terms
 from privacy.wire.messages import EvaluateTask, TrainTask, parse_request
 from privacy.wire.vectors import pack_vector, unpack_vector
 from shared_model.core.errors import InputError
+from shared_model.core.vector import Vector
 from simulations.engine.run import NoAnswer
-
-Vector = NDArray[np.float32]
 
 # What may go wrong with an answer, and what the coordinator then gets.
 FAULTS: Mapping[str, str] = {

@@ -30,13 +30,12 @@ from server.rounds.loop import FederationResult, run_federation
 from server.rounds.public_gate import Check
 from server.sites.attendance import Members
 from shared_model.core.errors import InputError
+from shared_model.core.vector import Vector
 from simulations.engine.consortium import enrolled
 from simulations.engine.run import run_local
 
 SPEC_JSON = '{"model":"quadratic"}'
 MANIFEST_HASH = hashlib.sha256(SPEC_JSON.encode()).hexdigest()
-
-Vector = NDArray[np.float32]
 
 
 def no_delay(site: str, round_number: int) -> float:

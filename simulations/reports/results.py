@@ -25,8 +25,9 @@ from server.config.privacy import privacy_line
 from server.rounds.public_gate import stopped_lines
 from shared_model.adapter.card import card_bytes, card_path
 from shared_model.adapter.envelope import Envelope
-from shared_model.adapter.manifest import Vector, unpack, vector_bytes, vector_hash
+from shared_model.adapter.manifest import unpack, vector_bytes, vector_hash
 from shared_model.adapter.shared import adapted_model
+from shared_model.core.vector import Vector
 from shared_model.network.spec import ModelSpec
 from shared_model.prediction.predictor import predict_dose
 from simulations.reports.curves import curves_picture

@@ -20,10 +20,11 @@ from torch import Tensor
 from client.data.latent_cache import encoded
 from client.data.load import load_split
 from client.site.config import SiteConfig
-from shared_model.adapter.manifest import Vector, unpack
+from shared_model.adapter.manifest import unpack
 from shared_model.adapter.shared import adapted_model
 from shared_model.backbone.prior import load_latents
 from shared_model.base.model import base_gy
+from shared_model.core.vector import Vector
 from shared_model.diffusion.modalities import Example, scale_of, volumes
 from shared_model.diffusion.sampler import Sampling
 from shared_model.network.spec import ModelSpec

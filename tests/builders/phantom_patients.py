@@ -10,8 +10,9 @@ import torch
 
 from client.data.case_files import save_case
 from client.site.config import SiteConfig
-from shared_model.adapter.manifest import Vector, pack
+from shared_model.adapter.manifest import pack
 from shared_model.adapter.shared import adapted_model
+from shared_model.core.vector import Vector
 from shared_model.diffusion.modalities import example
 from shared_model.diffusion.objective import velocity_loss
 from shared_model.network.spec import ModelSpec
