@@ -1,4 +1,4 @@
-"""ScardNFT: a hospital's private adapter learns the hospital's own scorecard (METHOD.md, stage C), at the hospital.
+"""ScardNFT: a private adapter learns the hospital's own scorecard, at the hospital (docs/method.md, stage C).
 
 Each epoch, for each patient: K candidate doses from the old policy; a raw reward each, which is the score less a hinge
 for hard constraints and less an anchor on the mean absolute error to the reference dose, so that points cannot be won

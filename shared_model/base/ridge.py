@@ -1,4 +1,4 @@
-"""Closed-form base of the residual form: ridge regression of dose on physics features (MODEL.md, "closed-form base").
+"""Closed-form base of the residual form: ridge regression of dose on physics features (docs/model.md).
 
 A site sums X'X and X'y over its patients and sends nothing else. Each patient's sums are rounded to int64 fixed point
 before they are added, so the sums of any split of the patients over sites are the pooled sums to the bit, and so is the

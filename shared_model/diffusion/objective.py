@@ -1,4 +1,4 @@
-"""Any2Any gating and the diffusion loss (METHOD.md, items 2 and 7 of "The model")."""
+"""Any2Any gating and the diffusion loss (docs/method.md, "The model", items 2 and 7)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Schedule, training targets and DDIM sampler (METHOD.md item 7 of "The model").
+"""Schedule, training targets and DDIM sampler (docs/method.md, "The model", item 7).
 
 The noise time t in [0, 1] is that of rectified flow after the shift: x_rf = (1 - t) x_0 + t eps. Divided by its norm it
 is the variance-preserving state x_t = alpha x_0 + sigma eps, alpha^2 + sigma^2 = 1, that the network sees.

@@ -1,4 +1,4 @@
-"""Any2AnyDiT: one transformer that denoises any modality given any subset of the others (METHOD.md, "The model").
+"""Any2AnyDiT: one transformer that denoises any modality given any subset of the others (docs/method.md, "The model").
 
 Parameter names follow diffusers' WanTransformer3DModel where the part is the same, so that its weights map by name.
 Parameters that Wan keeps bare live in a leaf module (``Table``), because Opacus takes per-sample gradients by module.

@@ -1,4 +1,4 @@
-"""From latents to tokens: 4D rotary phases and the patch layout (METHOD.md items 3 to 5 of "The model")."""
+"""From latents to tokens: 4D rotary phases and the patch layout (docs/method.md, "The model", items 3 to 5)."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ def test_recover_inverts_noised() -> None:
 
 
 def test_flow_and_velocity_forms_agree() -> None:
-    """MODEL.md's identity: v_vp = ((alpha - sigma) x_vp + v_fm(x_rf)) / (alpha + sigma), with v_fm = eps - x_0."""
+    """Identity of docs/model.md: v_vp = ((alpha - sigma) x_vp + v_fm(x_rf)) / (alpha + sigma); v_fm = eps - x_0."""
     x0, eps = torch.randn(7, 4, dtype=torch.float64), torch.randn(7, 4, dtype=torch.float64)
     t = torch.rand(7, dtype=torch.float64)
     x_vp, v = noised(x0, eps, t)
