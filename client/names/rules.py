@@ -21,10 +21,11 @@ from shared_model.core.errors import InputError
 from shared_model.core.located import Located, located, read_located
 
 NAMES_TEXT = """\
-# How this site's structure names are read (docs/dicom.md). Patterns are regular expressions for the whole name, upper
-# or lower case. What is not sure is not used: `client check` lists it. After a change restart `client start`.
+# How this site's structure names are read (docs/dicom.md).
+# A pattern is a regular expression that must match the whole name; upper and lower case are the same.
+# A name that is not certain is not used; `client check` lists it. After a change restart `client start`.
 
-# TG-263 name: patterns.
+# For each TG-263 name, the patterns of this site's names for it.
 names: {}
 #  Parotid_L: ["parotis li.*"]
 
@@ -32,7 +33,7 @@ names: {}
 ignore: []
 #  - "z_.*"
 
-# Prescriptions in Gy of targets whose name and plan do not tell, or tell wrong.
+# Prescribed doses in Gy of targets, where the name and the plan do not say it or say it wrong.
 prescriptions_gy: {}
 #  "PTV High": 70.0
 """

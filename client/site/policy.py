@@ -18,48 +18,57 @@ from shared_model.network.spec import ADAPTERS
 SCHEMA = 1
 
 _DEFAULT = """\
-# This site's own limits. They win over whatever the coordinator asks; a request beyond them is refused, with the reason
-# in this site's log, in `client status` and at the coordinator. Read anew for each request: no restart is needed.
+# This site's own limits. They win over whatever the coordinator asks. A request beyond them is refused; the reason
+# appears in this site's log, in `client status` and at the coordinator.
+# This file is read anew for each request: no restart is needed.
 schema: 1
 
 # Work only under a federation plan that this site has accepted (`client plan --accept`).
 require_plan: true
 
-# Privacy modes that this site takes part in. shared: patients are hidden behind noise that the sites share, and only
-# the sum is seen. local: behind noise of this site alone. site: as shared, but it is the hospital that is hidden.
-# none: NO privacy; the coordinator sees this site's updates as they are, and its answers to base and evaluate, which
-# are exact: without none, both are refused.
+# Privacy modes that this site takes part in.
+#   shared: noise that all sites add together hides each patient; the coordinator sees only the sum.
+#   local: this site's own noise hides each patient.
+#   site: as shared, but the noise hides each hospital instead of each patient.
+#   none: NO privacy. The coordinator sees this site's updates as they are, and exact answers to base and evaluate.
+# Without none in this list, base and evaluate are refused.
 modes: [shared]
 
-# Fewest hospitals whose updates an accepted plan must add up in a round; in modes shared and site never below 3, since
-# of two hospitals each can take its own part off the sum.
+# An accepted plan must add up the updates of at least this many hospitals in a round. In modes shared and site the
+# least is 3, whatever stands here: with two hospitals, each could subtract its own part from the sum.
 least_sites: 2
 
-# Fewest patients of this site behind anything that leaves it (training patients, whatever number of plans each has;
-# for evaluate, validation patients).
-# A mean over a handful says much about each of them: raise it to what your data protection officer asks for.
+# At least this many patients of this site must be behind anything that leaves it. Training patients count (each once,
+# however many plans they have); for evaluate, validation patients.
+# A mean over a handful of patients says much about each of them. Raise this to what your data protection officer asks.
 least_patients: 1
 
-# The most privacy budget (epsilon, at delta) that this site spends in all, over every run and coordinator, in the
-# private modes; when it is spent, the site releases nothing more. max_epsilon: towards a coordinator and as many
-# colluding sites as a plan allows for; max_epsilon_alone: towards all others together. null: no limit.
+# The most privacy budget that this site spends in all, over every run and coordinator, in the private modes. When it is
+# spent, the site releases nothing more. null means no limit.
+#   max_epsilon: towards a coordinator and as many colluding sites as a plan allows for.
+#   max_epsilon_alone: towards all others together.
+# Both are epsilon at this delta.
 max_epsilon: 8.0
 max_epsilon_alone: null
 delta: 1.0e-5
 
-# Folder of the privacy ledger; null: ledger/ in this site's home. A hospital with several homes (in several
-# federations) names one folder in all of them: its patients are the same. `client init` makes ledger/; another folder
-# gets its ledger by `client budget --home DIR --make-ledger`, once. Where there is none, no private mode is answered.
+# Folder of the privacy ledger. null means ledger/ in this site's home, which `client init` makes.
+# A hospital that is in several federations has several homes but the same patients: name one folder in all of them,
+# and make its ledger once with `client budget --home DIR --make-ledger`.
+# Without a ledger, no request of a private mode is answered.
 ledger: null
 
-# What this site answers. describe: that it is there; base: sums for the closed-form base; train; evaluate.
+# What this site answers.
+#   describe: that it is there, and how many patients it has
+#   base: sums for the closed-form base
+#   train, evaluate: training, and scores on validation patients
 tasks: [describe, base, train, evaluate]
 
 # Which kinds of adapter may leave, and how large one update may be (10^6 bytes).
 adapters: [full, blocks, lora+embeddings, lora, base]
 max_adapter_mb: 256
 
-# Names of the numbers that may leave with an answer; all others are taken out of it.
+# Names of the numbers that may leave with an answer. All others are removed from it.
 metrics: [loss, seconds, dose_score_gy, dvh_score_gy, mae_ref5_gy, mae_gdp_gy, patients]
 
 # The most work that one run, one round or one evaluation may ask for.
@@ -69,10 +78,11 @@ max_batch_size: 64
 max_sampler_steps: 100
 max_candidates: 8
 
-# Hours that one task may take; after that it hangs, and its process is started anew. Read when `client start` begins.
+# Hours that one task may take. A task that takes longer is taken to hang, and its process is started anew.
+# This value is read when `client start` begins.
 max_task_hours: 24
 
-# When this site works, in its local time, such as ["mon-fri 19:00-06:00", "sat-sun 00:00-24:00"]. Empty: always.
+# When this site works, in its local time, such as ["mon-fri 19:00-06:00", "sat-sun 00:00-24:00"]. Empty means always.
 hours: []
 """
 
