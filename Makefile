@@ -18,17 +18,21 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	touch $(READY)
 
-# A small federation on phantom hospitals, without privacy to see it learn, and in the default mode to see what that costs;
-# also on a few OpenKBP patients where FEDKT3D_OPENKBP names the data set.
+# Five phantom hospitals with few patients each: first each alone and all together, without privacy, then the default mode.
+# Where FEDKT3D_OPENKBP names the data set, also a few OpenKBP patients. Settings: docs/results/demo.md.
 demo: $(READY)
-	@echo "Four phantom hospitals, together and alone, without privacy:"
-	$(BIN)/simulate run out=out/demo name=demo rounds=6 privacy=none study='[federated,local]' data.patients=16 data.root=out/demo_data
-	@echo; echo "The same hospitals in the default mode, 16 private steps at epsilon 8 on 64 numbers:"
-	$(BIN)/simulate run out=out/demo_private name=demo_private data.patients=16 data.root=out/demo_data
+	@echo "Part 1: five phantom hospitals with six training patients each, alone and together, without privacy"
+	$(BIN)/simulate run out=out/demo name=demo data.sites=5 data.patients=8 data.root=out/demo_data privacy=none \
+	  model.base=ridge rounds=2 train.local_steps=5 study='[federated,local]'
+	@echo; $(BIN)/python -m simulations.reports.alone_or_together out/demo
+	@echo; echo "Part 2: the same hospitals in the default mode, shared: patient-level privacy at epsilon 8"
+	$(BIN)/simulate run out=out/demo_private name=demo_private data.sites=5 data.patients=8 data.root=out/demo_data
 	@if [ -n "$$FEDKT3D_OPENKBP" ]; then \
-	  echo; echo "Without privacy on a few OpenKBP patients:"; \
-	  $(BIN)/simulate run out=out/demo_openkbp name=demo_openkbp rounds=6 privacy=none data=openkbp data.root="$$FEDKT3D_OPENKBP" \
-	    data.train_per_site=12 data.validation_per_site=3; \
+	  echo; echo "Part 3: a few OpenKBP patients at four hospitals, without privacy"; \
+	  $(BIN)/simulate run out=out/demo_openkbp name=demo_openkbp data=openkbp data.root="$$FEDKT3D_OPENKBP" privacy=none \
+	    model.base=ridge rounds=2 train.local_steps=5 study='[federated,local]' \
+	    data.train_per_site=6 data.validation_per_site=3 && \
+	  echo && $(BIN)/python -m simulations.reports.alone_or_together out/demo_openkbp; \
 	fi
 
 test: $(READY)
