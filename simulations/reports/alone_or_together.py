@@ -14,7 +14,7 @@ from simulations.reports.tables import Summary, read_summary
 
 SCORE = "dose_score_gy"
 # Of the columns, in characters.
-_WIDTHS = (18, 8, 12, 13, 10)
+_WIDTHS = (18, 8, 12, 8, 10)
 
 
 def gain_table(summary: Summary) -> str:
@@ -28,10 +28,11 @@ def gain_table(summary: Summary) -> str:
     together, alone = studies["federated"], studies["local"]
     patients = sum(int(site["patients"]) for site in together["per_site"].values())
     lines = [
-        f"Dose error in Gy on {patients} patients that no model was trained on (lower is better)",
+        f"Dose error in Gy on {patients} patients that no model was trained on; lower is better.",
+        "own: the hospital's own patients. all: the patients of all hospitals.",
         "",
-        _row("", "own", "patients", "everybody's", "patients"),
-        _row("hospital", "alone", "together", "alone", "together"),
+        _row("scored on", "own", "own", "all", "all"),
+        _row("trained", "alone", "together", "alone", "together"),
     ]
     for name, own in together["per_site"].items():
         everywhere = alone["everywhere"]["per_model"][name][SCORE]
