@@ -1,4 +1,4 @@
-"""The `simulate` command; see `simulate --help`. Overrides are Hydra's, as in `rounds=3`."""
+"""The `simulate` command; see `simulate --help`. Overrides are Hydra's, as in `rounds.count=3`."""
 
 from __future__ import annotations
 

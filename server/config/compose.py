@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_module
-from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from server.config.hydra_schema import hydra_schema
+import server.config.hydra_schema  # noqa: F401  # makes run_schema and ${chosen:...} known to Hydra
 from server.config.privacy import check_sums, fewest_sites
+from server.config.renamed import refuse_old_keys
 from server.config.run import RunConfig
 from shared_model.core.errors import InputError
 from shared_model.network.spec import ModelSpec
@@ -30,22 +30,35 @@ def compose_run(overrides: Sequence[str], sites: int = 0) -> RunConfig:
     ``sites``: how many the roster admits, where `privacy.sites` names no other number. InputError names the key of an
     unknown or ill-typed override, of a value out of range, and of what secure aggregation cannot do.
     """
-    ConfigStore.instance().store(name="run_schema", node=hydra_schema())
-    GlobalHydra.instance().clear()
-    try:
-        with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
-            composed = compose(CONFIG_NAME, overrides=list(overrides))
-        plain = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
-    except (HydraException, OmegaConfBaseException) as error:
-        raise InputError(f"run configuration: {_one_line(error)}; see `server run --show`") from error
-    assert isinstance(plain, dict)
+    plain = composed_values(overrides, sites)
     ModelSpec.from_json(json.dumps(plain["model"]))
-    config = RunConfig.from_json(json.dumps(_placed(_counted(plain, sites))))
+    config = RunConfig.from_json(json.dumps(_placed(plain)))
     check_sums(config)
     return config
 
 
-def _counted(plain: dict[Any, Any], sites: int) -> dict[Any, Any]:
+def composed_values(overrides: Sequence[str], sites: int = 0) -> dict[str, Any]:
+    """What `server run --cfg job` prints: the whole configuration as `compose_run` makes it, before its checks."""
+    refuse_old_keys(overrides)
+    plain = OmegaConf.to_container(composed_config(overrides), resolve=True)
+    assert isinstance(plain, dict)
+    return _counted({str(key): value for key, value in plain.items()}, sites)
+
+
+def composed_config(overrides: Sequence[str]) -> DictConfig:
+    """server/conf/run.yaml with `overrides`; a default that depends on another key stands in it as ${...}."""
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
+            composed = compose(CONFIG_NAME, overrides=list(overrides))
+        OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise InputError(f"run configuration: {one_line(error)}; `server run --cfg job` prints all keys") from error
+    assert isinstance(composed, DictConfig)
+    return composed
+
+
+def _counted(plain: dict[str, Any], sites: int) -> dict[str, Any]:
     """Fill in what follows from the number of sites, where it was left at 0."""
     privacy, rounds = dict(plain["privacy"]), dict(plain["rounds"])
     privacy["sites"] = privacy["sites"] or sites
@@ -54,7 +67,7 @@ def _counted(plain: dict[Any, Any], sites: int) -> dict[Any, Any]:
     return {**plain, "privacy": privacy, "rounds": rounds}
 
 
-def _placed(plain: dict[Any, Any]) -> dict[Any, Any]:
+def _placed(plain: dict[str, Any]) -> dict[str, Any]:
     """Make paths whole, since the run's own process starts elsewhere; InputError where one names no file."""
     rounds = {**plain["rounds"], "public_cases": _file(plain["rounds"]["public_cases"], "rounds.public_cases")}
     return {**plain, "initial": _file(plain["initial"], "initial"), "rounds": rounds}
@@ -73,7 +86,7 @@ def _file(name: str, key: str) -> str:
     raise InputError(f"run configuration: {key}={name}: {why}")
 
 
-def _one_line(error: BaseException) -> str:
-    """First line of Hydra's message (the override) and of its cause (what is wrong with it)."""
+def one_line(error: BaseException) -> str:
+    """First line of an error of Hydra (the override), and of its cause (what is wrong with it)."""
     texts = [str(text).strip() for text in (error, error.__cause__) if text is not None]
     return ": ".join(text.splitlines()[0] for text in texts if text) or type(error).__name__

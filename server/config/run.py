@@ -1,10 +1,13 @@
-"""The run's configuration: frozen dataclasses, validated where they are made, read from one JSON text or from Hydra."""
+"""The run's configuration: frozen dataclasses, validated where they are made, read from one JSON text or from Hydra.
+
+Here stand the types and the limits. The defaults stand in server/conf/base.yaml.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from typing import Any, ClassVar, get_type_hints
 
 from privacy.dp.terms import MODES
@@ -26,17 +29,17 @@ class TrainConfig:
     with a learning rate and a fall of their own, from ``base_lr``. ``grad_clip``: largest gradient norm.
     """
 
-    local_steps: int = 25
-    batch_size: int = 4
-    lr: float = 1.2e-3
-    lr_final_fraction: float = 0.05
-    stage: str = "dose"
-    any2any_share: float = 0.0
-    curriculum: str = "none"
-    base_rounds: int = 0
-    base_lr: float = 8e-3
-    grad_clip: float = 1.0
-    weight_decay: float = 0.01
+    local_steps: int
+    batch_size: int
+    lr: float
+    lr_final_fraction: float
+    stage: str
+    any2any_share: float
+    curriculum: str
+    base_rounds: int
+    base_lr: float
+    grad_clip: float
+    weight_decay: float
 
     RULES: ClassVar[Mapping[str, Rule]] = {
         "local_steps": Whole(1, 1_000_000),
@@ -67,16 +70,16 @@ class RoundsConfig:
     at the coordinator; empty: the phantoms of the package.
     """
 
-    count: int = 16
-    min_sites: int = 2
-    deadline_s: float = 3600.0
-    wait_for_sites_s: float = 600.0
-    evaluate_every: int = 1
-    max_update_norm: float = 1e4
-    attempts: int = 3
-    public_step: float = 0.0
-    public_worst: float = 0.0
-    public_cases: str = ""
+    count: int
+    min_sites: int
+    deadline_s: float
+    wait_for_sites_s: float
+    evaluate_every: int
+    max_update_norm: float
+    attempts: int
+    public_step: float
+    public_worst: float
+    public_cases: str
 
     RULES: ClassVar[Mapping[str, Rule]] = {
         "count": Whole(1, 1_000_000),
@@ -110,12 +113,12 @@ class AggregateConfig:
     In privacy mode shared the mean is a descent direction, and the step is ``lr`` times the round's ``train.lr``.
     """
 
-    name: str = "fedavg"
-    lr: float = 1.0
-    beta1: float = 0.9
-    beta2: float = 0.99
-    tau: float = 1e-3
-    weighting: str = "patients"
+    name: str
+    lr: float
+    beta1: float
+    beta2: float
+    tau: float
+    weighting: str
 
     RULES: ClassVar[Mapping[str, Rule]] = {
         "name": OneOf(("fedavg", "fedavgm", "fedadam")),
@@ -137,8 +140,8 @@ class EvaluateConfig:
     One step from pure noise is the network's mean dose, which has the lowest error (docs/results).
     """
 
-    sampler_steps: int = 1
-    candidates: int = 1
+    sampler_steps: int
+    candidates: int
 
     RULES: ClassVar[Mapping[str, Rule]] = {"sampler_steps": Whole(1, 1000), "candidates": Whole(1, 64)}
 
@@ -158,17 +161,17 @@ class PrivacyConfig:
     draws that are averaged into one gradient.
     """
 
-    mode: str = "shared"
-    epsilon: float = 8.0
-    delta: float = 1e-5
-    z: float = 0.0
-    q: float = 1.0
-    clip: float = 1.0
-    cohort: int = 0
-    sites: int = 0
-    colluders: int = 1
-    bits: int = 0
-    views: int = 2
+    mode: str
+    epsilon: float
+    delta: float
+    z: float
+    q: float
+    clip: float
+    cohort: int
+    sites: int
+    colluders: int
+    bits: int
+    views: int
 
     RULES: ClassVar[Mapping[str, Rule]] = {
         "mode": OneOf(MODES),
@@ -195,15 +198,15 @@ class RunConfig:
     ``initial``: an adapter's file to start from, at the coordinator (public or made by an earlier run); empty: none.
     """
 
-    name: str = "run"
-    seed: int = 0
-    initial: str = ""
-    model: dict[str, Any] = field(default_factory=dict)
-    train: TrainConfig = field(default_factory=TrainConfig)
-    rounds: RoundsConfig = field(default_factory=RoundsConfig)
-    aggregate: AggregateConfig = field(default_factory=AggregateConfig)
-    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
-    privacy: PrivacyConfig = field(default_factory=PrivacyConfig)
+    name: str
+    seed: int
+    initial: str
+    model: dict[str, Any]
+    rounds: RoundsConfig  # before the groups whose defaults follow from it
+    train: TrainConfig
+    aggregate: AggregateConfig
+    evaluate: EvaluateConfig
+    privacy: PrivacyConfig
 
     def __post_init__(self) -> None:
         name = Text(r"[A-Za-z0-9][A-Za-z0-9_.-]*", 64, "a name (letters, digits, _ . -)")
@@ -272,11 +275,14 @@ def _build(kind: type[Any], raw: object, path: str) -> object:
     unknown = sorted(str(key) for key in raw if key not in _names(kind))
     if unknown:
         raise InputError(f"{_WHERE}: unknown key {path}{unknown[0]}; expected one of {', '.join(_names(kind))}")
+    missing = [name for name in _names(kind) if name not in raw]
+    if missing:
+        raise InputError(f"{_WHERE}: key {path}{missing[0]} is missing; server/conf/base.yaml has its default")
     values = {
         key: _build(hints[key], value, f"{path}{key}.") if is_dataclass(hints[key]) else value
         for key, value in raw.items()
     }
-    if not isinstance(values.get("model", {}), dict):
+    if "model" in values and not isinstance(values["model"], dict):
         raise InputError(f"{_WHERE}: model must be a mapping of the model's fields")
     return kind(**values)
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from client.node import executor
 from privacy.wire.messages import Reply, parse_request, reply
-from server.config.run import PrivacyConfig, RoundsConfig, RunConfig
+from server.config.compose import compose_run
 from server.record.events import Event
 from server.rounds.loop import run_federation
 
@@ -54,8 +54,8 @@ def _main(grid: Grid, context: Context) -> None:
         if event.kind in ("round_started", "round_done"):
             ends.append(time.time())
 
-    config = RunConfig(
-        privacy=PrivacyConfig(mode="none"), rounds=RoundsConfig(count=rounds, min_sites=SITES, evaluate_every=0)
+    config = compose_run(
+        ["privacy.mode=none", f"rounds.count={rounds}", f"rounds.min_sites={SITES}", "rounds.evaluate_every=0"]
     )
     run_federation(grid, config, "{}", "0" * 64, _values(values, 0), out, note)
     # From the first start to each end; what lies between an end and the next start (checkpoint) counts.

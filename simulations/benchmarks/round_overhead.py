@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from privacy.wire.messages import Reply, parse_request, reply
-from server.config.run import PrivacyConfig, RoundsConfig, RunConfig
+from server.config.compose import compose_run
 from server.rounds.loop import FederationResult, run_federation
 from simulations.engine.run import run_local
 
@@ -54,8 +54,8 @@ def trivial_client(size: int) -> ClientApp:
 
 def measure(sites: int, rounds: int, megabytes: float, workers: int) -> dict[str, float]:
     size = int(megabytes * 1e6 / 4)
-    config = RunConfig(
-        privacy=PrivacyConfig(mode="none"), rounds=RoundsConfig(count=rounds, min_sites=sites, evaluate_every=0)
+    config = compose_run(
+        ["privacy.mode=none", f"rounds.count={rounds}", f"rounds.min_sites={sites}", "rounds.evaluate_every=0"]
     )
     initial = np.zeros(size, dtype=np.float32)
     started, cpu = time.perf_counter(), time.process_time()

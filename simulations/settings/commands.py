@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from privacy.dp.terms import SUMMED
+from server.config.renamed import refuse_old_keys
 from server.config.run import RunConfig
 from shared_model.core.errors import InputError
 from shared_model.network.spec import ModelSpec
@@ -70,13 +71,13 @@ class RunSettings:
             raise InputError(f"engine={self.engine!r}: expected local or ray")
         if self.federation.privacy.mode in SUMMED and self.study != ("federated",):
             raise InputError(
-                f"privacy={self.federation.privacy.mode}: needs sites that share; expected study=[federated], or"
-                " privacy=none"
+                f"privacy.mode={self.federation.privacy.mode}: needs sites that share; expected study=[federated], or"
+                " privacy.mode=none"
             )
         if self.federation.privacy.mode in SUMMED and self.engine == "ray":
             raise InputError(
-                f"engine=ray: with privacy={self.federation.privacy.mode} a site keeps keys from one message to the"
-                " next, which Ray's workers do not; expected engine=local"
+                f"engine=ray: with privacy.mode={self.federation.privacy.mode} a site keeps keys from one message to"
+                " the next, which Ray's workers do not; expected engine=local"
             )
         check_range("workers", self.workers, 1, 256)
         check_range("threads", self.threads, 1, 256)
@@ -194,31 +195,9 @@ def data_settings(raw: dict[str, Any]) -> DataSettings:
 
 def run_settings(overrides: Sequence[str]) -> RunSettings:
     """Compose and check ``simulate run``'s settings."""
+    refuse_old_keys(overrides)
     raw, resolved = composed("run", overrides)
     study = raw["study"]
-    rounds = {"count": raw["rounds"], **mapping(raw, "round")}
-    if rounds["public_cases"]:
-        rounds["public_cases"] = str(path(rounds["public_cases"], "round.public_cases").resolve())
-    everyone = not rounds["min_sites"]
-    if everyone:
-        rounds["min_sites"] = 2
-    # Patients and sites are those of the partition (simulations/studies/study.py).
-    privacy = {"mode": raw["privacy"], **mapping(raw, "dp"), "cohort": 1, "sites": 1}
-    federation = RunConfig.from_json(
-        json.dumps(
-            {
-                "name": raw["name"],
-                "seed": raw["seed"],
-                "model": raw["model"],
-                "rounds": rounds,  # before what may follow from it
-                "train": raw["train"],
-                "aggregate": raw["aggregate"],
-                "evaluate": raw["evaluate"],
-                "privacy": privacy,
-                "initial": str(path(raw["initial"], "initial").resolve()) if raw["initial"] else "",
-            }
-        )
-    )
     return RunSettings(
         out=path(raw["out"], "out"),
         study=tuple(study) if isinstance(study, list) else (str(study),),
@@ -228,11 +207,29 @@ def run_settings(overrides: Sequence[str]) -> RunSettings:
         threads=raw["threads"],
         data=data_settings(raw),
         prior_path=optional_path(mapping(raw, "prior")["path"], "prior.path"),
-        federation=federation,
-        everyone=everyone and raw["privacy"] in SUMMED,
+        federation=_federation(raw),
+        everyone=not raw["rounds"]["min_sites"] and raw["privacy"]["mode"] in SUMMED,
         spec=ModelSpec.from_json(json.dumps(raw["model"])),
         resolved=resolved,
     )
+
+
+def _federation(raw: dict[str, Any]) -> RunConfig:
+    """The keys that `server run` has too, as it takes them."""
+    values = {field.name: raw[field.name] for field in fields(RunConfig)}
+    rounds, privacy = dict(raw["rounds"]), dict(raw["privacy"])
+    rounds["min_sites"] = rounds["min_sites"] or 2
+    for key in ("cohort", "sites"):
+        if privacy[key]:
+            raise InputError(f"privacy.{key}={privacy[key]}: expected 0; `simulate run` counts those of its partition")
+        privacy[key] = 1  # until simulations/studies/study.py has counted them
+    rounds["public_cases"] = _whole_path(rounds["public_cases"], "rounds.public_cases")
+    values |= {"rounds": rounds, "privacy": privacy, "initial": _whole_path(raw["initial"], "initial")}
+    return RunConfig.from_json(json.dumps(values))
+
+
+def _whole_path(name: str, key: str) -> str:
+    return str(path(name, key).resolve()) if name else ""
 
 
 def evaluate_settings(overrides: Sequence[str]) -> EvaluateSettings:

@@ -12,7 +12,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-import server.config.hydra_schema  # noqa: F401  # makes ${chosen:...} known
+from server.config.compose import one_line  # with it run_schema and ${chosen:...} are known to Hydra
 from shared_model.core.errors import InputError
 
 # Hydra's words go on with an advice to add the key, which we refuse.
@@ -50,7 +50,7 @@ def composed(name: str, overrides: Sequence[str]) -> tuple[dict[str, Any], str]:
         unknown = _UNKNOWN.match(text)
         if unknown:
             raise InputError(f"simulate {name}: no key {unknown[1]!r}; docs/simulate.md lists the keys") from error
-        raise InputError(f"simulate {name}: {text[:300]}") from error
+        raise InputError(f"simulate {name}: {one_line(error)[:300]}") from error
 
 
 def mapping(raw: dict[str, Any], key: str) -> dict[str, Any]:

@@ -114,9 +114,9 @@ def trial_settings(settings: AblationSettings, name: str, seed: int) -> RunSetti
     """The settings of ``simulate run`` of one trial; phantom hospitals are made once for all variants of a seed."""
     out = settings.out / name / f"seed{seed}"
     own = [f"name=ablation-{name}", f"seed={seed}", f"study=[{settings.study}]", f"out={out}"]
-    # privacy=none: the paper's own comparison, on a researcher's machine
+    # privacy.mode=none: the paper's own comparison, on a researcher's machine
     return run_settings(
-        ["privacy=none", *of_all_trials(settings.out, settings.common), *VARIANTS[name].overrides, *own]
+        ["privacy.mode=none", *of_all_trials(settings.out, settings.common), *VARIANTS[name].overrides, *own]
     )
 
 

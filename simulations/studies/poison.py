@@ -32,7 +32,7 @@ from simulations.studies.study import claim_folder, run_studies
 
 RESULT = "poison.json"
 # Check -> what of `simulate run` asks for it.
-_CHECKS = {"none": ("round.public_step=0", "round.public_worst=0"), "phantoms": (), "patients": ()}
+_CHECKS = {"none": ("rounds.public_step=0", "rounds.public_worst=0"), "phantoms": (), "patients": ()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,15 +76,15 @@ def run_poison(settings: PoisonSettings, bars: Progress) -> str:
 def trial_settings(settings: PoisonSettings, factor: float, check: str, seed: int) -> RunSettings:
     """The settings of ``simulate run`` of one trial."""
     out = settings.out / f"factor{factor:g}" / check / f"seed{seed}"
-    if any(o.startswith("round.public_") for o in settings.common):
+    if any(o.startswith("rounds.public_") for o in settings.common):
         raise InputError(
-            "simulate poison: round.public_*: each trial has its own; name public patients with public=FILE"
+            "simulate poison: rounds.public_*: each trial has its own; name public patients with public=FILE"
         )
-    of = [f"round.public_cases={settings.public}"] if check == "patients" else []
+    of = [f"rounds.public_cases={settings.public}"] if check == "patients" else []
     own = [f"name=poison-{settings.liar}", f"seed={seed}", "study=[federated]", f"out={out}", *_CHECKS[check], *of]
     run = run_settings([*of_all_trials(settings.out, settings.common), *own])
     if run.federation.privacy.mode not in SUMMED:
-        raise InputError(f"simulate poison: privacy={run.federation.privacy.mode}: expected {' or '.join(SUMMED)}")
+        raise InputError(f"simulate poison: privacy.mode={run.federation.privacy.mode}: expected {' or '.join(SUMMED)}")
     return run
 
 

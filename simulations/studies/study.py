@@ -82,7 +82,7 @@ def declared(federation: RunConfig, sites: Sequence[SiteConfig]) -> RunConfig:
 
 
 # What says where, how fast and how patiently to run, and not what comes of it.
-_HARMLESS = ("out", "workers", "engine", "round.deadline_s")
+_HARMLESS = ("out", "workers", "engine", "rounds.deadline_s", "rounds.wait_for_sites_s", "rounds.attempts")
 # What may differ between the runs of a mean over seeds: where their files lie, and their own random starts.
 _OF_ONE_RUN = ("seed", "model.init_seed", "name", "study", "data.root", "prior.path", "threads")
 

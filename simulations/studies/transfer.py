@@ -99,14 +99,14 @@ def trial_settings(settings: TransferSettings, prior: str, steps: int, seed: int
         raise InputError(f"steps={steps}: expected a multiple of {rounds} steps")
     own = [
         f"name=transfer-{prior}",
-        "privacy=none",  # the paper's own comparison, on a researcher's machine
+        "privacy.mode=none",  # the paper's own comparison, on a researcher's machine
         f"seed={seed}",
         f"model.prior={prior}",
         f"model.init_seed={seed}",
         f"study=[{STUDY}]",
-        f"rounds={rounds}",
+        f"rounds.count={rounds}",
         f"train.local_steps={steps // rounds}",
-        f"round.evaluate_every={max(1, rounds // POINTS)}",
+        f"rounds.evaluate_every={max(1, rounds // POINTS)}",
         f"out={settings.out / prior / str(steps) / f'seed{seed}'}",
     ]
     return run_settings(["train.batch_size=1", *of_all_trials(settings.out, settings.common), *own])

@@ -21,21 +21,22 @@ from privacy.secagg.context import Cohort
 from privacy.trust.identity import write_private, write_public
 from privacy.trust.membership import AdmissionRequest
 from server.config.privacy import run_terms
-from server.config.run import PrivacyConfig, RoundsConfig, RunConfig, TrainConfig
+from server.config.run import RunConfig
 from server.rounds.loop import FederationResult, run_federation
 from server.sites.attendance import Members
 from shared_model.network.spec import ModelSpec
 from simulations.engine.quadratic import QuadraticTraining
 from simulations.engine.run import run_local
 from tests.builders.consortium import Consortium, Site
+from tests.builders.run_config import plain_run, privacy_config, rounds_config, train_config
 
 SIZE = 8
 SPEC = ModelSpec(prior="none", adapter="lora").to_json()
 MANIFEST = "a" * 64
-CONFIG = RunConfig(
-    rounds=RoundsConfig(count=1, min_sites=3, attempts=1, evaluate_every=0, deadline_s=20.0, wait_for_sites_s=5.0),
-    train=TrainConfig(local_steps=1, batch_size=1, lr=0.5, lr_final_fraction=1.0),
-    privacy=PrivacyConfig(mode="shared", z=4.0, clip=10.0, cohort=9, sites=3),
+CONFIG = plain_run(
+    rounds=rounds_config(count=1, min_sites=3, attempts=1, evaluate_every=0, deadline_s=20.0, wait_for_sites_s=5.0),
+    train=train_config(local_steps=1, batch_size=1, lr=0.5, lr_final_fraction=1.0),
+    privacy=privacy_config(mode="shared", z=4.0, clip=10.0, cohort=9, sites=3),
 )
 POLICY = {
     "require_plan: true": "require_plan: false",

@@ -9,20 +9,19 @@ import pytest
 
 from client.app import InstalledTraining, client_app
 from server.app import app, federate, run_config
-from server.config.run import PrivacyConfig, RoundsConfig, RunConfig
 from server.runs.failure import ReportedError
 from shared_model.adapter.manifest import initial_vector, load_adapter, vector_hash
 from shared_model.core.errors import InputError
 from shared_model.network.spec import ModelSpec
 from simulations.engine.quadratic import write_sites
 from simulations.engine.run import run_local
+from tests.builders.run_config import plain_run, rounds_config
 
-CONFIG = RunConfig(
-    privacy=PrivacyConfig(mode="none"),
+CONFIG = plain_run(
     name="test",
     seed=5,
     model={"prior": "none"},
-    rounds=RoundsConfig(count=2, min_sites=2),
+    rounds=rounds_config(count=2, min_sites=2),
 )
 
 
@@ -95,7 +94,7 @@ def test_a_broken_run_config_is_refused_before_anything_is_written(tmp_path, cha
 
 
 def test_an_unknown_model_key_is_refused_before_anything_is_written(tmp_path):
-    config = RunConfig(privacy=PrivacyConfig(mode="none"), model={"priorr": "none"})
+    config = plain_run(model={"priorr": "none"})
     with pytest.raises(ReportedError, match=f"exit {InputError.exit_code}: .*unknown key 'priorr'"):
         run_local(client_app(Nudge()), app, write_sites(tmp_path, {"a": 1}), run_config(config, tmp_path / "out"))
     assert not (tmp_path / "out").exists()

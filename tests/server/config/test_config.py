@@ -1,31 +1,20 @@
 """The run's configuration: strict JSON, Hydra's typed schema, and what makes two runs the same."""
 
 import json
-from dataclasses import replace
+import re
+from dataclasses import MISSING, fields, replace
 
 import pytest
-from hydra import compose, initialize
-from hydra.core.config_store import ConfigStore
-from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException
-from omegaconf import OmegaConf
 
-from server.config.hydra_schema import hydra_schema
+from server.config.compose import compose_run
 from server.config.identity import run_identity
-from server.config.run import (
-    AggregateConfig,
-    PrivacyConfig,
-    RoundsConfig,
-    RunConfig,
-    TrainConfig,
-)
+from server.config.run import AggregateConfig, EvaluateConfig, PrivacyConfig, RoundsConfig, RunConfig, TrainConfig
 from shared_model.core.errors import InputError
+from tests.builders.run_config import aggregate_config, plain_run, rounds_config, train_config
 
 
 def test_json_round_trip():
-    config = RunConfig(
-        privacy=PrivacyConfig(mode="none"), name="a.b", seed=3, model={"adapter": "full"}, train=TrainConfig(lr=1)
-    )
+    config = plain_run(name="a.b", seed=3, model={"adapter": "full"}, train=train_config(lr=1))
     assert RunConfig.from_json(config.to_json()) == config
     assert isinstance(config.train.lr, float)
 
@@ -33,11 +22,23 @@ def test_json_round_trip():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"sed":1}', "unknown key sed; expected one of name, seed"),
-        ('{"train":{"lrr":1}}', "unknown key train.lrr"),
-        ('{"train":3}', "train. must be a mapping"),
         ("[]", "the whole must be a mapping"),
         ("{", "not valid JSON"),
+        ('{"sed":1}', "unknown key sed; expected one of name, seed"),
+        ("{}", "key name is missing; server/conf/base.yaml has its default"),
+    ],
+)
+def test_what_is_no_whole_configuration_is_refused(text, message):
+    with pytest.raises(InputError) as caught:
+        RunConfig.from_json(text)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ('{"train":{"lrr":1}}', "unknown key train.lrr"),
+        ('{"train":3}', "train. must be a mapping"),
         ('{"model":[]}', "model must be a mapping"),
         ('{"name":"../x"}', "name must be"),
         ('{"seed":-1}', "seed must be an integer from 0"),
@@ -50,50 +51,82 @@ def test_json_round_trip():
         ('{"rounds":{"deadline_s":-1}}', "deadline_s must be"),
         ('{"aggregate":{"name":"krum"}}', "name must be one of fedavg, fedavgm, fedadam"),
         ('{"privacy":{"mode":"open"}}', "mode must be one of shared, local, site, none"),
-        ("{}", "with privacy.mode=shared: privacy.cohort and privacy.sites"),
+        ('{"privacy":{"mode":"shared"}}', "with privacy.mode=shared: privacy.cohort and privacy.sites"),
         ('{"privacy":{"mode":"shared"}}', "privacy.mode=none trains without privacy"),
         ('{"privacy":{"mode":"shared","cohort":9,"sites":3}}', "rounds.evaluate_every: expected 0"),
     ],
 )
-def test_bad_input_is_one_clear_line(text, message):
+def test_bad_input_is_one_clear_line(change, message):
+    whole = json.loads(plain_run().to_json())
+    for key, value in json.loads(change).items():
+        whole[key] = {**whole[key], **value} if isinstance(value, dict) else value
     with pytest.raises(InputError) as caught:
-        RunConfig.from_json(text)
+        RunConfig.from_json(json.dumps(whole))
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     assert caught.value.exit_code == 2
 
 
-def test_hydra_composes_the_schema_with_overrides_and_refuses_unknown_keys():
-    GlobalHydra.instance().clear()
-    ConfigStore.instance().store(name="run_config_test", node=hydra_schema())
-    with initialize(version_base="1.3", config_path=None):
-        composed = compose(
-            "run_config_test", overrides=["privacy.mode=none", "train.lr=3", "rounds.count=5", "+model.adapter=full"]
-        )
-        config = RunConfig.from_json(json.dumps(OmegaConf.to_container(composed)))
-        assert config.train.lr == 3.0
-        assert config.rounds.count == 5
-        assert config.model == {"adapter": "full"}
-        for bad in ("train.lrr=3", "train.lr=abc", "rounds.count=1.5"):
-            with pytest.raises(HydraException):
-                compose("run_config_test", overrides=[bad])
+def test_defaults_stand_in_the_yaml_alone():
+    """Two places would come to differ, as they did: a key has its default in base.yaml, or no run has one."""
+    kinds = (RunConfig, TrainConfig, RoundsConfig, AggregateConfig, EvaluateConfig, PrivacyConfig)
+    found = [f"{kind.__name__}.{f.name}" for kind in kinds for f in fields(kind)]
+    assert "RunConfig.name" in found
+    said = [
+        f"{kind.__name__}.{f.name}"
+        for kind in kinds
+        for f in fields(kind)
+        if f.default is not MISSING or f.default_factory is not MISSING
+    ]
+    assert said == []
+
+
+def test_hydra_composes_the_typed_keys_with_overrides_and_refuses_unknown_ones():
+    config = compose_run(["privacy.mode=none", "train.lr=3", "rounds.count=5", "model.adapter=lora", "name=12"])
+    assert (config.train.lr, config.rounds.count, config.model["adapter"], config.name) == (3.0, 5, "lora", "12")
+    for bad in ("train.lrr=3", "train.lr=abc", "rounds.count=1.5", "seed=first", "out=here"):
+        with pytest.raises(InputError, match=re.escape(bad.strip("+").split("=")[0])):
+            compose_run(["privacy.mode=none", bad])
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("rounds=6", "rounds.count=6"),
+        ("privacy=none", "privacy.mode=none"),
+        ("dp.epsilon=3", "privacy.epsilon=3"),
+        ("round.deadline_s=60", "rounds.deadline_s=60"),
+        ("+dp.z=1", "privacy.z=1"),
+        ("round=3", "rounds.KEY=VALUE"),
+    ],
+)
+def test_an_old_key_is_refused_with_its_new_name(old, new):
+    with pytest.raises(InputError) as caught:
+        compose_run([old])
+    assert str(caught.value).startswith(f"{old}: ")
+    assert str(caught.value).endswith(f"write {new}")
+    assert caught.value.exit_code == 2
+
+
+def test_a_mapping_for_a_group_is_no_old_key():
+    assert compose_run(["privacy={mode:none,epsilon:3}", "rounds={count:4}"]).privacy.epsilon == 3.0
 
 
 @pytest.mark.parametrize("key", ["public_step", "public_worst"])
 def test_a_limit_below_one_is_refused(key):
     """Whoever means five per cent writes 1.05; 0.05 would take every round back."""
     with pytest.raises(InputError, match=rf"rounds.{key} must be 0 \(no limit\) or a factor from 1"):
-        RoundsConfig(**{key: 0.05})
+        rounds_config(**{key: 0.05})
 
 
 def test_public_patients_count_by_what_they_are_and_only_where_rounds_are_judged(tmp_path):
     one, same, other = (tmp_path / name for name in ("one.npz", "same.npz", "other.npz"))
     for path, content in ((one, b"a"), (same, b"a"), (other, b"b")):
         path.write_bytes(content)
-    config = RunConfig(privacy=PrivacyConfig(mode="none"))
+    config = plain_run()
 
     def identity(**rounds: object) -> str:
-        return run_identity(replace(config, rounds=RoundsConfig(**rounds)), "{}", "m", b"v")
+        return run_identity(replace(config, rounds=rounds_config(**rounds)), "{}", "m", b"v")
 
     assert identity() == identity(public_cases=str(one))
     assert identity(public_step=1.05) != identity()
@@ -104,14 +137,14 @@ def test_public_patients_count_by_what_they_are_and_only_where_rounds_are_judged
 
 
 def test_identity_counts_what_determines_the_result_and_not_patience():
-    config = RunConfig(privacy=PrivacyConfig(mode="none"))
+    config = plain_run()
     same = run_identity(config, "{}", "m", b"v")
-    patient = replace(config, rounds=RoundsConfig(deadline_s=1.0, wait_for_sites_s=1.0, attempts=9))
+    patient = replace(config, rounds=rounds_config(deadline_s=1.0, wait_for_sites_s=1.0, attempts=9))
     assert run_identity(patient, "{}", "m", b"v") == same
     others = [
         run_identity(replace(config, seed=1), "{}", "m", b"v"),
-        run_identity(replace(config, aggregate=AggregateConfig(lr=0.5)), "{}", "m", b"v"),
-        run_identity(replace(config, rounds=RoundsConfig(min_sites=1)), "{}", "m", b"v"),
+        run_identity(replace(config, aggregate=aggregate_config(lr=0.5)), "{}", "m", b"v"),
+        run_identity(replace(config, rounds=rounds_config(min_sites=1)), "{}", "m", b"v"),
         run_identity(config, '{"a":1}', "m", b"v"),
         run_identity(config, "{}", "n", b"v"),
         run_identity(config, "{}", "m", b"w"),

@@ -7,17 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from server.config.run import PrivacyConfig, RoundsConfig, RunConfig, TrainConfig
 from server.record.events import Event, EventLog
 from server.record.journal import StorageError, write_atomic
 from server.runs.failure import ReportedError, read_failure
 from shared_model.core.errors import FedKT3DError, InputError
 from simulations.engine.quadratic import run_quadratic, write_sites
+from tests.builders.run_config import plain_run, rounds_config, train_config
 
-CONFIG = RunConfig(
-    privacy=PrivacyConfig(mode="none"),
-    rounds=RoundsConfig(count=4, min_sites=2, deadline_s=20.0, wait_for_sites_s=5.0),
-    train=TrainConfig(local_steps=3, lr=0.3),
+CONFIG = plain_run(
+    rounds=rounds_config(count=4, min_sites=2, deadline_s=20.0, wait_for_sites_s=5.0),
+    train=train_config(local_steps=3, lr=0.3),
 )
 
 # Lets a run write until its second round is done, and then nothing of any size.

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from server.config.run import AggregateConfig, PrivacyConfig, RoundsConfig, RunConfig, TrainConfig
 from server.rounds.advance import advanced
 from server.rounds.aggregate import UpdateSum, server_optimizer
+from tests.builders.run_config import aggregate_config, plain_run, rounds_config, train_config
 
 BASE = np.array([True, True, False, False])
 
@@ -17,12 +17,11 @@ def masks(stage: str) -> np.ndarray:
 @pytest.mark.parametrize("name", ["fedavg", "fedavgm", "fedadam"])
 def test_momentum_does_not_move_a_base_whose_rounds_are_over(name: str) -> None:
     """Later rounds learn dose minus the base: sites send zeros for it, and it has to stay where it is."""
-    config = RunConfig(
+    config = plain_run(
         model={"prior": "none", "base": "voxel"},
-        privacy=PrivacyConfig(mode="none"),
-        rounds=RoundsConfig(count=6),
-        train=TrainConfig(base_rounds=3),
-        aggregate=AggregateConfig(name=name),
+        rounds=rounds_config(count=6),
+        train=train_config(base_rounds=3),
+        aggregate=aggregate_config(name=name),
     )
     vector = np.zeros(4, dtype=np.float32)
     state = server_optimizer(config.aggregate).initial_state(4)

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from server.config.run import AggregateConfig
 from server.rounds.aggregate import FedAdam, FedAvg, UpdateRejectedError, UpdateSum, server_optimizer
 from shared_model.core.errors import FedKT3DError, InputError
+from tests.builders.run_config import aggregate_config
 
 SITES = st.lists(
     st.tuples(arrays(np.float32, 5, elements=st.floats(-100, 100, width=32)), st.integers(1, 10_000)),
@@ -118,5 +118,5 @@ def test_fedadam_follows_the_paper_without_bias_correction():
 
 
 def test_the_configuration_names_the_optimizer():
-    assert server_optimizer(AggregateConfig(lr=0.5)) == FedAvg(lr=0.5)
-    assert server_optimizer(AggregateConfig(name="fedadam", lr=0.1, tau=0.01)) == FedAdam(lr=0.1, tau=0.01)
+    assert server_optimizer(aggregate_config(lr=0.5)) == FedAvg(lr=0.5)
+    assert server_optimizer(aggregate_config(name="fedadam", lr=0.1, tau=0.01)) == FedAdam(lr=0.1, tau=0.01)

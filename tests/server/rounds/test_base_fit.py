@@ -12,7 +12,6 @@ from client.site.config import SiteConfig
 from client.training.base import base_sums
 from privacy.wire.messages import Reply
 from server.app import federate, run_config
-from server.config.run import PrivacyConfig, RoundsConfig, RunConfig
 from server.record.events import EventLog
 from server.rounds.base_fit import _Fit
 from server.rounds.loop import QuorumError
@@ -24,12 +23,12 @@ from shared_model.core.errors import InputError
 from shared_model.network.spec import ModelSpec
 from simulations.engine.run import run_local
 from simulations.phantom.hospitals import STYLES, write_hospital
+from tests.builders.run_config import plain_run, rounds_config
 
 MODEL = {"prior": "none", "base": "ridge", "base_fourier": 10, "shape": [16, 16, 16]}
-CONFIG = RunConfig(
-    privacy=PrivacyConfig(mode="none"),
+CONFIG = plain_run(
     model=MODEL,
-    rounds=RoundsConfig(count=1, min_sites=2, attempts=1, evaluate_every=0, wait_for_sites_s=20.0),
+    rounds=rounds_config(count=1, min_sites=2, attempts=1, evaluate_every=0, wait_for_sites_s=20.0),
 )
 
 

@@ -13,7 +13,6 @@ from privacy.dp.encoding import RING_TYPES
 from privacy.dp.ledger import SiteLedger
 from privacy.dp.terms import Terms
 from server.config.privacy import privacy_line, privacy_report, releases, run_terms
-from server.config.run import AggregateConfig, PrivacyConfig, RoundsConfig, RunConfig, TrainConfig
 from server.record.journal import Journal
 from server.rounds.advance import replayed
 from server.rounds.loop import FederationResult, QuorumError
@@ -21,11 +20,12 @@ from server.rounds.ring_sum import RingSum
 from shared_model.core.errors import FedKT3DError, InputError
 from simulations.engine.faults import Fault, faulty
 from simulations.engine.quadratic import QuadraticTraining, centre, run_quadratic, write_sites
+from tests.builders.run_config import aggregate_config, plain_run, privacy_config, rounds_config, train_config
 
 PATIENTS = {"alpha": 5, "beta": 2, "delta": 4, "gamma": 9}
-ROUNDS = RoundsConfig(count=3, min_sites=3, deadline_s=20.0, wait_for_sites_s=20.0, attempts=2, evaluate_every=0)
-SHARED = PrivacyConfig(mode="shared", z=4.0, clip=10.0, cohort=20, sites=4)
-CONFIG = RunConfig(rounds=ROUNDS, train=TrainConfig(local_steps=1, lr=0.5, lr_final_fraction=1.0), privacy=SHARED)
+ROUNDS = rounds_config(count=3, min_sites=3, deadline_s=20.0, wait_for_sites_s=20.0, attempts=2, evaluate_every=0)
+SHARED = privacy_config(mode="shared", z=4.0, clip=10.0, cohort=20, sites=4)
+CONFIG = plain_run(rounds=ROUNDS, train=train_config(local_steps=1, lr=0.5, lr_final_fraction=1.0), privacy=SHARED)
 
 
 @pytest.fixture
@@ -196,7 +196,7 @@ def test_a_site_without_a_ledger_or_with_an_edited_one_releases_nothing(tmp_path
 
 def test_momentum_and_adam_step_on_the_released_direction(tmp_path, nodes):
     for name in ("fedavgm", "fedadam"):
-        config = replace(CONFIG, aggregate=AggregateConfig(name=name, lr=0.1), rounds=replace(ROUNDS, count=2))
+        config = replace(CONFIG, aggregate=aggregate_config(name=name, lr=0.1), rounds=replace(ROUNDS, count=2))
         result: FederationResult = run_quadratic(tmp_path / name, config, nodes)
         assert np.isfinite(result.vector).all()
         assert result.vector.any()
@@ -261,7 +261,7 @@ def test_a_killed_coordinator_goes_on_with_the_sum_that_it_had(tmp_path, nodes, 
 
 @pytest.mark.parametrize("name", ["fedavg", "fedavgm", "fedadam"])
 def test_the_kept_sums_give_the_adapter_to_the_bit(tmp_path, nodes, name):
-    config = replace(CONFIG, aggregate=AggregateConfig(name=name, lr=0.3))
+    config = replace(CONFIG, aggregate=aggregate_config(name=name, lr=0.3))
     result = run_quadratic(tmp_path / "out", config, nodes)
     initial = np.zeros(64, np.float32)
     assert replayed(tmp_path / "out", config, initial, everything, result.history).tobytes() == result.vector.tobytes()

@@ -8,7 +8,6 @@ import pytest
 
 from client.app import client_app
 from privacy.dp.ledger import SiteLedger
-from server.config.run import AggregateConfig, PrivacyConfig, RoundsConfig, RunConfig, TrainConfig
 from server.record.history import PublicVerdict, RoundRecord
 from server.record.journal import Journal
 from server.rounds.advance import replayed
@@ -17,15 +16,16 @@ from server.runs.show import rounds_table
 from shared_model.core.errors import InputError
 from simulations.engine.faults import PoisonedTraining
 from simulations.engine.quadratic import QuadraticTraining, centre, run_quadratic, write_sites
+from tests.builders.run_config import aggregate_config, plain_run, privacy_config, rounds_config, train_config
 
 PATIENTS = {"alpha": 50, "beta": 20, "delta": 40, "gamma": 90}
-ROUNDS = RoundsConfig(
+ROUNDS = rounds_config(
     count=6, min_sites=3, deadline_s=20.0, wait_for_sites_s=20.0, attempts=1, evaluate_every=0, public_step=1.05
 )
 # Little noise, and few enough rounds that honest ones still gain more than it adds.
-SHARED = PrivacyConfig(mode="shared", z=0.1, clip=12.0, cohort=200, sites=4)
-TRAIN = TrainConfig(local_steps=1, lr=0.5, lr_final_fraction=1.0)
-CONFIG = RunConfig(rounds=ROUNDS, train=TRAIN, privacy=SHARED)
+SHARED = privacy_config(mode="shared", z=0.1, clip=12.0, cohort=200, sites=4)
+TRAIN = train_config(local_steps=1, lr=0.5, lr_final_fraction=1.0)
+CONFIG = plain_run(rounds=ROUNDS, train=TRAIN, privacy=SHARED)
 GOAL = sum(n * centre(site, 64).astype(float) for site, n in PATIENTS.items()) / 200
 
 
@@ -83,7 +83,7 @@ def test_rounds_with_poison_are_taken_back_and_the_others_count(tmp_path, nodes)
 def test_momentum_of_a_round_that_was_taken_back_is_gone(tmp_path, nodes):
     """The rounds after it are those that would have come without it."""
     config = replace(
-        CONFIG, aggregate=AggregateConfig(name="fedavgm", lr=0.5, beta1=0.3), rounds=replace(ROUNDS, count=4)
+        CONFIG, aggregate=aggregate_config(name="fedavgm", lr=0.5, beta1=0.3), rounds=replace(ROUNDS, count=4)
     )
     result = run_quadratic(tmp_path / "out", config, nodes, app=poisoned(-6.0, (2,)), check=distance)
     assert [r.round for r in result.history if r.rolled_back] == [2]
@@ -107,7 +107,7 @@ def test_mode_none_is_judged_where_asked_and_scored_at_its_early_end(tmp_path, n
             return (-30 * update if site.site == "alpha" else update), metrics
 
     rounds = replace(ROUNDS, evaluate_every=5, public_step=1.05)
-    config = replace(CONFIG, rounds=rounds, privacy=PrivacyConfig(mode="none"))
+    config = replace(CONFIG, rounds=rounds, privacy=privacy_config(mode="none"))
     result = run_quadratic(tmp_path / "out", config, nodes, app=client_app(Lies(64)), check=distance)
     assert result.rounds == 3
     assert not result.vector.any()

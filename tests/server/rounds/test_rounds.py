@@ -13,17 +13,18 @@ import numpy as np
 import pytest
 
 from client.app import client_app
-from server.config.run import AggregateConfig, PrivacyConfig, RoundsConfig, RunConfig, TrainConfig
+from server.config.run import RunConfig, TrainConfig
 from server.config.schedule import round_lr, round_stage
 from server.rounds.loop import FederationResult, QuorumError, run_federation
 from shared_model.core.errors import InputError
 from simulations.engine.faults import Fault, faulty
 from simulations.engine.quadratic import MANIFEST_HASH, SPEC_JSON, QuadraticTraining, centre, run_quadratic, write_sites
 from simulations.engine.run import LocalGrid
+from tests.builders.run_config import aggregate_config, plain_run, rounds_config, train_config
 
 PATIENTS = {"alpha": 5, "beta": 2, "gamma": 9}
-FAST = RoundsConfig(count=4, min_sites=2, deadline_s=20.0, wait_for_sites_s=20.0, attempts=2)
-CONFIG = RunConfig(privacy=PrivacyConfig(mode="none"), rounds=FAST, train=TrainConfig(local_steps=3, lr=0.3))
+FAST = rounds_config(count=4, min_sites=2, deadline_s=20.0, wait_for_sites_s=20.0, attempts=2)
+CONFIG = plain_run(rounds=FAST, train=train_config(local_steps=3, lr=0.3))
 
 
 @pytest.fixture
@@ -37,7 +38,7 @@ def sha(result: FederationResult) -> str:
 
 def test_converges_to_the_mean_of_the_centres_weighted_by_patients(tmp_path, nodes):
     rounds = replace(FAST, count=30)
-    config = replace(CONFIG, rounds=rounds, train=TrainConfig(local_steps=10, lr=0.5, lr_final_fraction=1.0))
+    config = replace(CONFIG, rounds=rounds, train=train_config(local_steps=10, lr=0.5, lr_final_fraction=1.0))
     result = run_quadratic(tmp_path / "out", config, nodes)
     optimum = sum(n * centre(site, 64).astype(np.float64) for site, n in PATIENTS.items()) / sum(PATIENTS.values())
     assert np.abs(result.vector - optimum).max() < 0.02
@@ -50,7 +51,7 @@ def test_converges_to_the_mean_of_the_centres_weighted_by_patients(tmp_path, nod
 
 
 def test_one_round_equals_the_plain_weighted_mean_of_the_updates(tmp_path, nodes):
-    config = replace(CONFIG, rounds=replace(FAST, count=1), train=TrainConfig(local_steps=1, lr=1.0))
+    config = replace(CONFIG, rounds=replace(FAST, count=1), train=train_config(local_steps=1, lr=1.0))
     result = run_quadratic(tmp_path / "out", config, nodes)
     updates = []
     for site, weight in PATIENTS.items():
@@ -60,12 +61,12 @@ def test_one_round_equals_the_plain_weighted_mean_of_the_updates(tmp_path, nodes
 
 
 def test_equal_weighting_counts_each_site_once(tmp_path, nodes):
-    config = replace(CONFIG, aggregate=AggregateConfig(weighting="equal"))
+    config = replace(CONFIG, aggregate=aggregate_config(weighting="equal"))
     result = run_quadratic(tmp_path / "out", config, nodes)
     assert result.history[0].sites == {"alpha": 1, "beta": 1, "gamma": 1}
 
 
-@pytest.mark.parametrize("aggregate", [AggregateConfig(), AggregateConfig(name="fedadam", lr=0.1)])
+@pytest.mark.parametrize("aggregate", [aggregate_config(), aggregate_config(name="fedadam", lr=0.1)])
 def test_same_hash_for_any_number_of_workers_and_any_order_of_replies(tmp_path, nodes, aggregate):
     config = replace(CONFIG, aggregate=aggregate)
     first = run_quadratic(tmp_path / "a", config, nodes)
@@ -109,7 +110,7 @@ def start(out: Path, config: RunConfig, nodes) -> subprocess.Popen:
 
 def test_resumes_after_kill_9_at_random_moments_and_ends_with_the_same_hash(tmp_path, nodes):
     rounds = replace(FAST, count=8, evaluate_every=3)
-    config = replace(CONFIG, rounds=rounds, aggregate=AggregateConfig(name="fedadam", lr=0.1))
+    config = replace(CONFIG, rounds=rounds, aggregate=aggregate_config(name="fedadam", lr=0.1))
     whole = run_quadratic(tmp_path / "whole", config, nodes, size=20_000, app=client_app(QuadraticTraining(20_000)))
     out, kills = tmp_path / "killed", 0
     events = out / "events.jsonl"
@@ -140,7 +141,7 @@ def test_another_configuration_in_the_same_folder_is_refused_and_nothing_is_writ
     run_quadratic(out, CONFIG, nodes)
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     with pytest.raises(InputError, match="another configuration"):
-        run_quadratic(out, replace(CONFIG, train=TrainConfig(local_steps=3, lr=0.2)), nodes)
+        run_quadratic(out, replace(CONFIG, train=train_config(local_steps=3, lr=0.2)), nodes)
     with pytest.raises(InputError, match="another configuration"):
         run_quadratic(out, CONFIG, nodes, size=65, app=client_app(QuadraticTraining(65)))
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
@@ -206,7 +207,7 @@ def test_a_site_that_joins_late_takes_part_from_the_next_round(tmp_path, nodes):
 
 
 def test_learning_rate_falls_by_half_a_cosine():
-    train = TrainConfig(lr=1.0, lr_final_fraction=0.1)
+    train = train_config(lr=1.0, lr_final_fraction=0.1)
     rates = [round_lr(train, n, 5) for n in range(1, 6)]
     np.testing.assert_allclose(rates, [1.0, 0.868198, 0.55, 0.231802, 0.1], atol=1e-6)
     assert round_lr(train, 1, 1) == 1.0
@@ -233,7 +234,7 @@ class Other(QuadraticTraining):
 
 
 def test_stage_a_comes_first_and_its_curriculum_ends_with_all_conditions() -> None:
-    train = TrainConfig(any2any_share=0.5, curriculum="rising")
+    train = train_config(any2any_share=0.5, curriculum="rising")
     plan = [round_stage(train, number, 10) for number in range(1, 11)]
     assert plan[:5] == [("any2any", pytest.approx(least)) for least in (0.0, 0.25, 0.5, 0.75, 1.0)]
     assert plan[5:] == [("dose", 0.0)] * 5
@@ -242,10 +243,10 @@ def test_stage_a_comes_first_and_its_curriculum_ends_with_all_conditions() -> No
 @pytest.mark.parametrize(
     ("train", "stages"),
     [
-        (TrainConfig(), [("dose", 0.0)] * 3),
-        (TrainConfig(stage="any2any"), [("any2any", 0.0)] * 3),
-        (TrainConfig(stage="any2any", curriculum="rising"), [("any2any", 0.0), ("any2any", 0.5), ("any2any", 1.0)]),
-        (TrainConfig(any2any_share=0.3, curriculum="rising"), [("any2any", 1.0), ("dose", 0.0), ("dose", 0.0)]),
+        (train_config(), [("dose", 0.0)] * 3),
+        (train_config(stage="any2any"), [("any2any", 0.0)] * 3),
+        (train_config(stage="any2any", curriculum="rising"), [("any2any", 0.0), ("any2any", 0.5), ("any2any", 1.0)]),
+        (train_config(any2any_share=0.3, curriculum="rising"), [("any2any", 1.0), ("dose", 0.0), ("dose", 0.0)]),
     ],
 )
 def test_stages_of_three_rounds(train: TrainConfig, stages: list[tuple[str, float]]) -> None:
@@ -253,7 +254,7 @@ def test_stages_of_three_rounds(train: TrainConfig, stages: list[tuple[str, floa
 
 
 def test_rounds_of_the_base_come_first_with_a_learning_rate_of_their_own() -> None:
-    train = TrainConfig(lr=1.0, lr_final_fraction=0.1, base_rounds=3, base_lr=2.0, any2any_share=0.5)
+    train = train_config(lr=1.0, lr_final_fraction=0.1, base_rounds=3, base_lr=2.0, any2any_share=0.5)
     plan = [(*round_stage(train, n, 7), round_lr(train, n, 7)) for n in range(1, 8)]
     assert [stage for stage, _, _ in plan] == ["base"] * 3 + ["any2any"] * 2 + ["dose"] * 2
     assert [rate for _, _, rate in plan] == pytest.approx([2.0, 1.1, 0.2, 1.0, 0.775, 0.325, 0.1])
@@ -262,4 +263,4 @@ def test_rounds_of_the_base_come_first_with_a_learning_rate_of_their_own() -> No
 @pytest.mark.parametrize(("base", "rounds"), [("voxel", 0), ("voxel", 16), ("none", 1), ("ridge", 1)])
 def test_rounds_of_the_base_belong_to_a_base_that_trains(base: str, rounds: int) -> None:
     with pytest.raises(InputError, match="base_rounds"):
-        RunConfig(privacy=PrivacyConfig(mode="none"), model={"base": base}, train=TrainConfig(base_rounds=rounds))
+        plain_run(model={"base": base}, train=train_config(base_rounds=rounds))

@@ -6,15 +6,16 @@ from typing import Any
 
 import pytest
 
-from server.config.run import PrivacyConfig, RunConfig
+from server.config.run import RunConfig
 from server.deployment.home import ServerHome, create
 from server.record.journal import Journal
 from server.runs import index as runs
 from server.runs import submission
 from server.runs.submission import Submission
 from shared_model.core.errors import InputError
+from tests.builders.run_config import plain_run
 
-PLAIN = RunConfig(privacy=PrivacyConfig(mode="none"))
+PLAIN = plain_run()
 
 
 class Ledger:

@@ -11,7 +11,7 @@ from flwr.common.constant import ErrorCode
 
 from client.app import client_app
 from privacy.wire.messages import SITE_STOPS
-from server.config.run import PrivacyConfig, RoundsConfig, RunConfig, TrainConfig
+from server.config.run import RunConfig
 from server.record.history import DROP_REASONS
 from server.rounds.loop import run_federation
 from server.sites.attendance import Members, Register
@@ -20,10 +20,11 @@ from server.sites.patience import patiently
 from simulations.engine.faults import Fault, faulty
 from simulations.engine.quadratic import MANIFEST_HASH, SPEC_JSON, QuadraticTraining, run_quadratic, write_sites
 from simulations.engine.run import LocalGrid
+from tests.builders.run_config import plain_run, rounds_config, train_config
 
 PATIENTS = {"alpha": 5, "beta": 2, "gamma": 9}
-FAST = RoundsConfig(count=4, min_sites=2, deadline_s=20.0, wait_for_sites_s=5.0, attempts=2)
-CONFIG = RunConfig(privacy=PrivacyConfig(mode="none"), rounds=FAST, train=TrainConfig(local_steps=3, lr=0.3))
+FAST = rounds_config(count=4, min_sites=2, deadline_s=20.0, wait_for_sites_s=5.0, attempts=2)
+CONFIG = plain_run(rounds=FAST, train=train_config(local_steps=3, lr=0.3))
 
 
 @pytest.fixture

@@ -13,11 +13,11 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from client.app import client_app
 from privacy.wire.vectors import pack_vector, unpack_vector
-from server.config.run import PrivacyConfig, RoundsConfig, RunConfig
 from server.rounds.loop import run_federation
 from shared_model.core.errors import InputError
 from simulations.engine.quadratic import MANIFEST_HASH, SPEC_JSON, QuadraticTraining, run_quadratic, write_sites
 from simulations.engine.run import LocalGrid, NoAnswer, run_local, run_ray
+from tests.builders.run_config import plain_run, rounds_config
 
 
 def app_of(train) -> ClientApp:
@@ -97,7 +97,7 @@ def test_nodes_get_their_own_configuration_and_identity():
 
 def test_several_grids_run_at_the_same_time_and_leave_flowers_identity_alone(tmp_path):
     before = vars(TaskIdentity).get("_run_id"), vars(TaskIdentity).get("_task_id")
-    config = RunConfig(privacy=PrivacyConfig(mode="none"), rounds=RoundsConfig(count=4, min_sites=3))
+    config = plain_run(rounds=rounds_config(count=4, min_sites=3))
     nodes = write_sites(tmp_path, {"a": 1, "b": 2, "c": 3})
     results = {}
 
@@ -188,7 +188,7 @@ def test_ray_says_what_to_install():
 
 @pytest.mark.skipif(not HAVE_RAY, reason="needs the extra ray")
 def test_ray_ends_with_the_same_vector_and_passes_errors_on(tmp_path):
-    config = RunConfig(privacy=PrivacyConfig(mode="none"), rounds=RoundsConfig(count=2, min_sites=3))
+    config = plain_run(rounds=rounds_config(count=2, min_sites=3))
     nodes = write_sites(tmp_path, {"a": 1, "b": 2, "c": 3})
     initial = np.zeros(64, np.float32)
 

@@ -10,17 +10,16 @@ import pytest
 
 from client.app import client_app
 from server.app import federation_report
-from server.config.run import PrivacyConfig, RoundsConfig, RunConfig, TrainConfig
 from shared_model.core.errors import InputError
 from simulations.engine.faults import FAULTS, FailingTraining, Fault, faulty
 from simulations.engine.quadratic import QuadraticTraining, run_quadratic, write_sites
+from tests.builders.run_config import plain_run, rounds_config, train_config
 
 NAME = "DOE^JANE"
 PATIENTS = {"alpha": 5, "beta": 2, "gamma": 9}
-CONFIG = RunConfig(
-    privacy=PrivacyConfig(mode="none"),
-    rounds=RoundsConfig(count=3, min_sites=2, deadline_s=20.0, wait_for_sites_s=20.0),
-    train=TrainConfig(local_steps=2, lr=0.3),
+CONFIG = plain_run(
+    rounds=rounds_config(count=3, min_sites=2, deadline_s=20.0, wait_for_sites_s=20.0),
+    train=train_config(local_steps=2, lr=0.3),
 )
 # Long enough for the healthy sites of a busy machine, and all that a test of silence has to wait for.
 IMPATIENT = replace(CONFIG, rounds=replace(CONFIG.rounds, deadline_s=1.0))

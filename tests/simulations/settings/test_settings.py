@@ -1,9 +1,15 @@
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from server.config.compose import compose_run
 from shared_model.core.errors import InputError
 from simulations.settings.commands import evaluate_settings, pretrain_settings, run_settings
+from simulations.settings.series import ablation_settings, poison_settings, transfer_settings
+from simulations.studies import ablation, poison, transfer
 
 
 def test_defaults_compose() -> None:
@@ -13,7 +19,7 @@ def test_defaults_compose() -> None:
     assert (federation.privacy.mode, federation.privacy.clip) == ("shared", 0.05)
     assert (federation.train.local_steps, federation.train.base_rounds, federation.train.base_lr) == (1, 16, 0.2)
     assert (settings.spec.adapter, settings.spec.base, settings.everyone) == ("base", "phantom", True)
-    plain = run_settings(["privacy=none"]).federation
+    plain = run_settings(["privacy.mode=none"]).federation
     assert (plain.train.local_steps, plain.train.base_rounds, plain.train.base_lr) == (25, 0, 0.008)
     assert (plain.model["adapter"], plain.model["base"], plain.privacy.clip) == ("full", "none", 1.0)
     assert settings.data.kind == "phantom"
@@ -23,13 +29,13 @@ def test_defaults_compose() -> None:
 
 def test_overrides_reach_the_federation(tmp_path: Path) -> None:
     settings = run_settings(
-        ["privacy=none", "rounds=3", "seed=7", "train.lr=1e-4", "study=[local,federated]", f"out={tmp_path}"]
+        ["privacy.mode=none", "rounds.count=3", "seed=7", "train.lr=1e-4", "study=[local,federated]", f"out={tmp_path}"]
     )
     assert settings.federation.rounds.count == 3
     assert settings.federation.seed == 7
     assert settings.federation.train.lr == 1e-4
     assert settings.study == ("local", "federated")
-    assert "rounds: 3" in settings.resolved
+    assert "count: 3" in settings.resolved
 
 
 @pytest.mark.parametrize(
@@ -37,13 +43,13 @@ def test_overrides_reach_the_federation(tmp_path: Path) -> None:
     [
         ("rouns=3", "no key 'rouns'"),
         ("train.lrr=3", "lrr"),
-        ("rounds=0", "count"),
-        ("rounds=many", "count"),
+        ("rounds.count=0", "count"),
+        ("rounds.count=many", "rounds.count=many"),
         ("study=[magic]", "study"),
         ("study=[]", "study"),
         ("engine=warp", "engine"),
         ("workers=0", "workers"),
-        ("privacy=lax", "mode"),
+        ("privacy.mode=lax", "mode"),
         ("model.adapter=huge", "adapter"),
         ("model.shape=[32,32,31]", "shape"),
         ("data=mars", "mars"),
@@ -54,8 +60,11 @@ def test_overrides_reach_the_federation(tmp_path: Path) -> None:
         ("+data.bogus=1", "+data.bogus=1"),
         ("~seed", "~seed"),
         ("out=null", "out"),
-        ("round=3", "round"),
-        ("round=null", "round"),
+        ("train=3", "train"),
+        ("train=null", "train"),
+        ("seed=first", "seed=first"),
+        ("privacy.cohort=4", "privacy.cohort=4"),
+        ("privacy.sites=4", "privacy.sites=4"),
         ("data=3", "group"),
         ("data.kind=mars", "data.kind"),
         ("data.root=[1]", "data.root"),
@@ -69,9 +78,49 @@ def test_a_bad_override_is_one_line_that_names_the_key(override: str, words: str
     assert "\n" not in str(caught.value)
 
 
+def ablation_trial(overrides: Sequence[str]) -> object:
+    return ablation.trial_settings(ablation_settings(overrides), "lora", 0)
+
+
+def transfer_trial(overrides: Sequence[str]) -> object:
+    return transfer.trial_settings(transfer_settings(overrides), "none", 1000, 0)
+
+
+def poison_trial(overrides: Sequence[str]) -> object:
+    return poison.trial_settings(poison_settings(overrides), -4.0, "phantoms", 0)
+
+
+@pytest.mark.parametrize("settings_of", [run_settings, ablation_trial, transfer_trial, poison_trial])
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("rounds=6", "rounds.count=6"),
+        ("privacy=local", "privacy.mode=local"),
+        ("dp.epsilon=3", "privacy.epsilon=3"),
+        ("round.public_cases=a.npz", "rounds.public_cases=a.npz"),
+    ],
+)
+def test_an_old_key_is_refused_with_its_new_name(
+    settings_of: Callable[[Sequence[str]], object], old: str, new: str
+) -> None:
+    settings_of([])
+    with pytest.raises(InputError, match=f"^{re.escape(old)}: .*; write {re.escape(new)}$"):
+        settings_of([old])
+
+
+def test_simulate_and_server_run_share_their_keys_and_defaults() -> None:
+    """What differs is that here the end alone is scored, and that sites and patients are those of the partition."""
+    for mode in ("none", "local", "shared", "site"):
+        here = run_settings([f"privacy.mode={mode}"]).federation
+        there = compose_run([f"privacy.mode={mode}", "privacy.cohort=1", "rounds.min_sites=3"], sites=3)
+        counted = replace(there.privacy, cohort=1, sites=1)
+        rounds = replace(there.rounds, min_sites=2, evaluate_every=0)
+        assert here == replace(there, privacy=counted, rounds=rounds)
+
+
 def test_ray_has_one_thread_a_worker() -> None:
     with pytest.raises(InputError, match="expected threads=1"):
-        run_settings(["privacy=none", "engine=ray", "threads=2"])
+        run_settings(["privacy.mode=none", "engine=ray", "threads=2"])
 
 
 def test_openkbp_needs_a_folder_that_holds_it(tmp_path: Path) -> None:

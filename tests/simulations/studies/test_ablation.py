@@ -12,7 +12,7 @@ from simulations.studies import ablation
 from simulations.studies.ablation import FULL, VARIANTS, chosen, run_ablation, trial_settings
 
 TINY = [
-    "model.prior=none", "model.shape=[16,16,16]", "rounds=2", "train.local_steps=1", "train.batch_size=1",
+    "model.prior=none", "model.shape=[16,16,16]", "rounds.count=2", "train.local_steps=1", "train.batch_size=1",
     "data.sites=2", "data.patients=3", "workers=1", "variants=[scratch,condition_causal]", "seeds=[0]", "steps=[1,2]",
 ]  # fmt: skip
 
@@ -22,7 +22,7 @@ def bars() -> Progress:
 
 
 def test_every_variant_composes_and_none_is_another(tmp_path: Path) -> None:
-    settings = ablation_settings(["rounds=10", f"out={tmp_path}"])
+    settings = ablation_settings(["rounds.count=10", f"out={tmp_path}"])
     runs = {name: trial_settings(settings, name, 1) for name in chosen(settings.variants)}
     assert list(runs) == list(VARIANTS)
     identities = {(run.federation.to_json().replace(f"ablation-{name}", "")) for name, run in runs.items()}

@@ -14,7 +14,7 @@ from simulations.studies.poison import Trial, run_poison, table_markdown, trial_
 
 # Noise next to nothing: what is seen is the lie.
 TINY = [
-    "data.sites=3", "data.patients=3", "rounds=4", "workers=1", "dp.epsilon=1000", "seeds=[0]",
+    "data.sites=3", "data.patients=3", "rounds.count=4", "workers=1", "privacy.epsilon=1000", "seeds=[0]",
 ]  # fmt: skip
 
 
@@ -23,12 +23,12 @@ def bars() -> Progress:
 
 
 def test_trials_differ_in_the_check_alone(tmp_path: Path) -> None:
-    settings = poison_settings([f"out={tmp_path}", "rounds=5"])
+    settings = poison_settings([f"out={tmp_path}", "rounds.count=5"])
     open_, checked = (trial_settings(settings, -4, check, 1) for check in ("none", "phantoms"))
     assert (open_.federation.rounds.public_step, open_.federation.rounds.public_worst) == (0.0, 0.0)
     assert (checked.federation.rounds.public_step, checked.federation.rounds.public_worst) == (1.05, 1.15)
     assert checked.federation.privacy.mode == "shared"
-    named = poison_settings([f"out={tmp_path}", "rounds=5", "public=some/cases.npz"])
+    named = poison_settings([f"out={tmp_path}", "rounds.count=5", "public=some/cases.npz"])
     assert trial_settings(named, -4, "patients", 1).federation.rounds.public_cases == str(
         Path("some/cases.npz").resolve()
     )
@@ -38,19 +38,26 @@ def test_trials_differ_in_the_check_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("overrides", "what"),
     [
-        (["privacy=none"], "privacy=none: expected shared or site"),
-        (["round.public_step=2.0"], "round.public_"),
+        (["privacy.mode=none"], "privacy.mode=none: expected shared or site"),
+        (["rounds.public_step=2.0"], "rounds.public_"),
         (["liar=3", "data.sites=3", "data.patients=2"], "liar=3: expected 0 to 2"),
     ],
 )
 def test_what_would_make_a_wrong_table_is_refused(tmp_path: Path, overrides: list[str], what: str) -> None:
     with pytest.raises(InputError, match=re.escape(what)):
-        run_poison(poison_settings([*overrides, "factors=[-4]", "rounds=2", f"out={tmp_path}"]), bars())
+        run_poison(poison_settings([*overrides, "factors=[-4]", "rounds.count=2", f"out={tmp_path}"]), bars())
 
 
 def test_poison_is_taken_back_and_the_study_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = poison_settings(
-        [*TINY, "dp.clip=0.3", "train.base_lr=0.5", "train.lr_final_fraction=1.0", "factors=[-4]", f"out={tmp_path}"]
+        [
+            *TINY,
+            "privacy.clip=0.3",
+            "train.base_lr=0.5",
+            "train.lr_final_fraction=1.0",
+            "factors=[-4]",
+            f"out={tmp_path}",
+        ]
     )
     table = run_poison(settings, bars())
     open_, checked = ([cell.strip() for cell in line.split("|")] for line in table.splitlines()[2:4])

@@ -22,8 +22,8 @@ from simulations.studies.pretrain import pretrain
 from simulations.studies.study import check_alike, claim_folder, plan_jobs, run_studies
 
 TINY = [
-    "model.prior=none", "model.shape=[16,16,16]", "rounds=2", "train.local_steps=2", "train.batch_size=1",
-    "data.sites=2", "data.patients=3", "workers=2", "privacy=none",
+    "model.prior=none", "model.shape=[16,16,16]", "rounds.count=2", "train.local_steps=2", "train.batch_size=1",
+    "data.sites=2", "data.patients=3", "workers=2", "privacy.mode=none",
 ]  # fmt: skip
 
 
@@ -101,15 +101,21 @@ def test_results_of_other_data_or_studies_are_never_mixed(data: str, tmp_path: P
     with pytest.raises(InputError, match=change.split("=")[0]):
         claim_folder(run_settings([*TINY, data, f"out={tmp_path}", "study=[federated]", change]))
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
-    for harmless in ("workers=1", "round.deadline_s=60", "study=[federated,local]"):
+    for harmless in (
+        "workers=1",
+        "rounds.deadline_s=60",
+        "rounds.wait_for_sites_s=60",
+        "rounds.attempts=1",
+        "study=[federated,local]",
+    ):
         claim_folder(run_settings([*TINY, data, f"out={tmp_path}", harmless]))
 
 
 def test_a_mean_over_seeds_is_of_runs_that_differ_in_nothing_else(tmp_path: Path) -> None:
-    for name, more in {"a": [], "b": ["seed=1", "model.init_seed=1"], "c": ["seed=2", "rounds=5"]}.items():
+    for name, more in {"a": [], "b": ["seed=1", "model.init_seed=1"], "c": ["seed=2", "rounds.count=5"]}.items():
         claim_folder(run_settings([*TINY, *more, f"out={tmp_path / name}"]))
     check_alike([tmp_path / "a", tmp_path / "b"])
-    with pytest.raises(InputError, match=r"rounds=5, in .*a 2; expected runs that differ in their seed alone"):
+    with pytest.raises(InputError, match=r"rounds\.count=5, in .*a 2; expected runs that differ in their seed alone"):
         check_alike([tmp_path / "a", tmp_path / "b", tmp_path / "c"])
     with pytest.raises(InputError, match=r"config\.yaml"):
         check_alike([tmp_path / "a", tmp_path / "nowhere"])
@@ -137,8 +143,8 @@ def test_evaluate_and_pretrain_write_over_nothing(data: str, tmp_path: Path) -> 
 
 @pytest.mark.e2e
 def test_killed_anywhere_it_resumes_to_the_same_adapter(data: str, tmp_path: Path) -> None:
-    whole = run(data, tmp_path / "whole", "rounds=4")
-    command = [sys.executable, "-m", "simulations.cli", "run", *TINY, data, f"out={tmp_path / 'cut'}", "rounds=4"]
+    whole = run(data, tmp_path / "whole", "rounds.count=4")
+    command = [sys.executable, "-m", "simulations.cli", "run", *TINY, data, f"out={tmp_path / 'cut'}", "rounds.count=4"]
     events = tmp_path / "cut" / "studies" / "federated" / "events.jsonl"
     for rounds in (1, 3):
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -186,7 +192,14 @@ def test_bad_input_is_one_line_and_exit_code_2(
 
 def test_a_private_run_says_what_it_cost(data: str, tmp_path: Path) -> None:
     """Three hospitals share the noise of two steps on the base; no loss leaves, and the ledgers have them all."""
-    private = ["data.sites=3", "privacy=shared", "train.local_steps=1", "dp.z=2.0", "dp.clip=0.05", "dp.views=1"]
+    private = [
+        "data.sites=3",
+        "privacy.mode=shared",
+        "train.local_steps=1",
+        "privacy.z=2.0",
+        "privacy.clip=0.05",
+        "privacy.views=1",
+    ]
     base = ["model.base=voxel", "model.adapter=base", "train.base_rounds=2"]
     summary = run(data, tmp_path, *private, *base)
     privacy = summary["privacy"]
@@ -209,5 +222,5 @@ def test_a_private_run_says_what_it_cost(data: str, tmp_path: Path) -> None:
     assert all(row["loss"] == "" for row in csv.DictReader((tmp_path / "curves.csv").open()))
     with pytest.raises(InputError, match="study=\\[federated\\]"):
         run_settings([*TINY, *private, "study=[federated,local]"])
-    with pytest.raises(InputError, match="engine=ray: with privacy=shared"):
+    with pytest.raises(InputError, match="engine=ray: with privacy.mode=shared"):
         run_settings([*TINY, *private, "engine=ray"])
