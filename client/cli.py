@@ -20,11 +20,12 @@ from client.setup import enrol
 from client.site.home import ClientHome
 from client.site.policy import Policy
 from privacy.trust import certificates
-from shared_model.core.command import run_command
+from shared_model.core.command import add_version, run_command
 
 app = typer.Typer(
     name="client", help="A hospital in a federation.", no_args_is_help=True, pretty_exceptions_enable=False
 )
+add_version(app, "client")
 
 Home = Annotated[Path, typer.Option("--home", help="The site's folder, made by `client init`.")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on standard output, nothing else.")]

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
 
-from server.config.compose import compose_run
+from server.config.compose import as_yaml, compose_run, composed_values
+from server.config.settings_help import command_with_settings, shared_settings
 from server.consortium import commands as members
 from server.consortium.admission import Admissions
 from server.deployment import home
@@ -26,13 +28,14 @@ from server.runs.publish import publish as publish_adapter
 from server.runs.show import Progress, outcome_record, rounds_table
 from server.runs.status import lines as status_lines
 from server.runs.status import report as status_report
-from shared_model.core.command import run_command
+from shared_model.core.command import add_version, run_command
 from shared_model.core.errors import InputError
 
 app = typer.Typer(
     name="server", help="The coordinator of a federation.", no_args_is_help=True, pretty_exceptions_enable=False
 )
 
+add_version(app, "server")
 app.add_typer(members.app)
 
 Home = Annotated[Path, typer.Option("--home", help="The coordinator's folder, made by `server init`.")]
@@ -71,14 +74,16 @@ def start(home_folder: Home) -> None:
     coordinator.start(ServerHome.load(home_folder), lambda line: print(line, flush=True))
 
 
-@app.command()
+@app.command(cls=command_with_settings("server run", shared_settings))
 def run(
     home_folder: Home,
     overrides: Annotated[list[str] | None, typer.Argument(help="Hydra overrides, such as rounds.count=3.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the results; default: runs/NAME in the home.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the last run, or with --run NAME.")] = False,
     name: RunName = None,
-    show: Annotated[bool, typer.Option("--show", help="Print the composed configuration and stop.")] = False,
+    cfg: Annotated[
+        Literal["job"] | None, typer.Option("--cfg", help="job: print the whole configuration and stop.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Run a federation with the sites that are connected; the same folder and configuration resume a stopped run."""
@@ -89,15 +94,14 @@ def run(
         )
     if name and not resume:
         raise InputError("--run: goes with --resume; a new run is named with name=NAME")
-    if resume:
-        target = runs.find(server, name).out
-        config = runs.configuration(target)
-    else:
-        config = compose_run(overrides or [], len(Admissions(server).roster().names()))
-        target = (out or runs.default_out(server, config.name)).resolve()
-    if show:
-        _print(json.loads(config.to_json()))
+    target = runs.find(server, name).out if resume else None
+    sites = len(Admissions(server).roster().names())
+    if cfg:
+        values = composed_values(overrides or [], sites) if target is None else asdict(runs.configuration(target))
+        print(as_yaml(values), end="")
         return
+    config = compose_run(overrides or [], sites) if target is None else runs.configuration(target)
+    target = target or (out or runs.default_out(server, config.name)).resolve()
     console = Console(stderr=as_json)
     with Progress(console) as progress:
         outcome = run_federation(server, config, target, progress.event)

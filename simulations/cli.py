@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from shared_model.core.command import run_command
+from server.config.settings_help import command_with_settings
+from shared_model.core.command import add_version, run_command
 from shared_model.core.errors import InputError
+from simulations.settings.settings_help import run_help
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Simulated hospitals on one machine.")
+add_version(app, "simulate")
 Overrides = Annotated[list[str] | None, typer.Argument(help="Hydra overrides: key=value")]
 
 
@@ -29,12 +32,20 @@ def progress_bars() -> Progress:
     )
 
 
-@app.command()
-def run(overrides: Overrides = None) -> None:
+@app.command(cls=command_with_settings("simulate run", run_help))
+def run(
+    overrides: Overrides = None,
+    cfg: Annotated[
+        Literal["job"] | None, typer.Option("--cfg", help="job: print the whole configuration and stop.")
+    ] = None,
+) -> None:
     """Train federated, local-only and centralised models and compare them; writes tables, pictures and the adapter."""
-    from simulations.settings.commands import run_settings
+    from simulations.settings.commands import run_configuration, run_settings
     from simulations.studies.study import run_studies
 
+    if cfg:
+        print(run_configuration(overrides or [])[1], end="")
+        return
     settings = run_settings(overrides or [])
     with progress_bars() as bars:
         report = run_studies(settings, bars)

@@ -45,6 +45,11 @@ def composed_values(overrides: Sequence[str], sites: int = 0) -> dict[str, Any]:
     return _counted({str(key): value for key, value in plain.items()}, sites)
 
 
+def as_yaml(values: dict[str, Any]) -> str:
+    """A composed configuration as Hydra prints it."""
+    return OmegaConf.to_yaml(OmegaConf.create(values))
+
+
 def composed_config(overrides: Sequence[str]) -> DictConfig:
     """server/conf/run.yaml with `overrides`; a default that depends on another key stands in it as ${...}."""
     GlobalHydra.instance().clear()

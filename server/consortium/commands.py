@@ -16,6 +16,7 @@ from privacy.flower.processes import sole_instance
 from privacy.trust import certificates, identity
 from privacy.trust.membership import AdmissionRequest
 from privacy.trust.passphrase import read_private_key
+from server.config.settings_help import command_with_settings, shared_settings
 from server.consortium.admission import Admissions, read_ca_key
 from server.deployment.home import ServerHome, renew_tls
 from shared_model.core.errors import InputError, naming
@@ -139,7 +140,7 @@ def tls(
     )
 
 
-@app.command()
+@app.command(cls=command_with_settings("server run", shared_settings))
 def plan(
     home_folder: Home,
     overrides: Annotated[list[str] | None, typer.Argument(help="Hydra overrides, as for `server run`.")] = None,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+from importlib.metadata import version
 
 import click
 import typer
@@ -36,6 +37,21 @@ def run_command(application: typer.Typer, name: str) -> int:
             traceback.print_exc()
         return _say(name, f"a fault of ours: {type(error).__name__}: {error}", FAULT)
     return result if isinstance(result, int) else 0
+
+
+def add_version(application: typer.Typer, name: str) -> None:
+    """Give the application ``--version``: print the command's name and the package's version, and stop."""
+
+    def shown(asked: bool) -> None:
+        if asked:
+            print(f"{name} (fedkt3d) {version('fedkt3d')}")
+            raise typer.Exit
+
+    option = typer.Option(False, "--version", callback=shown, is_eager=True, help="Print the version and stop.")
+
+    @application.callback(help=application.info.help)
+    def _before_each_command(version: bool = option) -> None:
+        """Nothing: ``--version`` needs a place to stand."""
 
 
 def _say(name: str, text: str, code: int) -> int:

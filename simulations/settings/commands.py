@@ -193,10 +193,15 @@ def data_settings(raw: dict[str, Any]) -> DataSettings:
     return DataSettings(root=optional_path(values.pop("root", None), "data.root"), **values)
 
 
+def run_configuration(overrides: Sequence[str]) -> tuple[dict[str, Any], str]:
+    """``simulate run``'s values and their YAML, before the checks; InputError for a key that is not there."""
+    refuse_old_keys(overrides)
+    return composed("run", overrides)
+
+
 def run_settings(overrides: Sequence[str]) -> RunSettings:
     """Compose and check ``simulate run``'s settings."""
-    refuse_old_keys(overrides)
-    raw, resolved = composed("run", overrides)
+    raw, resolved = run_configuration(overrides)
     study = raw["study"]
     return RunSettings(
         out=path(raw["out"], "out"),

@@ -33,6 +33,14 @@ def check_number(key: str, value: object, least: float, most: float) -> None:
 
 def composed(name: str, overrides: Sequence[str]) -> tuple[dict[str, Any], str]:
     """(values, resolved YAML) of a configuration with overrides; InputError names a bad key in one line."""
+    config = composed_config(name, overrides)
+    values = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(values, dict)
+    return {str(k): v for k, v in values.items()}, OmegaConf.to_yaml(config, resolve=True)
+
+
+def composed_config(name: str, overrides: Sequence[str]) -> DictConfig:
+    """simulations/conf/NAME.yaml with overrides; every value is there and can be resolved, or InputError names it."""
     for override in overrides:
         if override.startswith(("+", "~")):
             raise InputError(f"simulate {name}: {override}: keys can be changed, not added or removed")
@@ -42,12 +50,10 @@ def composed(name: str, overrides: Sequence[str]) -> tuple[dict[str, Any], str]:
         assert isinstance(config, DictConfig)
         for key in OmegaConf.missing_keys(config):
             raise InputError(f"{key} is missing; give it on the command line: {key}=...")
-        values = OmegaConf.to_container(config, resolve=True)
-        assert isinstance(values, dict)
-        return {str(k): v for k, v in values.items()}, OmegaConf.to_yaml(config, resolve=True)
+        OmegaConf.to_container(config, resolve=True)
+        return config
     except (HydraException, OmegaConfBaseException, ValueError) as error:  # Hydra's own for a group that is a number
-        text = " ".join(str(error).split())
-        unknown = _UNKNOWN.match(text)
+        unknown = _UNKNOWN.match(str(error))
         if unknown:
             raise InputError(f"simulate {name}: no key {unknown[1]!r}; docs/simulate.md lists the keys") from error
         raise InputError(f"simulate {name}: {one_line(error)[:300]}") from error

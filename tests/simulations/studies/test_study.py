@@ -222,5 +222,5 @@ def test_a_private_run_says_what_it_cost(data: str, tmp_path: Path) -> None:
     assert all(row["loss"] == "" for row in csv.DictReader((tmp_path / "curves.csv").open()))
     with pytest.raises(InputError, match="study=\\[federated\\]"):
         run_settings([*TINY, *private, "study=[federated,local]"])
-    with pytest.raises(InputError, match="engine=ray: with privacy.mode=shared"):
+    with pytest.raises(InputError, match=r"engine=ray: with privacy\.mode=shared"):
         run_settings([*TINY, *private, "engine=ray"])

@@ -1,0 +1,30 @@
+"""What `simulate run --help` says of its settings: its own first, then those of `server run`."""
+
+from __future__ import annotations
+
+from omegaconf import DictConfig
+
+from server.config.settings_help import SHARED, Settings
+
+OWN: Settings = {
+    "simulation: who is compared, on which patients": {
+        "out": "Folder for the results.",
+        "study": "What to compare, a list: federated, local (each hospital alone), centralised (all patients pooled).",
+        "partition": "Hospitals of OpenKBP: hospitals_4, hospitals_8, iid_4, iid_8 or quantity_8.",
+        "data.kind": "phantom or openkbp. Choose it with data=openkbp data.root=DIR.",
+        "data.sites": "Number of phantom hospitals.",
+        "data.patients": "Patients of each phantom hospital.",
+        "workers": "Sites or studies that train side by side.",
+        "threads": "CPU threads of each.",
+    },
+}
+# They follow from the partition here, so `simulate run` refuses them.
+COUNTED = ("privacy.cohort", "privacy.sites")
+
+
+def run_help() -> tuple[Settings, DictConfig]:
+    """The settings of `simulate run`, and simulations/conf/run.yaml as it stands."""
+    from simulations.settings.composition import composed_config
+
+    shared = {title: {key: text for key, text in keys.items() if key not in COUNTED} for title, keys in SHARED.items()}
+    return {**OWN, **shared}, composed_config("run", [])
