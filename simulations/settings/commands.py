@@ -109,8 +109,8 @@ class EvaluateSettings:
             raise InputError(f"targets={self.targets!r}: expected dose or all")
         if self.part not in ("whole", "base"):
             raise InputError(f"part={self.part!r}: expected whole or base")
-        check_range("sampler_steps", self.sampler_steps, 1, 1000)
-        check_range("candidates", self.candidates, 1, 64)
+        check_range("evaluate.sampler_steps", self.sampler_steps, 1, 1000)
+        check_range("evaluate.candidates", self.candidates, 1, 64)
         check_range("threads", self.threads, 0, 256)
 
 
@@ -239,10 +239,12 @@ def _whole_path(name: str, key: str) -> str:
 
 def evaluate_settings(overrides: Sequence[str]) -> EvaluateSettings:
     """Compose and check ``simulate evaluate``'s settings."""
+    refuse_old_keys(overrides, {key: f"evaluate.{key}" for key in ("sampler_steps", "candidates")})
     raw, _ = composed("evaluate", overrides)
     adapter = str(path(raw["adapter"], "adapter"))
     prior_path = optional_path(mapping(raw, "prior")["path"], "prior.path")
-    rest = {key: value for key, value in raw.items() if key != "prior"}
+    rest = {key: value for key, value in raw.items() if key not in ("prior", "evaluate")}
+    rest |= mapping(raw, "evaluate")
     return EvaluateSettings(
         **{
             **rest,
@@ -256,7 +258,10 @@ def evaluate_settings(overrides: Sequence[str]) -> EvaluateSettings:
 
 def baselines_settings(overrides: Sequence[str]) -> BaselinesSettings:
     """Compose and check ``simulate baselines``'s settings."""
+    refuse_old_keys(overrides, {"base_fourier": "model.base_fourier"})
     raw, _ = composed("baselines", overrides)
+    raw |= mapping(raw, "model")
+    del raw["model"]
     methods = raw["methods"]
     raw["methods"] = tuple(methods) if isinstance(methods, list) else (str(methods),)
     return BaselinesSettings(**{**raw, "out": path(raw["out"], "out"), "data": data_settings(raw)})

@@ -26,11 +26,12 @@ from privacy.audit.one_run import one_run_audit
 from privacy.dp.accountant import epsilon
 from privacy.dp.terms import Terms
 from privacy.wire.messages import TrainTask
+from server.config.renamed import refuse_old_keys
 from shared_model.adapter.manifest import initial_vector
 from shared_model.network.spec import ModelSpec
 from simulations.phantom.hospitals import STYLES, write_hospital
 from simulations.reports.tables import write_json
-from simulations.settings.composition import check_number, check_range, composed, path
+from simulations.settings.composition import check_number, check_range, composed, mapping, path
 
 _MODEL = ModelSpec(prior="video-small", shape=(16, 16, 16), adapter="lora", rank=1, precision="fp32")
 _BASE = ModelSpec(prior="none", shape=(16, 16, 16), base="voxel", adapter="base")
@@ -52,7 +53,7 @@ class AuditSettings:
     threads: int
 
     def __post_init__(self) -> None:
-        check_number("z", self.z, 0.1, 1000.0)
+        check_number("privacy.z", self.z, 0.1, 1000.0)
         for key, low, high in (
             ("seed", 0, 2**32 - 1),
             ("steps", 1, 1000),
@@ -83,7 +84,10 @@ class AuditSettings:
 
 def audit_settings(overrides: Sequence[str]) -> AuditSettings:
     """Compose and check the settings."""
+    refuse_old_keys(overrides, {"z": "privacy.z"})
     raw, _ = composed("audit", overrides)
+    raw |= mapping(raw, "privacy")
+    del raw["privacy"]
     return AuditSettings(**{**raw, "out": path(raw["out"], "out")})
 
 

@@ -24,6 +24,7 @@ from privacy.audit.one_run import deployed_release
 from privacy.dp.accountant import epsilon, noise_multiplier
 from privacy.dp.encoding import add_to
 from privacy.dp.terms import Terms
+from server.config.renamed import refuse_old_keys
 from shared_model.base.features import Features, highest_gy, physics_features
 from shared_model.base.public import PublicBase, Reduced, exact_correction, learn, pull
 from shared_model.base.ridge import HOTTEST, design
@@ -33,7 +34,7 @@ from shared_model.scoring.dosimetry import CaseScore, score_case, summarise
 from simulations.data.datasets import hospitals
 from simulations.reports.tables import write_json
 from simulations.settings.commands import DataSettings, data_settings
-from simulations.settings.composition import check_number, check_range, composed, path
+from simulations.settings.composition import check_number, check_range, composed, mapping, path
 
 ROWS = 2000
 _Rows = tuple[Features, NDArray[np.float32]]
@@ -58,7 +59,7 @@ class PrivateBaseSettings:
 
     def __post_init__(self) -> None:
         for value in self.epsilons:
-            check_number("epsilons", value, 1e-3, 1e3)
+            check_number("privacy.epsilon", value, 1e-3, 1e3)
         check_range("directions", self.directions, 1, 200)
         if len(self.steps) != len(self.rates):
             raise InputError("rates: expected one for each of steps")
@@ -71,9 +72,15 @@ class PrivateBaseSettings:
 
 def private_base_settings(overrides: Sequence[str]) -> PrivateBaseSettings:
     """Compose and check the settings."""
+    renamed = {"epsilons": "privacy.epsilon", "delta": "privacy.delta", "colluders": "privacy.colluders"}
+    refuse_old_keys(overrides, renamed)
     raw, _ = composed("private_base", overrides)
-    lists = {key: tuple(raw[key]) for key in ("epsilons", "steps", "rates")}
-    return PrivateBaseSettings(**{**raw, **lists, "out": path(raw["out"], "out"), "data": data_settings(raw)})
+    privacy = mapping(raw, "privacy")
+    del raw["privacy"]
+    lists = {"epsilons": tuple(privacy.pop("epsilon")), **{key: tuple(raw[key]) for key in ("steps", "rates")}}
+    return PrivateBaseSettings(
+        **{**raw, **privacy, **lists, "out": path(raw["out"], "out"), "data": data_settings(raw)}
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,9 +7,11 @@ import pytest
 
 from server.config.compose import compose_run
 from shared_model.core.errors import InputError
-from simulations.settings.commands import evaluate_settings, pretrain_settings, run_settings
+from simulations.settings.commands import baselines_settings, evaluate_settings, pretrain_settings, run_settings
 from simulations.settings.series import ablation_settings, poison_settings, transfer_settings
 from simulations.studies import ablation, poison, transfer
+from simulations.studies.audit import audit_settings
+from simulations.studies.private_base import private_base_settings
 
 
 def test_defaults_compose() -> None:
@@ -90,6 +92,10 @@ def poison_trial(overrides: Sequence[str]) -> object:
     return poison.trial_settings(poison_settings(overrides), -4.0, "phantoms", 0)
 
 
+def private_base_on_phantoms(overrides: Sequence[str]) -> object:
+    return private_base_settings(["data=phantom", *overrides])
+
+
 @pytest.mark.parametrize("settings_of", [run_settings, ablation_trial, transfer_trial, poison_trial])
 @pytest.mark.parametrize(
     ("old", "new"),
@@ -104,6 +110,26 @@ def test_an_old_key_is_refused_with_its_new_name(
     settings_of: Callable[[Sequence[str]], object], old: str, new: str
 ) -> None:
     settings_of([])
+    with pytest.raises(InputError, match=f"^{re.escape(old)}: .*; write {re.escape(new)}$"):
+        settings_of([old])
+
+
+@pytest.mark.parametrize(
+    ("settings_of", "old", "new"),
+    [
+        (evaluate_settings, "sampler_steps=2", "evaluate.sampler_steps=2"),
+        (evaluate_settings, "candidates=2", "evaluate.candidates=2"),
+        (baselines_settings, "base_fourier=9", "model.base_fourier=9"),
+        (private_base_on_phantoms, "epsilons=[8]", "privacy.epsilon=[8]"),
+        (private_base_on_phantoms, "delta=1e-6", "privacy.delta=1e-6"),
+        (private_base_on_phantoms, "colluders=2", "privacy.colluders=2"),
+        (audit_settings, "z=3", "privacy.z=3"),
+    ],
+)
+def test_the_other_commands_take_the_words_of_a_run(
+    settings_of: Callable[[Sequence[str]], object], old: str, new: str
+) -> None:
+    assert settings_of([new]) != settings_of([])
     with pytest.raises(InputError, match=f"^{re.escape(old)}: .*; write {re.escape(new)}$"):
         settings_of([old])
 
@@ -129,7 +155,16 @@ def test_openkbp_needs_a_folder_that_holds_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "override", ["split=tests", "sampler_steps=0", "candidates=0", "adapters=x", "adapter=null", "seed=-1", "out=null"]
+    "override",
+    [
+        "split=tests",
+        "evaluate.sampler_steps=0",
+        "evaluate.candidates=0",
+        "adapters=x",
+        "adapter=null",
+        "seed=-1",
+        "out=null",
+    ],
 )
 def test_bad_evaluate_settings(override: str) -> None:
     with pytest.raises(InputError):
