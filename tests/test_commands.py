@@ -70,6 +70,7 @@ def test_a_wrong_option_is_bad_input(run: Run, name: str) -> None:
         (PolicyError("worse than the one in use"), 3),
         (StoppedError("stopped"), 130),
         (KeyboardInterrupt(), 130),
+        (typer.Abort(), 130),
     ],
 )
 def test_every_way_to_end_has_its_exit_code_and_the_docs_list_it(
