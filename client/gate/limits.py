@@ -13,7 +13,7 @@ from datetime import datetime
 from client.site.config import SiteConfig
 from client.site.home import ClientHome
 from client.site.policy import Policy
-from privacy.agreement.federation_plan import FederationPlan, fits, plan_hash
+from privacy.agreement.federation_plan import FederationPlan, check_request, plan_hash
 from privacy.dp.ledger import SiteLedger
 from privacy.dp.terms import SUMMED
 from privacy.secagg.context import Floors
@@ -105,7 +105,7 @@ class Limits:
             raise PolicyError(f"modes: this site does not take part in mode {self.plan.mode}")
         if self.plan.least_sites < self.policy.least_sites:
             raise PolicyError(f"least_sites: at least {self.policy.least_sites} at this site")
-        fits(self.plan, asked)
+        check_request(self.plan, asked)
 
     def _check_mode(self, asked: Request) -> None:
         """What a request asks for must be of a mode that the site takes part in, whatever its plan says."""

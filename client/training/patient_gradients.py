@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from client.site.config import SiteConfig
 from client.training.base import base_rows
 from client.training.train import data_part, loading, model_at, stage_parameters, training_examples
-from privacy.dp.clipping import clipped, joined
+from privacy.dp.clipping import clip_to_norm, flatten_gradient
 from privacy.dp.noise import Integers, NoiseStream
 from privacy.dp.release import clipped_sum
 from privacy.dp.terms import Terms
@@ -52,7 +52,7 @@ class Patients:
 
     def gradient(self, patient: int, step: int = 0) -> Tensor:
         """Clipped gradient of one patient, (d,) float32; zero where it is not finite or he teaches nothing."""
-        return clipped(self._gradient(patient, step), self.terms.clip)
+        return clip_to_norm(self._gradient(patient, step), self.terms.clip)
 
     def descent_sum(self, stream: NoiseStream, step: int = 0) -> Integers:
         """Sum of minus the clipped gradients of the patients drawn for a step, (d,) integers on the fine grid."""
@@ -68,7 +68,7 @@ class Patients:
         sizes = [p.numel() for p in self.parameters]
         if loss is None:
             return torch.zeros(sum(sizes))
-        return joined(torch.autograd.grad(loss, list(self.parameters), allow_unused=True), sizes)
+        return flatten_gradient(torch.autograd.grad(loss, list(self.parameters), allow_unused=True), sizes)
 
     def _first(self, patient: int) -> int:
         return self.site.patients()[patient][0]

@@ -43,14 +43,14 @@ class Admission:
     @staticmethod
     def make(site: str, certificate: bytes, roster_file: bytes, plan_file: bytes | None, key_pem: bytes) -> bytes:
         """Sign the admission of ``site`` to the consortium of the signed roster."""
-        roster = signed.unpacked(roster_file)
+        roster = signed.unpack(roster_file)
         document = {
             "schema": SCHEMA,
             "consortium": roster["document"]["consortium"],
             "site": site,
             "certificate": certificate.decode(),
             "roster": roster,
-            "plan": None if plan_file is None else signed.unpacked(plan_file),
+            "plan": None if plan_file is None else signed.unpack(plan_file),
         }
         return signed.sign(KIND, document, key_pem)
 
@@ -72,7 +72,7 @@ class Admission:
         certificate = document["certificate"].encode()
         if certificates.check_issued(certificate, authority, site) != identity:
             raise InputError(f"admission: its certificate is for other keys than this site's; is it that of {site}?")
-        roster_file, plan_file = _packed(roster_raw), None if plan_raw is None else _packed(plan_raw)
+        roster_file, plan_file = _pack(roster_raw), None if plan_raw is None else _pack(plan_raw)
         roster = Roster.from_signed(roster_file, signer, consortium)
         raw = identity.public_bytes_raw().hex()
         if not roster.admitted(site) or roster.sites[site].identity != raw:
@@ -88,7 +88,7 @@ class Admission:
         )
 
 
-def _packed(envelope: Any) -> bytes:
+def _pack(envelope: Any) -> bytes:
     if not isinstance(envelope, dict):
         raise InputError("admission: expected signed documents in it")
-    return signed.packed(envelope)
+    return signed.pack(envelope)

@@ -196,16 +196,16 @@ def plan_hash(content: bytes) -> str:
     return hashlib.sha256(content.rstrip(b"\r\n")).hexdigest()
 
 
-def fits(plan: FederationPlan, asked: Request) -> None:
+def check_request(plan: FederationPlan, asked: Request) -> None:
     """Raise PolicyError when a request does not fit the pinned plan; the text names the key and the plan's limit."""
-    if _unfitted(asked.spec_json) != _unfitted(plan.model):
+    if _without_fit(asked.spec_json) != _without_fit(plan.model):
         raise PolicyError("plan: another model than this site's pinned plan names")
     if asked.spec_json == plan.model and asked.manifest_hash != plan.manifest:
         raise PolicyError("plan: another manifest than this site's pinned plan names")
     if asked.vector is not None and asked.vector.size != plan.parameters:
         raise PolicyError(f"plan: an update has {plan.parameters} numbers under this site's pinned plan")
     _check_terms(plan, asked)
-    for key, value in _asked(asked).items():
+    for key, value in _requested_numbers(asked).items():
         limit = getattr(plan, key)
         if value > limit:
             raise PolicyError(f"plan: {key} at most {limit} under this site's pinned plan; asked for {value}")
@@ -218,7 +218,7 @@ def _check_terms(plan: FederationPlan, asked: Request) -> None:
         raise PolicyError(f"plan: in mode {plan.mode} nothing of {asked.kind} leaves this site")
 
 
-def _asked(asked: Request) -> dict[str, int]:
+def _requested_numbers(asked: Request) -> dict[str, int]:
     task = asked.task
     if isinstance(task, TrainTask):
         return {"rounds": task.rounds, "local_steps": task.local_steps, "batch_size": task.batch_size}
@@ -227,7 +227,7 @@ def _asked(asked: Request) -> dict[str, int]:
     return {}
 
 
-def _unfitted(spec_json: str) -> object:
+def _without_fit(spec_json: str) -> object:
     """Return the specification less the base's coefficients, which the sites fit before the first round."""
     try:
         spec = json.loads(spec_json)

@@ -51,7 +51,7 @@ def attack_plain(vectors: Vectors, strangers: Vectors) -> Attack:
 
     # A stranger is no part of what he is compared with.
     without = [(common * len(strangers) - one) / (len(strangers) - 1) for one in strangers]
-    return judged(
+    return judge(
         [score(one, common) for one in vectors],
         [score(one, mean) for one, mean in zip(strangers, without, strict=True)],
     )
@@ -79,7 +79,7 @@ def attack_knowing_others(vectors: Vectors, terms: Terms, trials: int, send: Rel
         others = vectors.sum(0, dtype=np.float64) - vectors[candidate]
         target = vectors[candidate].astype(np.float64)
         scores[inside].append(float((terms.encoding().decode(total) - others) @ target))
-    return judged(scores[True], scores[False])
+    return judge(scores[True], scores[False])
 
 
 def plain_release(vectors: Vectors, terms: Terms) -> Ring:
@@ -88,7 +88,7 @@ def plain_release(vectors: Vectors, terms: Terms) -> Ring:
     return terms.encoding().release(total, np.zeros_like(total))
 
 
-def judged(members: Sequence[float], strangers: Sequence[float]) -> Attack:
+def judge(members: Sequence[float], strangers: Sequence[float]) -> Attack:
     """AUC of the scores: the chance that a member scores above a stranger."""
     a, b = np.asarray(members), np.asarray(strangers)
     auc = float(((a[:, None] > b).mean() + (a[:, None] >= b).mean()) / 2)

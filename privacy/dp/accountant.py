@@ -48,7 +48,7 @@ def profile(charges: Iterable[Charge], *, alone: bool = False) -> Profile:
 
 def epsilon(spent: Profile, delta: float) -> float:
     """Return epsilon at ``delta`` of all releases in ``spent`` together; 0 for none. An upper bound."""
-    merged = _merged(spent)
+    merged = _merge(spent)
     if not merged:
         return 0.0
     rdp = _rdp(merged, delta)
@@ -60,7 +60,7 @@ def epsilon_prv(spent: Profile, delta: float) -> float:
     from opacus.accountants import PRVAccountant
 
     accountant = PRVAccountant()
-    accountant.history = [(z, q, count) for (z, q), count in _merged(spent)]
+    accountant.history = [(z, q, count) for (z, q), count in _merge(spent)]
     return float(accountant.get_epsilon(delta)) if accountant.history else 0.0
 
 
@@ -109,11 +109,11 @@ class Budget:
 
     def allows(self, spent: Profile) -> bool:
         """Tell whether ``spent`` costs at most the limit."""
-        if any(_below(spent, known) for known in self._within):
+        if any(_is_below(spent, known) for known in self._within):
             return True
         if epsilon(spent, self._delta) > self._limit:
             return False
-        self._within = [known for known in self._within if not _below(known, spent)] + [dict(spent)]
+        self._within = [known for known in self._within if not _is_below(known, spent)] + [dict(spent)]
         return True
 
 
@@ -123,11 +123,11 @@ def budget(limit: float, delta: float) -> Budget:
     return Budget(limit, delta)
 
 
-def _below(small: Profile, large: Profile) -> bool:
+def _is_below(small: Profile, large: Profile) -> bool:
     return all(count <= large.get(key, 0) for key, count in small.items())
 
 
-def _merged(spent: Profile) -> _Key:
+def _merge(spent: Profile) -> _Key:
     """All releases with q = 1 as one Gaussian; sorted, so that equal profiles have equal keys."""
     precision = sum(count / z**2 for (z, q), count in spent.items() if q == 1.0)
     rest = [(key, count) for key, count in spent.items() if key[1] != 1.0 and count]
@@ -142,17 +142,17 @@ def _pld(merged: _Key, delta: float) -> float:
 
     # A grid that fits the losses to expect: large ones on the fine grid would take minutes and change no digit shown.
     interval = _GRID if _rdp(merged, delta) < _LARGE else 10 * _GRID
-    return _composed(PLDAccountant(value_discretization_interval=interval), merged, delta)
+    return _compose(PLDAccountant(value_discretization_interval=interval), merged, delta)
 
 
 @lru_cache(maxsize=1024)
 def _rdp(merged: _Key, delta: float) -> float:
     from dp_accounting.rdp import RdpAccountant
 
-    return _composed(RdpAccountant(), merged, delta)
+    return _compose(RdpAccountant(), merged, delta)
 
 
-def _composed(accountant: object, merged: _Key, delta: float) -> float:
+def _compose(accountant: object, merged: _Key, delta: float) -> float:
     import dp_accounting as dp
 
     logging.getLogger("absl").setLevel(logging.ERROR)  # warns of RDP orders that do not matter here

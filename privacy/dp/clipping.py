@@ -15,7 +15,7 @@ from torch import Tensor
 from privacy.dp.encoding import euclidean_norm
 
 
-def joined(parts: Sequence[Tensor | None], sizes: Sequence[int]) -> Tensor:
+def flatten_gradient(parts: Sequence[Tensor | None], sizes: Sequence[int]) -> Tensor:
     """Join a patient's gradients, one a parameter, to one vector (d,) float32 on the CPU, as long as it is.
 
     ``None`` stands for zeros of that parameter's size. Whoever adds it to a sum clips it (encoding.py).
@@ -28,7 +28,7 @@ def joined(parts: Sequence[Tensor | None], sizes: Sequence[int]) -> Tensor:
     )
 
 
-def clipped(gradient: Tensor, clip: float) -> Tensor:
+def clip_to_norm(gradient: Tensor, clip: float) -> Tensor:
     """Shorten a vector (d,) to norm ``clip`` at most; one that holds anything not finite becomes zero.
 
     What the encoding does on its own grid, in real numbers: for whoever looks at a single patient's share.

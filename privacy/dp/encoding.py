@@ -53,7 +53,7 @@ class Encoding:
         """Coarsen a site's sum (d,) and noise (d,) on the fine grid to the ring, (d,)."""
         ring = np.empty(total.size, dtype=RING_TYPES[self.bits])
         for part, sums, noises in zip(_chunks(ring), _chunks(total), _chunks(noise), strict=True):
-            part[:] = to_ring(coarsened(sums + noises, self.step), self.bits)
+            part[:] = to_ring(coarsen(sums + noises, self.step), self.bits)
         return ring
 
     def decode(self, total: Ring) -> NDArray[np.float64]:
@@ -74,7 +74,7 @@ def encoding(*, clip: float, sigma_site: float, cohort: int, sites: int, bits: i
         room = 2 ** (width - 1) - sites / 2
         if room <= 0:
             continue
-        # (cohort * FINE + 9 sigma_total) / step + sites / 2 < 2^(bits - 1), for an odd step (see ``coarsened``).
+        # (cohort * FINE + 9 sigma_total) / step + sites / 2 < 2^(bits - 1), for an odd step (see ``coarsen``).
         step = math.floor(largest / room) + 1
         step += 1 - step % 2
         if step * LEAST_SIGMA_STEPS <= sigma_site:
@@ -145,7 +145,7 @@ def _chunks(vector: NDArray[Number]) -> Iterator[NDArray[Number]]:
     return (vector[start : start + _CHUNK] for start in range(0, vector.size, _CHUNK))
 
 
-def coarsened(values: Integers, step: int) -> Integers:
+def coarsen(values: Integers, step: int) -> Integers:
     """Round to multiples of an odd ``step``, and count in steps.
 
     Odd, because then no integer lies on the border of two cells: rounding a continuous value to an integer first and

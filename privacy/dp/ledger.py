@@ -64,19 +64,19 @@ class SiteLedger:
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             os.close(os.open(self.folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o600))
-            with self._locked():
+            with self._hold_lock():
                 if not _read(self.folder / _HEAD):
-                    records, _ = self._chain()
+                    records, _ = self._read_chain()
                     if len(records) > 1:
-                        raise self._changed("its head is missing")
+                        raise self._change_error("its head is missing")
                     self._write_head(records)
         except OSError as error:
             raise InputError(f"{self.folder}: the privacy ledger cannot be made ({error.strerror})") from error
 
     def check(self, charge: Charge, ahead: int = 0) -> None:
         """Raise PolicyError where ``charge`` could not be paid now; writes nothing, promises nothing."""
-        with self._locked():
-            self._check_budget([charge_of(record) for record in self._verified()[0]], charge, ahead)
+        with self._hold_lock():
+            self._check_budget([charge_of(record) for record in self._verify()[0]], charge, ahead)
 
     def charge(self, entry: Entry, ahead: int = 0) -> None:
         """Write a charge down for good; only when this has returned may the release leave.
@@ -84,8 +84,8 @@ class SiteLedger:
         ``ahead``: how many equal charges the run may still ask for; it only saves time. Raises PolicyError, and writes
         nothing, where the budget would be exceeded.
         """
-        with self._locked():
-            records = self._repaired()
+        with self._hold_lock():
+            records = self._repair()
             charges = [charge_of(record) for record in records]
             self._check_budget(charges, entry.charge, ahead)
             last = records[-1]["hash"] if records else FIRST
@@ -93,8 +93,8 @@ class SiteLedger:
 
     def entries(self) -> list[Entry]:
         """Read and verify all records, the oldest first."""
-        with self._locked():
-            return [entry_of(record) for record in self._verified()[0]]
+        with self._hold_lock():
+            return [entry_of(record) for record in self._verify()[0]]
 
     def spent(self) -> Spent:
         """Add everything up; takes about a second."""
@@ -117,7 +117,7 @@ class SiteLedger:
                 raise PolicyError(f"{key}: this site's privacy budget is spent; it releases nothing more")
 
     @contextmanager
-    def _locked(self) -> Iterator[None]:
+    def _hold_lock(self) -> Iterator[None]:
         try:
             descriptor = os.open(self.folder / _LOCK, os.O_RDWR)
         except FileNotFoundError:
@@ -133,15 +133,15 @@ class SiteLedger:
         finally:
             os.close(descriptor)
 
-    def _verified(self) -> tuple[list[dict[str, Any]], int, int]:
+    def _verify(self) -> tuple[list[dict[str, Any]], int, int]:
         """All records, the length in bytes of the part of the file that holds them, and how many the head knows.
 
         Without a head there are no records, and it knows -1.
         """
-        records, length = self._chain()
+        records, length = self._read_chain()
         return records, length, self._check_head(records)
 
-    def _chain(self) -> tuple[list[dict[str, Any]], int]:
+    def _read_chain(self) -> tuple[list[dict[str, Any]], int]:
         content = _read(self.folder / _RECORDS)
         # What stands behind the last line's end was being written when the process died: nothing had left for it.
         whole = content[: content.rfind(b"\n") + 1]
@@ -150,36 +150,36 @@ class SiteLedger:
             before = records[-1]["hash"] if records else FIRST
             record = read_record(line, len(records) + 1, before)
             if record is None:
-                raise self._changed(f"record {len(records) + 1} is not as it was written")
+                raise self._change_error(f"record {len(records) + 1} is not as it was written")
             records.append(record)
         return records, len(whole)
 
     def _check_head(self, records: list[dict[str, Any]]) -> int:
         raw = _read(self.folder / _HEAD)
         if not raw and records:
-            raise self._changed("its head is missing")
+            raise self._change_error("its head is missing")
         if not raw:
             return -1
         try:
             head: dict[str, Any] = json.loads(raw)
             count, digest = int(head["records"]), str(head["hash"])
         except (ValueError, KeyError, TypeError):
-            raise self._changed("its head cannot be read") from None
+            raise self._change_error("its head cannot be read") from None
         # One record more than the head says: the process died between the two.
         if len(records) - count not in (0, 1):
-            raise self._changed(f"it holds {len(records)} records where {count} were written")
+            raise self._change_error(f"it holds {len(records)} records where {count} were written")
         if digest != (records[count - 1]["hash"] if count else FIRST):
-            raise self._changed("its head is of other records")
+            raise self._change_error("its head is of other records")
         return count
 
-    def _changed(self, how: str) -> InputError:
+    def _change_error(self, how: str) -> InputError:
         return InputError(
             f"{self.folder}: the privacy ledger was changed: {how}; this site releases nothing until it is restored"
         )
 
-    def _repaired(self) -> list[dict[str, Any]]:
+    def _repair(self) -> list[dict[str, Any]]:
         """The verified records, after what a killed process left unfinished is finished or cut off."""
-        records, length, known = self._verified()
+        records, length, known = self._verify()
         path = self.folder / _RECORDS
         if path.exists() and path.stat().st_size > length:
             descriptor = os.open(path, os.O_WRONLY)

@@ -51,7 +51,7 @@ def make_advert(
         commitments=tuple(seed_commitment(bytes(s.seed), setup, site, k) for k, s in enumerate(steps)),
         signature=bytes(64),
     )
-    signature = identity.sign(to_sign("advert", setup, unsigned.unsigned()))
+    signature = identity.sign(to_sign("advert", setup, unsigned.body_to_sign()))
     return Advert(**{**vars(unsigned), "signature": signature})
 
 
@@ -65,7 +65,7 @@ def check_adverts(adverts: Mapping[int, Advert], setup: bytes, cohort: Cohort, s
         name = cohort.name(site)
         if advert.site != site or len(advert.mask_keys) != steps or len(advert.commitments) != steps:
             raise SecAggError("keys", f"the keys of {name} are for another site or number of steps", [name])
-        cohort.verify(site, advert.signature, to_sign("advert", setup, advert.unsigned()))
+        cohort.verify(site, advert.signature, to_sign("advert", setup, advert.body_to_sign()))
         keys = {advert.share_key, *advert.mask_keys}
         if len(keys) != steps + 1 or keys & seen:
             raise SecAggError("keys", f"{name} uses a key twice, or one of another site", [name])
@@ -125,7 +125,7 @@ def make_deal(
             boxes[other] = AESGCM(key).encrypt(_NONCE, content[other], _pair(context, site, other))
     commitments = {other: commit(content[other], context, site, other) for other in adverts}
     unsigned = Deal(site=site, boxes=boxes, commitments=commitments, signature=bytes(64))
-    signature = identity.sign(to_sign("deal", context, unsigned.unsigned()))
+    signature = identity.sign(to_sign("deal", context, unsigned.body_to_sign()))
     return Deal(**{**vars(unsigned), "signature": signature})
 
 
@@ -141,7 +141,7 @@ def check_deal(deal: Deal, site: int, context: bytes, sites: set[int], steps: in
         or any(len(c) != commitments for c in deal.commitments.values())
     ):
         raise SecAggError("shares", f"the shares of {name} are not for these sites and steps", [name])
-    cohort.verify(site, deal.signature, to_sign("deal", context, deal.unsigned()))
+    cohort.verify(site, deal.signature, to_sign("deal", context, deal.body_to_sign()))
 
 
 def open_box(

@@ -184,6 +184,6 @@ class Packed:
 class SignedPacked(Packed):
     """A message whose last field is its sender's Ed25519 signature over all fields before it."""
 
-    def unsigned(self) -> bytes:
+    def body_to_sign(self) -> bytes:
         """Return the bytes that the signature covers, beside label and context."""
         return self.to_bytes()[:-SIGNATURE_BYTES]

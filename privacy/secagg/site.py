@@ -98,14 +98,14 @@ class Site:
 
     def deal(self, message: Adverts) -> Deal:
         """Check the others' keys and deal them shares of this site's secrets; once a set-up."""
-        return self._begun(message.setup).deal(message)
+        return self._open_setup(message.setup).deal(message)
 
     def open_step(self, message: Inbox, model: bytes) -> None:
         """Open the next step, before the work for it is done. ``model``: hash of what this site was asked to work on.
 
         Steps may be skipped, never taken twice; the secrets of those before are wiped.
         """
-        setup = self._begun(message.setup)
+        setup = self._open_setup(message.setup)
         if not self._next_step <= message.step < setup.terms.steps:
             raise SecAggError("replay", f"step {message.step} was used before, or is not in this set-up")
         if message.round < setup.terms.round:
@@ -120,7 +120,7 @@ class Site:
 
     def mask(self, vector: Ring) -> tuple[Masked, Ring, Opening]:
         """Return the masked copy of ``vector`` (d,), a signed commitment to it, and what opens that commitment."""
-        setup, step, secrets = self._at("opened")
+        setup, step, secrets = self._require_stage("opened")
         terms = setup.terms
         if not is_ring_vector(vector, terms.ring_bits, terms.length):
             raise SecAggError("vector", f"expected {terms.length} values over the ring of {terms.ring_bits} bits")
@@ -134,7 +134,7 @@ class Site:
         masked = vector.copy()
         apply_masks(masked, masks)
         unsigned = Masked(site=me, step=step.number, commitment=commitment, signature=bytes(64))
-        signature = self._identity.sign(to_sign("input", step.context, unsigned.unsigned()))
+        signature = self._identity.sign(to_sign("input", step.context, unsigned.body_to_sign()))
         step.done = "masked"
         return (
             Masked(site=me, step=step.number, commitment=commitment, signature=signature),
@@ -144,7 +144,7 @@ class Site:
 
     def confirm(self, message: Survivors) -> Confirmation:
         """Sign the set of survivors; one set a step, with this site in it and enough others."""
-        setup, step, _ = self._at("masked", message.setup, message.step)
+        setup, step, _ = self._require_stage("masked", message.setup, message.step)
         survivors = set(message.sites)
         if message.round != step.round or self._index not in survivors or not survivors <= setup.dealers:
             raise SecAggError("survivors", "the survivors are not among the sites that dealt shares, this one included")
@@ -158,7 +158,7 @@ class Site:
 
         Only when ``threshold`` survivors signed the very set that this site signed. Recorded before it is returned.
         """
-        setup, step, secrets = self._at("confirmed", message.setup, message.step)
+        setup, step, secrets = self._require_stage("confirmed", message.setup, message.step)
         survivors = step.survivors
         if survivors is None or not set(message.signatures) <= set(survivors.sites) or message.round != step.round:
             raise SecAggError("survivors", "a confirmation by a site that is no survivor")
@@ -191,16 +191,16 @@ class Site:
         if self._floors.one_sum_a_round:
             self._replay.check(session, round_number)
 
-    def _begun(self, setup_hash: bytes) -> SiteSetup:
+    def _open_setup(self, setup_hash: bytes) -> SiteSetup:
         if self._setup is None or self._setup.hash != setup_hash:
             raise SecAggError("stage", "this site has no such set-up open (it may have been restarted since)")
         return self._setup
 
-    def _at(
+    def _require_stage(
         self, done: str, setup_hash: bytes | None = None, number: int | None = None
     ) -> tuple[SiteSetup, _Step, StepSecrets]:
         """Return the open step, when ``done`` is what came last in it and the message is for it."""
-        setup, step = self._setup if setup_hash is None else self._begun(setup_hash), self._step
+        setup, step = self._setup if setup_hash is None else self._open_setup(setup_hash), self._step
         if setup is None or step is None or step.done != done:
             raise SecAggError("stage", "this message does not come next at this site")
         if number is not None and number != step.number:

@@ -70,7 +70,7 @@ class Summation:
             raise SecAggError("stage", f"the vector of {site} came twice or too late", [site])
         if not is_ring_vector(vector, terms.ring_bits, terms.length):
             raise SecAggError("vector", f"the vector of {site} has another length or ring", [site])
-        self._dealt.cohort.verify(index, message.signature, to_sign("input", self.context, message.unsigned()))
+        self._dealt.cohort.verify(index, message.signature, to_sign("input", self.context, message.body_to_sign()))
         if self._total is None:
             self._total = vector.astype(RINGS[terms.ring_bits], copy=True)
         else:
@@ -137,12 +137,12 @@ class Summation:
             if dealer in survivors:
                 masks.append((derive(secret, "self", self.context, dealer), -1))
             else:
-                masks.extend(self._left_over(dealer, x25519.X25519PrivateKey.from_private_bytes(secret)))
+                masks.extend(self._leftover_masks(dealer, x25519.X25519PrivateKey.from_private_bytes(secret)))
         apply_masks(total, masks, threads)
         self._total = None
         return total
 
-    def _left_over(self, dropped: int, key: x25519.X25519PrivateKey) -> list[tuple[bytes, int]]:
+    def _leftover_masks(self, dropped: int, key: x25519.X25519PrivateKey) -> list[tuple[bytes, int]]:
         """Masks that survivors share with a site that dropped out, with the sign that takes them off."""
         masks = []
         for site in sorted(self._masked):

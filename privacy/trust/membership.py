@@ -152,7 +152,7 @@ class AdmissionRequest:
     @staticmethod
     def read(content: bytes) -> AdmissionRequest:
         """Read a request and check all but its answer to an invitation (``answers``); InputError otherwise."""
-        document = signed.claimed(KIND, content)
+        document = signed.read_unverified(KIND, content)
         check_values("schema", KIND, document, AdmissionRequest.RULES)
         public_key = certificates.read_certificate_request(document["csr"].encode(), document["site"])
         signed.verify(KIND, content, public_key)

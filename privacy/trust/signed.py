@@ -41,16 +41,16 @@ def sign(kind: str, document: Mapping[str, Any], key_pem: bytes) -> bytes:
     key = private_key(key_pem)
     signature = base64.b64encode(key.sign(_signed_bytes(kind, document))).decode()
     envelope = {"document": dict(document), "signature": signature, "signer": fingerprint(key.public_key())}
-    return packed(envelope)
+    return pack(envelope)
 
 
-def packed(envelope: Mapping[str, Any]) -> bytes:
+def pack(envelope: Mapping[str, Any]) -> bytes:
     """Return the file of a signed document that stood inside another one."""
     return canonical(envelope) + b"\n"
 
 
-def unpacked(content: bytes) -> dict[str, Any]:
-    """Return a signed file of ours as a value to put into another document: inverse of ``packed``."""
+def unpack(content: bytes) -> dict[str, Any]:
+    """Return a signed file of ours as a value to put into another document: inverse of ``pack``."""
     envelope: dict[str, Any] = json.loads(content)
     return envelope
 
@@ -72,7 +72,7 @@ def verify(kind: str, content: bytes, public_key: ed25519.Ed25519PublicKey) -> d
     return document
 
 
-def claimed(kind: str, content: bytes) -> dict[str, Any]:
+def read_unverified(kind: str, content: bytes) -> dict[str, Any]:
     """Return the document of a signed file unverified, to find in it the key that it is then verified with."""
     document: dict[str, Any] = _envelope(kind, content)["document"]
     return document

@@ -15,7 +15,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from privacy.dp.clipping import joined
+from privacy.dp.clipping import flatten_gradient
 from privacy.dp.encoding import FINE, add_fine_integers, to_ring
 from privacy.dp.noise import NoiseStream, integer_gaussian
 from privacy.dp.release import clipped_sum
@@ -49,7 +49,7 @@ def release_costs(numbers: int) -> dict[str, float]:
     tables = cpu_s(lambda: integer_gaussian(how.sigma_site, 1, stream), repeats=1)
     return {
         "tables of noise, once a process": tables,
-        "joining, a patient": cpu_s(lambda: joined([gradient], [numbers])),
+        "joining, a patient": cpu_s(lambda: flatten_gradient([gradient], [numbers])),
         "clipping, encoding and adding, a patient": cpu_s(
             lambda: add_fine_integers(total, gradient.numpy(), 1.0, stream)
         ),
@@ -90,7 +90,9 @@ def step_costs(views: int) -> list[tuple[str, float, float]]:
 
     def private() -> None:
         stream = NoiseStream()
-        clipped_sum(PATIENTS, sum(sizes), lambda i: joined(gradient(patients[i]), sizes).numpy(), terms, stream)
+        clipped_sum(
+            PATIENTS, sum(sizes), lambda i: flatten_gradient(gradient(patients[i]), sizes).numpy(), terms, stream
+        )
         integer_gaussian(2.0 * FINE, sum(sizes), stream)
 
     plain = cpu_s(lambda: gradient(slice(None)))

@@ -48,7 +48,7 @@ def forged(federation: Federation, site: int, key: ed25519.Ed25519PrivateKey | N
     advert = attacker.sites[site].begin(attacker.terms, CONFIG)
     if key is None:
         return replace(advert, signature=bytes(64))
-    signature = key.sign(to_sign("advert", federation.server.setup, advert.unsigned()))
+    signature = key.sign(to_sign("advert", federation.server.setup, advert.body_to_sign()))
     return replace(advert, signature=signature)
 
 
@@ -104,7 +104,7 @@ def test_sybil_one_sites_keys_under_a_second_name_are_refused():
     federation = Federation()
     adverts = federation.exchange_keys()
     copied = replace(federation.server._adverts[1], site=2)  # colluder 2 signs the keys of 1 as its own
-    signature = federation.keys[2].sign(to_sign("advert", federation.server.setup, copied.unsigned()))
+    signature = federation.keys[2].sign(to_sign("advert", federation.server.setup, copied.body_to_sign()))
     refused("keys", federation.sites[0].deal, with_advert(adverts, 2, replace(copied, signature=signature)))
 
 
@@ -112,7 +112,7 @@ def test_a_key_that_gives_no_secret_is_refused_and_its_sender_named():
     federation = Federation()
     adverts = federation.exchange_keys()
     weak = replace(federation.server._adverts[2], share_key=bytes(32))  # a point of low order
-    signature = federation.keys[2].sign(to_sign("advert", federation.server.setup, weak.unsigned()))
+    signature = federation.keys[2].sign(to_sign("advert", federation.server.setup, weak.body_to_sign()))
     error = refused("keys", federation.sites[0].deal, with_advert(adverts, 2, replace(weak, signature=signature)))
     assert error.blamed == (name(2),)
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from privacy.agreement.federation_plan import FederationPlan, fits, plan_hash
+from privacy.agreement.federation_plan import FederationPlan, check_request, plan_hash
 from privacy.dp.accountant import epsilon
 from privacy.dp.terms import Terms
 from privacy.trust import signed
@@ -56,7 +56,7 @@ def test_a_plan_reads_back_from_its_signed_file() -> None:
     ],
 )
 def test_a_signed_plan_is_checked_all_the_same(change: dict[str, object], named: str) -> None:
-    document = signed.claimed("plan", PLAN.to_signed(CONSORTIUM.signer_key)) | change
+    document = signed.read_unverified("plan", PLAN.to_signed(CONSORTIUM.signer_key)) | change
     content = signed.sign("plan", document, CONSORTIUM.signer_key)
     with pytest.raises(InputError, match=named):
         FederationPlan.from_signed(content, CONSORTIUM.signer_public, CONSORTIUM.id)
@@ -74,7 +74,7 @@ def test_a_signed_plan_is_checked_all_the_same(change: dict[str, object], named:
     ],
 )
 def test_what_fits_the_plan_passes(asked: Request) -> None:
-    fits(PLAN, asked)
+    check_request(PLAN, asked)
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_what_fits_the_plan_passes(asked: Request) -> None:
 )
 def test_what_does_not_fit_is_refused_with_the_plans_limit(asked: Request, named: str) -> None:
     with pytest.raises(PolicyError, match=named):
-        fits(PLAN, asked)
+        check_request(PLAN, asked)
 
 
 def test_mode_none_is_said_aloud() -> None:
@@ -133,20 +133,20 @@ def test_a_private_plan_carries_its_terms_and_says_both_epsilons() -> None:
 
 
 def test_a_private_plan_is_held_by_its_terms() -> None:
-    fits(PRIVATE, train(privacy=TERMS.to_json(), local_steps=1))  # type: ignore[arg-type]
+    check_request(PRIVATE, train(privacy=TERMS.to_json(), local_steps=1))  # type: ignore[arg-type]
     for other in ("", replace(TERMS, z=4.0).to_json(), replace(TERMS, mode="site").to_json()):
         with pytest.raises(PolicyError, match="other privacy terms"):
-            fits(PRIVATE, train(privacy=other, local_steps=1))  # type: ignore[arg-type]
+            check_request(PRIVATE, train(privacy=other, local_steps=1))  # type: ignore[arg-type]
     with pytest.raises(PolicyError, match="other privacy terms"):
-        fits(PLAN, train(privacy=TERMS.to_json(), local_steps=1))  # type: ignore[arg-type]
+        check_request(PLAN, train(privacy=TERMS.to_json(), local_steps=1))  # type: ignore[arg-type]
     for kind, task in (("base", None), ("evaluate", EvaluateTask(round=1, sampler_steps=1))):
         with pytest.raises(PolicyError, match="nothing of"):
-            fits(PRIVATE, request(kind, task))
+            check_request(PRIVATE, request(kind, task))
 
 
 def test_a_private_plan_names_as_many_sites_as_its_terms_count_on() -> None:
     for sites in ({}, {**SITES, "e": "e" * 64}):
-        document = signed.claimed("plan", PRIVATE.to_signed(CONSORTIUM.signer_key)) | {"sites": sites}
+        document = signed.read_unverified("plan", PRIVATE.to_signed(CONSORTIUM.signer_key)) | {"sites": sites}
         content = signed.sign("plan", document, CONSORTIUM.signer_key)
         with pytest.raises(InputError, match="terms are for 4 sites"):
             FederationPlan.from_signed(content, CONSORTIUM.signer_public, CONSORTIUM.id)
@@ -154,7 +154,7 @@ def test_a_private_plan_names_as_many_sites_as_its_terms_count_on() -> None:
 
 @pytest.mark.parametrize("privacy", [{}, {"z": 1.0}, {**PRIVATE.privacy, "z": 0.0}, [], None])
 def test_a_private_plan_without_sound_terms_is_refused(privacy: object) -> None:
-    document = signed.claimed("plan", PRIVATE.to_signed(CONSORTIUM.signer_key)) | {"privacy": privacy}
+    document = signed.read_unverified("plan", PRIVATE.to_signed(CONSORTIUM.signer_key)) | {"privacy": privacy}
     with pytest.raises(InputError, match=r"privacy|terms"):
         FederationPlan.from_signed(
             signed.sign("plan", document, CONSORTIUM.signer_key), CONSORTIUM.signer_public, CONSORTIUM.id

@@ -11,7 +11,7 @@ from privacy.dp.encoding import (
     Encoding,
     add_fine_integers,
     add_to,
-    coarsened,
+    coarsen,
     encoding,
     euclidean_norm,
     fine_integers,
@@ -113,7 +113,7 @@ def test_a_patient_that_is_not_finite_counts_as_zero(bad: float) -> None:
 @given(st.lists(st.integers(-(2**40), 2**40), min_size=1, max_size=30), st.integers(0, 500))
 def test_coarsening_rounds_to_the_nearest_step(values: list[int], half: int) -> None:
     step = 2 * half + 1
-    steps = coarsened(np.array(values, dtype=np.int64), step)
+    steps = coarsen(np.array(values, dtype=np.int64), step)
     assert all(abs(int(k) * step - v) <= half for k, v in zip(steps, values, strict=True))
 
 
@@ -124,12 +124,12 @@ def test_two_roundings_are_one(value: float, half: int) -> None:
     once = np.floor(value / step + 0.5)
     edge = (value / step + 0.5) % 1.0
     if 1e-6 < edge < 1 - 1e-6:
-        assert coarsened(np.array([int(np.floor(value + 0.5))]), step)[0] == once
+        assert coarsen(np.array([int(np.floor(value + 0.5))]), step)[0] == once
 
 
 def test_an_even_step_is_refused() -> None:
     with pytest.raises(ValueError, match="odd"):
-        coarsened(np.array([1]), 4)
+        coarsen(np.array([1]), 4)
 
 
 @given(
@@ -200,7 +200,7 @@ def test_a_release_is_the_sum_and_the_noise_coarsened(size: int) -> None:
     rng = np.random.default_rng(size)
     total, noise = rng.integers(-(2**30), 2**30, (2, size))
     how = Encoding(clip=1.0, sigma_site=FINE, step=1601, bits=16)
-    assert np.array_equal(how.release(total, noise), to_ring(coarsened(total + noise, 1601), 16))
+    assert np.array_equal(how.release(total, noise), to_ring(coarsen(total + noise, 1601), 16))
 
 
 def test_the_encoding_says_what_it_is() -> None:

@@ -3,7 +3,7 @@ import pytest
 import torch
 from scipy import stats
 
-from privacy.dp.clipping import clipped, joined
+from privacy.dp.clipping import clip_to_norm, flatten_gradient
 from privacy.dp.noise import NoiseStream
 from privacy.dp.units import poisson_sample
 from shared_model.core.errors import InputError
@@ -32,12 +32,12 @@ def test_no_probability(q: float) -> None:
 
 def test_clipping_is_by_patient_over_all_parameters() -> None:
     parts = [torch.full((3, 2), 2.0), None, torch.full((2,), -2.0)]
-    gradient = joined(parts, [6, 4, 2])
+    gradient = flatten_gradient(parts, [6, 4, 2])
     assert gradient.tolist() == [2.0] * 6 + [0.0] * 4 + [-2.0] * 2
-    np.testing.assert_allclose(clipped(gradient, 1.0), gradient / np.sqrt(8 * 4), rtol=1e-6)
-    assert torch.equal(clipped(gradient, 100.0), gradient)
+    np.testing.assert_allclose(clip_to_norm(gradient, 1.0), gradient / np.sqrt(8 * 4), rtol=1e-6)
+    assert torch.equal(clip_to_norm(gradient, 100.0), gradient)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
 def test_a_gradient_that_is_not_finite_counts_as_zero(bad: float) -> None:
-    assert not clipped(torch.tensor([1.0, bad]), 1.0).any()
+    assert not clip_to_norm(torch.tensor([1.0, bad]), 1.0).any()

@@ -97,7 +97,7 @@ def test_a_changed_byte_anywhere_in_a_request_is_refused(position: int, change: 
 def test_who_reads_a_request_on_its_way_cannot_put_keys_of_his_own_into_it(field: str) -> None:
     """The thief signs a changed copy with keys of his own; only the code that he has not got is missing."""
     thief = Site()
-    document = signed.claimed("request", REQUEST)
+    document = signed.read_unverified("request", REQUEST)
     document |= {"csr": certificates.certificate_request(thief.identity_key, "north").decode()}
     if field == "node_key":
         document["node_key"] = thief.node_key.decode().strip()
@@ -112,14 +112,14 @@ def test_who_reads_a_request_on_its_way_cannot_put_keys_of_his_own_into_it(field
 
 def test_a_node_key_cannot_be_claimed_by_another_identity() -> None:
     """The identity signs over the node key: swapping it in breaks the signature."""
-    document = signed.claimed("request", REQUEST) | {"node_key": Site().node_key.decode().strip()}
-    envelope = signed.unpacked(REQUEST) | {"document": document}
+    document = signed.read_unverified("request", REQUEST) | {"node_key": Site().node_key.decode().strip()}
+    envelope = signed.unpack(REQUEST) | {"document": document}
     with pytest.raises(InputError, match="signature"):
-        AdmissionRequest.read(signed.packed(envelope))
+        AdmissionRequest.read(signed.pack(envelope))
 
 
 def test_a_request_with_a_private_key_or_a_weak_one_is_refused() -> None:
-    document = signed.claimed("request", REQUEST)
+    document = signed.read_unverified("request", REQUEST)
     for node_key in (identity.new_node_key()[0].decode(), "ssh-ed25519 AAAA", "ecdsa-sha2-nistp384 AAAA"):
         content = signed.sign("request", {**document, "node_key": node_key}, SITE.identity_key)
         with pytest.raises(InputError):

@@ -111,7 +111,7 @@ def test_an_admission_whose_roster_lacks_or_revokes_the_site_is_refused(
     admitted: tuple[Consortium, Site, bytes],
 ) -> None:
     consortium, site, content = admitted
-    certificate = signed.claimed("admission", content)["certificate"].encode()
+    certificate = signed.read_unverified("admission", content)["certificate"].encode()
     for roster in (Roster(consortium=consortium.id), consortium.roster.revoke("north")):
         bad = Admission.make("north", certificate, roster.to_signed(consortium.signer_key), None, consortium.signer_key)
         with pytest.raises(InputError, match="does not admit"):
@@ -120,8 +120,8 @@ def test_an_admission_whose_roster_lacks_or_revokes_the_site_is_refused(
 
 def test_a_roster_by_a_site_in_a_signed_admission_is_refused(admitted: tuple[Consortium, Site, bytes]) -> None:
     consortium, site, content = admitted
-    document = signed.claimed("admission", content)
-    document["roster"] = signed.unpacked(consortium.roster.to_signed(site.identity_key))
+    document = signed.read_unverified("admission", content)
+    document["roster"] = signed.unpack(consortium.roster.to_signed(site.identity_key))
     bad = signed.sign("admission", document, consortium.signer_key)
     with pytest.raises(InputError, match="roster: signed by another key"):
         Admission.read(bad, consortium.signer_public, consortium.authority, site.public)

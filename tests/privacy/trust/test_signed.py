@@ -29,7 +29,7 @@ VALUES = st.recursive(
 def test_what_was_signed_is_what_is_read(document: dict[str, object]) -> None:
     content = signed.sign("plan", document, KEY)
     assert signed.verify("plan", content, PUBLIC) == document
-    assert signed.packed(signed.unpacked(content)) == content
+    assert signed.pack(signed.unpack(content)) == content
 
 
 @example(184, 2)  # the last letter of the signature, in bits that decode to nothing
@@ -63,7 +63,7 @@ def test_another_kind_and_another_key_are_refused() -> None:
     # The signer's name alone proves nothing.
     forged = json.loads(signed.sign("roster", DOCUMENT, other)) | {"signer": signed.fingerprint(PUBLIC)}
     with pytest.raises(InputError, match="does not fit"):
-        signed.verify("roster", signed.packed(forged), PUBLIC)
+        signed.verify("roster", signed.pack(forged), PUBLIC)
 
 
 def test_the_same_document_in_another_form_is_refused() -> None:
@@ -76,7 +76,7 @@ def test_the_same_document_in_another_form_is_refused() -> None:
     longer = envelope | {"signature": base64.b64encode(b"x" * 64).decode()}
     for changed in (padded, longer, envelope | {"extra": 1}, envelope | {"document": []}, envelope | {"signer": None}):
         with pytest.raises(InputError):
-            signed.verify("roster", signed.packed(changed), PUBLIC)
+            signed.verify("roster", signed.pack(changed), PUBLIC)
 
 
 def test_mail_may_change_the_line_end() -> None:
