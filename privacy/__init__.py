@@ -1,1 +1,1 @@
-"""What may leave a site and in what form: messages, identities, and (later) secure aggregation and budgets."""
+"""What may leave a site, and in what form: messages, identities, secure aggregation and privacy budgets."""

@@ -1,7 +1,7 @@
-"""The admission: what the coordinator gives back to a site, in one file signed by the consortium's document key.
+"""The admission: the file that the coordinator gives back to a site. The consortium's document key signs it.
 
-``{"schema", "consortium", "site", "certificate", "roster", "plan"}``: the site's certificate (PEM), the roster and the
-federation plan (or null), these two as signed documents of their own, so that a site can keep and show them apart.
+``{"schema", "consortium", "site", "certificate", "roster", "plan"}``: the site's certificate (PEM), the roster, and the
+federation plan or null. Roster and plan are signed documents of their own, so a site can keep and show each by itself.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ KIND = "admission"
 
 @dataclass(frozen=True, kw_only=True)
 class Admission:
-    """A verified admission. ``roster_file`` and ``plan_file`` are the signed documents as they stood in it."""
+    """A verified admission. ``roster_file`` and ``plan_file`` are the signed documents that it holds."""
 
     site: str
     certificate: bytes
@@ -60,23 +60,23 @@ class Admission:
     ) -> Admission:
         """Verify an admission for the site whose public key is ``identity``.
 
-        ``signer`` and ``authority`` (PEM) are those of the site's invitation. InputError when a signature does not fit,
-        the consortium is another, or the certificate is for other keys; and when the roster does not admit the site.
+        ``signer`` and ``authority`` (PEM) come from the site's invitation. Raises InputError when a signature does not
+        fit, the consortium is another one, the certificate is for other keys, or the roster does not admit the site.
         """
         document = signed.verify(KIND, content, signer)
         roster_raw, plan_raw = document.pop("roster", None), document.pop("plan", None)
         check_values("schema", KIND, document, Admission.RULES)
         consortium, site = certificates.consortium_id(authority), document["site"]
         if document["consortium"] != consortium:
-            raise InputError("admission: of another consortium")
+            raise InputError("admission: it belongs to another consortium")
         certificate = document["certificate"].encode()
         if certificates.check_issued(certificate, authority, site) != identity:
-            raise InputError(f"admission: its certificate is for other keys than this site's; is it that of {site}?")
+            raise InputError(f"admission: its certificate is not for this site's keys; is it the one of {site}?")
         roster_file, plan_file = _pack(roster_raw), None if plan_raw is None else _pack(plan_raw)
         roster = Roster.from_signed(roster_file, signer, consortium)
         raw = identity.public_bytes_raw().hex()
         if not roster.admitted(site) or roster.sites[site].identity != raw:
-            raise InputError(f"admission: the roster in it does not admit {site} with this key")
+            raise InputError(f"admission: its roster does not admit {site} with this key")
         plan = None if plan_file is None else FederationPlan.from_signed(plan_file, signer, consortium)
         return Admission(
             site=site,
@@ -90,5 +90,5 @@ class Admission:
 
 def _pack(envelope: Any) -> bytes:
     if not isinstance(envelope, dict):
-        raise InputError("admission: expected signed documents in it")
+        raise InputError("admission: expected it to hold signed documents")
     return signed.pack(envelope)

@@ -1,7 +1,7 @@
-"""The federation plan: what a run will ask of its sites, signed by the consortium, pinned by each site before it joins.
+"""The federation plan: what a run will ask of its sites. The consortium signs it; each site pins it before it joins.
 
-A site that has pinned a plan refuses every request that does not fit it. The plan says the most that may be asked
-(steps, rounds, metrics); a site's own policy may allow less.
+A site that has pinned a federation plan refuses every request that does not fit it. The plan states the most that a
+request may ask for (steps, rounds, metrics). A site's own policy may allow less.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SCHEMA = 1
 KIND = "plan"
 _WORD = Text(r"[A-Za-z0-9][A-Za-z0-9_.+-]*", 64, "a name (letters, digits, _ . + -)")
 _MOST_METRICS, _MOST_PACKAGES = 64, 32
-_FITTED = "base_weights"  # comes into the specification when the sites have fitted the base together
+_FITTED = "base_weights"  # added to the specification once the sites have fitted the base together
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,9 +36,9 @@ class FederationPlan:
     """One run's promise. ``model``: canonical JSON of the specification; ``parameters``: numbers in one update.
 
     ``manifest``, ``prior`` and ``normalisation``: hashes that the site's own installation must agree with.
-    ``privacy``: the terms less the mode (privacy/dp/terms.py); mode ``none`` has none. ``sites``: identity keys (hex)
-    of the sites that take part, by name; in modes shared and site their sums are over these and no others.
-    ``stopping``: in words.
+    ``privacy``: the terms without the mode (privacy/dp/terms.py), empty in mode ``none``. ``sites``: identity keys
+    (hex) of the sites that take part, by name; in modes shared and site the sums are over exactly these sites.
+    ``stopping``: when the run stops, in words.
     """
 
     consortium: str
@@ -88,13 +88,13 @@ class FederationPlan:
 
     @staticmethod
     def from_signed(content: bytes, signer: ed25519.Ed25519PublicKey, consortium: str) -> FederationPlan:
-        """Verify and read a plan; InputError when it is not ``consortium``'s, signed by ``signer``."""
+        """Verify and read a federation plan; InputError unless it is ``consortium``'s and ``signer`` signed it."""
         document = signed.verify(KIND, content, signer)
         metrics, software = document.pop("metrics", None), document.pop("software", None)
         privacy, sites = document.pop("privacy", None), document.pop("sites", None)
         check_values("schema", KIND, document, FederationPlan.RULES)
         if document.pop("consortium") != consortium:
-            raise InputError("plan: of another consortium")
+            raise InputError("plan: it belongs to another consortium")
         _check_privacy(document["mode"], privacy)
         _check_sites(document["mode"], privacy, sites)
         if not isinstance(metrics, list) or len(metrics) > _MOST_METRICS or not all(map(_WORD.accepts, metrics)):
@@ -126,7 +126,7 @@ class FederationPlan:
         return Terms.from_plain({"mode": self.mode, **self.privacy}) if self.privacy else None
 
     def in_words(self) -> list[str]:
-        """Say to a person what the site would agree to."""
+        """Tell a person what the site would agree to."""
         model = json.loads(self.model)
         megabytes = self.parameters * 4 / 1e6
         return [
@@ -142,16 +142,16 @@ class FederationPlan:
             f"a round counts with {self.least_sites} sites or more",
             f"at most: {self.rounds} rounds of {self.local_steps} steps, {self.batch_size} patients a step;"
             f" {self.sampler_steps} sampling steps and {self.candidates} candidates a patient when it scores",
-            f"it stops: {self.stopping}",
+            f"the run stops: {self.stopping}",
             f"software: {', '.join(f'{name} {version}' for name, version in sorted(self.software.items()))}",
         ]
 
     def _keys_in_words(self) -> list[str]:
-        """Whoever signs the plan says which key is whose, and could have made keys of its own for all others."""
+        """List each site's key: whoever signs the plan assigns the keys and could have invented those of others."""
         keys = [
             f"  key of {name}: {' '.join(re.findall('....', key[:32]))}" for name, key in sorted(self.sites.items())
         ]
-        return [*keys, "  compare them, or the plan's sha256, with these sites yourself, not by way of the coordinator"]
+        return [*keys, "  compare keys, or the plan's sha256, with these sites directly, not through the coordinator"]
 
 
 _MODES: Mapping[str, str] = {
@@ -164,7 +164,7 @@ _MODES: Mapping[str, str] = {
 
 def _check_privacy(mode: str, privacy: object) -> None:
     if not isinstance(privacy, dict) or (mode == "none") != (privacy == {}):
-        raise InputError("plan: privacy: expected terms in a private mode, and none in mode none")
+        raise InputError("plan: privacy: expected terms in a private mode, and no terms in mode none")
     if privacy:
         Terms.from_plain({**privacy, "mode": mode})
 
@@ -175,11 +175,11 @@ def _check_sites(mode: str, privacy: Mapping[str, Any], sites: object) -> None:
     ):
         raise InputError("plan: sites must map names of sites to their identity keys")
     if mode in SUMMED and len(sites) != privacy["sites"]:
-        raise InputError(f"plan: its terms are for {privacy['sites']} sites, and it names {len(sites)}")
+        raise InputError(f"plan: its terms are for {privacy['sites']} sites, but it names {len(sites)}")
 
 
 def terms_in_words(terms: Terms) -> list[str]:
-    """Say to a person what the terms promise; takes about a second, for the accountant."""
+    """Tell a person what the terms promise. The accountant takes about a second."""
     cost = terms.charge(terms.steps)
     whom = f"at most {terms.colluders} colluding sites" if terms.honest > 1 or terms.colluders else "everyone else"
     near, alone = (epsilon(profile([cost], alone=alone), terms.delta) for alone in (False, True))
@@ -192,30 +192,30 @@ def terms_in_words(terms: Terms) -> list[str]:
 
 
 def plan_hash(content: bytes) -> str:
-    """Return the SHA-256 of a signed plan's file, in hex: what a site pins, and what people compare by telephone."""
+    """Return the SHA-256 of a signed plan's file, in hex. A site pins it, and people compare it by telephone."""
     return hashlib.sha256(content.rstrip(b"\r\n")).hexdigest()
 
 
 def check_request(plan: FederationPlan, asked: Request) -> None:
-    """Raise PolicyError when a request does not fit the pinned plan; the text names the key and the plan's limit."""
+    """Raise PolicyError when a request does not fit the pinned plan. The text names the key and the plan's limit."""
     if _without_fit(asked.spec_json) != _without_fit(plan.model):
-        raise PolicyError("plan: another model than this site's pinned plan names")
+        raise PolicyError("plan: the request's model is not the one in this site's pinned plan")
     if asked.spec_json == plan.model and asked.manifest_hash != plan.manifest:
-        raise PolicyError("plan: another manifest than this site's pinned plan names")
+        raise PolicyError("plan: the request's manifest is not the one in this site's pinned plan")
     if asked.vector is not None and asked.vector.size != plan.parameters:
         raise PolicyError(f"plan: an update has {plan.parameters} numbers under this site's pinned plan")
     _check_terms(plan, asked)
     for key, value in _requested_numbers(asked).items():
         limit = getattr(plan, key)
         if value > limit:
-            raise PolicyError(f"plan: {key} at most {limit} under this site's pinned plan; asked for {value}")
+            raise PolicyError(f"plan: {key} at most {limit} in this site's pinned plan; the request asks for {value}")
 
 
 def _check_terms(plan: FederationPlan, asked: Request) -> None:
     if isinstance(asked.task, TrainTask) and asked.task.terms != plan.terms:
-        raise PolicyError("plan: other privacy terms than this site's pinned plan names")
+        raise PolicyError("plan: the request's privacy terms are not those in this site's pinned plan")
     if plan.terms is not None and asked.kind in ("base", "evaluate"):
-        raise PolicyError(f"plan: in mode {plan.mode} nothing of {asked.kind} leaves this site")
+        raise PolicyError(f"plan: in mode {plan.mode} this site answers no {asked.kind} request")
 
 
 def _requested_numbers(asked: Request) -> dict[str, int]:
@@ -228,11 +228,11 @@ def _requested_numbers(asked: Request) -> dict[str, int]:
 
 
 def _without_fit(spec_json: str) -> object:
-    """Return the specification less the base's coefficients, which the sites fit before the first round."""
+    """Return the specification without the base's coefficients, which the sites fit before the first round."""
     try:
         spec = json.loads(spec_json)
     except (ValueError, RecursionError):
         spec = None
     if not isinstance(spec, dict):
-        raise PolicyError("plan: the request's model is no specification")
+        raise PolicyError("plan: the request's model is not a specification")
     return {key: value for key, value in spec.items() if key != _FITTED}

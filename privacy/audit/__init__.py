@@ -1,1 +1,1 @@
-"""Checks of the deployed path from the outside: is the noise there, and does what leaves tell who took part?"""
+"""Checks of the deployed path from the outside: is the noise there, and do releases show who took part?"""

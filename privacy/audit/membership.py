@@ -1,8 +1,9 @@
-"""Membership from one update: was this patient in the cohort? The attacker has the model and his clipped gradient g.
+"""Membership from one update: was this patient in the cohort?
 
-One who also knows the sum of all others scores <update - others, g>. On a plain update that tells with certainty; under
-noise z C it is a Gaussian which a member shifts by one part in z, and no attacker has an AUC above Phi(1 / (z sqrt 2)).
-Where gradients have little in common, a plain sum gives its members away even to one who knows nobody else.
+The attacker has the model and the patient's clipped gradient g. An attacker who also knows the sum of all others scores
+<update - others, g>. On a plain update that score gives the answer with certainty. Under noise z C the score is a
+Gaussian, which a member shifts by one part in z, and no attacker reaches an AUC above Phi(1 / (z sqrt 2)). Where
+gradients have little in common, a plain sum gives its members away even to an attacker who knows nobody else.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ Vectors = NDArray[np.float32]
 
 @dataclass(frozen=True, kw_only=True)
 class Attack:
-    """Area under the ROC curve with its standard error (Hanley and McNeil 1982), of so many members and strangers."""
+    """Area under the ROC curve and its standard error (Hanley and McNeil 1982). ``trials``: members plus strangers."""
 
     auc: float
     standard_error: float
@@ -33,14 +34,15 @@ class Attack:
 
 
 def bound(z: float) -> float:
-    """Largest AUC against one full-batch step with noise ``z``: Phi(1 / (z sqrt 2))."""
+    """Return the largest possible AUC against one full-batch step with noise ``z``: Phi(1 / (z sqrt 2))."""
     return 0.5 * (1.0 + math.erf(1.0 / (2.0 * z)))
 
 
 def attack_plain(vectors: Vectors, strangers: Vectors) -> Attack:
-    """On the plain sum of a cohort's vectors (n, d), members against strangers (k, d): what secure aggregation leaves.
+    """Attack the plain sum of a cohort's vectors (n, d), which is all that secure aggregation shows.
 
-    This attacker knows no other member, only what such vectors have in common: the mean of strangers' vectors.
+    The attacker tells members from ``strangers`` (k, d). They know no other member, only what such vectors have in
+    common: the mean of the strangers' vectors.
     """
     total, count = vectors.sum(0, dtype=np.float64), len(vectors)
     common = strangers.mean(0, dtype=np.float64)
@@ -49,7 +51,7 @@ def attack_plain(vectors: Vectors, strangers: Vectors) -> Attack:
         own = vector - common
         return float((total - count * common) @ own / (own @ own))
 
-    # A stranger is no part of what he is compared with.
+    # Leave each stranger out of the mean that they are compared with.
     without = [(common * len(strangers) - one) / (len(strangers) - 1) for one in strangers]
     return judge(
         [score(one, common) for one in vectors],
@@ -58,9 +60,9 @@ def attack_plain(vectors: Vectors, strangers: Vectors) -> Attack:
 
 
 def attack_knowing_others(vectors: Vectors, terms: Terms, trials: int, send: Release = deployed_release) -> Attack:
-    """On full-batch steps over patients with clipped vectors (n, d), dealt to the sites, each of which does ``send``.
+    """Attack full-batch steps over patients with clipped vectors (n, d), divided among sites that each call ``send``.
 
-    The attacker knows all patients but the candidate. Half of ``trials`` are with him, half without.
+    The attacker knows every patient but the candidate. The candidate is in the cohort in half of the ``trials``.
     """
     scores: dict[bool, list[float]] = {True: [], False: []}
     sites = np.arange(len(vectors)) % terms.sites
@@ -83,13 +85,13 @@ def attack_knowing_others(vectors: Vectors, terms: Terms, trials: int, send: Rel
 
 
 def plain_release(vectors: Vectors, terms: Terms) -> Ring:
-    """What a site sends where there is no noise: the sum of its patients' vectors (k, d)."""
+    """Return what a site sends without noise: the sum of its patients' vectors (k, d)."""
     total = clipped_sum(len(vectors), vectors.shape[1], lambda i: vectors[i], terms, NoiseStream())
     return terms.encoding().release(total, np.zeros_like(total))
 
 
 def judge(members: Sequence[float], strangers: Sequence[float]) -> Attack:
-    """AUC of the scores: the chance that a member scores above a stranger."""
+    """Return the AUC of the scores: the chance that a member scores above a stranger."""
     a, b = np.asarray(members), np.asarray(strangers)
     auc = float(((a[:, None] > b).mean() + (a[:, None] >= b).mean()) / 2)
     q1, q2 = auc / (2 - auc), 2 * auc**2 / (1 + auc)

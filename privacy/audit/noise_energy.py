@@ -1,4 +1,4 @@
-"""Noise energy: does a sum of releases of nothing hold as much noise as its terms promise?"""
+"""Noise energy: does a sum of empty releases hold as much noise as its terms promise?"""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from privacy.dp.terms import Terms
 
 @dataclass(frozen=True, kw_only=True)
 class NoiseEnergy:
-    """``ratio``: measured variance over the promised one; ``score``: how many standard errors it is away from it."""
+    """``ratio``: measured variance over promised variance; ``score``: its distance from 1 in standard errors."""
 
     ratio: float
     score: float
 
     @property
     def missing(self) -> bool:
-        """Whether noise is missing, beyond a chance of 10^-9."""
+        """Whether noise is missing. Honest noise looks like that with a chance of 10^-9."""
         return self.score < -6.0
 
 
@@ -37,7 +37,7 @@ def noise_energy(total: Ring, terms: Terms, sites: int) -> NoiseEnergy:
 
 
 def null_round(terms: Terms, sites: int, size: int, silent: int = 0) -> Ring:
-    """Sum the releases of ``sites`` sites without patients, of which ``silent``, broken ones, leave their noise out."""
+    """Sum the releases of ``sites`` sites without patients. ``silent`` of these sites are broken and add no noise."""
     nothing: Integers = np.zeros(size, dtype=np.int64)
     total = release(nothing, terms, NoiseStream())
     how = terms.encoding()

@@ -1,7 +1,7 @@
 """Empirical epsilon from one run with many canaries (Steinke, Nasr and Jagielski 2023, arXiv:2305.08846).
 
-Each canary is a patient whose clipped vector has one coordinate of his own; a fair coin decides whether he is in the
-cohort. The auditor sees the releases and guesses; too many right guesses contradict the claimed epsilon.
+Each canary is a patient whose clipped vector has one coordinate of their own. A fair coin decides whether they are in
+the cohort. The auditor sees the releases and guesses. Too many right guesses contradict the claimed epsilon.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from privacy.dp.noise import NoiseStream
 from privacy.dp.release import clipped_sum, release
 from privacy.dp.terms import Terms
 
-# One site's release of the canaries (vectors (k, d)) that are in its cohort.
+# One site's release of the canaries (vectors (k, d)) in its cohort.
 Release = Callable[[NDArray[np.float32], Terms], Ring]
 _CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True, kw_only=True)
 class OneRunAudit:
-    """``lower``: epsilon that the releases show at least, with 95% confidence; ``right`` of ``guesses`` were right."""
+    """``lower``: with 95% confidence epsilon is at least this; ``right`` of ``guesses`` guesses were right."""
 
     lower: float
     right: int
@@ -33,7 +33,7 @@ class OneRunAudit:
 
 
 def deployed_release(vectors: NDArray[np.float32], terms: Terms) -> Ring:
-    """What a site sends for a cohort with these clipped vectors (k, d)."""
+    """Return what a site sends for a cohort with these clipped vectors (k, d)."""
     stream = NoiseStream()
     total = clipped_sum(len(vectors), vectors.shape[1], lambda i: vectors[i], terms, stream)
     return release(total, terms, stream)
@@ -42,9 +42,10 @@ def deployed_release(vectors: NDArray[np.float32], terms: Terms) -> Ring:
 def one_run_audit(
     terms: Terms, canaries: int, steps: int, generator: np.random.Generator, send: Release = deployed_release
 ) -> OneRunAudit:
-    """Audit ``steps`` steps of all ``terms.sites`` sites with so many canaries; ``send`` may be a broken release.
+    """Audit ``steps`` steps of all ``terms.sites`` sites with ``canaries`` canaries; ``send`` may be a broken release.
 
-    ``generator`` throws the coins of the audit and nothing else. Best of five numbers of guesses, corrected for it.
+    ``generator`` throws only the audit's coins. The audit tries five numbers of guesses and returns the best one, with
+    the confidence corrected for five tries.
     """
     member = generator.random(canaries) < 0.5
     vectors = np.eye(canaries, dtype=np.float32) * np.float32(terms.clip)
@@ -84,7 +85,7 @@ def _lower(canaries: int, guesses: int, right: int, delta: float, chance: float)
 
 
 def _p_value(canaries: int, guesses: int, right: int, epsilon: float, delta: float) -> float:
-    """Chance of so many right guesses under (epsilon, delta): theorem 5.2, algorithm 2."""
+    """Return the chance of ``right`` or more right guesses under (epsilon, delta): theorem 5.2, algorithm 2."""
     from scipy.stats import binom
 
     q = 1.0 / (1.0 + math.exp(-epsilon))

@@ -161,7 +161,7 @@ def test_a_coordinator_cannot_have_a_run_without_privacy(consortium: Deployment,
         "server", "run", "--home", consortium.home, *plain, "name=plain", "rounds.attempts=1", "rounds.count=1"
     )
     assert refused.returncode != 0
-    assert "other privacy terms" in refused.stderr
+    assert "privacy terms are not those" in refused.stderr
 
 
 def test_a_budget_that_is_spent_ends_it(consortium: Deployment, outcome: dict[str, Any]) -> None:

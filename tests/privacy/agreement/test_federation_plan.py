@@ -88,8 +88,8 @@ def test_what_fits_the_plan_passes(asked: Request) -> None:
         (request("evaluate", EvaluateTask(round=5, sampler_steps=1)), "rounds at most 4"),
         (request("train", train().task, size=4), "3 numbers"),
         (request("describe", manifest_hash="c" * 64), "manifest"),
-        (request("describe", spec_json=PLAN.model.replace("full", "lora")), "another model"),
-        (request("train", train().task, spec_json=FITTED.replace("32", "64")), "another model"),
+        (request("describe", spec_json=PLAN.model.replace("full", "lora")), "model is not the one"),
+        (request("train", train().task, spec_json=FITTED.replace("32", "64")), "model is not the one"),
         (request("describe", spec_json="{"), "specification"),
         (request("describe", spec_json="[]"), "specification"),
     ],
@@ -135,12 +135,12 @@ def test_a_private_plan_carries_its_terms_and_says_both_epsilons() -> None:
 def test_a_private_plan_is_held_by_its_terms() -> None:
     check_request(PRIVATE, train(privacy=TERMS.to_json(), local_steps=1))  # type: ignore[arg-type]
     for other in ("", replace(TERMS, z=4.0).to_json(), replace(TERMS, mode="site").to_json()):
-        with pytest.raises(PolicyError, match="other privacy terms"):
+        with pytest.raises(PolicyError, match="privacy terms are not those"):
             check_request(PRIVATE, train(privacy=other, local_steps=1))  # type: ignore[arg-type]
-    with pytest.raises(PolicyError, match="other privacy terms"):
+    with pytest.raises(PolicyError, match="privacy terms are not those"):
         check_request(PLAN, train(privacy=TERMS.to_json(), local_steps=1))  # type: ignore[arg-type]
     for kind, task in (("base", None), ("evaluate", EvaluateTask(round=1, sampler_steps=1))):
-        with pytest.raises(PolicyError, match="nothing of"):
+        with pytest.raises(PolicyError, match="answers no"):
             check_request(PRIVATE, request(kind, task))
 
 

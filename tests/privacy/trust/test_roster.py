@@ -98,7 +98,7 @@ def test_an_admission_gives_certificate_roster_and_plan(admitted: tuple[Consorti
 
 def test_an_admission_is_for_one_sites_keys_of_one_consortium(admitted: tuple[Consortium, Site, bytes]) -> None:
     consortium, site, content = admitted
-    with pytest.raises(InputError, match="other keys"):
+    with pytest.raises(InputError, match="not for this site's keys"):
         Admission.read(content, consortium.signer_public, consortium.authority, Site().public)
     other = Consortium()
     with pytest.raises(InputError, match="another key"):
