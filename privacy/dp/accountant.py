@@ -1,8 +1,8 @@
 """What releases cost: (epsilon, delta) of Poisson-subsampled Gaussian mechanisms, add/remove one patient.
 
-Privacy loss distributions (dp-accounting; Koskela et al. 2020, Doroshenko et al. 2022) give the figures, as an upper
-bound; the PRV accountant of Opacus (Gopi et al. 2021, arXiv:2106.02848) is the cross-check. Releases with q = 1 are
-plain Gaussians: n of them at z are one at z / sqrt(n), exactly. All libraries are imported when first used.
+Privacy loss distributions (dp-accounting; Koskela et al. 2020, Doroshenko et al. 2022) give the figures. The figures
+are upper bounds. The PRV accountant of Opacus (Gopi et al. 2021, arXiv:2106.02848) is the cross-check. Releases with
+q = 1 are plain Gaussians: n of them at z equal one at z / sqrt(n), exactly. Each library is imported on first use.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from functools import lru_cache
 Profile = Mapping[tuple[float, float], int]
 _Key = tuple[tuple[tuple[float, float], int], ...]
 
-# From here on the distribution would be a huge table, and the budget is lost anyway: the (looser) RDP bound is given.
+# Above this epsilon the distribution would be a huge table, and the budget is lost anyway: use the looser RDP bound.
 _HOPELESS = 100.0
 _LARGE = 20.0
 _GRID = 1e-4
@@ -29,7 +29,7 @@ _LEAST_Z, _MOST_Z = 0.1, 10_000.0
 class Charge:
     """``count`` releases of the sampled Gaussian mechanism: noise over clipping norm ``z``, sampling rate ``q``.
 
-    ``z_alone``: what is left of the noise where everyone else colludes.
+    ``z_alone``: the noise that remains when everyone else colludes.
     """
 
     z: float
@@ -39,7 +39,7 @@ class Charge:
 
 
 def profile(charges: Iterable[Charge], *, alone: bool = False) -> Profile:
-    """Add charges up by mechanism; with ``alone`` against everyone else together."""
+    """Count releases by mechanism. ``alone``: count them against everyone else together."""
     counts: Counter[tuple[float, float]] = Counter()
     for charge in charges:
         counts[(charge.z_alone if alone else charge.z, charge.q)] += charge.count
@@ -47,7 +47,7 @@ def profile(charges: Iterable[Charge], *, alone: bool = False) -> Profile:
 
 
 def epsilon(spent: Profile, delta: float) -> float:
-    """Return epsilon at ``delta`` of all releases in ``spent`` together; 0 for none. An upper bound."""
+    """Return an upper bound of epsilon at ``delta`` for all releases in ``spent`` together; 0 for no release."""
     merged = _merge(spent)
     if not merged:
         return 0.0
@@ -56,7 +56,7 @@ def epsilon(spent: Profile, delta: float) -> float:
 
 
 def epsilon_prv(spent: Profile, delta: float) -> float:
-    """Return the same by Opacus' PRV accountant, to compare."""
+    """Return the same epsilon by Opacus' PRV accountant, as a cross-check."""
     from opacus.accountants import PRVAccountant
 
     accountant = PRVAccountant()
@@ -66,13 +66,13 @@ def epsilon_prv(spent: Profile, delta: float) -> float:
 
 @lru_cache(maxsize=256)
 def noise_multiplier(target: float, delta: float, q: float, steps: int) -> float:
-    """Return the least z, to four digits and rounded up, at which ``steps`` releases cost at most ``target``.
+    """Return the least z at which ``steps`` releases cost at most ``target``, to four digits and rounded up.
 
-    Never below 0.1, where the terms of a run begin.
+    It is never below 0.1, the least z that the terms of a run allow.
     """
 
-    # The RDP bound is quick, and its z is enough; the tighter figure asks for up to a third less. At little noise both
-    # are nearly one, and the search stops up to a 5,000th beside the crossing.
+    # The RDP bound is quick, and its z is always enough. The tighter figure needs up to a third less. At little noise
+    # the two nearly agree, and the search may stop one part in 5,000 beside the crossing.
     enough = 1.001 * _crossing(lambda z: _rdp((((z, q), steps),), delta), target, _LEAST_Z, _MOST_Z)
     z = _crossing(lambda z: epsilon({(z, q): steps}, delta), target, max(_LEAST_Z, 0.6 * enough), enough)
     if z == _LEAST_Z:
@@ -85,7 +85,7 @@ def noise_multiplier(target: float, delta: float, q: float, steps: int) -> float
 
 
 def _crossing(cost: Callable[[float], float], target: float, low: float, high: float) -> float:
-    """Return the z in [low, high] at which the falling ``cost`` is ``target``; ``low`` where that is cheap enough."""
+    """Return the z in [low, high] at which the falling ``cost`` reaches ``target``; ``low`` if that is cheap enough."""
 
     from scipy.optimize import brentq
 
@@ -98,9 +98,10 @@ def _crossing(cost: Callable[[float], float], target: float, low: float, high: f
 
 
 class Budget:
-    """A limit on epsilon, asked again and again while a profile grows: what lies below a known answer is known.
+    """A limit on epsilon that is checked again and again while a profile grows.
 
-    ``allows`` costs about half a second for a profile beyond all earlier ones and nothing otherwise.
+    A profile below one that was within the limit is within it too. So ``allows`` takes about half a second for a
+    profile beyond all earlier ones, and no time otherwise.
     """
 
     def __init__(self, limit: float, delta: float) -> None:
@@ -108,7 +109,7 @@ class Budget:
         self._within: list[Profile] = []
 
     def allows(self, spent: Profile) -> bool:
-        """Tell whether ``spent`` costs at most the limit."""
+        """Return whether ``spent`` costs at most the limit."""
         if any(_is_below(spent, known) for known in self._within):
             return True
         if epsilon(spent, self._delta) > self._limit:
@@ -119,7 +120,7 @@ class Budget:
 
 @lru_cache(maxsize=32)
 def budget(limit: float, delta: float) -> Budget:
-    """Return the process' one budget with this limit."""
+    """Return this process's one Budget with this limit."""
     return Budget(limit, delta)
 
 
@@ -128,7 +129,7 @@ def _is_below(small: Profile, large: Profile) -> bool:
 
 
 def _merge(spent: Profile) -> _Key:
-    """All releases with q = 1 as one Gaussian; sorted, so that equal profiles have equal keys."""
+    """Merge all releases with q = 1 into one Gaussian. Sort, so that equal profiles have equal keys."""
     precision = sum(count / z**2 for (z, q), count in spent.items() if q == 1.0)
     rest = [(key, count) for key, count in spent.items() if key[1] != 1.0 and count]
     if precision:
@@ -140,7 +141,7 @@ def _merge(spent: Profile) -> _Key:
 def _pld(merged: _Key, delta: float) -> float:
     from dp_accounting.pld import PLDAccountant
 
-    # A grid that fits the losses to expect: large ones on the fine grid would take minutes and change no digit shown.
+    # Fit the grid to the expected losses: large losses on the fine grid would take minutes and change no digit shown.
     interval = _GRID if _rdp(merged, delta) < _LARGE else 10 * _GRID
     return _compose(PLDAccountant(value_discretization_interval=interval), merged, delta)
 
@@ -155,7 +156,7 @@ def _rdp(merged: _Key, delta: float) -> float:
 def _compose(accountant: object, merged: _Key, delta: float) -> float:
     import dp_accounting as dp
 
-    logging.getLogger("absl").setLevel(logging.ERROR)  # warns of RDP orders that do not matter here
+    logging.getLogger("absl").setLevel(logging.ERROR)  # it warns about RDP orders that do not matter here
     account: dp.PrivacyAccountant = accountant
     for (z, q), count in merged:
         event = dp.GaussianDpEvent(z)

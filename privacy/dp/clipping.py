@@ -1,7 +1,7 @@
-"""One patient's gradient as one vector, and what clipping makes of it. The only file of this package that knows torch.
+"""Flatten one patient's gradient into one vector and clip it. This is the only file of the package that imports torch.
 
-A patient's plans, augmentations and timesteps are averaged into one gradient before it comes here: clipping them one
-by one would let a patient with more plans weigh more than one patient may.
+The caller averages a patient's plans, augmentations and timesteps into one gradient first. Clipping them one by one
+would let a patient with more plans weigh more than one patient may.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from privacy.dp.encoding import euclidean_norm
 
 
 def flatten_gradient(parts: Sequence[Tensor | None], sizes: Sequence[int]) -> Tensor:
-    """Join a patient's gradients, one a parameter, to one vector (d,) float32 on the CPU, as long as it is.
+    """Join a patient's gradients, one per parameter, into one vector (d,) float32 on the CPU. It is not clipped.
 
-    ``None`` stands for zeros of that parameter's size. Whoever adds it to a sum clips it (encoding.py).
+    ``None`` stands for zeros of that parameter's size. The code that adds the vector to a sum clips it (encoding.py).
     """
     return torch.cat(
         [
@@ -29,9 +29,10 @@ def flatten_gradient(parts: Sequence[Tensor | None], sizes: Sequence[int]) -> Te
 
 
 def clip_to_norm(gradient: Tensor, clip: float) -> Tensor:
-    """Shorten a vector (d,) to norm ``clip`` at most; one that holds anything not finite becomes zero.
+    """Shorten a vector (d,) to norm ``clip`` or less. A vector with any non-finite value becomes zero.
 
-    What the encoding does on its own grid, in real numbers: for whoever looks at a single patient's share.
+    The encoding does the same on its integer grid (encoding.py). This version uses real numbers, for code that looks
+    at a single patient's share.
     """
     norm = euclidean_norm(gradient.numpy())
     if not math.isfinite(norm):

@@ -2,13 +2,13 @@
 
 Order of a release, and why (proof: docs/privacy.md):
 
-1. each patient's vector is clipped to norm C and becomes integers on a fine grid, where C is ``FINE`` = 2^18 units, by
-   stochastic rounding; its integer norm is at most FINE, checked in integers;
-2. the patients' integers are added, and integer Gaussian noise on the same grid to the sum;
-3. only then the sum is coarsened to every ``step``-th integer and reduced modulo 2^bits: rounding after noise is
-   post-processing and costs no privacy, whatever the number of coordinates.
+1. Clip each patient's vector to norm C and turn it into integers on a fine grid by stochastic rounding. On this grid C
+   is ``FINE`` = 2^18 units. The integer norm is at most FINE, checked in integers.
+2. Add the patients' integers, then add integer Gaussian noise on the same grid to the sum.
+3. Only then coarsen the sum to every ``step``-th integer and reduce it modulo 2^bits. Rounding after noise is
+   post-processing: it costs no privacy, whatever the number of coordinates.
 
-Sums of such vectors modulo 2^bits are what secure aggregation adds; without it the coordinator adds the same numbers.
+Secure aggregation sums such vectors modulo 2^bits. Without it the coordinator sums the same numbers.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from shared_model.core.errors import InputError
 FINE = 2**18
 RINGS: tuple[int, ...] = (16, 32, 64)
 RING_TYPES = {16: np.uint16, 32: np.uint32, 64: np.uint64}
-# Noise of a site in coarse steps, at least; below it the proof has no room.
+# Least noise of a site, in coarse steps. Below it the proof has no room.
 LEAST_SIGMA_STEPS = 4.0
-# Standard deviations of the sum's noise that must fit beside the largest sum.
+# How many standard deviations of the sum's noise must fit in the ring beside the largest sum.
 _ROOM_SIGMAS = 9.0
 
-# Numbers worked on at once: 256 KiB of float64 and what goes with it stay in a core's second cache.
+# Numbers per chunk: 256 KiB of float64 and its buffers stay in a core's second-level cache.
 _CHUNK = 1 << 15
-_LEVELS = 2.0**16  # of the random number that rounding compares a fraction with
+_LEVELS = 2.0**16  # values of the random number that rounding compares a fraction with
 
 Number = TypeVar("Number", bound=np.generic)
 Ring = NDArray[np.uint16] | NDArray[np.uint32] | NDArray[np.uint64]
@@ -42,7 +42,7 @@ Ring = NDArray[np.uint16] | NDArray[np.uint32] | NDArray[np.uint64]
 
 @dataclass(frozen=True, kw_only=True)
 class Encoding:
-    """How a release is written: ``sigma_site`` and ``step`` in fine units, ring of 2^bits; ``clip`` in real units."""
+    """How a release is encoded: ``sigma_site`` and ``step`` in fine units, a ring of 2^bits, ``clip`` in real units."""
 
     clip: float
     sigma_site: float
@@ -50,21 +50,22 @@ class Encoding:
     bits: int
 
     def release(self, total: Integers, noise: Integers) -> Ring:
-        """Coarsen a site's sum (d,) and noise (d,) on the fine grid to the ring, (d,)."""
+        """Add a site's sum (d,) and noise (d,), both on the fine grid, and coarsen the result to ring numbers (d,)."""
         ring = np.empty(total.size, dtype=RING_TYPES[self.bits])
         for part, sums, noises in zip(_chunks(ring), _chunks(total), _chunks(noise), strict=True):
             part[:] = to_ring(coarsen(sums + noises, self.step), self.bits)
         return ring
 
     def decode(self, total: Ring) -> NDArray[np.float64]:
-        """Read a sum (d,) of releases modulo 2^bits in real units, float64."""
+        """Convert a sum (d,) of releases modulo 2^bits to real units, float64."""
         return from_ring(total).astype(np.float64) * (self.step * self.clip / FINE)
 
 
 def encoding(*, clip: float, sigma_site: float, cohort: int, sites: int, bits: int | None = None) -> Encoding:
-    """Choose the ring's step, and the smallest ring that fits unless ``bits`` names one; InputError if none does.
+    """Choose the ring and its step. ``bits`` names a ring; without it the smallest ring that fits is taken.
 
-    ``sigma_site``: a site's noise in fine units; ``cohort``: most vectors in one sum over all ``sites``.
+    ``sigma_site``: a site's noise in fine units; ``cohort``: the most vectors in one sum over all ``sites``. Raises
+    InputError if no ring fits.
     """
     sigma_total = sigma_site * math.sqrt(sites)
     largest = cohort * FINE + _ROOM_SIGMAS * sigma_total
@@ -88,7 +89,7 @@ def encoding(*, clip: float, sigma_site: float, cohort: int, sites: int, bits: i
 
 
 def euclidean_norm(vector: NDArray[np.float32]) -> float:
-    """Norm of a vector (d,) float32, summed in float64: finite exactly where every number of the vector is."""
+    """Return the norm of a vector (d,) float32, summed in float64. It is finite if and only if every number is."""
     buffer, squared = np.empty(_CHUNK), 0.0
     for part in _chunks(vector):
         real = buffer[: part.size]
@@ -98,7 +99,7 @@ def euclidean_norm(vector: NDArray[np.float32]) -> float:
 
 
 def fine_integers(vector: NDArray[np.float32], clip: float, stream: NoiseStream) -> Integers:
-    """Write one patient's vector (d,) on the fine grid, (d,) int64: what ``add_fine_integers`` adds to nothing."""
+    """Write one patient's vector (d,) on the fine grid, (d,) int64: ``add_fine_integers`` with a total of zeros."""
     total = np.zeros(vector.size, dtype=np.int64)
     add_fine_integers(total, vector, clip, stream)
     return total
@@ -107,10 +108,10 @@ def fine_integers(vector: NDArray[np.float32], clip: float, stream: NoiseStream)
 def add_fine_integers(total: Integers, vector: NDArray[np.float32], clip: float, stream: NoiseStream) -> None:
     """Clip one patient's vector (d,) to norm ``clip`` and add it to ``total`` (d,) on the fine grid.
 
-    What is added is rounded at random, each number's mean right to 2^-16 of a unit; its Euclidean norm is at most FINE,
-    counted in exact integers: a chunk that would break it is left out. Vectors at the limit are made shorter first, by
-    less than 1e-4 up to 40 million numbers, so that this does not happen (``_room``). A vector that is not finite adds
-    nothing. All passes over a chunk follow on each other, so that they find it in the cache.
+    Each number is rounded at random; its mean is right to 2^-16 of a unit. The Euclidean norm of what is added is at
+    most FINE, counted in exact integers: a chunk that would break this limit is left out. To avoid that, vectors at
+    the limit are shortened first, by less than 1e-4 up to 40 million numbers (``_room``). A vector that is not finite
+    adds nothing. All passes over a chunk follow one another, so the chunk stays in the cache.
     """
     norm = euclidean_norm(vector)
     if not 0.0 < norm < math.inf:
@@ -133,10 +134,10 @@ def add_fine_integers(total: Integers, vector: NDArray[np.float32], clip: float,
 
 
 def _room(size: int) -> float:
-    """Norm to which a vector (size,) is clipped, on the fine grid, so that its rounded one stays within FINE.
+    """Return the norm on the fine grid to which a vector (size,) is clipped, so that it stays within FINE once rounded.
 
-    Rounding adds at most 1/4 a coordinate to the expected squared norm, and its deviation is FINE at most: six of them
-    fit, so that about one patient in 10^8 loses a chunk: that costs accuracy, not privacy.
+    Rounding adds at most 1/4 per coordinate to the expected squared norm, with a standard deviation of at most FINE.
+    There is room for six deviations. So about one patient in 10^8 loses a chunk, which costs accuracy, not privacy.
     """
     return math.sqrt(max(FINE**2 - size / 4.0 - 6.0 * FINE, 0.0))
 
@@ -146,10 +147,10 @@ def _chunks(vector: NDArray[Number]) -> Iterator[NDArray[Number]]:
 
 
 def coarsen(values: Integers, step: int) -> Integers:
-    """Round to multiples of an odd ``step``, and count in steps.
+    """Round integers to multiples of an odd ``step``, and count in steps.
 
-    Odd, because then no integer lies on the border of two cells: rounding a continuous value to an integer first and
-    to the step after that is the same as rounding it to the step at once, which the proof needs.
+    With an odd step no integer lies on the border of two cells. So rounding a continuous value first to an integer and
+    then to the step gives the same as rounding it to the step at once. The proof needs this.
     """
     if step < 1 or step % 2 == 0:
         raise ValueError(f"step {step}: expected an odd number")
@@ -168,5 +169,5 @@ def from_ring(values: Ring) -> Integers:
 
 
 def add_to(total: Ring, values: Ring) -> None:
-    """Add ring numbers in place, modulo 2^bits; the order of the additions does not matter."""
+    """Add ring numbers in place, modulo 2^bits. The order of the additions does not matter."""
     np.add(total, values, out=total)

@@ -1,13 +1,13 @@
-"""A site's privacy ledger: what it has spent in all, over every run, stage and coordinator. Nobody can overdraw it.
+"""A site's privacy ledger: all that the site has spent, over every run, stage and coordinator. Nobody can overdraw it.
 
-``ledger.jsonl`` holds one record a charge, each with the hash of the one before; ``head.json`` says how many records
-there are and the last one's hash. A charge is on the disk (fsync) BEFORE anything leaves for it: a process that is
-killed in between has paid for a release that never was, never the other way round. Records that were edited, cut off
-or put in another order, without a head made to fit, are found when the ledger is read, and the site then refuses to
-release anything. So it does where there is no ledger (a disk that is not mounted): ``create`` alone makes one.
+``ledger.jsonl`` holds one record per charge, each with the hash of the record before it. ``head.json`` holds the number
+of records and the last record's hash. A charge is on the disk (fsync) BEFORE its release leaves the site. So a process
+that is killed in between has paid for a release that never left, never the other way round. Reading the ledger finds
+records that were edited, cut off or reordered, unless the head was changed to fit. The site then releases nothing. It
+also releases nothing when there is no ledger (its disk may not be mounted): only ``create`` makes one.
 
-What this cannot see: a folder that is put back as a whole from an older copy, and records and head that were written
-anew by someone who may write here, since the hashes have no key. Keep it off such backups.
+The ledger cannot detect two things: a whole folder restored from an older copy, and records and head rewritten by
+someone with write access, because the hashes have no key. Keep the ledger out of such backups.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _RECORDS, _HEAD, _LOCK = "ledger.jsonl", "head.json", "lock"
 
 @dataclass(frozen=True, kw_only=True)
 class Spent:
-    """What all charges cost: epsilon towards at most t colluders, and towards all others together."""
+    """What all charges cost together: epsilon against at most t colluders, and against all others together."""
 
     epsilon: float
     epsilon_alone: float
@@ -41,9 +41,9 @@ class Spent:
 
 @dataclass(frozen=True, kw_only=True)
 class SiteLedger:
-    """The ledger in ``folder``; ``limit`` and ``limit_alone``: the most epsilon to spend, None for no limit.
+    """The ledger in ``folder``. ``limit`` and ``limit_alone``: the most epsilon to spend, None for no limit.
 
-    Every method raises InputError where the ledger is not as this class wrote it, or there is none.
+    Every method raises InputError when there is no ledger, or when the ledger is not as this class wrote it.
     """
 
     folder: Path
@@ -57,9 +57,9 @@ class SiteLedger:
         return (self.folder / _LOCK).is_file()
 
     def create(self) -> None:
-        """Make the ledger, with nothing spent; one that is there stays as it is.
+        """Make a ledger with nothing spent. An existing ledger stays as it is.
 
-        It gets its head back where a first charge was killed before the head was there, as in earlier versions.
+        In earlier versions a first charge could be killed before it wrote the head. Then this restores the head.
         """
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -74,15 +74,15 @@ class SiteLedger:
             raise InputError(f"{self.folder}: the privacy ledger cannot be made ({error.strerror})") from error
 
     def check(self, charge: Charge, ahead: int = 0) -> None:
-        """Raise PolicyError where ``charge`` could not be paid now; writes nothing, promises nothing."""
+        """Raise PolicyError when the budget does not allow ``charge`` now. Writes and promises nothing."""
         with self._hold_lock():
             self._check_budget([charge_of(record) for record in self._verify()[0]], charge, ahead)
 
     def charge(self, entry: Entry, ahead: int = 0) -> None:
-        """Write a charge down for good; only when this has returned may the release leave.
+        """Record a charge for good. The release may leave only after this has returned.
 
         ``ahead``: how many equal charges the run may still ask for; it only saves time. Raises PolicyError, and writes
-        nothing, where the budget would be exceeded.
+        nothing, when the charge would exceed the budget.
         """
         with self._hold_lock():
             records = self._repair()
@@ -92,12 +92,12 @@ class SiteLedger:
             self._append([*records, record_of(entry, len(records) + 1, last)])
 
     def entries(self) -> list[Entry]:
-        """Read and verify all records, the oldest first."""
+        """Read and verify all records, oldest first."""
         with self._hold_lock():
             return [entry_of(record) for record in self._verify()[0]]
 
     def spent(self) -> Spent:
-        """Add everything up; takes about a second."""
+        """Return what all charges cost together; takes about a second."""
         charges = [entry.charge for entry in self.entries()]
         return Spent(
             epsilon=epsilon(profile(charges), self.delta),
@@ -134,16 +134,16 @@ class SiteLedger:
             os.close(descriptor)
 
     def _verify(self) -> tuple[list[dict[str, Any]], int, int]:
-        """All records, the length in bytes of the part of the file that holds them, and how many the head knows.
+        """Return all records, the length in bytes of the file's part that holds them, and the head's record count.
 
-        Without a head there are no records, and it knows -1.
+        Without a head there are no records, and the count is -1.
         """
         records, length = self._read_chain()
         return records, length, self._check_head(records)
 
     def _read_chain(self) -> tuple[list[dict[str, Any]], int]:
         content = _read(self.folder / _RECORDS)
-        # What stands behind the last line's end was being written when the process died: nothing had left for it.
+        # The process died while it wrote what follows the last whole line: no release had left for it.
         whole = content[: content.rfind(b"\n") + 1]
         records: list[dict[str, Any]] = []
         for line in whole.splitlines():
@@ -165,7 +165,7 @@ class SiteLedger:
             count, digest = int(head["records"]), str(head["hash"])
         except (ValueError, KeyError, TypeError):
             raise self._change_error("its head cannot be read") from None
-        # One record more than the head says: the process died between the two.
+        # One record more than the head says: the process died between writing the record and the head.
         if len(records) - count not in (0, 1):
             raise self._change_error(f"it holds {len(records)} records where {count} were written")
         if digest != (records[count - 1]["hash"] if count else FIRST):
@@ -178,7 +178,7 @@ class SiteLedger:
         )
 
     def _repair(self) -> list[dict[str, Any]]:
-        """The verified records, after what a killed process left unfinished is finished or cut off."""
+        """Finish or cut off what a killed process left unfinished; return the verified records."""
         records, length, known = self._verify()
         path = self.folder / _RECORDS
         if path.exists() and path.stat().st_size > length:
@@ -188,12 +188,12 @@ class SiteLedger:
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
-        if known < len(records):  # also before a first record, so that a killed charge leaves none without a head
+        if known < len(records):  # also before the first record: a killed charge never leaves a record without a head
             self._write_head(records)
         return records
 
     def _append(self, records: list[dict[str, Any]]) -> None:
-        """Write the last of ``records`` behind those that are there, and the head."""
+        """Append the last of ``records`` to the file, then write the head."""
         path = self.folder / _RECORDS
         try:
             descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)

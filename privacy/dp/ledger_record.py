@@ -1,4 +1,4 @@
-"""One record of a site's privacy ledger (privacy/dp/ledger.py): a charge, with the hash of the record before it."""
+"""One record of a site's privacy ledger (privacy/dp/ledger.py): a charge and the hash of the record before it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _RULES: Mapping[str, Rule] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One charge as it stands in the ledger: for what ("shared", "local", ...), in which run and round, when (UTC)."""
+    """One charge in the ledger: what for ("shared", "local", ...), in which run and round, and when (UTC)."""
 
     purpose: str
     run_id: str
@@ -45,7 +45,7 @@ class Entry:
 
 
 def record_of(entry: Entry, number: int, before: str) -> dict[str, Any]:
-    """The record that writes ``entry`` down as number ``number``, now; ``before``: hash of the last one, or FIRST."""
+    """Return the record of ``entry`` with number ``number`` and the time now. ``before``: the last hash, or FIRST."""
     body: dict[str, Any] = {
         "schema": SCHEMA,
         "number": number,
@@ -65,18 +65,18 @@ def record_of(entry: Entry, number: int, before: str) -> dict[str, Any]:
 
 
 def charge_of(record: Mapping[str, Any]) -> Charge:
-    """What a record charges."""
+    """Return a record's charge."""
     return Charge(z=record["z"], z_alone=record["z_alone"], q=record["q"], count=record["count"])
 
 
 def entry_of(record: Mapping[str, Any]) -> Entry:
-    """A record as an entry."""
+    """Return a record as an entry."""
     names = {"purpose": record["for"], "run_id": record["run"], "round": record["round"], "time": record["time"]}
     return Entry(**names, charge=charge_of(record))
 
 
 def read_record(line: bytes, number: int, before: str) -> dict[str, Any] | None:
-    """The record in ``line``; None where it is not number ``number``, as written after the hash ``before``."""
+    """Return the record in ``line``; None unless it is number ``number``, unchanged, and follows hash ``before``."""
     try:
         record: Any = json.loads(line)
         if not isinstance(record, dict) or canonical(record) != line:

@@ -1,10 +1,10 @@
-"""Integer Gaussian noise from the operating system's randomness; no seed of a configuration can reach it.
+"""Integer Gaussian noise from the operating system's randomness. No seed in a configuration can reach it.
 
-The rounded Gaussian RG(s) has P(k) = Phi((k + 1/2) / s) - Phi((k - 1/2) / s) on the integers: what is left of a
-continuous Gaussian after rounding, so that whatever holds for the Gaussian mechanism holds for it (docs/privacy.md).
-Probabilities are computed to 160 bits and drawn from a table by 16 random bits, and for few of them by Walker's alias
-method (1977) with thresholds of 64 bits; a large sigma is a sum of rounded Gaussians on coarser and coarser lattices.
-``SAMPLER_TV`` bounds how far one number drawn here may be from the exact distribution.
+The rounded Gaussian RG(s) has P(k) = Phi((k + 1/2) / s) - Phi((k - 1/2) / s) on the integers. It is a continuous
+Gaussian after rounding, so whatever holds for the Gaussian mechanism holds for it (docs/privacy.md). Probabilities are
+computed to 160 bits. Most values are drawn from a table by 16 random bits, a few by Walker's alias method (1977) with
+thresholds of 64 bits. A large sigma is a sum of rounded Gaussians on coarser and coarser lattices. ``SAMPLER_TV``
+bounds how far the distribution of one number drawn here may be from the exact one.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ Integers = NDArray[np.int64]
 # Total variation of one number: at most seven levels, each 1.1 x 2^-65 from its table and 2e-23 from tails of 10 sigma.
 SAMPLER_TV = 2.0**-62
 LARGEST_SIGMA = 2.0**40
-_TABLE_SIGMA = 320.0  # up to here one table; its alias columns are numbered by 16 bits
-_BASE_SIGMA = 256.0  # of a level, in units of its own lattice
+_TABLE_SIGMA = 320.0  # up to this sigma one table is enough; 16 bits number its alias columns
+_BASE_SIGMA = 256.0  # sigma of a level, in units of its own lattice
 _SMOOTHING = 4.0  # sigma of the finer levels, in units of the coarser lattice
 _TAIL_SIGMAS = 10
-_CELLS = 1 << 16  # of a table, for 16 random bits
+_CELLS = 1 << 16  # cells of a table, one for each value of 16 random bits
 _LEFT = -(1 << 15)  # marks a cell that belongs to no value alone
 _CHUNK = 1 << 15
 
 
 class NoiseStream:
-    """Uniform random bits: AES-256 in counter mode, keyed by 32 bytes of os.urandom that nothing else ever sees.
+    """Uniform random bits: AES-256 in counter mode. Its key is 32 bytes of os.urandom that nothing else ever sees.
 
-    Make one for each release, in the process that uses it: a process forked from another would repeat its stream.
+    Make one for each release, in the process that uses it: a forked process would repeat its parent's stream.
     """
 
     def __init__(self) -> None:
@@ -62,7 +62,7 @@ class NoiseStream:
 def integer_gaussian(sigma: float, size: int, stream: NoiseStream) -> Integers:
     """Draw ``size`` independent rounded Gaussians of standard deviation ``sigma`` >= 1, (size,) int64.
 
-    The variance is sigma^2 and up to 1/12 of the squared coarsest lattice: never less than that of the Gaussian.
+    The variance is sigma^2 plus at most 1/12 of the squared coarsest lattice step: never less than the Gaussian's.
     Raises InputError for a sigma outside 1 to 2^40.
     """
     if not 1.0 <= sigma <= LARGEST_SIGMA:
@@ -80,7 +80,7 @@ def integer_gaussian(sigma: float, size: int, stream: NoiseStream) -> Integers:
 
 
 def _levels(sigma: float) -> Sequence[tuple[int, float]]:
-    """(k, s) of each level: the noise is the sum of 2^k RG(s), coarsest first; their variances add up to sigma^2."""
+    """Return (k, s) of each level, coarsest first. The noise is the sum of 2^k RG(s); the variances sum to sigma^2."""
     if sigma <= _TABLE_SIGMA:
         return [(0, float(sigma))]
     shift = max(1, math.ceil(math.log2(sigma / _BASE_SIGMA)))
@@ -89,10 +89,10 @@ def _levels(sigma: float) -> Sequence[tuple[int, float]]:
 
 
 class _Table:
-    """A value of -K..K by 16 random bits, and by 80 more for few of them (Marsaglia, Tsang and Wang 2004).
+    """Draws a value of -K..K by 16 random bits; a few values take 80 more bits (Marsaglia, Tsang and Wang 2004).
 
-    Of 2^16 cells each value has as many as fit into its probability; what is left of the probabilities is drawn in the
-    cells that are left, by Walker's alias method with 2^n columns: column by 16 bits, column or alias by 64.
+    Each value owns as many of the 2^16 cells as fit into its probability. The cells left over draw the rest of the
+    probabilities by Walker's alias method with 2^n columns: 16 bits choose the column, 64 choose column or alias.
     """
 
     def __init__(self, weights: list[int], centre: int) -> None:
@@ -123,7 +123,7 @@ def _table(sigma: float) -> _Table:
 
 
 def _alias_columns(weights: list[int]) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
-    """Thresholds and aliases for weights that add up to 2^64 times their number; ``weights`` is used up."""
+    """Return thresholds and aliases for weights that add up to 2^64 times their number. Overwrites ``weights``."""
     unit, count = 1 << 64, len(weights)
     thresholds = np.full(count, unit - 1, dtype=np.uint64)
     aliases = np.arange(count, dtype=np.int64)
@@ -144,7 +144,7 @@ def _alias_columns(weights: list[int]) -> tuple[NDArray[np.uint64], NDArray[np.i
 
 
 def _integer_weights(sigma: float) -> tuple[list[int], int]:
-    """Probabilities of -K..K times 2^64 times the number of columns, as whole numbers with exactly that sum; and K."""
+    """Return the probabilities of -K..K as whole numbers, and K. The numbers sum to exactly 2^64 times the columns."""
     with mpmath.workprec(160):
         reach = math.ceil(_TAIL_SIGMAS * sigma) + 1
         root = mpmath.mpf(sigma) * mpmath.sqrt(2)

@@ -1,4 +1,4 @@
-"""What privacy terms cost and allow, before anybody trains: epsilons, exchanges, hours, gigabytes, adapter size."""
+"""What privacy terms cost and allow: epsilons, exchanges, hours, gigabytes, adapter size. Known before training."""
 
 from __future__ import annotations
 
@@ -8,20 +8,21 @@ from dataclasses import dataclass
 from privacy.dp.accountant import epsilon
 from privacy.dp.terms import SUMMED, Terms
 
-# Exchanges of secure aggregation a step (masked vector, who is in, unmask), and of a set-up of keys for so many steps.
+# Exchanges of secure aggregation per step (masked vector, who is in, unmask) and per set-up of keys; steps per set-up.
 EXCHANGES_A_STEP, EXCHANGES_A_SETUP, STEPS_A_SETUP = 3, 2, 16
-# Seconds an exchange took in a deployment on one machine (docs/results/deployed_round.md), least and most.
+# Least and most seconds that an exchange took in a deployment on one machine (docs/results/deployed_round.md).
 EXCHANGE_S = (3.4, 6.9)
 _VALUE_BYTES = 4  # the shared vector travels down as float32
-# Times the useful size from which on a plan is called hopeless.
+# A plan with more numbers than this many times the useful size is called hopeless.
 _HOPELESS = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outlook:
-    """A plan's figures. ``useful``: numbers of an adapter that the noise leaves room for; ``hours`` least and most.
+    """Figures of a federation plan. ``useful``: how many adapter numbers the noise leaves room for.
 
-    ``gigabytes`` are those of one site, both ways; ``warnings`` in words, empty for a plan that may work.
+    ``hours``: least and most; ``gigabytes``: one site's traffic in both directions; ``warnings``: in words, empty for
+    a plan that may work.
     """
 
     epsilon: float
@@ -47,12 +48,12 @@ def gaussian_mu(spent: float, delta: float) -> float:
 
 
 def useful_size(spent: float, delta: float, units: float) -> int:
-    """Rule of thumb: with more than (mu n)^2 numbers the noise of n patients' mean outweighs what it holds."""
+    """Return (mu n)^2. Rule of thumb: with more numbers, the noise in n patients' mean outweighs the signal."""
     return int((gaussian_mu(spent, delta) * units) ** 2)
 
 
 def outlook(terms: Terms, parameters: int, rounds: int) -> Outlook:
-    """Work a plan out for an adapter of ``parameters`` numbers over ``rounds`` rounds; takes about a second."""
+    """Compute the figures for an adapter of ``parameters`` numbers over ``rounds`` rounds; takes about a second."""
     near, alone = (epsilon({(z, terms.q): terms.steps}, terms.delta) for z in (terms.z, terms.z_alone))
     summed = terms.mode in SUMMED
     setups = math.ceil(rounds / STEPS_A_SETUP)
@@ -76,24 +77,24 @@ def _warnings(terms: Terms, near: float, parameters: int, useful: int) -> list[s
     found = []
     if parameters > _HOPELESS * useful:
         found.append(
-            f"HOPELESS: {parameters:,} numbers, where this budget and cohort leave room for about {useful:,}; train a"
-            " smaller adapter, take in more patients, or spend more epsilon"
+            f"HOPELESS: {parameters:,} numbers, but this budget and cohort leave room for about {useful:,}; train a"
+            " smaller adapter, include more patients, or spend more epsilon"
         )
     elif parameters > useful:
-        found.append(f"doubtful: {parameters:,} numbers, where there is room for about {useful:,}")
+        found.append(f"doubtful: {parameters:,} numbers, but there is room for about {useful:,}")
     if terms.mode in SUMMED and terms.honest == 1:
         found.append(
-            "nothing is shared: survivors less colluders is 1, so each site adds all of the noise; ask for more sites"
+            "no noise is shared: survivors minus colluders is 1, so each site adds all of the noise; ask for more sites"
         )
     if terms.delta > 1.0 / terms.cohort:
-        found.append(f"delta {terms.delta:g} is above 1 in {terms.cohort} patients: it may give one of them away")
+        found.append(f"delta {terms.delta:g} is above 1 in {terms.cohort} patients: it may reveal one of them")
     if near > 10.0:
         found.append(f"epsilon {near:.1f} promises a patient little")
     return found
 
 
 def table(found: Outlook) -> list[str]:
-    """Write the figures as lines for a person."""
+    """Return the figures as lines for a person to read."""
     low, high = found.hours
     rows = [
         ("epsilon, coordinator and colluders", f"{found.epsilon:.2f}"),

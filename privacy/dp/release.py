@@ -1,4 +1,4 @@
-"""A site's release: who takes part, what each adds, noise, ring. Training, tests and audits all go through here."""
+"""A site's release: who takes part, what each adds, noise, ring. Training, tests and audits all use this code."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from privacy.dp.noise import Integers, NoiseStream, integer_gaussian
 from privacy.dp.terms import Terms
 from privacy.dp.units import poisson_sample
 
-# Vector (d,) of one unit (patient), of any norm, asked for only if he takes part.
+# Returns the vector (d,) of one unit (patient), of any norm. Called only if that patient takes part.
 VectorOf = Callable[[int], NDArray[np.float32]]
 
 
 def clipped_sum(units: int, size: int, vector_of: VectorOf, terms: Terms, stream: NoiseStream) -> Integers:
-    """Draw who of ``units`` takes part; the sum of their clipped vectors, (``size``,) on the fine grid, no noise."""
+    """Draw which of ``units`` take part; return the sum (``size``,) of their clipped vectors, fine grid, no noise."""
     total = np.zeros(size, dtype=np.int64)
     for unit in poisson_sample(units, terms.q, stream):
         add_fine_integers(total, vector_of(int(unit)), terms.clip, stream)
@@ -25,9 +25,9 @@ def clipped_sum(units: int, size: int, vector_of: VectorOf, terms: Terms, stream
 
 
 def release(total: Integers, terms: Terms, stream: NoiseStream) -> Ring:
-    """Add a site's share of the noise to its sum (d,) and write it in the ring: this may leave, once it is charged.
+    """Add a site's share of the noise to its sum (d,) and encode it in the ring. It may leave once it is charged.
 
-    InputError where so many numbers, so often, are too many for the sampler.
+    Raises InputError when the run's releases hold too many numbers for the sampler (``Terms.check_size``).
     """
     terms.check_size(total.size)
     how = terms.encoding()

@@ -1,11 +1,11 @@
 """Privacy modes, and the terms of one run: who is hidden, behind how much noise, for how many releases.
 
-shared  patient-level: each step every site releases its clipped gradient sum with a share of the noise (the default)
-local   patient-level: DP-SGD at the site, all of the noise its own; several local steps a round
-site    hospital-level: the clipped update of the whole site with a share of the noise
-none    updates as they are; chosen by an explicit word at both ends
+shared  patient-level: in each step every site releases its clipped gradient sum with a share of the noise (default)
+local   patient-level: DP-SGD at the site, which adds all of the noise itself; several local steps per round
+site    hospital-level: each site releases its whole clipped update with a share of the noise
+none    updates as they are; both ends must choose this mode explicitly
 
-The terms are public, fixed before the first release, and the same at every site; what is accounted follows from them
+The terms are public, fixed before the first release, and the same at every site. The accounting follows from the terms
 alone, never from data.
 """
 
@@ -27,7 +27,7 @@ from shared_model.core.fields import MessageError, OneOf, Real, Rule, Whole, che
 
 MODES: tuple[str, ...] = ("shared", "local", "site", "none")
 PRIVATE: tuple[str, ...] = ("shared", "local", "site")
-# Modes whose releases are ring vectors that are summed; the others send float updates.
+# Modes whose releases are ring vectors that get summed. The other modes send float updates.
 SUMMED: tuple[str, ...] = ("shared", "site")
 
 
@@ -35,11 +35,11 @@ SUMMED: tuple[str, ...] = ("shared", "site")
 class Terms:
     """Terms of a private run. Raises MessageError ("bad_task") on a value out of range.
 
-    ``z``: noise of an accepted sum over ``clip``; ``q``: probability with which a patient takes part in a step;
-    ``steps``: releases of a site at most; ``clip``: largest norm of a unit's vector; ``cohort``: patients that all
-    sites declared; ``sites``: N of the roster; ``survivors``: m, fewest sites in an accepted sum; ``colluders``: t;
-    ``bits``: of the ring, 0 for the smallest that fits; ``views``: draws of plan, side, timestep and noise that are
-    averaged into a patient's one gradient.
+    ``z``: noise of an accepted sum, divided by ``clip``; ``q``: probability that a patient takes part in a step;
+    ``steps``: most releases of a site; ``clip``: largest norm of a unit's vector; ``cohort``: patients that all sites
+    declared; ``sites``: N of the roster; ``survivors``: m, fewest sites in an accepted sum; ``colluders``: t;
+    ``bits``: bits of the ring, 0 for the smallest ring that fits; ``views``: how many draws of plan, side, timestep
+    and noise are averaged into a patient's one gradient.
     """
 
     mode: str
@@ -88,30 +88,30 @@ class Terms:
 
     @property
     def honest(self) -> int:
-        """Sites whose noise is sure to be in a sum and unknown to colluders: m - t; in mode local the site alone."""
+        """Sites whose noise is surely in a sum and unknown to colluders: m - t; in mode local only the site itself."""
         return self.survivors - self.colluders if self.mode in SUMMED else 1
 
     @property
     def z_alone(self) -> float:
-        """Noise over ``clip`` against everyone else together: the site's own share."""
+        """Noise over ``clip`` against everyone else together: only the site's own share."""
         return self.z / math.sqrt(self.honest)
 
     @property
     def units(self) -> int:
-        """Most clipped vectors in one sum: patients, or in mode site sites."""
+        """Most clipped vectors in one sum: one per patient, or in mode site one per site."""
         return self.sites if self.mode == "site" else self.cohort
 
     @property
     def divisor(self) -> float:
-        """What a decoded sum is divided by: public, whoever took part."""
+        """Divisor of a decoded sum. It is public and does not depend on who took part."""
         return self.q * self.units
 
     def encoding(self) -> Encoding:
-        """How a release of a summed mode is written; InputError where no ring fits."""
+        """Return how a release of a summed mode is encoded; InputError when no ring fits."""
         return _encoding(self)
 
     def check_size(self, size: int) -> None:
-        """InputError where the sampler's own error over all releases of ``size`` numbers would count against delta."""
+        """Raise InputError when the sampler's error over all releases of ``size`` numbers would matter against delta."""
         if size * self.steps * SAMPLER_TV > self.delta / 10:
             raise InputError(
                 f"privacy: {self.steps} releases of {size} numbers: too many for delta {self.delta:g}, since each"
@@ -119,9 +119,9 @@ class Terms:
             )
 
     def charge(self, count: int = 1) -> Charge:
-        """What ``count`` releases cost one patient.
+        """Return what ``count`` releases cost one patient.
 
-        In mode site a patient may move his hospital's vector from one of norm C to another, by 2 C in all.
+        In mode site one patient may move their hospital's vector from one vector of norm C to another, by up to 2 C.
         """
         part = 0.5 if self.mode == "site" else 1.0
         return Charge(z=part * self.z, z_alone=part * self.z_alone, q=self.q, count=count)
@@ -131,12 +131,12 @@ class Terms:
         return asdict(self)
 
     def to_json(self) -> str:
-        """Write the canonical form: sorted keys, no blanks."""
+        """Return the canonical JSON: sorted keys, no blanks."""
         return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"), allow_nan=False)
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> Terms:
-        """Read what ``to_plain`` returned, strictly; MessageError naming the key."""
+        """Read what ``to_plain`` returned, strictly. A MessageError names the key."""
         names = {field.name for field in fields(cls)}
         if set(plain) != names:
             raise MessageError("bad_task", f"privacy terms: expected exactly {', '.join(sorted(names))}")
@@ -144,7 +144,7 @@ class Terms:
 
     @classmethod
     def from_json(cls, text: str) -> Terms | None:
-        """Read ``to_json``; None for the empty text, which is mode none. MessageError for anything else."""
+        """Read what ``to_json`` wrote. Empty text means mode none and gives None. Other text raises MessageError."""
         if not text:
             return None
         try:
