@@ -111,7 +111,7 @@ class Terms:
         return _encoding(self)
 
     def check_size(self, size: int) -> None:
-        """Raise InputError when the sampler's error over all releases of ``size`` numbers would matter against delta."""
+        """Raise InputError when the sampler's error over all releases of ``size`` numbers is too large for delta."""
         if size * self.steps * SAMPLER_TV > self.delta / 10:
             raise InputError(
                 f"privacy: {self.steps} releases of {size} numbers: too many for delta {self.delta:g}, since each"

@@ -1,4 +1,4 @@
-"""What a child process prints, as JSON lines in a file of bounded size, also while it runs for months."""
+"""Write what a child process prints to a log of JSON lines. The log stays bounded even if the child runs for months."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def json_line(text: str, **fields: object) -> str:
-    """One line of a log: UTC time to the millisecond, further fields, the text."""
+    """Return one line of a log: UTC time to the millisecond, further fields, the text."""
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
     return json.dumps({"time": now, **fields, "text": text}, ensure_ascii=False, default=str)
 
@@ -27,7 +27,7 @@ class JsonFormatter(logging.Formatter):
     """Writes a record as one JSON line: time, level, logger, text, and what ``extra={"fields": {...}}`` adds."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Format one record; an exception is named by its type alone, for its text may hold a patient's name."""
+        """Format one record. Only an exception's type is logged, because its text may hold a patient's name."""
         fields = {"level": record.levelname, "logger": record.name, **getattr(record, "fields", {})}
         if record.exc_info and record.exc_info[0] is not None:
             fields["exception"] = record.exc_info[0].__name__
@@ -35,7 +35,7 @@ class JsonFormatter(logging.Formatter):
 
 
 class ProcessLog:
-    """The log file of one child. ``follow`` copies what a child prints into it, line by line, until its output ends."""
+    """The log file of one child. ``follow`` copies the child's output into it, line by line, until the output ends."""
 
     def __init__(self, path: Path) -> None:
         # delay: no file before there is something to write.
@@ -44,11 +44,11 @@ class ProcessLog:
         )
 
     def follow(self, output: IO[bytes]) -> None:
-        """Start a thread that reads ``output`` to its end, and close it then."""
+        """Start a thread that reads ``output`` to its end and then closes it."""
         threading.Thread(target=self._copy, args=(output,), name="process-log", daemon=True).start()
 
     def write(self, line: str) -> None:
-        """Write one line of a program: as it is when it is one of ours (JSON), as the text of a new one otherwise."""
+        """Write one line that a program printed: one of our JSON lines as it is, any other as the text of a new one."""
         shown = _COLOUR.sub("", line).rstrip()[:LINE_CHARACTERS]
         if shown:
             record = logging.makeLogRecord({"msg": "%s", "args": (shown if _is_ours(shown) else json_line(shown),)})

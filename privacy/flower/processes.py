@@ -1,8 +1,8 @@
-"""Flower's parts as child processes of a role: closed environment, own process group, restarts with back-off.
+"""Run Flower's programs as child processes: closed environment, own process group, restarts with back-off.
 
-Both the coordinator and a site run Flower's programs this way. The environment is closed in one sense: no FLWR_*
+Both the coordinator and a site run Flower's programs this way. The environment is closed in this sense: no FLWR_*
 setting of the caller's shell reaches a child, telemetry and update checks are off, and every role has its own
-FLWR_HOME, so that no run depends on, or tells, anything outside the role's folder.
+FLWR_HOME. So no run depends on anything outside the role's folder, or sends anything to it.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from shared_model.core.errors import InputError
 
 FIRST_DELAY_S = 0.5
 LONGEST_DELAY_S = 30.0
-STABLE_AFTER_S = 60.0  # a child that lived this long starts again at the first delay
+STABLE_AFTER_S = 60.0  # after a child has lived this long, its next restart waits only the first delay
 STOP_TIMEOUT_S = 10.0
 LOOPBACK = "127.0.0.1"
 
 
 def closed_environment(flwr_home: Path) -> dict[str, str]:
-    """Return a child's environment: the caller's, less FLWR_* and the passphrase, plus Flower's offline switches."""
+    """Return a child's environment: the caller's without FLWR_* and passphrase, with Flower's offline switches."""
     left_out = ("FLWR_", "FEDKT3D_PASSPHRASE")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(left_out)}
     environment |= {
@@ -42,7 +42,7 @@ def closed_environment(flwr_home: Path) -> dict[str, str]:
         "FLWR_DISABLE_UPDATE_CHECK": "1",
         "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
         "PYTHONUNBUFFERED": "1",
-        "PYTHONSAFEPATH": "1",  # a folder named like one of our packages in the working directory must not win
+        "PYTHONSAFEPATH": "1",  # do not import from a folder in the working directory that is named like our packages
         # SuperExec starts flwr-serverapp by its bare name.
         "PATH": os.pathsep.join([sysconfig.get_path("scripts"), environment.get("PATH", os.defpath)]),
     }
@@ -60,12 +60,12 @@ def flower_program(name: str) -> str:
 
 
 def module_command(module: str, *arguments: str) -> list[str]:
-    """Return the command that runs an installed module of ours; the working directory is not searched for it."""
+    """Return the command that runs one of our installed modules. Python does not search the working directory."""
     return [sys.executable, "-P", "-m", module, *arguments]
 
 
 class Child:
-    """One supervised program in its own process group; its output goes to a log of bounded size (process_log.py)."""
+    """One supervised program in its own process group. Its output goes to a bounded log (process_log.py)."""
 
     def __init__(self, name: str, command: Sequence[str], environment: dict[str, str], log: Path, folder: Path) -> None:
         self.name = name
@@ -82,11 +82,11 @@ class Child:
 
     @property
     def pid(self) -> int | None:
-        """Process id while it runs, else None."""
+        """Process id while the program runs, else None."""
         return self._process.pid if self._process is not None else None
 
     def tick(self) -> None:
-        """Note an exit, and start the program when it is not running and its back-off is over."""
+        """Note an exit. Start the program if it is not running and its back-off is over."""
         now = time.monotonic()
         if self._process is not None:
             self.last_exit = self._process.poll()
@@ -117,7 +117,7 @@ class Child:
         self.starts += 1
 
     def stop(self, timeout_s: float = STOP_TIMEOUT_S) -> None:
-        """End the program and all it started: SIGTERM to the group, SIGKILL after `timeout_s`."""
+        """End the program and everything it started: SIGTERM to the group, SIGKILL after `timeout_s`."""
         if self._process is None:
             return
         self._signal_group(signal.SIGTERM)
@@ -135,10 +135,10 @@ class Child:
 
 
 def supervise(children: Sequence[Child], on_tick: Callable[[], None], tick_s: float = 0.25) -> None:
-    """Keep `children` running until SIGTERM, SIGINT or SIGHUP; then stop them in the order given and return.
+    """Keep `children` running until SIGTERM, SIGINT or SIGHUP. Then stop them in the given order and return.
 
-    Name a child before those that it needs: it starts after them and stops before them. `on_tick` runs after each look
-    at the children (state file, screen). Main thread only: it installs handlers.
+    List a child before the children that it needs: it starts after them and stops before them. `on_tick` runs after
+    each look at the children (state file, screen). Call this in the main thread: it installs signal handlers.
     """
     stopping = threading.Event()
     numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -157,7 +157,7 @@ def supervise(children: Sequence[Child], on_tick: Callable[[], None], tick_s: fl
 
 
 def end_with_parent() -> None:
-    """Send this process SIGTERM once its parent is gone, so that a killed supervisor leaves nothing behind."""
+    """Send this process SIGTERM once its parent is gone. So a killed supervisor leaves no process behind."""
     parent = os.getppid()
 
     def watch() -> None:
@@ -172,7 +172,7 @@ def end_with_parent() -> None:
 
 @contextmanager
 def sole_instance(lock: Path, what: str) -> Iterator[None]:
-    """Hold `lock` for the duration of the block; InputError when another process of this folder holds it."""
+    """Hold `lock` during the block; InputError when another process holds it."""
     with lock.open("a") as file:
         if not _try_lock(file):
             raise InputError(f"{what} is already running for {lock.parent}; stop it first")
@@ -180,7 +180,7 @@ def sole_instance(lock: Path, what: str) -> Iterator[None]:
 
 
 def is_running(lock: Path) -> bool:
-    """Whether some process holds `lock` (see `sole_instance`); the lock ends with its process, however it ended."""
+    """Return whether a process holds `lock` (see `sole_instance`). The lock ends when its process ends, in any way."""
     if not lock.exists():
         return False
     with lock.open("a") as file:
@@ -196,7 +196,7 @@ def _try_lock(file: IO[str]) -> bool:
 
 
 def rotate(log: Path) -> None:
-    """Move `log` to `log.1` (and so on, LOG_KEPT of them) when it has grown over LOG_BYTES."""
+    """When `log` has grown over LOG_BYTES, move it to `log.1`, `log.1` to `log.2`, and so on; keep LOG_KEPT of them."""
     if not log.exists() or log.stat().st_size < LOG_BYTES:
         return
     for index in range(LOG_KEPT - 1, 0, -1):
@@ -230,7 +230,7 @@ def free_loopback_port() -> int:
 
 
 def require_free_port(host: str, port: int, key: str) -> None:
-    """InputError naming `key` when nobody may listen on (host, port): taken, or no address of this machine."""
+    """Raise InputError naming `key` when (host, port) is taken or is not an address of this machine."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -1,8 +1,8 @@
-"""ASGI front that reads a request's body before it calls the application, and hands it on in one piece.
+"""ASGI front that reads a request's whole body first and passes it to the application in one piece.
 
-Flower's applications stand behind up to eight of Starlette's BaseHTTPMiddleware, and each of those makes a task group
-for each piece of a body. A part of a message of 5 MB comes in some eighty pieces: with these layers they cost a
-SuperLink more than all else that it does in a round. Flower reads the whole body in any case before it looks at it.
+Flower puts up to eight of Starlette's BaseHTTPMiddleware in front of its applications. Each of them makes a task group
+for each piece of a body. A message part of 5 MB arrives in about eighty pieces. Handling these pieces in all the layers
+costs a SuperLink more than everything else in a round. Flower reads the whole body before it looks at it in any case.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ TOO_LARGE = 413
 
 
 class WholeBody:
-    """ASGI application in front of ``application``; answers 413 to a body above ``largest`` bytes."""
+    """ASGI application in front of ``application``. It answers 413 to a body above ``largest`` bytes."""
 
     def __init__(self, application: Application, largest: int = LARGEST_BODY) -> None:
         self._application = application

@@ -1,1 +1,1 @@
-"""Secure aggregation: the coordinator learns the sum of the sites' vectors, nothing else (docs/secagg.md)."""
+"""Secure aggregation: the coordinator learns only the sum of the sites' vectors (docs/secagg.md)."""

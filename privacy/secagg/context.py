@@ -1,7 +1,7 @@
-"""What a set-up is about, who is in it, and the hashes that tie every key and every signature to it.
+"""The terms of a set-up, the sites in it, and the hashes that tie every key and every signature to it.
 
-Each hash takes in the one before: terms and roster -> the keys of all sites -> who dealt shares, the round and the
-model. Two sites that were told different things have different hashes: neither accepts what the other signed, and
+Each hash includes the one before it: terms and roster -> the keys of all sites -> who dealt shares, the round and the
+model. Two sites that were told different things have different hashes. Then neither accepts what the other signed, and
 their masks do not cancel.
 """
 
@@ -28,7 +28,7 @@ MOST_VALUES = 100_000_000
 
 
 def digest(label: str, *parts: bytes | memoryview) -> bytes:
-    """SHA-256 of a labelled list of byte strings; no two lists give the same input."""
+    """Return the SHA-256 of a labelled list of byte strings. Two different lists never give the same hash input."""
     found = hashlib.sha256(f"fedkt3d:secagg/{label}:v1\n".encode())
     for part in parts:
         found.update(memoryview(part).nbytes.to_bytes(8, "big"))
@@ -40,8 +40,8 @@ def digest(label: str, *parts: bytes | memoryview) -> bytes:
 class Cohort:
     """Sites of a pinned roster. A site's index is its place in the order of names.
 
-    Comes from the roster that the consortium signed and this party pinned, never from a message. The roster's version
-    is no part of it: a renewed certificate changes the version, and neither names nor keys.
+    It comes from the roster that the consortium signed and this party pinned, never from a message. It does not hold
+    the roster's version: a renewed certificate changes the version but no name and no key.
     """
 
     consortium: str
@@ -50,10 +50,10 @@ class Cohort:
 
     @classmethod
     def of(cls, roster: Roster, names: Sequence[str] | None = None) -> Cohort:
-        """Take the sites that the roster admits, or those of ``names``; SecAggError when it does not admit one."""
+        """Take all sites that the roster admits, or those in ``names``; SecAggError if one of them is not admitted."""
         chosen = tuple(sorted(roster.names() if names is None else set(names)))
         if not all(map(roster.admitted, chosen)):
-            raise SecAggError("roster", "a site that the pinned roster does not admit")
+            raise SecAggError("roster", "a site is not admitted by the pinned roster")
         keys = tuple(bytes.fromhex(roster.sites[name].identity) for name in chosen)
         return cls(consortium=roster.consortium, names=chosen, keys=keys)
 
@@ -62,7 +62,7 @@ class Cohort:
 
     @cached_property
     def digest(self) -> bytes:
-        """Hash of all of it."""
+        """Hash of the consortium, the names and the keys."""
         return digest("roster", self.consortium.encode(), *(name.encode() for name in self.names), *self.keys)
 
     def index(self, name: str) -> int:
@@ -70,16 +70,16 @@ class Cohort:
         try:
             return self.names.index(name)
         except ValueError:
-            raise SecAggError("roster", "a site that the pinned roster does not admit") from None
+            raise SecAggError("roster", "a site is not admitted by the pinned roster") from None
 
     def name(self, index: int) -> str:
         """Return a site's name; SecAggError for an index outside the roster."""
         if not 0 <= index < len(self.names):
-            raise SecAggError("roster", "a site that the pinned roster does not admit")
+            raise SecAggError("roster", "a site is not admitted by the pinned roster")
         return self.names[index]
 
     def verify(self, index: int, signature: bytes, message: bytes) -> None:
-        """SecAggError, naming the site, unless it signed the message."""
+        """Raise SecAggError, naming the site, unless that site signed the message."""
         name = self.name(index)
         try:
             ed25519.Ed25519PublicKey.from_public_bytes(self.keys[index]).verify(signature, message)
@@ -89,11 +89,12 @@ class Cohort:
 
 @dataclass(frozen=True, kw_only=True)
 class Terms(Packed):
-    """What the coordinator proposes for one set-up of ``steps`` sums; every field is in every signature.
+    """What the coordinator proposes for one set-up of ``steps`` sums. Every signature covers every field.
 
-    ``session``: the run. ``nonce``: fresh for each set-up. ``config``: hash of what both sides know of the run (model,
-    plan). ``threshold``: shares that give a secret back. ``least_survivors``: fewest sites in a sum that counts (m).
-    ``colluders``: sites that may side with the coordinator (t). ``ring_bits`` and ``length``: of the vectors.
+    ``session``: the run. ``nonce``: fresh for each set-up. ``config``: hash of what both sides know about the run
+    (model, federation plan). ``threshold``: how many shares restore a secret. ``least_survivors``: fewest sites in a
+    sum that counts (m). ``colluders``: how many sites may side with the coordinator (t). ``ring_bits`` and ``length``
+    describe the vectors.
     """
 
     session: bytes
@@ -124,14 +125,14 @@ class Terms(Packed):
     }
 
     def check(self, cohort: Cohort) -> None:
-        """SecAggError unless the terms are for this roster and secure against t colluders and the coordinator."""
+        """Raise SecAggError unless the terms fit this roster and are secure against t colluders and the coordinator."""
         if self.roster != cohort.digest:
             raise SecAggError("roster", "the terms are for another roster than the one pinned here")
         sites, t = len(cohort), self.colluders
         if not 2 <= sites <= MOST_SITES:
             raise SecAggError("terms", f"secure aggregation takes 2 to {MOST_SITES} sites; the roster has {sites}")
         if t < 1:
-            raise SecAggError("terms", "colluders: at least 1, since every site knows its own vector")
+            raise SecAggError("terms", "colluders: must be at least 1, because every site knows its own vector")
         least = least_threshold(sites, t)
         if not least <= self.threshold <= self.least_survivors <= sites:
             raise SecAggError(
@@ -140,15 +141,15 @@ class Terms(Packed):
                 f" which is at most {sites}; got {self.threshold} and {self.least_survivors}",
             )
         if self.ring_bits not in RINGS or not 1 <= self.length <= MOST_VALUES or not 1 <= self.steps <= MOST_STEPS:
-            raise SecAggError("terms", "ring_bits, length or steps outside what secure aggregation takes")
+            raise SecAggError("terms", "ring_bits, length or steps is outside the range of secure aggregation")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Floors:
-    """A site's own limits: smallest roster, fewest survivors, fewest colluders that the threshold allows for.
+    """A site's own limits: smallest roster, fewest survivors, fewest colluders that the threshold must withstand.
 
-    ``one_sum_a_round``: of one round reveal one sum alone, over one set of sites (replay.py). Needed where a site's
-    vector is the same whenever it is asked for; where each sum carries noise of its own, the noise is what protects.
+    ``one_sum_a_round``: reveal only one sum per round, over one set of sites (replay.py). This is needed if a site
+    returns the same vector each time. If each sum carries fresh noise, that noise protects the site instead.
     """
 
     sites: int = 3
@@ -157,7 +158,7 @@ class Floors:
     one_sum_a_round: bool = True
 
     def check(self, terms: Terms, cohort: Cohort) -> None:
-        """SecAggError when the terms are below one of them; the coordinator's wish never counts against it."""
+        """Raise SecAggError when the terms are below one of these limits. The coordinator cannot override them."""
         found = {"sites": len(cohort), "survivors": terms.least_survivors, "colluders": terms.colluders}
         for name, value in found.items():
             least = getattr(self, name)
@@ -166,29 +167,30 @@ class Floors:
 
 
 def least_threshold(sites: int, colluders: int) -> int:
-    """Least threshold T = floor((N + t) / 2) + 1 that reveals no site by two contradicting sets of survivors.
+    """Return the least threshold T = floor((N + t) / 2) + 1. Two contradicting sets of survivors then reveal no site.
 
-    The N - t honest sites give one kind of share each, the t colluders both kinds: 2 T > N + t leaves no T for each.
+    Each of the N - t honest sites reveals one kind of share, each of the t colluders both kinds: N + t shares in all.
+    Since 2 T > N + t, there are never T shares of both kinds.
     """
     return (sites + colluders) // 2 + 1
 
 
 def setup_context(terms: Terms, cohort: Cohort) -> bytes:
-    """Hash of what is known before any key is."""
+    """Return the hash of what is known before there are keys."""
     return digest("setup", terms.to_bytes(), cohort.digest)
 
 
 def deal_context(setup: bytes, adverts: Sequence[bytes]) -> bytes:
-    """Hash of the set-up and of all sites' signed keys, in order of sites."""
+    """Return the hash of the set-up and of all sites' signed keys, in order of sites."""
     return digest("deal", setup, *adverts)
 
 
 def step_context(deal: bytes, dealers: Sequence[int], step: int, round_number: int, model: bytes) -> bytes:
-    """Hash of all that one sum is about. ``dealers``: who dealt shares; ``model``: hash of what the sites work on."""
+    """Return the hash of everything one sum depends on. ``dealers``: who dealt shares; ``model``: hash of the work."""
     numbers = b"".join(site.to_bytes(2, "big") for site in sorted(dealers))
     return digest("step", deal, numbers, step.to_bytes(2, "big"), round_number.to_bytes(4, "big"), model)
 
 
 def to_sign(label: str, context: bytes, body: bytes) -> bytes:
-    """Return the bytes that a signature covers. No document of privacy/trust/signed.py begins like this."""
+    """Return the bytes that a signature covers. No document of privacy/trust/signed.py begins with such bytes."""
     return digest(f"signed {label}", context, body)

@@ -1,8 +1,8 @@
-"""A site's secrets for one set-up: how they are made, dealt to the others in sealed boxes, and opened there.
+"""A site's secrets for one set-up: make them, deal them to the other sites in sealed boxes, and open such boxes.
 
-Per step a seed b (the site's own mask) and an X25519 key (its masks with each other site). Both are shared by Shamir's
-scheme. A box is AES-256-GCM under a key for this set-up, this sender and this receiver, used once. The sender commits
-to each share, so that a wrong one is seen by whom it was dealt to, and later whoever shows a wrong one is named.
+Each step has a seed b (the site's own mask) and an X25519 key (its masks with each other site). Both are shared by
+Shamir's scheme. A box is AES-256-GCM under a key for this set-up, this sender and this receiver, used once. The sender
+commits to each share. So the receiver recognises a wrong share, and a site that later reveals a wrong one is named.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ _NONCE = bytes(12)  # each box has a key of its own
 
 @dataclass
 class StepSecrets:
-    """One step's secrets: the site's own, and by dealer what it holds of the others' (seed share, key share)."""
+    """One step's secrets: the site's own, and the shares that it holds of others, by dealer (seed share, key share)."""
 
     seed: bytearray = field(default_factory=lambda: bytearray(os.urandom(32)))
     mask_key: x25519.X25519PrivateKey | None = field(default_factory=x25519.X25519PrivateKey.generate)
     held: dict[int, tuple[bytes, bytes]] = field(default_factory=dict)
 
     def wipe(self) -> None:
-        """Forget all of it; the seed is written over, the rest is left to the interpreter."""
+        """Forget all secrets. The seed is overwritten; the interpreter frees the rest."""
         self.seed[:] = bytes(len(self.seed))
         self.mask_key = None
         self.held.clear()
@@ -59,32 +59,32 @@ Identity = ed25519.Ed25519PrivateKey
 
 
 def check_adverts(adverts: Mapping[int, Advert], setup: bytes, cohort: Cohort, steps: int) -> None:
-    """SecAggError unless each is signed by its site for this set-up and no key stands twice."""
+    """Raise SecAggError unless each site signed its keys for this set-up and no key appears twice."""
     seen: set[bytes] = set()
     for site, advert in adverts.items():
         name = cohort.name(site)
         if advert.site != site or len(advert.mask_keys) != steps or len(advert.commitments) != steps:
-            raise SecAggError("keys", f"the keys of {name} are for another site or number of steps", [name])
+            raise SecAggError("keys", f"the keys of {name} are for another site or another number of steps", [name])
         cohort.verify(site, advert.signature, to_sign("advert", setup, advert.body_to_sign()))
         keys = {advert.share_key, *advert.mask_keys}
         if len(keys) != steps + 1 or keys & seen:
-            raise SecAggError("keys", f"{name} uses a key twice, or one of another site", [name])
+            raise SecAggError("keys", f"{name} uses a key twice, or uses another site's key", [name])
         seen |= keys
 
 
 def seed_commitment(seed: bytes, setup: bytes, site: int, step: int) -> bytes:
-    """H(b): hides the seed, which has 256 bits of entropy, and binds its site."""
+    """Return H(b). It hides the seed, which has 256 bits of entropy, and binds its site to it."""
     return digest("seed", setup, site.to_bytes(2, "big"), step.to_bytes(2, "big"), seed)
 
 
 def derive(secret: bytes, label: str, context: bytes, *sites: int) -> bytes:
-    """HKDF-SHA256 to 32 bytes; label, context and sites (in the order given) enter its info."""
+    """Derive 32 bytes by HKDF-SHA256. Its info holds label, context and sites, in the order given."""
     info = digest(f"key {label}", context, *(site.to_bytes(2, "big") for site in sites))
     return HKDF(hashes.SHA256(), 32, salt=None, info=info).derive(secret)
 
 
 def agree(own: x25519.X25519PrivateKey, other: bytes, cohort: Cohort, site: int) -> bytes:
-    """X25519 with another site's public key; SecAggError, naming it, for a key that gives nothing secret."""
+    """Run X25519 with another site's public key. SecAggError names that site if its key gives no secret."""
     try:
         return own.exchange(x25519.X25519PublicKey.from_public_bytes(other))
     except ValueError:
@@ -93,9 +93,9 @@ def agree(own: x25519.X25519PrivateKey, other: bytes, cohort: Cohort, site: int)
 
 
 def open_key(key: x25519.X25519PrivateKey | None) -> x25519.X25519PrivateKey:
-    """Return a mask key that is still there."""
+    """Return the mask key; SecAggError if it was wiped already."""
     if key is None:
-        raise SecAggError("stage", "the secrets of this step are gone")
+        raise SecAggError("stage", "the secrets of this step were wiped already")
     return key
 
 
@@ -109,7 +109,7 @@ def make_deal(
     cohort: Cohort,
     identity: Identity,
 ) -> Deal:
-    """Share every step's secrets among the sites of ``adverts``; the site's own shares go into ``steps`` at once."""
+    """Share every step's secrets among the sites in ``adverts``. The site's own shares go straight into ``steps``."""
     content = {other: b"" for other in adverts}
     for step in steps:
         key = open_key(step.mask_key).private_bytes_raw()
@@ -130,7 +130,7 @@ def make_deal(
 
 
 def check_deal(deal: Deal, site: int, context: bytes, sites: set[int], steps: int, cohort: Cohort) -> None:
-    """SecAggError unless the deal is ``site``'s, whole, and signed for this context."""
+    """Raise SecAggError unless the deal is complete, comes from ``site``, and is signed for this context."""
     name = cohort.name(site)
     box, commitments = steps * STEP_SHARES + TAG_BYTES, steps * STEP_COMMITMENTS
     if (
@@ -147,7 +147,7 @@ def check_deal(deal: Deal, site: int, context: bytes, sites: set[int], steps: in
 def open_box(
     box: bytes, commitments: bytes, key: bytes, context: bytes, dealer: int, site: int, cohort: Cohort
 ) -> list[tuple[bytes, bytes]]:
-    """Return (seed share, key share) per step; SecAggError, naming the dealer, when it was changed or does not fit."""
+    """Return (seed share, key share) per step. SecAggError names the dealer if the box was changed or does not fit."""
     name = cohort.name(dealer)
     try:
         content = AESGCM(key).decrypt(_NONCE, box, _pair(context, dealer, site))
@@ -158,12 +158,12 @@ def open_box(
         for at in range(0, len(content), STEP_SHARES)
     ]
     if commit(content, context, dealer, site) != commitments or not all(is_share(s) for pair in pairs for s in pair):
-        raise SecAggError("shares", f"the shares of {name} are not those that it committed to", [name])
+        raise SecAggError("shares", f"the shares of {name} are not the ones that it committed to", [name])
     return pairs
 
 
 def commit(content: bytes, context: bytes, dealer: int, receiver: int) -> bytes:
-    """Commitments to a receiver's shares: HASH_BYTES each, in order."""
+    """Return the commitments to a receiver's shares: HASH_BYTES each, in order."""
     shares = [content[at : at + SHARE_BYTES] for at in range(0, len(content), SHARE_BYTES)]
     return b"".join(_share_commitment(s, context, dealer, receiver, at) for at, s in enumerate(shares))
 
@@ -171,7 +171,7 @@ def commit(content: bytes, context: bytes, dealer: int, receiver: int) -> bytes:
 def fits_commitment(
     share: bytes, commitments: bytes, context: bytes, dealer: int, receiver: int, step: int, kind: int
 ) -> bool:
-    """Whether a revealed share is the one that the dealer committed to."""
+    """Return whether a revealed share is the one that the dealer committed to."""
     at = 2 * step + (kind != SEED)
     expected = commitments[at * HASH_BYTES : (at + 1) * HASH_BYTES]
     return is_share(share) and _share_commitment(share, context, dealer, receiver, at) == expected

@@ -1,4 +1,4 @@
-"""The one error of secure aggregation. Its texts are ours: they name sites by their roster names, stages and limits."""
+"""The one error of secure aggregation. We write all its texts. They name sites by roster name, stages and limits."""
 
 from __future__ import annotations
 
@@ -8,25 +8,26 @@ from shared_model.core.errors import FedKT3DError
 
 # What went wrong, for a program; the text says it to a person.
 CODES = (
-    "roster",  # not the roster, or not a site of the roster, that is pinned here
-    "terms",  # numbers that give no security, or below this site's own floors
-    "replay",  # a set-up or a round that was used before
-    "stage",  # a message that does not come next, or of another set-up
-    "too_few",  # fewer sites than the terms want; the step or the set-up ends
-    "signature",  # not signed by the site that it names, for this very context
-    "keys",  # keys that cannot be used, or are used twice
-    "shares",  # shares that cannot be opened, break their commitment, or do not fit together
-    "survivors",  # a set of survivors that a site may not sign
-    "vector",  # another length or ring than the terms say
+    "roster",  # the roster is not the one pinned here, or a site is not in it
+    "terms",  # the numbers give no security, or are below this site's own floors
+    "replay",  # a set-up or a round was used before
+    "stage",  # a message does not come next, or belongs to another set-up
+    "too_few",  # there are fewer sites than the terms want; the step or the set-up ends
+    "signature",  # the named site did not sign this for this context
+    "keys",  # keys cannot be used, or are used twice
+    "shares",  # shares cannot be opened, break their commitment, or do not fit together
+    "survivors",  # a site may not sign this set of survivors
+    "vector",  # the length or ring is not the one in the terms
 )
 
 
-# Ends the text of each refusal of a round that this site helped to reveal: the coordinator goes on with the next one.
+# When this site helped to reveal a round, each later refusal of that round ends with this text. The coordinator then
+# goes on with the next round.
 ROUND_SPENT = "was revealed already"
 
 
 class SecAggError(FedKT3DError):
-    """A message or a step is refused; nothing secret has left. ``blamed``: names of the sites at fault, if known."""
+    """A message or a step is refused. No secret has left. ``blamed``: names of the sites at fault, if known."""
 
     def __init__(self, code: str, text: str, blamed: Sequence[str] = ()) -> None:
         if code not in CODES:

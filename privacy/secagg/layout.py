@@ -1,7 +1,7 @@
-"""Fixed binary layouts for the messages of secure aggregation: one value, one form; anything else is refused.
+"""Fixed binary layouts for the messages of secure aggregation. Each value has one form; any other form is refused.
 
-A message is one tag byte and its fields in order, big-endian, with nothing before, between or after them. Reading
-raises MessageError with a text that quotes nothing of what came in.
+A message is one tag byte and then its fields in order, big-endian, with nothing before, between or after them. Reading
+raises MessageError. Its text quotes nothing from the message.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ class Reader:
 
 
 class Field(Protocol):
-    """How one value stands in a message."""
+    """How one value is written in a message."""
 
     def write(self, value: Any) -> bytes:
-        """Return the value's bytes; MessageError when it does not fit."""
+        """Return the value's bytes; MessageError when the value does not fit."""
         ...
 
     def read(self, source: Reader) -> Any:
-        """Take the value off the message."""
+        """Read the value from the message."""
         ...
 
 
@@ -56,13 +56,13 @@ class Number:
     size: int
 
     def write(self, value: int) -> bytes:
-        """Return it big-endian."""
+        """Return the number in big-endian bytes."""
         if type(value) is not int or not 0 <= value < 1 << 8 * self.size:
             raise MessageError("schema", f"secure aggregation: expected a whole number of {self.size} bytes")
         return value.to_bytes(self.size, "big")
 
     def read(self, source: Reader) -> int:
-        """Take it off."""
+        """Read the number."""
         return int.from_bytes(source.take(self.size), "big")
 
 
@@ -85,7 +85,7 @@ class Raw:
 
 @dataclass(frozen=True)
 class Block:
-    """At most ``longest`` bytes, behind their count."""
+    """At most ``longest`` bytes, preceded by their count."""
 
     longest: int
 
@@ -144,7 +144,7 @@ class BySite:
         for _ in range(count):
             site = _SITE.read(source)
             if site <= last:
-                raise MessageError("schema", "secure aggregation: sites must stand in order, each once")
+                raise MessageError("schema", "secure aggregation: sites must be in order, each only once")
             values[site] = self.item.read(source)
             last = site
         return values
@@ -175,7 +175,7 @@ class Packed:
             raise MessageError("schema", f"secure aggregation: expected a message of at most {MAX_BYTES} bytes")
         source = Reader(data)
         if source.take(1) != bytes([cls.TAG]):
-            raise MessageError("schema", "secure aggregation: a message of another kind")
+            raise MessageError("schema", "secure aggregation: the message is of another kind")
         values = {name: field.read(source) for name, field in cls.LAYOUT.items()}
         source.end()
         return cls(**values)
@@ -185,5 +185,5 @@ class SignedPacked(Packed):
     """A message whose last field is its sender's Ed25519 signature over all fields before it."""
 
     def body_to_sign(self) -> bytes:
-        """Return the bytes that the signature covers, beside label and context."""
+        """Return the bytes that the signature covers, in addition to label and context."""
         return self.to_bytes()[:-SIGNATURE_BYTES]

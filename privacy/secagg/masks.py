@@ -1,7 +1,7 @@
-"""Masks: the key stream of AES-256 in counter mode, added to or taken from a vector over the ring of 2^16, 2^32, 2^64.
+"""Masks: the key stream of AES-256 in counter mode. It is added to a vector, or subtracted, modulo 2^16, 2^32 or 2^64.
 
-A key is derived for one step and one use (context.py), so the counter starts at zero. Chunks stay in a core's second
-cache while every mask is applied to them: the vector itself passes through memory once, however many masks there are.
+A key is derived for one step and one use (context.py), so the counter starts at zero. Each chunk stays in a core's
+second-level cache while every mask is applied to it. So the vector passes through memory once, for any number of masks.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ _BLOCK_BYTES = 16
 
 
 def is_ring_vector(vector: Ring, bits: int, length: int) -> bool:
-    """Whether the array is one flat, contiguous vector of ``length`` elements of the ring."""
+    """Return whether the array is one flat, contiguous vector of ``length`` elements of the ring."""
     return vector.dtype == RINGS[bits] and vector.shape == (length,) and vector.flags.c_contiguous
 
 
 def apply_masks(vector: Ring, masks: Sequence[tuple[bytes, int]], threads: int = 1) -> None:
-    """Add (sign +1) or take away (sign -1) the mask of each 32-byte seed, in place, modulo the ring.
+    """Add (sign +1) or subtract (sign -1) the mask of each 32-byte seed, in place, modulo the ring.
 
-    With several threads each takes a stretch of the vector: encryption and addition both run outside Python's lock.
+    With several threads, each works on its own part of the vector. Encryption and addition run outside Python's lock.
     """
     if not masks:
         return

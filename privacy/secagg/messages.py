@@ -1,7 +1,8 @@
-"""What site and coordinator tell each other, in the order in which it happens. Sites are named by index (Cohort).
+"""The messages between sites and coordinator, in the order of the protocol. An index names a site (Cohort).
 
 Terms (context.py) -> Advert; Adverts -> Deal; Inbox -> Masked and the masked vector; Survivors -> Confirmation;
-Confirmations -> Reveal. What the coordinator sends names the set-up by its hash; a site's own is in what it signs.
+Confirmations -> Reveal. The coordinator's messages hold the set-up's hash. In a site's messages the signature covers
+that hash.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ _COMMITMENTS = Block(MOST_STEPS * STEP_COMMITMENTS)
 
 @dataclass(frozen=True, kw_only=True)
 class Advert(SignedPacked):
-    """A site's keys for one set-up: one X25519 key to receive shares, and for each step a mask key and H(seed)."""
+    """A site's keys for one set-up: one X25519 key for receiving shares, and for each step a mask key and H(seed)."""
 
     site: int
     share_key: bytes
@@ -64,9 +65,9 @@ class Adverts(Packed):
 
 @dataclass(frozen=True, kw_only=True)
 class Deal(SignedPacked):
-    """A site's shares for all others: sealed for each of them, and committed to so that none can be changed later.
+    """A site's shares for all others. Each share is sealed for its receiver. Commitments stop anyone changing it later.
 
-    ``commitments`` (own share included): per step SHA-256 of the seed's share and of the mask key's share.
+    ``commitments`` (own share included): for each step the SHA-256 of the seed's share and of the mask key's share.
     """
 
     site: int
@@ -85,9 +86,9 @@ class Deal(SignedPacked):
 
 @dataclass(frozen=True, kw_only=True)
 class Inbox(Packed):
-    """Opens step ``step`` for one site: the shares that the others dealt to it and their commitments.
+    """Opens step ``step`` for one site: the shares that the others dealt to it, and their commitments.
 
-    It comes with every step, so that a site that missed one can go on with the next; it must stay the same.
+    It comes with every step, so a site that missed one step can go on with the next. It must be the same each time.
     """
 
     setup: bytes
@@ -108,7 +109,7 @@ class Inbox(Packed):
 
 @dataclass(frozen=True, kw_only=True)
 class Masked(SignedPacked):
-    """Goes with a masked vector: a hiding commitment to the vector before it was masked, for a later audit."""
+    """Accompanies a masked vector: a hiding commitment to the vector before masking, for a later audit."""
 
     site: int
     step: int
@@ -143,16 +144,16 @@ class Survivors(Packed):
 
     def __post_init__(self) -> None:
         if list(self.sites) != sorted(set(self.sites)):
-            raise MessageError("schema", "secure aggregation: survivors must stand in order, each once")
+            raise MessageError("schema", "secure aggregation: survivors must be in order, each only once")
 
     def signed_part(self) -> bytes:
-        """Return what each survivor signs, beside the step's context."""
+        """Return what each survivor signs, in addition to the step's context."""
         return b"".join(_SITE.write(site) for site in self.sites)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Confirmation(Packed):
-    """A survivor's signature over the set of survivors that it was shown."""
+    """A survivor's signature over the set of survivors that the coordinator showed it."""
 
     site: int
     step: int
@@ -182,7 +183,7 @@ class Confirmations(Packed):
 
 @dataclass(frozen=True, kw_only=True)
 class Reveal(Packed):
-    """For each site that dealt shares ONE of the two that the sender holds: its kind (SEED or KEY) and the share."""
+    """ONE of the sender's two shares from each site that dealt: the kind (SEED or KEY) and the share."""
 
     site: int
     step: int

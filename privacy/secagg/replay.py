@@ -1,9 +1,9 @@
-"""What a site must remember beyond a restart: which set-ups it has begun, and which rounds it helped to reveal.
+"""What a site must remember across restarts: which set-ups it has begun, and which rounds it helped to reveal.
 
-A set-up is begun once. Of a session's rounds only the newest may be revealed again, and then the very same sum: a
-coordinator that lost a result may ask for it anew, but two sums of one round over different sites, whose difference is
-one site's vector, are refused. The file is a list of lines, each with a checksum, appended and fsynced before anything
-leaves; a line that was cut off by a crash was never acted on and is dropped.
+A set-up begins only once. In a session only the newest round may be revealed again, and only with exactly the same sum.
+So a coordinator that lost a result may ask for it again. But two sums of one round over different sites are refused,
+because their difference is one site's vector. The file is a list of lines, each with a checksum. A line is appended and
+fsynced before anything leaves. The site never acted on a line that a crash cut off, so that line is dropped.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ _LINE = re.compile(r"(setup ([0-9a-f]{64})|reveal ([0-9a-f]{32}) (\d{1,10}) ([0-
 
 
 class ReplayState(Protocol):
-    """Where a site keeps what it must not do twice. Each call is durable when it returns."""
+    """Where a site records what it must not do twice. Each record is durable when the call returns."""
 
     def begin(self, setup: bytes) -> None:
-        """Record a set-up; SecAggError when it was begun before."""
+        """Record a set-up; SecAggError if it was begun before."""
         ...
 
     def check(self, session: bytes, round_number: int) -> None:
-        """SecAggError when a later round of the session was revealed: this one can be none any more."""
+        """Raise SecAggError when a later round of the session was revealed: this round can no longer be revealed."""
         ...
 
     def reveal(self, session: bytes, round_number: int, what: bytes) -> None:
-        """Record which sum of a round is about to be revealed; SecAggError when it was another before."""
+        """Record which sum of a round is about to be revealed; SecAggError if another sum was revealed before."""
         ...
 
 
 class MemoryReplay:
-    """Forgets all at the end of the process: for simulations, whose sites end with it."""
+    """Forgets everything when the process ends. For simulations, whose sites end with the process too."""
 
     def __init__(self) -> None:
         self._setups: set[bytes] = set()
@@ -52,7 +52,7 @@ class MemoryReplay:
         self._setups.add(setup)
 
     def check(self, session: bytes, round_number: int) -> None:
-        """Refuse a round before the newest revealed."""
+        """Refuse a round that comes before the newest revealed one."""
         newest = self._revealed.get(session, (-1, b""))[0]
         if round_number < newest:
             raise SecAggError("replay", f"round {round_number} is over: round {newest} {ROUND_SPENT}")
@@ -69,13 +69,13 @@ class MemoryReplay:
         self._revealed[session] = (round_number, what)
 
     def _write(self, line: str) -> None:
-        """Nothing to write to."""
+        """Do nothing: there is no file."""
 
 
 class FileReplay(MemoryReplay):
-    """Keeps it in one file, which one process holds at a time. A context manager; ``close`` lets the file go.
+    """Keeps the record in one file, which one process holds at a time. A context manager; ``close`` releases the file.
 
-    InputError when the file cannot be used, is held by another process, or is damaged.
+    Raises InputError when the file cannot be used, another process holds it, or it is damaged.
     """
 
     def __init__(self, path: Path) -> None:
@@ -90,7 +90,7 @@ class FileReplay(MemoryReplay):
             self._load()
         except OSError as error:
             self.close()
-            raise InputError(f"{path}: another process of this site uses it; stop that first") from error
+            raise InputError(f"{path}: another process of this site uses it; stop that process first") from error
         except InputError:
             self.close()
             raise
@@ -102,13 +102,13 @@ class FileReplay(MemoryReplay):
         self.close()
 
     def close(self) -> None:
-        """Let the file go."""
+        """Release the file."""
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
 
     def _load(self) -> None:
-        """Read the file and cut off a last line that is not whole; make the file's own entry durable."""
+        """Read the file, cut off an incomplete last line, and make the file's directory entry durable."""
         with open(self._file, "rb", closefd=False) as source:
             content = source.read()
         whole = content.rfind(b"\n") + 1
@@ -147,7 +147,7 @@ class FileReplay(MemoryReplay):
             raise InputError(f"{self._path}: cannot be written ({error.strerror}); nothing was revealed") from error
 
     def _undo(self, size: int) -> None:
-        """Take half a line off again; where even that fails, the file is let go: no later claim can be recorded."""
+        """Remove a half-written line. If even that fails, close the file: then nothing more can be recorded."""
         try:
             os.ftruncate(self._file, size)
             os.lseek(self._file, size, os.SEEK_SET)

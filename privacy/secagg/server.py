@@ -1,7 +1,7 @@
 """The coordinator's part in secure aggregation: who is in a set-up, and one ``Summation`` for each of its steps.
 
-A message that is refused changes nothing: the caller drops the site that sent it, or whom the error blames, and goes
-on with the others. When too few are left, the step ends with an error and the next one may begin.
+A refused message changes nothing. The caller drops the site that sent it, or the sites that the error blames, and goes
+on with the others. When too few sites are left, the step ends with an error and the next step may begin.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ class Server:
 
     @property
     def steps_left(self) -> int:
-        """Steps of this set-up that were not opened yet."""
+        """How many steps of this set-up are not opened yet."""
         return self.terms.steps - self._steps
 
     @property
     def dealers(self) -> tuple[str, ...]:
-        """Names of the sites that dealt shares: only they can take part in a step."""
+        """Names of the sites that dealt shares. Only these sites can take part in a step."""
         return tuple(self.cohort.name(site) for site in sorted(self._deals))
 
     def add_advert(self, site: str, advert: Advert) -> None:
-        """Take a site's keys; SecAggError when they are not its own or came before."""
+        """Accept a site's keys; SecAggError when they are not its own or came before."""
         index = self.cohort.index(site)
         if index in self._adverts or self._deal_hash is not None:
             raise SecAggError("stage", f"keys of {site} came twice or too late", [site])
@@ -45,14 +45,14 @@ class Server:
         self._adverts[index] = advert
 
     def adverts(self) -> Adverts:
-        """Close the first stage: what every site with keys is sent."""
+        """Close the first stage. Return what every site with keys is sent."""
         self._check_enough(len(self._adverts), "have keys")
         content = {site: self._adverts[site].to_bytes() for site in sorted(self._adverts)}
         self._deal_hash = deal_context(self.setup, list(content.values()))
         return Adverts(setup=self.setup, round=self.terms.round, adverts=content)
 
     def add_deal(self, site: str, deal: Deal) -> None:
-        """Take a site's shares for the others; SecAggError when they are not whole or came before."""
+        """Accept a site's shares for the others; SecAggError when they are incomplete or came before."""
         index = self.cohort.index(site)
         if self._deal_hash is None or self._dealt is not None or index not in self._adverts or index in self._deals:
             raise SecAggError("stage", f"shares of {site} came twice, too early or too late", [site])
@@ -60,10 +60,10 @@ class Server:
         self._deals[index] = deal
 
     def open_step(self, round_number: int, model: bytes) -> Summation:
-        """Close the second stage, if it is open, and begin the next sum. ``model``: hash of what the sites work on."""
+        """Close the second stage if it is open, and begin the next sum. ``model``: hash of what the sites work on."""
         self._check_enough(len(self._deals), "dealt shares")
         if self._deal_hash is None or self.steps_left == 0:
-            raise SecAggError("stage", "this set-up has no step left; a new one is needed")
+            raise SecAggError("stage", "this set-up has no step left; make a new set-up")
         if self._dealt is None:
             self._dealt = Dealt(
                 terms=self.terms,

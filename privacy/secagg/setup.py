@@ -1,4 +1,4 @@
-"""A site's side of one set-up: its keys, the shares that it deals, and those that it is dealt."""
+"""A site's side of one set-up: its keys, the shares that it deals, and the shares that it receives."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from privacy.secagg.messages import Advert, Adverts, Deal, Inbox
 
 @dataclass
 class SiteSetup:
-    """Starts with fresh secrets for every step; ``deal`` and ``take`` fill in what they are told, once each."""
+    """Starts with fresh secrets for every step. ``deal`` and ``take`` each add, once, what their message says."""
 
     terms: Terms
     cohort: Cohort
@@ -66,7 +66,7 @@ class SiteSetup:
         )
 
     def take(self, message: Inbox) -> bytes:
-        """Open the boxes once, refuse others later; returns the hash that all dealt shares and keys go into."""
+        """Open the boxes once and refuse other boxes later. Return the hash that covers all dealt shares and keys."""
         if self.deal_hash is None:
             raise SecAggError("stage", "no shares were dealt yet")
         found = _digest(message)
@@ -78,7 +78,7 @@ class SiteSetup:
         return self.deal_hash
 
     def check_enough(self, sites: int, what: str) -> None:
-        """SecAggError when fewer sites are in it than a sum that counts must have."""
+        """Raise SecAggError when there are fewer sites than a sum that counts must have."""
         if sites < self.terms.least_survivors:
             least = self.terms.least_survivors
             raise SecAggError("too_few", f"{sites} sites {what}; the terms want at least {least}")

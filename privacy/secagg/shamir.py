@@ -1,7 +1,7 @@
 """Shamir's secret sharing of 32-byte secrets over the field of 2^521 - 1 elements (Shamir 1979, CACM 22(11)).
 
-``threshold`` shares give the secret back; fewer are independent of it. The field holds any 256-bit secret with room to
-spare, so that shares which do not belong together give, but for a chance of 2^-265, no secret of 32 bytes.
+``threshold`` shares restore the secret; fewer shares are independent of it. The field is much larger than a 256-bit
+secret. So shares that do not belong together give a value that is no 32-byte secret, except with a chance of 2^-265.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ def split(secret: bytes, threshold: int, points: Sequence[int]) -> dict[int, byt
 
 
 def is_share(share: bytes) -> bool:
-    """Whether the bytes are a field element in its one form."""
+    """Return whether the bytes are a field element in its one form."""
     return len(share) == SHARE_BYTES and int.from_bytes(share, "big") < PRIME
 
 
 def join(shares: Mapping[int, bytes]) -> bytes:
-    """Give the secret back from point -> share, exactly as many as the threshold; ValueError when it is none."""
+    """Restore the secret from point -> share, exactly as many as the threshold; ValueError if they give no secret."""
     points = tuple(sorted(shares))
     total = sum(w * int.from_bytes(shares[p], "big") for p, w in zip(points, _weights(points), strict=True)) % PRIME
     try:
@@ -50,7 +50,7 @@ def join(shares: Mapping[int, bytes]) -> bytes:
 
 @lru_cache(maxsize=64)
 def _weights(points: tuple[int, ...]) -> tuple[int, ...]:
-    """Lagrange's coefficients at 0. Kept, since one set of sites mostly answers for all secrets of a step."""
+    """Return Lagrange's coefficients at 0. Cached, because mostly the same sites answer for all secrets of a step."""
     weights = []
     for i in points:
         above = below = 1

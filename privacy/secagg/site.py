@@ -1,8 +1,8 @@
-"""A site's part in secure aggregation, as a state machine: it refuses whatever does not come next or does not fit.
+"""A site's part in secure aggregation, as a state machine. It refuses a message that does not come next or fit.
 
-``begin`` and ``deal`` once a set-up; then for each step ``open_step``, ``mask``, ``confirm``, ``reveal``. A step's
-secrets are its own, and are wiped when it was revealed or a later step begins. Nothing here waits, sends or reads a
-clock; what must outlive the process goes through ``ReplayState``.
+Call ``begin`` and ``deal`` once per set-up, then ``open_step``, ``mask``, ``confirm`` and ``reveal`` for each step.
+Each step has secrets of its own. They are wiped once the step is revealed or a later step begins. Nothing here waits,
+sends or reads a clock. ``ReplayState`` keeps what must outlive the process.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ SALT_BYTES = 32
 
 @dataclass
 class _Step:
-    """The open step. ``done``: what came last: opened, masked, confirmed."""
+    """The open step. ``done``: the last thing that happened: opened, masked or confirmed."""
 
     number: int
     round: int
@@ -50,14 +50,14 @@ class _Step:
 
 @dataclass(frozen=True, kw_only=True)
 class Opening:
-    """What opens a commitment in an audit, together with the vector itself. Stays at the site."""
+    """What opens a commitment in an audit, together with the vector itself. It stays at the site."""
 
     context: bytes
     salt: bytes
 
 
 def input_commitment(context: bytes, site: int, salt: bytes, vector: Ring) -> bytes:
-    """Commit to a vector (d,) before it is masked; the salt hides it, the hash binds it."""
+    """Return a commitment to a vector (d,) before it is masked. The salt hides the vector, the hash binds it."""
     return digest("input", context, site.to_bytes(2, "big"), salt, vector.data.cast("B"))
 
 
@@ -69,7 +69,7 @@ class Site:
     ) -> None:
         self._index = cohort.index(name)
         if identity.public_key().public_bytes_raw() != cohort.keys[self._index]:
-            raise SecAggError("roster", f"the pinned roster has another key for {name} than this site's own")
+            raise SecAggError("roster", f"the key of {name} in the pinned roster is not this site's own key")
         self._identity, self._cohort, self._floors, self._replay = identity, cohort, floors, replay
         self._setup: SiteSetup | None = None
         self._step: _Step | None = None
@@ -77,17 +77,17 @@ class Site:
 
     @property
     def terms(self) -> Terms | None:
-        """Terms of the set-up that is open, as this site accepted them."""
+        """Terms of the open set-up, as this site accepted them."""
         return None if self._setup is None else self._setup.terms
 
     def begin(self, terms: Terms, config: bytes) -> Advert:
-        """Check the terms against the pinned roster and the site's own floors, and make keys for every step.
+        """Check the terms against the pinned roster and the site's own floors. Make keys for every step.
 
-        ``config``: hash (32 bytes) of what this site itself knows of the run.
+        ``config``: hash (32 bytes) of what this site itself knows about the run.
         """
         terms.check(self._cohort)
         if terms.config != config:
-            raise SecAggError("terms", "the terms are for another model or plan than this site's")
+            raise SecAggError("terms", "the terms are not for this site's model and federation plan")
         self._floors.check(terms, self._cohort)
         self._check_round(terms.session, terms.round)
         self._replay.begin(setup_context(terms, self._cohort))
@@ -97,19 +97,19 @@ class Site:
         return self._setup.advert
 
     def deal(self, message: Adverts) -> Deal:
-        """Check the others' keys and deal them shares of this site's secrets; once a set-up."""
+        """Check the others' keys and deal them shares of this site's secrets. Once per set-up."""
         return self._open_setup(message.setup).deal(message)
 
     def open_step(self, message: Inbox, model: bytes) -> None:
-        """Open the next step, before the work for it is done. ``model``: hash of what this site was asked to work on.
+        """Open the next step, before its work is done. ``model``: hash of the work that this site was asked to do.
 
-        Steps may be skipped, never taken twice; the secrets of those before are wiped.
+        A step may be skipped but never used twice. The secrets of earlier steps are wiped.
         """
         setup = self._open_setup(message.setup)
         if not self._next_step <= message.step < setup.terms.steps:
             raise SecAggError("replay", f"step {message.step} was used before, or is not in this set-up")
         if message.round < setup.terms.round:
-            raise SecAggError("replay", "a round before the set-up's first")
+            raise SecAggError("replay", "the round comes before the set-up's first round")
         self._check_round(setup.terms.session, message.round)
         deal_hash = setup.take(message)
         for secrets in setup.steps[: message.step]:
@@ -119,7 +119,7 @@ class Site:
         self._next_step = message.step + 1
 
     def mask(self, vector: Ring) -> tuple[Masked, Ring, Opening]:
-        """Return the masked copy of ``vector`` (d,), a signed commitment to it, and what opens that commitment."""
+        """Return a masked copy of ``vector`` (d,), a signed commitment to it, and what opens that commitment."""
         setup, step, secrets = self._require_stage("opened")
         terms = setup.terms
         if not is_ring_vector(vector, terms.ring_bits, terms.length):
@@ -143,25 +143,26 @@ class Site:
         )
 
     def confirm(self, message: Survivors) -> Confirmation:
-        """Sign the set of survivors; one set a step, with this site in it and enough others."""
+        """Sign the set of survivors: only one set per step, with this site and enough others in it."""
         setup, step, _ = self._require_stage("masked", message.setup, message.step)
         survivors = set(message.sites)
         if message.round != step.round or self._index not in survivors or not survivors <= setup.dealers:
-            raise SecAggError("survivors", "the survivors are not among the sites that dealt shares, this one included")
+            raise SecAggError("survivors", "the survivors lack this site, or hold a site that dealt no shares")
         setup.check_enough(len(survivors), "have survived")
         step.survivors, step.done = message, "confirmed"
         signature = self._identity.sign(to_sign("survivors", step.context, message.signed_part()))
         return Confirmation(site=self._index, step=step.number, signature=signature)
 
     def reveal(self, message: Confirmations) -> Reveal:
-        """Give, for each site, one kind of share: the seed's of a survivor, the mask key's of one that dropped out.
+        """Return one share for each site: of the seed for a survivor, of the mask key for a site that dropped out.
 
-        Only when ``threshold`` survivors signed the very set that this site signed. Recorded before it is returned.
+        It reveals only if ``threshold`` survivors signed exactly the set that this site signed. It records the sum
+        before it returns the shares.
         """
         setup, step, secrets = self._require_stage("confirmed", message.setup, message.step)
         survivors = step.survivors
         if survivors is None or not set(message.signatures) <= set(survivors.sites) or message.round != step.round:
-            raise SecAggError("survivors", "a confirmation by a site that is no survivor")
+            raise SecAggError("survivors", "a site that is not a survivor sent a confirmation")
         if len(message.signatures) < setup.terms.threshold:
             raise SecAggError("too_few", f"fewer than {setup.terms.threshold} sites confirmed the survivors")
         signed = to_sign("survivors", step.context, survivors.signed_part())
@@ -182,7 +183,7 @@ class Site:
         return Reveal(site=self._index, step=step.number, shares=shares)
 
     def end(self) -> None:
-        """Forget the set-up and all its secrets; the record of what was done stays."""
+        """Forget the set-up and all its secrets. The record of what was done stays."""
         if self._setup is not None:
             self._setup.wipe()
         self._setup = self._step = None
@@ -199,10 +200,10 @@ class Site:
     def _require_stage(
         self, done: str, setup_hash: bytes | None = None, number: int | None = None
     ) -> tuple[SiteSetup, _Step, StepSecrets]:
-        """Return the open step, when ``done`` is what came last in it and the message is for it."""
+        """Return set-up, open step and its secrets; SecAggError unless ``done`` came last and the message fits."""
         setup, step = self._setup if setup_hash is None else self._open_setup(setup_hash), self._step
         if setup is None or step is None or step.done != done:
             raise SecAggError("stage", "this message does not come next at this site")
         if number is not None and number != step.number:
-            raise SecAggError("stage", "a message for another step than the open one")
+            raise SecAggError("stage", "the message is not for the open step")
         return setup, step, setup.steps[step.number]

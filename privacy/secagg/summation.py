@@ -1,8 +1,8 @@
-"""One sum at the coordinator: masked vectors folded into a running total, the survivors agreed on, the masks taken off.
+"""One sum at the coordinator: add masked vectors to a running total, agree on the survivors, take the masks off.
 
-It holds one vector, however many sites there are. What remains of a mask when all is folded: each survivor's own mask,
-and between each survivor and each site that dropped out the mask that the other half never came for. Both are made
-again from secrets that ``threshold`` survivors reveal together.
+It holds one vector, however many sites there are. When all vectors are added, two kinds of masks remain: each
+survivor's own mask, and the mask that each survivor shares with each site that dropped out, whose other half never
+came. Both are computed again from secrets that ``threshold`` survivors reveal together.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from privacy.secagg.shamir import join
 
 @dataclass(frozen=True, kw_only=True)
 class Dealt:
-    """What a finished set-up leaves the coordinator: keys and commitments of the sites that dealt shares."""
+    """What the coordinator keeps of a finished set-up: keys and commitments of the sites that dealt shares."""
 
     terms: Terms
     cohort: Cohort
@@ -60,11 +60,11 @@ class Summation:
 
     @property
     def inputs(self) -> dict[str, Masked]:
-        """Signed commitment of each survivor to what it put in, for a later audit."""
+        """Each survivor's signed commitment to its input, for a later audit."""
         return {self._dealt.cohort.name(site): self._masked[site] for site in sorted(self._masked)}
 
     def add_masked(self, site: str, message: Masked, vector: Ring) -> None:
-        """Fold one masked vector (d,) into the total; SecAggError leaves the total as it is."""
+        """Add one masked vector (d,) to the total. On a SecAggError the total stays as it was."""
         index, terms = self._sender(site, message.site, message.step), self._dealt.terms
         if self._survivors is not None or index in self._masked:
             raise SecAggError("stage", f"the vector of {site} came twice or too late", [site])
@@ -78,7 +78,7 @@ class Summation:
         self._masked[index] = message
 
     def survivors(self) -> Survivors:
-        """Close the set of sites that are in the sum: what each of them has to sign."""
+        """Close the set of sites that are in the sum. Return what each of them has to sign."""
         if self._survivors is None:
             self._check_enough(len(self._masked), "sent their vector", self._dealt.terms.least_survivors)
             sites = tuple(sorted(self._masked))
@@ -86,7 +86,7 @@ class Summation:
         return self._survivors
 
     def add_confirmation(self, site: str, message: Confirmation) -> None:
-        """Take a survivor's signature over the set of survivors."""
+        """Accept a survivor's signature over the set of survivors."""
         index = self._sender(site, message.site, message.step)
         survivors = self._survivors
         if survivors is None or index not in survivors.sites or index in self._signatures or self._asked:
@@ -96,7 +96,7 @@ class Summation:
         self._signatures[index] = message.signature
 
     def confirmations(self) -> Confirmations:
-        """Close the confirmations: what each site that confirmed is sent."""
+        """Close the confirmations. Return what each site that confirmed is sent."""
         self._check_enough(len(self._signatures), "confirmed the survivors", self._dealt.terms.threshold)
         self._asked = True
         return Confirmations(
@@ -107,7 +107,7 @@ class Summation:
         )
 
     def add_reveal(self, site: str, message: Reveal) -> None:
-        """Take a survivor's shares; SecAggError, naming the site, when one is not what its dealer committed to."""
+        """Accept a survivor's shares. SecAggError names the site if its dealer did not commit to one of the shares."""
         index = self._sender(site, message.site, message.step)
         if not self._asked or index not in self._signatures or index in self._reveals:
             raise SecAggError("stage", f"the shares of {site} came twice or too early", [site])
@@ -123,9 +123,9 @@ class Summation:
         self._reveals[index] = message
 
     def total(self, threads: int = 1) -> Ring:
-        """Take the masks off: the sum (d,) of the survivors' vectors, modulo the ring. Ends the step.
+        """Take the masks off and end the step. Return the sum (d,) of the survivors' vectors, modulo the ring.
 
-        SecAggError ("too_few"), or ("shares") naming a site whose shares, all as committed, give no secret that fits.
+        SecAggError ("too_few"), or ("shares") naming a site whose shares, though as committed, give no fitting secret.
         """
         self._check_enough(len(self._reveals), "revealed their shares", self._dealt.terms.threshold)
         total, survivors = self._total, self._masked
@@ -143,7 +143,7 @@ class Summation:
         return total
 
     def _leftover_masks(self, dropped: int, key: x25519.X25519PrivateKey) -> list[tuple[bytes, int]]:
-        """Masks that survivors share with a site that dropped out, with the sign that takes them off."""
+        """Return the masks that survivors share with a site that dropped out, with the signs that take them off."""
         masks = []
         for site in sorted(self._masked):
             public = self._dealt.adverts[site].mask_keys[self.number]
@@ -153,7 +153,7 @@ class Summation:
         return masks
 
     def _secret(self, dealer: int) -> bytes:
-        """Join a dealer's secret and hold it against what the dealer signed: H(b), or the public key."""
+        """Join a dealer's secret and compare it with what the dealer signed: H(b), or the public key."""
         threshold, name = self._dealt.terms.threshold, self._dealt.cohort.name(dealer)
         revealers = sorted(self._reveals)[:threshold]
         advert = self._dealt.adverts[dealer]
@@ -176,7 +176,7 @@ class Summation:
         return SEED if dealer in self._masked else KEY
 
     def _sender(self, site: str, claimed: int, step: int) -> int:
-        """Return the index of the site that a message came from; it must speak for itself, in this step."""
+        """Return the index of the site that sent a message. A site may speak only for itself, and for this step."""
         index = self._dealt.cohort.index(site)
         if claimed != index or index not in self._dealt.adverts or step != self.number:
             raise SecAggError("stage", f"{site} sent a message for another site or step", [site])

@@ -128,7 +128,7 @@ def test_a_private_plan_carries_its_terms_and_says_both_epsilons() -> None:
     assert f"{epsilon({(4.25, 1.0): 50}, 1e-5):.2f} towards the coordinator" in words
     assert "if all others collude" in words
     assert "key of b: bbbb bbbb bbbb bbbb bbbb bbbb bbbb bbbb " in words
-    assert "with these sites yourself" in words
+    assert "with these sites directly" in words
     assert "key of" not in " ".join(PLAN.in_words())
 
 

@@ -33,7 +33,7 @@ def test_warnings() -> None:
     assert outlook(TERMS, 7000, 200).warnings == ()
     assert "doubtful" in outlook(TERMS, 200_000, 200).warnings[0]
     alone = outlook(replace(TERMS, survivors=2), 7000, 200)
-    assert any("nothing is shared" in text for text in alone.warnings)
+    assert any("no noise is shared" in text for text in alone.warnings)
     careless = outlook(replace(TERMS, delta=0.01, z=2.0), 7000, 200)
     assert len(careless.warnings) == 2
 

@@ -262,7 +262,7 @@ def test_two_coordinators_plans_do_not_mix():
         outcome = run.sum(1)
         assert outcome.total is None
         assert {d.reason for d in outcome.drops} == {"refused"}
-        assert "another model or plan" in outcome.drops[0].detail
+        assert "not for this site's model" in outcome.drops[0].detail
 
 
 def test_what_a_site_put_in_is_kept_there_and_opens_what_it_signed(tmp_path):
