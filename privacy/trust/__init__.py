@@ -1,1 +1,1 @@
-"""Keys, certificates and the roster."""
+"""Keys, certificates, signed documents and the roster."""

@@ -1,8 +1,8 @@
 """The consortium's X.509: its CA, the coordinator's TLS and document certificates, the sites' identity certificates.
 
-The CA and TLS are P-384; what signs documents is Ed25519. Certificates follow RFC 5280; key usage and the key
-identifiers are set so that strict verifiers (Python 3.13's VERIFY_X509_STRICT) accept them. The CA issues every other
-certificate directly, so that a chain is one step long.
+CA and TLS use P-384 keys. Ed25519 keys sign documents. Certificates follow RFC 5280. Key usage and key identifiers are
+set so that strict verifiers (Python 3.13's VERIFY_X509_STRICT) accept them. The CA issues every other certificate
+directly, so a chain is one step long.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from privacy.trust.signed import private_key
 from shared_model.core.errors import InputError
 
 AUTHORITY_DAYS = 3650
-SERVER_DAYS = 397  # what browsers and strict clients accept at most for a leaf
+SERVER_DAYS = 397  # the longest life of a leaf certificate that browsers and strict clients accept
 SITE_DAYS = 90
-CLOCK_SKEW = dt.timedelta(minutes=5)  # a site whose clock lags a little must accept a new certificate
-DOCUMENTS = "FedKT3D documents"  # the name of the key that signs rosters and plans; no site's name has a blank
+CLOCK_SKEW = dt.timedelta(minutes=5)  # a site whose clock is a little behind must accept a new certificate
+DOCUMENTS = "FedKT3D documents"  # name of the key that signs rosters and plans; a site's name never has a blank
 
 _PrivateKey = ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
 _PublicKey = ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey
@@ -48,9 +48,9 @@ def issue_server_certificate(
 ) -> tuple[bytes, bytes]:
     """Return (private key, certificate), both PEM, of a TLS server that answers to every name or IP in `hosts`.
 
-    `authority_key` and `authority_certificate` are the PEM pair of `new_authority`. Loopback is always among the
-    subject alternative names, since the coordinator's own tools connect there. InputError on a host that is neither
-    an IP address nor an ASCII host name, and on a key that is not the authority's.
+    `authority_key` and `authority_certificate` are the PEM pair of `new_authority`. The subject alternative names
+    always include loopback, because the coordinator's own tools connect there. InputError when a host is neither an IP
+    address nor an ASCII host name, or when the key is not the authority's.
     """
     names = list(dict.fromkeys([*hosts, "127.0.0.1", "localhost"]))
     key = ec.generate_private_key(ec.SECP384R1())
@@ -63,18 +63,18 @@ def issue_server_certificate(
 
 
 def server_hosts(certificate: bytes) -> list[str]:
-    """Return the names and IPs that a TLS server's certificate (PEM) answers to, in its own order."""
+    """Return the names and IPs that a TLS server's certificate (PEM) covers, in the certificate's order."""
     try:
         found = _read(certificate, "TLS certificate").extensions.get_extension_for_class(x509.SubjectAlternativeName)
     except x509.ExtensionNotFound as error:
-        raise InputError("TLS certificate: names no host; expected one that `server init` made") from error
+        raise InputError("TLS certificate: names no host; expected a certificate made by `server init`") from error
     return [str(name.value) for name in found.value]
 
 
 def issue_document_certificate(authority_key: bytes, authority_certificate: bytes) -> tuple[bytes, bytes]:
     """Return (private key, certificate), both PEM, of the Ed25519 key that signs the consortium's documents.
 
-    It lives as long as the CA: what it signed has to verify for as long as the consortium lives.
+    It is valid as long as the CA: its signatures must verify for as long as the consortium lives.
     """
     key = new_signing_key()
     public = private_key(key).public_key()
@@ -84,7 +84,7 @@ def issue_document_certificate(authority_key: bytes, authority_certificate: byte
 def issue_site_certificate(
     authority_key: bytes, authority_certificate: bytes, site: str, public_key: ed25519.Ed25519PublicKey
 ) -> bytes:
-    """Return the PEM certificate that ties `public_key` to the name `site` for SITE_DAYS."""
+    """Return the PEM certificate that binds `public_key` to the name `site` for SITE_DAYS."""
     return _issue(authority_key, authority_certificate, site, public_key, SITE_DAYS)
 
 
@@ -100,36 +100,36 @@ def certificate_request(key_pem: bytes, site: str) -> bytes:
 
 
 def read_certificate_request(content: bytes, site: str) -> ed25519.Ed25519PublicKey:
-    """Return the public key of a PKCS10 request (PEM) that signs itself and names `site`; InputError otherwise."""
+    """Return a PKCS10 request's (PEM) public key; InputError unless its own key signed it and it names `site`."""
     try:
         request = x509.load_pem_x509_csr(content)
         public_key = request.public_key()
         whole = request.is_signature_valid and request.subject == _name(site)
     except (ValueError, UnsupportedAlgorithm) as error:
-        raise InputError("certificate request: expected PKCS10 in PEM, as `client init` makes it") from error
+        raise InputError("certificate request: expected PKCS10 in PEM, made by `client init`") from error
     if not whole or not isinstance(public_key, ed25519.Ed25519PublicKey):
-        raise InputError(f"certificate request: expected an Ed25519 key that signs for the name {site}")
+        raise InputError(f"certificate request: expected an Ed25519 key and its signature for the name {site}")
     return public_key
 
 
 def check_authority(content: bytes) -> bytes:
-    """Return the PEM of a CA certificate in canonical form; InputError when it is no CA certificate or out of date."""
+    """Return a CA certificate as canonical PEM; InputError when it is not a CA certificate or not valid today."""
     if b"PRIVATE KEY" in content:
-        raise InputError("holds a private key; expected the consortium's CA certificate alone")
+        raise InputError("holds a private key; expected only the consortium's CA certificate")
     certificate = _read(content, "CA certificate")
     try:
         is_authority = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
         certificate.verify_directly_issued_by(certificate)
     except (ValueError, TypeError, InvalidSignature, x509.ExtensionNotFound) as error:
-        raise InputError("this certificate is no CA; expected the consortium's own") from error
+        raise InputError("this is not a CA certificate; expected the consortium's CA certificate") from error
     if not is_authority:
-        raise InputError("this certificate is no CA; expected the consortium's own")
+        raise InputError("this is not a CA certificate; expected the consortium's CA certificate")
     check_dates(content, "CA certificate")
     return _pem(certificate)
 
 
 def check_issued(content: bytes, authority_certificate: bytes, name: str) -> ed25519.Ed25519PublicKey:
-    """Return the Ed25519 key that the CA certified for `name`; InputError unless the CA did, for today, directly."""
+    """Return the Ed25519 key that the CA certified for `name`; InputError unless the CA itself did, valid today."""
     certificate = _read(content, f"certificate of {name}")
     try:
         certificate.verify_directly_issued_by(x509.load_pem_x509_certificate(authority_certificate))
@@ -137,13 +137,13 @@ def check_issued(content: bytes, authority_certificate: bytes, name: str) -> ed2
         raise InputError(f"certificate of {name}: not issued by this consortium's CA") from error
     public_key = certificate.public_key()
     if certificate.subject != _name(name) or not isinstance(public_key, ed25519.Ed25519PublicKey):
-        raise InputError(f"certificate of {name}: belongs to another name or another kind of key")
+        raise InputError(f"certificate of {name}: it is for another name or another kind of key")
     check_dates(content, f"certificate of {name}")
     return public_key
 
 
 def check_dates(content: bytes, what: str) -> None:
-    """InputError when the certificate (PEM) called ``what`` is not valid today."""
+    """Raise InputError when the certificate (PEM) is not valid today. ``what`` names it in the error."""
     certificate = _read(content, what)
     now = dt.datetime.now(dt.UTC)
     if not certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc:
@@ -151,12 +151,12 @@ def check_dates(content: bytes, what: str) -> None:
 
 
 def expires(content: bytes) -> dt.datetime:
-    """Return when a certificate (PEM) ends, in UTC."""
+    """Return when a certificate (PEM) expires, in UTC."""
     return _read(content, "certificate").not_valid_after_utc
 
 
 def certificate_fingerprint(content: bytes) -> str:
-    """SHA-256 of a certificate's DER form, in hex."""
+    """Return the SHA-256 of a certificate's DER form, in hex."""
     return _read(content, "certificate").fingerprint(hashes.SHA256()).hex()
 
 

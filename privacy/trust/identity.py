@@ -48,7 +48,7 @@ def new_secret() -> bytes:
 
 
 def new_node_key() -> tuple[bytes, bytes]:
-    """Return (private, public) of a new Flower node key: P-384 in OpenSSH form, as SuperNode and SuperLink read it."""
+    """Return (private, public) of a new Flower node key: P-384 in OpenSSH form, which SuperNode and SuperLink read."""
     key = ec.generate_private_key(ec.SECP384R1())
     private = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
@@ -58,20 +58,20 @@ def new_node_key() -> tuple[bytes, bytes]:
 
 
 def canonical_node_key(content: bytes) -> bytes:
-    """Return a site's public node key in canonical OpenSSH form, comment dropped; InputError if it is none."""
+    """Return a site's public node key in canonical OpenSSH form without a comment; InputError if it is not one."""
     if b"PRIVATE KEY" in content:
-        raise InputError("this is a private key; it must never be sent: make the site new keys")
+        raise InputError("this is a private key, which must never be sent; make new keys for the site")
     try:
         key = serialization.load_ssh_public_key(content)
     except (ValueError, UnsupportedAlgorithm) as error:
         raise InputError("node key: expected an OpenSSH public key (ecdsa-sha2-nistp384 ...)") from error
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP384R1):
-        raise InputError("node key: expected a P-384 key (ecdsa-sha2-nistp384), as `client init` makes it")
+        raise InputError("node key: expected a P-384 key (ecdsa-sha2-nistp384), made by `client init`")
     return key.public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
 
 
 def node_fingerprint(public_key: bytes) -> str:
-    """SHA-256 of a public node key in canonical OpenSSH form, in hex."""
+    """Return the SHA-256 of a public node key in canonical OpenSSH form, in hex."""
     return hashlib.sha256(canonical_node_key(public_key)).hexdigest()
 
 

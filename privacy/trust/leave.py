@@ -1,4 +1,4 @@
-"""The note of a site that leaves: signed by its identity key, so that nobody else can have it revoked by mail."""
+"""The note of a site that leaves. The site's identity key signs it, so nobody else can get the site revoked by mail."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ KIND = "leave"
 
 
 def leave_note(consortium: str, site: str, identity_key: bytes) -> bytes:
-    """Return the note, signed with the site's private identity key (PEM)."""
+    """Return the note that a site leaves, signed with its private identity key (PEM)."""
     return signed.sign(KIND, {"schema": 1, "consortium": consortium, "site": site, "left": utc_now()}, identity_key)
 
 
 def check_leave_note(content: bytes, consortium: str, site: str, identity_hex: str) -> str:
-    """Return when the site left; InputError unless the site whose identity is in the roster signed this for us."""
+    """Return when the site left; InputError unless the site's identity key in the roster signed this note for us."""
     key = ed25519.Ed25519PublicKey.from_public_bytes(bytes.fromhex(identity_hex))
     document = signed.verify(KIND, content, key)
     if (document.get("schema"), document.get("consortium"), document.get("site")) != (1, consortium, site):

@@ -1,10 +1,11 @@
-"""How a site comes in: the coordinator's invitation, and the request that the site answers it with.
+"""How a site joins: the coordinator's invitation, and the request with which the site answers it.
 
-The invitation is handed over out of band (in person, by sealed mail) and is what a site trusts: the CA, the key that
-signs documents, and a one-time code. It holds no private key. The request carries the public halves of keys that the
-site made itself and three proofs: the identity key signs the whole of it, so that identity and node key belong
-together; the certificate request signs itself; and an HMAC by the one-time code shows that it answers this invitation.
-The code itself does not travel, so whoever reads a request on its way cannot put keys of his own into it.
+The coordinator hands the invitation over out of band (in person, by sealed mail). It holds all that the site trusts:
+the CA, the key that signs documents, and a one-time code. It holds no private key. The request holds the public halves
+of keys that the site made itself, and three proofs. The identity key signs the whole request, so identity and node key
+belong together. The certificate request is signed by its own key. An HMAC by the one-time code shows that the request
+answers this invitation. The code itself does not travel. So someone who reads a request on its way cannot put keys of
+their own into it.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def check_address(address: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Invitation:
-    """What the coordinator hands to one site: ``address`` HOST:PORT, certificates in PEM, ``expires`` in UTC."""
+    """What the coordinator gives to one site: ``address`` is HOST:PORT, certificates are PEM, ``expires`` is UTC."""
 
     consortium: str
     name: str
@@ -69,12 +70,12 @@ class Invitation:
     }
 
     def to_json(self) -> bytes:
-        """Write the invitation's file."""
+        """Return the content of the invitation's file."""
         return (json.dumps({"schema": SCHEMA, **asdict(self)}, indent=1) + "\n").encode()
 
     @staticmethod
     def from_json(content: bytes) -> Invitation:
-        """Read and check an invitation; InputError when it is damaged, expired or does not fit together."""
+        """Read and check an invitation; InputError when it is damaged or expired, or its parts do not fit together."""
         try:
             raw = json.loads(content)
         except (ValueError, RecursionError) as error:
@@ -87,7 +88,7 @@ class Invitation:
         check_address(invitation.address)
         authority = certificates.check_authority(invitation.ca.encode())
         if certificates.consortium_id(authority) != invitation.consortium:
-            raise InputError("invitation: consortium is not the id of its CA certificate; ask for a new invitation")
+            raise InputError("invitation: consortium does not match its CA certificate; ask for a new invitation")
         invitation.signer_key()
         check_not_expired(invitation.expires, f"the invitation of {invitation.site}")
         return invitation
@@ -103,23 +104,23 @@ def new_code() -> str:
 
 
 def code_key(code: str) -> str:
-    """Return what the coordinator keeps of a code: its SHA-256 in hex, with which requests are authenticated."""
+    """Return what the coordinator keeps of a code: its SHA-256 in hex. It authenticates requests."""
     return hashlib.sha256(b"fedkt3d:invitation:v1\n" + code.encode()).hexdigest()
 
 
 def check_not_expired(expires: str, what: str) -> None:
-    """InputError when the time ``expires`` (ISO, UTC) has passed or is none."""
+    """Raise InputError when the time ``expires`` (ISO, UTC) has passed or is not a time."""
     try:
         over = dt.datetime.now(dt.UTC) > dt.datetime.fromisoformat(expires)
     except (ValueError, TypeError) as error:
-        raise InputError(f"{what}: expires is no time in UTC") from error
+        raise InputError(f"{what}: expires is not a time in UTC") from error
     if over:
         raise InputError(f"{what} expired on {expires[:10]}; `server invite` makes a new one")
 
 
 @dataclass(frozen=True, kw_only=True)
 class AdmissionRequest:
-    """A request that is whole: ``identity`` signed it and its certificate request. ``node_key``: OpenSSH, canonical."""
+    """A valid request. ``identity`` signed it and its certificate request. ``node_key``: canonical OpenSSH."""
 
     consortium: str
     site: str
@@ -138,7 +139,7 @@ class AdmissionRequest:
 
     @staticmethod
     def make(invitation: Invitation, identity_key: bytes, node_key: bytes) -> bytes:
-        """Return the signed request that answers ``invitation``; ``node_key`` is the public half."""
+        """Return the signed request that answers ``invitation``. ``node_key`` is the public half."""
         document: dict[str, Any] = {
             "schema": SCHEMA,
             "consortium": invitation.consortium,
@@ -151,7 +152,7 @@ class AdmissionRequest:
 
     @staticmethod
     def read(content: bytes) -> AdmissionRequest:
-        """Read a request and check all but its answer to an invitation (``answers``); InputError otherwise."""
+        """Read a request and check everything except that it answers an invitation (``answers``); else InputError."""
         document = signed.read_unverified(KIND, content)
         check_values("schema", KIND, document, AdmissionRequest.RULES)
         public_key = certificates.read_certificate_request(document["csr"].encode(), document["site"])
@@ -165,7 +166,7 @@ class AdmissionRequest:
         )
 
     def answers(self, key: str) -> bool:
-        """Whether its maker held the one-time code that ``key`` (``code_key``) was made from."""
+        """Return whether the request's maker had the one-time code behind ``key`` (``code_key``)."""
         return hmac.compare_digest(_proof(key, self.document), self.document["proof"])
 
 

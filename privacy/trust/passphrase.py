@@ -1,10 +1,10 @@
-"""Private keys on disk under a passphrase: PKCS8, encrypted where one is given, in one place for both sides.
+"""Private keys on disk under a passphrase: PKCS8, encrypted if a passphrase is given. Both sides use this module.
 
 The passphrase comes from the file that FEDKT3D_PASSPHRASE_FILE names, from FEDKT3D_PASSPHRASE itself, or from systemd's
-credential ``fedkt3d-passphrase``. It goes on the consortium's CA key, its documents' key, and a site's identity key; of
-the processes that run unattended the site's executor alone gets it, which signs with the identity. The TLS key and the
-Flower node key stay plain (0600), since Flower reads them from disk by itself and asks for nothing; so do the secrets
-of the local channels.
+credential ``fedkt3d-passphrase``. It protects the consortium's CA key, its documents' key, and a site's identity key.
+Of the unattended processes only the site's executor gets it, because it signs with the identity. The TLS key and the
+Flower node key stay plain (0600), because Flower reads them from disk itself and asks for no passphrase. The secrets of
+the local channels stay plain too.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ LEAST_CHARACTERS = 12
 
 
 def passphrase() -> bytes | None:
-    """Return the passphrase that was given, less the newline at its end; None where none was.
+    """Return the given passphrase without the newline at its end; None if none was given.
 
-    InputError where the file cannot be read, or what was given is shorter than LEAST_CHARACTERS.
+    InputError when the file cannot be read, or the passphrase is shorter than LEAST_CHARACTERS.
     """
     credentials = os.environ.get("CREDENTIALS_DIRECTORY")
     credential = Path(credentials) / CREDENTIAL if credentials else None
@@ -44,13 +44,13 @@ def passphrase() -> bytes | None:
 
 
 def passphrase_environment() -> dict[str, str]:
-    """The variables by which a passphrase was given, for a child process that needs one; a file by its full path."""
+    """Return the variables that give the passphrase, for a child process that needs it. A file has its full path."""
     given = {name: os.environ[name] for name in (FILE, TEXT) if name in os.environ}
     return given | ({FILE: str(Path(given[FILE]).resolve())} if given.get(FILE) else {})
 
 
 def write_private_key(path: Path, key_pem: bytes) -> None:
-    """Create `path` (0600, never over an older file) with a PKCS8 key, encrypted where a passphrase is given."""
+    """Create `path` (0600, never over an older file) with a PKCS8 key, encrypted if a passphrase is given."""
     word = passphrase()
     if word is not None:
         key = serialization.load_pem_private_key(key_pem, password=None)
@@ -63,9 +63,9 @@ def write_private_key(path: Path, key_pem: bytes) -> None:
 
 
 def read_private_key(path: Path) -> bytes:
-    """Return a private key as plain PKCS8 PEM; InputError where its passphrase is missing or wrong.
+    """Return a private key as plain PKCS8 PEM; InputError when its passphrase is missing or wrong.
 
-    What is no encrypted key is returned as it is: whoever uses the key checks it.
+    Content that is not an encrypted key is returned unchanged. The code that uses the key checks it.
     """
     content = identity.read_input(path)
     if b"BEGIN ENCRYPTED PRIVATE KEY" not in content:
@@ -76,7 +76,7 @@ def read_private_key(path: Path) -> bytes:
     try:
         key = serialization.load_pem_private_key(content, password=word)
     except (ValueError, TypeError, UnsupportedAlgorithm):
-        raise InputError(f"{path}: the passphrase is not this key's, or the file is damaged; {_HOW}") from None
+        raise InputError(f"{path}: the passphrase is wrong for this key, or the file is damaged; {_HOW}") from None
     return key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )

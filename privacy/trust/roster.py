@@ -1,9 +1,9 @@
-"""The roster: which sites a consortium has admitted or revoked, and by which keys. One signed document, growing.
+"""The roster: which sites a consortium has admitted or revoked, and their keys. One signed document that only grows.
 
 ``{"schema", "consortium", "version", "sites": {name: {"identity", "certificate", "node_key", "state", "since"}},
 "retired": [...]}``. ``identity`` is the site's raw Ed25519 public key in hex, ``certificate`` and ``node_key`` are
 SHA-256 fingerprints, ``since`` is UTC. Every change raises ``version`` by one. ``retired`` holds each key that was ever
-revoked: none of them is admitted again, under whatever name.
+revoked. No such key is admitted again, under any name.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _MOST_SITES = 1000
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One site's line: its keys, and whether they count."""
+    """One site's entry: its keys, and whether they are admitted or revoked."""
 
     identity: str
     certificate: str
@@ -49,7 +49,7 @@ class Entry:
 
 @dataclass(frozen=True, kw_only=True)
 class Roster:
-    """The sites of one consortium at one version. Changes return a new roster; names map to entries in name order."""
+    """The sites of one consortium at one version. A change returns a new roster. ``sites`` is in order of names."""
 
     consortium: str
     version: int = 1
@@ -57,28 +57,28 @@ class Roster:
     retired: tuple[str, ...] = ()
 
     def admitted(self, site: str) -> bool:
-        """Whether the site may take part."""
+        """Return whether the site may take part."""
         return site in self.sites and self.sites[site].state == "admitted"
 
     def shuts_out(self, site: str, key: str) -> bool:
-        """Whether ``key`` was revoked, or is not the one that this roster has for ``site``; a new site is let in."""
+        """Return whether ``key`` was revoked, or differs from the key of ``site`` here. A new site is not shut out."""
         return key in self.retired or (site in self.sites and self.sites[site].identity != key)
 
     def knows(self, key: str) -> bool:
-        """Whether a key (``identity`` or ``node_key``) belongs to a site, or did until it was revoked."""
+        """Return whether a key (``identity`` or ``node_key``) belongs to a site, or did until it was revoked."""
         return key in self.retired or any(key in (entry.identity, entry.node_key) for entry in self.sites.values())
 
     def admit(self, site: str, *, identity: str, certificate: str, node_key: str) -> Roster:
-        """Add a site; InputError when the name is taken or a key is known already."""
+        """Add a site; InputError when the name is taken or the roster knows one of the keys already."""
         if self.admitted(site):
             raise InputError(f"site {site}: admitted already; `server revoke {site}` first to change its keys")
         if self.knows(identity) or self.knows(node_key):
-            raise InputError(f"site {site}: a key in its request was used before; keys are never taken twice")
+            raise InputError(f"site {site}: a key in its request was used before; a key is never accepted twice")
         entry = Entry(identity=identity, certificate=certificate, node_key=node_key, state="admitted", since=utc_now())
         return self._with(site, entry)
 
     def renew(self, site: str, certificate: str) -> Roster:
-        """Put in a fresh certificate for the key that an admitted site has."""
+        """Replace an admitted site's certificate with a fresh one for the same key."""
         return self._with(site, replace(self._entry(site), certificate=certificate))
 
     def revoke(self, site: str) -> Roster:
@@ -90,7 +90,7 @@ class Roster:
     def _entry(self, site: str) -> Entry:
         if not self.admitted(site):
             raise InputError(
-                f"site {site}: not among the admitted sites ({', '.join(self.names()) or 'there is none'})"
+                f"site {site}: not one of the admitted sites ({', '.join(self.names()) or 'there are none'})"
             )
         return self.sites[site]
 
@@ -112,14 +112,14 @@ class Roster:
 
     @staticmethod
     def from_signed(content: bytes, signer: ed25519.Ed25519PublicKey, consortium: str) -> Roster:
-        """Verify and read a roster; InputError when it is not ``consortium``'s, signed by ``signer``."""
+        """Verify and read a roster; InputError unless it is ``consortium``'s and ``signer`` signed it."""
         document = signed.verify(KIND, content, signer)
         rules: dict[str, Rule] = {"schema": Whole(SCHEMA, SCHEMA), "consortium": CONSORTIUM}
         rules["version"] = Whole(1, 2**31)
         sites, retired = document.pop("sites", None), document.pop("retired", None)
         check_values("schema", KIND, document, rules)
         if document["consortium"] != consortium:
-            raise InputError("roster: of another consortium")
+            raise InputError("roster: it belongs to another consortium")
         if not isinstance(sites, dict) or len(sites) > _MOST_SITES or not all(map(SITE_NAME.accepts, sites)):
             raise InputError(f"roster: sites must map names to entries; a name is {SITE_NAME.expected()}")
         if not isinstance(retired, list) or not all(map(DIGEST.accepts, retired)):
@@ -136,5 +136,5 @@ def _entry(name: str, raw: object) -> Entry:
 
 
 def utc_now() -> str:
-    """Return the time as the roster writes it."""
+    """Return the time now, in the roster's form."""
     return dt.datetime.now(dt.UTC).isoformat(timespec="seconds")

@@ -1,8 +1,8 @@
-"""Signed documents: JSON that one Ed25519 key answers for. Rosters, plans, admissions and requests travel in this form.
+"""Signed documents: JSON signed by one Ed25519 key. Rosters, plans, admissions and requests travel in this form.
 
 ``{"document": {...}, "signature": base64, "signer": hex}`` in canonical JSON and one newline. The signature covers the
-kind, so that a document of one kind never passes for another, and the canonical form of the document; the form of the
-whole file is fixed as well, so that no byte of it can change. ``signer`` is the fingerprint of the signer's public key.
+kind and the canonical form of the document. So a document of one kind never passes for another kind. The form of the
+whole file is fixed too, so no byte of it can change. ``signer`` is the fingerprint of the signer's public key.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ _KEYS = {"document", "signature", "signer"}
 
 
 def canonical(document: Mapping[str, Any]) -> bytes:
-    """Return the one form of a JSON object that is signed and hashed: sorted keys, no blanks, ASCII."""
+    """Return the one form of a JSON object for signing and hashing: sorted keys, no blanks, ASCII."""
     return json.dumps(document, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
 
 def fingerprint(public_key: ed25519.Ed25519PublicKey) -> str:
-    """SHA-256 of the raw public key (32 bytes), in hex."""
+    """Return the SHA-256 of the raw public key (32 bytes), in hex."""
     return hashlib.sha256(public_key.public_bytes_raw()).hexdigest()
 
 
 def sign(kind: str, document: Mapping[str, Any], key_pem: bytes) -> bytes:
-    """Return the signed file of ``document`` as a ``kind`` (lower-case word), by the Ed25519 key in ``key_pem``."""
+    """Sign ``document`` as a ``kind`` (lower-case word) with the Ed25519 key in ``key_pem``; return the file."""
     key = private_key(key_pem)
     signature = base64.b64encode(key.sign(_signed_bytes(kind, document))).decode()
     envelope = {"document": dict(document), "signature": signature, "signer": fingerprint(key.public_key())}
@@ -45,24 +45,24 @@ def sign(kind: str, document: Mapping[str, Any], key_pem: bytes) -> bytes:
 
 
 def pack(envelope: Mapping[str, Any]) -> bytes:
-    """Return the file of a signed document that stood inside another one."""
+    """Return the file of a signed document that was inside another document."""
     return canonical(envelope) + b"\n"
 
 
 def unpack(content: bytes) -> dict[str, Any]:
-    """Return a signed file of ours as a value to put into another document: inverse of ``pack``."""
+    """Return one of our signed files as a value that goes into another document: the inverse of ``pack``."""
     envelope: dict[str, Any] = json.loads(content)
     return envelope
 
 
 def verify(kind: str, content: bytes, public_key: ed25519.Ed25519PublicKey) -> dict[str, Any]:
-    """Return the document of a signed file; InputError unless ``public_key`` signed this very ``kind`` and bytes."""
+    """Return the document of a signed file; InputError unless ``public_key`` signed exactly this ``kind`` and bytes."""
     envelope = _envelope(kind, content)
     if envelope["signer"] != fingerprint(public_key):
         raise InputError(f"{kind}: signed by another key than expected")
     try:
         signature = base64.b64decode(envelope["signature"], validate=True)
-        # Four bits of the last letter mean nothing to the decoder: one text alone counts for a signature.
+        # The decoder ignores four bits of the last letter. Accept only one text for each signature.
         if base64.b64encode(signature).decode() != envelope["signature"]:
             raise binascii.Error
         public_key.verify(signature, _signed_bytes(kind, envelope["document"]))
@@ -73,13 +73,13 @@ def verify(kind: str, content: bytes, public_key: ed25519.Ed25519PublicKey) -> d
 
 
 def read_unverified(kind: str, content: bytes) -> dict[str, Any]:
-    """Return the document of a signed file unverified, to find in it the key that it is then verified with."""
+    """Return the document of a signed file without verifying it. Callers use it to find the key to verify it with."""
     document: dict[str, Any] = _envelope(kind, content)["document"]
     return document
 
 
 def private_key(key_pem: bytes) -> ed25519.Ed25519PrivateKey:
-    """Read an Ed25519 private key (PKCS8 PEM); InputError for anything else, quoting none of it."""
+    """Read an Ed25519 private key (PKCS8 PEM); InputError for anything else. The error quotes none of it."""
     try:
         key = serialization.load_pem_private_key(key_pem, password=None)
     except (ValueError, TypeError):
@@ -96,7 +96,7 @@ def _signed_bytes(kind: str, document: Mapping[str, Any]) -> bytes:
 
 
 def _envelope(kind: str, content: bytes) -> dict[str, Any]:
-    """Parse a signed file; only the newline at its end is free, since mail programs change it."""
+    """Parse a signed file. Only the newline at its end may vary, because mail programs change it."""
     if len(content) > MAX_BYTES:
         raise InputError(f"{kind}: larger than {MAX_BYTES} bytes; expected a signed document")
     body = content.rstrip(b"\r\n")

@@ -1,1 +1,1 @@
-"""The one message schema."""
+"""The one message schema between coordinator and sites."""

@@ -1,13 +1,13 @@
-"""The one wire schema between coordinator and site, version 1: nothing else builds or reads messages.
+"""The one wire schema between coordinator and site, version 1. No other code builds or reads messages.
 
 A request is a ``RecordDict`` of ``head`` (ConfigRecord: schema, kind, run id, spec, manifest hash), ``task`` (train and
 evaluate) and ``vector`` (train and evaluate: one ArrayRecord with one flat float32 array). A reply is ``head`` (schema,
 kind, run id, site, patients, round; a refusal's code and text), ``metrics`` and, for train, ``vector`` (the update),
-or, for base, ``sums`` (int64: what the closed-form base is solved from, shared_model/base/ridge.py). Secure aggregation
-adds ``secure``, one message of privacy/secagg, to either; where a train or base request has it, the answer holds
-``secure`` and a masked ``ring`` alone. Releases of modes shared and site travel in no other way.
-Arrays travel as raw little-endian bytes, so that reading one copies nothing and parses no foreign header.
-Every field is checked when a message is made and again when it is read; raises MessageError.
+or, for base, ``sums`` (int64: the closed-form base is solved from them, shared_model/base/ridge.py). Secure aggregation
+adds ``secure``, one message of privacy/secagg, to both. If a train or base request has ``secure``, the answer holds
+only ``secure`` and a masked ``ring``. Releases of modes shared and site travel only this way.
+Arrays travel as raw little-endian bytes, so reading one copies nothing and parses no foreign header.
+Every field is checked when a message is made and again when it is read. A wrong field raises MessageError.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ from shared_model.core.fields import MessageError, OneOf, Real, Rule, Text, Whol
 from shared_model.core.vector import Vector
 
 SCHEMA = 1
-# What a site's policy may allow or forbid; secure aggregation only carries these.
+# What a site's policy may allow or forbid. Secure aggregation only carries these kinds.
 KINDS = ("describe", "base", "train", "evaluate")
 # Kind -> Flower's message type.
 MESSAGE_TYPES: Mapping[str, str] = {
@@ -61,7 +61,7 @@ MESSAGE_TYPES: Mapping[str, str] = {
 MAX_PATIENTS = 1_000_000
 MAX_METRICS = 64
 
-# Text of the error with which a site's executor answers an open task when the site's staff stops it.
+# When a site's staff stops the site's executor, the executor answers an open task with an error of this text.
 SITE_STOPS = "the site is being stopped"
 
 _SITE = Text(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}", 32, "a site's name (letters, digits, _ and -)")
@@ -82,11 +82,11 @@ _REPLY_HEAD: Mapping[str, Rule] = {
     "patients": Whole(1, MAX_PATIENTS),
     "round": Whole(0, 1_000_000),
 }
-# A count in clear would tell what the masks hide.
+# A plain patient count would reveal what the masks hide.
 _SECURE_HEAD: Mapping[str, Rule] = {**_REPLY_HEAD, "patients": Whole(0, 0)}
 _REFUSAL_HEAD: Mapping[str, Rule] = {
     **_REPLY_HEAD,
-    # A request that cannot be read yields neither run id nor round, and a broken site configuration no name.
+    # An unreadable request has no run id and no round. A broken site configuration has no site name.
     "run-id": Text(r"([0-9a-f]{32})?", 32, "a run id or nothing"),
     "site": Text(r"([A-Za-z0-9][A-Za-z0-9_-]{0,31})?", 32, "a site's name or nothing"),
     "patients": Whole(0, 0),
@@ -101,9 +101,9 @@ _Record = TypeVar("_Record", ConfigRecord, MetricRecord, ArrayRecord)
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What the coordinator asks. ``vector`` is (d,) float32, read-only; only train and evaluate have task and vector.
+    """What the coordinator asks. ``vector`` is (d,) float32, read-only. Only train and evaluate have task and vector.
 
-    ``secure``: the protocol's message; always in SECURE_KINDS, and in train and base when the answer is to be masked.
+    ``secure``: the protocol's message. SECURE_KINDS always have it; train and base have it if the answer is masked.
     """
 
     kind: str
@@ -116,7 +116,7 @@ class Request:
 
     @property
     def round(self) -> int:
-        """The task's or the protocol's round; 0 before the first."""
+        """The round of the task or of the protocol; 0 before the first round."""
         if self.task is not None:
             return self.task.round
         return 0 if self.secure is None else asked_round(self.secure)
@@ -124,13 +124,12 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True)
 class Reply:
-    """What a site answers. ``vector`` is the update (local - global), (d,) float32, in a train reply alone.
+    """What a site answers. ``vector`` is the update (local - global), (d,) float32, only in a train reply.
 
-    ``ring``: with ``secure``, the protocol's message, the masked vector of a train or base reply, (d,) numbers of a
-    ring, in place of an update or sums.
-    ``sums`` are the (s,) int64 sums of a base reply. ``site`` and ``run_id`` may be empty in a refusal. The values of
-    ``vector`` and ``sums`` are not checked here: the server does that while it adds them up
-    (server/rounds/aggregate.py, server/rounds/base_fit.py), where it can name the site and the reason.
+    ``secure`` is the protocol's message. With it, ``ring`` replaces the update or the sums of a train or base reply:
+    the masked vector, (d,) numbers of a ring. ``sums`` are the (s,) int64 sums of a base reply. ``site`` and ``run_id``
+    may be empty in a refusal. The values of ``vector`` and ``sums`` are not checked here. The server checks them while
+    it adds them up (server/rounds/aggregate.py, server/rounds/base_fit.py), where it can name the site and the reason.
     """
 
     kind: str
@@ -147,7 +146,7 @@ class Reply:
 
 
 def request(message: Request) -> RecordDict:
-    """Pack a request; one result may go to many sites, for nothing in it names a site."""
+    """Pack a request. The result may go to many sites, because nothing in it names a site."""
     head: dict[str, int | str] = {
         "schema": SCHEMA,
         "kind": message.kind,
@@ -159,13 +158,13 @@ def request(message: Request) -> RecordDict:
     content = RecordDict({"head": ConfigRecord({**head})})
     expected = TASKS.get(message.kind)
     if type(message.task) is not (expected or type(None)) or (message.vector is None) != (expected is None):
-        raise MessageError("schema", f"request: a {message.kind} carries another task or vector than the schema wants")
+        raise MessageError("schema", f"request: the task or vector of a {message.kind} request does not fit the schema")
     if message.task is not None and message.vector is not None:
         task = {f.name: getattr(message.task, f.name) for f in fields(message.task)}
         content["task"] = ConfigRecord(task)
         content["vector"] = pack_vector(message.vector)
     if message.kind in SECURE_KINDS and message.secure is None:
-        raise MessageError("schema", f"request: a {message.kind} carries a message of secure aggregation")
+        raise MessageError("schema", f"request: a {message.kind} request must hold a message of secure aggregation")
     if message.secure is not None:
         content["secure"] = pack_secure(message.secure, ASKED, message.kind)
         _check_round(message)
@@ -202,7 +201,7 @@ def parse_request(content: RecordDict) -> Request:
 
 
 def reply(message: Reply) -> RecordDict:
-    """Pack a reply at the site. A refusal carries no patients, metrics or vector."""
+    """Pack a reply at the site. A refusal holds no patients, metrics or vector."""
     head: dict[str, int | str] = {
         "schema": SCHEMA,
         "kind": message.kind,
@@ -282,9 +281,9 @@ def _record(content: RecordDict, key: str, kind: type[_Record]) -> _Record:
 
 
 def _reply_arrays(kind: str, masked: bool) -> set[str]:
-    """Records of a reply beside head and metrics."""
+    """Return the records of a reply other than head and metrics."""
     if masked != (kind in SECURE_KINDS) and not (masked and kind in MASKED_KINDS):
-        raise MessageError("schema", "reply: a message of secure aggregation is missing, or has no place here")
+        raise MessageError("schema", "reply: a message of secure aggregation is missing, or does not belong here")
     if masked:
         return {"secure"} if kind in SECURE_KINDS else {"secure", "ring"}
     return {"train": {"vector"}, "base": {"sums"}}.get(kind, set())
@@ -303,7 +302,7 @@ def _expect_records(content: RecordDict, expected: set[str]) -> None:
 def _check_refusal(head: Mapping[str, object]) -> None:
     check_values("schema", "refusal", head, _REFUSAL_HEAD)
     if head["text"] and head["refusal"] not in WORDED:
-        raise MessageError("schema", "refusal: only a policy and secure aggregation refuse in words of their own")
+        raise MessageError("schema", "refusal: only a policy and secure aggregation may add a text of their own")
 
 
 def _check_metrics(metrics: Mapping[str, object]) -> None:

@@ -1,4 +1,4 @@
-"""Why a site did not do what it was asked: a code of a fixed list. The details stay in the site's log."""
+"""Why a site refused a request: a code from a fixed list. The details stay in the site's log."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ REFUSALS: Mapping[str, str] = {
     "not_finite": "the site's result holds values that are not finite",
     "internal": "the site failed; see the site's log",
 }
-# Refusals with a text beside the code: the policy's words, and those of privacy/secagg. Neither quotes what came in.
+# Refusals with a text as well as a code. The policy and privacy/secagg write these texts. Neither quotes the request.
 WORDED = ("policy", "secure")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Refusal:
-    """Why a site did not do it: a code of REFUSALS and, for those in WORDED alone, words of ours."""
+    """Why a site refused: a code of REFUSALS and, only for codes in WORDED, a text that our code wrote."""
 
     code: str
     text: str = ""

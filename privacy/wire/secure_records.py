@@ -1,7 +1,7 @@
-"""Which message of secure aggregation goes with which kind of request and answer, and the record that carries it.
+"""Which message of secure aggregation goes with which kind of request and answer, and the record that holds it.
 
-A record holds the message's one binary form (privacy/secagg/layout.py) under one key. Requests to train or to sum up
-for the base may carry an ``Inbox``: then the answer's array is masked.
+A record holds the message's one binary form (privacy/secagg/layout.py) under one key. A train or base request may hold
+an ``Inbox``. Then the array in the answer is masked.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from privacy.secagg.messages import (
 from shared_model.core.fields import MessageError
 
 _KEY = "message"
-# Kinds that are nothing but secure aggregation, in the order of the protocol.
+# Kinds that only serve secure aggregation, in the order of the protocol.
 SECURE_KINDS = ("secure_keys", "secure_shares", "secure_confirm", "secure_reveal")
 # Kinds whose answer may be masked.
 MASKED_KINDS = ("base", "train")
@@ -42,9 +42,9 @@ ANSWERED: Mapping[str, type[Packed]] = {
 
 
 def pack_secure(message: Packed, kinds: Mapping[str, type[Packed]], kind: str) -> ConfigRecord:
-    """Pack a message of ``kind``; MessageError ("schema") for one of another kind."""
+    """Pack a message of ``kind``; MessageError ("schema") for a message of another kind."""
     if type(message) is not kinds.get(kind):
-        raise MessageError("schema", f"secure aggregation: another message than a {kind} carries")
+        raise MessageError("schema", f"secure aggregation: a {kind} request or answer holds another message")
     return ConfigRecord({_KEY: message.to_bytes()})
 
 
@@ -57,12 +57,12 @@ def unpack_secure(record: ConfigRecord, kinds: Mapping[str, type[Packed]], kind:
 
 
 def asked_round(message: Packed) -> int:
-    """Round that a coordinator's message is for."""
+    """Return the round that a coordinator's message is for."""
     if not isinstance(message, Terms | Adverts | Inbox | Survivors | Confirmations):
-        raise MessageError("schema", "secure aggregation: expected a message of the coordinator's")
+        raise MessageError("schema", "secure aggregation: expected a message from the coordinator")
     return message.round
 
 
 def with_secure(content: RecordDict, kind: str, message: Packed) -> RecordDict:
-    """Return a request of ``kind`` with another message of the coordinator's; both share every other record."""
+    """Return a copy of a request of ``kind`` with another message. The two share every other record."""
     return RecordDict({**content, "secure": pack_secure(message, ASKED, kind)})

@@ -1,7 +1,7 @@
-"""What both ends hash into secure aggregation of the run and of the work behind one sum.
+"""The hashes of the run and of the work behind one sum, which both ends put into secure aggregation.
 
-Each computes it from what it has in hand: a coordinator that sends two sites different models, tasks or specifications
-gives them different hashes, and gets nothing from either.
+Each end computes them from what it has itself. A coordinator that sends two sites different models, tasks or
+specifications gives them different hashes, and then it gets nothing from either.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from privacy.wire.messages import Request
 
 
 def config_hash(asked: Request, plan: bytes = b"") -> bytes:
-    """Hash of what a set-up is for: run, model and manifest of the request, and the pinned plan's hash, if any."""
+    """Return the hash of what a set-up is for: the request's run, model and manifest, and the pinned plan's hash."""
     return digest("config", asked.run_id.encode(), asked.spec_json.encode(), asked.manifest_hash.encode(), plan)
 
 
 def work_hash(asked: Request) -> bytes:
-    """Hash of what a site is to work on for one sum: kind, model, task and shared vector."""
+    """Return the hash of a site's work for one sum: kind, model, task and shared vector."""
     task = "" if asked.task is None else json.dumps(asdict(asked.task), sort_keys=True)
     vector = memoryview(b"") if asked.vector is None else asked.vector.data.cast("B")
     head = (asked.kind, asked.spec_json, asked.manifest_hash, task)
@@ -27,5 +27,5 @@ def work_hash(asked: Request) -> bytes:
 
 
 def session_of(asked: Request) -> bytes:
-    """The session of a run: its id."""
+    """Return the session of a run: the run's id as bytes."""
     return bytes.fromhex(asked.run_id)

@@ -1,4 +1,4 @@
-"""What the coordinator may ask of a site: one round of training, or one evaluation. Ranges are part of the schema."""
+"""What the coordinator may ask a site to do: one round of training, or one evaluation. The schema fixes the ranges."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _SEED = Whole(0, 2**63 - 1)
 class TrainTask:
     """One round of local training. ``lr`` is this round's; randomness is keyed by (seed, site, round, patient).
 
-    ``grad_clip`` is the largest global gradient norm. ``least_visible``: in stage "any2any", the least probability with
-    which a condition is visible (the curriculum). ``privacy``: the run's terms in JSON, empty for mode none; in mode
-    shared a round is one step. Raises MessageError ("bad_task").
+    ``grad_clip`` is the largest global gradient norm. ``least_visible``: in stage "any2any", the least probability that
+    a condition is visible (the curriculum). ``privacy``: the run's terms in JSON, empty for mode none. In mode shared a
+    round is one step. Raises MessageError ("bad_task").
     """
 
     round: int
@@ -65,13 +65,13 @@ class TrainTask:
 
     @property
     def releases(self) -> int:
-        """Noisy steps of one round: each is charged."""
+        """How many noisy steps one round has. Each step is charged."""
         return self.local_steps if self.terms is not None and self.terms.mode == "local" else 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateTask:
-    """Scores the shared vector on the site's own patients after ``round`` rounds. Raises MessageError ("bad_task")."""
+    """Score the shared vector on the site's own patients after ``round`` rounds. Raises MessageError ("bad_task")."""
 
     round: int
     split: str = "validation"

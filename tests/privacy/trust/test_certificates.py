@@ -65,7 +65,7 @@ def test_a_host_that_is_no_host_is_bad_input(authority: tuple[bytes, bytes], hos
 def test_only_a_ca_certificate_passes_as_authority(authority: tuple[bytes, bytes]) -> None:
     key, leaf = certificates.issue_server_certificate(*authority, ["10.0.0.1"])
     assert certificates.check_authority(authority[1]) == authority[1]
-    for reason, content in {"no CA": leaf, "private key": key, "PEM": b"rubbish"}.items():
+    for reason, content in {"not a CA": leaf, "private key": key, "PEM": b"rubbish"}.items():
         with pytest.raises(InputError, match=reason):
             certificates.check_authority(content)
 

@@ -49,7 +49,7 @@ def test_a_key_written_with_a_passphrase_opens_with_it_alone(
     monkeypatch.delenv(FILE, raising=False)
     monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
     monkeypatch.setenv(TEXT, "a dozen porcupines")
-    with pytest.raises(InputError, match="not this key's") as wrong:
+    with pytest.raises(InputError, match="wrong for this key") as wrong:
         read_private_key(path)
     monkeypatch.delenv(TEXT)
     with pytest.raises(InputError, match=TEXT) as missing:
