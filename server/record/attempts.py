@@ -34,7 +34,7 @@ class Attempts:
         self._path, self._run_id = out / _FILE, run_id
         self._rounds = _read(self._path, run_id)
 
-    def begun(self, number: int) -> int:
+    def count(self, number: int) -> int:
         """How many attempts at round ``number`` were begun, by earlier starts too."""
         return self._of(number).begun
 
@@ -48,7 +48,7 @@ class Attempts:
         self._write(number, replace(tried, begun=tried.begun + 1))
         return tried.begun + 1
 
-    def failed(self, number: int, drops: tuple[Drop, ...]) -> None:
+    def note_failure(self, number: int, drops: tuple[Drop, ...]) -> None:
         """Keep what the attempt that was begun last dropped, now that it has failed."""
         tried = self._of(number)
         self._write(number, replace(tried, drops=(*tried.drops, *drops)))

@@ -91,7 +91,7 @@ class RoundRecord:
         """Whether the shared vector after it is the one before it."""
         return self.public is not None and bool(self.public.why)
 
-    def told(self) -> dict[str, float]:
+    def shown_metrics(self) -> dict[str, float]:
         """Metrics for a person: the sites' own, and the error on public patients of what stands after the round."""
         own = {} if self.public is None else {"public_gy": self.public.stands_gy}
         return {**self.metrics, **own}

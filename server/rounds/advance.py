@@ -1,4 +1,4 @@
-"""One round's sum onto the shared vector: the optimiser's step, the same when it is taken and when it is replayed."""
+"""Apply one round's sum to the shared vector: the optimiser's step. A replay takes exactly the same step."""
 
 from __future__ import annotations
 
@@ -21,30 +21,30 @@ from shared_model.core.vector import Vector
 Masks = Callable[[str], Mask]
 
 
-def advanced(
+def advance(
     config: RunConfig, masks: Masks, number: int, total: UpdateSum | RingSum, vector: Vector, state: State
 ) -> tuple[Vector, State]:
-    """The vector (d,) and the optimiser's state after round ``number``; what its stage does not train stays as is."""
+    """Return vector (d,) and optimiser state after round ``number``. Numbers that its stage does not train stay."""
     train, count = config.train, config.rounds.count
-    # In mode shared the sites send a direction, and the learning rate is applied here.
+    # In mode shared the sites send a direction. The learning rate is applied here.
     scale = round_lr(train, number, count) if config.privacy.mode == "shared" else 1.0
     after, state = server_optimizer(config.aggregate).step(vector, total.mean(), state, scale)
-    # Also where sites send zeros for it: momentum would go on.
+    # Keep them even if the sites send zeros for them: momentum would go on moving them.
     return np.where(masks(round_stage(train, number, count)[0]), after, vector), state
 
 
-def replayed(out: Path, config: RunConfig, initial: Vector, masks: Masks, history: Sequence[RoundRecord]) -> Vector:
-    """The shared vector (d,) that the kept sums of a finished run in modes shared and site lead to from ``initial``.
+def replay(out: Path, config: RunConfig, initial: Vector, masks: Masks, history: Sequence[RoundRecord]) -> Vector:
+    """Compute the shared vector (d,) again from ``initial`` and the kept sums of a finished run in mode shared or site.
 
-    It is the adapter's to the bit: nothing but these sums went into it, less those of rounds that ``history`` (of the
-    run's report) says were taken back. Raises InputError where one is missing.
+    It equals the adapter to the bit, because only these sums went into the adapter. Rounds that ``history`` (from the
+    run's report) marks as taken back are left out. Raises InputError when a sum is missing.
     """
     terms = run_terms(config)
     vector, state = initial, server_optimizer(config.aggregate).initial_state(initial.size)
     for number in (record.round for record in history if not record.rolled_back):
         kept = read_sum(out, number)
         if kept is None or kept.total is None or terms is None:
-            raise InputError(f"{out}: the sum of round {number} is not kept here, so the run cannot be replayed")
+            raise InputError(f"{out}: the sum of round {number} is not here, so the run cannot be replayed")
         total = RingSum(terms, masks(round_stage(config.train, number, config.rounds.count)[0]), kept.total)
-        vector, state = advanced(config, masks, number, total, vector, state)
+        vector, state = advance(config, masks, number, total, vector, state)
     return vector

@@ -1,10 +1,10 @@
 """Sums of site updates that do not depend on their order, and the server's optimisers on the decoded mean.
 
-An update u becomes integers q = round(u * 2^32) (half to even), and the sum of w * q over the sites is kept in int64.
-Integer addition is associative, so the sum is the same to the bit in whatever order replies arrive. 2^-32 = 2.3e-10 is
-below half a unit in the last place of any float32 weight above 0.004, and every float32 times 2^32 is exact in float64.
-The room in int64 is split evenly up front: a site may use |w * q| <= 2^62 / sites, so what is accepted does not depend
-on the order either.
+An update u becomes integers q = round(u * 2^32) (half to even). The sum of w * q over the sites is kept in int64.
+Integer addition is associative, so the sum is the same to the bit in any order of replies. 2^-32 = 2.3e-10 is below
+half a unit in the last place of any float32 weight above 0.004, and every float32 times 2^32 is exact in float64. The
+range of int64 is split evenly in advance: each site may use |w * q| <= 2^62 / sites. So the order does not decide which
+updates are accepted either.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from shared_model.core.vector import Vector
 FRACTION_BITS = 32
 _SCALE = 2.0**FRACTION_BITS
 _ROOM = 2**62
-_CHUNK = 131_072  # elements; float64 and int64 buffers of one chunk, 1 MiB each, stay in a core's cache
+_CHUNK = 131_072  # elements; one chunk's float64 and int64 buffers, 1 MiB each, stay in a core's cache
 
 
 class UpdateRejectedError(FedKT3DError):
-    """One site's update cannot be summed; ``reason`` is the drop reason (server/record/history.py)."""
+    """One site's update cannot be added to the sum. ``reason`` is the drop reason (server/record/history.py)."""
 
     def __init__(self, reason: str, text: str) -> None:
         super().__init__(text)
@@ -36,9 +36,9 @@ class UpdateRejectedError(FedKT3DError):
 
 
 class UpdateSum:
-    """Weighted sum of updates of ``size`` values from at most ``sites`` sites, in 8 bytes a value.
+    """Weighted sum of updates of ``size`` values from at most ``sites`` sites, in 8 bytes per value.
 
-    Raises InputError where ``size`` or ``sites`` is below 1.
+    Raises InputError when ``size`` or ``sites`` is below 1.
     """
 
     def __init__(self, size: int, sites: int, max_norm: float) -> None:
@@ -52,9 +52,9 @@ class UpdateSum:
         self.count = 0
 
     def add(self, update: Vector, weight: int) -> float:
-        """Check an update (d,) float32 and add it ``weight`` times; returns its Euclidean norm.
+        """Check an update (d,) float32, add it ``weight`` times, and return its Euclidean norm.
 
-        Raises UpdateRejectedError with reason wrong_shape, not_finite or norm_exceeded; the sum is then unchanged.
+        Raises UpdateRejectedError with reason wrong_shape, not_finite or norm_exceeded. Then the sum is unchanged.
         """
         if update.shape != self._sum.shape:
             raise UpdateRejectedError("wrong_shape", f"expected {self._sum.size} values, got {update.size}")
@@ -65,9 +65,9 @@ class UpdateSum:
             raise UpdateRejectedError("norm_exceeded", f"norm {norm:.6g} is above the limit {self._max_norm:.6g}")
         largest = max(float(update.max()), -float(update.min()))
         if weight < 1 or weight * (int(largest * _SCALE) + 1) > self._room:
-            raise UpdateRejectedError("norm_exceeded", f"weight {weight} times {largest:.6g} has no room in int64")
+            raise UpdateRejectedError("norm_exceeded", f"weight {weight} times {largest:.6g} does not fit in int64")
         if self.count == self._sites:
-            raise FedKT3DError(f"update sum: more than the {self._sites} updates that it was made for")
+            raise FedKT3DError(f"update sum: got more than the expected {self._sites} updates")
         self._fold(update, weight)
         self.weight += weight
         self.count += 1
@@ -86,14 +86,14 @@ class UpdateSum:
             self._sum[start : start + _CHUNK] += whole_part
 
     def mean(self) -> NDArray[np.float64]:
-        """Decode the weighted mean update, (d,) float64; raises FedKT3DError where nothing was added."""
+        """Return the weighted mean update, (d,) float64; FedKT3DError when no update was added."""
         if self.weight == 0:
             raise FedKT3DError("update sum: no update was added, so there is no mean")
         return self._sum / (self.weight * _SCALE)
 
 
 def _norm(update: Vector) -> float:
-    """Euclidean norm in float64; not finite exactly where a value is not (float32 squares cannot overflow float64)."""
+    """Return the norm in float64; finite if and only if every value is (float32 squares never overflow float64)."""
     buffer = np.empty(min(_CHUNK, update.size), dtype=np.float64)
     squares = []
     for start in range(0, update.size, _CHUNK):
@@ -107,14 +107,14 @@ State = Mapping[str, NDArray[np.float64]]
 
 
 class ServerOptimizer(Protocol):
-    """Turns the mean update into the next shared vector. States are named (d,) float64 arrays, checkpointed as such."""
+    """Turns the mean update into the next shared vector. A state is named (d,) float64 arrays; checkpoints hold it."""
 
     def initial_state(self, size: int) -> State:
-        """State before the first round."""
+        """Return the state before the first round."""
         ...
 
     def step(self, vector: Vector, mean: NDArray[np.float64], state: State, scale: float = 1.0) -> tuple[Vector, State]:
-        """Next vector (d,) float32, with the learning rate times ``scale``, and next state; arguments stay as are."""
+        """Return the next vector (d,) float32 and state. ``scale`` multiplies the learning rate. Arguments stay."""
         ...
 
 
@@ -125,11 +125,11 @@ class FedAvg:
     lr: float = 1.0
 
     def initial_state(self, size: int) -> State:
-        """No state."""
+        """Return an empty state."""
         return {}
 
     def step(self, vector: Vector, mean: NDArray[np.float64], state: State, scale: float = 1.0) -> tuple[Vector, State]:
-        """Add the mean update, computed in float64 and rounded once to float32."""
+        """Add the mean update in float64 and round once to float32."""
         return (vector + self.lr * scale * mean).astype(np.float32), {}
 
 
@@ -141,7 +141,7 @@ class FedAvgM:
     beta1: float = 0.9
 
     def initial_state(self, size: int) -> State:
-        """Give m = 0."""
+        """Return m = 0."""
         return {"m": np.zeros(size)}
 
     def step(self, vector: Vector, mean: NDArray[np.float64], state: State, scale: float = 1.0) -> tuple[Vector, State]:
@@ -155,8 +155,8 @@ class FedAdam:
     """Adam on the mean update (Reddi et al. 2021, arXiv:2003.00295, algorithm 2).
 
     m = b1 m + (1 - b1) mean;  v = b2 v + (1 - b2) mean^2;  x = x + lr * m / (sqrt(v) + tau).
-    As in the paper m starts at 0, v at tau^2, and there is NO bias correction: the first steps are small, since m holds
-    only (1 - b1) of the first mean. ``tau`` sets the scale below which an update counts as small.
+    As in the paper, m starts at 0, v at tau^2, and there is NO bias correction: the first steps are small, because m
+    holds only (1 - b1) of the first mean. ``tau`` sets the scale below which an update counts as small.
     """
 
     lr: float
@@ -165,7 +165,7 @@ class FedAdam:
     tau: float = 1e-3
 
     def initial_state(self, size: int) -> State:
-        """Give m = 0 and v = tau^2."""
+        """Return m = 0 and v = tau^2."""
         return {"m": np.zeros(size), "v": np.full(size, self.tau**2)}
 
     def step(self, vector: Vector, mean: NDArray[np.float64], state: State, scale: float = 1.0) -> tuple[Vector, State]:

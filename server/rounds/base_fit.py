@@ -1,6 +1,6 @@
-"""The one exchange that fits a closed-form base: every site's integer sums, added as they arrive, solved once.
+"""The one exchange that fits a closed-form base: add every site's integer sums as they arrive, then solve once.
 
-The result is kept in ``out/base.json`` before the first round, so that a run which is started again goes on with it.
+The result is saved in ``out/base.json`` before the first round, so a restarted run goes on with it.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ Sums = NDArray[np.int64]
 
 @dataclass(frozen=True, kw_only=True)
 class BaseFit:
-    """How a base was fitted: ``sites`` that took part with their patients, and what it cost.
+    """How a base was fitted: the ``sites`` that took part with their numbers of patients, and what it cost.
 
-    ``residual`` is the root mean square training residual as a fraction of the prescription; ``patients`` counts those
-    with targets. ``weights`` are the coefficients in the form of ModelSpec.base_weights. ``drops``: sites whose answers
-    were no use, with the reason.
+    ``residual`` is the root mean square training residual as a fraction of the prescription. ``patients`` counts the
+    patients with targets. ``weights`` are the coefficients in the form of ModelSpec.base_weights. ``drops``: sites
+    whose answers could not be used, with the reason.
     """
 
     weights: str
@@ -55,18 +55,19 @@ class BaseFit:
     drops: tuple[Drop, ...]
 
 
-def fitted_spec(
+def fit_base(
     grid: Grid, cfg: RunConfig, spec: ModelSpec, out: Path, on_event: Listener | None, register: Register
 ) -> tuple[ModelSpec, BaseFit | None]:
-    """``spec`` with its base fitted, and how that was done; as it is, and None, if there is nothing to fit.
+    """Fit the base of ``spec``. Return the new specification and how it was fitted.
 
-    Raises InputError (another run's base in ``out``), QuorumError (too few sites gave usable sums).
+    If there is nothing to fit, return ``spec`` unchanged and None. Raises InputError (``out`` holds another run's base)
+    and QuorumError (too few sites gave usable sums).
     """
     if not spec.base_kind.fitted_by_sums or spec.base_weights:
         return spec, None
     path = out / "base.json"
     identity = run_identity(cfg, spec.to_json(), manifest_hash(spec), b"base")
-    with Journal(out):  # nobody else writes to the folder
+    with Journal(out):  # its lock keeps others from writing to the folder
         if path.exists():
             fit = _read(path, identity)
         else:
@@ -105,7 +106,7 @@ class _Fit:
         self._total: Sums = np.zeros(base.sums_size(spec.base_fourier), dtype=np.int64)
 
     def run(self) -> BaseFit:
-        """Ask all sites that are there, as often as the configuration allows until a quorum has answered."""
+        """Ask all connected sites until a quorum has answered, as often as the configuration allows."""
         rounds, started = self._cfg.rounds, time.monotonic()
         within_s = min(rounds.deadline_s, rounds.wait_for_sites_s)
         roster = Roster(
@@ -117,18 +118,18 @@ class _Fit:
         )
         drops: list[Drop] = []
         for _ in range(rounds.attempts):
-            list(roster.connected(min_sites=rounds.min_sites, wait_s=rounds.wait_for_sites_s))
-            sites = self._exchanged(roster.present(), drops)
+            list(roster.gather(min_sites=rounds.min_sites, wait_s=rounds.wait_for_sites_s))
+            sites = self._collect(roster.present(), drops)
             if len(sites) >= rounds.min_sites:
-                return self._solved(sites, drops, time.monotonic() - started)
+                return self._solve(sites, drops, time.monotonic() - started)
         named = dict.fromkeys(drop.line() for drop in [*roster.drops.values(), *drops])
         raise QuorumError(
             f"base: fewer than {rounds.min_sites} usable answers in {rounds.attempts} attempts"
             f" ({'; '.join(named) or f'{len(roster.present())} sites connected'})"
         )
 
-    def _exchanged(self, sites: list[Site], drops: list[Drop]) -> dict[str, int]:
-        """Add up the sums of every site that answers well; returns these sites and their patients."""
+    def _collect(self, sites: list[Site], drops: list[Drop]) -> dict[str, int]:
+        """Add up the sums of every site with a usable answer. Return these sites and their numbers of patients."""
         content = self._link.request("base")
         exchange = Exchange(self._link.grid, kind="base", round_number=0, run_id=self._link.run_id)
         unsent = exchange.send(content, {site.node: site.name for site in sites}, self._cfg.rounds.deadline_s)
@@ -137,7 +138,7 @@ class _Fit:
         accepted: dict[str, int] = {}
         for answer in chain(unsent, exchange.answers()):
             self._wire_bytes += answer.wire_bytes
-            drop = self._judged(answer)
+            drop = self._judge(answer)
             if drop is None and answer.reply is not None:
                 accepted[answer.site] = answer.reply.patients
             if drop is not None:
@@ -145,21 +146,22 @@ class _Fit:
                 self._events(Event(kind="site_dropped", site=drop.site, reason=drop.reason, detail=drop.detail))
         return accepted
 
-    def _judged(self, answer: Answer) -> Drop | None:
+    def _judge(self, answer: Answer) -> Drop | None:
         reply = answer.reply
         if reply is None:
             return answer.drop
         if reply.sums is None:
-            return Drop(site=answer.site, reason="schema", detail="the answer is masked, and no such was asked for")
+            detail = "the answer is masked, but the request did not ask for that"
+            return Drop(site=answer.site, reason="schema", detail=detail)
         try:
             base.check_sums(reply.sums, reply.patients, self._spec.base_fourier)
-        except InputError as error:  # its text is ours and quotes nothing
+        except InputError as error:  # we wrote its text; it quotes nothing from the site
             return Drop(site=answer.site, reason="schema", detail=str(error))
         # Integers: the order of the sites does not matter.
         self._total += reply.sums
         return None
 
-    def _solved(self, sites: dict[str, int], drops: list[Drop], wall_s: float) -> BaseFit:
+    def _solve(self, sites: dict[str, int], drops: list[Drop], wall_s: float) -> BaseFit:
         solution = base.solve(self._total, self._spec.base_fourier)
         raw = np.asarray(solution.weights, dtype="<f4").tobytes()
         detail = f"base fitted to {solution.patients} patients of {len(sites)} sites"

@@ -1,8 +1,8 @@
-"""Sums of noised releases, kept as they were decoded: ``OUT/sums/ROUND.npz``, one for each finished round.
+"""Sums of noised releases, saved as they were decoded: ``OUT/sums/ROUND.npz``, one for each finished round.
 
-A sum is on the disk before the optimiser steps on it. A coordinator that dies in between goes on with it: asked again,
-the sites would release, and charge, once more. All that went into an adapter is in these files
-(server/rounds/advance.py).
+A sum is on the disk before the optimiser uses it. A coordinator that dies in between goes on with the saved sum. If it
+asked the sites again, they would release, and charge, a second time. These files hold everything that went into an
+adapter (server/rounds/advance.py).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _FOLDER = "sums"
 
 @dataclass(frozen=True, kw_only=True)
 class KeptSum:
-    """A round's sum (k,) over ``sites``, None if it failed; the attempt that gave it, and what was dropped."""
+    """A round's sum (k,) over ``sites``, None if the round failed; the attempt that gave it, and what was dropped."""
 
     run_id: str
     attempt: int
@@ -38,7 +38,7 @@ class KeptSum:
     wall_s: float
 
     def outcome(self, terms: Terms, mask: Mask) -> TrainOutcome:
-        """The outcome of the exchange that it was kept from."""
+        """Return the outcome of the exchange that gave this sum."""
         return TrainOutcome(
             total=None if self.total is None else RingSum(terms, mask, self.total),
             sites=dict.fromkeys(self.sites, 1),
@@ -52,7 +52,7 @@ class KeptSum:
 
 
 def keep_sum(out: Path, number: int, kept: KeptSum) -> None:
-    """Write a round's sum durably, over one that an earlier run left; StorageError where the disk takes no more."""
+    """Write a round's sum durably, over any sum that an earlier run left; StorageError when the disk is full."""
     path = _path(out, number)
     path.parent.mkdir(parents=True, exist_ok=True)
     told = {key: value for key, value in asdict(kept).items() if key != "total"}
@@ -62,7 +62,7 @@ def keep_sum(out: Path, number: int, kept: KeptSum) -> None:
 
 
 def read_sum(out: Path, number: int) -> KeptSum | None:
-    """A round's sum; None where none is kept, or the file is damaged (zip's own check sums)."""
+    """Return a round's saved sum; None when there is no file or it is damaged (zip has checksums of its own)."""
     try:
         with np.load(_path(out, number), allow_pickle=False) as file:
             told = json.loads(file["told"].tobytes())

@@ -1,8 +1,9 @@
 """The round loop: describe, then train and evaluate round by round, with quorum, deadline, checkpoints and resume.
 
-Knows no model: it works on any flat float32 vector and any client app that speaks privacy/wire/messages.py. Replies are
-summed as they arrive (server/rounds/aggregate.py), so neither memory nor the result depends on how many sites there are
-or who is first. A site that misbehaves is dropped from the round by name and reason, and asked again in the next one.
+It knows no model. It works on any flat float32 vector and any client app that speaks privacy/wire/messages.py. Replies
+are summed as they arrive (server/rounds/aggregate.py). So memory does not depend on the number of sites, and the result
+does not depend on who answers first. A site that misbehaves is dropped from the round by name and reason. It is asked
+again in the next round.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ from server.record.attempts import Attempts
 from server.record.events import Event, EventLog, Listener
 from server.record.history import Drop, PublicVerdict, RoundRecord
 from server.record.journal import Journal, RunState
-from server.rounds.advance import Masks, advanced
+from server.rounds.advance import Masks, advance
 from server.rounds.aggregate import server_optimizer
-from server.rounds.public_gate import Check, PublicGate, stopped
+from server.rounds.public_gate import Check, PublicGate, stop_reason
 from server.rounds.secure_step import SummedSteps
 from server.rounds.steps import Link, TrainOutcome, TrainRules, evaluate_step, train_step
 from server.sites.attendance import Members, Roster, Site
@@ -40,11 +41,11 @@ _ALL = Members()
 
 @dataclass(frozen=True, kw_only=True)
 class FederationResult:
-    """What a finished run yields. ``vector`` (d,) float32; ``sites`` every site that described itself: patients.
+    """Result of a finished run. ``vector`` (d,) float32; ``sites``: each site that described itself, with its patients.
 
-    ``drops`` are nodes that never became a site; drops within rounds stand in ``history``. ``wire_bytes_per_round`` is
-    the mean payload of the training exchange, both directions. ``resumed_from`` counts rounds done before this start.
-    ``stopped``: in words why it ended before its last round, else empty.
+    ``drops`` are nodes that never became a site; ``history`` holds the drops within rounds. ``wire_bytes_per_round`` is
+    the mean payload of the training exchange in both directions. ``resumed_from`` counts rounds done before this start.
+    ``stopped``: why the run ended before its last round, in words; otherwise empty.
     """
 
     vector: Vector
@@ -58,7 +59,7 @@ class FederationResult:
 
 
 class QuorumError(FedKT3DError):
-    """Too few sites gave a usable update, however often the round was tried; the last checkpoint is kept."""
+    """Too few sites gave a usable update in every attempt at a round. The last checkpoint is kept."""
 
 
 def run_federation(
@@ -73,12 +74,12 @@ def run_federation(
     masks: Masks | None = None,
     check: Check | None = None,
 ) -> FederationResult:
-    """Run a federation to its last round, going on where an earlier start with the same configuration stopped.
+    """Run a federation to its last round. It goes on where an earlier start with the same configuration stopped.
 
     ``initial`` is the shared vector (d,) float32 before round 1; ``members``: who may take part; ``masks``: stage ->
-    which numbers of the vector it trains, (d,), all of them if not given; ``check``: what each round is judged by.
-    Same configuration, seed and answering sites, mode none: the same vector to the bit. Raises InputError (another
-    configuration in ``out``, bad vector), QuorumError.
+    which numbers of the vector it trains, (d,), by default all; ``check`` judges each round. In mode none the same
+    configuration, seed and answering sites give the same vector to the bit. Raises InputError (``out`` holds another
+    configuration, or the vector is bad) and QuorumError.
     """
     if initial.dtype != np.float32 or initial.ndim != 1 or initial.size < 1 or not np.isfinite(initial).all():
         raise InputError("initial vector: expected one flat, finite float32 array of at least one value")
@@ -100,7 +101,7 @@ def run_federation(
             grid=grid, run_id=state.run_id, spec_json=spec_json, manifest_hash=manifest_hash, register=members.register
         )
         run = _Federation(link, cfg, events, state, masks, members, out, check)
-        run.to_the_end(journal)
+        run.run_to_end(journal)
         result = run.result(resumed_from)
         events(Event(kind="finished", round=result.rounds, rounds=cfg.rounds.count, detail=result.stopped))
     return result
@@ -138,20 +139,20 @@ class _Federation:
             register=link.register,
         )
 
-    def to_the_end(self, journal: Journal) -> None:
-        """Train and evaluate until the last round; each step that costs time is followed by a checkpoint."""
+    def run_to_end(self, journal: Journal) -> None:
+        """Train and evaluate until the last round. Save a checkpoint after each step that takes time."""
         while True:
             if self._evaluation_is_due():
-                self._state = self._evaluated()
-            elif self._state.round < self._cfg.rounds.count and not stopped(self._state.history):
-                self._state = self._trained()
+                self._state = self._evaluate()
+            elif self._state.round < self._cfg.rounds.count and not stop_reason(self._state.history):
+                self._state = self._train()
             else:
                 return
             self._state = replace(self._state, sites=dict(self._sites), drops=self._drops())
             journal.save(self._state)
 
     def result(self, resumed_from: int) -> FederationResult:
-        """Sum the run up."""
+        """Return the result of the run."""
         history = self._state.history
         return FederationResult(
             vector=self._state.vector,
@@ -161,22 +162,22 @@ class _Federation:
             drops=self._drops(),
             wire_bytes_per_round=round(sum(record.wire_bytes for record in history) / max(1, len(history))),
             resumed_from=resumed_from,
-            stopped=stopped(history),
+            stopped=stop_reason(history),
         )
 
     def _drops(self) -> tuple[Drop, ...]:
-        """Nodes that never became a site, those of earlier starts included."""
+        """Return the nodes that never became a site, including those of earlier starts."""
         return tuple(dict.fromkeys((*self._earlier_drops, *self._roster.drops.values())))
 
-    def _trained(self) -> RunState:
-        """One more round, tried as often as the configuration allows; raises QuorumError."""
+    def _train(self) -> RunState:
+        """Train one more round, in as many attempts as the configuration allows; raises QuorumError."""
         number, rounds = self._state.round + 1, self._cfg.rounds
-        earlier, drops = self._attempts.begun(number), self._attempts.drops(number)
+        earlier, drops = self._attempts.count(number), self._attempts.drops(number)
         last = self._state.history[-1] if self._state.history else None
         standing = None if self._gate is None else self._gate.standing(number, self._state.vector, last)
-        kept = None if self._summed is None else self._summed.kept(number)
+        kept = None if self._summed is None else self._summed.read_kept(number)
         if kept is not None:
-            return self._applied(number, max(earlier, kept[0]), kept[1], (*drops, *kept[1].drops), standing)
+            return self._apply(number, max(earlier, kept[0]), kept[1], (*drops, *kept[1].drops), standing)
         for tried in range(1, rounds.attempts + 1):
             sites = self._gather(number)
             accepted, failed = len(sites), ""
@@ -187,23 +188,23 @@ class _Federation:
                 drops = (*self._attempts.drops(number), *outcome.drops)
                 accepted, failed = len(outcome.sites), outcome.failed and f" ({outcome.failed})"
                 if accepted >= rounds.min_sites:
-                    return self._applied(number, attempt, outcome, drops, standing)
-                self._attempts.failed(number, outcome.drops)
+                    return self._apply(number, attempt, outcome, drops, standing)
+                self._attempts.note_failure(number, outcome.drops)
             why = f"{accepted} of at least {rounds.min_sites} sites in attempt {tried} of {rounds.attempts}{failed}"
             self._emit(Event(kind="round_failed", round=number, sites=accepted, detail=why))
         named = [d.line() for d in (*self._roster.drops.values(), *(d for d in drops if d.attempt > earlier))]
         raise QuorumError(
             f"round {number}: fewer than {rounds.min_sites} usable answers in {rounds.attempts} attempts"
             f" ({'; '.join(dict.fromkeys(named)) or f'{len(self._roster.present())} sites connected'});"
-            " the last checkpoint is kept: start again to go on"
+            " the last checkpoint is kept: start the run again to go on"
         )
 
     def _gather(self, number: int) -> list[Site]:
-        """Take in sites that are new; waits for a quorum at the start and whenever too few are connected."""
+        """Add new sites. Wait for a quorum at the start and whenever too few sites are connected."""
         rounds = self._cfg.rounds
         waiting = not self._sites or len(self._roster.present()) < rounds.min_sites
         wait_s = rounds.wait_for_sites_s if waiting else 0.0
-        for news in self._roster.connected(min_sites=rounds.min_sites, wait_s=wait_s):
+        for news in self._roster.gather(min_sites=rounds.min_sites, wait_s=wait_s):
             if isinstance(news, Site):
                 self._sites[news.name] = news.patients
                 self._emit(Event(kind="site_joined", round=number, site=news.name, detail=f"{news.patients} patients"))
@@ -224,7 +225,7 @@ class _Federation:
         )
         return train_step(self._link, task, self._state.vector, sites, rules, witness)
 
-    def _applied(
+    def _apply(
         self,
         number: int,
         attempt: int,
@@ -234,7 +235,7 @@ class _Federation:
     ) -> RunState:
         assert outcome.total is not None
         state = self._state
-        vector, optimizer = advanced(self._cfg, self._masks, number, outcome.total, state.vector, state.optimizer)
+        vector, optimizer = advance(self._cfg, self._masks, number, outcome.total, state.vector, state.optimizer)
         if not np.isfinite(vector).all():
             raise FedKT3DError(f"round {number}: the shared vector overflowed float32; lower aggregate.lr or train.lr")
         verdict = None if self._gate is None or standing is None else self._gate.verdict(number, standing, vector)
@@ -248,7 +249,7 @@ class _Federation:
             kind="round_done",
             round=number,
             sites=len(record.sites),
-            metrics=record.told(),
+            metrics=record.shown_metrics(),
             wire_bytes=record.wire_bytes,
             wall_s=record.wall_s,
         )
@@ -260,9 +261,9 @@ class _Federation:
         every, number = self._cfg.rounds.evaluate_every, self._state.round
         if every == 0 or number == 0 or self._state.history[-1].evaluation is not None:
             return False
-        return number % every == 0 or number == self._cfg.rounds.count or bool(stopped(self._state.history))
+        return number % every == 0 or number == self._cfg.rounds.count or bool(stop_reason(self._state.history))
 
-    def _evaluated(self) -> RunState:
+    def _evaluate(self) -> RunState:
         number, how = self._state.round, self._cfg.evaluate
         task = EvaluateTask(
             round=number, sampler_steps=how.sampler_steps, candidates=how.candidates, seed=self._cfg.seed

@@ -1,9 +1,9 @@
-"""Rounds that make things worse on public patients are taken back: the vector before the round stays.
+"""A round that makes the error on public patients worse is taken back: the vector stays as it was before the round.
 
-A poisoned sum cannot be told from an honest one by looking at it, and no single update can be looked at. What it does
-to public patients can be measured, and bounds the harm: per round, and over the run against its best round. The rule
-is blind to who did it, and to harm that those patients do not feel; each site's own test before it adopts an adapter
-(client/adapters/acceptance.py) comes after it.
+A poisoned sum looks like an honest one, and nobody may look at a single update. But its effect on public patients can
+be measured. This limits the harm: per round, and over the run against its best round. The rule does not see who did it,
+nor harm that does not show on those patients. Afterwards each site runs its own test before it adopts an adapter
+(client/adapters/acceptance.py).
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from server.config.schedule import round_stage
 from server.record.history import PublicVerdict, RoundRecord
 from shared_model.core.vector import Vector
 
-# Error in Gy of a vector (d,) on public patients, of the part of the model that a stage trains.
+# (vector (d,), stage) -> error in Gy on public patients of the part of the model that the stage trains.
 Check = Callable[[Vector, str], float]
-# So many rounds taken back in a row end a run: each costs the sites privacy, and nothing comes of it.
+# When this many rounds in a row are taken back, the run ends: each costs the sites privacy and brings nothing.
 MOST_IN_A_ROW = 3
 
 
 class PublicGate:
-    """Judges rounds by ``rounds.public_step`` and ``rounds.public_worst``; what it knows stands in the history."""
+    """Judges rounds by ``rounds.public_step`` and ``rounds.public_worst``. The history holds all that it knows."""
 
     def __init__(self, config: RunConfig, check: Check) -> None:
         self._config, self._check = config, check
 
     def standing(self, number: int, vector: Vector, last: RoundRecord | None) -> PublicVerdict:
-        """Where round ``number`` starts from: ``vector`` (d,) after the record ``last``, the best so far beside it.
+        """Return the errors before round ``number``: that of ``vector`` (d,) after the record ``last``, and the best.
 
-        To be asked for before the sites are: whatever is wrong with the check then costs them nothing.
+        Call this before the sites are asked. Then a broken check costs the sites nothing.
         """
         same_part = last is not None and self._of_base(last.round) == self._of_base(number)
         known = last.public if last is not None and same_part else None
@@ -41,7 +41,7 @@ class PublicGate:
         return PublicVerdict(before_gy=gy, best_gy=best_gy, after_gy=gy)
 
     def verdict(self, number: int, standing: PublicVerdict, after: Vector) -> PublicVerdict:
-        """Judge round ``number``, which leads from where it stood to ``after`` (d,)."""
+        """Judge round ``number``, which changed the vector from ``standing`` to ``after`` (d,)."""
         found = replace(standing, after_gy=self._check(after, self._stage(number)))
         return replace(found, why=self._why(found))
 
@@ -57,23 +57,23 @@ class PublicGate:
         return round_stage(self._config.train, number, self._config.rounds.count)[0]
 
     def _of_base(self, number: int) -> bool:
-        """Whether a round trains the base, which is scored alone."""
+        """Return whether a round trains the base. The base is scored by itself."""
         return self._stage(number) == "base"
 
 
-def stopped(history: Sequence[RoundRecord]) -> str:
-    """In words why a run ends before its last round: its last rounds were all taken back; empty where they were not."""
+def stop_reason(history: Sequence[RoundRecord]) -> str:
+    """Return in words why a run ends early, when its last rounds were all taken back; otherwise an empty text."""
     last = history[-MOST_IN_A_ROW:]
     if len(last) < MOST_IN_A_ROW or not all(record.rolled_back for record in last):
         return ""
     return (
-        f"rounds {last[0].round} to {last[-1].round} were taken back, since each made public patients worse: a site may"
-        " send poison, the noise may be too large, or the steps (train.lr, train.base_lr)"
+        f"rounds {last[0].round} to {last[-1].round} were taken back, because each made public patients worse: a site"
+        " may send poison, or the noise or the steps (train.lr, train.base_lr) may be too large"
     )
 
 
-def judged(history: Sequence[RoundRecord]) -> dict[str, Any]:
-    """What a report and a card say of it: error (Gy) before the first judged round and now, rounds taken back, why."""
+def public_summary(history: Sequence[RoundRecord]) -> dict[str, Any]:
+    """Return what report and model card say: error (Gy) before the first judged round and now, rounds taken back."""
     verdicts = [record.public for record in history if record.public is not None]
     if not verdicts:
         return {}
@@ -81,11 +81,11 @@ def judged(history: Sequence[RoundRecord]) -> dict[str, Any]:
         "start_gy": round(verdicts[0].before_gy, 3),
         "end_gy": round(verdicts[-1].stands_gy, 3),
         "taken_back": [record.round for record in history if record.rolled_back],
-        "stopped": stopped(history),
+        "stopped": stop_reason(history),
     }
 
 
-def stopped_lines(report: Mapping[str, Any]) -> list[str]:
-    """The line with which a table says that the run of this report or summary ended early; none where it did not."""
+def stop_lines(report: Mapping[str, Any]) -> list[str]:
+    """Return a table's line that the run of this report or summary ended early; an empty list if it did not."""
     why = report.get("public", {}).get("stopped")
     return [f"STOPPED: {why}"] if why else []

@@ -1,4 +1,4 @@
-"""The sum of the sites' noised releases modulo a power of two, as secure aggregation yields it, and its mean."""
+"""The sum of the sites' noised releases modulo a power of two, from secure aggregation, and its mean."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Mask = NDArray[np.bool_]
 
 
 class RingSum:
-    """Sum (k,) of the releases of the k numbers that ``mask`` (d,) names; FedKT3DError where it is of another ring."""
+    """Sum (k,) of releases of the k numbers that ``mask`` (d,) selects; FedKT3DError for another size or ring."""
 
     def __init__(self, terms: Terms, mask: Mask, total: Ring) -> None:
         self._terms, self._mask = terms, mask
@@ -26,15 +26,15 @@ class RingSum:
         self.total = total
 
     def mean(self) -> NDArray[np.float64]:
-        """Decode the sum over the public divisor, (d,) float64; zero where ``mask`` is false."""
+        """Decode the sum and divide it by the public divisor: (d,) float64, zero where ``mask`` is false."""
         out = np.zeros(self._mask.size)
         out[self._mask] = self._how.decode(self.total) / self._terms.divisor
         return out
 
     def excess(self) -> str:
-        """In words why this cannot be a sum of honest releases, judged by its norm; empty where it can be.
+        """Return in words why the norm shows that this is no sum of honest releases; empty text if it can be one.
 
-        No single release can be judged. Their sum has at most one clipping norm a unit, and noise of known size.
+        No single release can be judged. Their sum has at most one clipping norm per unit, plus noise of known size.
         """
         terms, how = self._terms, self._how
         norm = float(np.linalg.norm(how.decode(self.total)))
@@ -42,4 +42,4 @@ class RingSum:
         d = self.total.size
         # The norm of d Gaussians exceeds sqrt(d) + 8 once in 10^14.
         limit = terms.units * terms.clip + sigma * (math.sqrt(d) + 8.0)
-        return "" if norm <= limit else f"the sum's norm {norm:.4g} is above {limit:.4g}, what its terms allow"
+        return "" if norm <= limit else f"the sum's norm {norm:.4g} is above {limit:.4g}, the limit of its terms"

@@ -1,8 +1,8 @@
-"""Sums of the sites' vectors that nobody sees one by one: drives privacy/secagg over exchanges with the sites.
+"""Sum the sites' vectors so that nobody sees a single one: run privacy/secagg over exchanges with the sites.
 
-``SecureAggregation.sum`` is one exchange with masks (the work), one to agree on who is in the sum, one to take the
-masks off; every few sums two more to set up keys. A site that fails or lies at any stage is dropped by name and reason;
-the sum goes on with the others, or ends as a failed attempt. Nothing of an attempt is used in the next one.
+``SecureAggregation.sum`` makes one exchange with masks (the work), one to agree on who is in the sum, and one to take
+the masks off. Every few sums it makes two more to set up keys. A site that fails or lies at any stage is dropped by
+name and reason. The sum goes on with the others or ends as a failed attempt. The next attempt reuses nothing of it.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ from shared_model.core.vector import Vector
 
 @dataclass(frozen=True, kw_only=True)
 class SecureRules:
-    """Numbers of a run's secure aggregation, all in the signed plan; what they must be stands at ``Terms``.
+    """Numbers of a run's secure aggregation, all in the signed federation plan. ``Terms`` says what they must be.
 
-    ``steps``: sums from one set-up. ``deadline_s``: for the work; ``stage_s``: for a stage that only exchanges keys,
-    signatures or shares. ``threads``: of the coordinator, to take masks off.
+    ``steps``: sums per set-up. ``deadline_s``: time for the work; ``stage_s``: time for a stage that only exchanges
+    keys, signatures or shares. ``threads``: threads of the coordinator that take masks off.
     """
 
     threshold: int
@@ -53,11 +53,12 @@ class SecureRules:
 
 @dataclass(frozen=True, kw_only=True)
 class SecureOutcome:
-    """One attempt at a sum. ``total``: (d,) sum of ``sites``' vectors modulo the ring, None when it ``failed``.
+    """One attempt at a sum. ``total``: (d,) sum of ``sites``' vectors modulo the ring, None when the attempt failed.
 
-    ``inputs``: what each site signed of its vector before it was masked (privacy/secagg/messages.py, Masked), in
-    bytes, for an audit. Metrics are the sites' own, in clear. ``spent``: sites have been asked to reveal shares for
-    this round, now or before. Those that add no noise then give no other sum of it: go on with the next round.
+    ``failed``: why, in words. ``inputs``: each site's signed commitment to its vector before masking, in bytes, for an
+    audit (privacy/secagg/messages.py, Masked). Metrics come from the sites and are not masked. ``spent``: sites have
+    been asked to reveal shares for this round, now or before. Sites that add no noise then refuse any other sum of this
+    round: go on with the next one.
     """
 
     total: Ring | None
@@ -73,7 +74,7 @@ class SecureOutcome:
 
 @dataclass
 class _Account:
-    """What an attempt adds up to while it runs."""
+    """Drops, metrics and bytes that an attempt collects while it runs."""
 
     witness: Witness
     attempt: int = 1
@@ -81,7 +82,7 @@ class _Account:
     per_site: dict[str, dict[str, float]] = field(default_factory=dict)
     wire_bytes: int = 0
 
-    # A site that was asked and has no such set-up any more: only a new one takes it in again.
+    # Whether a site no longer has this set-up. Only a new set-up can include that site again.
     lost: bool = False
     spent: bool = False
 
@@ -94,7 +95,7 @@ class _Account:
 
 
 class SecureAggregation:
-    """Secure sums of one run. ``cohort``: sites of the pinned roster; ``plan``: hash of the signed plan, if any."""
+    """Secure sums of one run. ``cohort``: sites of the pinned roster; ``plan``: hash of the signed plan, or empty."""
 
     def __init__(self, link: Link, cohort: Cohort, rules: SecureRules, plan: bytes = b"") -> None:
         self._link, self._cohort, self._rules, self._plan = link, cohort, rules, plan
@@ -116,16 +117,16 @@ class SecureAggregation:
     ) -> SecureOutcome:
         """Have the sites work (``kind``: train or base) and sum their masked vectors of ``length`` ring numbers.
 
-        ``witness`` is told of every drop. A task's own round must be ``round_number``. Raises SecAggError for terms or
-        a roster that no site could accept; whatever the sites do wrong makes a failed outcome at most.
+        ``witness`` is called for every drop. A task's round must equal ``round_number``. Raises SecAggError for terms
+        or a roster that no site could accept. Mistakes of the sites never raise: at worst the outcome is a failed one.
         """
         started = time.monotonic()
         account = _Account(witness, attempt)
         nodes = {s.name: s.node for s in sites if s.name in self._cohort.names and s.name not in self._excluded}
         total, step, failed = None, None, ""
         try:
-            server = self._ready(nodes, round_number, length, account)
-            step = server.open_step(round_number, work_hash(self._link.asked(kind, task, vector)))
+            server = self._ensure_setup(nodes, round_number, length, account)
+            step = server.open_step(round_number, work_hash(self._link.make_request(kind, task, vector)))
             total = self._run(server, step, kind, nodes, account, task, vector)
         except SecAggError as error:
             if error.code in ("terms", "roster"):
@@ -147,10 +148,10 @@ class SecureAggregation:
             wall_s=time.monotonic() - started,
         )
 
-    def _ready(self, nodes: Mapping[str, int], round_number: int, length: int, account: _Account) -> Server:
-        """Return a set-up with a step left for enough of these sites; make a new one where there is none."""
+    def _ensure_setup(self, nodes: Mapping[str, int], round_number: int, length: int, account: _Account) -> Server:
+        """Return a set-up with a step left for enough of these sites. Make a new one if there is none."""
         server = self._server
-        # A set-up serves its own length alone; a site that it never asked is taken in by a new one.
+        # A set-up works only for its own length. A site that it never asked needs a new set-up.
         if server is not None and server.terms.length == length and server.steps_left:
             here = len(set(server.dealers) & set(nodes))
             if self._asked >= set(nodes) and here >= server.terms.least_survivors:
@@ -160,7 +161,7 @@ class SecureAggregation:
         return self._server
 
     def _set_up(self, nodes: Mapping[str, int], round_number: int, length: int, account: _Account) -> Server:
-        asked, rules = self._link.asked("describe"), self._rules
+        asked, rules = self._link.make_request("describe"), self._rules
         terms = Terms(
             session=session_of(asked),
             nonce=secrets.token_bytes(16),
@@ -221,15 +222,15 @@ class SecureAggregation:
         expected: type[Packed],
         take: Callable[..., None],
     ) -> None:
-        """Send one message of the protocol to the sites and take their answers."""
+        """Send one message of the protocol to the sites and pass their answers to ``take``."""
         content = self._link.request(kind, secure=message)
 
         def add(site: str, reply: Reply) -> None:
             if not isinstance(reply.secure, expected):
-                raise SecAggError("stage", f"{site} sent another message than asked for", [site])
+                raise SecAggError("stage", f"{site} sent another message than it was asked for", [site])
             take(site, reply.secure)
 
-        round_number = self._link.asked(kind, secure=message).round
+        round_number = self._link.make_request(kind, secure=message).round
         self._exchange(kind, round_number, dict.fromkeys(sites, content), nodes, self._rules.stage_s, account, add)
 
     def _exchange(
@@ -260,7 +261,7 @@ class SecureAggregation:
                     account.drop(answer.site, "secure", str(error))
 
     def _blame(self, error: SecAggError, account: _Account) -> None:
-        """Leave a site out of all later set-ups when its own signed messages prove it wrong."""
+        """Exclude a site from all later set-ups when its own signed messages prove it wrong."""
         for site in error.blamed:
             self._excluded.add(site)
             account.drop(site, "secure", str(error))

@@ -1,4 +1,4 @@
-"""The train exchange of modes shared and site: noised releases under secure aggregation, whose sum alone is seen."""
+"""The train exchange of modes shared and site: secure aggregation of noised releases. Only their sum is seen."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ STAGE_S = 120.0
 
 
 class SummedSteps:
-    """The sums of one run, a step each, over the sites of its plan or roster; each is kept below ``out``."""
+    """The sums of one run, one per step, over the sites of its federation plan or roster. Each is saved in ``out``."""
 
     def __init__(self, link: Link, terms: Terms, config: RunConfig, masks: Masks, members: Members, out: Path) -> None:
         cohort, rounds = members.cohort, config.rounds
         if cohort is None:
-            raise InputError(f"privacy.mode={terms.mode}: the sites have no identities here to sum up under masks with")
+            raise InputError(f"privacy.mode={terms.mode}: masked sums need the sites' identity keys; there are none")
         if len(cohort) != terms.sites:
             raise InputError(
                 f"privacy.sites={terms.sites}: {len(cohort)} sites are admitted ({', '.join(cohort.names)})"
@@ -47,8 +47,8 @@ class SummedSteps:
         self._terms, self._config, self._masks, self._out, self._run_id = terms, config, masks, out, link.run_id
         self._sums = SecureAggregation(link, cohort, rules, members.plan)
 
-    def kept(self, number: int) -> tuple[int, TrainOutcome] | None:
-        """The attempt and outcome of a round whose sum is kept: a coordinator died before its checkpoint."""
+    def read_kept(self, number: int) -> tuple[int, TrainOutcome] | None:
+        """Return attempt and outcome of a round whose sum is saved because a coordinator died before its checkpoint."""
         found = read_sum(self._out, number)
         if found is None or found.run_id != self._run_id:
             return None
@@ -56,7 +56,7 @@ class SummedSteps:
         return found.attempt, found.outcome(self._terms, self._masks(stage))
 
     def step(self, task: TrainTask, vector: Vector, sites: list[Site], attempt: int, witness: Witness) -> TrainOutcome:
-        """Have the sites release what the task's stage trains, and sum it up; a failed attempt accepts no site."""
+        """Have the sites release what the task's stage trains; sum the releases. A failed attempt accepts no site."""
         mask = self._masks(task.stage)
         outcome = self._sums.sum(
             "train",
@@ -72,7 +72,7 @@ class SummedSteps:
         drops, accepted = list(outcome.drops), outcome.sites
         excess = "" if total is None else total.excess()
         if excess:
-            # Whose fault it is cannot be said: nobody's release counts.
+            # Nobody can tell whose fault it is, so no release counts.
             drops += [Drop(site=s, reason="norm_exceeded", detail=excess, attempt=attempt) for s in accepted]
             total, accepted = None, ()
         for site in accepted:

@@ -1,4 +1,4 @@
-"""The two exchanges of a round: train (replies folded into one sum as they arrive) and evaluate (metrics averaged)."""
+"""The two exchanges of a round: train (add replies to one sum as they arrive) and evaluate (average the metrics)."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from server.sites.exchange import Answer, Exchange
 from shared_model.core.vector import Vector
 
 _Value = TypeVar("_Value")
-# Told of every answer as it comes: the site and, where it did not count, the drop.
+# Called for every answer as it arrives, with the site and, if the answer did not count, the drop.
 Witness = Callable[[str, Drop | None], None]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Link:
-    """What every request of a run has in common, the grid that carries it, and who was admitted."""
+    """What all requests of a run share, the grid that carries them, and who was admitted."""
 
     grid: Grid
     run_id: str
@@ -39,12 +39,12 @@ class Link:
         self, kind: str, task: Task | None = None, vector: Vector | None = None, secure: Packed | None = None
     ) -> RecordDict:
         """Pack a request of this run."""
-        return request(self.asked(kind, task, vector, secure))
+        return request(self.make_request(kind, task, vector, secure))
 
-    def asked(
+    def make_request(
         self, kind: str, task: Task | None = None, vector: Vector | None = None, secure: Packed | None = None
     ) -> Request:
-        """Return a request of this run, not packed."""
+        """Return a request of this run that is not packed yet."""
         return Request(
             kind=kind,
             run_id=self.run_id,
@@ -72,9 +72,9 @@ class _Open:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainOutcome:
-    """One train exchange. ``sites`` maps each accepted site to its weight; all mappings are in order of site names.
+    """One train exchange. ``sites`` maps each accepted site to its weight. All mappings are in order of site names.
 
-    ``total`` is None where ``sites`` is empty because there is no sum; ``failed`` says why in words, if that is known.
+    If there is no sum, ``total`` is None, ``sites`` is empty, and ``failed`` says why in words, if that is known.
     """
 
     total: UpdateSum | RingSum | None
@@ -90,7 +90,7 @@ class TrainOutcome:
     def record(
         self, number: int, lr: float, attempt: int, drops: tuple[Drop, ...], public: PublicVerdict | None
     ) -> RoundRecord:
-        """What the history keeps of it as round ``number``; ``drops``: of all attempts."""
+        """Return what the history keeps of it as round ``number``. ``drops``: the drops of all attempts."""
         return RoundRecord(
             round=number,
             lr=lr,
@@ -108,7 +108,7 @@ class TrainOutcome:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainRules:
-    """What the server holds an exchange to: seconds to answer, largest norm, weights, which attempt it is."""
+    """Rules of an exchange: seconds to answer, largest norm, whether patients weigh, the attempt's number."""
 
     deadline_s: float
     max_norm: float
@@ -119,7 +119,7 @@ class TrainRules:
 def train_step(
     link: Link, task: TrainTask, vector: Vector, sites: Sequence[Site], rules: TrainRules, witness: Witness
 ) -> TrainOutcome:
-    """Send ``vector`` (d,) to the sites and sum their updates; a site that misbehaves is dropped, not the round."""
+    """Send ``vector`` (d,) to the sites and sum their updates. A site that misbehaves is dropped; the round goes on."""
     started = time.monotonic()
     opened = link.exchange("train", task, vector, sites, rules.deadline_s)
     total = UpdateSum(vector.size, len(sites), rules.max_norm)
@@ -134,7 +134,7 @@ def train_step(
         if answer.reply is not None:
             weight = answer.reply.patients if rules.by_patients else 1
             try:
-                norms[answer.site] = _folded(total, answer.reply, weight)
+                norms[answer.site] = _fold(total, answer.reply, weight)
                 weights[answer.site] = weight
                 per_site[answer.site] = dict(answer.reply.metrics)
             except UpdateRejectedError as error:
@@ -154,17 +154,17 @@ def train_step(
     )
 
 
-def _folded(total: UpdateSum, reply: Reply, weight: int) -> float:
-    """Add a reply to the sum; returns its norm."""
+def _fold(total: UpdateSum, reply: Reply, weight: int) -> float:
+    """Add a reply to the sum and return its norm."""
     if reply.vector is None:
-        raise UpdateRejectedError("schema", "the answer is masked, and no such was asked for")
+        raise UpdateRejectedError("schema", "the answer is masked, but the request did not ask for that")
     return total.add(reply.vector, weight)
 
 
 def evaluate_step(
     link: Link, task: EvaluateTask, vector: Vector, sites: Sequence[Site], deadline_s: float, witness: Witness
 ) -> Evaluation:
-    """Have the sites score ``vector`` and average their metrics by patients; no quorum, since nothing depends on it."""
+    """Have the sites score ``vector``; average their metrics by patients. No quorum: nothing depends on the result."""
     patients: dict[str, int] = {}
     per_site: dict[str, dict[str, float]] = {}
     drops: list[Drop] = []

@@ -25,7 +25,7 @@ from server.deployment.start import is_ready
 from server.runs import index as runs
 from server.runs.failure import read_failure
 from server.runs.index import ADAPTER, EVENTS, REPORT, Event, Tail
-from server.runs.submission import COORDINATOR_BACK_S, Submission, gone
+from server.runs.submission import COORDINATOR_BACK_S, Submission, not_running_error
 from shared_model.core.errors import FedKT3DError, InputError
 
 EVENT_POLL_S = 0.3
@@ -76,11 +76,11 @@ def run(home: ServerHome, config: RunConfig, out: Path, on_event: Listener) -> O
         run_id = submission.first()
         follow = _Follow(home, control, stop, events, on_event)
         while True:
-            status = follow.to_the_end(run_id)
+            status = follow.follow(run_id)
             if status.completed:
                 return Outcome(run_id=run_id, out=out, report=_report(out), wall_s=time.monotonic() - started)
             if status.state == "finished:stopped":
-                raise StoppedError(_stopped(out))
+                raise StoppedError(_stop_text(out))
             if read_failure(status.details) or follow.restarts >= RESTARTS:
                 break
             follow.restarts += 1
@@ -120,12 +120,12 @@ class _Follow:
         self._events, self._on_event = events, on_event
         self.restarts = 0
 
-    def to_the_end(self, run_id: str) -> RunStatus:
+    def follow(self, run_id: str) -> RunStatus:
         next_look = time.monotonic() + FIRST_STATUS_S
         seen_ready = time.monotonic()
         while True:
             if self._stop.is_set():
-                return self._stopped(run_id)
+                return self._stop_run(run_id)
             over = self._pass_on()
             now = time.monotonic()
             if over or now >= next_look:
@@ -136,7 +136,7 @@ class _Follow:
                         self._pass_on()
                         return status
                 elif now - seen_ready > COORDINATOR_BACK_S:
-                    raise gone(self._home)
+                    raise not_running_error(self._home)
                 next_look = now + (1.0 if over or status is None else STATUS_POLL_S)
             self._stop.wait(EVENT_POLL_S)
 
@@ -158,7 +158,7 @@ class _Follow:
             over = over or event.get("kind") == "finished"
         return over
 
-    def _stopped(self, run_id: str) -> RunStatus:
+    def _stop_run(self, run_id: str) -> RunStatus:
         try:
             self._control.stop(run_id)
         except FedKT3DError as error:
@@ -173,7 +173,7 @@ class _Follow:
         return RunStatus(state="finished:stopped", details="")
 
 
-def _stopped(out: Path) -> str:
+def _stop_text(out: Path) -> str:
     found = runs.progress(out)
     done = f"stopped after round {found['round']} of {found['rounds']}" if found["rounds"] else "stopped"
     return f"{done}; run it again, or `server run --resume`, to go on"

@@ -14,7 +14,7 @@ from rich.table import Table
 from server.config.privacy import privacy_line
 from server.record.events import LOUD
 from server.record.history import RoundRecord
-from server.rounds.public_gate import stopped_lines
+from server.rounds.public_gate import stop_lines
 from server.runs.follow import Outcome
 from server.runs.index import Event
 
@@ -88,7 +88,7 @@ def rounds_table(report: Mapping[str, Any]) -> Table:
     """
     history = [RoundRecord.from_plain(entry) for entry in report.get("history", [])]
     table = Table(title=", ".join(f"{site}: {patients} patients" for site, patients in report["sites"].items()))
-    scores = [{**one.told(), **(one.evaluation.metrics if one.evaluation else {})} for one in history]
+    scores = [{**one.shown_metrics(), **(one.evaluation.metrics if one.evaluation else {})} for one in history]
     columns = [name for name in COLUMNS if any(name in row for row in scores)]
     for heading in ("round", "sites", "dropped", *(COLUMNS[name] for name in columns), "wall s"):
         table.add_column(heading)
@@ -97,7 +97,7 @@ def rounds_table(report: Mapping[str, Any]) -> Table:
         numbers = [f"{row[name]:.4g}" if name in row else "-" for name in columns]
         number = f"{one.round} taken back" if one.rolled_back else str(one.round)
         table.add_row(number, str(len(one.sites)), drops, *numbers, f"{one.wall_s:.1f}")
-    table.caption = "\n".join([*stopped_lines(report), privacy_line(report["privacy"])])
+    table.caption = "\n".join([*stop_lines(report), privacy_line(report["privacy"])])
     return table
 
 

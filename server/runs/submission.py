@@ -75,19 +75,19 @@ class Submission:
         path = folder / f"{self._config.name}.toml"
         file = write_run_config(path, config=text, sha256=digest, out=self._out.resolve(), home=self._home.folder)
         runs.intend(self._config, self._out)
-        run_id = self._submitted(bundle, file)
+        run_id = self._submit(bundle, file)
         runs.remember(self._home, run_id, self._config, self._out)
         return run_id
 
-    def _submitted(self, bundle: Path, file: Path) -> str:
+    def _submit(self, bundle: Path, file: Path) -> str:
         def submit() -> str:
             # At a second try: the SuperLink may have died before it took the run, or after.
             return (self._unnamed(self._under_way()) if tried else None) or self._control.submit(bundle, file)
 
         tried: list[bool] = []
-        return self._asked(submit, tried)
+        return self._ask(submit, tried)
 
-    def _asked(self, call: Callable[[], _Value], tried: list[bool] | None = None) -> _Value:
+    def _ask(self, call: Callable[[], _Value], tried: list[bool] | None = None) -> _Value:
         """Return what a call to the SuperLink returns, calling again where it died meanwhile; notes each failure."""
         while True:
             wait_until_ready(self._home)
@@ -102,7 +102,7 @@ class Submission:
 
     def _under_way(self) -> list[str]:
         """Return the ids of the runs that the SuperLink works on."""
-        listed = self._asked(self._control.runs)
+        listed = self._ask(self._control.runs)
         return [str(run["run-id"]) for run in listed if not str(run["status"]).startswith("finished")]
 
     def _unnamed(self, under_way: list[str]) -> str | None:
@@ -126,11 +126,11 @@ def wait_until_ready(home: ServerHome) -> None:
     end = time.monotonic() + COORDINATOR_BACK_S
     while not is_ready(home):
         if time.monotonic() > end or not is_running(home.lock):
-            raise gone(home)
+            raise not_running_error(home)
         time.sleep(POLL_S)
 
 
-def gone(home: ServerHome) -> InputError:
+def not_running_error(home: ServerHome) -> InputError:
     """Return the error for a coordinator that does not run."""
     return InputError(
         f"{home.folder}: the coordinator is not running; start it with `server start --home {home.folder}`,"

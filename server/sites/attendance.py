@@ -77,7 +77,7 @@ class Roster:
         self._sites: dict[int, Site] = {}
         self.drops: dict[int, Drop] = {}
 
-    def connected(self, *, min_sites: int, wait_s: float) -> Iterator[Site | Drop]:
+    def gather(self, *, min_sites: int, wait_s: float) -> Iterator[Site | Drop]:
         """Yield sites and drops that are new; ends when ``min_sites`` are there and no node is silent, or time is over.
 
         With ``wait_s`` 0 it only takes what has arrived. Read the result with ``present``.
@@ -92,7 +92,7 @@ class Roster:
             self._asked.update(new)
             unsent = self._exchange.send(self._describe, {n: f"node-{n}" for n in new}, self._answer_within_s)
             arrived = sorted([*unsent, *self._exchange.poll()], key=lambda answer: answer.node)
-            news = [self._register(answer, nodes) for answer in [*arrived, *self._exchange.expired()]]
+            news = [self._register(answer, nodes) for answer in [*arrived, *self._exchange.expire()]]
             yield from filter(None, news)
             silent = self._exchange.waiting_for & nodes
             if time.monotonic() >= end or (not silent and len(self._named(nodes)) >= min_sites):

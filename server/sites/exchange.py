@@ -95,7 +95,7 @@ class Exchange:
             if message_id:
                 self._pending[message_id] = _Sent(node=node, site=site, until=until)
             else:
-                failed.append(_dropped(node, site, "error", "the request could not be sent"))
+                failed.append(_drop(node, site, "error", "the request could not be sent"))
         return failed
 
     def poll(self) -> Iterator[Answer]:
@@ -111,7 +111,7 @@ class Exchange:
             except Exception as error:  # Flower unpacks what the site packed, and raises anything; its text is foreign
                 _LOG.warning("an answer could not be unpacked (%s)", type(error).__name__)
                 del self._pending[message_id]
-                yield _dropped(sent.node, sent.site, "schema", "the answer cannot be unpacked")
+                yield _drop(sent.node, sent.site, "schema", "the answer cannot be unpacked")
                 continue
             while messages:
                 yield from self._receive(messages.pop(0))
@@ -124,7 +124,7 @@ class Exchange:
             yield self._judge(message, sent)
         elif message_id in self._answered:
             again = self._answered[message_id]
-            yield _dropped(again.node, again.site, "duplicate", "only the first answer counts")
+            yield _drop(again.node, again.site, "duplicate", "only the first answer counts")
 
     def answers(self) -> Iterator[Answer]:
         """Yield answers as they arrive until all are in or their time is over; then name who never answered."""
@@ -132,10 +132,10 @@ class Exchange:
         while self._pending:
             before = len(self._pending)
             yield from self.poll()
-            yield from self.expired()
+            yield from self.expire()
             pause.after(progress=len(self._pending) < before)
 
-    def expired(self) -> list[Answer]:
+    def expire(self) -> list[Answer]:
         """Give up requests whose time is over."""
         now = time.monotonic()
         late = [message_id for message_id, sent in self._pending.items() if now >= sent.until]
@@ -143,23 +143,23 @@ class Exchange:
         if not gone:
             return []
         here = connected_nodes(self._grid)
-        return [_dropped(s.node, s.site, "timeout" if s.node in here else "disconnected", "") for s in gone]
+        return [_drop(s.node, s.site, "timeout" if s.node in here else "disconnected", "") for s in gone]
 
     def _judge(self, message: Message, sent: _Sent) -> Answer:
         if not message.has_content():
-            return _dropped(sent.node, sent.site, *_flower_error(message.error if message.has_error() else None))
+            return _drop(sent.node, sent.site, *_flower_error(message.error if message.has_error() else None))
         size = wire_bytes(message.content)
         try:
             reply = parse_reply(message.content)
         except MessageError as error:  # its text is ours and quotes nothing
-            return _dropped(sent.node, sent.site, "schema", str(error), size)
+            return _drop(sent.node, sent.site, "schema", str(error), size)
         if reply.refusal is not None:
             site = sent.site if self._kind != "describe" else reply.site or sent.site
             detail = reply.refusal.code + (f": {reply.refusal.text}" if reply.refusal.text else "")
-            return _dropped(sent.node, site, "refused", detail, size)
+            return _drop(sent.node, site, "refused", detail, size)
         fits = (reply.run_id, reply.kind, reply.round) == (self._run_id, self._kind, self._round)
         if not fits or (self._kind != "describe" and reply.site != sent.site):
-            return _dropped(sent.node, sent.site, "wrong_round", f"expected {self._kind} of round {self._round}", size)
+            return _drop(sent.node, sent.site, "wrong_round", f"expected {self._kind} of round {self._round}", size)
         return Answer(node=sent.node, site=reply.site, reply=reply, wire_bytes=size)
 
 
@@ -181,5 +181,5 @@ def _flower_error(error: Error | None) -> tuple[str, str]:
     return "error", f"Flower error {int(error.code)}"
 
 
-def _dropped(node: int, site: str, reason: str, detail: str, size: int = 0) -> Answer:
+def _drop(node: int, site: str, reason: str, detail: str, size: int = 0) -> Answer:
     return Answer(node=node, site=site, drop=Drop(site=site, reason=reason, detail=detail), wire_bytes=size)

@@ -22,7 +22,7 @@ from client.reports.patient import site_picture
 from client.site.config import SiteConfig
 from privacy.wire.messages import EvaluateTask
 from server.config.privacy import privacy_line
-from server.rounds.public_gate import stopped_lines
+from server.rounds.public_gate import stop_lines
 from shared_model.adapter.card import card_bytes, card_path
 from shared_model.adapter.envelope import Envelope
 from shared_model.adapter.manifest import unpack, vector_bytes, vector_hash
@@ -96,7 +96,7 @@ def write_results(
     ordered: dict[str, SiteScores] = {study: scores[study] for study in settings.study}
     summary = _summary(settings, sites, trained, ordered, everywhere, started)
     write_summary(out / "summary.json", summary)
-    promised = "\n".join([*stopped_lines(summary), privacy_line(summary["privacy"])])
+    promised = "\n".join([*stop_lines(summary), privacy_line(summary["privacy"])])
     (out / "metrics.md").write_text(f"{metrics_table(summary)}\n{promised}\n")
     (out / "metrics.csv").write_text(metrics_csv(summary))
     (out / "patients.csv").write_text(patients_csv(ordered))

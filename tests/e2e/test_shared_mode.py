@@ -18,7 +18,7 @@ from privacy.dp.accountant import epsilon
 from privacy.trust.passphrase import TEXT
 from server.config.run import RunConfig
 from server.record.history import RoundRecord
-from server.rounds.advance import replayed
+from server.rounds.advance import replay
 from server.runs.index import Tail
 from shared_model.adapter.manifest import initial_vector, load_adapter, stage_mask, vector_hash
 from shared_model.bundled import PUBLIC_CASES
@@ -146,7 +146,7 @@ def test_the_kept_sums_give_the_adapter(outcome: dict[str, Any]) -> None:
     spec = ModelSpec.from_json(json.dumps(config.model))
     history = [RoundRecord.from_plain(entry) for entry in outcome["report"]["history"]]
     masks = partial(stage_mask, spec)
-    vector = replayed(Path(outcome["out"]), config, initial_vector(spec), masks, history)
+    vector = replay(Path(outcome["out"]), config, initial_vector(spec), masks, history)
     assert vector_hash(vector) == outcome["report"]["adapter_sha256"]
     assert load_adapter(Path(outcome["adapter"]))[1].tobytes() == vector.tobytes()
     # Every round was judged on public patients, and whoever has the sums can judge again.

@@ -15,14 +15,14 @@ def test_a_new_start_goes_on_counting_and_another_run_begins_anew(tmp_path: Path
     first = Attempts(tmp_path, RUN)
     assert [first.begin(1), first.begin(1), first.begin(2)] == [1, 2, 1]
     drop = Drop(site="a", reason="timeout", attempt=1)
-    first.failed(2, (drop,))
+    first.note_failure(2, (drop,))
     again = Attempts(tmp_path, RUN)
-    assert (again.begun(1), again.begun(2), again.begun(3)) == (2, 1, 0)
+    assert (again.count(1), again.count(2), again.count(3)) == (2, 1, 0)
     assert again.drops(2) == (drop,)
     assert again.begin(2) == 2
     assert again.drops(2) == (drop,)
     other = Attempts(tmp_path, "cd" * 16)
-    assert (other.begun(1), other.drops(2), other.begin(1)) == (0, (), 1)
+    assert (other.count(1), other.drops(2), other.begin(1)) == (0, (), 1)
 
 
 def test_the_file_stays_small(tmp_path: Path) -> None:
@@ -30,7 +30,7 @@ def test_the_file_stays_small(tmp_path: Path) -> None:
     for number in range(1, 60):
         attempts.begin(number)
     assert (tmp_path / "attempts.json").stat().st_size < 300
-    assert Attempts(tmp_path, RUN).begun(58) == 1
+    assert Attempts(tmp_path, RUN).count(58) == 1
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from server.rounds.advance import advanced
+from server.rounds.advance import advance
 from server.rounds.aggregate import UpdateSum, server_optimizer
 from tests.builders.run_config import aggregate_config, plain_run, rounds_config, train_config
 
@@ -30,6 +30,6 @@ def test_momentum_does_not_move_a_base_whose_rounds_are_over(name: str) -> None:
         trained = masks("base" if number <= 3 else "dose")
         total.add(np.where(trained, 0.1, 0.0).astype(np.float32), 1)
         before = vector
-        vector, state = advanced(config, masks, number, total, vector, state)
+        vector, state = advance(config, masks, number, total, vector, state)
         assert (vector[trained] > before[trained]).all()
         assert np.array_equal(vector[~trained], before[~trained])

@@ -148,6 +148,6 @@ def test_an_answer_without_sums_counts_for_no_quorum(tmp_path):
     spec = ModelSpec.from_json(json.dumps(MODEL))
     fit = _Fit(None, CONFIG, spec, EventLog(tmp_path, None), ANYONE)  # type: ignore[arg-type]
     reply = Reply(kind="base", site="west", round=0, run_id="0" * 32, patients=0)
-    drop = fit._judged(Answer(node=1, site="west", reply=reply))
+    drop = fit._judge(Answer(node=1, site="west", reply=reply))
     assert drop is not None
     assert (drop.site, drop.reason) == ("west", "schema")

@@ -14,7 +14,7 @@ from privacy.dp.ledger import SiteLedger
 from privacy.dp.terms import Terms
 from server.config.privacy import privacy_line, privacy_report, releases, run_terms
 from server.record.journal import Journal
-from server.rounds.advance import replayed
+from server.rounds.advance import replay
 from server.rounds.loop import FederationResult, QuorumError
 from server.rounds.ring_sum import RingSum
 from shared_model.core.errors import FedKT3DError, InputError
@@ -255,7 +255,7 @@ def test_a_killed_coordinator_goes_on_with_the_sum_that_it_had(tmp_path, nodes, 
     assert [record.attempt for record in result.history] == [1, 1, 1]
     assert [len(ledger(tmp_path, site).entries()) for site in PATIENTS] == [3] * 4
     assert [list(record.sites) for record in result.history] == [list(PATIENTS)] * 3
-    again = replayed(tmp_path / "out", CONFIG, np.zeros(64, np.float32), everything, result.history)
+    again = replay(tmp_path / "out", CONFIG, np.zeros(64, np.float32), everything, result.history)
     assert again.tobytes() == result.vector.tobytes()
 
 
@@ -264,13 +264,13 @@ def test_the_kept_sums_give_the_adapter_to_the_bit(tmp_path, nodes, name):
     config = replace(CONFIG, aggregate=aggregate_config(name=name, lr=0.3))
     result = run_quadratic(tmp_path / "out", config, nodes)
     initial = np.zeros(64, np.float32)
-    assert replayed(tmp_path / "out", config, initial, everything, result.history).tobytes() == result.vector.tobytes()
+    assert replay(tmp_path / "out", config, initial, everything, result.history).tobytes() == result.vector.tobytes()
     path = tmp_path / "out" / "sums" / "00000002.npz"
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    with pytest.raises(InputError, match="round 2 is not kept"):
-        replayed(tmp_path / "out", config, initial, everything, result.history)
+    with pytest.raises(InputError, match="round 2 is not here"):
+        replay(tmp_path / "out", config, initial, everything, result.history)
 
 
 def test_a_sum_that_another_run_left_is_not_taken(tmp_path, nodes):

@@ -10,8 +10,8 @@ from client.app import client_app
 from privacy.dp.ledger import SiteLedger
 from server.record.history import PublicVerdict, RoundRecord
 from server.record.journal import Journal
-from server.rounds.advance import replayed
-from server.rounds.public_gate import PublicGate, judged, stopped
+from server.rounds.advance import replay
+from server.rounds.public_gate import PublicGate, public_summary, stop_reason
 from server.runs.show import rounds_table
 from shared_model.core.errors import InputError
 from simulations.engine.faults import PoisonedTraining
@@ -69,14 +69,14 @@ def test_rounds_with_poison_are_taken_back_and_the_others_count(tmp_path, nodes)
     assert [r.round for r in result.history if r.rolled_back] == list(bad)
     assert [e.round for e in seen if e.kind == "rolled_back"] == list(bad)
     assert (result.rounds, result.stopped) == (6, "")
-    report = judged(result.history)
+    report = public_summary(result.history)
     assert (report["taken_back"], report["stopped"]) == (list(bad), "")
     assert report["end_gy"] == pytest.approx(distance(result.vector, ""), abs=1e-3)
     without = run_quadratic(
         tmp_path / "open", replace(CONFIG, rounds=replace(ROUNDS, public_step=0.0)), nodes, app=poisoned(-4.0, bad)
     )
     assert distance(result.vector, "") < 0.5 * distance(without.vector, "")
-    again = replayed(tmp_path / "out", CONFIG, np.zeros(64, np.float32), everything, result.history)
+    again = replay(tmp_path / "out", CONFIG, np.zeros(64, np.float32), everything, result.history)
     assert again.tobytes() == result.vector.tobytes()
 
 
@@ -87,7 +87,7 @@ def test_momentum_of_a_round_that_was_taken_back_is_gone(tmp_path, nodes):
     )
     result = run_quadratic(tmp_path / "out", config, nodes, app=poisoned(-6.0, (2,)), check=distance)
     assert [r.round for r in result.history if r.rolled_back] == [2]
-    again = replayed(tmp_path / "out", config, np.zeros(64, np.float32), everything, result.history)
+    again = replay(tmp_path / "out", config, np.zeros(64, np.float32), everything, result.history)
     assert again.tobytes() == result.vector.tobytes()
 
 
@@ -122,10 +122,14 @@ def test_three_in_a_row_end_the_run_with_what_was_good(tmp_path, nodes):
     again = run_quadratic(tmp_path / "out", CONFIG, nodes, check=distance)
     assert (again.resumed_from, again.rounds) == (5, 5)
     assert again.vector.tobytes() == result.vector.tobytes()
-    report = {"history": [r.to_plain() for r in result.history], "sites": PATIENTS, "public": judged(result.history)}
+    report = {
+        "history": [r.to_plain() for r in result.history],
+        "sites": PATIENTS,
+        "public": public_summary(result.history),
+    }
     table = rounds_table({**json.loads(json.dumps(report)), "privacy": {"mode": "none"}})
     assert "STOPPED: rounds 3 to 5" in table.caption
-    assert judged(result.history)["stopped"] == result.stopped
+    assert public_summary(result.history)["stopped"] == result.stopped
     assert list(table.columns[0].cells)[2:] == ["3 taken back", "4 taken back", "5 taken back"]
 
 
@@ -211,9 +215,9 @@ def test_only_rounds_in_a_row_end_a_run():
         PublicVerdict(before_gy=1, best_gy=1, after_gy=1),
     )
     history = [record(n, v) for n, v in enumerate((bad, bad, good, bad, bad), 1)]
-    assert stopped(history) == ""
-    assert stopped([*history, record(6, bad)])
-    assert stopped([]) == ""
+    assert stop_reason(history) == ""
+    assert stop_reason([*history, record(6, bad)])
+    assert stop_reason([]) == ""
 
 
 def test_a_record_of_an_earlier_version_is_read():
