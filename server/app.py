@@ -1,9 +1,9 @@
 """The coordinator's Flower ServerApp: reads the composed configuration, runs the rounds, writes adapter and report.
 
-Run config: ``config`` (JSON of a RunConfig), ``config-sha256`` (of that text, in hex), ``out`` (output folder), in a
-deployment ``home`` (the coordinator's folder, which says who may take part: server/consortium/participants.py). Writes
-``out/adapter.safetensors`` with its card ``out/adapter.json`` and ``out/federation.json``; ``out/events.jsonl`` and
-``out/checkpoint`` grow on the way.
+The run config holds ``config`` (JSON of a RunConfig), ``config-sha256`` (of that text, in hex), ``out`` (output folder)
+and, in a deployment, ``home`` (the coordinator's folder, which says who may take part:
+server/consortium/participants.py). The app writes ``out/adapter.safetensors``, its model card ``out/adapter.json`` and
+``out/federation.json``. ``out/events.jsonl`` and ``out/checkpoint`` grow during the run.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from server.deployment.home import ServerHome
 from server.record.events import Listener
 from server.record.journal import StorageError, write_atomic
 from server.rounds.loop import FederationResult, run_federation
-from server.rounds.public_gate import judged
+from server.rounds.public_gate import public_summary
 from server.runs.failure import ReportedError
 from server.sites.attendance import Members
 from shared_model.core.errors import FedKT3DError, InputError
@@ -48,7 +48,7 @@ def _main(grid: Grid, context: Context) -> None:
 
 
 def run_config(config: RunConfig, out: Path) -> dict[str, str]:
-    """Write the run config that ``federate`` reads back: flat strings, as Flower wants them."""
+    """Return the run config that ``federate`` reads: flat strings, as Flower requires."""
     text = config.to_json()
     return {"config": text, "config-sha256": hashlib.sha256(text.encode()).hexdigest(), "out": str(out.resolve())}
 
@@ -58,14 +58,14 @@ def federate(
 ) -> FederationResult:
     """Run the federation that the context's run config describes; raises InputError, QuorumError.
 
-    ``members``: who may take part, where that does not follow from a coordinator's folder.
+    ``members``: who may take part, for a run without a coordinator's folder.
     """
     config, out = _read(context)
     home = str(context.run_config.get("home", ""))
     if members is None:
         members = members_of(ServerHome.load(Path(home)), config) if home else Members()
-    # torch is slow to import; a bad configuration is refused before that.
-    from server.rounds.base_fit import fitted_spec
+    # torch is slow to import. A bad configuration is refused before these imports.
+    from server.rounds.base_fit import fit_base
     from shared_model.adapter.card import adapter_card, card_bytes, card_path
     from shared_model.adapter.manifest import manifest_hash, save_adapter, stage_mask, vector_hash
     from shared_model.backbone.prior import pinned
@@ -74,7 +74,7 @@ def federate(
     from shared_model.prediction.public_check import PublicCheck, public_cases
 
     asked = pinned(ModelSpec.from_json(json.dumps(config.model)))
-    spec, fit = fitted_spec(grid, config, asked, out, on_event, members.register)
+    spec, fit = fit_base(grid, config, asked, out, on_event, members.register)
     initial, start = starting_point(config, spec)
     manifest = manifest_hash(spec)
     masks = partial(stage_mask, spec)
@@ -106,10 +106,10 @@ def federate(
 
 
 def starting_point(config: RunConfig, spec: ModelSpec) -> tuple[NDArray[np.float32], dict[str, Any] | None]:
-    """The shared vector before round 1, (d,): that of the adapter ``config.initial`` names, or the prior's own.
+    """Return the shared vector before round 1, (d,): that of the adapter in ``config.initial``, or the prior's own.
 
-    With it what report and card keep of that adapter (shared_model/adapter/card.py), None for the prior's own. Raises
-    InputError where that adapter is of another model.
+    Also return what report and model card record of that adapter (shared_model/adapter/card.py); None for the prior's
+    own. Raises InputError when the adapter belongs to another model.
     """
     from shared_model.adapter.card import started_from
     from shared_model.adapter.manifest import initial_vector, load_adapter, manifest_hash, vector_hash
@@ -118,18 +118,18 @@ def starting_point(config: RunConfig, spec: ModelSpec) -> tuple[NDArray[np.float
         return initial_vector(spec), None
     found, vector, card = load_adapter(Path(config.initial))
     if manifest_hash(found) != manifest_hash(spec):
-        raise InputError(f"initial={config.initial}: an adapter of another model than this run's")
+        raise InputError(f"initial={config.initial}: this adapter belongs to another model than this run's")
     return vector, started_from(vector_hash(vector), card)
 
 
 def last_evaluation(result: FederationResult) -> dict[str, float]:
-    """Metrics of the last round that was evaluated, averaged over patients; empty where none was."""
+    """Return the metrics of the last evaluated round, averaged over patients; empty if no round was evaluated."""
     found = [record.evaluation.metrics for record in result.history if record.evaluation is not None]
     return dict(found[-1]) if found else {}
 
 
 def federation_report(config: RunConfig, result: FederationResult, adapter_hash: str) -> dict[str, Any]:
-    """Report of a finished run as plain JSON values: who took part, what was dropped and why, metrics, bytes."""
+    """Return a finished run's report as plain JSON values: who took part, what was dropped and why, metrics, bytes."""
     drops = [{"round": 0, **asdict(drop)} for drop in result.drops]
     for record in result.history:
         drops += [{"round": record.round, **asdict(drop)} for drop in record.drops]
@@ -142,7 +142,7 @@ def federation_report(config: RunConfig, result: FederationResult, adapter_hash:
         "privacy": privacy_report(run_terms(config), result.history, releases(config)),
         "rounds": result.rounds,
         "resumed_from": result.resumed_from,
-        "public": judged(result.history),
+        "public": public_summary(result.history),
         "sites": result.sites,
         "wire_bytes_per_round": result.wire_bytes_per_round,
         "adapter_sha256": adapter_hash,
@@ -156,7 +156,7 @@ def _read(context: Context) -> tuple[RunConfig, Path]:
     for key in ("config", "config-sha256", "out"):
         value = context.run_config.get(key)
         if not isinstance(value, str) or not value:
-            raise InputError(f"run config: {key} is missing; start the run with `server run` or `simulate run`")
+            raise InputError(f"run config: {key} is missing; start runs with `server run` or `simulate run`")
         values[key] = value
     if hashlib.sha256(values["config"].encode()).hexdigest() != values["config-sha256"]:
         raise InputError("run config: config does not match config-sha256; it was changed on its way")

@@ -57,12 +57,12 @@ def init(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make a coordinator: the consortium's CA, a TLS certificate, a roster, secrets, folders. Never overwrites."""
+    """Make a coordinator: the consortium's CA, a TLS certificate, a roster, secrets, folders. Overwrites nothing."""
     made = home.create(name, home_folder or Path(name), host, port, control_port or port + 1, address or [])
     record = {"home": str(made.folder), "name": made.name, "ca": str(made.ca_certificate), "address": made.address}
     lines = [
         f"coordinator of {made.name} in {made.folder}; sites reach it at {made.address}",
-        f"  keep {made.ca_key} off this machine when no site is being admitted (--ca-key brings it back)",
+        f"  keep {made.ca_key} off this machine; to admit a site, name it with --ca-key",
         f"  next: server start --home {made.folder}, and server invite SITE --home {made.folder}",
     ]
     _print(record if as_json else lines)
@@ -79,21 +79,21 @@ def run(
     home_folder: Home,
     overrides: Annotated[list[str] | None, typer.Argument(help="Hydra overrides, such as rounds.count=3.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the results; default: runs/NAME in the home.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the last run, or with --run NAME.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the last run, or --run NAME.")] = False,
     name: RunName = None,
     cfg: Annotated[
         Literal["job"] | None, typer.Option("--cfg", help="job: print the whole configuration and stop.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Run a federation with the sites that are connected; the same folder and configuration resume a stopped run."""
+    """Run a federation with the connected sites. The same folder and configuration resume a stopped run."""
     server = ServerHome.load(home_folder)
     if resume and (overrides or out):
         raise InputError(
-            "--resume: takes the configuration that the run was started with; give no overrides and no --out"
+            "--resume: uses the configuration that the run was started with; give no overrides and no --out"
         )
     if name and not resume:
-        raise InputError("--run: goes with --resume; a new run is named with name=NAME")
+        raise InputError("--run: only works with --resume; name=NAME names a new run")
     target = runs.find(server, name).out if resume else None
     sites = len(Admissions(server).roster().names())
     if cfg:
@@ -114,19 +114,19 @@ def run(
 
 @app.command()
 def status(home_folder: Home, as_json: AsJson = False) -> None:
-    """Say whether the coordinator runs, and which sites and runs it knows."""
+    """Show whether the coordinator runs, and which sites and runs it knows."""
     record = status_report(ServerHome.load(home_folder))
     _print(record if as_json else status_lines(record))
 
 
 @app.command()
 def publish(
-    target: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for adapter.safetensors and its card.")],
+    target: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for adapter.safetensors and its model card.")],
     home_folder: Home,
     name: RunName = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write the adapter of a finished run with its card: sites by number, hashes, metrics and the privacy statement."""
+    """Write a finished run's adapter and model card: sites by number, hashes, metrics and the privacy statement."""
     made = publish_adapter(ServerHome.load(home_folder), target, name)
     record = {"adapter": str(made.adapter), "card": str(made.card), "sha256": made.sha256}
     _print(record if as_json else [f"adapter: {made.adapter}", f"card: {made.card}", f"sha256: {made.sha256}"])

@@ -1,7 +1,7 @@
-"""Who is in: `server invite`, `admit`, `renew` and `revoke`. Each change is a new version of the signed roster.
+"""Who takes part: `server invite`, `admit`, `renew` and `revoke`. Each change makes a new version of the signed roster.
 
-Invitations and the roster need the document key alone; a site's certificate needs the CA's, which may be kept off this
-machine. Every step can be repeated after a crash: what was done before is found and not done twice.
+Invitations and the roster need only the document key. A site's certificate needs the CA's key, which may be kept off
+this machine. Every step can be repeated after a crash: it finds what is already done and does not do it twice.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ LONGEST_DAYS = 365
 
 @dataclass(frozen=True, kw_only=True)
 class Admitted:
-    """What came of `admit`: the site, Flower's id of its node, and the file to give back."""
+    """Result of `admit`: the site, Flower's id of its node, and the file to give back to the site."""
 
     site: str
     node_id: str
@@ -39,8 +39,7 @@ class Admitted:
 
 
 class Admissions:
-    """The coordinator's register of sites. The caller sees to it that one changes at a time
-    (server/consortium/commands.py)."""
+    """The coordinator's register of sites. The caller allows one change at a time (server/consortium/commands.py)."""
 
     def __init__(self, home: ServerHome) -> None:
         self._home = home
@@ -48,23 +47,23 @@ class Admissions:
         self._consortium = certificates.consortium_id(self._authority)
 
     def roster(self) -> Roster:
-        """Return the roster as it stands; InputError when it was changed by anyone but us."""
+        """Return the current roster; InputError when anyone but us changed it."""
         with naming(self._home.roster_file):
             return Roster.from_signed(identity.read_input(self._home.roster_file), self._signer(), self._consortium)
 
     def plan(self, content: bytes) -> FederationPlan:
-        """Read a signed plan of this consortium; InputError when it was changed by anyone but us."""
+        """Read a signed federation plan of this consortium; InputError when anyone but us changed it."""
         with naming(self._home.plan_file):
             return FederationPlan.from_signed(content, self._signer(), self._consortium)
 
     def invite(self, site: str, days: int, address: str | None = None) -> Invitation:
-        """Make an invitation for ``site``, good for ``days``; one made before for the same site is good no more."""
+        """Make an invitation for ``site``, valid for ``days``. An earlier invitation for this site becomes invalid."""
         if not SITE_NAME.accepts(site):
             raise InputError(f"SITE {site!r}: expected {SITE_NAME.expected()}")
         if not 1 <= days <= LONGEST_DAYS:
             raise InputError(f"--days {days}: expected 1 to {LONGEST_DAYS}")
         if self.roster().admitted(site):
-            raise InputError(f"site {site}: admitted already; `server renew {site}` makes it a fresh admission")
+            raise InputError(f"site {site}: admitted already; `server renew {site}` makes a fresh admission for it")
         expires = dt.datetime.now(dt.UTC) + dt.timedelta(days=days)
         invitation = Invitation(
             consortium=self._consortium,
@@ -83,8 +82,8 @@ class Admissions:
     def admit(self, request: AdmissionRequest, ca_key: Path) -> Admitted:
         """Admit the site that made ``request``.
 
-        InputError when the request does not answer an open invitation or its keys were used before; nothing is changed
-        then. The coordinator must be running: Flower's SuperLink takes the node key.
+        InputError when the request does not answer an open invitation, or its keys were used before. Then nothing is
+        changed. The coordinator must be running, because Flower's SuperLink must accept the node key.
         """
         site, node_key = request.site, request.node_key.decode()
         self._check_invited(request)
@@ -104,20 +103,20 @@ class Admissions:
         return Admitted(site=site, node_id=node_id, file=self._admission(site, certificate))
 
     def renew(self, site: str, ca_key: Path) -> bytes:
-        """Return a fresh admission for a site: a new certificate for the same key, today's roster and plan."""
+        """Return a fresh admission for a site: a new certificate for the same key, the current roster and plan."""
         roster = self.roster()
         if not roster.admitted(site):
-            raise InputError(f"site {site}: not admitted; known are {', '.join(roster.names()) or 'none'}")
+            raise InputError(f"site {site}: not admitted; admitted sites: {', '.join(roster.names()) or 'none'}")
         key = ed25519.Ed25519PublicKey.from_public_bytes(bytes.fromhex(roster.sites[site].identity))
         certificate = certificates.issue_site_certificate(read_ca_key(ca_key), self._authority, site, key)
         self._save_roster(roster.renew(site, certificates.certificate_fingerprint(certificate)))
         return self._admission(site, certificate)
 
     def check_left(self, site: str, note: bytes) -> str:
-        """Return when ``site`` left by its own note (`client leave`); InputError unless that site signed it."""
+        """Return when ``site`` left, by its own note (`client leave`); InputError unless that site signed the note."""
         sites = self.roster().sites
         if site not in sites:
-            raise InputError(f"site {site}: not admitted; known are {', '.join(self.roster().names()) or 'none'}")
+            raise InputError(f"site {site}: not admitted; admitted sites: {', '.join(self.roster().names()) or 'none'}")
         return check_leave_note(note, self._consortium, site, sites[site].identity)
 
     def revoke(self, site: str) -> Roster:
@@ -125,7 +124,7 @@ class Admissions:
         control, roster = Control(self._home), self.roster()
         known = read_state(self._home.sites_file)
         if site not in known:
-            raise InputError(f"site {site}: not admitted; known are {', '.join(roster.names()) or 'none'}")
+            raise InputError(f"site {site}: not admitted; admitted sites: {', '.join(roster.names()) or 'none'}")
         if roster.admitted(site):
             roster = roster.revoke(site)
             self._save_roster(roster)
@@ -141,13 +140,13 @@ class Admissions:
             raise InputError(f"the request of {site} answers the invitation of another consortium")
         kept = read_state(self._home.invitations_file).get(site)
         if kept is None:
-            raise InputError(f"the request of {site} answers no open invitation; each is good for one admission")
+            raise InputError(f"the request of {site} answers no open invitation; each invitation admits a site once")
         if not request.answers(kept["key"]):
             raise InputError(f"the request of {site} was not made from the last invitation of {site}")
         check_not_expired(kept["expires"], f"the invitation of {site}")
 
     def _register(self, control: Control, site: str, node_key: str) -> str:
-        """Register a node key with Flower and return the node's id, also when a crash left it registered."""
+        """Register a node key with Flower and return the node's id, even if it was registered before a crash."""
         known = read_state(self._home.sites_file)
         if site in known and known[site]["public_key"] == node_key:
             return str(known[site]["node_id"])
@@ -156,7 +155,7 @@ class Admissions:
         try:
             node_id = control.register(public_key)
         except FedKT3DError:
-            # A crash between Flower's register and ours leaves one node that no site has; only we register nodes.
+            # A crash between Flower's register and ours leaves one node without a site. Only we register nodes.
             ours = {entry["node_id"] for entry in known.values()}
             strays = [node["node-id"] for node in control.nodes() if node["node-id"] not in ours]
             if len(strays) != 1:
@@ -189,7 +188,7 @@ class Admissions:
 
 
 def read_ca_key(path: Path) -> bytes:
-    """Return the CA's private key; InputError saying how to name it when it is not on this machine."""
+    """Return the CA's private key. If it is not on this machine, an InputError says how to name it."""
     if not path.exists():
-        raise InputError(f"{path}: the CA's key is not here; bring it and name it with --ca-key PATH")
+        raise InputError(f"{path}: the CA's key is not here; bring it back and name it with --ca-key PATH")
     return read_private_key(path)

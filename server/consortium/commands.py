@@ -1,4 +1,4 @@
-"""Commands of `server` that decide who is in and what is asked of them: invite, admit, renew, revoke, tls, plan."""
+"""Commands of `server` that decide who takes part and what they are asked: invite, admit, renew, revoke, tls, plan."""
 
 from __future__ import annotations
 
@@ -26,9 +26,7 @@ app = typer.Typer()
 Home = Annotated[Path, typer.Option("--home", help="The coordinator's folder, made by `server init`.")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on standard output, nothing else.")]
 Site = Annotated[str, typer.Argument(help="Name of the site: letters, digits, _ and -.")]
-CaKey = Annotated[
-    Path | None, typer.Option("--ca-key", help="The CA's private key, where it is kept elsewhere than in the home.")
-]
+CaKey = Annotated[Path | None, typer.Option("--ca-key", help="The CA's private key, if it is not kept in the home.")]
 
 
 @app.command()
@@ -36,13 +34,13 @@ def invite(
     site: Site,
     home_folder: Home,
     out: Annotated[Path | None, typer.Option(help="File to write; default: SITE.invitation here.")] = None,
-    days: Annotated[int, typer.Option(help="Days for which it is good.")] = 14,
+    days: Annotated[int, typer.Option(help="Days for which the invitation is valid.")] = 14,
     address: Annotated[
-        str | None, typer.Option(help="HOST:PORT for this site, where it reaches the coordinator by another way.")
+        str | None, typer.Option(help="HOST:PORT for this site, if it reaches the coordinator another way.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Invite a site: a file to hand over by a way that nobody else reads; it holds a one-time code."""
+    """Invite a site: write a file with a one-time code. Hand it over in a way that nobody else can read."""
     target = _target(out or Path(f"{site}.invitation"))
     if target.exists():
         raise InputError(f"{target}: exists already; remove it or name another file with --out")
@@ -52,9 +50,9 @@ def invite(
     record = {"site": site, "invitation": str(target), "consortium": invitation.consortium}
     record["expires"] = invitation.expires
     lines = [
-        f"{target}: hand it to {site}, good until {invitation.expires[:10]}",
-        f"  consortium {invitation.consortium}: let the site compare it by telephone",
-        f"  next, with what comes back: server admit {site}.csr.json --home {home_folder}",
+        f"{target}: hand it to {site}; it is valid until {invitation.expires[:10]}",
+        f"  consortium {invitation.consortium}: compare this id with the site by telephone",
+        f"  next, with the file that comes back: server admit {site}.csr.json --home {home_folder}",
     ]
     _print(record if as_json else lines)
 
@@ -67,7 +65,7 @@ def admit(
     ca_key: CaKey = None,
     as_json: AsJson = False,
 ) -> None:
-    """Admit a site: certify its identity, register its node key, add it to the roster. `server start` must run."""
+    """Admit a site: certify its identity, register its node key, add it to the roster. Needs `server start` to run."""
     server = ServerHome.load(home_folder)
     if out is not None:
         _target(out)
@@ -93,7 +91,7 @@ def renew(
     ca_key: CaKey = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make a fresh admission for a site: 90 more days for the same keys, with today's roster and plan."""
+    """Make a fresh admission for a site: 90 more days for the same keys, with the current roster and plan."""
     server = ServerHome.load(home_folder)
     target = _target(out or Path(f"{site}.admission"))
     with _register(server) as register:
@@ -105,10 +103,10 @@ def renew(
 def revoke(
     site: Site,
     home_folder: Home,
-    note: Annotated[Path | None, typer.Option(help="The site's own note, from `client leave`; checked first.")] = None,
+    note: Annotated[Path | None, typer.Option(help="The site's note from `client leave`; checked first.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Shut a site out: its node key is refused from now on, the roster says so. `server start` must run."""
+    """Revoke a site in the roster. Its node key is refused from now on. `server start` must be running."""
     with _register(ServerHome.load(home_folder)) as register:
         left = None
         if note is not None:
@@ -124,12 +122,12 @@ def revoke(
 def tls(
     home_folder: Home,
     address: Annotated[
-        list[str] | None, typer.Option(help="Further name or IP by which sites reach this machine; repeatable.")
+        list[str] | None, typer.Option(help="Another name or IP by which sites reach this machine; repeatable.")
     ] = None,
     ca_key: CaKey = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make a new TLS key and certificate, for the same names and those given; used from the next `server start` on."""
+    """Make a new TLS key and certificate for the old names and the given ones. The next `server start` uses them."""
     server = ServerHome.load(home_folder)
     with _register(server):
         certificate = renew_tls(server, read_ca_key(ca_key or server.ca_key), address or [])
@@ -146,7 +144,7 @@ def plan(
     overrides: Annotated[list[str] | None, typer.Argument(help="Hydra overrides, as for `server run`.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write and sign the federation plan of a run, plan.json in the home: what its sites are asked to accept."""
+    """Write and sign a run's federation plan, plan.json in the home: what the sites are asked to accept."""
     from privacy.dp.outlook import outlook, table
     from server.config.compose import compose_run
     from server.config.federation_plan import make_plan
@@ -165,22 +163,22 @@ def plan(
         *made.in_words(),
         *([] if found is None else ["what the privacy terms cost and allow:", *table(found)]),
         f"{server.plan_file}: sha256 {plan_hash(content)}",
-        "  it goes out with `server admit` and `server renew`; a site that is in can be given the file",
+        "  `server admit` and `server renew` include it; give the file to sites that are admitted already",
     ]
     _print(record if as_json else lines)
 
 
 @contextmanager
 def _register(server: ServerHome) -> Iterator[Admissions]:
-    """Open the register of sites; two changes at a time would lose one of them."""
+    """Open the register of sites for one change at a time: of two at once, one would be lost."""
     with sole_instance(server.folder / "state" / "members.lock", "another invite, admit, renew or revoke"):
         yield Admissions(server)
 
 
 def _target(path: Path) -> Path:
-    """Return the file to write when its folder is there; asked before anything is changed."""
+    """Return the file to write; InputError when its folder is missing. Checked before anything is changed."""
     if not path.parent.is_dir():
-        raise InputError(f"--out {path}: no folder {path.parent}")
+        raise InputError(f"--out {path}: there is no folder {path.parent}")
     return path
 
 

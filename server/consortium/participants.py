@@ -1,4 +1,4 @@
-"""Who may take part in a run of a deployment, by the coordinator's folder: its register, roster and signed plan."""
+"""Who may take part in a deployed run. The coordinator's folder decides: its register, roster and signed plan."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from shared_model.core.errors import InputError
 
 
 def members_of(home: ServerHome, config: RunConfig) -> Members:
-    """Return who may take part; in modes shared and site also the sites that sums are over, and the plan's hash.
+    """Return who may take part; in modes shared and site also which sites the sums are over, and the plan's hash.
 
-    The signed plan counts where it is this run's: its sites, and no others. Else all sites that the roster admits.
-    InputError where the plan names a site that was revoked since.
+    If the signed federation plan is this run's, exactly its sites take part. Otherwise all sites that the roster admits
+    take part. InputError when the plan names a site that was revoked since.
     """
     register = Register(home.sites_file)
     if config.privacy.mode not in SUMMED:
@@ -35,14 +35,14 @@ def members_of(home: ServerHome, config: RunConfig) -> Members:
     gone = sorted(name for name, key in plan.sites.items() if admitted.get(name) != key)
     if gone:
         raise InputError(
-            f"{home.plan_file}: names {', '.join(gone)}, revoked since; make a new one with `server plan` and have the"
-            " other sites accept it"
+            f"{home.plan_file}: names {', '.join(gone)}, revoked since; make a new plan with `server plan` and have"
+            " the other sites accept it"
         )
     return Members(register=register, cohort=plan.cohort, plan=bytes.fromhex(plan_hash(content)))
 
 
 def _is_of(plan: FederationPlan, config: RunConfig) -> bool:
-    """Whether the plan is of this run; the roster may have grown since, and software been updated."""
+    """Return whether the plan is this run's. The roster may have grown since, and software may be newer."""
     if plan.mode not in SUMMED or len(plan.sites) != config.privacy.sites:
         return False
     made = make_plan(plan.consortium, plan.roster_version, plan.sites, config)
