@@ -1,8 +1,8 @@
-"""The bundle that Flower wants with every run: a pyproject.toml and not one line of code.
+"""The bundle that Flower requires with every run: a pyproject.toml without any code.
 
-`flwr run` ships a bundle (FAB) to the SuperLink, which hands it to the ServerApp's process and to every site. Ours
-names `server.app:app` and `client.app:app` and holds no module, so that both sides import what is installed on their
-own machine; a site's executor does not even unpack it.
+`flwr run` sends a bundle (FAB) to the SuperLink, which passes it to the ServerApp's process and to every site. Ours
+names `server.app:app` and `client.app:app` and holds no module. So both sides import what is installed on their own
+machine. A site's executor does not even unpack it.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def write_bundle(folder: Path) -> Path:
 def write_run_config(path: Path, *, config: str, sha256: str, out: Path, home: Path) -> Path:
     """Write the TOML file with the run configuration's four keys (declared in the stub) and return its path.
 
-    A JSON text without \\u surrogates is a TOML basic string but for DEL, which TOML wants escaped.
+    A JSON text without \\u surrogates is a valid TOML basic string, except that TOML wants DEL escaped.
     """
     values = {"config": config, "config-sha256": sha256, "out": str(out), "home": str(home)}
     lines = [f"{key} = {_toml_string(value)}" for key, value in values.items()]

@@ -1,4 +1,4 @@
-"""An error of ours on its way from the ServerApp to `server run`: the SuperLink carries an exception's text alone."""
+"""Carry an error of ours from the ServerApp to `server run`. The SuperLink passes on only an exception's text."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ _REPORTED = re.compile(r"exception: exit (\d+): (.+)", re.DOTALL)
 
 
 class ReportedError(Exception):
-    """What the ServerApp raises in the place of an error of ours."""
+    """The exception that the ServerApp raises in place of an error of ours."""
 
     def __init__(self, error: FedKT3DError) -> None:
         super().__init__(f"exit {error.exit_code}: {error}")
 
 
 def read_failure(details: str) -> FedKT3DError | None:
-    """Return the error that the details of a finished run tell of; None for a failure that was not one of ours."""
+    """Return our error from the details of a finished run; None if the failure was not one of ours."""
     found = _REPORTED.search(details)
     if found is None:
         return None

@@ -1,9 +1,9 @@
-"""`server run`: submit one federated run to the SuperLink, follow it to its end, and say what came of it.
+"""`server run`: submit one federated run to the SuperLink, follow it to its end, and report the result.
 
-The ServerApp runs in a process of its own beside the SuperLink and writes all results to the output folder, so this
-command only watches: the run's live events in `events.jsonl`, and now and then the SuperLink's own word on its state.
-A run whose process or SuperLink died is submitted again and goes on from its last checkpoint. Ctrl-C and SIGTERM stop
-the run; the same command takes it up where it stood, and so does it after this command itself was killed.
+The ServerApp runs in its own process beside the SuperLink and writes all results to the output folder. So this command
+only watches: it reads the run's live events in `events.jsonl`, and now and then asks the SuperLink for the run's state.
+If the run's process or the SuperLink dies, this command submits the run again, and it goes on from its last checkpoint.
+Ctrl-C and SIGTERM stop the run. The same command continues it, also after this command itself was killed.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ Listener = Callable[[Event], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What a completed run left: its id at the SuperLink, its folder, the report that the ServerApp wrote."""
+    """Result of a completed run: its id at the SuperLink, its folder, the report that the ServerApp wrote."""
 
     run_id: str
     out: Path
@@ -53,13 +53,13 @@ class Outcome:
 
 
 class StoppedError(FedKT3DError):
-    """The run was stopped by Ctrl-C, SIGTERM or `flwr stop`; it can go on."""
+    """Ctrl-C, SIGTERM or `flwr stop` stopped the run. It can be resumed."""
 
     exit_code = 130  # as shells report SIGINT
 
 
 def run(home: ServerHome, config: RunConfig, out: Path, on_event: Listener) -> Outcome:
-    """Run `config` to its end and return what it left in `out`; a run of it that is under way already is followed.
+    """Run `config` to its end and return its result in `out`. If such a run is under way already, follow that one.
 
     Raises InputError when the coordinator does not run or `out` belongs to another configuration, StoppedError when
     the run was stopped, FedKT3DError when it failed.
@@ -93,7 +93,7 @@ def run(home: ServerHome, config: RunConfig, out: Path, on_event: Listener) -> O
 
 @contextmanager
 def _stop_requests() -> Iterator[threading.Event]:
-    """Turn the first SIGINT or SIGTERM into an event, so that a run is never submitted and then forgotten."""
+    """Turn the first SIGINT or SIGTERM into an event, so a run is never submitted and then forgotten."""
     stop = threading.Event()
 
     def request(number: int, _: object) -> None:
@@ -111,7 +111,7 @@ def _stop_requests() -> Iterator[threading.Event]:
 
 
 class _Follow:
-    """Passes a run's events on until the SuperLink calls it finished; `restarts` counts those without progress."""
+    """Passes on a run's events until the SuperLink calls it finished. `restarts`: restarts since the last progress."""
 
     def __init__(
         self, home: ServerHome, control: Control, stop: threading.Event, events: Tail, on_event: Listener
@@ -176,7 +176,7 @@ class _Follow:
 def _stop_text(out: Path) -> str:
     found = runs.progress(out)
     done = f"stopped after round {found['round']} of {found['rounds']}" if found["rounds"] else "stopped"
-    return f"{done}; run it again, or `server run --resume`, to go on"
+    return f"{done}; to go on, run the same command again, or `server run --resume`"
 
 
 def _why(status: RunStatus) -> str:
@@ -187,7 +187,7 @@ def _report(out: Path) -> dict[str, Any]:
     try:
         report = json.loads((out / REPORT).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise FedKT3DError(f"{out / REPORT}: the run completed and left no readable report") from error
+        raise FedKT3DError(f"{out / REPORT}: the run completed but left no readable report") from error
     if not isinstance(report, dict):
         raise FedKT3DError(f"{out / REPORT}: expected a JSON object")
     return report

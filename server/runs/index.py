@@ -1,7 +1,7 @@
-"""What this coordinator knows of its runs: an index by Flower's run id, and each run's own folder.
+"""What this coordinator knows about its runs: an index by Flower's run id, and each run's own folder.
 
-`state/runs.json` maps a run id to name, folder and start; `OUT/run.json` holds the configuration that OUT was started
-with last, so that `server run --resume` need not be told it again (server/runs/submission.py).
+`state/runs.json` maps a run id to name, folder and start. `OUT/run.json` holds the configuration of the last start in
+OUT, so `server run --resume` needs no configuration (server/runs/submission.py).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Event = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class RunEntry:
-    """One start of a run. The same ``out`` may have several: each start has a run id of its own."""
+    """One start of a run. The same ``out`` may have several starts. Each start has its own run id."""
 
     run_id: str
     name: str
@@ -39,17 +39,17 @@ class RunEntry:
 
 
 def default_out(home: ServerHome, name: str) -> Path:
-    """Folder of a run that was given none."""
+    """Return the folder for a run without a given folder."""
     return home.folder / "runs" / name
 
 
 def intend(config: RunConfig, out: Path) -> None:
-    """Note a run that is about to be submitted."""
+    """Record a run that is about to be submitted."""
     write_atomic(out / RUN, json.dumps({"run_id": "", "config": config.to_json()}, indent=1).encode())
 
 
 def remember(home: ServerHome, run_id: str, config: RunConfig, out: Path) -> None:
-    """Note a run that was just submitted."""
+    """Record a run that was just submitted."""
     text = config.to_json()
     write_atomic(out / RUN, json.dumps({"run_id": run_id, "config": text}, indent=1).encode())
     index = {**read_state(_index(home)), run_id: {"name": config.name, "out": str(out), "started": time.time()}}
@@ -58,7 +58,7 @@ def remember(home: ServerHome, run_id: str, config: RunConfig, out: Path) -> Non
 
 
 def entries(home: ServerHome) -> list[RunEntry]:
-    """Return all starts that are remembered, oldest first."""
+    """Return all recorded starts, oldest first."""
     found = []
     for run_id, entry in read_state(_index(home)).items():
         found.append(RunEntry(run_id=run_id, name=entry["name"], out=Path(entry["out"]), started=entry["started"]))
@@ -66,7 +66,7 @@ def entries(home: ServerHome) -> list[RunEntry]:
 
 
 def find(home: ServerHome, name: str | None) -> RunEntry:
-    """Return the last start of the run called ``name``, or the last of all; InputError where there is none."""
+    """Return the last start of the run called ``name``, or the last of all; InputError when there is none."""
     fitting = [entry for entry in entries(home) if name in (None, entry.name)]
     if not fitting:
         what = f"no run named {name}" if name else "no run yet"
@@ -75,7 +75,7 @@ def find(home: ServerHome, name: str | None) -> RunEntry:
 
 
 def configuration(out: Path) -> RunConfig:
-    """Return the configuration that ``out`` was started with; InputError where none is there."""
+    """Return the configuration that ``out`` was started with; InputError when there is none."""
     text = read_state(out / RUN).get("config")
     if not isinstance(text, str):
         raise InputError(f"{out / RUN}: no configuration to resume; start the run without --resume")
@@ -83,7 +83,7 @@ def configuration(out: Path) -> RunConfig:
 
 
 def progress(out: Path) -> dict[str, Any]:
-    """Return how far the run in ``out`` is, by its events: rounds, sites of the last one, whether it works."""
+    """Return the progress of the run in ``out``, by its events: rounds, the last round's sites, and if it is active."""
     found: dict[str, Any] = {"round": 0, "rounds": 0, "sites": [], "dropped": {}, "stopped": "", "active": in_use(out)}
     for event in events(out):
         kind, number = event.get("kind"), int(event.get("round", 0))
@@ -107,14 +107,14 @@ def events(out: Path) -> Iterator[Event]:
 
 
 class Tail:
-    """Reads the lines that a JSON Lines file gains after this object was made (or all, ``from_start``)."""
+    """Reads the lines added to a JSON Lines file since this object was made (or all lines, ``from_start``)."""
 
     def __init__(self, path: Path, *, from_start: bool = False) -> None:
         self._path = path
         self._offset = path.stat().st_size if path.exists() and not from_start else 0
 
     def new(self) -> Iterator[Event]:
-        """Yield the events of the lines that are complete by now."""
+        """Yield the events of the new complete lines."""
         if not self._path.exists():
             return
         with self._path.open("rb") as file:

@@ -1,6 +1,6 @@
-"""`server publish`: a finished run's adapter and its card, as they may be handed to anyone.
+"""`server publish`: a finished run's adapter and its model card, in a form that anyone may have.
 
-The adapter is the run's file byte for byte; the card names sites by number (shared_model/adapter/card.py).
+The adapter is the run's file byte for byte. The model card names sites by number (shared_model/adapter/card.py).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Published:
 
 
 def publish(home: ServerHome, target: Path, name: str | None) -> Published:
-    """Write the adapter of the run called ``name`` (default: the last) and its public card to the folder ``target``.
+    """Write the adapter and public model card of the run ``name`` (default: the last run) to the folder ``target``.
 
     InputError when that run has not finished, its files do not belong together, or ``target`` holds another adapter.
     """

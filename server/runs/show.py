@@ -1,4 +1,4 @@
-"""What `server run` shows: progress from the run's live events, and at the end one table from its report."""
+"""What `server run` shows: progress from the run's live events, and one table from its report at the end."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from server.rounds.public_gate import stop_lines
 from server.runs.follow import Outcome
 from server.runs.index import Event
 
-# Of all metrics of a round, those that fit on a screen, with their headings; the report holds the rest.
+# Those metrics of a round that fit on a screen, with their headings. The report holds all metrics.
 COLUMNS = {
     "loss": "loss",
     "dose_score_gy": "dose Gy",
@@ -29,7 +29,7 @@ COLUMNS = {
 
 
 class Progress:
-    """On a terminal a bar over the rounds, with drops and notices as lines above it; elsewhere one line an event."""
+    """On a terminal: a bar over the rounds, with drops and notices as lines above it. Elsewhere: one line per event."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -52,7 +52,7 @@ class Progress:
         self._bar.stop()
 
     def event(self, event: Event) -> None:
-        """Take one event of the run (server/record/events.py writes them)."""
+        """Show one event of the run (server/record/events.py writes them)."""
         text = event_line(event)
         if not self._live:
             self._console.print(text, highlight=False, markup=False, soft_wrap=True)
@@ -66,7 +66,7 @@ class Progress:
 
 
 def event_line(event: Event) -> str:
-    """One event in words: round, what, site, reason, and the numbers that fit on a screen."""
+    """Return one event in words: round, kind, site, reason, and the numbers that fit on a screen."""
     kind, number = str(event.get("kind", "")), int(event.get("round", 0))
     words = [kind.replace("_", " "), *(str(event[key]) for key in ("site", "reason", "detail") if event.get(key))]
     if event.get("sites"):
@@ -82,9 +82,9 @@ def event_line(event: Event) -> str:
 
 
 def rounds_table(report: Mapping[str, Any]) -> Table:
-    """One row a round: how many sites took part, who did not and why, the metrics of COLUMNS, wall time of training.
+    """Return a table with one row per round: sites, dropped sites and why, the metrics of COLUMNS, training wall time.
 
-    Raises KeyError or TypeError on a history that no run of this version wrote.
+    Raises KeyError or TypeError when a run of this version did not write the history.
     """
     history = [RoundRecord.from_plain(entry) for entry in report.get("history", [])]
     table = Table(title=", ".join(f"{site}: {patients} patients" for site, patients in report["sites"].items()))
@@ -102,7 +102,7 @@ def rounds_table(report: Mapping[str, Any]) -> Table:
 
 
 def outcome_record(outcome: Outcome) -> dict[str, Any]:
-    """What `server run --json` prints."""
+    """Return what `server run --json` prints."""
     return {
         "run_id": outcome.run_id,
         "out": str(outcome.out),

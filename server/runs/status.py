@@ -1,4 +1,4 @@
-"""What `server status` tells: processes, sites and runs, of a coordinator that runs or does not."""
+"""What `server status` shows: processes, sites and runs, whether or not the coordinator runs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SHOWN = 20  # runs, the latest
 
 
 def report(home: ServerHome) -> dict[str, Any]:
-    """Return the state as `server status --json` prints it; a coordinator that is busy leaves states "unknown"."""
+    """Return the state as `server status --json` prints it. If the coordinator is busy, some states are "unknown"."""
     processes = coordinator.processes(home)
     known = read_state(home.sites_file)
     nodes: dict[str, str] = {}
@@ -27,7 +27,7 @@ def report(home: ServerHome) -> dict[str, Any]:
             nodes = {node["node-id"]: node["status"] for node in control.nodes()}
             states = {run["run-id"]: (run["status"], _details(run)) for run in control.runs()}
         except FedKT3DError:
-            pass  # it stopped or stumbled this very moment
+            pass  # it stopped or failed at this moment
     return {
         "home": str(home.folder),
         "address": f"{home.host}:{home.port}",
@@ -43,7 +43,7 @@ def report(home: ServerHome) -> dict[str, Any]:
 
 
 def _details(run: dict[str, Any]) -> str:
-    """Return why a run ended as it did; Flower says N/A where it has nothing to say."""
+    """Return why a run ended as it did. Flower writes N/A when it has no reason."""
     details = str(run.get("status-details") or "")
     return "" if details == "N/A" else details
 
@@ -67,7 +67,7 @@ def _run(entry: runs.RunEntry, states: dict[str, tuple[str, str]], *, running: b
 
 
 def lines(record: dict[str, Any]) -> list[str]:
-    """Return the record for a screen."""
+    """Return the record as lines for a screen."""
     state = "ready" if record["ready"] else "starting" if record["running"] else "not running"
     text = [f"coordinator on {record['address']}: {state}"]
     text += [f"  site {name}: {site['status']}" for name, site in record["sites"].items()]

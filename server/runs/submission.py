@@ -1,8 +1,8 @@
-"""How a run gets to the SuperLink, once and only once, whatever is killed on the way.
+"""Submit a run to the SuperLink exactly once, whatever is killed on the way.
 
-`OUT/run.json` holds the configuration before the run is submitted and the run's id afterwards. Where the id is missing,
-or is that of a run which is over while another holds the folder, this command was killed between the two: the run that
-the SuperLink works on and that no file names is then the one, and is followed instead of being submitted again.
+`OUT/run.json` holds the configuration before the run is submitted, and also the run's id afterwards. If the id is
+missing, or its run is over while another run holds the folder, this command was killed between the two. Then the run
+that the SuperLink works on and that no file names is the right one. It is followed, not submitted again.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from server.runs.bundle import write_bundle, write_run_config
 from shared_model.core.errors import FedKT3DError, InputError
 
 POLL_S = 0.5
-LOCK_S = 30.0  # a ServerApp that was stopped has this long to leave its folder
+LOCK_S = 30.0  # a stopped ServerApp has this long to release its folder
 RETRY_S = 2.0
-SUBMIT_S = 6.0  # a submission that outlived its command is at the SuperLink after this
+SUBMIT_S = 6.0  # by then, a submission whose command was killed has reached the SuperLink
 COORDINATOR_BACK_S = 300.0  # how long to wait for a coordinator that is restarted
 _TRIES = 4
 _Value = TypeVar("_Value")
@@ -39,9 +39,9 @@ class Submission:
         self._home, self._control, self._config, self._out = home, control, config, out
 
     def first(self) -> str:
-        """Return the id of the run to follow: one of this configuration that is under way, or a new one.
+        """Return the id of the run to follow: a run of this configuration that is under way, or a new run.
 
-        InputError when another configuration's run holds the folder, or something that is no run.
+        InputError when a run of another configuration holds the folder, or something that is not a run.
         """
         wait_until_ready(self._home)
         known = read_state(self._out / runs.RUN)
@@ -51,11 +51,11 @@ class Submission:
         run_id = str(known.get("run_id", ""))
         if known and not run_id:
             time.sleep(SUBMIT_S)
-        # A run's server app takes seconds to start: until then nobody holds the folder, and the run is under way.
+        # A run's server app takes seconds to start. Until then the run is under way, but nobody holds the folder.
         under_way = self._under_way()
         found: str | None = run_id
         if run_id not in under_way:
-            found = self._unnamed(under_way) if not run_id or in_use(self._out) else None
+            found = self._find_unnamed(under_way) if not run_id or in_use(self._out) else None
         if found is None:
             return self.again()
         if not same:
@@ -66,7 +66,7 @@ class Submission:
         return found
 
     def again(self) -> str:
-        """Submit the run, once its folder is free; returns its id."""
+        """Submit the run once its folder is free, and return its id."""
         self._wait_for_folder()
         text = self._config.to_json()
         digest = hashlib.sha256(text.encode()).hexdigest()
@@ -82,13 +82,13 @@ class Submission:
     def _submit(self, bundle: Path, file: Path) -> str:
         def submit() -> str:
             # At a second try: the SuperLink may have died before it took the run, or after.
-            return (self._unnamed(self._under_way()) if tried else None) or self._control.submit(bundle, file)
+            return (self._find_unnamed(self._under_way()) if tried else None) or self._control.submit(bundle, file)
 
         tried: list[bool] = []
         return self._ask(submit, tried)
 
     def _ask(self, call: Callable[[], _Value], tried: list[bool] | None = None) -> _Value:
-        """Return what a call to the SuperLink returns, calling again where it died meanwhile; notes each failure."""
+        """Return what a call to the SuperLink returns. Call again if the SuperLink died; note each failure."""
         while True:
             wait_until_ready(self._home)
             try:
@@ -105,8 +105,8 @@ class Submission:
         listed = self._ask(self._control.runs)
         return [str(run["run-id"]) for run in listed if not str(run["status"]).startswith("finished")]
 
-    def _unnamed(self, under_way: list[str]) -> str | None:
-        """Return the id of a run that the SuperLink works on and that no file of ours names."""
+    def _find_unnamed(self, under_way: list[str]) -> str | None:
+        """Return the id of a run that the SuperLink works on and that none of our files names."""
         named = {entry.run_id for entry in runs.entries(self._home)}
         found = [run_id for run_id in under_way if run_id not in named]
         return found[0] if found else None
@@ -122,7 +122,7 @@ class Submission:
 
 
 def wait_until_ready(home: ServerHome) -> None:
-    """Wait for a coordinator that is starting; InputError when none runs, FedKT3DError when it takes too long."""
+    """Wait for a coordinator that is starting. InputError when none runs or it takes too long."""
     end = time.monotonic() + COORDINATOR_BACK_S
     while not is_ready(home):
         if time.monotonic() > end or not is_running(home.lock):
