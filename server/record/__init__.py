@@ -1,1 +1,1 @@
-"""What survives a crash."""
+"""The files that survive a crash."""

@@ -1,9 +1,9 @@
 """Which attempts at each round of a run were begun: ``OUT/attempts.json``, written before anything is sent to a site.
 
-A site pays for what it releases in an attempt, whether or not the coordinator lives to use it. Checkpoints know
-finished rounds alone, so the count stands in a file of its own, and a start goes on counting where the one before it
-was killed or gave up. Killed between this file and the exchange, an attempt counts that nobody paid for: a report may
-state too much, never too little.
+A site pays for what it releases in an attempt, even if the coordinator dies before it uses the release. Checkpoints
+only know finished rounds, so the count has a file of its own. Each start goes on counting where the start before it was
+killed or gave up. If the coordinator is killed between this file and the exchange, an attempt counts although nobody
+paid for it. So a report may state too much, never too little.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ class _Tried:
 
 
 class Attempts:
-    """The attempts of the run ``run_id`` in the folder ``out``; InputError where the file is not as it was written."""
+    """The attempts of the run ``run_id`` in the folder ``out``; InputError when the file was changed or damaged."""
 
     def __init__(self, out: Path, run_id: str) -> None:
         self._path, self._run_id = out / _FILE, run_id
         self._rounds = _read(self._path, run_id)
 
     def count(self, number: int) -> int:
-        """How many attempts at round ``number`` were begun, by earlier starts too."""
+        """Return how many attempts at round ``number`` were begun, including those of earlier starts."""
         return self._of(number).begun
 
     def drops(self, number: int) -> tuple[Drop, ...]:
-        """What the failed attempts at round ``number`` dropped."""
+        """Return the drops of the failed attempts at round ``number``."""
         return self._of(number).drops
 
     def begin(self, number: int) -> int:
@@ -49,7 +49,7 @@ class Attempts:
         return tried.begun + 1
 
     def note_failure(self, number: int, drops: tuple[Drop, ...]) -> None:
-        """Keep what the attempt that was begun last dropped, now that it has failed."""
+        """Keep the drops of the last begun attempt, now that it has failed."""
         tried = self._of(number)
         self._write(number, replace(tried, drops=(*tried.drops, *drops)))
 
@@ -57,7 +57,7 @@ class Attempts:
         return self._rounds.get(number, _Tried())
 
     def _write(self, number: int, tried: _Tried) -> None:
-        # A run goes back behind no checkpoint that is kept: older rounds stand in its history for good.
+        # A run never goes back before its oldest checkpoint: older rounds are in its history for good.
         recent = {earlier: one for earlier, one in self._rounds.items() if earlier >= number - KEEP}
         self._rounds = {**recent, number: tried}
         rounds = {str(one): asdict(tried) for one, tried in self._rounds.items()}
@@ -65,7 +65,7 @@ class Attempts:
 
 
 def _read(path: Path, run_id: str) -> dict[int, _Tried]:
-    """The rounds in ``path``; none where there is no such file, or another run left it."""
+    """Return the rounds in ``path``; empty when there is no such file or it belongs to another run."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         rounds = {int(number): _tried(**one) for number, one in content["rounds"].items()}

@@ -1,4 +1,4 @@
-"""Live events of a run: for a progress bar, for the log and, one JSON object a line, for ``out/events.jsonl``."""
+"""Live events of a run, for a progress bar, the log, and ``out/events.jsonl`` (one JSON object per line)."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Event:
     wall_s: float = 0.0
 
     def line(self) -> str:
-        """One line for a log."""
+        """Return the event as one line for a log."""
         where = f"round {self.round}/{self.rounds} " if self.round else ""
         words = [where + self.kind.replace("_", " "), self.site, self.reason, self.detail]
         return " ".join(word for word in words if word)
@@ -47,7 +47,7 @@ Listener = Callable[[Event], None]
 
 
 class EventLog:
-    """Appends every event to ``out/events.jsonl``, logs it and passes it to the listener."""
+    """Appends every event to ``out/events.jsonl``, logs it, and passes it to the listener."""
 
     def __init__(self, out: Path, listener: Listener | None = None) -> None:
         self._path = out / "events.jsonl"
@@ -56,7 +56,7 @@ class EventLog:
             self._write("\n")  # the last line was cut short by a crash or a full disk
 
     def __call__(self, event: Event) -> None:
-        """Record one event; the file is opened for each, so that a copy of the folder is always whole lines."""
+        """Record one event. The file is opened for each event, so a copy of the folder always has whole lines."""
         plain = {key: value for key, value in asdict(event).items() if value not in ("", 0, 0.0, {})}
         self._write(json.dumps({"time": round(time.time(), 3), **plain}) + "\n")
         _LOG.log(

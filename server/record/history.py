@@ -1,6 +1,6 @@
-"""What a run leaves behind beside its vector: sites, drops with reasons, metrics and wire bytes.
+"""What a run records besides its vector: sites, drops with reasons, metrics and wire bytes.
 
-Nothing in here comes from a site unchecked: names, codes and numbers passed the message schema, all words are ours.
+Nothing here comes from a site unchecked. Names, codes and numbers have passed the message schema. We wrote all texts.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ DROP_REASONS: Mapping[str, str] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Drop:
-    """One site whose answer did not count. ``reason`` is a key of DROP_REASONS, ``detail`` words or a code of ours."""
+    """One site whose answer did not count. ``reason``: a key of DROP_REASONS; ``detail``: our own words or code."""
 
     site: str
     reason: str
@@ -37,7 +37,7 @@ class Drop:
     attempt: int = 1
 
     def line(self) -> str:
-        """One line for a person."""
+        """Return the drop as one line for a person."""
         return f"{self.site}: {self.reason}" + (f" ({self.detail})" if self.detail else "")
 
 
@@ -53,7 +53,7 @@ class Evaluation:
 
 @dataclass(frozen=True, kw_only=True)
 class PublicVerdict:
-    """Error on public patients (Gy) before and after a round and at best until then; ``why`` it was taken back."""
+    """Error on public patients (Gy) before a round, after it, and the best before it; ``why`` it was taken back."""
 
     before_gy: float
     best_gy: float
@@ -70,7 +70,7 @@ class PublicVerdict:
 class RoundRecord:
     """One finished round. ``sites`` maps an accepted site to its weight; ``wire_bytes`` counts both directions.
 
-    ``public``: how it was judged (server/rounds/public_gate.py), None where it was not.
+    ``public``: the verdict on the round (server/rounds/public_gate.py), None if it was not judged.
     """
 
     round: int
@@ -88,16 +88,16 @@ class RoundRecord:
 
     @property
     def rolled_back(self) -> bool:
-        """Whether the shared vector after it is the one before it."""
+        """Whether the round was taken back: the shared vector after it is the one before it."""
         return self.public is not None and bool(self.public.why)
 
     def shown_metrics(self) -> dict[str, float]:
-        """Metrics for a person: the sites' own, and the error on public patients of what stands after the round."""
+        """Return metrics for a person: the sites' own, and the error on public patients of the vector that stays."""
         own = {} if self.public is None else {"public_gy": self.public.stands_gy}
         return {**self.metrics, **own}
 
     def to_plain(self) -> dict[str, Any]:
-        """Write as plain JSON values."""
+        """Return the record as plain JSON values."""
         return asdict(self)
 
     @classmethod
@@ -119,7 +119,7 @@ def _drops(plain: Sequence[Mapping[str, Any]]) -> tuple[Drop, ...]:
 
 
 def weighted_mean(per_site: Mapping[str, Mapping[str, float]], weights: Mapping[str, int]) -> dict[str, float]:
-    """Average each metric over the sites that sent it; the sums are exact (math.fsum), whatever the order of sites."""
+    """Average each metric over the sites that sent it. The sums are exact (math.fsum) in any order of sites."""
     names = sorted({name for metrics in per_site.values() for name in metrics})
     means = {}
     for name in names:

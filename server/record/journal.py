@@ -1,8 +1,9 @@
 """Checkpoints that survive kill -9 at any instant, and the lock of an output folder.
 
 A checkpoint is one file: magic, length of the header, header (JSON), the arrays' raw little-endian bytes, SHA-256 of
-all that. It is written beside its place, fsynced, renamed, and the folder is fsynced, so a reader sees an old file or a
-new one, never half of one. The last two are kept: if the newest is damaged, the run goes back one step and says so.
+all that. It is written to a temporary file, fsynced and renamed, and the folder is fsynced. So a reader sees the old
+file or the new one, never half of one. The last two checkpoints are kept. If the newest is damaged, the run goes back
+one step and says so.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class RunState:
     """All that a run needs to go on. ``vector`` (d,) float32; ``optimizer`` named (d,) float64 arrays.
 
     ``identity`` (server/config/run.py) is the hash of what determines the result; ``round`` counts finished rounds.
-    ``sites`` (patients by name) and ``drops`` (nodes that never became a site) are for the report alone.
+    ``sites`` (patients by name) and ``drops`` (nodes that never became a site) are only for the report.
     """
 
     run_id: str
@@ -90,10 +91,10 @@ class Journal:
             self._lock = None
 
     def load(self, identity: str) -> tuple[RunState | None, list[str]]:
-        """Newest whole checkpoint of this run, or None for a fresh folder; with notices about damaged files.
+        """Return the newest whole checkpoint of this run, or None for a fresh folder, and notices about damaged files.
 
-        Raises InputError where the checkpoint belongs to another configuration, or where every checkpoint is damaged.
-        Nothing is written over in either case.
+        Raises InputError when the checkpoint belongs to another configuration, or every checkpoint is damaged. In
+        neither case is anything overwritten.
         """
         notices: list[str] = []
         files = self._files()
