@@ -1,1 +1,1 @@
-"""Asking the sites, over Flower."""
+"""Ask the sites over Flower."""

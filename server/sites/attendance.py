@@ -1,4 +1,4 @@
-"""Who takes part: connected nodes, asked once for their site's name and number of patients."""
+"""Who takes part: each connected node is asked once for its site's name and number of patients."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ class Site:
 
 
 class Register:
-    """Under which name each node was admitted: ``sites.json`` of the coordinator's folder, read anew for each question.
+    """The name under which each node was admitted, from ``sites.json`` in the coordinator's folder, read on each call.
 
-    Without a file, as in a simulation, every node may have any name.
+    Without a file, as in a simulation, every node may use any name.
     """
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
 
     def allows(self, node: int, name: str) -> bool:
-        """Whether the node may call itself so."""
+        """Return whether the node may use this name."""
         if self._path is None:
             return True
         known = read_state(self._path).get(name)
@@ -49,8 +49,8 @@ ANYONE = Register(None)
 class Members:
     """Who may take part in a run.
 
-    ``cohort``: the sites of its plan or roster with their identity keys, for secure aggregation, None where there are
-    none; ``plan``: SHA-256 of the signed plan that the sites have pinned, empty without one.
+    ``cohort``: for secure aggregation, the sites of the federation plan or roster with their identity keys, or None;
+    ``plan``: SHA-256 of the signed plan that the sites have pinned, empty without one.
     """
 
     register: Register = ANYONE
@@ -61,8 +61,8 @@ class Members:
 class Roster:
     """Asks every node that connects to describe itself; sites may join, leave and come back between rounds.
 
-    A node that was admitted under another name is dropped, so no site can speak for another. Two nodes with one site
-    name: the smaller node id that answered keeps it, the other is dropped as a duplicate.
+    A node that was admitted under another name is dropped, so no site can speak for another. If two nodes answer with
+    the same site name, the node with the smaller id keeps it and the other is dropped as a duplicate.
     """
 
     def __init__(
@@ -78,13 +78,13 @@ class Roster:
         self.drops: dict[int, Drop] = {}
 
     def gather(self, *, min_sites: int, wait_s: float) -> Iterator[Site | Drop]:
-        """Yield sites and drops that are new; ends when ``min_sites`` are there and no node is silent, or time is over.
+        """Yield new sites and drops. It ends when ``min_sites`` are there and no node is silent, or when time is over.
 
-        With ``wait_s`` 0 it only takes what has arrived. Read the result with ``present``.
+        With ``wait_s`` 0 it only handles what has arrived. Read the result with ``present``.
         """
         end = time.monotonic() + wait_s
         pause = Pause()
-        # What failed may have been mended since, and a name may have become free: ask once more.
+        # A failure may be fixed by now, and a name may have become free: ask once more.
         self._asked -= set(self.drops) - self._exchange.waiting_for
         while True:
             nodes = connected_nodes(self._grid)
@@ -100,7 +100,7 @@ class Roster:
             pause.after(progress=bool(arrived))
 
     def present(self) -> list[Site]:
-        """Sites that are connected now, by name."""
+        """Return the sites that are connected now, in order of names."""
         return self._named(connected_nodes(self._grid))
 
     def _named(self, nodes: set[int]) -> list[Site]:

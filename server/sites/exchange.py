@@ -1,7 +1,7 @@
-"""One exchange with the sites over Flower's Grid: push, poll, judge. Knows nothing of models or of sums.
+"""One exchange with the sites over Flower's Grid: push, poll, judge. It knows nothing about models or sums.
 
-Every answer is yielded as it arrives, as a Reply that fits the request or as a Drop that names the site and the reason.
-Error texts that a site sends are never passed on: they may quote a patient's record.
+Every answer is yielded as it arrives: a Reply that fits the request, or a Drop that names the site and the reason.
+Error texts from a site are never passed on, because they may quote a patient's record.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _SHORTEST_PAUSE_S, _LONGEST_PAUSE_S = 0.005, 0.25
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What came of one request: a reply that fits, or the reason why there is none."""
+    """Result of one request: a reply that fits, or the reason why there is none."""
 
     node: int
     site: str
@@ -46,13 +46,13 @@ class _Sent:
 
 
 class Pause:
-    """How long to wait between two polls: not at all while answers come, then ever longer up to a quarter second."""
+    """The wait between two polls: none while answers arrive, then longer and longer, up to a quarter second."""
 
     def __init__(self) -> None:
         self._since = time.monotonic()
 
     def after(self, *, progress: bool) -> None:
-        """Sleep as long as the poll before this one calls for."""
+        """Sleep after a poll. ``progress``: whether that poll brought answers; then do not sleep."""
         now = time.monotonic()
         if progress:
             self._since = now
@@ -61,7 +61,7 @@ class Pause:
 
 
 class Exchange:
-    """Requests of one kind and round. Times are monotonic: a clock that is set back or forth moves no deadline."""
+    """Requests of one kind and round. Times are monotonic: setting the clock does not move a deadline."""
 
     def __init__(self, grid: Grid, *, kind: str, round_number: int, run_id: str) -> None:
         self._grid = grid
@@ -75,18 +75,18 @@ class Exchange:
         return {sent.node for sent in self._pending.values()}
 
     def send(self, content: RecordDict, nodes: Mapping[int, str], ttl_s: float) -> list[Answer]:
-        """Push one content to the nodes, node id to site name; returns those that could not be reached at all."""
+        """Push one content to the nodes (node id -> site name). Return those that could not be reached at all."""
         return self.send_each(dict.fromkeys(nodes, content), nodes, ttl_s)
 
     def send_each(self, contents: Mapping[int, RecordDict], nodes: Mapping[int, str], ttl_s: float) -> list[Answer]:
-        """Push to each node its own content; otherwise as ``send``."""
+        """Push each node's own content to it; otherwise like ``send``."""
         if not nodes:
             return []
         messages = [
             self._grid.create_message(contents[node], MESSAGE_TYPES[self._kind], node, str(self._round), ttl_s)
             for node in nodes
         ]
-        # The same messages again have the same ids, and the SuperLink stores each once.
+        # If the same messages are pushed again, their ids are the same, and the SuperLink stores each once.
         ids: list[str | None] = [*patiently(lambda: self._grid.push_messages(messages), "sending a request", ttl_s)]
         ids += [None] * (len(messages) - len(ids))
         until = time.monotonic() + ttl_s
@@ -101,12 +101,13 @@ class Exchange:
     def poll(self) -> Iterator[Answer]:
         """Yield what has arrived, without waiting.
 
-        One site at a time: memory holds one vector, and Flower loses what it took before an answer that it cannot read.
+        It pulls one site at a time, so memory holds one vector. And when Flower cannot read an answer, it loses all
+        answers pulled before it.
         """
         for message_id, sent in list(self._pending.items()):
             try:
                 messages = list(self._grid.pull_messages([message_id]))
-            except httpx.HTTPError:  # the SuperLink stumbles at times; the next poll asks again, up to the deadline
+            except httpx.HTTPError:  # the SuperLink fails now and then; the next poll asks again, up to the deadline
                 return
             except Exception as error:  # Flower unpacks what the site packed, and raises anything; its text is foreign
                 _LOG.warning("an answer could not be unpacked (%s)", type(error).__name__)
@@ -127,7 +128,7 @@ class Exchange:
             yield _drop(again.node, again.site, "duplicate", "only the first answer counts")
 
     def answers(self) -> Iterator[Answer]:
-        """Yield answers as they arrive until all are in or their time is over; then name who never answered."""
+        """Yield answers as they arrive, until all are in or time is over. Then yield a drop for each missing answer."""
         pause = Pause()
         while self._pending:
             before = len(self._pending)
@@ -136,7 +137,7 @@ class Exchange:
             pause.after(progress=len(self._pending) < before)
 
     def expire(self) -> list[Answer]:
-        """Give up requests whose time is over."""
+        """Give up the requests whose time is over, and return their drops."""
         now = time.monotonic()
         late = [message_id for message_id, sent in self._pending.items() if now >= sent.until]
         gone = [self._pending.pop(message_id) for message_id in late]
@@ -151,7 +152,7 @@ class Exchange:
         size = wire_bytes(message.content)
         try:
             reply = parse_reply(message.content)
-        except MessageError as error:  # its text is ours and quotes nothing
+        except MessageError as error:  # we wrote its text; it quotes nothing from the site
             return _drop(sent.node, sent.site, "schema", str(error), size)
         if reply.refusal is not None:
             site = sent.site if self._kind != "describe" else reply.site or sent.site
@@ -164,12 +165,12 @@ class Exchange:
 
 
 def connected_nodes(grid: Grid) -> set[int]:
-    """Nodes that the SuperLink calls online now."""
+    """Return the nodes that the SuperLink reports as online now."""
     return set(patiently(lambda: list(grid.get_node_ids()), "listing the sites"))
 
 
 def _flower_error(error: Error | None) -> tuple[str, str]:
-    """(reason, detail) of an error that came in place of an answer; its text is compared with ours, never quoted."""
+    """Return (reason, detail) of an error that came instead of an answer. Its text is only compared, never quoted."""
     if error is None:
         return "error", "an empty answer"
     if error.reason == SITE_STOPS:

@@ -1,7 +1,7 @@
-"""Calls to the SuperLink that go on through its transient faults.
+"""Repeat calls to the SuperLink through its transient faults.
 
-Flower's own client tries again where nobody answers and at 502, 503 and 504, and gives up at a plain 500, which a busy
-or restarting SuperLink does answer ("database is locked"). Every call made here may be made twice without harm.
+Flower's own client tries again when nobody answers and at 502, 503 and 504. It gives up at a plain 500, but a busy or
+restarting SuperLink does answer 500 ("database is locked"). Every call made here may be made twice without harm.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.25, 5.0
 
 
 def transient(error: httpx.HTTPError) -> bool:
-    """Whether the same call may well succeed later; a 4xx other than 408 and 429 never does."""
+    """Return whether the same call may succeed later. After a 4xx other than 408 and 429 it never does."""
     if not isinstance(error, httpx.HTTPStatusError):
         return True
     code = error.response.status_code
@@ -29,9 +29,9 @@ def transient(error: httpx.HTTPError) -> bool:
 
 
 def patiently(call: Callable[[], _Value], what: str, within_s: float = TRY_FOR_S) -> _Value:
-    """Return what ``call`` returns, calling again after a transient fault until ``within_s`` seconds are over.
+    """Return what ``call`` returns. After a transient fault call again, until ``within_s`` seconds are over.
 
-    Raises the fault when it is not transient or stays.
+    Raises the fault when it is not transient or does not go away.
     """
     end, pause_s = time.monotonic() + within_s, _FIRST_PAUSE_S
     while True:
