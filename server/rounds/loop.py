@@ -1,9 +1,8 @@
 """The round loop: describe, then train and evaluate round by round, with quorum, deadline, checkpoints and resume.
 
 It knows no model. It works on any flat float32 vector and any client app that speaks privacy/wire/messages.py. Replies
-are summed as they arrive (server/rounds/aggregate.py). So memory does not depend on the number of sites, and the result
-does not depend on who answers first. A site that misbehaves is dropped from the round by name and reason. It is asked
-again in the next round.
+are summed as they arrive (server/rounds/aggregate.py). So memory does not grow with the number of sites, and the result
+does not depend on who answers first. A site that misbehaves is dropped from one round only, by name and reason.
 """
 
 from __future__ import annotations

@@ -148,7 +148,7 @@ def train_step(
         norms=_by_name(norms),
         metrics=weighted_mean(per_site, weights),
         per_site=_by_name(per_site),
-        drops=_sorted(drops),
+        drops=_sort_drops(drops),
         wire_bytes=opened.sent_bytes + received,
         wall_s=time.monotonic() - started,
     )
@@ -180,7 +180,7 @@ def evaluate_step(
         metrics=weighted_mean(ordered, patients),
         per_site=ordered,
         patients=_by_name(patients),
-        drops=_sorted(drops),
+        drops=_sort_drops(drops),
     )
 
 
@@ -193,5 +193,5 @@ def _by_name(values: dict[str, _Value]) -> dict[str, _Value]:
     return dict(sorted(values.items()))
 
 
-def _sorted(drops: list[Drop]) -> tuple[Drop, ...]:
+def _sort_drops(drops: list[Drop]) -> tuple[Drop, ...]:
     return tuple(sorted(drops, key=lambda drop: (drop.site, drop.reason)))
