@@ -1,1 +1,1 @@
-"""The SuperLink and the executor, kept alive."""
+"""Keep the SuperLink and the executor alive."""

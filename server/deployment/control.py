@@ -1,8 +1,8 @@
 """The coordinator's side of Flower's Control API, through Flower's own `flwr` program and its JSON output.
 
-Flower keeps its Python control client internal, so each call is a subprocess (about 2 s of CPU, mostly imports): call
-sparingly. The control secret is in that program's configuration alone (see server/deployment/home.py); since `flwr`
-prints the address it connects to, none of its output is shown before the secret is taken out.
+Flower keeps its Python control client internal. So each call is a subprocess (about 2 s of CPU, mostly imports): call
+sparingly. Only that program's configuration holds the control secret (see server/deployment/home.py). `flwr` prints the
+address that it connects to, so the secret is removed from its output before any of it is shown.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ CALL_TIMEOUT_S = 60.0
 
 @dataclass(frozen=True, kw_only=True)
 class RunStatus:
-    """State of one run as the SuperLink has it."""
+    """State of one run, as the SuperLink reports it."""
 
     state: str  # pending, starting, running, finished:completed, finished:failed, finished:stopped
     details: str
 
     @property
     def finished(self) -> bool:
-        """Whether the run is over, well or not."""
+        """Whether the run is over, successfully or not."""
         return self.state.startswith("finished")
 
     @property
     def completed(self) -> bool:
-        """Whether the ServerApp ended well."""
+        """Whether the ServerApp ended successfully."""
         return self.state == "finished:completed"
 
 
@@ -63,12 +63,12 @@ class Control:
         return [node for node in nodes if node["status"] != "unregistered"]
 
     def submit(self, app: Path, run_config: Path) -> str:
-        """Start a run of the bundle in the folder `app` with the configuration in `run_config` (TOML); its run id."""
+        """Start a run of the bundle in folder `app` with the configuration in `run_config` (TOML). Return the id."""
         answer = self._call("run", str(app), CONNECTION, "--run-config", str(run_config))
         return str(answer["run-id"])
 
     def run_status(self, run_id: str) -> RunStatus:
-        """Return where the run stands."""
+        """Return the run's state."""
         run = self._call("list", CONNECTION, "--run-id", run_id)["runs"][0]
         return RunStatus(state=str(run["status"]), details=str(run["status-details"] or ""))
 
@@ -96,7 +96,7 @@ class Control:
             return subprocess.run(
                 command,
                 env=self._environment,
-                # A folder here that is named like the connection would pass for an app.
+                # `flwr` would take a folder that is named like the connection for an app.
                 cwd=self._environment["FLWR_HOME"],
                 stdin=subprocess.DEVNULL,
                 capture_output=True,

@@ -2,11 +2,11 @@
 
 It takes the place of Flower's SuperExec, with three differences that a long run needs:
 
-- It holds the task's lease itself from the moment that it has the task. Stock Flower leaves that to the new process,
-  which has 30 s from then on to import everything; a machine under load loses the task, and a heartbeat that meets one
-  HTTP 500 ends for good.
-- A ServerApp that was killed is reported at once, with the signal, not after a minute of silence.
-- A task that was open when the coordinator stopped is reported when it starts again: no run is "running" that is not.
+- It holds the task's lease itself as soon as it has the task. Stock Flower leaves that to the new process, which then
+  has 30 s to import everything. A machine under load loses the task, and a heartbeat that gets one HTTP 500 stops for
+  good.
+- It reports a killed ServerApp at once, with the signal, not after a minute of silence.
+- After a restart of the coordinator it reports the tasks that were open before. So no dead run is called "running".
 
 Run as `python -m server.deployment.executor HOME` by `server start`. Flower internals used here are named in
 tests/test_flower_version.py.
@@ -45,7 +45,7 @@ from server.deployment.home import ServerHome
 from server.sites.patience import patiently, transient
 
 ACQUIRE_TASK = "/flwr.proto.Runtime/AcquireTask"
-LOOK_S = 0.25  # between two looks after the tasks that run
+LOOK_S = 0.25  # between two looks at the running tasks
 ASK_S, ASK_WHILE_WORKING_S = 0.25, 2.0  # between two questions for a task: each holds up all others at the SuperLink
 RETRY_S = 1.0
 HEARTBEAT_S = 8.0  # the lease is 30 s at first, then 60 s
@@ -56,7 +56,7 @@ _log = logging.getLogger("server.deployment.executor")
 
 
 class _Stop(BaseException):
-    """SIGTERM: end the ServerApps and leave."""
+    """SIGTERM: end the ServerApps and exit."""
 
 
 @dataclass
@@ -71,7 +71,7 @@ class _Task:
 
 
 class Executor:
-    """Looks for tasks and after those that run, in one thread; `run` returns when the process is told to stop."""
+    """Takes new tasks and watches running ones, in one thread. `run` returns when the process is told to stop."""
 
     def __init__(self, home: ServerHome) -> None:
         self._home = home
@@ -116,7 +116,7 @@ class Executor:
             client.close()
 
     def _take(self, poll: RuntimeHttpClient) -> float:
-        """Ask once for a task and start it; returns how long to wait before the next question."""
+        """Ask once for a task and start it. Return how long to wait before the next question."""
         try:
             answer = poll.AcquireTask(AcquireTaskRequest(supported_task_types=[TaskType.SERVER_APP]))
         except httpx.HTTPError as error:
@@ -174,7 +174,7 @@ class Executor:
             return transient(error)
 
     def _report_end(self, token: str, note: Path, details: str, within_s: float = 30.0) -> None:
-        """Tell the SuperLink that a task failed, unless it is over there already; then forget it."""
+        """Tell the SuperLink that a task failed, unless it is over there already. Then forget the task."""
         request = PushTaskOutputRequest(sub_status=SubStatus.FAILED, details=details)
         try:
             with self._client(RuntimeTokenHttpInterceptor(token)) as client:
@@ -188,7 +188,7 @@ class Executor:
         note.unlink(missing_ok=True)
 
     def _report_left_over(self) -> None:
-        """Report the tasks that an earlier executor left open; those whose report failed are tried again."""
+        """Report the tasks that an earlier executor left open. If a report failed, try it again."""
         ours = {task.note for task in self._tasks}
         for note in sorted(set(self._notes.iterdir()) - ours):
             self._report_end(note.read_text(encoding="ascii"), note, RESTARTED, within_s=0.0)

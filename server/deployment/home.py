@@ -1,4 +1,4 @@
-"""The coordinator's folder: who it is, its keys, where each part keeps its state. Written once by `server init`.
+"""The coordinator's folder: its name, its keys, and where each part keeps its state. `server init` writes it once.
 
 ```
 server.json            the consortium's name, addresses and ports
@@ -37,9 +37,9 @@ _FOLDERS = ("ca", "tls", "secrets", "state", "logs", "runs", "app", "flwr/contro
 
 @dataclass(frozen=True, kw_only=True)
 class ServerHome:
-    """A coordinator's folder and addresses. It listens on `host`:`port`; sites are told to reach it at `address`.
+    """A coordinator's folder and addresses. It listens on `host`:`port`; sites reach it at `address`.
 
-    The control channel is 127.0.0.1 alone.
+    The control channel is only on 127.0.0.1.
     """
 
     folder: Path
@@ -56,7 +56,7 @@ class ServerHome:
 
     @property
     def ca_key(self) -> Path:
-        """Where the CA's private key lies unless it is kept elsewhere."""
+        """Where the CA's private key is, unless it is kept elsewhere."""
         return self.folder / "ca" / "ca.key"
 
     @property
@@ -106,7 +106,7 @@ class ServerHome:
 
     @property
     def state_file(self) -> Path:
-        """What `server start` says about itself."""
+        """State file that `server start` writes about itself."""
         return self.folder / "state" / "start.json"
 
     @property
@@ -158,8 +158,8 @@ class ServerHome:
 def create(name: str, folder: Path, host: str, port: int, control_port: int, addresses: list[str]) -> ServerHome:
     """Make the folder of consortium `name`: CA, certificates, an empty roster, secrets, FLWR_HOMEs.
 
-    The TLS certificate is for `host` and `addresses`; sites are sent to the first of `addresses`, else to `host`.
-    InputError when the folder holds anything already, or a name, port or address is not usable: nothing is written.
+    The TLS certificate is for `host` and `addresses`. Sites use the first of `addresses`, or `host` without any.
+    InputError when the folder is not empty, or a name, port or address cannot be used. Then nothing is written.
     """
     if not CONSORTIUM_NAME.accepts(name):
         raise InputError(f"NAME {name!r}: expected {CONSORTIUM_NAME.expected()}")
@@ -169,7 +169,7 @@ def create(name: str, folder: Path, host: str, port: int, control_port: int, add
     hosts = [host_name for host_name in (*addresses, host) if host_name not in ("0.0.0.0", "::")]
     if not hosts:
         raise InputError(f"--host {host}: give with --address a name or IP by which sites reach this machine")
-    passphrase()  # one that is not usable is refused before anything is written
+    passphrase()  # refuse an unusable passphrase before anything is written
     authority_key, authority = certificates.new_authority(f"FedKT3D {name}"[:64])
     key, certificate = certificates.issue_server_certificate(authority_key, authority, hosts)
     roster_key, roster_certificate = certificates.issue_document_certificate(authority_key, authority)
@@ -200,7 +200,7 @@ def create(name: str, folder: Path, host: str, port: int, control_port: int, add
 def renew_tls(home: ServerHome, authority_key: bytes, addresses: list[str]) -> bytes:
     """Replace the TLS key and certificate, for the same hosts and ``addresses``; returns the certificate (PEM).
 
-    The SuperLink shows it from its next start on. A crash between the two files is mended by doing it again.
+    The SuperLink uses it from its next start on. After a crash between the two files, do it again.
     """
     hosts = [*certificates.server_hosts(identity.read_input(home.tls_certificate)), *addresses]
     authority = identity.read_input(home.ca_certificate)

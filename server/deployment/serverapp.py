@@ -18,7 +18,7 @@ from server.deployment.home import ServerHome
 
 
 def _ask_again_soon() -> None:
-    """Have Flower's Grid wait shortly for a part of an answer that a site is still sending, not a second and more."""
+    """Make Flower's Grid pause briefly, not for a second or more, when a site is still sending a part of an answer."""
     from flwr.proto.message_pb2 import PullObjectRequest, PullObjectResponse
     from flwr.supercore.runtime import RuntimeHttpClient
     from flwr.superlink.grid import http_grid
@@ -31,7 +31,7 @@ def _ask_again_soon() -> None:
 
 
 def main() -> None:
-    """Run the task that the token on standard input stands for; ends the process (Flower's runner exits)."""
+    """Run the task of the token on standard input. This ends the process (Flower's runner exits)."""
     os.umask(0o077)
     end_with_parent()
     home = ServerHome.load(Path(sys.argv[1]))

@@ -1,6 +1,6 @@
-"""`server start`: keeps the coordinator's two processes alive, the guarded SuperLink and the executor of ServerApps.
+"""`server start`: keep the coordinator's two processes alive, the guarded SuperLink and the executor of ServerApps.
 
-The executor runs the ServerApp of a submitted run as a child of its own. All end with this process.
+The executor runs the ServerApp of a submitted run as its own child. All of them end with this process.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def start(home: ServerHome, say: Callable[[str], None]) -> None:
 
 
 def is_ready(home: ServerHome) -> bool:
-    """Whether the SuperLink answers on its control channel."""
+    """Return whether the SuperLink answers on its control channel."""
     context = ssl.create_default_context(cafile=str(home.ca_certificate))
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context))
     try:

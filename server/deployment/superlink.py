@@ -40,9 +40,9 @@ HEALTH = "/health"
 
 
 class Guard:
-    """ASGI application that lets through what the module text names and answers 404 to the rest.
+    """ASGI application that passes on what the module's docstring names and answers 404 to everything else.
 
-    The port that the connection came in on decides, as the operating system knows it; no header can change it.
+    The port of the connection decides, as the operating system reports it. No header can change that.
     """
 
     def __init__(self, application: Application, control_port: int, control_secret: bytes) -> None:

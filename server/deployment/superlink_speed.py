@@ -1,4 +1,4 @@
-"""What a SuperLink spends most of a round on, and need not: set in its own process before it serves.
+"""Switch off work that takes a SuperLink most of a round and is not needed. Call this in its process before it serves.
 
 Measured with 20 MB and two sites (docs/results/deployed_round.md). Flower internals used here are named in
 tests/test_flower_version.py.
@@ -18,9 +18,9 @@ LEASES_EVERY_S = 1.0  # leases are 30 s and more
 
 
 def store_large_parts() -> None:
-    """Have SQLite keep parts of 5 MB in pages of 64 KiB, and tidy its log up every 100 MB and not with every part.
+    """Make SQLite keep parts of 5 MB in pages of 64 KiB, and tidy up its log every 100 MB, not with every part.
 
-    Writing a part takes a third of the time so, deleting it too. A database made before keeps its pages of 4 KiB.
+    Writing a part then takes a third of the time, and so does deleting it. An older database keeps pages of 4 KiB.
     """
     from flwr.supercore import sql_mixin
 
@@ -30,7 +30,7 @@ def store_large_parts() -> None:
 
 
 def without_idle_layers(application: FastAPI) -> None:
-    """Take off Flower's layers that do nothing here (license, event log, tracing, login): each slows each request."""
+    """Remove Flower's layers that do nothing here (license, event log, tracing, login). Each slows every request."""
     from flwr.supercore.routers.runtime.tracing import RuntimeTracingMiddleware
     from flwr.superlink.routers.control import middlewares as control
     from flwr.superlink.routers.fleet.middlewares import FleetEventLogMiddleware
@@ -67,7 +67,7 @@ def look_for_lapsed_leases_at_times() -> None:
 
 
 def count_no_traffic() -> None:
-    """Leave out Flower's own count of a run's bytes, one write for each part: the run's report has that number."""
+    """Skip Flower's own count of a run's bytes, which costs one write per part. The run's report has that number."""
     from flwr.server.superlink.linkstate.sql_linkstate import SqlLinkState
 
     def nothing(_state: SqlLinkState, _run_id: int, *, bytes_sent: int, bytes_recv: int) -> None:
