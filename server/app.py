@@ -26,12 +26,12 @@ from server.config.run import RunConfig
 from server.consortium.participants import members_of
 from server.deployment.home import ServerHome
 from server.record.events import Listener
-from server.record.journal import StorageError, write_atomic
 from server.rounds.loop import FederationResult, run_federation
 from server.rounds.public_gate import public_summary
 from server.runs.failure import ReportedError
 from server.sites.attendance import Members
 from shared_model.core.errors import FedKT3DError, InputError
+from shared_model.core.files import ORDINARY, write_bytes, write_text
 
 if TYPE_CHECKING:
     from shared_model.network.spec import ModelSpec
@@ -88,10 +88,7 @@ def federate(
         report["base"] = {key: value for key, value in asdict(fit).items() if key not in ("weights", "drops")}
         report["drops"] = [{"round": 0, **asdict(drop)} for drop in fit.drops] + report["drops"]
     adapter = out / "adapter.safetensors"
-    try:
-        file_sha256 = save_adapter(adapter, spec, result.vector)
-    except OSError as error:
-        raise StorageError(adapter, error) from error
+    file_sha256 = save_adapter(adapter, spec, result.vector)
     identity = {
         "sha256": report["adapter_sha256"],
         "file_sha256": file_sha256,
@@ -100,8 +97,8 @@ def federate(
     }
     date = datetime.now(UTC).isoformat(timespec="seconds")
     card = adapter_card(spec, identity, report, last_evaluation(result), date)
-    write_atomic(card_path(adapter), card_bytes(card))
-    write_atomic(out / "federation.json", json.dumps(report, indent=1).encode())
+    write_bytes(card_path(adapter), card_bytes(card), mode=ORDINARY)
+    write_text(out / "federation.json", json.dumps(report, indent=1), mode=ORDINARY)
     return result
 
 

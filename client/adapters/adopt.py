@@ -12,15 +12,12 @@ scorecard.yaml                the site's own card; with none there is no alignme
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from client.adapters.acceptance import Margins, Verdict, good_enough, non_inferior
-from client.adapters.align import write_private
 from client.site.config import SiteConfig
 from client.site.home import ClientHome
 from client.training.train import score_validation
@@ -28,6 +25,7 @@ from privacy.flower.processes import sole_instance
 from privacy.wire.messages import EvaluateTask
 from shared_model.adapter.manifest import load_adapter, vector_hash
 from shared_model.core.errors import PolicyError
+from shared_model.core.files import ORDINARY, write_bytes, write_text
 from shared_model.scoring.dosimetry import CaseScore
 
 SHARED_FILE = "shared.safetensors"
@@ -72,7 +70,7 @@ def adopt(home: ClientHome, adapter: Path, margins: Margins, say: Callable[[str]
             say("scoring the adapter in use")
             verdict = non_inferior(new, _scores(site, current), margins)
         record: dict[str, Any] = {"adapter_sha256": vector_hash(vector), **verdict.record()}
-        write_private(folder / "acceptance.json", (json.dumps(record, indent=1) + "\n").encode())
+        write_text(folder / "acceptance.json", json.dumps(record, indent=1) + "\n")
         if not verdict.accepted:
             raise PolicyError(f"the adapter is not adopted: {verdict.reason}; see {folder / 'acceptance.json'}")
         _take(adapter, current)
@@ -86,9 +84,8 @@ def _scores(site: SiteConfig, adapter: Path) -> list[CaseScore]:
 
 
 def _take(adapter: Path, current: Path) -> None:
-    """Put a copy in place, atomically; the one before stays beside it."""
-    partial = current.with_name(f".{current.name}.partial")
-    shutil.copyfile(adapter, partial)
+    """Put a copy of ``adapter`` in place; the one in use until now stays beside it, each whole or not at all."""
     if current.is_file():
-        shutil.copyfile(current, current.with_name(f"{current.stem}.previous{current.suffix}"))
-    os.replace(partial, current)
+        previous = current.with_name(f"{current.stem}.previous{current.suffix}")
+        write_bytes(previous, current.read_bytes(), mode=ORDINARY)
+    write_bytes(current, adapter.read_bytes(), mode=ORDINARY)

@@ -31,7 +31,7 @@ from shared_model.adapter.private import OLD, PrivatePolicy
 from shared_model.adapter.shared import adapted_model
 from shared_model.bundled import DEFAULT_ADAPTER
 from shared_model.core.errors import InputError
-from shared_model.core.files import whole_file
+from shared_model.core.files import whole_file, write_bytes, write_text
 from shared_model.core.vector import Vector
 from shared_model.diffusion.sampler import Sampling
 from shared_model.network.spec import ModelSpec
@@ -178,14 +178,8 @@ def _write(
         "history": alignment.state.history,
     }
     for name, content in (("align", record), ("summary", summary)):
-        write_private(job.out / f"{name}.json", (json.dumps(content, indent=1) + "\n").encode())
+        write_text(job.out / f"{name}.json", json.dumps(content, indent=1) + "\n")
     return summary
-
-
-def write_private(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all, for its owner alone."""
-    with whole_file(path) as file:
-        file.write(content)
 
 
 def _checkpoint(job: Job, alignment: Alignment, key: str) -> None:
@@ -240,7 +234,7 @@ def write_curves(out: Path, history: Sequence[dict[str, float]]) -> None:
     columns = ("epoch", "reward", "loss", "score", "mae_ref5_gy")
     lines = [",".join(columns)]
     lines += [",".join(f"{entry[c]:.5g}" if c in entry else "" for c in columns) for entry in history]
-    write_private(out / "curves.csv", ("\n".join(lines) + "\n").encode())
+    write_text(out / "curves.csv", "\n".join(lines) + "\n")
     from client.reports.scorecard import curves_png
 
-    write_private(out / "curves.png", curves_png(history))
+    write_bytes(out / "curves.png", curves_png(history))

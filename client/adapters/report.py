@@ -15,12 +15,13 @@ from typing import Any
 
 import torch
 
-from client.adapters.align import Job, SharedModel, write_private
+from client.adapters.align import Job, SharedModel
 from client.adapters.patients import Patient, load_patients
 from client.adapters.scores import PlanScore, cohort_means, criteria_table, plan_score
 from client.reports.scorecard import plans_png
 from shared_model.adapter.private import PrivateAdapter, PrivatePolicy, aligned_policy
 from shared_model.adapter.shared import PRIVATE
+from shared_model.core.files import write_text
 from shared_model.diffusion.sampler import Sampling
 from shared_model.scoring.scorecard import Scorecard
 
@@ -62,9 +63,9 @@ def report(job: Job, private: PrivateAdapter | None, pictures: int, done: Callab
         ],
     }
     job.out.mkdir(mode=0o700, parents=True, exist_ok=True)
-    write_private(job.out / "report.json", (json.dumps(record, indent=1) + "\n").encode())
+    write_text(job.out / "report.json", json.dumps(record, indent=1) + "\n")
     page = _page(job.card, names, record, plans[:pictures])
-    write_private(job.out / "report.html", page.encode())
+    write_text(job.out / "report.html", page)
     return record
 
 

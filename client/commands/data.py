@@ -15,6 +15,7 @@ from rich.progress import Progress
 from client.site.config import DICOM, SiteConfig
 from client.site.home import ClientHome
 from shared_model.core.errors import InputError
+from shared_model.core.files import ORDINARY, write_text
 
 KINDS = "cases, openkbp, openkbp128, gdp or dicom"
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on standard output, nothing else.")]
@@ -33,7 +34,6 @@ def check(
     as_json: AsJson = False,
 ) -> int:
     """Look at the patients, the machine and, in a home, keys, policy and coordinator. Exit code 0: ready, 2: not."""
-    from client.reports.page import write_text
     from client.setup import check as preflight
     from shared_model.adapter.envelope import Envelope
     from shared_model.adapter.manifest import load_adapter
@@ -49,7 +49,7 @@ def check(
             seen=lambda done, total: bars.update(bar, completed=done, total=total),
         )  # fmt: skip
     if html is not None:
-        write_text(html, preflight.page(report, show_ids=show_ids).html())
+        write_text(html, preflight.page(report, show_ids=show_ids).html(), mode=ORDINARY)
     _print(report.record(show_ids=show_ids) if as_json else preflight.lines(report, show_ids=show_ids))
     return 0 if report.ready else InputError.exit_code
 

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from shared_model.core.errors import InputError
+from shared_model.core.files import ORDINARY, write_text
 
 # torch is imported inside the commands: `client status` stays quick.
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def scorecard(
         if out.exists():
             raise InputError(f"{out}: exists already; choose another name")
         found, text = import_scorecard(card, dict(_pair(one, "--name") for one in name or []))
-        out.write_text(text, encoding="utf-8")
+        write_text(out, text, mode=ORDINARY)
     for c in found.criteria:
         bound = "" if c.constraint is None else f", {'at least' if c.higher else 'at most'} {c.constraint:g}"
         print(f"{c.weight:6g}  {c.label} ({c.unit}{bound})")

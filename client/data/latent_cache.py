@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from shared_model.backbone.prior import load_latents
-from shared_model.core.files import whole_file
+from shared_model.core.files import write_bytes
 from shared_model.diffusion.modalities import Example, example
 from shared_model.network.spec import ModelSpec
 from shared_model.patient.case import MODALITIES, Case, Volume
@@ -83,5 +83,4 @@ def _read(path: Path) -> dict[str, Tensor] | None:
 def _write(path: Path, latents: dict[str, Tensor]) -> None:
     """Whole or not at all, also when several processes encode the same patient."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with whole_file(path) as file:
-        file.write(save({m: v.contiguous() for m, v in latents.items()}))
+    write_bytes(path, save({m: v.contiguous() for m, v in latents.items()}))

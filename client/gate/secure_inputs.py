@@ -13,8 +13,8 @@ import numpy as np
 
 from privacy.secagg.masks import Ring
 from privacy.secagg.site import Opening, input_commitment
-from privacy.trust.identity import replace_file
 from shared_model.core.errors import InputError
+from shared_model.core.files import write_bytes
 
 KEEP = 4
 
@@ -42,7 +42,7 @@ class SecureInputs:
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             number = max((int(path.stem) for path in self._files()), default=0) + 1
-            replace_file(self._folder / f"{number:08d}.npz", content.getvalue(), 0o600)
+            write_bytes(self._folder / f"{number:08d}.npz", content.getvalue())
             for path in self._files()[: -self._keep]:
                 path.unlink()
         except OSError as error:

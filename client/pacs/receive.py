@@ -19,7 +19,7 @@ from typing import Any
 from pydicom import dcmread
 
 from shared_model.core.errors import InputError
-from shared_model.core.files import whole_file
+from shared_model.core.files import StorageError, write_bytes
 
 PORT = 11112
 _AE_TITLE_LENGTH = 16  # PS3.8 section 9.3.2
@@ -85,9 +85,8 @@ class Store:
             self._used += len(content) - before
         try:
             target.parent.mkdir(mode=0o700, exist_ok=True)
-            with whole_file(target) as file:
-                file.write(content)
-        except (OSError, InputError):  # a full disk
+            write_bytes(target, content)
+        except (OSError, StorageError):  # a full disk
             with self._lock:
                 self._used -= len(content) - before
                 self.refused += 1

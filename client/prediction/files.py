@@ -20,8 +20,9 @@ from torch import Tensor
 from client.data.npz import write_arrays
 from client.dicom.write import SPREAD, Origin, write_dose
 from client.prediction.predict import Answer, Predictor
-from client.reports.page import Page, write_text
+from client.reports.page import Page
 from client.reports.patient import prediction_figure
+from shared_model.core.files import ORDINARY, write_text
 from shared_model.patient.case import Case
 from shared_model.scoring.dosimetry import LOW_DOSE_GY, SCORE_KEYS, dvh_curve, dvh_metrics, score_case
 
@@ -42,9 +43,9 @@ def write_answer(out: Path, answer: Answer, predictor: Predictor, origin: Origin
         write_dose(out / "dose.dcm", answer.dose_gy, grid, origin, adapter=predictor.name)
         if answer.spread_gy is not None:
             write_dose(out / "spread.dcm", answer.spread_gy, grid, origin, SPREAD, predictor.name)
-    write_text(out / "dvh.csv", dvh_csv(answer))
-    write_text(out / "report.html", _page(answer, record).html())
-    write_text(out / "report.json", json.dumps(record, indent=1, allow_nan=False) + "\n")
+    write_text(out / "dvh.csv", dvh_csv(answer), mode=ORDINARY)
+    write_text(out / "report.html", _page(answer, record).html(), mode=ORDINARY)
+    write_text(out / "report.json", json.dumps(record, indent=1, allow_nan=False) + "\n", mode=ORDINARY)
     return record
 
 

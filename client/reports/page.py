@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import base64
 import io
-import os
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from html import escape
-from pathlib import Path
 
 from matplotlib.figure import Figure
 
 from client.reports.sheet import DPI
-from shared_model.core.errors import InputError
 
 _STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;max-width:76rem;margin:2rem auto;padding:0 1rem;color:#222}
@@ -69,17 +65,3 @@ def _cell(value: Cell) -> str:
     if isinstance(value, str):
         return f'<td class="{value}">{value}</td>' if value in ("yes", "no") else f"<td>{escape(value)}</td>"
     return f'<td class="n">{value if isinstance(value, int) else format(value, ".2f")}</td>'
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a report whole or not at all; InputError where the folder cannot be written to."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(text, encoding="utf-8")
-        part.replace(path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror}); choose another folder") from error
-    finally:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)

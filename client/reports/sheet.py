@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,8 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
+
+from shared_model.core.files import ORDINARY, whole_file
 
 DPI = 120
 # Inches: panels, then margins of the sheet and of the DVH.
@@ -68,10 +69,5 @@ def plain_axes(axes: Axes, xlabel: str, ylabel: str) -> None:
 
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a PNG, whole or not at all: a picture that is still being drawn never stands under its name."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        figure.savefig(part, format="png", dpi=DPI, facecolor="white", metadata={"Software": None})
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    with whole_file(path, ORDINARY) as stream:
+        figure.savefig(stream, format="png", dpi=DPI, facecolor="white", metadata={"Software": None})

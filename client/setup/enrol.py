@@ -27,6 +27,7 @@ from privacy.trust.leave import leave_note
 from privacy.trust.membership import AdmissionRequest, Invitation
 from privacy.trust.passphrase import passphrase, read_private_key, write_private_key
 from shared_model.core.errors import FedKT3DError, InputError, naming
+from shared_model.core.files import PRIVATE, PUBLIC, create_file, write_bytes
 from shared_model.core.software import versions
 
 
@@ -84,17 +85,17 @@ def create(invitation_file: Path, folder: Path, data: Data) -> ClientHome:
     identity_key = certificates.new_signing_key()
     node_key, node_public_key = identity.new_node_key()
     write_private_key(home.identity_key, identity_key)
-    identity.write_private(home.node_key, node_key)
-    identity.write_private(home.secret, identity.new_secret())
-    identity.write_public(home.ca_certificate, invitation.ca.encode())
-    identity.write_public(home.signer_certificate, invitation.signer.encode())
-    identity.write_public(home.request_file, AdmissionRequest.make(invitation, identity_key, node_public_key))
-    identity.write_public(home.site_config, site_text(config).encode())
-    identity.write_public(home.policy, default_policy_text().encode())
+    create_file(home.node_key, node_key, PRIVATE)
+    create_file(home.secret, identity.new_secret(), PRIVATE)
+    create_file(home.ca_certificate, invitation.ca.encode(), PUBLIC)
+    create_file(home.signer_certificate, invitation.signer.encode(), PUBLIC)
+    create_file(home.request_file, AdmissionRequest.make(invitation, identity_key, node_public_key), PUBLIC)
+    create_file(home.site_config, site_text(config).encode(), PUBLIC)
+    create_file(home.policy, default_policy_text().encode(), PUBLIC)
     Policy.load(home.policy).ledger_in(home.folder).create()
     if data.root is not None and config.names is not None and config.pseudonyms is not None:
-        identity.write_private(config.pseudonyms, pseudonyms.salt)
-        identity.write_public(config.names, NAMES_TEXT.encode())
+        create_file(config.pseudonyms, pseudonyms.salt, PRIVATE)
+        create_file(config.names, NAMES_TEXT.encode(), PUBLIC)
     home.save()
     return home
 
@@ -117,9 +118,10 @@ def join(home: ClientHome, admission_file: Path) -> Admission:
                 " an older one is never taken"
             )
     if admission.plan_file is not None:
-        identity.replace_file(home.offered_plan, admission.plan_file)
-    identity.replace_file(home.roster_file, admission.roster_file)
-    identity.replace_file(home.certificate, admission.certificate)  # last: with it the site counts as admitted
+        write_bytes(home.offered_plan, admission.plan_file, mode=PUBLIC)
+    write_bytes(home.roster_file, admission.roster_file, mode=PUBLIC)
+    # Last: with its certificate the site counts as admitted.
+    write_bytes(home.certificate, admission.certificate, mode=PUBLIC)
     return admission
 
 
@@ -136,7 +138,7 @@ def pin_plan(home: ClientHome, path: Path) -> str:
         if plan.normalisation != normalisation_hash(ModelSpec.from_json(plan.model)):
             raise InputError("plan: its normalisation constants are not those installed here; update fedkt3d")
     content = identity.read_input(path)
-    identity.replace_file(home.plan_file, content)
+    write_bytes(home.plan_file, content, mode=PUBLIC)
     return plan_hash(content)
 
 
@@ -204,7 +206,7 @@ def leave(home: ClientHome, note: Path, *, delete_keys: bool) -> None:
     with naming(home.identity_key):
         content = leave_note(home.consortium, home.site, read_private_key(home.identity_key))
     _stop(home)
-    identity.write_public(note, content)
+    create_file(note, content, PUBLIC)
     home.certificate.unlink(missing_ok=True)
     if delete_keys:
         for path in (home.identity_key, home.node_key):

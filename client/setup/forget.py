@@ -18,8 +18,8 @@ from client.site.config import DICOM, GDP, SiteConfig
 from client.site.home import ClientHome
 from client.site.policy import Policy
 from privacy.flower.processes import is_running
-from privacy.trust import identity
 from shared_model.core.errors import InputError
+from shared_model.core.files import PUBLIC, write_json, write_text
 
 # Below the site's cache, latents and base doses, which are named by content and not by patient: all go, and are made
 # again for those who stay.
@@ -63,7 +63,7 @@ def forget(home: ClientHome, patient: str) -> Forgotten:
     left = _without(config, cases, home.site_config)
     deleted = sum(_delete_derived(cache, cases) for cache in _caches(home, config))
     _note(home.folder, (patient, *(case for case in cases if not is_of(case, patient, config.data))))
-    identity.replace_file(home.site_config, site_text(left).encode())
+    write_text(home.site_config, site_text(left), mode=PUBLIC)
     return Forgotten(patient=patient, cases=cases, deleted=deleted, stays=tuple(_stays(home, left)))
 
 
@@ -105,7 +105,7 @@ def _list(folder: Path) -> Path:
 
 def _note(folder: Path, patients: Iterable[str]) -> None:
     content = {**forgotten(folder), **dict.fromkeys(patients, datetime.now(UTC).date().isoformat())}
-    identity.replace_file(_list(folder), (json.dumps(content, indent=1) + "\n").encode(), 0o600)
+    write_json(_list(folder), content)
 
 
 def _caches(home: ClientHome, config: SiteConfig) -> tuple[Path, ...]:

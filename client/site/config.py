@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -12,6 +11,7 @@ from typing import Any
 import yaml
 
 from shared_model.core.errors import FieldError, InputError
+from shared_model.core.files import ORDINARY, write_text
 from shared_model.core.located import Located, read_located
 
 # How a site's cases are stored in files: OpenKBP's compact form at half and at native resolution, one case file per
@@ -142,10 +142,7 @@ class SiteConfig:
         content |= {
             key: str(value.resolve()) for key in ("names", "pseudonyms") if (value := getattr(self, key)) is not None
         }
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.partial")
-        partial.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
-        os.replace(partial, path)
+        write_text(path, yaml.safe_dump(content, sort_keys=False), mode=ORDINARY)
 
 
 def _values(there: Mapping[str, Located], folder: Path) -> dict[str, Any]:

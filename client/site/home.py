@@ -34,6 +34,7 @@ from privacy.trust.membership import CONSORTIUM_NAME, check_address
 from privacy.trust.roster import CONSORTIUM, SITE_NAME, Roster
 from shared_model.core.errors import InputError, naming
 from shared_model.core.fields import check_values
+from shared_model.core.files import PUBLIC, create_file
 
 SCHEMA = 2
 FOLDERS = ("keys", "trust", "secrets", "flwr", "state", "logs")
@@ -182,7 +183,7 @@ class ClientHome:
         """Write client.json (never over an older one)."""
         record: dict[str, Any] = {"schema": SCHEMA, **asdict(self)}
         del record["folder"]  # the folder may move
-        identity.write_public(self.folder / "client.json", (json.dumps(record, indent=1) + "\n").encode())
+        create_file(self.folder / "client.json", (json.dumps(record, indent=1) + "\n").encode(), PUBLIC)
 
     @staticmethod
     def load(folder: Path) -> ClientHome:

@@ -57,7 +57,11 @@ class Pseudonyms:
 
 
 def _make(path: Path) -> None:
-    """Write a new salt whole or not at all; of two processes that do, the first one's stays."""
+    """Write a new salt whole or not at all; of two processes that do, the first one's stays.
+
+    Own code, not shared_model/core/files.py: there the last writer wins or the second one fails. Here the second one
+    must go on with the first one's salt, for another salt would change every pseudonym.
+    """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     number, partial = tempfile.mkstemp(dir=path.parent, prefix=".salt-")  # 0600
     try:

@@ -25,6 +25,7 @@ from privacy.dp.accountant import Charge, budget, epsilon, profile
 from privacy.dp.ledger_record import FIRST, Entry, charge_of, entry_of, read_record, record_of
 from privacy.trust.signed import canonical
 from shared_model.core.errors import InputError, PolicyError
+from shared_model.core.files import sync_folder
 
 _RECORDS, _HEAD, _LOCK = "ledger.jsonl", "head.json", "lock"
 
@@ -203,12 +204,14 @@ class SiteLedger:
             finally:
                 os.close(descriptor)
             if len(records) == 1:
-                _sync_folder(self.folder)
+                sync_folder(self.folder)
             self._write_head(records)
         except OSError as error:
             raise InputError(f"{path}: the charge cannot be written ({error.strerror}); nothing was sent") from error
 
     def _write_head(self, records: list[dict[str, Any]]) -> None:
+        # Own code, not shared_model/core/files.py: the head belongs to an append-only file under one lock. Its partial
+        # has a fixed name that the next charge writes over, and an OSError must reach `_append`: then nothing is sent.
         head = {"records": len(records), "hash": records[-1]["hash"] if records else FIRST}
         partial = self.folder / f"{_HEAD}.part"
         descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
@@ -218,7 +221,7 @@ class SiteLedger:
         finally:
             os.close(descriptor)
         os.replace(partial, self.folder / _HEAD)
-        _sync_folder(self.folder)
+        sync_folder(self.folder)
 
 
 def _read(path: Path) -> bytes:
@@ -233,11 +236,3 @@ def _read(path: Path) -> bytes:
 def _write_all(descriptor: int, content: bytes) -> None:
     while content:
         content = content[os.write(descriptor, content) :]
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

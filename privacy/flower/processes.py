@@ -24,6 +24,7 @@ from typing import IO, Any
 
 from privacy.flower.process_log import LOG_BYTES, LOG_KEPT, ProcessLog
 from shared_model.core.errors import InputError
+from shared_model.core.files import ORDINARY, write_json
 
 FIRST_DELAY_S = 0.5
 LONGEST_DELAY_S = 30.0
@@ -207,10 +208,8 @@ def rotate(log: Path) -> None:
 
 
 def write_state(path: Path, state: dict[str, Any]) -> None:
-    """Replace the JSON file at `path` in one step, so that a reader never sees half of it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(state, indent=1), encoding="utf-8")
-    temporary.replace(path)
+    """Replace the JSON file at `path`, so that a reader never sees half of it. A power cut may lose it: no syncs."""
+    write_json(path, state, ORDINARY, durable=False)
 
 
 def read_state(path: Path) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from typing import Protocol, Self
 
 from privacy.secagg.errors import ROUND_SPENT, SecAggError
 from shared_model.core.errors import InputError
+from shared_model.core.files import sync_folder
 
 _LINE = re.compile(r"(setup ([0-9a-f]{64})|reveal ([0-9a-f]{32}) (\d{1,10}) ([0-9a-f]{64})) ([0-9a-f]{16})")
 
@@ -117,11 +118,7 @@ class FileReplay(MemoryReplay):
         os.ftruncate(self._file, whole)
         os.lseek(self._file, whole, os.SEEK_SET)
         os.fsync(self._file)
-        folder = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync_folder(self._path.parent)
 
     def _take(self, line: str, number: int) -> None:
         match = _LINE.fullmatch(line)

@@ -1,13 +1,13 @@
 """Keys and secrets on disk, and a site's Flower node key. Certificates: privacy/trust/certificates.py.
 
-A private key is written once, by O_EXCL with mode 0600, and never leaves the folder of the role that made it: a site
-makes its own keys and hands over the public halves alone.
+A private key is written once, with mode 0600 and never over another file (``create_file`` in
+shared_model/core/files.py). It never leaves the folder of the role that made it: a site makes its own keys and hands
+over the public halves alone.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
 import secrets
 from pathlib import Path
 
@@ -18,28 +18,6 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from shared_model.core.errors import InputError
 
 SECRET_BYTES = 32
-
-
-def write_private(path: Path, content: bytes) -> None:
-    """Create `path` with mode 0600 and write `content`; InputError when it exists (never overwritten)."""
-    _create(path, content, 0o600)
-
-
-def write_public(path: Path, content: bytes) -> None:
-    """Create `path` with mode 0644 and write `content`; InputError when it exists (never overwritten)."""
-    _create(path, content, 0o644)
-
-
-def _create(path: Path, content: bytes, mode: int) -> None:
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    except FileExistsError as error:
-        raise InputError(f"{path}: exists already; keys and certificates are never overwritten") from error
-    with os.fdopen(descriptor, "wb") as file:
-        os.fchmod(descriptor, mode)  # whatever the umask says
-        file.write(content)
-        file.flush()
-        os.fsync(descriptor)
 
 
 def new_secret() -> bytes:
@@ -73,19 +51,6 @@ def canonical_node_key(content: bytes) -> bytes:
 def node_fingerprint(public_key: bytes) -> str:
     """Return the SHA-256 of a public node key in canonical OpenSSH form, in hex."""
     return hashlib.sha256(canonical_node_key(public_key)).hexdigest()
-
-
-def replace_file(path: Path, content: bytes, mode: int = 0o644) -> None:
-    """Replace `path` by `content` in one step that survives a crash: whole old file or whole new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.unlink(missing_ok=True)
-    _create(temporary, content, mode)
-    temporary.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def read_input(path: Path) -> bytes:

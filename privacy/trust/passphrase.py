@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives import serialization
 
 from privacy.trust import identity
 from shared_model.core.errors import InputError
+from shared_model.core.files import PRIVATE, create_file
 
 FILE, TEXT, CREDENTIAL = "FEDKT3D_PASSPHRASE_FILE", "FEDKT3D_PASSPHRASE", "fedkt3d-passphrase"
 _HOW = f"give it by {FILE}, {TEXT} or the systemd credential {CREDENTIAL}"
@@ -59,7 +60,7 @@ def write_private_key(path: Path, key_pem: bytes) -> None:
             serialization.PrivateFormat.PKCS8,
             serialization.BestAvailableEncryption(word),
         )
-    identity.write_private(path, key_pem)
+    create_file(path, key_pem, PRIVATE)
 
 
 def read_private_key(path: Path) -> bytes:

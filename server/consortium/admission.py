@@ -25,6 +25,7 @@ from privacy.trust.roster import SITE_NAME, Roster, utc_now
 from server.deployment.control import Control
 from server.deployment.home import ServerHome
 from shared_model.core.errors import FedKT3DError, InputError, naming
+from shared_model.core.files import PUBLIC, write_bytes
 
 LONGEST_DAYS = 365
 
@@ -178,13 +179,13 @@ class Admissions:
 
     def _save_roster(self, roster: Roster) -> None:
         signed = roster.to_signed(read_private_key(self._home.roster_key))
-        identity.replace_file(self._home.roster_file, signed)
+        write_bytes(self._home.roster_file, signed, mode=PUBLIC)
 
     def _save_sites(self, sites: dict[str, Any]) -> None:
-        identity.replace_file(self._home.sites_file, json.dumps(sites, indent=1).encode())
+        write_bytes(self._home.sites_file, json.dumps(sites, indent=1).encode(), mode=PUBLIC)
 
     def _save_invitations(self, invitations: dict[str, Any]) -> None:
-        identity.replace_file(self._home.invitations_file, json.dumps(invitations, indent=1).encode(), 0o600)
+        write_bytes(self._home.invitations_file, json.dumps(invitations, indent=1).encode())
 
 
 def read_ca_key(path: Path) -> bytes:

@@ -20,6 +20,7 @@ from server.config.settings_help import command_with_settings, shared_settings
 from server.consortium.admission import Admissions, read_ca_key
 from server.deployment.home import ServerHome, renew_tls
 from shared_model.core.errors import InputError, naming
+from shared_model.core.files import PRIVATE, PUBLIC, create_file, write_bytes
 
 app = typer.Typer()
 
@@ -46,7 +47,7 @@ def invite(
         raise InputError(f"{target}: exists already; remove it or name another file with --out")
     with _register(ServerHome.load(home_folder)) as register:
         invitation = register.invite(site, days, address)
-    identity.write_private(target, invitation.to_json())
+    create_file(target, invitation.to_json(), PRIVATE)
     record = {"site": site, "invitation": str(target), "consortium": invitation.consortium}
     record["expires"] = invitation.expires
     lines = [
@@ -74,7 +75,7 @@ def admit(
     with _register(server) as register:
         admitted = register.admit(read, ca_key or server.ca_key)
     target = out or Path(f"{admitted.site}.admission")
-    identity.replace_file(target, admitted.file)
+    write_bytes(target, admitted.file, mode=PUBLIC)
     record = {"site": admitted.site, "node_id": admitted.node_id, "admission": str(target)}
     lines = [
         f"{admitted.site}: admitted as node {admitted.node_id}",
@@ -95,7 +96,7 @@ def renew(
     server = ServerHome.load(home_folder)
     target = _target(out or Path(f"{site}.admission"))
     with _register(server) as register:
-        identity.replace_file(target, register.renew(site, ca_key or server.ca_key))
+        write_bytes(target, register.renew(site, ca_key or server.ca_key), mode=PUBLIC)
     _print({"site": site, "admission": str(target)} if as_json else [f"{site}: renewed; give it {target}"])
 
 
@@ -154,7 +155,7 @@ def plan(
     config = compose_run(overrides or [], len(roster.names()))
     made = make_plan(roster.consortium, roster.version, roster.identities(), config)
     content = made.to_signed(read_private_key(server.roster_key))
-    identity.replace_file(server.plan_file, content)
+    write_bytes(server.plan_file, content, mode=PUBLIC)
     record: dict[str, Any] = {"plan": str(server.plan_file), "sha256": plan_hash(content), "name": made.name}
     found = None if made.terms is None else outlook(made.terms, made.parameters, made.rounds)
     if found is not None:

@@ -40,9 +40,9 @@ from flwr.supercore.interceptors import (
 from flwr.supercore.runtime import RuntimeHttpClient
 
 from privacy.flower.processes import end_with_parent, module_command, rotate
-from privacy.trust import identity
 from server.deployment.home import ServerHome
 from server.sites.patience import patiently, transient
+from shared_model.core.files import PRIVATE, create_file
 
 ACQUIRE_TASK = "/flwr.proto.Runtime/AcquireTask"
 LOOK_S = 0.25  # between two looks at the running tasks
@@ -124,7 +124,7 @@ class Executor:
             return RETRY_S
         if answer.HasField("task") and answer.token and answer.task.type == TaskType.SERVER_APP:
             note = self._notes / uuid.uuid4().hex
-            identity.write_private(note, answer.token.encode())
+            create_file(note, answer.token.encode(), PRIVATE)
             task = _Task(token=answer.token, note=note, process=self._started(answer.token))
             self._tasks.append(task)
         return ASK_WHILE_WORKING_S if self._tasks else ASK_S

@@ -28,6 +28,7 @@ from privacy.trust.membership import CONSORTIUM_NAME, check_address
 from privacy.trust.passphrase import passphrase, write_private_key
 from privacy.trust.roster import Roster
 from shared_model.core.errors import InputError
+from shared_model.core.files import PRIVATE, PUBLIC, create_file, write_bytes
 
 SCHEMA = 2
 CONNECTION = "coordinator"  # the name of the SuperLink connection in FLWR_HOME/config.toml
@@ -130,7 +131,7 @@ class ServerHome:
         """Write server.json (never over an older one)."""
         record: dict[str, Any] = {"schema": SCHEMA, **asdict(self)}
         del record["folder"]  # the folder may move
-        identity.write_public(self.folder / "server.json", (json.dumps(record, indent=1) + "\n").encode())
+        create_file(self.folder / "server.json", (json.dumps(record, indent=1) + "\n").encode(), PUBLIC)
 
     @staticmethod
     def load(folder: Path) -> ServerHome:
@@ -181,18 +182,17 @@ def create(name: str, folder: Path, host: str, port: int, control_port: int, add
     for part in _FOLDERS:
         (home.folder / part).mkdir(parents=True, mode=0o700)
     write_private_key(home.ca_key, authority_key)
-    identity.write_public(home.ca_certificate, authority)
+    create_file(home.ca_certificate, authority, PUBLIC)
     write_private_key(home.roster_key, roster_key)
-    identity.write_public(home.roster_certificate, roster_certificate)
-    identity.write_private(home.tls_key, key)
-    identity.write_public(home.tls_certificate, certificate)
-    identity.write_public(
-        home.roster_file, Roster(consortium=certificates.consortium_id(authority)).to_signed(roster_key)
-    )
-    identity.write_private(home.secret("superexec"), identity.new_secret())
+    create_file(home.roster_certificate, roster_certificate, PUBLIC)
+    create_file(home.tls_key, key, PRIVATE)
+    create_file(home.tls_certificate, certificate, PUBLIC)
+    roster = Roster(consortium=certificates.consortium_id(authority))
+    create_file(home.roster_file, roster.to_signed(roster_key), PUBLIC)
+    create_file(home.secret("superexec"), identity.new_secret(), PRIVATE)
     control = identity.new_secret()
-    identity.write_private(home.secret("control"), control)
-    identity.write_private(home.folder / "flwr" / "control" / "config.toml", _connection(home, control))
+    create_file(home.secret("control"), control, PRIVATE)
+    create_file(home.folder / "flwr" / "control" / "config.toml", _connection(home, control), PRIVATE)
     home.save()
     return home
 
@@ -205,8 +205,8 @@ def renew_tls(home: ServerHome, authority_key: bytes, addresses: list[str]) -> b
     hosts = [*certificates.server_hosts(identity.read_input(home.tls_certificate)), *addresses]
     authority = identity.read_input(home.ca_certificate)
     key, certificate = certificates.issue_server_certificate(authority_key, authority, hosts)
-    identity.replace_file(home.tls_key, key, mode=0o600)
-    identity.replace_file(home.tls_certificate, certificate)
+    write_bytes(home.tls_key, key)
+    write_bytes(home.tls_certificate, certificate, mode=PUBLIC)
     return certificate
 
 

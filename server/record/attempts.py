@@ -13,8 +13,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from server.record.history import Drop
-from server.record.journal import KEEP, write_atomic
+from server.record.journal import KEEP
 from shared_model.core.errors import InputError
+from shared_model.core.files import ORDINARY, write_text
 
 _FILE = "attempts.json"
 
@@ -61,7 +62,7 @@ class Attempts:
         recent = {earlier: one for earlier, one in self._rounds.items() if earlier >= number - KEEP}
         self._rounds = {**recent, number: tried}
         rounds = {str(one): asdict(tried) for one, tried in self._rounds.items()}
-        write_atomic(self._path, json.dumps({"run_id": self._run_id, "rounds": rounds}).encode())
+        write_text(self._path, json.dumps({"run_id": self._run_id, "rounds": rounds}), mode=ORDINARY)
 
 
 def _read(path: Path, run_id: str) -> dict[int, _Tried]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from server.record.journal import StorageError
+from shared_model.core.files import StorageError
 
 _LOG = logging.getLogger("fedkt3d.server")
 

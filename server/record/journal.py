@@ -1,9 +1,8 @@
 """Checkpoints that survive kill -9 at any instant, and the lock of an output folder.
 
 A checkpoint is one file: magic, length of the header, header (JSON), the arrays' raw little-endian bytes, SHA-256 of
-all that. It is written to a temporary file, fsynced and renamed, and the folder is fsynced. So a reader sees the old
-file or the new one, never half of one. The last two checkpoints are kept. If the newest is damaged, the run goes back
-one step and says so.
+all that. A reader sees the old file or the new one, never half of one (shared_model/core/files.py). The last two
+checkpoints are kept. If the newest is damaged, the run goes back one step and says so.
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ import json
 import os
 import struct
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +22,8 @@ from numpy.typing import NDArray
 
 from privacy.flower.processes import is_running
 from server.record.history import Drop, RoundRecord
-from shared_model.core.errors import FedKT3DError, InputError
+from shared_model.core.errors import InputError
+from shared_model.core.files import ORDINARY, PARTIAL, write_bytes
 
 _MAGIC = b"FKT3D-CHECKPOINT-1\n"
 _LENGTH = struct.Struct("<Q")
@@ -47,16 +46,6 @@ class RunState:
     history: tuple[RoundRecord, ...] = ()
     sites: Mapping[str, int] = field(default_factory=dict)
     drops: tuple[Drop, ...] = ()
-
-
-class StorageError(FedKT3DError):
-    """The disk took no more; nothing that was there is lost."""
-
-    def __init__(self, path: Path, error: OSError) -> None:
-        what = error.strerror or type(error).__name__
-        super().__init__(
-            f"{path}: cannot be written ({what}); make room and run it again: the last checkpoints are kept"
-        )
 
 
 class Journal:
@@ -122,11 +111,11 @@ class Journal:
     def save(self, state: RunState) -> None:
         """Write the next checkpoint durably, then delete all but the last two."""
         path = self._folder / f"{self._next:08d}.ckpt"
-        write_atomic(path, *_encode(state))
+        write_bytes(path, *_encode(state), mode=ORDINARY)
         self._next += 1
         for old in self._files()[:-KEEP]:
             old.unlink()
-        for left_over in self._folder.glob(".*.tmp"):  # of a writer that was killed; we hold the lock
+        for left_over in self._folder.glob(f".*{PARTIAL}"):  # of a writer that was killed; we hold the lock
             left_over.unlink()
 
     def _files(self) -> list[Path]:
@@ -136,30 +125,6 @@ class Journal:
 def in_use(out: Path) -> bool:
     """Whether a run holds the output folder; the lock goes with its process, however that ends."""
     return is_running(out / "run.lock")
-
-
-def write_atomic(path: Path, *parts: bytes | memoryview) -> None:
-    """Write a file so that after any crash it is whole: temporary file, fsync, rename, fsync of the folder.
-
-    Raises StorageError where the disk takes no more; what stood at ``path`` before still does.
-    """
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with temporary.open("wb") as stream:
-            for part in parts:
-                stream.write(part)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise StorageError(path, error) from error
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def _sequence(path: Path) -> int:

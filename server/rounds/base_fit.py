@@ -23,7 +23,7 @@ from server.config.identity import run_identity
 from server.config.run import RunConfig
 from server.record.events import Event, EventLog, Listener
 from server.record.history import Drop
-from server.record.journal import Journal, write_atomic
+from server.record.journal import Journal
 from server.rounds.loop import QuorumError
 from server.rounds.steps import Link
 from server.sites.attendance import Register, Roster, Site
@@ -31,6 +31,7 @@ from server.sites.exchange import Answer, Exchange
 from shared_model.adapter.manifest import manifest_hash
 from shared_model.base import ridge as base
 from shared_model.core.errors import InputError
+from shared_model.core.files import ORDINARY, write_text
 from shared_model.network.spec import ModelSpec
 
 Sums = NDArray[np.int64]
@@ -72,7 +73,7 @@ def fit_base(
             fit = _read(path, identity)
         else:
             fit = _Fit(grid, cfg, spec, EventLog(out, on_event), register).run()
-            write_atomic(path, json.dumps({"identity": identity, **asdict(fit)}, indent=1).encode())
+            write_text(path, json.dumps({"identity": identity, **asdict(fit)}, indent=1), mode=ORDINARY)
     return replace(spec, base_weights=fit.weights), fit
 
 

@@ -18,9 +18,9 @@ import numpy as np
 from privacy.dp.encoding import Ring
 from privacy.dp.terms import Terms
 from server.record.history import Drop
-from server.record.journal import write_atomic
 from server.rounds.ring_sum import Mask, RingSum
 from server.rounds.steps import TrainOutcome
+from shared_model.core.files import ORDINARY, write_bytes
 
 _FOLDER = "sums"
 
@@ -58,7 +58,7 @@ def keep_sum(out: Path, number: int, kept: KeptSum) -> None:
     told = {key: value for key, value in asdict(kept).items() if key != "total"}
     content = io.BytesIO()
     np.savez(content, total=np.asarray(kept.total), told=np.frombuffer(json.dumps(told).encode(), np.uint8))
-    write_atomic(path, content.getvalue())
+    write_bytes(path, content.getvalue(), mode=ORDINARY)
 
 
 def read_sum(out: Path, number: int) -> KeptSum | None:

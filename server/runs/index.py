@@ -16,8 +16,9 @@ from typing import Any
 from privacy.flower.processes import read_state
 from server.config.run import RunConfig
 from server.deployment.home import ServerHome
-from server.record.journal import in_use, write_atomic
+from server.record.journal import in_use
 from shared_model.core.errors import InputError
+from shared_model.core.files import ORDINARY, write_text
 
 EVENTS = "events.jsonl"
 REPORT = "federation.json"
@@ -45,16 +46,16 @@ def default_out(home: ServerHome, name: str) -> Path:
 
 def intend(config: RunConfig, out: Path) -> None:
     """Record a run that is about to be submitted."""
-    write_atomic(out / RUN, json.dumps({"run_id": "", "config": config.to_json()}, indent=1).encode())
+    write_text(out / RUN, json.dumps({"run_id": "", "config": config.to_json()}, indent=1), mode=ORDINARY)
 
 
 def remember(home: ServerHome, run_id: str, config: RunConfig, out: Path) -> None:
     """Record a run that was just submitted."""
     text = config.to_json()
-    write_atomic(out / RUN, json.dumps({"run_id": run_id, "config": text}, indent=1).encode())
+    write_text(out / RUN, json.dumps({"run_id": run_id, "config": text}, indent=1), mode=ORDINARY)
     index = {**read_state(_index(home)), run_id: {"name": config.name, "out": str(out), "started": time.time()}}
     latest = sorted(index.items(), key=lambda item: float(item[1]["started"]))[-_KEPT:]
-    write_atomic(_index(home), json.dumps(dict(latest), indent=1).encode())
+    write_text(_index(home), json.dumps(dict(latest), indent=1), mode=ORDINARY)
 
 
 def entries(home: ServerHome) -> list[RunEntry]:

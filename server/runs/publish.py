@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from server.deployment.home import ServerHome
-from server.record.journal import write_atomic
 from server.runs.index import ADAPTER, find
 from shared_model.core.errors import InputError
+from shared_model.core.files import ORDINARY, write_bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,8 +48,8 @@ def publish(home: ServerHome, target: Path, name: str | None) -> Published:
         target.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{target}: cannot be used as a folder ({error.strerror}); choose another") from error
-    write_atomic(card_path(adapter), card_bytes(published(card)))
-    write_atomic(adapter, content)
+    write_bytes(card_path(adapter), card_bytes(published(card)), mode=ORDINARY)
+    write_bytes(adapter, content, mode=ORDINARY)
     return Published(adapter=adapter, card=card_path(adapter), sha256=sha256)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import struct
 from collections.abc import Mapping
 from dataclasses import replace
@@ -24,6 +23,7 @@ from shared_model.backbone.prior import prior_hash
 from shared_model.base.interface import base_of
 from shared_model.base.model import BASE_PREFIX, DoseModel
 from shared_model.core.errors import InputError
+from shared_model.core.files import ORDINARY, write_bytes
 from shared_model.core.vector import Vector
 from shared_model.network.spec import ModelSpec
 
@@ -136,13 +136,7 @@ def save_adapter(path: Path, spec: ModelSpec, vector: Vector) -> str:
         "base": base_hash(spec),
     }
     content = _safetensors(tensors, header)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".part")
-    with open(temporary, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    write_bytes(path, content, mode=ORDINARY)
     return hashlib.sha256(content).hexdigest()
 
 

@@ -10,7 +10,6 @@ It moves what the paper's stage C moves: the linear layers of the blocks, and th
 from __future__ import annotations
 
 import json
-import os
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -28,6 +27,7 @@ from shared_model.adapter.manifest import unpack, vector_hash
 from shared_model.adapter.shared import LORA_MODULES, PRIVATE, adapted_model
 from shared_model.base.model import DoseModel
 from shared_model.core.errors import InputError
+from shared_model.core.files import write_bytes
 from shared_model.core.vector import Vector
 from shared_model.network.seeding import seeded
 from shared_model.network.spec import ModelSpec
@@ -65,14 +65,7 @@ class PrivateAdapter:
         """Write it for its owner alone (0600), whole or not at all."""
         header = {"format": FORMAT, "shape": json.dumps(asdict(self.shape)), "shared": self.shared_sha256}
         content = save({name: value.contiguous() for name, value in sorted(self._weights.items())}, header)
-        partial = path.with_name(f".{path.name}.partial")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        number = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(number, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
+        write_bytes(path, content)
 
     @classmethod
     def load(cls, path: Path) -> PrivateAdapter:

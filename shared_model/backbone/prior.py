@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from shared_model.backbone.checkpoint import tensors_hash
@@ -19,6 +19,7 @@ from shared_model.backbone.wan_prior import VARIABLE, wan_hash, wan_latents, wan
 from shared_model.backbone.wan_vae import SCALE
 from shared_model.bundled import PRIOR_FOLDERS
 from shared_model.core.errors import InputError
+from shared_model.core.files import ORDINARY, write_bytes, write_text
 from shared_model.diffusion.latents import Latents
 from shared_model.diffusion.modalities import CT_RANGE_HU, HAAR
 from shared_model.network.dit import SHARED, Any2AnyDiT
@@ -32,12 +33,11 @@ from shared_model.patient.case import MODALITIES
 
 def save_prior(folder: Path, model: Any2AnyDiT, card: Mapping[str, object]) -> str:
     """Write weights and card; returns the hash of the weights."""
-    folder.mkdir(parents=True, exist_ok=True)
     state = {k: v.detach().clone().contiguous() for k, v in model.state_dict().items()}
     digest = tensors_hash(state)
-    save_file(state, folder / "prior.safetensors")
+    write_bytes(folder / "prior.safetensors", save(state), mode=ORDINARY)
     text = json.dumps({**card, "architecture": asdict(model.arch), "sha256": digest}, indent=1, sort_keys=True)
-    (folder / "card.json").write_text(text + "\n")
+    write_text(folder / "card.json", text + "\n", mode=ORDINARY)
     return digest
 
 

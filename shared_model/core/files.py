@@ -1,36 +1,132 @@
-"""Files that are written whole or not at all: a crash leaves the old one or none, never half of one."""
+"""Files that are written whole or not at all: after a crash the old file or the new one is there, never half of one.
+
+A file is written beside its place, synced, and renamed; then its folder is synced, so that the new name is on the disk
+too. Two kinds of files keep code of their own, which says why: the privacy ledger (privacy/dp/ledger.py) and the salt
+of a site's pseudonyms (client/site/pseudonyms.py).
+"""
 
 from __future__ import annotations
 
+import json
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from shared_model.core.errors import InputError
 
+# Mode bits. PRIVATE: the owner alone reads it (keys, patients). PUBLIC: everybody does, whatever the umask says.
+# ORDINARY: as the umask of the process allows, as for any file that a program writes.
+PRIVATE, PUBLIC, ORDINARY = 0o600, 0o644, None
+PARTIAL = ".partial"  # how the name of a file that is still being written ends
+
+
+class StorageError(InputError):
+    """A file cannot be written: no room, or a folder that takes none. What stood there before still does."""
+
+    def __init__(self, path: Path, error: OSError) -> None:
+        what = error.strerror or type(error).__name__
+        super().__init__(
+            f"{path}: cannot be written ({what}); make room or choose another folder, and run it again:"
+            " what was there before is kept"
+        )
+
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """A stream to write ``path`` to; it stands under its name when the block ends, and is gone where that raises.
+def whole_file(path: Path, mode: int | None = PRIVATE, *, durable: bool = True) -> Iterator[BinaryIO]:
+    """Give a stream that becomes the file ``path`` when the block ends, and nothing where the block raises.
 
-    It is its owner's alone (0600). Several processes may write the same file: the last one stays.
+    Several processes may write the same file: the last one's stays. Missing folders are made. ``durable=False`` leaves
+    out the syncs, for a state that is written often and is worthless after a power cut; a reader still sees it whole.
 
-    Raises InputError if the folder cannot be written to.
+    Raises StorageError where anything in the block meets an OSError.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=".partial")
-    except OSError as error:
-        raise InputError(f"{path}: cannot write here ({error.strerror}); choose another folder") from error
-    try:
-        with os.fdopen(handle, "wb") as stream:
+        _make_folder(path.parent)
+        with _partial(path, mode) as (partial, stream):
             yield stream
             stream.flush()
+            if durable:
+                os.fsync(stream.fileno())
+            os.replace(partial, path)
+        if durable:
+            sync_folder(path.parent)
+    except OSError as error:
+        raise StorageError(path, error) from error
+
+
+def write_bytes(path: Path, *parts: bytes | memoryview, mode: int | None = PRIVATE) -> None:
+    """Write ``parts``, one behind the other, as the file ``path``; StorageError where that fails."""
+    with whole_file(path, mode) as stream:
+        for part in parts:
+            stream.write(part)
+
+
+def write_text(path: Path, text: str, mode: int | None = PRIVATE) -> None:
+    """Write ``text`` in UTF-8 as the file ``path``; StorageError where that fails."""
+    write_bytes(path, text.encode(), mode=mode)
+
+
+def write_json(path: Path, content: Any, mode: int | None = PRIVATE, *, indent: int = 1, durable: bool = True) -> None:
+    """Write ``content`` as JSON; InputError where a number is not finite, StorageError where the writing fails."""
+    try:
+        text = json.dumps(content, indent=indent, allow_nan=False, ensure_ascii=False) + "\n"
+    except ValueError as error:
+        raise InputError(f"{path.name}: holds a number that is not finite; JSON cannot hold it") from error
+    with whole_file(path, mode, durable=durable) as stream:
+        stream.write(text.encode())
+
+
+def create_file(path: Path, content: bytes, mode: int) -> None:
+    """Write a file that never takes the place of another: keys, certificates, invitations.
+
+    Raises InputError where ``path`` exists, StorageError where the writing fails.
+    """
+    try:
+        with _partial(path, mode) as (partial, stream):
+            stream.write(content)
+            stream.flush()
             os.fsync(stream.fileno())
-        os.replace(name, path)
+            os.link(partial, path)  # fails where the name is taken; of two processes the first wins
+            os.unlink(partial)
+        sync_folder(path.parent)
+    except FileExistsError as error:
+        raise InputError(f"{path}: exists already; keys and certificates are never overwritten") from error
+    except OSError as error:
+        raise StorageError(path, error) from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring a folder's names to the disk: a new or renamed file is there after a power cut. Raises OSError."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _partial(path: Path, mode: int | None) -> Iterator[tuple[Path, BinaryIO]]:
+    """A new file beside ``path`` and its stream; the file is removed where the block raises."""
+    partial = path.with_name(f".{path.name}-{secrets.token_hex(6)}{PARTIAL}")
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666 if mode is None else mode)
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            if mode is not None:
+                os.fchmod(descriptor, mode)  # whatever the umask says
+            yield partial, stream
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
         raise
+
+
+def _make_folder(folder: Path) -> None:
+    """Make a folder and those above it, each durably."""
+    if folder.is_dir():
+        return
+    _make_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    sync_folder(folder.parent)

@@ -29,6 +29,7 @@ from shared_model.base.interface import base_of
 from shared_model.base.model import base_weights
 from shared_model.bundled import PUBLIC_CASES
 from shared_model.core.errors import InputError
+from shared_model.core.files import ORDINARY, whole_file
 from shared_model.diffusion.modalities import Example, example
 from shared_model.network.spec import ModelSpec
 from shared_model.patient.case import Case
@@ -95,7 +96,8 @@ def unpack_case(arrays: _Arrays) -> Case:
 def write_public_cases(path: Path, cases: Sequence[Case]) -> str:
     """Write a file of public patients, the same bytes for the same cases; returns its SHA-256 in hex."""
     arrays = {f"{i}.{name}": array for i, case in enumerate(cases) for name, array in pack_case(case).items()}
-    np.savez_compressed(path, **arrays)  # type: ignore[arg-type]
+    with whole_file(path, ORDINARY) as stream:
+        np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 

@@ -38,6 +38,7 @@ from server.deployment.control import Control
 from server.deployment.home import CONNECTION, ServerHome, create
 from server.deployment.start import is_ready
 from server.runs.bundle import write_run_config
+from shared_model.core.files import PRIVATE, PUBLIC, create_file
 from simulations.benchmarks.deployed_apps import SITES, STOCK
 
 GOAL = 0.4
@@ -162,8 +163,8 @@ def _registered(control: Control, folder: Path) -> Path:
     """Make a node key in `folder`, register it, and return its path."""
     folder.mkdir()
     private, public = identity.new_node_key()
-    identity.write_private(folder / "key", private)
-    identity.write_public(folder / "key.pub", public)
+    create_file(folder / "key", private, PRIVATE)
+    create_file(folder / "key.pub", public, PUBLIC)
     control.register(folder / "key.pub")
     return folder / "key"
 

@@ -17,12 +17,12 @@ import csv
 import io
 import json
 import math
-import os
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from shared_model.core import files
 from shared_model.core.errors import InputError
 from shared_model.scoring.dosimetry import SCORE_KEYS
 
@@ -94,24 +94,8 @@ def validate_summary(summary: Summary) -> None:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Writes JSON so that ``path`` holds the old file or the new one, never a part, whatever stops the process.
-
-    Raises InputError where a number is not finite: JSON has none.
-    """
-    try:
-        text = json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
-    except ValueError as error:
-        raise InputError(f"{path.name}: holds a number that is not finite; JSON cannot hold it") from error
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    """Write a JSON file of a run, whole or not at all; InputError where a number is not finite or the disk is full."""
+    files.write_json(path, content, files.ORDINARY, indent=2)
 
 
 def write_summary(path: Path, summary: Summary) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from shared_model.backbone.prior import save_prior
 from shared_model.core.errors import InputError
+from shared_model.core.files import ORDINARY, whole_file
 from shared_model.diffusion.modalities import Example, example, mirror
 from shared_model.diffusion.objective import velocity_loss
 from shared_model.network.dit import Any2AnyDiT
@@ -117,9 +118,8 @@ class Pretraining:
             "generator": self.generator.get_state(),
             "numbers": (self.step, self.cpu_s, self.dose_loss),
         }
-        partial = path.with_suffix(".part")
-        torch.save(state, partial)
-        partial.replace(path)
+        with whole_file(path, ORDINARY) as stream:
+            torch.save(state, stream)
 
     def resume(self, path: Path) -> None:
         """Go on from a checkpoint of the same recipe; InputError if it is of another."""

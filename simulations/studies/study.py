@@ -29,11 +29,11 @@ from privacy.dp.terms import SUMMED
 from server.app import federate, run_config
 from server.config.run import RunConfig
 from server.record.events import LOUD, Event
-from server.record.journal import write_atomic
 from server.sites.attendance import Members
 from shared_model.adapter.manifest import load_adapter
 from shared_model.backbone.wan_prior import use_checkpoint
 from shared_model.core.errors import InputError
+from shared_model.core.files import ORDINARY, write_text
 from simulations.data.datasets import hospitals
 from simulations.data.partition import one_site
 from simulations.engine.consortium import enrolled
@@ -103,8 +103,7 @@ def claim_folder(settings: RunSettings) -> None:
                 raise InputError(
                     f"{settings.out}: holds a run with another {differing[0]}; choose another out (nothing was changed)"
                 )
-        settings.out.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, settings.resolved.encode())
+        write_text(path, settings.resolved, mode=ORDINARY)
     except OSError as error:
         raise InputError(f"out={settings.out}: cannot be used ({error.strerror}); choose another folder") from error
 

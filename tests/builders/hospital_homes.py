@@ -18,12 +18,12 @@ from client.site.policy import Policy, default_policy_text
 from privacy.agreement.federation_plan import plan_hash
 from privacy.dp.terms import Terms
 from privacy.secagg.context import Cohort
-from privacy.trust.identity import write_private, write_public
 from privacy.trust.membership import AdmissionRequest
 from server.config.privacy import run_terms
 from server.config.run import RunConfig
 from server.rounds.loop import FederationResult, run_federation
 from server.sites.attendance import Members
+from shared_model.core.files import PRIVATE, PUBLIC, create_file
 from shared_model.network.spec import ModelSpec
 from simulations.engine.quadratic import QuadraticTraining
 from simulations.engine.run import run_local
@@ -69,9 +69,9 @@ class Homes:
         for part in ("keys", "trust", "state"):
             (home.folder / part).mkdir(parents=True)
         keys = Site()
-        write_private(home.identity_key, keys.identity_key)
-        write_public(home.ca_certificate, self.consortium.authority)
-        write_public(home.signer_certificate, self.consortium.signer)
+        create_file(home.identity_key, keys.identity_key, PRIVATE)
+        create_file(home.ca_certificate, self.consortium.authority, PUBLIC)
+        create_file(home.signer_certificate, self.consortium.signer, PUBLIC)
         record = {"schema": 2, "site": name, "consortium": self.consortium.id, "name": "t", "server": "127.0.0.1:1"}
         (home.folder / "client.json").write_text(json.dumps(record))
         train = ("p1", "p2", "p3")

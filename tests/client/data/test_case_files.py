@@ -13,7 +13,7 @@ import pytest
 from client.data import load as cohort
 from client.data.case_files import load_case, save_case
 from client.site.config import SiteConfig
-from shared_model.core import files as whole_file
+from shared_model.core import files
 from shared_model.core.errors import InputError
 from shared_model.patient.case import Case
 from shared_model.patient.geometry import Grid
@@ -145,8 +145,8 @@ def test_interrupted_write_keeps_the_old_file(path: Path, case: Case, monkeypatc
     def full_disk(handle: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(whole_file.os, "fsync", full_disk)
-    with pytest.raises(OSError, match="No space"):
+    monkeypatch.setattr(files.os, "fsync", full_disk)
+    with pytest.raises(files.StorageError, match="No space"):
         save_case(path, case)
     assert path.read_bytes() == before
     assert list(path.parent.iterdir()) == [path]

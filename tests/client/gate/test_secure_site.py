@@ -12,11 +12,11 @@ from privacy.secagg.context import Cohort, Floors, Terms
 from privacy.secagg.errors import SecAggError
 from privacy.secagg.messages import Advert
 from privacy.secagg.site import Opening
-from privacy.trust.identity import write_private, write_public
 from privacy.trust.membership import AdmissionRequest
 from privacy.wire.messages import Request
 from privacy.wire.secure_work import config_hash, work_hash
 from shared_model.core.errors import InputError
+from shared_model.core.files import PRIVATE, PUBLIC, create_file
 from tests.builders.consortium import Consortium, Site
 
 RUN_ID = "ab" * 16
@@ -31,9 +31,9 @@ def folders(tmp_path: Path, consortium: Consortium) -> dict[str, ClientHome]:
         for part in ("keys", "trust", "state"):
             (home.folder / part).mkdir(parents=True)
         keys = Site()
-        write_private(home.identity_key, keys.identity_key)
-        write_public(home.ca_certificate, consortium.authority)
-        write_public(home.signer_certificate, consortium.signer)
+        create_file(home.identity_key, keys.identity_key, PRIVATE)
+        create_file(home.ca_certificate, consortium.authority, PUBLIC)
+        create_file(home.signer_certificate, consortium.signer, PUBLIC)
         consortium.admission(AdmissionRequest.read(keys.request(consortium.invitation(name))))
         homes[name] = home
     for home in homes.values():
@@ -113,7 +113,7 @@ def test_a_refusal_leaves_the_folder_to_the_next_request(tmp_path, consortium, s
     home.identity_key.unlink()
     with pytest.raises(InputError):
         sites.of_home(home, FLOORS)
-    write_private(home.identity_key, key)
+    create_file(home.identity_key, key, PRIVATE)
     first = sites.of_home(home, FLOORS)
     home.roster_file.write_bytes(consortium.roster.to_signed(consortium.signer_key))
     with pytest.raises(SecAggError, match="roster"):

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from server.record.events import Event, EventLog
-from server.record.journal import StorageError, write_atomic
 from server.runs.failure import ReportedError, read_failure
 from shared_model.core.errors import FedKT3DError, InputError
+from shared_model.core.files import StorageError, write_bytes
 from simulations.engine.quadratic import run_quadratic, write_sites
 from tests.builders.run_config import plain_run, rounds_config, train_config
 
@@ -62,7 +62,7 @@ def test_an_unwritable_place_keeps_what_was_there(tmp_path: Path) -> None:
     path.mkdir()
     (path / "b").write_text("x")
     with pytest.raises(StorageError, match="cannot be written"):
-        write_atomic(path, b"new")  # a folder with content cannot be replaced by a file
+        write_bytes(path, b"new")  # a folder with content cannot be replaced by a file
     assert (path / "b").read_text() == "x"
     assert [entry.name for entry in tmp_path.iterdir()] == ["a"]
 

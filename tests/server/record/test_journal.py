@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from server.record.history import Drop, Evaluation, RoundRecord
-from server.record.journal import Journal, RunState, _decode, _encode, write_atomic
+from server.record.journal import Journal, RunState, _decode, _encode
 from shared_model.core.errors import InputError
+from shared_model.core.files import write_bytes
 
 RECORD = RoundRecord(
     round=1,
@@ -61,7 +62,7 @@ def test_round_trip_is_exact(tmp_path):
 
 def test_only_the_last_two_are_kept_and_leftovers_go(tmp_path):
     (tmp_path / "checkpoint").mkdir()
-    (tmp_path / "checkpoint" / ".00000001.ckpt.tmp").write_bytes(b"half")
+    (tmp_path / "checkpoint" / ".00000001.ckpt-0.partial").write_bytes(b"half")
     write(tmp_path, 1, 2, 3)
     assert sorted(p.name for p in (tmp_path / "checkpoint").iterdir()) == ["00000002.ckpt", "00000003.ckpt"]
 
@@ -131,7 +132,7 @@ def test_a_file_is_replaced_as_a_whole_and_never_written_in_place(tmp_path):
     path, old = tmp_path / "file", tmp_path / "old"
     path.write_bytes(b"old")
     os.link(path, old)
-    write_atomic(path, b"n", b"ew")
+    write_bytes(path, b"n", b"ew")
     assert (path.read_bytes(), old.read_bytes()) == (b"new", b"old")
     assert sorted(tmp_path.iterdir()) == [path, old]
 
