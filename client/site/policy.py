@@ -10,7 +10,7 @@ from typing import Any
 from client.site.hours import Window
 from privacy.dp.ledger import SiteLedger
 from privacy.dp.terms import MODES
-from privacy.wire.messages import KINDS
+from privacy.wire.heads import KINDS
 from shared_model.core.errors import FieldError, InputError
 from shared_model.core.located import Located, located, read_located
 from shared_model.network.spec import ADAPTERS

@@ -22,8 +22,8 @@ from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from privacy.dp.encoding import Ring
 from privacy.secagg.layout import Packed
+from privacy.wire.heads import REPLY_HEAD, REQUEST_HEAD, SCHEMA, SECURE_HEAD, check_metrics, check_refusal
 from privacy.wire.refusals import REFUSALS as REFUSALS
-from privacy.wire.refusals import WORDED
 from privacy.wire.refusals import Refusal as Refusal
 from privacy.wire.secure_records import (
     ANSWERED,
@@ -46,55 +46,18 @@ from privacy.wire.vectors import (
     unpack_sums,
     unpack_vector,
 )
-from shared_model.core.fields import MessageError, OneOf, Real, Rule, Text, Whole, check_values
+from shared_model.core.fields import MessageError, check_values
 from shared_model.core.vector import Vector
 
-SCHEMA = 1
-# What a site's policy may allow or forbid. Secure aggregation only carries these kinds.
-KINDS = ("describe", "base", "train", "evaluate")
 # Kind -> Flower's message type.
 MESSAGE_TYPES: Mapping[str, str] = {
     **dict.fromkeys(("describe", "base", *SECURE_KINDS), "query"),
     "train": "train",
     "evaluate": "evaluate",
 }
-MAX_PATIENTS = 1_000_000
-MAX_METRICS = 64
 
 # When a site's staff stops the site's executor, the executor answers an open task with an error of this text.
 SITE_STOPS = "the site is being stopped"
-
-_SITE = Text(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}", 32, "a site's name (letters, digits, _ and -)")
-_RUN_ID = Text(r"[0-9a-f]{32}", 32, "a run id (32 hex digits)")
-_KIND = OneOf((*KINDS, *SECURE_KINDS))
-_REQUEST_HEAD: Mapping[str, Rule] = {
-    "schema": Whole(SCHEMA, SCHEMA),
-    "kind": _KIND,
-    "run-id": _RUN_ID,
-    "spec": Text(r"\{[\x20-\x7e]*\}", 20_000, "the model's specification in JSON"),
-    "manifest": Text(r"[0-9a-f]{64}", 64, "the manifest's SHA-256 in hex"),
-}
-_REPLY_HEAD: Mapping[str, Rule] = {
-    "schema": Whole(SCHEMA, SCHEMA),
-    "kind": _KIND,
-    "run-id": _RUN_ID,
-    "site": _SITE,
-    "patients": Whole(1, MAX_PATIENTS),
-    "round": Whole(0, 1_000_000),
-}
-# A plain patient count would reveal what the masks hide.
-_SECURE_HEAD: Mapping[str, Rule] = {**_REPLY_HEAD, "patients": Whole(0, 0)}
-_REFUSAL_HEAD: Mapping[str, Rule] = {
-    **_REPLY_HEAD,
-    # An unreadable request has no run id and no round. A broken site configuration has no site name.
-    "run-id": Text(r"([0-9a-f]{32})?", 32, "a run id or nothing"),
-    "site": Text(r"([A-Za-z0-9][A-Za-z0-9_-]{0,31})?", 32, "a site's name or nothing"),
-    "patients": Whole(0, 0),
-    "refusal": OneOf(tuple(REFUSALS)),
-    "text": Text(r"[\x20-\x7e]*", 200, "printable ASCII"),
-}
-_METRIC_NAME = Text(r"[a-z][a-z0-9_]{0,47}", 48, "a metric's name")
-_METRIC_VALUE = Real(-1e30, 1e30)
 
 _Record = TypeVar("_Record", ConfigRecord, MetricRecord, ArrayRecord)
 
@@ -154,7 +117,7 @@ def request(message: Request) -> RecordDict:
         "spec": message.spec_json,
         "manifest": message.manifest_hash,
     }
-    check_values("schema", "request", head, _REQUEST_HEAD)
+    check_values("schema", "request", head, REQUEST_HEAD)
     content = RecordDict({"head": ConfigRecord({**head})})
     expected = TASKS.get(message.kind)
     if type(message.task) is not (expected or type(None)) or (message.vector is None) != (expected is None):
@@ -174,7 +137,7 @@ def request(message: Request) -> RecordDict:
 def parse_request(content: RecordDict) -> Request:
     """Unpack and check a request at the site."""
     head = _record(content, "head", ConfigRecord)
-    check_values("schema", "request", head, _REQUEST_HEAD)
+    check_values("schema", "request", head, REQUEST_HEAD)
     kind = str(head["kind"])
     secure = {"secure"} if kind in SECURE_KINDS or (kind in MASKED_KINDS and "secure" in content) else set()
     _expect_records(content, {"head", *secure} | ({"task", "vector"} if kind in TASKS else set()))
@@ -212,13 +175,13 @@ def reply(message: Reply) -> RecordDict:
     }
     if message.refusal is not None:
         head.update(refusal=message.refusal.code, text=message.refusal.text)
-        _check_refusal(head)
+        check_refusal(head)
         return RecordDict({"head": ConfigRecord({**head})})
-    check_values("schema", "reply", head, _REPLY_HEAD if message.secure is None else _SECURE_HEAD)
+    check_values("schema", "reply", head, REPLY_HEAD if message.secure is None else SECURE_HEAD)
     metrics = {name: float(value) for name, value in message.metrics.items()}
     if not all(math.isfinite(value) for value in metrics.values()):
         raise MessageError("not_finite", "reply: a metric is not finite")
-    _check_metrics(metrics)
+    check_metrics(metrics)
     expected = _reply_arrays(message.kind, message.secure is not None)
     for name in ("vector", "sums", "ring"):
         if (getattr(message, name) is not None) != (name in expected):
@@ -241,15 +204,15 @@ def parse_reply(content: RecordDict) -> Reply:
     """Unpack and check a reply at the coordinator."""
     head: dict[str, Any] = dict(_record(content, "head", ConfigRecord))
     if "refusal" in head:
-        _check_refusal(head)
+        check_refusal(head)
         _expect_records(content, {"head"})
         return _reply(head, refusal=Refusal(code=head["refusal"], text=head["text"]))
     masked = "secure" in content
-    check_values("schema", "reply", head, _SECURE_HEAD if masked else _REPLY_HEAD)
+    check_values("schema", "reply", head, SECURE_HEAD if masked else REPLY_HEAD)
     array = _reply_arrays(head["kind"], masked)
     _expect_records(content, {"head", "metrics"} | array)
     metrics: dict[str, Any] = dict(_record(content, "metrics", MetricRecord))
-    _check_metrics(metrics)
+    check_metrics(metrics)
     vector = unpack_vector(_record(content, "vector", ArrayRecord)) if "vector" in array else None
     ring = unpack_ring(_record(content, "ring", ArrayRecord)) if "ring" in array else None
     sums = unpack_sums(_record(content, "sums", ArrayRecord)) if "sums" in array else None
@@ -297,18 +260,3 @@ def _check_round(asked: Request) -> None:
 def _expect_records(content: RecordDict, expected: set[str]) -> None:
     if set(content) != expected:
         raise MessageError("schema", f"message: must hold exactly the records {', '.join(sorted(expected))}")
-
-
-def _check_refusal(head: Mapping[str, object]) -> None:
-    check_values("schema", "refusal", head, _REFUSAL_HEAD)
-    if head["text"] and head["refusal"] not in WORDED:
-        raise MessageError("schema", "refusal: only a policy and secure aggregation may add a text of their own")
-
-
-def _check_metrics(metrics: Mapping[str, object]) -> None:
-    if len(metrics) > MAX_METRICS:
-        raise MessageError("schema", f"metrics: more than {MAX_METRICS}")
-    if not all(_METRIC_NAME.accepts(name) for name in metrics):
-        raise MessageError("schema", f"metrics: a name is not {_METRIC_NAME.expected()}")
-    if not all(_METRIC_VALUE.accepts(value) for value in metrics.values()):
-        raise MessageError("schema", f"metrics: a value is not {_METRIC_VALUE.expected()}")

@@ -1,6 +1,7 @@
 """The one exchange that fits a closed-form base: add every site's integer sums as they arrive, then solve once.
 
-The result is saved in ``out/base.json`` before the first round, so a restarted run goes on with it.
+The result is saved in ``out/base.json`` before the first round, so a restarted run goes on with it. Modules of
+shared_model that load torch are imported where they are used: only a run needs them.
 """
 
 from __future__ import annotations
@@ -28,8 +29,6 @@ from server.rounds.loop import QuorumError
 from server.rounds.steps import Link
 from server.sites.attendance import Register, Roster, Site
 from server.sites.exchange import Answer, Exchange
-from shared_model.adapter.manifest import manifest_hash
-from shared_model.base import ridge as base
 from shared_model.core.errors import InputError
 from shared_model.core.files import ORDINARY, write_text
 from shared_model.network.spec import ModelSpec
@@ -66,13 +65,15 @@ def fit_base(
     """
     if not spec.base_kind.fitted_by_sums or spec.base_weights:
         return spec, None
-    path = out / "base.json"
-    identity = run_identity(cfg, spec.to_json(), manifest_hash(spec), b"base")
+    from shared_model.adapter.manifest import manifest_hash
+
+    path, manifest = out / "base.json", manifest_hash(spec)
+    identity = run_identity(cfg, spec.to_json(), manifest, b"base")
     with Journal(out):  # its lock keeps others from writing to the folder
         if path.exists():
             fit = _read(path, identity)
         else:
-            fit = _Fit(grid, cfg, spec, EventLog(out, on_event), register).run()
+            fit = _Fit(grid, cfg, spec, manifest, EventLog(out, on_event), register).run()
             write_text(path, json.dumps({"identity": identity, **asdict(fit)}, indent=1), mode=ORDINARY)
     return replace(spec, base_weights=fit.weights), fit
 
@@ -94,17 +95,21 @@ def _read(path: Path, identity: str) -> BaseFit:
 
 
 class _Fit:
-    def __init__(self, grid: Grid, cfg: RunConfig, spec: ModelSpec, events: EventLog, register: Register) -> None:
+    def __init__(
+        self, grid: Grid, cfg: RunConfig, spec: ModelSpec, manifest: str, events: EventLog, register: Register
+    ) -> None:
         self._cfg, self._spec, self._events = cfg, spec, events
+        from shared_model.base import ridge
+
         self._link = Link(
             grid=grid,
             run_id=uuid.uuid4().hex,
             spec_json=spec.to_json(),
-            manifest_hash=manifest_hash(spec),
+            manifest_hash=manifest,
             register=register,
         )
         self._wire_bytes = 0
-        self._total: Sums = np.zeros(base.sums_size(spec.base_fourier), dtype=np.int64)
+        self._total: Sums = np.zeros(ridge.sums_size(spec.base_fourier), dtype=np.int64)
 
     def run(self) -> BaseFit:
         """Ask all connected sites until a quorum has answered, as often as the configuration allows."""
@@ -148,6 +153,8 @@ class _Fit:
         return accepted
 
     def _judge(self, answer: Answer) -> Drop | None:
+        from shared_model.base import ridge
+
         reply = answer.reply
         if reply is None:
             return answer.drop
@@ -155,7 +162,7 @@ class _Fit:
             detail = "the answer is masked, but the request did not ask for that"
             return Drop(site=answer.site, reason="schema", detail=detail)
         try:
-            base.check_sums(reply.sums, reply.patients, self._spec.base_fourier)
+            ridge.check_sums(reply.sums, reply.patients, self._spec.base_fourier)
         except InputError as error:  # we wrote its text; it quotes nothing from the site
             return Drop(site=answer.site, reason="schema", detail=str(error))
         # Integers: the order of the sites does not matter.
@@ -163,7 +170,9 @@ class _Fit:
         return None
 
     def _solve(self, sites: dict[str, int], drops: list[Drop], wall_s: float) -> BaseFit:
-        solution = base.solve(self._total, self._spec.base_fourier)
+        from shared_model.base import ridge
+
+        solution = ridge.solve(self._total, self._spec.base_fourier)
         raw = np.asarray(solution.weights, dtype="<f4").tobytes()
         detail = f"base fitted to {solution.patients} patients of {len(sites)} sites"
         self._events(Event(kind="notice", sites=len(sites), detail=detail, wall_s=wall_s))

@@ -1,0 +1,94 @@
+"""The house rules that no import contract in pyproject.toml can say: what a room loads, and how large things are."""
+
+import ast
+import subprocess
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+
+HOUSE = Path(__file__).parents[1]
+PACKAGES = ("client", "server", "shared_model", "privacy", "simulations")
+MOST_MODULES = 15  # in a room
+MOST_LINES = 300  # in a file
+# What must not be loaded by importing any module of a room: torch takes seconds and half a gigabyte, and a command that
+# needs none of it answers at once.
+NOT_LOADED = {
+    "server": ("torch",),
+    "client/gate": ("torch",),
+    "client/site": ("torch",),
+    "privacy/wire": ("torch",),
+    "shared_model/core": ("torch", "flwr"),
+}
+# Class names that two modules define. Take a name out once it is one class's alone; put none in.
+DEFINED_TWICE = {
+    "Answer",
+    "Block",
+    "Cohort",
+    "Entry",
+    "Executor",
+    "Job",
+    "Patient",
+    "Plane",
+    "Report",
+    "Roster",
+    "Row",
+    "Site",
+    "Study",
+    "Terms",
+    "Trial",
+    "Verdict",
+    "_Fit",
+    "_Known",
+    "_Stop",
+    "_Task",
+}
+
+
+def _sources(root: str = "") -> list[Path]:
+    roots = [root] if root else PACKAGES
+    return sorted(path for name in roots for path in (HOUSE / name).rglob("*.py"))
+
+
+def _module(path: Path) -> str:
+    return ".".join(path.relative_to(HOUSE).with_suffix("").parts).removesuffix(".__init__")
+
+
+@pytest.mark.parametrize("room", NOT_LOADED)
+def test_a_room_does_not_load_what_it_can_do_without(room: str) -> None:
+    code = f"""\
+import importlib, sys
+for module in {[_module(path) for path in _sources(room)]!r}:
+    importlib.import_module(module)
+    found = [name for name in {NOT_LOADED[room]!r} if name in sys.modules]
+    if found:
+        sys.exit(f"{{module}} loads {{found[0]}}")
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=HOUSE, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_no_room_holds_more_modules_than_a_reader_takes_in() -> None:
+    rooms: dict[Path, int] = defaultdict(int)
+    for path in _sources():
+        rooms[path.parent.relative_to(HOUSE)] += path.name != "__init__.py"
+    assert {str(room): count for room, count in rooms.items() if count > MOST_MODULES} == {}
+
+
+def test_no_file_is_longer_than_a_reader_takes_in() -> None:
+    lengths = {str(path.relative_to(HOUSE)): len(path.read_text().splitlines()) for path in _sources()}
+    assert {path: lines for path, lines in lengths.items() if lines > MOST_LINES} == {}
+
+
+def test_every_class_has_a_name_of_its_own() -> None:
+    modules: dict[str, list[str]] = defaultdict(list)
+    for path in _sources():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef):
+                modules[node.name].append(_module(path))
+    twice = {name: where for name, where in modules.items() if len(where) > 1}
+    new = {name: where for name, where in twice.items() if name not in DEFINED_TWICE}
+    assert new == {}, "give the new class another name"
+    gone = DEFINED_TWICE - twice.keys()
+    assert gone == set(), "take these out of DEFINED_TWICE: one class alone has the name now"
