@@ -23,8 +23,7 @@ from privacy.agreement.admission import Admission
 from privacy.agreement.federation_plan import FederationPlan, plan_hash
 from privacy.flower.processes import STOP_TIMEOUT_S, is_running, read_state
 from privacy.trust import certificates, identity, signed
-from privacy.trust.leave import leave_note
-from privacy.trust.membership import AdmissionRequest, Invitation
+from privacy.trust.membership import AdmissionRequest, Invitation, leave_note
 from privacy.trust.passphrase import passphrase, read_private_key, write_private_key
 from shared_model.core.errors import FedKT3DError, InputError, naming
 from shared_model.core.files import PRIVATE, PUBLIC, create_file, write_bytes

@@ -1,4 +1,4 @@
-"""How a site joins: the coordinator's invitation, and the request with which the site answers it.
+"""How a site joins and leaves: the invitation, the request with which a site answers it, and a leaving site's note.
 
 The coordinator hands the invitation over out of band (in person, by sealed mail). It holds all that the site trusts:
 the CA, the key that signs documents, and a one-time code. It holds no private key. The request holds the public halves
@@ -23,12 +23,13 @@ from typing import Any, ClassVar
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from privacy.trust import certificates, identity, signed
-from privacy.trust.roster import CONSORTIUM, SITE_NAME
+from privacy.trust.roster import CONSORTIUM, SITE_NAME, utc_now
 from shared_model.core.errors import InputError
 from shared_model.core.fields import Rule, Text, Whole, check_values
 
 SCHEMA = 1
 KIND = "request"
+LEAVE = "leave"
 CODE_BYTES = 32
 CONSORTIUM_NAME = Text(r"[A-Za-z0-9][A-Za-z0-9_.-]*", 64, "a name (letters, digits, _ . -)")
 _PEM = Text(r"-----BEGIN [A-Z ]+-----[A-Za-z0-9+/=\n]+-----END [A-Z ]+-----\n", 8000, "PEM")
@@ -173,3 +174,17 @@ class AdmissionRequest:
 def _proof(key: str, document: Mapping[str, Any]) -> str:
     proven = {name: value for name, value in document.items() if name != "proof"}
     return hmac.new(bytes.fromhex(key), signed.canonical(proven), hashlib.sha256).hexdigest()
+
+
+def leave_note(consortium: str, site: str, identity_key: bytes) -> bytes:
+    """Return the note that a site leaves, signed with its private identity key (PEM): nobody else can send it."""
+    return signed.sign(LEAVE, {"schema": 1, "consortium": consortium, "site": site, "left": utc_now()}, identity_key)
+
+
+def check_leave_note(content: bytes, consortium: str, site: str, identity_hex: str) -> str:
+    """Return when the site left; InputError unless the site's identity key in the roster signed this note for us."""
+    key = ed25519.Ed25519PublicKey.from_public_bytes(bytes.fromhex(identity_hex))
+    document = signed.verify(LEAVE, content, key)
+    if (document.get("schema"), document.get("consortium"), document.get("site")) != (1, consortium, site):
+        raise InputError(f"{LEAVE}: not the note of {site} for this consortium")
+    return str(document.get("left", ""))

@@ -18,8 +18,15 @@ from privacy.agreement.admission import Admission
 from privacy.agreement.federation_plan import FederationPlan
 from privacy.flower.processes import read_state
 from privacy.trust import certificates, identity
-from privacy.trust.leave import check_leave_note
-from privacy.trust.membership import AdmissionRequest, Invitation, check_address, check_not_expired, code_key, new_code
+from privacy.trust.membership import (
+    AdmissionRequest,
+    Invitation,
+    check_address,
+    check_leave_note,
+    check_not_expired,
+    code_key,
+    new_code,
+)
 from privacy.trust.passphrase import read_private_key
 from privacy.trust.roster import SITE_NAME, Roster, utc_now
 from server.deployment.control import Control

@@ -12,8 +12,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from privacy.trust.certificates import server_hosts
-from privacy.trust.leave import leave_note
-from privacy.trust.membership import AdmissionRequest, Invitation
+from privacy.trust.membership import AdmissionRequest, Invitation, leave_note
 from privacy.trust.roster import Roster
 from server.config.compose import compose_run
 from server.config.federation_plan import make_plan

@@ -152,7 +152,7 @@ def test_a_bad_summary_writes_nothing_over(tmp_path: Path) -> None:
         tables.write_summary(path, summary() | {"extra": float("inf")})
     taken = tmp_path / "taken"
     taken.mkdir()
-    with pytest.raises(OSError, match="taken"):
+    with pytest.raises(InputError, match="taken: cannot be written"):
         tables.write_summary(taken, summary())
     taken.rmdir()
     assert path.read_bytes() == before

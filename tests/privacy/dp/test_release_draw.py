@@ -5,7 +5,7 @@ from scipy import stats
 
 from privacy.dp.clipping import clip_to_norm, flatten_gradient
 from privacy.dp.noise import NoiseStream
-from privacy.dp.units import poisson_sample
+from privacy.dp.release import poisson_sample
 from shared_model.core.errors import InputError
 
 
