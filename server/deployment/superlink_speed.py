@@ -30,13 +30,11 @@ def store_large_parts() -> None:
 
 
 def without_idle_layers(application: FastAPI) -> None:
-    """Remove Flower's layers that do nothing here (license, event log, tracing, login). Each slows every request."""
-    from flwr.supercore.routers.runtime.tracing import RuntimeTracingMiddleware
+    """Remove Flower's layers that do nothing here (license, event log, login). Each slows every request."""
     from flwr.superlink.routers.control import middlewares as control
     from flwr.superlink.routers.fleet.middlewares import FleetEventLogMiddleware
 
     idle: tuple[object, ...] = (
-        RuntimeTracingMiddleware,
         FleetEventLogMiddleware,
         control.ControlEventLogMiddleware,
         control.ControlLicenseMiddleware,

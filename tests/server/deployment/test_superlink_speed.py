@@ -37,7 +37,7 @@ speed.without_idle_layers(application)
 after = [layer.cls.__name__ for layer in application.user_middleware]
 kept = {"BaseHTTPMiddleware", "ControlAuthenticationMiddleware", "ProtobufTranslationMiddleware", "NodeAuthMiddleware"}
 assert set(after) == kept, after
-assert len(before) - len(after) == 5, before
+assert len(before) - len(after) == 4, before
 """
 
 
