@@ -1,8 +1,8 @@
 """What releases cost: (epsilon, delta) of Poisson-subsampled Gaussian mechanisms, add/remove one patient.
 
 Privacy loss distributions (dp-accounting; Koskela et al. 2020, Doroshenko et al. 2022) give the figures. The figures
-are upper bounds. The PRV accountant of Opacus (Gopi et al. 2021, arXiv:2106.02848) is the cross-check. Releases with
-q = 1 are plain Gaussians: n of them at z equal one at z / sqrt(n), exactly. Each library is imported on first use.
+are upper bounds. The PRV accountant of Opacus (Gopi et al. 2021, arXiv:2106.02848) cross-checks every plan. Releases
+with q = 1 are plain Gaussians: n of them at z equal one at z / sqrt(n), exactly. Each library is imported on first use.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
+from shared_model.core.errors import FedKT3DError
+
 # (z, q) -> how many releases.
 Profile = Mapping[tuple[float, float], int]
 _Key = tuple[tuple[tuple[float, float], int], ...]
@@ -23,6 +25,11 @@ _HOPELESS = 100.0
 _LARGE = 20.0
 _GRID = 1e-4
 _LEAST_Z, _MOST_Z = 0.1, 10_000.0
+_TOLERANCE = 0.01  # of two accountants' epsilons
+
+
+class AccountantError(FedKT3DError):
+    """Two independent accountants found different epsilons for the same releases: neither can be trusted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,13 +62,33 @@ def epsilon(spent: Profile, delta: float) -> float:
     return rdp if rdp > _HOPELESS else _pld(merged, delta)
 
 
-def epsilon_prv(spent: Profile, delta: float) -> float:
-    """Return the same epsilon by Opacus' PRV accountant, as a cross-check."""
+def epsilon_prv(spent: Profile, delta: float, error: float = 0.01) -> float:
+    """Return the same by Opacus' PRV accountant: an upper bound, at most ``error`` above the true epsilon.
+
+    Opacus imports torch, which takes seconds: only what plans a federation asks for this.
+    """
     from opacus.accountants import PRVAccountant
 
     accountant = PRVAccountant()
     accountant.history = [(z, q, count) for (z, q), count in _merge(spent)]
-    return float(accountant.get_epsilon(delta)) if accountant.history else 0.0
+    return float(accountant.get_epsilon(delta, eps_error=error)) if accountant.history else 0.0
+
+
+def checked_epsilon(spent: Profile, delta: float) -> float:
+    """Return ``epsilon``, once Opacus' accountant has found the same within 1%; AccountantError where it has not.
+
+    An epsilon above 100 comes from a looser bound, which cannot be compared and promises nothing: it is not checked.
+    """
+    ours = epsilon(spent, delta)
+    if not 0.0 < ours <= _HOPELESS:
+        return ours
+    other = epsilon_prv(spent, delta, error=ours * _TOLERANCE / 5)
+    if not abs(other - ours) <= _TOLERANCE * ours:  # also where one of them is no number
+        raise AccountantError(
+            f"epsilon at delta {delta:g}: two accountants disagree, {ours:.4g} (dp-accounting), {other:.4g} (Opacus);"
+            " no plan is made with such terms: report this, with the terms"
+        )
+    return ours
 
 
 @lru_cache(maxsize=256)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from privacy.dp.accountant import epsilon
+from privacy.dp.accountant import checked_epsilon
 from privacy.dp.terms import SUMMED, Terms
 
 # Exchanges of secure aggregation per step (masked vector, who is in, unmask) and per set-up of keys; steps per set-up.
@@ -53,8 +53,11 @@ def useful_size(spent: float, delta: float, units: float) -> int:
 
 
 def outlook(terms: Terms, parameters: int, rounds: int) -> Outlook:
-    """Compute the figures for an adapter of ``parameters`` numbers over ``rounds`` rounds; takes about a second."""
-    near, alone = (epsilon({(z, terms.q): terms.steps}, terms.delta) for z in (terms.z, terms.z_alone))
+    """Compute the figures for an adapter of ``parameters`` numbers over ``rounds`` rounds; takes some seconds.
+
+    Raises AccountantError where two independent accountants disagree on an epsilon.
+    """
+    near, alone = (checked_epsilon({(z, terms.q): terms.steps}, terms.delta) for z in (terms.z, terms.z_alone))
     summed = terms.mode in SUMMED
     setups = math.ceil(rounds / STEPS_A_SETUP)
     exchanges = EXCHANGES_A_STEP * rounds + EXCHANGES_A_SETUP * setups if summed else rounds

@@ -154,10 +154,11 @@ def plan(
     roster = Admissions(server).roster()
     config = compose_run(overrides or [], len(roster.names()))
     made = make_plan(roster.consortium, roster.version, roster.identities(), config)
+    # Before anything is signed: two accountants must agree on what the plan promises.
+    found = None if made.terms is None else outlook(made.terms, made.parameters, made.rounds)
     content = made.to_signed(read_private_key(server.roster_key))
     write_bytes(server.plan_file, content, mode=PUBLIC)
     record: dict[str, Any] = {"plan": str(server.plan_file), "sha256": plan_hash(content), "name": made.name}
-    found = None if made.terms is None else outlook(made.terms, made.parameters, made.rounds)
     if found is not None:
         record["privacy"] = asdict(found)
     lines = [

@@ -6,7 +6,17 @@ import pytest
 from scipy.optimize import brentq
 from scipy.stats import norm
 
-from privacy.dp.accountant import Budget, Charge, epsilon, epsilon_prv, noise_multiplier, profile
+from privacy.dp import accountant
+from privacy.dp.accountant import (
+    AccountantError,
+    Budget,
+    Charge,
+    checked_epsilon,
+    epsilon,
+    epsilon_prv,
+    noise_multiplier,
+    profile,
+)
 
 DELTA = 1e-5
 
@@ -20,6 +30,35 @@ def test_known_answers(z: float, q: float, steps: int, pld: float, prv: float) -
     assert epsilon(spent, DELTA) == pytest.approx(pld, abs=1e-3)
     assert epsilon_prv(spent, DELTA) == pytest.approx(prv, abs=1e-3)
     assert epsilon(spent, DELTA) == pytest.approx(epsilon_prv(spent, DELTA), rel=2.5e-3)
+
+
+@pytest.mark.parametrize(
+    ("z", "q", "steps", "answer"), [(8.49, 1.0, 200, 8.0), (8.0, 0.5, 50, 1.770), (30.0, 0.3, 20, 0.1697)]
+)
+def test_an_epsilon_that_both_accountants_find(z: float, q: float, steps: int, answer: float) -> None:
+    assert checked_epsilon({(z, q): steps}, DELTA if answer > 1.0 else 1e-6) == pytest.approx(answer, rel=2e-3)
+
+
+@pytest.mark.parametrize("factor", [0.98, 1.02, math.nan])
+def test_accountants_that_disagree_by_over_1_percent_are_refused(
+    factor: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = epsilon({(2.0, 0.2): 200}, DELTA)
+    monkeypatch.setattr(accountant, "epsilon_prv", lambda spent, delta, error: factor * ours)
+    with pytest.raises(AccountantError, match=r"7\.372 \(dp-accounting\)"):
+        checked_epsilon({(2.0, 0.2): 200}, DELTA)
+
+
+def test_accountants_that_agree_within_1_percent_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = epsilon({(2.0, 0.2): 200}, DELTA)
+    monkeypatch.setattr(accountant, "epsilon_prv", lambda spent, delta, error: 1.009 * ours)
+    assert checked_epsilon({(2.0, 0.2): 200}, DELTA) == ours
+
+
+def test_no_comparison_where_nothing_is_spent_or_nothing_is_promised(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(accountant, "epsilon_prv", lambda *_, **__: pytest.fail("asked"))
+    assert checked_epsilon({}, DELTA) == 0.0
+    assert checked_epsilon({(0.1, 1.0): 10}, DELTA) > 100.0
 
 
 def gaussian_epsilon(mu: float, delta: float) -> float:

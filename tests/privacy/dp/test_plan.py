@@ -2,6 +2,8 @@ from dataclasses import replace
 
 import pytest
 
+from privacy.dp import accountant
+from privacy.dp.accountant import AccountantError
 from privacy.dp.outlook import gaussian_mu, outlook, table, useful_size
 from privacy.dp.terms import Terms
 
@@ -24,6 +26,12 @@ def test_hours_and_gigabytes_of_a_deployment() -> None:
     assert found.exchanges == 3 * 200 + 2 * 13  # keys are good for 16 steps
     assert found.hours == pytest.approx((35 / 60, 70 / 60), rel=0.03)
     assert found.gigabytes == pytest.approx(6.0, rel=0.01)  # 30 MB a step: 20 down, 10 up in a ring of 16 bits
+
+
+def test_a_plan_is_refused_where_accountants_disagree(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(accountant, "epsilon_prv", lambda spent, delta, error: 9.0)
+    with pytest.raises(AccountantError, match="two accountants disagree"):
+        outlook(TERMS, 7000, 200)
 
 
 def test_warnings() -> None:

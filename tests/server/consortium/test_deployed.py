@@ -3,14 +3,18 @@
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from privacy.agreement.federation_plan import plan_hash
+from privacy.dp import accountant
+from privacy.dp.accountant import AccountantError
 from privacy.trust.roster import Roster
 from server.config.compose import compose_run
 from server.config.federation_plan import make_plan
 from server.config.privacy import run_terms
 from server.config.run import RunConfig
 from server.consortium.admission import Admissions
+from server.consortium.commands import app
 from server.consortium.participants import members_of
 from server.deployment.home import ServerHome, create
 from shared_model.core.errors import InputError
@@ -93,3 +97,14 @@ def test_sites_and_quorum_follow_from_the_roster() -> None:
     assert config("privacy.mode=none").rounds.min_sites == 2
     with pytest.raises(InputError, match="expected 3 to 128"):
         config(sites=2)
+
+
+def test_no_plan_is_signed_while_two_accountants_disagree(home: ServerHome, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = ["plan", "--home", str(home.folder), *SMALL]
+    with monkeypatch.context() as patch:
+        patch.setattr(accountant, "epsilon_prv", lambda spent, delta, error: 0.1)
+        with pytest.raises(AccountantError, match="two accountants disagree"):
+            CliRunner().invoke(app, command, catch_exceptions=False)
+    assert not home.plan_file.exists()
+    assert CliRunner().invoke(app, command, catch_exceptions=False).exit_code == 0
+    assert home.plan_file.exists()
