@@ -186,5 +186,5 @@ def test_what_cannot_be_written_is_refused_and_leaves_nothing(
 
 def test_a_folder_that_is_a_file_is_one_clear_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="cannot write"):
+    with pytest.raises(InputError, match="cannot be written"):
         write_dose(tmp_path / "file" / "dose.dcm", dose(), GRID, origin())
