@@ -37,9 +37,11 @@ def to_lps(volume_yxs: Array) -> Array:
 
 def _grid(arrays: dict[str, Array], path: Path) -> Grid:
     vox_mm = arrays["vox_mm"]
-    shape = arrays["ct"].shape
+    shape = arrays["dose_cgy"].shape
     if vox_mm.shape != (3,) or len(shape) != 3:
-        raise InputError(f"{path}: expected a 3D 'ct' and three numbers in 'vox_mm', found {shape} and {vox_mm.shape}")
+        raise InputError(
+            f"{path}: expected a 3D 'dose_cgy' and three numbers in 'vox_mm', found {shape} and {vox_mm.shape}"
+        )
     y_mm, x_mm, z_mm = (float(v) for v in vox_mm)
     try:
         return Grid((shape[2], shape[0], shape[1]), (z_mm, y_mm, x_mm))
@@ -61,8 +63,9 @@ def _unpack(bits: Array, key: str, shape_yxs: tuple[int, ...], path: Path) -> Ma
 
 
 def _same_shape(arrays: dict[str, Array], key: str, path: Path) -> Array:
-    if arrays[key].shape != arrays["ct"].shape:
-        raise InputError(f"{path}: {key!r} has shape {arrays[key].shape}, 'ct' {arrays['ct'].shape}")
+    shape = arrays["dose_cgy"].shape
+    if arrays[key].shape != shape:
+        raise InputError(f"{path}: {key!r} has shape {arrays[key].shape}, 'dose_cgy' {shape}")
     return to_lps(arrays[key])
 
 
@@ -74,15 +77,15 @@ def _structures(masks: Mask) -> tuple[dict[str, Mask], dict[str, float]]:
 
 
 def read_openkbp(path: Path, case_id: str) -> Case:
-    """One patient from a ``half64`` or ``full128`` file, with all seven modalities.
+    """One patient from a ``half64`` or ``full128`` file, with all seven modalities, or without CT if the file has none.
 
     ``body`` is the possible-dose mask. The isocentre is the centroid of the highest-dose target. The beam plate is the
     shadow of all targets, weighted by prescription, since every beam treats them all: its correlation with dose in the
     body is 0.89, against 0.87 unweighted. Raises InputError naming the file and what is wrong with it.
     """
-    arrays = read_arrays(path, ("ct", "dose_cgy", "masks", "vox_mm"), optional=("pdm_cover", "pdm"))
+    arrays = read_arrays(path, ("dose_cgy", "masks", "vox_mm"), optional=("ct", "pdm_cover", "pdm"))
     grid = _grid(arrays, path)
-    shape_yxs = arrays["ct"].shape
+    shape_yxs = arrays["dose_cgy"].shape
     if "pdm_cover" in arrays:
         body = _same_shape(arrays, "pdm_cover", path) > 0
     elif "pdm" in arrays:
@@ -100,7 +103,7 @@ def read_openkbp(path: Path, case_id: str) -> Case:
     isocentre_mm = target_centroid_mm(structures[max(levels, key=lambda name: levels[name])], grid)
     highest_gy = max(levels.values())
     targets = np.max([structures[name] * np.float32(levels[name] / highest_gy) for name in levels], axis=0)
-    ct_hu = _same_shape(arrays, "ct", path).astype(np.float32) - _CT_OFFSET
+    ct_hu = _same_shape(arrays, "ct", path).astype(np.float32) - _CT_OFFSET if "ct" in arrays else None
     try:
         return Case(
             case_id=case_id,

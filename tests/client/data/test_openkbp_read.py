@@ -64,6 +64,15 @@ def test_axes_units_and_names(tmp_path: Path) -> None:
     assert case.targets == ("PTV_7000", "PTV_5600")
 
 
+def test_a_file_without_ct_is_a_case_without_ct(tmp_path: Path) -> None:
+    whole = read_openkbp(_write(tmp_path / "a.npz"), "a")
+    without = read_openkbp(_write(tmp_path / "b.npz", drop="ct"), "b")
+    assert without.ct_hu is None
+    assert without.grid == whole.grid
+    assert whole.dose_gy is not None
+    assert np.array_equal(without.dose_gy, whole.dose_gy)  # type: ignore[arg-type]
+
+
 def test_packed_body_of_the_native_form(tmp_path: Path) -> None:
     arrays = _arrays()
     packed = np.packbits(arrays["pdm_cover"].ravel() > 0)
@@ -81,7 +90,8 @@ def test_packed_body_of_the_native_form(tmp_path: Path) -> None:
         ("", {"masks": np.zeros((9, 64), dtype=np.uint8)}, "9 structures"),
         ("", {"masks": np.zeros((10, 64), dtype=np.uint8)}, "no target"),
         ("", {"dose_cgy": np.full((N, N, N), -5, dtype=np.int16)}, "dose is negative"),
-        ("", {"dose_cgy": np.zeros((N, N, 4), dtype=np.uint16)}, "'dose_cgy' has shape"),
+        ("", {"dose_cgy": np.zeros((N, N, 4), dtype=np.uint16)}, "'dose_cgy' (8, 8, 4)"),
+        ("", {"ct": np.zeros((N, N, 4), dtype=np.int16)}, "'ct' has shape (8, 8, 4)"),
         ("", {"pdm_cover": np.zeros((N, N, N), dtype=np.uint8)}, "body mask is empty"),
         ("", {"vox_mm": np.array([1.0, 0.0, 1.0])}, "'vox_mm'"),
         ("", {"vox_mm": np.array([1.0, 1.0])}, "'vox_mm'"),
