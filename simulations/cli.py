@@ -161,6 +161,18 @@ def public_set(overrides: Overrides = None) -> None:
 
 
 @app.command()
+def convert(overrides: Overrides = None) -> None:
+    """Convert OpenKBP as it is downloaded (CSV files) for all other commands; goes on where it was stopped."""
+    from simulations.data.convert import SaidProgress
+    from simulations.data.convert import convert as convert_clone
+    from simulations.settings.convert import convert_settings
+
+    settings = convert_settings(overrides or [])
+    assert settings.data.root is not None
+    print(convert_clone(settings.data.root, settings.out, SaidProgress()).table())
+
+
+@app.command()
 def pretrain(overrides: Overrides = None) -> None:
     """Train a prior of the bundled size on procedural video or phantom patients and write it with its card."""
     from simulations.settings.commands import pretrain_settings

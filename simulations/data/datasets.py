@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 from client.site.config import SiteConfig
 from shared_model.core.errors import InputError
+from simulations.data.convert import SaidProgress, convert
 from simulations.data.partition import load_partition, openkbp_split
 from simulations.phantom.hospitals import STYLES, write_hospital
 from simulations.settings.commands import DataSettings
@@ -16,7 +18,7 @@ def hospitals(data: DataSettings, partition: str, out: Path, seed: int) -> list[
     """The hospitals of a run. Phantom hospitals are written below ``data.root`` (or ``out``) unless they are there."""
     if data.kind == "openkbp":
         return load_partition(
-            openkbp_root(data),
+            openkbp_root(data, out),
             partition,
             train_per_site=data.train_per_site or None,
             validation_per_site=data.validation_per_site or None,
@@ -24,15 +26,21 @@ def hospitals(data: DataSettings, partition: str, out: Path, seed: int) -> list[
     return phantom_hospitals(data, data.root or out / "data", seed)
 
 
-def hospital_count(data: DataSettings, partition: str) -> int:
-    """How many hospitals ``hospitals`` gives, without making any."""
-    return len(load_partition(openkbp_root(data), partition)) if data.kind == "openkbp" else data.sites
+def hospital_count(data: DataSettings, partition: str, out: Path) -> int:
+    """How many hospitals ``hospitals`` gives, without making phantoms."""
+    return len(load_partition(openkbp_root(data, out), partition)) if data.kind == "openkbp" else data.sites
 
 
-def openkbp_root(data: DataSettings) -> Path:
-    """The data set's folder, which DataSettings has checked."""
-    assert data.root is not None
-    return data.root
+def openkbp_root(data: DataSettings, out: Path) -> Path:
+    """The folder with the data set's npz form. A clone of the challenge's repository is converted first, once."""
+    assert data.root is not None  # DataSettings has checked it
+    if not data.is_clone:
+        return data.root
+    cache = data.cache or out / "data" / "openkbp"
+    conversion = convert(data.root, cache, SaidProgress())
+    if conversion.read:
+        print(conversion.table(), file=sys.stderr)
+    return cache
 
 
 def phantom_hospitals(data: DataSettings, root: Path, seed: int) -> list[SiteConfig]:
@@ -52,7 +60,7 @@ def evaluation_sites(data: DataSettings, split: str, out: Path, seed: int) -> li
         limits = {"train_per_site": data.train_per_site, "validation_per_site": data.validation_per_site}
         for key in (key for key, limit in limits.items() if limit):
             raise InputError(f"data.{key}={limits[key]}: the official splits are scored whole; expected 0")
-        return [openkbp_split(openkbp_root(data), split)]
+        return [openkbp_split(openkbp_root(data, out), split)]
     if split == "test":
         raise InputError("split=test: phantom hospitals have no test patients; choose train, validation or all")
     sites = phantom_hospitals(data, data.root or out / "data", seed)

@@ -1,4 +1,4 @@
-"""Splits of a data set over hospitals: OpenKBP's named partitions, limits for quick runs, and pooling into one site."""
+"""Splits of a data set over hospitals: by a rule or a file, limits for quick runs, and pooling into one site."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from client.data.load import case_path
+from client.data.npz import read_arrays
 from client.site.config import SiteConfig
 from shared_model.core.errors import InputError
+from simulations.data.csv_patient import TARGETS
+from simulations.data.partition_rules import BY_VOXELS, RULES, Patient, ruled
 
-OPENKBP_PARTITIONS = ("hospitals_4", "hospitals_8", "iid_4", "iid_8", "quantity_8")
 OPENKBP_SPLITS = ("train", "validation", "test")
 
 
@@ -20,7 +22,9 @@ def _read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise InputError(f"{path}: no such file; is data.root the folder of the compact OpenKBP data set?") from None
+        raise InputError(
+            f"{path}: no such file; give a partition's file, or as data.root the folder of OpenKBP's npz form"
+        ) from None
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read as JSON ({type(error).__name__})") from error
 
@@ -57,14 +61,26 @@ def load_partition(
     validation_per_site: int | None = None,
     data: str = "openkbp",
 ) -> list[SiteConfig]:
-    """The hospitals of ``<root>/partitions/<partition>.json`` with their training and validation patients.
+    """The hospitals of a partition with their training and validation patients.
 
-    ``root`` is the compact OpenKBP data set; sites keep the file's names and order. Raises InputError for an unknown
+    ``root`` is the npz form of OpenKBP. ``partition`` is a rule's name (simulations/data/partition_rules.py), or a file
+    ``NAME.json`` that lists the patients; sites keep the file's names and order. Raises InputError for an unknown
     partition, a file that is missing or malformed, a patient without data or in two hospitals.
     """
-    if partition not in OPENKBP_PARTITIONS:
-        raise InputError(f"partition {partition!r}: expected one of {', '.join(OPENKBP_PARTITIONS)}")
-    path = root / "partitions" / f"{partition}.json"
+    if partition.endswith(".json"):
+        sites = _listed_sites(root, Path(partition).expanduser(), data)
+    elif partition in RULES:
+        hospitals = ruled(partition, _cohort(root, with_voxels=partition in BY_VOXELS))
+        sites = [
+            SiteConfig(site=name, data=data, root=root, train=tuple(h.train), validation=tuple(h.validation))
+            for name, h in hospitals.items()
+        ]
+    else:
+        raise InputError(f"partition {partition!r}: expected one of {', '.join(RULES)}, or a file NAME.json")
+    return [check_files(limited(site, train_per_site, validation_per_site)) for site in sites]
+
+
+def _listed_sites(root: Path, path: Path, data: str) -> list[SiteConfig]:
     content = _read_json(path)
     hospitals = content.get("hospitals") if isinstance(content, dict) else None
     if not isinstance(hospitals, dict) or not hospitals:
@@ -83,8 +99,28 @@ def load_partition(
         for case_id in (*site.train, *site.validation):
             if owner.setdefault(case_id, name) != name:
                 raise InputError(f"{path}: patient {case_id} belongs to {owner[case_id]} and to {name}; expected one")
-        sites.append(check_files(limited(site, train_per_site, validation_per_site)))
+        sites.append(site)
     return sites
+
+
+def _cohort(root: Path, *, with_voxels: bool) -> list[Patient]:
+    """The training and validation patients of a data set, as the rules want them."""
+    patients = []
+    for split in ("train", "validation"):
+        for case_id in openkbp_split(root, split).validation:
+            y_mm, slice_mm, targets = _voxels_and_targets(root, case_id) if with_voxels else (0.0, 0.0, 0)
+            patients.append(Patient(case_id=case_id, split=split, in_plane_mm=y_mm, slice_mm=slice_mm, targets=targets))
+    return patients
+
+
+def _voxels_and_targets(root: Path, case_id: str) -> tuple[float, float, int]:
+    """(native voxel size in plane, between slices, number of targets) from a patient's half64 file."""
+    path = root / "half64" / f"{case_id}.npz"
+    arrays = read_arrays(path, ("vox_mm", "masks"))
+    if arrays["vox_mm"].shape != (3,) or arrays["masks"].ndim != 2:
+        raise InputError(f"{path}: expected three numbers in 'vox_mm' and packed rows in 'masks'")
+    y_mm, _, slice_mm = (float(size) / 2 for size in arrays["vox_mm"])
+    return y_mm, slice_mm, int(arrays["masks"][-len(TARGETS) :].any(axis=1).sum())
 
 
 def openkbp_split(root: Path, split: str, *, limit: int | None = None, data: str = "openkbp") -> SiteConfig:

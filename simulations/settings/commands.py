@@ -18,15 +18,22 @@ from simulations.settings.composition import check_number, check_range, composed
 STUDIES: tuple[str, ...] = ("federated", "local", "centralised")
 BASELINES: tuple[str, ...] = ("constant", "atlas", "gbm5", "gbm24", "ridge", "unet")
 PRETRAINING: tuple[str, ...] = ("video", "video-shuffled", "phantom")
+# The folder of a clone of OpenKBP's repository that holds the patients.
+CLONE_FOLDER = "provided-data"
 SPLITS: tuple[str, ...] = ("train", "validation", "test", "all")
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataSettings:
-    """Where patients come from. ``openkbp`` needs ``root``; ``phantom`` makes ``sites`` hospitals of ``patients``."""
+    """Where patients come from. ``openkbp`` needs ``root``; ``phantom`` makes ``sites`` hospitals of ``patients``.
+
+    OpenKBP's ``root`` is a clone of the challenge's repository, which is converted once into ``cache`` (None: a folder
+    of the run), or the npz form that such a conversion writes.
+    """
 
     kind: str
     root: Path | None = None
+    cache: Path | None = None
     train_per_site: int = 0
     validation_per_site: int = 0
     sites: int = 4
@@ -35,12 +42,21 @@ class DataSettings:
     def __post_init__(self) -> None:
         if self.kind not in ("openkbp", "phantom"):
             raise InputError(f"data.kind={self.kind!r}: expected openkbp or phantom")
-        if self.kind == "openkbp" and (self.root is None or not (self.root / "splits.json").is_file()):
-            raise InputError(f"data.root={self.root}: expected a folder with OpenKBP's splits.json and half64/")
+        converted = self.root is not None and (self.root / "splits.json").is_file()
+        if self.kind == "openkbp" and not converted and not self.is_clone:
+            raise InputError(
+                f"data.root={self.root}: expected a clone of OpenKBP's repository (with {CLONE_FOLDER}/) or what"
+                " `simulate convert` wrote (with splits.json and half64/)"
+            )
         check_range("data.sites", self.sites, 1, 64)
         check_range("data.patients", self.patients, 2, 10_000)
         check_range("data.train_per_site", self.train_per_site, 0, 10_000)
         check_range("data.validation_per_site", self.validation_per_site, 0, 10_000)
+
+    @property
+    def is_clone(self) -> bool:
+        """Whether ``root`` is OpenKBP as it is downloaded."""
+        return self.root is not None and (self.root / CLONE_FOLDER).is_dir()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,7 +206,8 @@ class PretrainSettings:
 def data_settings(raw: dict[str, Any]) -> DataSettings:
     """The key ``data`` of a composed configuration."""
     values = dict(mapping(raw, "data"))
-    return DataSettings(root=optional_path(values.pop("root", None), "data.root"), **values)
+    root, cache = (optional_path(values.pop(key, None), f"data.{key}") for key in ("root", "cache"))
+    return DataSettings(root=root, cache=cache, **values)
 
 
 def run_configuration(overrides: Sequence[str]) -> tuple[dict[str, Any], str]:

@@ -9,8 +9,8 @@ from pathlib import Path
 from client.adapters.settings import AlignSettings
 from shared_model.bundled import SCORECARDS
 from shared_model.core.errors import InputError
-from simulations.settings.commands import DataSettings
-from simulations.settings.composition import check_range, composed, mapping, optional_path, path
+from simulations.settings.commands import DataSettings, data_settings
+from simulations.settings.composition import check_range, composed, mapping, path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +43,7 @@ class ScorecardsSettings:
 def scorecards_settings(overrides: Sequence[str]) -> ScorecardsSettings:
     """Compose and check ``simulate scorecards``'s settings; a card without a folder is one of data.root or ours."""
     raw, _ = composed("scorecards", overrides)
-    data = dict(mapping(raw, "data"))
-    settings = DataSettings(root=optional_path(data.pop("root", None), "data.root"), **data)
+    settings = data_settings(raw)
     seeds = raw["seeds"] if isinstance(raw["seeds"], list) else [raw["seeds"]]
     cards = raw["cards"] if isinstance(raw["cards"], list) else [raw["cards"]]
     return ScorecardsSettings(

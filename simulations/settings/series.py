@@ -9,6 +9,7 @@ from typing import Any
 
 from shared_model.core.errors import InputError
 from shared_model.network.spec import PRIORS
+from simulations.settings.commands import CLONE_FOLDER
 from simulations.settings.composition import check_number, check_range, composed, optional_path, path
 
 
@@ -76,8 +77,11 @@ class PoisonSettings:
 
 
 def of_all_trials(out: Path, common: Sequence[str]) -> list[str]:
-    """Overrides that come first in each trial's run: phantom hospitals are made once for all trials."""
-    elsewhere = any(o.startswith(("data=openkbp", "data.root=")) for o in common)
+    """Overrides that come first in each trial's run: data are made or converted once for all trials."""
+    roots = [Path(o.removeprefix("data.root=")).expanduser() for o in common if o.startswith("data.root=")]
+    if any((root / CLONE_FOLDER).is_dir() for root in roots):
+        return [f"data.cache={out / 'data'}", *common]
+    elsewhere = bool(roots) or any(o.startswith("data=openkbp") for o in common)
     return [*([] if elsewhere else [f"data.root={out / 'data'}"]), *common]
 
 

@@ -60,7 +60,7 @@ def run_transfer(settings: TransferSettings, bars: Progress) -> str:
     # Every trial's settings are checked before the first one trains.
     plans = [(*trial, trial_settings(settings, *trial)) for trial in wanted]
     run = plans[0][-1]  # data and batch are those of all
-    examples = run.federation.train.batch_size * hospital_count(run.data, run.partition)
+    examples = run.federation.train.batch_size * hospital_count(run.data, run.partition, run.out)
     if examples != BATCH:
         raise InputError(
             f"partition, data.sites, train.batch_size: {examples} examples a step; expected {BATCH}, as in the"

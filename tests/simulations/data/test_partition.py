@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import pytest
 
 from client.site.config import SiteConfig
 from shared_model.core.errors import InputError
-from simulations.data.partition import OPENKBP_PARTITIONS, load_partition, one_site, openkbp_split
+from simulations.data.partition import load_partition, one_site, openkbp_split
 
 
 @pytest.fixture
@@ -31,12 +30,11 @@ def root(tmp_path: Path) -> Path:
 
 
 def _write(root: Path, hospitals: Any) -> None:
-    (root / "partitions").mkdir(exist_ok=True)
-    (root / "partitions" / "hospitals_4.json").write_text(json.dumps({"hospitals": hospitals}))
+    (root / "ours.json").write_text(json.dumps({"hospitals": hospitals}))
 
 
 def test_sites_are_the_file_s_in_its_order(root: Path) -> None:
-    sites = load_partition(root, "hospitals_4")
+    sites = load_partition(root, str(root / "ours.json"))
     assert [(site.site, site.train, site.validation) for site in sites] == [
         ("B", ("pt_1", "pt_2"), ("pt_3",)),
         ("A", ("pt_4",), ("pt_5", "pt_6")),
@@ -45,14 +43,14 @@ def test_sites_are_the_file_s_in_its_order(root: Path) -> None:
 
 
 def test_limits_keep_the_first_cases(root: Path) -> None:
-    sites = load_partition(root, "hospitals_4", train_per_site=1, validation_per_site=1)
+    sites = load_partition(root, str(root / "ours.json"), train_per_site=1, validation_per_site=1)
     assert [(site.train, site.validation) for site in sites] == [(("pt_1",), ("pt_3",)), (("pt_4",), ("pt_5",))]
     with pytest.raises(InputError, match="train_per_site is 0"):
-        load_partition(root, "hospitals_4", train_per_site=0)
+        load_partition(root, str(root / "ours.json"), train_per_site=0)
 
 
 def test_pooling_keeps_every_case_once(root: Path) -> None:
-    sites = load_partition(root, "hospitals_4")
+    sites = load_partition(root, str(root / "ours.json"))
     pooled = one_site(sites, "pooled")
     assert pooled == SiteConfig(
         site="pooled",
@@ -77,7 +75,7 @@ def test_official_splits(root: Path) -> None:
 def test_a_patient_without_a_file_is_named(root: Path) -> None:
     (root / "half64" / "pt_5.npz").unlink()
     with pytest.raises(InputError, match=r"pt_5\.npz: no such file; site A lists case pt_5"):
-        load_partition(root, "hospitals_4")
+        load_partition(root, str(root / "ours.json"))
 
 
 @pytest.mark.parametrize(
@@ -95,7 +93,7 @@ def test_a_patient_without_a_file_is_named(root: Path) -> None:
 def test_malformed_partitions(root: Path, hospitals: Any, says: str) -> None:
     _write(root, hospitals)
     with pytest.raises(InputError) as caught:
-        load_partition(root, "hospitals_4")
+        load_partition(root, str(root / "ours.json"))
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -103,26 +101,8 @@ def test_malformed_partitions(root: Path, hospitals: Any, says: str) -> None:
 def test_unknown_names_and_folders(root: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="'hospitals_5': expected one of"):
         load_partition(root, "hospitals_5")
-    with pytest.raises(InputError, match=r"is data\.root the folder"):
-        load_partition(tmp_path / "elsewhere", "hospitals_4")
-    (root / "partitions" / "iid_4.json").write_text("{")
+    with pytest.raises(InputError, match=r"splits\.json: no such file"):
+        load_partition(tmp_path / "elsewhere", "iid_4")
+    (root / "ours.json").write_text("{")
     with pytest.raises(InputError, match="cannot be read as JSON"):
-        load_partition(root, "iid_4")
-
-
-_SIZES = {"hospitals_8": (166, 33), "quantity_8": (168, 33)}
-
-
-@pytest.mark.skipif(
-    not os.environ.get("FEDKT3D_OPENKBP"), reason="FEDKT3D_OPENKBP is not set to the compact OpenKBP data set"
-)
-@pytest.mark.parametrize("name", OPENKBP_PARTITIONS)
-def test_real_partitions_cover_the_official_splits(name: str) -> None:
-    root = Path(os.environ["FEDKT3D_OPENKBP"])
-    sites = load_partition(root, name)
-    assert len(sites) == int(name.split("_")[1])
-    pooled = one_site(sites, "pooled")
-    # hospitals_8 and quantity_8 leave a few patients out; none may come from another split.
-    assert (len(pooled.train), len(pooled.validation)) == _SIZES.get(name, (169, 33))
-    assert set(pooled.train) <= set(openkbp_split(root, "train").validation)
-    assert set(pooled.validation) <= set(openkbp_split(root, "validation").validation)
+        load_partition(root, str(root / "ours.json"))
