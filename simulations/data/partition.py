@@ -11,7 +11,7 @@ from typing import Any
 from client.data.load import case_path
 from client.data.npz import read_arrays
 from client.site.config import SiteConfig
-from shared_model.core.errors import InputError
+from shared_model.core.errors import FieldError, InputError
 from simulations.data.csv_patient import TARGETS
 from simulations.data.partition_rules import BY_VOXELS, RULES, Patient, ruled
 
@@ -89,13 +89,11 @@ def _listed_sites(root: Path, path: Path, data: str) -> list[SiteConfig]:
     owner: dict[str, str] = {}
     for name, hospital in hospitals.items():
         patients = hospital.get("patients") if isinstance(hospital, dict) else None
-        site = SiteConfig(
-            site=name,
-            data=data,
-            root=root,
-            train=_patients(patients, "train", path, name),
-            validation=_patients(patients, "validation", path, name),
-        )
+        train, validation = (_patients(patients, split, path, name) for split in ("train", "validation"))
+        try:
+            site = SiteConfig(site=name, data=data, root=root, train=train, validation=validation)
+        except FieldError as error:
+            raise InputError(f"{path}: {name}: {error}") from None
         for case_id in (*site.train, *site.validation):
             if owner.setdefault(case_id, name) != name:
                 raise InputError(f"{path}: patient {case_id} belongs to {owner[case_id]} and to {name}; expected one")

@@ -87,7 +87,7 @@ def test_a_patient_without_a_file_is_named(root: Path) -> None:
         ({"A": {"patients": {"train": "pt_1"}}}, "list of patients under 'train'"),
         ({"A": {"patients": {"train": ["../pt_1"]}}}, "case id '../pt_1'"),
         ({"A": {"patients": {"train": ["pt_1"]}}, "B": {"patients": {"train": ["pt_1"]}}}, "belongs to A and to B"),
-        ({"a/b": {"patients": {"train": ["pt_1"]}}}, "site 'a/b'"),
+        ({"a/b": {"patients": {"train": ["pt_1"]}}}, "site: 'a/b'"),
     ],
 )
 def test_malformed_partitions(root: Path, hospitals: Any, says: str) -> None:
@@ -95,6 +95,7 @@ def test_malformed_partitions(root: Path, hospitals: Any, says: str) -> None:
     with pytest.raises(InputError) as caught:
         load_partition(root, str(root / "ours.json"))
     assert says in str(caught.value)
+    assert str(root / "ours.json") in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
