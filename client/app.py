@@ -2,8 +2,8 @@
 
 The site's own gate comes first (client/gate/gates.py). Nothing private travels: whatever fails, the coordinator gets
 a fixed code (privacy/wire/messages.py). The details go to the logger ``fedkt3d.site`` alone: it passes nothing on and
-prints nothing until the site attaches a handler of its own. Torch is imported when a model is first needed, so that a
-process is up at once.
+prints nothing until the site attaches a handler of its own. Torch is imported when a model is first needed, so that the
+process starts at once.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ NODE_CONFIG_KEY = "site-config"
 HOME_KEY = "home"
 # The folder of a simulated site's privacy ledger; a real one's is in its home.
 LEDGER_KEY = "ledger"
-# Under which name a simulated site is enrolled for secure aggregation; a real one has its own identity key.
+# The name by which a simulated site is enrolled for secure aggregation. A real site has its own identity key.
 SECURE_KEY = "secure"
 SITE_LOG = logging.getLogger("fedkt3d.site")
 SITE_LOG.propagate = False
@@ -66,7 +66,7 @@ class _RefusedError(Exception):
 
 @dataclass
 class _Known:
-    """What is known of the request so far, for the head of a refusal."""
+    """What we know of the request so far, for the head of a refusal."""
 
     kind: str
     site: str = ""
@@ -98,7 +98,7 @@ def _handle(kinds: Sequence[str], training: Training, message: Message, context:
 
 
 def _refusal(error: BaseException, otherwise: str) -> Refusal:
-    """Turn a failure into a code; only the texts of a policy and of secure aggregation are passed on: they are ours."""
+    """Turn a failure into a code. Only texts of the policy and of secure aggregation are sent on: we wrote them."""
     if isinstance(error, _RefusedError):
         return Refusal(code=error.code)
     if isinstance(error, PolicyError | SecAggError):
@@ -118,7 +118,7 @@ def _answer(
     if asked.kind not in kinds:
         raise _RefusedError("schema")
     known.kind = asked.kind
-    patients = _counted(site, asked.kind)
+    patients = _count_patients(site, asked.kind)
     if patients == 0:
         raise _RefusedError("no_patients")
     gate = _gate(context)
@@ -147,8 +147,8 @@ def _answer(
     )
 
 
-def _counted(site: SiteConfig, kind: str) -> int:
-    """Patients behind an answer, however many plans each has; exact base sums count every plan for one."""
+def _count_patients(site: SiteConfig, kind: str) -> int:
+    """Count the patients behind an answer, each once, however many plans they have. Exact base sums count plans."""
     if kind == "evaluate":
         return len(site.validation)
     return len(site.train if kind == "base" else site.patients())
@@ -156,7 +156,7 @@ def _counted(site: SiteConfig, kind: str) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class _Done:
-    """What a task gave; ``ring`` is a noised release, which only ever leaves under masks."""
+    """The result of a task. ``ring`` is a release with noise: it leaves this site only under masks."""
 
     update: Vector | None = None
     ring: Ring | None = None
@@ -164,18 +164,18 @@ class _Done:
 
 
 def _secure(gate: Gate, asked: Request) -> SecureSite | None:
-    """This site's part in secure aggregation where the request belongs to it, else None.
+    """Return this site's part in secure aggregation if the request belongs to it, else None.
 
-    What is summed under masks is a release that has noise of its own, and such a release leaves in no other way.
+    Only a release with noise of its own is summed under masks, and such a release leaves in no other way.
     """
     terms = asked.task.terms if isinstance(asked.task, TrainTask) else None
     summed = terms is not None and terms.mode in SUMMED
     if asked.secure is None and not summed:
         return None
     if asked.secure is None:
-        raise PolicyError("modes: in modes shared and site a release leaves this site under masks alone")
+        raise PolicyError("modes: in modes shared and site, a release leaves this site only under masks")
     if asked.kind not in SECURE_KINDS and not summed:
-        raise PolicyError("modes: under masks this site puts in noised releases of modes shared and site alone")
+        raise PolicyError("modes: under masks, this site answers only with releases of modes shared and site")
     return gate.secure_site()
 
 
@@ -190,22 +190,22 @@ def _run(training: Training, site: SiteConfig, asked: Request) -> _Done:
         return _Done(metrics=training.evaluate_round(site, asked.spec_json, vector, task))
     if task.terms is None:
         update, metrics = training.train_round(site, asked.spec_json, vector, task)
-        return _Done(update=_checked(update, vector), metrics=metrics)
+        return _Done(update=_check_update(update, vector), metrics=metrics)
     # No metrics: each would be a release that nobody has paid for.
     found = training.private_round(site, asked.spec_json, vector, task, task.terms)
     if task.terms.mode in SUMMED:
         return _Done(ring=found)  # type: ignore[arg-type]
-    return _Done(update=_checked(found, vector))
+    return _Done(update=_check_update(found, vector))
 
 
-def _checked(update: Vector | Ring, vector: Vector) -> Vector:
+def _check_update(update: Vector | Ring, vector: Vector) -> Vector:
     if update.shape != vector.shape or update.dtype != np.float32:
         raise _RefusedError("training_failed")
     return update  # type: ignore[return-value]
 
 
 def _account(gate: Gate, asked: Request) -> Account | None:
-    """What the request will cost, affordable as the ledger stands now; None for what costs nothing."""
+    """Return the cost of the request, after checking that the ledger can still pay it; None if it costs nothing."""
     if not isinstance(asked.task, TrainTask) or asked.task.terms is None:
         return None
     ledger = gate.ledger(asked.task.terms)
@@ -217,7 +217,7 @@ def _account(gate: Gate, asked: Request) -> Account | None:
 
 
 def _check(gate: Gate, training: Training, site: SiteConfig, asked: Request) -> None:
-    """Hold a request against the site's own limits, before anything else, and against what is installed here."""
+    """Check a request against the site's own limits first, then against what is installed here."""
     try:
         gate.check_request(site, asked, datetime.now())
     except InputError as error:  # the specification cannot be read
@@ -226,7 +226,7 @@ def _check(gate: Gate, training: Training, site: SiteConfig, asked: Request) -> 
 
 
 def _check_model(training: Training, asked: Request) -> int:
-    """Length of the vector of the model asked for, when it is the one installed here."""
+    """Return the vector length of the requested model; it must be the one installed here."""
     try:
         manifest, size = training.model(asked.spec_json)
     except InputError as error:
@@ -237,7 +237,7 @@ def _check_model(training: Training, asked: Request) -> int:
 
 
 def _gate(context: Context) -> Gate:
-    """The hospital's gate where the node names a site's folder, else a simulated site's."""
+    """Return the hospital's gate if the node names a site's folder, else a simulated site's gate."""
     node = context.node_config
     if HOME_KEY not in node:
         return SimulatedGate(ledger_folder=str(node.get(LEDGER_KEY, "")), enrolled_as=str(node.get(SECURE_KEY, "")))
@@ -262,7 +262,7 @@ def _site(context: Context, known: _Known) -> SiteConfig:
 
 @lru_cache(maxsize=256)
 def _load_site(path: str, modified_ns: int, size: int) -> SiteConfig:
-    """Load a site's configuration once for as long as its file stays the same."""
+    """Load a site's configuration; load it again only when its file has changed."""
     return SiteConfig.load(Path(path))
 
 

@@ -35,12 +35,12 @@ AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on standar
 def init(
     invitation: Annotated[Path, typer.Argument(help="SITE.invitation, from the coordinator.")],
     home_folder: Annotated[Path, typer.Option("--home", help="New folder for the site's keys and state.")],
-    data_root: Annotated[Path | None, typer.Option(help="Folder of the cases; split by `client init`.")] = None,
-    data: Annotated[str, typer.Option(help="How they are stored: dicom, cases, openkbp, openkbp128, gdp.")] = "cases",
-    site_config: Annotated[Path | None, typer.Option(help="A site.yaml made elsewhere, instead.")] = None,
+    data_root: Annotated[Path | None, typer.Option(help="Folder of the cases. `client init` splits them.")] = None,
+    data: Annotated[str, typer.Option(help="How cases are stored: dicom, cases, openkbp, openkbp128, gdp.")] = "cases",
+    site_config: Annotated[Path | None, typer.Option(help="Use this site.yaml instead of --data-root.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make a site with keys of its own, its request, site.yaml and policy.yaml. Never overwrites."""
+    """Make a site's folder: its own keys, the request for admission, site.yaml, policy.yaml. Never overwrites."""
     made = enrol.create(invitation, home_folder, enrol.Data(kind=data, root=data_root, site_config=site_config))
     record = {"home": str(made.folder), "site": made.site, "consortium": made.consortium}
     record["request"] = str(made.request_file)
@@ -49,7 +49,7 @@ def init(
         f"  compare with the coordinator by telephone: consortium {made.consortium}",
         f"  read and edit: {made.site_config} (data) and {made.policy} (what may be asked, and what may leave)",
         f"  give the coordinator: {made.request_file}",
-        f"  next, with what comes back: client join {made.site}.admission --home {home_folder}",
+        f"  next, when the coordinator has answered: client join {made.site}.admission --home {home_folder}",
     ]
     _print(record if as_json else lines)
 
@@ -60,7 +60,7 @@ def join(
     home_folder: Home,
     as_json: AsJson = False,
 ) -> None:
-    """Take the coordinator's admission: the site's certificate, the roster, the plan to look at."""
+    """Read the coordinator's admission: the site's certificate, the roster, perhaps a federation plan to look at."""
     site = ClientHome.load(home_folder)
     admitted = enrol.join(site, admission)
     until = certificates.expires(admitted.certificate).isoformat(timespec="seconds")
@@ -68,7 +68,7 @@ def join(
     record |= {"sites": admitted.roster.names(), "plan_offered": admitted.plan is not None}
     lines = [f"{site.site}: admitted until {until[:10]}; roster: {', '.join(admitted.roster.names())}"]
     if admitted.plan is not None:
-        lines.append(f"  a plan came with it: client plan --home {home_folder}")
+        lines.append(f"  a federation plan came with it: client plan --home {home_folder}")
     _print(record if as_json else [*lines, f"  next: client start --home {home_folder}"])
 
 
@@ -78,7 +78,7 @@ def plan(
     accept: Annotated[Path | None, typer.Option("--accept", help="Pin this plan: a signed plan.json.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show the federation plan, the pinned one or else the one that was offered; pin one with --accept."""
+    """Show the federation plan: the pinned one, or else the offered one. With --accept, pin one first."""
     site = ClientHome.load(home_folder)
     if accept is not None:
         enrol.pin_plan(site, accept)
@@ -89,16 +89,16 @@ def plan(
 @app.command()
 def leave(
     home_folder: Home,
-    note: Annotated[Path | None, typer.Option(help="The note's file; default: SITE.leave here.")] = None,
+    note: Annotated[Path | None, typer.Option(help="File for the note. Default: ./SITE.leave.")] = None,
     delete_keys: Annotated[bool, typer.Option("--delete-keys", help="Delete the site's private keys.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Stop the site and leave the federation; writes a signed note for the coordinator, who then revokes the site."""
+    """Stop the site, leave the federation and write a signed note. With it, the coordinator revokes the site."""
     site = ClientHome.load(home_folder)
     target = note or Path(f"{site.site}.leave")
     enrol.leave(site, target, delete_keys=delete_keys)
     lines = [
-        f"{site.site}: stopped, and no longer admitted here",
+        f"{site.site}: stopped, and its admission is deleted here",
         f"  give the coordinator {target}, and ask for: server revoke {site.site}",
         "  the keys are deleted" if delete_keys else f"  the keys are still in {site.folder / 'keys'}",
     ]
@@ -107,7 +107,7 @@ def leave(
 
 @app.command()
 def start(home_folder: Home) -> None:
-    """Take part until SIGTERM or Ctrl-C."""
+    """Take part in the federation until SIGTERM or Ctrl-C."""
     site = ClientHome.load(home_folder)
     site.require_admission()
     node.start(site, lambda line: print(line, flush=True))
@@ -115,7 +115,7 @@ def start(home_folder: Home) -> None:
 
 @app.command()
 def status(home_folder: Home, as_json: AsJson = False) -> None:
-    """Say whether the site runs, is connected, and what it does."""
+    """Say whether the site runs, whether it is connected, and what it does."""
     report = site_status.status(ClientHome.load(home_folder))
     _print(report if as_json else [site_status.describe(report)])
 
@@ -124,11 +124,11 @@ def status(home_folder: Home, as_json: AsJson = False) -> None:
 def budget(
     home_folder: Home,
     make_ledger: Annotated[
-        bool, typer.Option("--make-ledger", help="Make the ledger where policy.yaml puts it; one that is there stays.")
+        bool, typer.Option("--make-ledger", help="Make the ledger in policy.yaml's folder. An existing one stays.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show what this site has spent of its privacy budget; verifies the ledger."""
+    """Verify the privacy ledger and show what this site has spent of its privacy budget."""
     from client.site.budget import budget_report
 
     home = ClientHome.load(home_folder)

@@ -1,4 +1,4 @@
-"""`client check`, `predict` and what else the hospital does with its own data; nothing here sends any of it away."""
+"""`client check`, `predict` and the other commands on a hospital's own data. None sends it to the coordinator."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from shared_model.core.files import ORDINARY, write_text
 
 KINDS = "cases, openkbp, openkbp128, gdp or dicom"
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on standard output, nothing else.")]
-MaybeHome = Annotated[Path | None, typer.Option("--home", help="The site's folder, where there is one.")]
+MaybeHome = Annotated[Path | None, typer.Option("--home", help="The site's folder, if there is one.")]
 
 
 def check(
-    data: Annotated[Path | None, typer.Option("--data", help="Folder of the patients; default: the home's.")] = None,
+    data: Annotated[Path | None, typer.Option("--data", help="Folder of the patients. Default: the home's.")] = None,
     home_folder: MaybeHome = None,
-    kind: Annotated[str | None, typer.Option(help=f"{KINDS}; default: what it looks like.")] = None,
+    kind: Annotated[str | None, typer.Option(help=f"{KINDS}. Default: told from the files.")] = None,
     names: Annotated[Path | None, typer.Option(help="The site's file of structure names (dicom, gdp).")] = None,
-    html: Annotated[Path | None, typer.Option(help="Write the report as a page to this file.")] = None,
-    show_ids: Annotated[bool, typer.Option("--show-ids", help="Add the hospital's own ids and file names.")] = False,
+    html: Annotated[Path | None, typer.Option(help="Also write the report to this HTML file.")] = None,
+    show_ids: Annotated[bool, typer.Option("--show-ids", help="Also show the hospital's own ids and files.")] = False,
     offline: Annotated[bool, typer.Option("--offline", help="Do not ask the coordinator.")] = False,
-    workers: Annotated[int, typer.Option(min=1, max=64, help="Processes that read patients.")] = 2,
+    workers: Annotated[int, typer.Option(min=1, max=64, help="Number of processes that read patients.")] = 2,
     as_json: AsJson = False,
 ) -> int:
-    """Look at the patients, the machine and, in a home, keys, policy and coordinator. Exit code 0: ready, 2: not."""
+    """Check the patients, the machine and, with --home, keys, policy and coordinator. Exit code 0: ready, 2: not."""
     from client.setup import check as preflight
     from shared_model.adapter.envelope import Envelope
     from shared_model.adapter.manifest import load_adapter
@@ -73,7 +73,7 @@ def _source(data: Path | None, home: ClientHome | None, kind: str | None, names:
 
 
 def check_folder(out: Path) -> None:
-    """Raise InputError unless ``out`` is new or empty: nothing is ever written over."""
+    """Raise InputError unless ``out`` is new or empty, so that nothing is overwritten."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"--out {out}: exists and is not empty; choose a new folder (nothing was changed)")
 
@@ -83,18 +83,18 @@ def predict(
     out: Annotated[Path, typer.Option("--out", help="New folder for dose, DVHs and report.")],
     home_folder: MaybeHome = None,
     adapter: Annotated[Path | None, typer.Option(help="Default: the home's adopted one, or the bundled one.")] = None,
-    private: Annotated[Path | None, typer.Option(help="private.safetensors of `client align`; or the home's.")] = None,
-    mean_of: Annotated[int | None, typer.Option(help="Samples whose mean is the dose; default 4.")] = None,
-    best_of: Annotated[int | None, typer.Option(help="Samples of which the best by the scorecard is the dose.")] = None,
-    scorecard: Annotated[Path | None, typer.Option(help="A scorecard (YAML) for --best-of; or the home's.")] = None,
-    case: Annotated[str | None, typer.Option(help="Which plan of a folder with several, by the home's ids.")] = None,
+    private: Annotated[Path | None, typer.Option(help="File that `client align` made. Default: the home's.")] = None,
+    mean_of: Annotated[int | None, typer.Option(help="Draw so many samples and take their mean. Default: 4.")] = None,
+    best_of: Annotated[int | None, typer.Option(help="Draw so many samples and take the one that scores best.")] = None,
+    scorecard: Annotated[Path | None, typer.Option(help="Scorecard (YAML) for --best-of. Default: the home's.")] = None,
+    case: Annotated[str | None, typer.Option(help="The plan's case id, if the folder holds several plans.")] = None,
     steps: Annotated[int, typer.Option(help="Steps of the sampler.")] = 1,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same dose.")] = 0,
-    names: Annotated[Path | None, typer.Option(help="File of structure names (dicom, gdp); or the home's.")] = None,
-    kind: Annotated[str | None, typer.Option("--kind", help=f"{KINDS}; default: what it looks like.")] = None,
+    names: Annotated[Path | None, typer.Option(help="Structure names (dicom, gdp); default: the home's.")] = None,
+    kind: Annotated[str | None, typer.Option("--kind", help=f"{KINDS}. Default: told from the files.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Predict the dose of one plan: RTDOSE, DVHs, report; refused, with the reason, far outside of training."""
+    """Predict the dose of one plan and write RTDOSE, DVHs and a report. Refuse a plan far outside the training data."""
     from client.adapters import in_use as preference
     from client.names.rules import NameRules
     from client.prediction.files import write_answer
@@ -105,7 +105,7 @@ def predict(
     if best_of is not None and mean_of is not None:
         raise InputError("predict: expected --mean-of or --best-of, not both")
     if scorecard is not None and best_of is None:
-        raise InputError("predict: --scorecard chooses among samples; say of how many with --best-of")
+        raise InputError("predict: --scorecard chooses among samples; give their number with --best-of")
     check_folder(out)
     home = None if home_folder is None else ClientHome.load(home_folder)
     config = None if home is None else SiteConfig.load(home.site_config)
@@ -129,27 +129,27 @@ def predict(
 
 
 def forget(
-    patient: Annotated[str, typer.Argument(help="Pseudonym, as `client check` shows it.")],
+    patient: Annotated[str, typer.Argument(help="The patient's pseudonym, as `client check` shows it.")],
     home_folder: Annotated[Path, typer.Option("--home", help="The site's folder.")],
     as_json: AsJson = False,
 ) -> None:
-    """Take a patient out of the site's lists and derived files, and say what cannot be undone."""
+    """Remove a patient from the site's lists and derived files, and say what cannot be undone."""
     from client.setup import forget as forgetting
 
     done = forgetting.forget(ClientHome.load(home_folder), patient)
-    lines = [f"{patient}: {len(done.cases)} cases off the lists, {done.deleted} derived files deleted; what stays:"]
+    lines = [f"{patient}: {len(done.cases)} cases off the lists, {done.deleted} derived files deleted. What stays:"]
     _print(done.record() if as_json else [*lines, *(f"  {line}" for line in done.stays)])
 
 
 def receive(
-    folder: Annotated[Path, typer.Argument(help="Where to keep what comes, one folder a study.")],
-    senders: Annotated[list[str], typer.Option("--from", help="AE title that may send; give it again for more.")],
-    ae_title: Annotated[str, typer.Option(help="How this node is called.")] = "FEDKT3D",
-    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0: all.")] = "127.0.0.1",
+    folder: Annotated[Path, typer.Argument(help="Folder for the received files, with one subfolder a study.")],
+    senders: Annotated[list[str], typer.Option("--from", help="AE title that may send. Repeat the option for more.")],
+    ae_title: Annotated[str, typer.Option(help="This node's AE title.")] = "FEDKT3D",
+    host: Annotated[str, typer.Option(help="Address to listen on. 0.0.0.0: all addresses.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 11112,
-    quota_gb: Annotated[float, typer.Option(help="The most that the folder may hold, in 10^9 bytes.")] = 50.0,
+    quota_gb: Annotated[float, typer.Option(help="Most that the folder may hold, in GB (10^9 bytes).")] = 50.0,
 ) -> None:
-    """Take studies from allowed DICOM systems (C-STORE) until SIGTERM or Ctrl-C."""
+    """Receive studies from allowed DICOM systems (C-STORE) until SIGTERM or Ctrl-C."""
     from client.pacs import receive as receiving
 
     intake = receiving.Intake(
@@ -161,13 +161,13 @@ def receive(
 
 def pull(
     url: Annotated[str, typer.Argument(help="DICOMweb address of the archive.")],
-    folder: Annotated[Path, typer.Option("--out", help="Where to keep what comes, one folder a study.")],
-    patient_id: Annotated[str, typer.Option(help="All studies of this patient.")] = "",
+    folder: Annotated[Path, typer.Option("--out", help="Folder for the files, with one subfolder a study.")],
+    patient_id: Annotated[str, typer.Option(help="Fetch all studies of this patient.")] = "",
     study_uid: Annotated[str, typer.Option(help="One study.")] = "",
-    login: Annotated[Path | None, typer.Option(help="File with one line user:password.")] = None,
-    ca: Annotated[Path | None, typer.Option(help="Certificate of the archive's authority.")] = None,
-    timeout_s: Annotated[float, typer.Option("--timeout", help="Seconds without a byte.")] = 120.0,
-    quota_gb: Annotated[float, typer.Option(help="The most that the folder may hold, in 10^9 bytes.")] = 50.0,
+    login: Annotated[Path | None, typer.Option(help="File that holds one line: user:password.")] = None,
+    ca: Annotated[Path | None, typer.Option(help="Certificate of the archive's certificate authority.")] = None,
+    timeout_s: Annotated[float, typer.Option("--timeout", help="Longest wait for a byte, in seconds.")] = 120.0,
+    quota_gb: Annotated[float, typer.Option(help="Most that the folder may hold, in GB (10^9 bytes).")] = 50.0,
 ) -> None:
     """Fetch a patient's studies from an archive (DICOMweb)."""
     from client.pacs import pull as pulling
@@ -182,7 +182,7 @@ def pull(
 def send(
     files: Annotated[list[Path], typer.Argument(help="dose.dcm and spread.dcm of `client predict`.")],
     peer: Annotated[str, typer.Option("--to", help="AE@HOST:PORT of the planning system or archive.")],
-    ae_title: Annotated[str, typer.Option(help="How this node is called.")] = "FEDKT3D",
+    ae_title: Annotated[str, typer.Option(help="This node's AE title.")] = "FEDKT3D",
 ) -> None:
     """Send predicted doses to a DICOM system (C-STORE)."""
     from client.pacs import send as sending

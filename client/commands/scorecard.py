@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     from client.adapters.settings import AlignSettings
     from client.site.home import ClientHome
 
-Card = Annotated[Path, typer.Option("--scorecard", help="The clinic's card (YAML; docs/scorecards.md).")]
+Card = Annotated[Path, typer.Option("--scorecard", help="The clinic's scorecard (YAML; docs/scorecards.md).")]
 Data = Annotated[
     Path,
-    typer.Option(help="A site.yaml, or a folder of case files, OpenKBP or GDP-HMM (the last fifth by name held back)."),
+    typer.Option(help="A site.yaml, or a folder of case files, OpenKBP or GDP-HMM (last fifth by name held back)."),
 ]
-Adapter = Annotated[Path, typer.Option(help="The shared adapter (.safetensors), or default: the bundled one.")]
+Adapter = Annotated[Path, typer.Option(help="Shared adapter (.safetensors), or the word default: the bundled one.")]
 Out = Annotated[Path, typer.Option(help="Folder for the results; they stay at the site.")]
 Settings = Annotated[
     list[str] | None, typer.Option("--set", help="KEY=VALUE of an alignment setting, such as beta=0.1.")
@@ -44,13 +44,13 @@ def add_to(app: typer.Typer) -> None:
 
 
 def scorecard(
-    card: Annotated[Path, typer.Argument(help="A card (YAML), or another program's JSON with --out.")],
-    out: Annotated[Path | None, typer.Option(help="Write an imported card here, for review.")] = None,
+    card: Annotated[Path, typer.Argument(help="A scorecard (YAML), or with --out another program's JSON.")],
+    out: Annotated[Path | None, typer.Option(help="Import the scorecard and write it here, for review.")] = None,
     name: Annotated[
-        list[str] | None, typer.Option(help="THEIRS=TG263: a structure's name in an imported card.")
+        list[str] | None, typer.Option(help="THEIRS=TG263: a structure's name in the imported file, and ours.")
     ] = None,
 ) -> None:
-    """Check a scorecard, or import one: PlanScoreCard and ProKnow JSON. Names the line that is wrong."""
+    """Check a scorecard, or import one from PlanScoreCard or ProKnow JSON. An error names the wrong line."""
     from shared_model.scoring.scorecard_import import import_scorecard
     from shared_model.scoring.scorecard_read import read_scorecard
 
@@ -73,34 +73,34 @@ def align(
     adapter: Adapter,
     out: Out,
     epochs: Annotated[int | None, typer.Option(min=0, help="Most passes over the training patients.")] = None,
-    patients: Annotated[int, typer.Option(min=0, help="Most training patients; 0: all.")] = 0,
+    patients: Annotated[int, typer.Option(min=0, help="Use at most so many training patients. 0: all.")] = 0,
     seed: Annotated[int | None, typer.Option(min=0)] = None,
     settings: Settings = None,
     as_json: AsJson = False,
 ) -> None:
-    """Train a private adapter on the clinic's own scorecard; it never leaves this machine. Goes on where it stopped."""
+    """Train a private adapter on the clinic's scorecard. It never leaves this machine. Run it again to go on."""
     from client.adapters.align import align as run
     from client.adapters.align import align_files, data_site, limited
 
     given = align_settings(settings or [], epochs=epochs, seed=seed)
     job = align_files(scorecard, adapter, limited(data_site(data), patients), out, given)
-    with _shown(job) as progress:
+    with _show_progress(job) as progress:
         summary = run(job, progress)
     print(json.dumps(summary, indent=1) if as_json else _screen(summary, out))
 
 
 def adopt(
-    adapter: Annotated[Path, typer.Argument(help="The shared adapter that the coordinator published.")],
+    adapter: Annotated[Path, typer.Argument(help="Shared adapter that the coordinator published.")],
     home_folder: Annotated[Path, typer.Option("--home", help="The site's folder, made by `client init`.")],
     scorecard: Annotated[Path | None, typer.Option("--scorecard", help="Default: scorecard.yaml in the home.")] = None,
-    patients: Annotated[int, typer.Option(min=0, help="Most training patients to align on; 0: all.")] = 0,
+    patients: Annotated[int, typer.Option(min=0, help="Align on at most so many training patients. 0: all.")] = 0,
     settings: Settings = None,
     margin: Annotated[list[str] | None, typer.Option(help="KEY=GY: a margin of client/adapters/acceptance.py.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Test an adapter on held-back patients, take it into use if it is not worse, then align it to the site's card.
+    """Test an adapter on held-back patients. If it is not worse, take it into use and align it to the site's scorecard.
 
-    Also while `client start` runs. A refused adapter changes nothing and ends with exit code 3.
+    `client start` may run meanwhile. A refused adapter changes nothing and ends with exit code 3.
     """
     from client.adapters import adopt as site_adopt
     from client.site.home import ClientHome
@@ -116,7 +116,7 @@ def adopt(
         record["align"] = _align_in(home, card, adopted.adapter, out, patients, given)
         lines.append(_screen(record["align"], out))
     else:
-        lines.append(f"no scorecard: put the clinic's card at {card} to align the model to it")
+        lines.append(f"no scorecard: put the clinic's scorecard at {card} to align the model to it")
     print(json.dumps(record, indent=1) if as_json else "\n".join(lines))
 
 
@@ -144,8 +144,8 @@ def _align_in(
     from privacy.flower.processes import sole_instance
 
     job = align_files(card, adapter, limited(SiteConfig.load(home.site_config), patients), out, given)
-    job = replace(job, replaces=True)  # the folder goes by the shared adapter, whatever the card and the patients are
-    with sole_instance(home.folder / "state" / "align.lock", "an alignment"), _shown(job) as progress:
+    job = replace(job, replaces=True)  # the shared adapter alone names the folder, not the scorecard or the patients
+    with sole_instance(home.folder / "state" / "align.lock", "an alignment"), _show_progress(job) as progress:
         return run(job, progress)
 
 
@@ -155,10 +155,10 @@ def report(
     adapter: Adapter,
     out: Out,
     private: Annotated[Path | None, typer.Option(help="private.safetensors of `client align`.")] = None,
-    pictures: Annotated[int, typer.Option(min=0, help="Patients to draw.")] = 3,
+    pictures: Annotated[int, typer.Option(min=0, help="Number of patients to draw.")] = 3,
     as_json: AsJson = False,
 ) -> None:
-    """Score held-back patients under a card: reference, shared model and aligned model; report.html and report.json."""
+    """Score held-back patients by a scorecard: reference, shared and aligned model, in report.html and report.json."""
     from client.adapters.align import align_files, data_site
     from client.adapters.report import report as write
     from client.adapters.report import without_training
@@ -168,7 +168,7 @@ def report(
     job = without_training(align_files(scorecard, adapter, data_site(data), out, AlignSettings()))
     if not job.site.validation:
         raise InputError(f"{data}: no held-back patient; list some under validation")
-    with _shown(job) as progress:
+    with _show_progress(job) as progress:
         done = 0
 
         def count(patients: int) -> None:
@@ -211,8 +211,8 @@ def _pair(text: str, option: str) -> tuple[str, str]:
 
 
 @contextmanager
-def _shown(job: Job) -> Iterator[Report]:
-    """Progress bars on standard error; a log file gets a line an epoch."""
+def _show_progress(job: Job) -> Iterator[Report]:
+    """Show progress bars on standard error; a log file gets one line an epoch."""
     bars = Progress(
         TextColumn("{task.description}"),
         BarColumn(),

@@ -1,13 +1,13 @@
 """The site's executor: takes tasks from the local SuperNode and runs the ClientApp that is installed at the hospital.
 
-Stock Flower unpacks the coordinator's bundle at the site and imports it. This process takes its place and never does:
+Stock Flower unpacks the coordinator's bundle at the site and imports it. This process replaces it and never does so:
 
 - it asks the SuperNode (loopback, with the site's secret) for CLIENT_APP tasks and for no other kind;
 - the bundle that comes with a task is dropped unread; `client.app:app` of this installation does the task and stays
   loaded with its model (torch is imported when it is first needed);
 - the site configuration in a task's context is the site's own, whatever the coordinator's run configuration says;
-- an exception's text may hold a patient's name, so neither the coordinator nor the log gets it: the coordinator reads a
-  fixed sentence, the log the exception's type and the lines of code it came through.
+- an exception's text may hold a patient's name, so neither the coordinator nor the log gets it: the coordinator gets a
+  fixed sentence, and the log gets the exception's type and the lines of code it came through.
 
 Run as `python -m client.node.executor HOME ADDRESS` by `client start`. Flower internals used here are named in
 tests/test_flower_version.py.
@@ -52,17 +52,17 @@ from privacy.flower.pace import until_there
 from privacy.flower.processes import end_with_parent, read_state, write_state
 from privacy.wire.messages import SITE_STOPS
 
-APP_FAILED = "the site's app failed; the reason stands in the site's own log"
+APP_FAILED = "the site's app failed; the reason is in the site's own log"
 ACQUIRE_TASK = "/flwr.proto.Runtime/AcquireTask"
-LOOK_S = 0.02  # between two looks at what the SuperNode notes, when it took a message
-ASK_S = 5.0  # longest time between two questions for a task, whatever the SuperNode noted
+LOOK_S = 0.02  # between two looks at the SuperNode's note of when it took a message
+ASK_S = 5.0  # longest time between two requests for a task, whatever the SuperNode noted
 RETRY_S = 1.0
 
 _log = logging.getLogger("client.node.executor")
 
 
 class _Stop(BaseException):
-    """SIGTERM: leave, telling the coordinator when a task is open. No Exception, so that no app swallows it."""
+    """SIGTERM: leave, and tell the coordinator if a task is open. Not an Exception, so that no app swallows it."""
 
 
 class _Abandon(BaseException):
@@ -70,7 +70,7 @@ class _Abandon(BaseException):
 
 
 class _Runtime(RuntimeHttpClient):
-    """Asks again soon for a part of a message that the SuperNode is still fetching; Flower waits a second and more."""
+    """Soon asks again for a part of a message that the SuperNode still fetches. Flower waits a second or more."""
 
     def PullObject(self, request: PullObjectRequest) -> PullObjectResponse:  # noqa: N802
         return until_there(partial(super().PullObject, request))
@@ -119,7 +119,7 @@ class Executor:
 
     @contextmanager
     def _client(self, proof: Any, *, patient: bool = False) -> Iterator[RuntimeHttpClient]:
-        """Give a client of the SuperNode's runtime API; a `patient` one tries again without end."""
+        """Give a client of the SuperNode's runtime API; a `patient` one retries without end."""
         client = _Runtime.from_server_address(
             server_address=self._address,
             insecure=True,  # loopback, inside one machine
@@ -133,7 +133,7 @@ class Executor:
             client.close()
 
     def _next_task(self, poll: RuntimeHttpClient) -> str | None:
-        """Ask once for a task; its token, or None after a pause."""
+        """Ask once for a task; return its token, or None after a pause."""
         try:
             answer = poll.AcquireTask(AcquireTaskRequest(supported_task_types=[TaskType.CLIENT_APP]))
         except httpx.HTTPError as error:  # SuperNode starts, restarts or is busy
@@ -144,7 +144,7 @@ class Executor:
             self._await_message()
             return None
         if answer.task.type != TaskType.CLIENT_APP:
-            _log.error("refused a task that is no CLIENT_APP task")
+            _log.error("refused a task that is not a CLIENT_APP task")
             return None
         return str(answer.token)
 
@@ -199,7 +199,7 @@ class Executor:
             status = SubStatus.COMPLETED if succeeded else SubStatus.FAILED
             try:
                 push_task_output(client=client, context=context, sub_status=status, details="")
-            finally:  # one that goes on would abandon the next task in the place of this one
+            finally:  # a heartbeat that goes on would abandon the next task instead of this one
                 if heartbeat.is_running:
                     heartbeat.stop()
         if stop:
@@ -207,7 +207,7 @@ class Executor:
         return succeeded
 
     def _call_app(self, message: Message, context: Context) -> Message:
-        """Return the installed app's reply, or a fixed error in place of whatever went wrong."""
+        """Return the installed app's reply, or a fixed error if anything went wrong."""
         context.node_config = {NODE_CONFIG_KEY: str(self._home.site_config), HOME_KEY: str(self._home.folder)}
         context.run_config = {}  # what the site needs comes in the message, where every field is validated
         try:
@@ -230,7 +230,7 @@ class Executor:
 
 
 def _heartbeat(send: Callable[[], bool]) -> bool:
-    """Keep the task's lease; a SuperNode that started anew knows nothing of it, and then it is not ours any more."""
+    """Renew the task's lease. A SuperNode that has restarted does not know the task: then it is no longer ours."""
     try:
         return send()
     except httpx.HTTPStatusError as error:
@@ -245,7 +245,7 @@ def _error(message: Message, reason: str) -> Message:
 
 
 def _describe(kind: str, group: str) -> dict[str, str]:
-    """Kind and round of a message, for the site's screen: the coordinator's text, so cut to harmless characters."""
+    """Return a message's kind and round for the site's screen. The coordinator wrote them: keep harmless characters."""
     parts = {"kind": kind, "round": group}
     return {name: re.sub(r"[^A-Za-z0-9._-]", "", text)[:32] for name, text in parts.items()}
 

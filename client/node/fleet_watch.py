@@ -1,12 +1,12 @@
 """Watches each request of a SuperNode to the coordinator: is it connected, does it progress, did a message get lost.
 
-Flower retries some failures without end, and gives up at others without a word: the process lives on and its /health
-says 200, while the site does no work any more. So here
+Flower retries some failures without end and gives up on others silently: the process lives on and its /health answers
+200, but the site no longer works. So here
 
 - an HTTP 500 counts as passing, like the 503 that Flower retries, and so does a connection that ends in the TLS
   handshake, unless the certificate itself is wrong;
-- a failure after which the coordinator may wait for this site for nothing (a message or an answer was lost on the way)
-  ends the process: as it goes, it tells the coordinator, and `client start` starts it again at once;
+- a failure after which the coordinator may wait for this site in vain (a message or an answer was lost on the way)
+  ends the process: it tells the coordinator before it ends, and `client start` restarts it at once;
 - what happens is noted in a file, which `client start` watches (client/node/watchdog.py).
 
 Flower internals used here are named in tests/test_flower_version.py.
@@ -28,7 +28,7 @@ from flwr.supercore.protobuf.client import ProtobufCall, ProtobufRequestContext
 from privacy.flower.processes import read_state, write_state
 
 NOTE_EVERY_S = 2.0
-QUICK_S = 1.0  # only an answer that comes so soon says what the coordinator's clock shows now
+QUICK_S = 1.0  # only an answer that comes this soon shows the coordinator's present time
 HEARTBEAT, ACTIVATE, DEACTIVATE = "send-node-heartbeat", "activate-node", "deactivate-node"
 PULL, PULL_OBJECT, CONFIRM = "pull-messages", "pull-object", "confirm-message-received"
 LOST = 3  # exit status
@@ -48,8 +48,8 @@ class FleetWatch:
 
     ``connection``: connecting, connected, retrying or refused. ``holding``: a message was taken and not answered yet.
     ``taken``: how many messages this process has taken in full; the executor asks for a task when it changes.
-    ``busy``: a request of the message loop is under way. ``alive``: time of the last request, whatever came of it.
-    ``released``: the coordinator knows that this node left and has not been told that it is back: it waits for nothing.
+    ``busy``: a request of the message loop is under way. ``alive``: time of the last request, whatever its outcome.
+    ``released``: the coordinator knows that this node left, not that it is back: it does not wait for this node.
     """
 
     def __init__(self, state: Path) -> None:
@@ -76,7 +76,7 @@ class FleetWatch:
         call = context.request.url.path.rpartition("/")[2]
         loop = call != HEARTBEAT
         if call == ACTIVATE and self.node_id is not None:
-            self.released = False  # from here on the coordinator may wait for it, whatever becomes of the answer
+            self.released = False  # from here on the coordinator may wait for this node, whatever the answer
         if loop:
             self._note(busy=True, **({"holding": False} if call == PULL else {}))
         started = time.time()
@@ -86,17 +86,17 @@ class FleetWatch:
             self._note(connection="retrying", **({"busy": False} if loop else {}))
             if call == PULL and not isinstance(error, _NOTHING_SENT):
                 raise LostError from None
-            raise _passing(error) from None
+            raise _retryable(error) from None
         if loop and call != PULL:
             self._progress_at = time.monotonic()
-        self._answered(call, response, started)
+        self._note_answer(call, response, started)
         if call == PULL and response.status_code >= 500:
             raise LostError
         if response.status_code == httpx.codes.INTERNAL_SERVER_ERROR:
             response.status_code = int(httpx.codes.SERVICE_UNAVAILABLE)
-        # 401 ends the SuperNode and 403 drops the message of a run that is over: Flower does both. Any other refusal it
-        # only logs, and forgets the message. Where the run ended while its message was on the way, Flower forgets the
-        # task that it had made for it already: the executor would take that and wait for the rest of the message.
+        # Flower itself handles two refusals: 401 ends the SuperNode, and 403 drops the message of a run that is over.
+        # It only logs any other refusal and forgets the message. If the run ended while its message was on the way,
+        # Flower forgets that it made a task for it: the executor would take that task and wait for the message's rest.
         final = 400 <= response.status_code < 500 and response.status_code not in (401, 403)
         half_taken = response.status_code == 403 and call in (PULL_OBJECT, CONFIRM)
         if half_taken or (final and call not in (HEARTBEAT, ACTIVATE, DEACTIVATE)):
@@ -107,7 +107,7 @@ class FleetWatch:
         """Seconds since the message loop last did more than ask for a message; infinite before the first."""
         return time.monotonic() - self._progress_at
 
-    def _answered(self, call: str, response: httpx.Response, started: float) -> None:
+    def _note_answer(self, call: str, response: httpx.Response, started: float) -> None:
         code = response.status_code
         changes: dict[str, Any] = {
             "connection": "refused" if code == 401 else "retrying" if code >= 500 else "connected"
@@ -139,8 +139,9 @@ class FleetWatch:
                 write_state(self._path, self._state)
 
 
-def _passing(error: httpx.TransportError) -> httpx.TransportError:
-    """The error as Flower retries it: it takes every text with "ssl" for a wrong certificate, a cut line's too."""
+def _retryable(error: httpx.TransportError) -> httpx.TransportError:
+    """Return the error in a form that Flower retries. Flower takes any text with "ssl" for a wrong certificate, even
+    that of a cut connection."""
     certificate_is_wrong = "certificate" in str(error).lower()
     if isinstance(error, httpx.ConnectError) and not certificate_is_wrong:
         return httpx.ConnectError("no connection")
@@ -148,7 +149,7 @@ def _passing(error: httpx.TransportError) -> httpx.TransportError:
 
 
 def _clock_offset_s(response: httpx.Response, started: float, ended: float) -> float | None:
-    """Seconds by which this machine's clock is ahead of the coordinator's, from the Date header; None if unknown."""
+    """Return by how many seconds this clock is ahead of the coordinator's, by the Date header; None if unknown."""
     if ended - started > QUICK_S:
         return None
     try:

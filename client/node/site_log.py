@@ -1,7 +1,7 @@
 """The site's own log: JSON lines on standard output, which `client start` keeps in files of bounded size; no PHI.
 
-Our own errors are written for the site's staff and name a file and a key. Anything else may quote a record: of a
-foreign exception or warning the log gets the type and the lines of code that it came through, never the text.
+Our own errors are written for the site's staff and name a file and a key. Anything else may quote a record: the log
+gets the type of a foreign exception or warning and the lines of code that it came through, never its text.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _log = logging.getLogger("client.node.executor")
 
 
 class SiteLog(logging.Handler):
-    """Brings what the app logs for the site alone into the executor's log, less the text of foreign exceptions."""
+    """Copies what the app logs for the site into the executor's log, without the text of foreign exceptions."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Log one record of `fedkt3d.site`."""
@@ -41,7 +41,7 @@ class SiteLog(logging.Handler):
 
 
 def log_failure(what: str, error: BaseException) -> None:
-    """Log an exception's type and path through the code, and not its text, which may hold a patient's name."""
+    """Log an exception's type and path through the code. Its text stays out: it may hold a patient's name."""
     frames = traceback.extract_tb(error.__traceback__)
     path = " > ".join(f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in frames)
     _log.error("%s: %s at %s", what, type(error).__name__, path)
@@ -52,8 +52,8 @@ def log_to_stdout() -> None:
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(JsonFormatter())
     logging.basicConfig(level=logging.INFO, handlers=[handler])
-    logging.getLogger(LOGGER_NAME).handlers.clear()  # Flower's own, which would say everything twice
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # one line per poll otherwise
+    logging.getLogger(LOGGER_NAME).handlers.clear()  # Flower's own would log everything twice
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # otherwise it logs a line for every poll
     logging.getLogger(SITE_LOGGER).addHandler(SiteLog())
     warnings.showwarning = _show_warning  # type: ignore[assignment]
     sys.excepthook = _show_crash

@@ -1,4 +1,4 @@
-"""`client start`: keeps the site's two processes alive and at work, SuperNode and executor.
+"""`client start`: keeps the site's two processes, SuperNode and executor, alive and at work.
 
 Connections go outwards only: the SuperNode polls the coordinator over TLS with the site's node key, and its runtime API
 listens on a fresh port of 127.0.0.1 for our executor alone. The executor stops first, so that it can still tell the
@@ -36,11 +36,11 @@ from shared_model.core.errors import naming
 def start(home: ClientHome, say: Callable[[str], None]) -> None:
     """Run the site until SIGTERM or SIGINT; `say` gets the state line whenever it changes.
 
-    InputError when the site's configuration or policy is wrong, its identity key cannot be read for the privacy modes
-    that need it, their ledger is missing or was changed, or the site runs already.
+    InputError when the site's configuration or policy is wrong, when a privacy mode needs the identity key but it
+    cannot be read, when that mode's ledger is missing or was changed, or when the site runs already.
     """
     site = SiteConfig.load(home.site_config)
-    policy = Policy.load(home.policy)  # what is wrong with it is said here, not when the first request comes
+    policy = Policy.load(home.policy)  # report its errors here, not when the first request comes
     if set(policy.modes) & set(SUMMED):
         with naming(home.identity_key):
             private_key(read_private_key(home.identity_key))
@@ -48,7 +48,7 @@ def start(home: ClientHome, say: Callable[[str], None]) -> None:
         policy.ledger_in(home.folder).entries()
     os.umask(0o077)
     with sole_instance(home.lock, "the site"):
-        home.state(EXECUTOR).unlink(missing_ok=True)  # the SuperNode's says what an earlier one may have left undone
+        home.state(EXECUTOR).unlink(missing_ok=True)  # the SuperNode's state stays: it tells what was left undone
         children = _children(home, site.threads)
         keeper = _Keeper(home, children, say, 3600.0 * policy.max_task_hours)
         try:
@@ -59,7 +59,7 @@ def start(home: ClientHome, say: Callable[[str], None]) -> None:
 
 
 class _Keeper:
-    """After each look at the children: restarts one that is of no use, writes the state file, says the line."""
+    """After each look at the children: restarts a child that no longer works, writes the state file, says the line."""
 
     def __init__(
         self, home: ClientHome, children: list[Child], say: Callable[[str], None], longest_task_s: float
@@ -104,8 +104,8 @@ class _Keeper:
 def _children(home: ClientHome, threads: int = 0) -> list[Child]:
     """Executor and SuperNode; `threads` CPU threads for the executor (0: the machine's choice).
 
-    The number is set before torch is imported, where it counts for all of its libraries. Results depend on it: sums of
-    floats are split among threads. The executor alone gets the passphrase of the identity key, if there is one.
+    The number is set before torch is imported, so that all of its libraries use it. Results depend on it: sums of
+    floats are split among threads. Only the executor gets the passphrase of the identity key, if there is one.
     """
     address = f"{LOOPBACK}:{free_loopback_port()}"
     environment = home.environment()

@@ -10,7 +10,7 @@ from client.site.home import ClientHome
 from privacy.flower.processes import is_running, read_state
 
 EXECUTOR, SUPERNODE = "executor", "supernode"
-CLOCK_LIMIT_S = 3.0  # node authentication takes a time up to 5 s ahead of the coordinator's
+CLOCK_LIMIT_S = 3.0  # node authentication accepts a time up to 5 s ahead of the coordinator's
 
 
 def status(home: ClientHome) -> dict[str, Any]:
@@ -21,7 +21,7 @@ def status(home: ClientHome) -> dict[str, Any]:
 
 
 def current(home: ClientHome, processes: dict[str, Any]) -> dict[str, Any]:
-    """Return the status of a site that runs; `processes` is what its supervisor knows of them."""
+    """Return the status of a running site; `processes` is what its supervisor knows of its processes."""
     return _report(home, read_state(home.state(SUPERNODE)), read_state(home.state(EXECUTOR)), processes)
 
 
@@ -61,12 +61,12 @@ def _connection(report: dict[str, Any]) -> str:
     since = report["connection_since"]
     when = datetime.fromtimestamp(since).strftime(" since %d %b %H:%M") if since else ""
     if report["connection"] == "refused":
-        return f"turned away by {server}{when}: is the site admitted, and the clock right?"
+        return f"turned away by {server}{when}: is the site admitted, and is its clock right?"
     words = {"connected": f"connected to {server}{when}", "retrying": f"no connection to {server}{when}, trying again"}
     text = words.get(report["connection"], f"connecting to {server}")
     restarts = report["processes"].get(SUPERNODE, {}).get("restarts", 0)
-    if report["node_id"] is None and restarts > 0:  # it has never been let in
-        text += " (is the site admitted, the CA right, the clock set? see logs/supernode.log)"
+    if report["node_id"] is None and restarts > 0:  # the coordinator has never let it in
+        text += " (is the site admitted? are its CA and clock right? see logs/supernode.log)"
     return text
 
 

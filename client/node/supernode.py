@@ -1,4 +1,4 @@
-"""Flower's SuperNode as a child of `client start`: it ends with its parent, and whenever it could not go on.
+"""Flower's SuperNode as a child of `client start`: it ends with its parent, and whenever it cannot go on.
 
 Run as `python -m client.node.supernode HOME ADDRESS`; its runtime API listens on ADDRESS for our executor. The
 SuperNode only fetches messages and hands them to that API: nothing that a coordinator ships is imported in this process
@@ -38,15 +38,15 @@ from privacy.flower.pace import pause_s, until_there
 from privacy.flower.processes import end_with_parent
 from privacy.flower.whole_body import WholeBody
 
-# So long a node stays away after it has left: the coordinator's run polls four times a second, and takes a node that it
-# finds away as one that will not answer.
+# How long a node stays away after it has left. The coordinator's run polls four times a second; when it finds that a
+# node is away, it no longer expects an answer.
 RELEASE_S = 5.0
 
 _log = logging.getLogger("client.node.supernode")
 
 
 def flags(home: ClientHome, address: str) -> list[str]:
-    """Command line for Flower's own parser, which is the one supported way to configure a SuperNode."""
+    """Return the command line for Flower's own parser, the one supported way to configure a SuperNode."""
     host, _, port = address.rpartition(":")
     return [
         *("--superlink", home.server, "--root-certificates", str(home.ca_certificate)),
@@ -57,9 +57,9 @@ def flags(home: ClientHome, address: str) -> list[str]:
 
 
 def release(home: ClientHome, watch: FleetWatch) -> None:
-    """Tell the coordinator that what this node held is lost, when an earlier SuperNode ended without saying so.
+    """Tell the coordinator that this node's message is lost, if an earlier SuperNode ended without saying so.
 
-    Otherwise the coordinator would take the node that comes back for the one that left, and wait for its answer.
+    Otherwise the coordinator would take the returning node for the one that left, and wait for its answer.
     """
     if watch.released or watch.node_id is None:
         return
@@ -79,7 +79,7 @@ def release(home: ClientHome, watch: FleetWatch) -> None:
 
 
 def watch_requests(watch: FleetWatch) -> None:
-    """Put ``watch`` in front of every request that Flower's SuperNode makes; ask again soon for parts on their way."""
+    """Put ``watch`` before every request of Flower's SuperNode; soon ask again for parts that are on their way."""
 
     class Watched(FleetHttpClient):
         def __init__(self, base_url: str, *, interceptors: Any = (), **rest: Any) -> None:
@@ -102,7 +102,7 @@ def read_bodies_whole() -> None:
 
 
 def shorten_pauses(watch: FleetWatch) -> None:
-    """Let Flower's main loop pause for what fits the time since it last did something, at most for what it asks for."""
+    """Shorten the pauses of Flower's main loop by how lately it worked; none is longer than the loop asks for."""
 
     class Pauses:
         @staticmethod
@@ -113,7 +113,7 @@ def shorten_pauses(watch: FleetWatch) -> None:
 
 
 def _end(failed: threading.ExceptHookArgs) -> None:
-    """Leave when a thread dies: Flower sends no heartbeat any more and goes on regardless."""
+    """End the process when a thread dies: Flower would go on without heartbeats."""
     _log.error("a thread of the SuperNode ended (%s)", failed.exc_type.__name__)
     os.kill(os.getpid(), signal.SIGTERM)
 
@@ -125,7 +125,7 @@ def main() -> None:
     threading.excepthook = _end
     home = ClientHome.load(Path(sys.argv[1]))
     watch = FleetWatch(home.state("supernode"))
-    code: object = LOST  # Flower's main loop ends without a word when it cannot go on
+    code: object = LOST  # Flower's main loop ends silently when it cannot go on
     try:
         release(home, watch)
         watch_requests(watch)

@@ -1,6 +1,6 @@
-"""Judges from what a site's processes note whether they still work, so that `client start` can restart them.
+"""Judges by their notes whether a site's processes still work, so that `client start` can restart them.
 
-/health of Flower's SuperNode answers 200 while a site is of no use any more; what counts is progress.
+/health of Flower's SuperNode answers 200 even when the site no longer works, so progress is what counts.
 """
 
 from __future__ import annotations
@@ -17,39 +17,39 @@ SILENT_S = 75.0
 
 
 class Watchdog:
-    """Call ``reason`` again and again; times are this process's own, so that a clock that is set does not matter."""
+    """Call ``reason`` again and again. It uses this process's own time, so setting the machine's clock is harmless."""
 
     def __init__(self) -> None:
         self._seen: dict[str, tuple[Any, float]] = {}
 
     def reason(self, pid: int | None, supernode: dict[str, Any], executor: dict[str, Any]) -> str:
-        """Why the SuperNode with this ``pid`` must start again, or nothing."""
+        """Return why the SuperNode with this ``pid`` must restart, or an empty text."""
         if pid is None:
             for what in ("alive", "lost", "waits"):
                 self._seen.pop(what, None)
             return ""
-        if self._unchanged_s("alive", (pid, supernode.get("alive"))) > SILENT_S:
+        if self._age_s("alive", (pid, supernode.get("alive"))) > SILENT_S:
             return "no sign of life"
         lost = supernode.get("holding") and not supernode.get("busy") and executor.get("state") == "idle"
         mark = (pid, executor.get("since")) if lost and supernode.get("connection") == "connected" else None
-        # It waits for an answer that nobody works on: the executor was killed, or its run is over.
-        if self._unchanged_s("lost", mark) > LOST_TASK_S and mark is not None:
+        # It waits for an answer that no process works on: the executor was killed, or its run is over.
+        if self._age_s("lost", mark) > LOST_TASK_S and mark is not None:
             return "its task was lost"
         waits = executor.get("state") == "working" and not executor.get("task") and not supernode.get("busy")
         mark = (pid, executor.get("since")) if waits else None
-        if self._unchanged_s("waits", mark) > NO_MESSAGE_S and mark is not None:
+        if self._age_s("waits", mark) > NO_MESSAGE_S and mark is not None:
             return "the message of its task did not come"
         return ""
 
     def hangs(self, pid: int | None, executor: dict[str, Any], longest_s: float) -> str:
-        """Why the executor with this ``pid`` must start again, or nothing: one task may take ``longest_s``."""
+        """Return why the executor with this ``pid`` must restart, or an empty text. A task may take ``longest_s``."""
         mark = (pid, executor.get("since")) if pid is not None and executor.get("state") == "working" else None
-        if self._unchanged_s("hangs", mark) > longest_s and mark is not None:
+        if self._age_s("hangs", mark) > longest_s and mark is not None:
             return "a task took longer than max_task_hours"
         return ""
 
-    def _unchanged_s(self, what: str, mark: Any) -> float:
-        """For how long ``mark`` has been the same."""
+    def _age_s(self, what: str, mark: Any) -> float:
+        """Return for how many seconds ``mark`` has been the same."""
         now = time.monotonic()
         before, since = self._seen.get(what, (None, now))
         if mark != before:

@@ -162,6 +162,6 @@ def test_a_site_of_private_modes_alone_sends_no_exact_sums_and_no_scores(home: P
 @pytest.mark.parametrize("mode", ["shared", "site"])
 def test_a_release_never_leaves_a_real_site_without_masks(home: Path, mode: str) -> None:
     training = Training()
-    assert "under masks alone" in refusal(answer(home, asked(replace(LOCAL, mode=mode), local_steps=1), training))
+    assert "only under masks" in refusal(answer(home, asked(replace(LOCAL, mode=mode), local_steps=1), training))
     assert training.rounds == 0
     assert not (home / "ledger" / "ledger.jsonl").exists()

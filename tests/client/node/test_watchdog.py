@@ -1,4 +1,4 @@
-"""When a SuperNode must start again: tasks that nobody works on, silence; and what FleetWatch makes of answers."""
+"""When a SuperNode must restart: tasks that no process works on, silence; and what FleetWatch makes of answers."""
 
 import os
 import sys
