@@ -142,7 +142,7 @@ def _answer(
             patients=patients,
             vector=done.update,
             sums=training.base_sums(site, asked.spec_json) if asked.kind == "base" else None,
-            metrics=gate.allowed(done.metrics),
+            metrics=gate.filter_metrics(done.metrics),
         )
     )
 

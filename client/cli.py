@@ -82,7 +82,7 @@ def plan(
     site = ClientHome.load(home_folder)
     if accept is not None:
         enrol.pin_plan(site, accept)
-    shown = enrol.shown_plan(site)
+    shown = enrol.plan_to_show(site)
     _print(shown.record() if as_json else shown.lines(home_folder))
 
 

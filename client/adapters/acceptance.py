@@ -1,10 +1,10 @@
 """Whether a new shared adapter may replace the one in use: DVH non-inferiority on the site's held-back patients.
 
 For each held-back patient the dose of both adapters is compared with the reference plan. The difference of the two
-errors, new less current, is averaged over patients, and its one-sided upper confidence bound (Student's t; patients are
-the independent units) has to stay below a margin: non-inferiority, not superiority. Checked are the dose score, the DVH
-score of a patient, and each structure's DVH errors, with a wider margin since there are many. The first adapter of a
-site is held against limits of its own instead. The margins are ours and need a physicist's review.
+errors, new minus current, is averaged over patients, and its one-sided upper confidence bound (Student's t; patients
+are the independent units) must stay below a margin: non-inferiority, not superiority. The test checks the dose score,
+a patient's DVH score, and each structure's DVH errors, with a wider margin because there are many. A site's first
+adapter is checked against absolute limits instead. The margins are ours and need a physicist's review.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from shared_model.scoring.dosimetry import CaseScore
 
 @dataclass(frozen=True, kw_only=True)
 class Margins:
-    """In Gy. ``confidence`` is one-sided; a test on fewer than ``least_patients`` proves nothing and is refused."""
+    """Margins in Gy. ``confidence`` is one-sided. Fewer than ``least_patients`` prove nothing: the test is refused."""
 
     dose_score_gy: float = 0.3
     dvh_score_gy: float = 0.3
@@ -91,7 +91,7 @@ def non_inferior(new: Sequence[CaseScore], current: Sequence[CaseScore], margins
 
 
 def good_enough(new: Sequence[CaseScore], margins: Margins) -> Verdict:
-    """Hold a site's first adapter against absolute limits; InputError on too few patients."""
+    """Check a site's first adapter against absolute limits; InputError on too few patients."""
     _enough(new, margins)
     return Verdict(
         checks=(

@@ -1,11 +1,11 @@
-"""`client adopt`: test a new shared adapter on the site's held-back patients, take it into use, align it to the card.
+"""`client adopt`: test a new shared adapter on held-back patients, take it into use, align it to the scorecard.
 
 ```
 adapters/shared.safetensors   what the site predicts with; .previous: the one before
 adapters/acceptance.json      the last test, passed or not
 private/SHARED/               the private adapter made for it (client/adapters/align.py); never leaves this folder.
-                              SHARED.previous: made for another card, setting or patient than now
-scorecard.yaml                the site's own card; with none there is no alignment
+                              SHARED.previous: made for another scorecard, setting or patients than now
+scorecard.yaml                the site's own scorecard; without one there is no alignment
 ```
 """
 
@@ -33,7 +33,7 @@ SHARED_FILE = "shared.safetensors"
 
 @dataclass(frozen=True, kw_only=True)
 class Adopted:
-    """What came of it: the verdict, and where the adapter in use lies."""
+    """The result: the verdict, and where the adapter in use lies."""
 
     verdict: Verdict
     adapter: Path

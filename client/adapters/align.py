@@ -22,9 +22,9 @@ from client.adapters.patients import Patient, load_patients
 from client.adapters.scard_nft import Alignment, AlignState
 from client.adapters.scores import PlanScore, cohort_means, criteria_table, plan_score, reference_scores
 from client.adapters.settings import AlignSettings
-from client.data.kinds import found_kind
+from client.data.kinds import find_kind
 from client.data.latent_cache import content_hash
-from client.data.site_file import found_site
+from client.data.site_file import find_site
 from client.site.config import DICOM, SiteConfig
 from shared_model.adapter.manifest import load_adapter, unpack, vector_hash
 from shared_model.adapter.private import OLD, PrivatePolicy
@@ -40,15 +40,15 @@ from shared_model.scoring.scorecard_read import read_scorecard
 
 PRIVATE_FILE = "private.safetensors"
 CHECKPOINT = "checkpoint.pt"
-# Called with what is done, how many of how many, and the newest numbers.
+# Called with the name of the step, how many are done, of how many, and the newest numbers.
 Progress = Callable[[str, int, int, dict[str, float]], None]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One alignment: the card, the shared adapter, the site's patients, and where the results go.
+    """One alignment: the scorecard, the shared adapter, the site's patients, and where the results go.
 
-    ``replaces``: an alignment of another key that lies there is moved aside, to ``out``.previous, and not refused.
+    ``replaces``: if ``out`` holds an alignment with another key, move it to ``out``.previous instead of refusing.
     """
 
     card: Scorecard
@@ -60,7 +60,7 @@ class Job:
     replaces: bool = False
 
     def key(self, train: Sequence[Patient], held: Sequence[Patient]) -> str:
-        """Equal for what makes equal weights, the patients' own content with it; ``epochs`` may be raised later."""
+        """Hash all that the weights depend on, with the patients' content. ``epochs`` is left out: it may be raised."""
         settings = asdict(replace(self.settings, epochs=0))
         patients = [[(p.case.case_id, content_hash(p.case)) for p in split] for split in (train, held)]
         what = [self.card.sha256, vector_hash(self.vector), self.spec.to_json(), settings, patients]
@@ -68,23 +68,23 @@ class Job:
 
 
 def data_site(data: Path) -> SiteConfig:
-    """The patients of ``--data``: a site.yaml or a folder that holds one, or a folder of OpenKBP's patients, of
+    """Return the site of ``--data``: a site.yaml or a folder that holds one, or a folder of OpenKBP's patients, of
     GDP-HMM's plans or of case files.
 
-    Without a site.yaml the last fifth by name is held back. DICOM needs one: its case ids, and with them who is held
-    back, hold with a site's salt alone.
+    Without a site.yaml the last fifth by name is held back. DICOM needs a site.yaml: its case ids depend on the site's
+    salt, and so does the choice of held-back patients.
     """
     config = data / "site.yaml" if data.is_dir() else data
     if config.is_file():
         return SiteConfig.load(config)
-    kind = found_kind(data)
+    kind = find_kind(data)
     if kind == DICOM and any(data.iterdir()):
         raise InputError(f"{data}: holds no .npz, so perhaps DICOM; give the site.yaml that `client init` made of it")
-    return found_site("site", "cases" if kind == DICOM else kind, data)
+    return find_site("site", "cases" if kind == DICOM else kind, data)
 
 
-def limited(site: SiteConfig, patients: int) -> SiteConfig:
-    """The first ``patients`` training patients alone, and all that are held back; 0: everyone."""
+def limit_training(site: SiteConfig, patients: int) -> SiteConfig:
+    """Return the site with its first ``patients`` training patients only, and all held-back ones; 0: all patients."""
     return replace(site, train=site.train[:patients]) if patients else site
 
 
@@ -130,13 +130,13 @@ def cohort(job: Job, policy: PrivatePolicy, progress: Progress) -> tuple[list[Pa
     total = len(job.site.train) + len(job.site.validation)
     done = 0
 
-    def loaded(count: int) -> None:
+    def count_loaded(count: int) -> None:
         nonlocal done
         done += count
         progress("patients", done, total, {})
 
     train, held = (
-        load_patients(job.site, ids, job.spec, policy.model, job.card, loaded)
+        load_patients(job.site, ids, job.spec, policy.model, job.card, count_loaded)
         for ids in (job.site.train, job.site.validation)
     )
     return train, held
@@ -198,7 +198,7 @@ def _checkpoint(job: Job, alignment: Alignment, key: str) -> None:
 
 
 def _resume(job: Job, alignment: Alignment, key: str) -> None:
-    """Go on from the folder's checkpoint, where there is one; another alignment's is moved aside or an InputError."""
+    """Go on from the folder's checkpoint, if there is one. Another alignment's is moved aside, or is an InputError."""
     path = job.out / CHECKPOINT
     if not path.is_file():
         return
@@ -221,7 +221,7 @@ def _resume(job: Job, alignment: Alignment, key: str) -> None:
 
 
 def _move_aside(out: Path) -> None:
-    """``out`` becomes ``out``.previous, instead of what was there, and is empty."""
+    """Move ``out`` to ``out``.previous, which it replaces, and make an empty ``out``."""
     previous = out.with_name(f"{out.name}.previous")
     if previous.exists():
         shutil.rmtree(previous)

@@ -1,4 +1,4 @@
-"""What a site keeps to itself, as `client predict` uses it: its scorecard and its private adapter."""
+"""What a site never sends, as `client predict` uses it: its scorecard and its private adapter."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from client.adapters.adopt import SHARED_FILE, adapters_folder, own_card, private_folder
 from client.adapters.align import PRIVATE_FILE
-from client.prediction.predict import Build, ScoreOf, shared_alone
+from client.prediction.predict import Build, ScoreOf, build_shared
 from client.site.home import ClientHome
 from shared_model.adapter.manifest import load_adapter, vector_hash
 from shared_model.adapter.private import PrivateAdapter, aligned_policy
@@ -23,7 +23,7 @@ from shared_model.scoring.scorecard_read import read_scorecard
 
 
 def score_by(card: Path) -> ScoreOf:
-    """Scores doses by a scorecard; InputError naming the card's line that is wrong."""
+    """Make a function that scores doses by a scorecard; InputError names the scorecard's wrong line."""
     read = read_scorecard(card)
 
     def of(case: Case) -> Score:
@@ -37,10 +37,13 @@ def score_by(card: Path) -> ScoreOf:
     return of
 
 
-def aligned_by(private: Path | None) -> Build:
-    """The shared model with a private adapter over it, or alone; InputError where that was made for another."""
+def model_with(private: Path | None) -> Build:
+    """Make a function that builds the shared model, with the private adapter over it if one is given.
+
+    The function raises InputError if the private adapter was made for another shared adapter.
+    """
     if private is None:
-        return shared_alone
+        return build_shared
     adapter = PrivateAdapter.load(private)
 
     def build(spec: ModelSpec, vector: Vector) -> tuple[DoseModel, ModelSpec]:
@@ -51,7 +54,7 @@ def aligned_by(private: Path | None) -> Build:
 
 
 def adapter_in_use(home: ClientHome | None, asked: Path | None) -> Path:
-    """The adapter asked for, else the one that the home has adopted, else the bundled one."""
+    """Return the given adapter, else the one that the home has adopted, else the bundled one."""
     if asked is not None or home is None:
         return asked or DEFAULT_ADAPTER
     adopted = adapters_folder(home) / SHARED_FILE
@@ -59,7 +62,7 @@ def adapter_in_use(home: ClientHome | None, asked: Path | None) -> Path:
 
 
 def private_in_use(home: ClientHome | None, adapter: Path, asked: Path | None) -> Path | None:
-    """The private adapter asked for, else the home's own that was made for ``adapter``, else None."""
+    """Return the given private adapter, else the home's own one that was made for ``adapter``, else None."""
     if asked is not None or home is None:
         return asked
     own = private_folder(home) / vector_hash(load_adapter(adapter)[1])[:16] / PRIVATE_FILE
@@ -67,7 +70,7 @@ def private_in_use(home: ClientHome | None, adapter: Path, asked: Path | None) -
 
 
 def card_in_use(home: ClientHome | None, asked: Path | None) -> Path:
-    """The scorecard asked for, else the home's own; InputError where there is neither."""
+    """Return the given scorecard, else the home's own; InputError if there is neither."""
     card = asked if asked is not None else own_card(home) if home is not None else None
     if card is None or not card.is_file():
         raise InputError("predict: --best-of needs --scorecard CARD, or --home of a site with a scorecard.yaml")

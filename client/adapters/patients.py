@@ -1,4 +1,4 @@
-"""A site's patients as scorecard training and scoring need them: encoded, with base dose, reference and bound card."""
+"""A site's patients for scorecard training and scoring: encoded, with base dose, reference and bound scorecard."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from client.data.latent_cache import content_hash, encoded
+from client.data.latent_cache import content_hash, encode_case
 from client.data.load import load_case
 from client.data.npz import read_arrays, write_arrays
 from client.site.config import SiteConfig
@@ -30,13 +30,13 @@ from shared_model.prediction.predictor import sample_volumes
 from shared_model.scoring.dosimetry import mae_ref5_gy
 from shared_model.scoring.scorecard import BoundCard, Scorecard
 
-# Raised when an equal case would get another base dose.
+# Raise this number when an equal case would get another base dose.
 FORMAT = 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class Patient:
-    """One patient: the case, its latents, its base dose (None without one) and the card on it."""
+    """One patient: the case, its latents, its base dose (None without one) and the scorecard bound to it."""
 
     case: Case
     example: Example
@@ -74,21 +74,21 @@ def load_patients(
     card: Scorecard,
     loaded: Callable[[int], None] = lambda patients: None,
 ) -> list[Patient]:
-    """The patients ``case_ids``; base doses are kept in the site's cache, where it has one.
+    """Load the patients ``case_ids``; keep base doses in the site's cache, if it has one.
 
-    InputError for a patient without a reference dose, which every reward is anchored to.
+    InputError for a patient without a reference dose: every reward is anchored to it.
     """
     latents = load_latents(spec)
     found = []
     for case_id in case_ids:
         case = load_case(site, case_id)
         if case.dose_gy is None:
-            raise InputError(f"case {case_id}: no reference dose; alignment is anchored to it, take the case out")
+            raise InputError(f"case {case_id}: no reference dose, which alignment needs; take the case out")
         base = _base(case, spec, model, site.cache)
         found.append(
             Patient(
                 case=case,
-                example=encoded(case, spec, site.cache, base),
+                example=encode_case(case, spec, site.cache, base),
                 base=base,
                 card=card.bind(case),
                 latents=latents,
@@ -99,10 +99,9 @@ def load_patients(
 
 
 def _base(case: Case, spec: ModelSpec, model: DoseModel, cache: Path | None) -> Volume | None:
-    """The base dose, from the cache where it lies there: its features take a second a patient.
+    """Return the base dose, from the cache if it is there: its features take a second a patient.
 
-    A file's name is the hash of all that it depends on, as in client/data/latent_cache.py; one that is damaged is
-    replaced.
+    A file's name is the hash of all that it depends on, as in client/data/latent_cache.py. A damaged file is replaced.
     """
     if not spec.base_kind.gives_dose or cache is None:
         return base_gy(case, spec, model)

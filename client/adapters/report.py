@@ -1,4 +1,4 @@
-"""`client report --scorecard`: what a card gives the reference plans, the shared model and the aligned one.
+"""`client report --scorecard`: a scorecard's scores of the reference plans, the shared model and the aligned one.
 
 ``report.json`` has the numbers; ``report.html`` is one file with tables, doses and DVHs, for the site's own staff: it
 shows patients by pseudonym and never leaves the site.
@@ -141,6 +141,6 @@ def _patients(names: Sequence[str], table: Sequence[Mapping[str, Any]]) -> str:
     return f"<h2>Patients</h2><table><tr><th>patient{head}{''.join(rows)}</table>"
 
 
-def without_training(job: Job) -> Job:
-    """The same job with held-back patients alone: a report reads no others."""
+def drop_training(job: Job) -> Job:
+    """Return the same job with held-back patients only: a report reads no others."""
     return replace(job, site=replace(job.site, train=()))

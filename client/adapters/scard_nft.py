@@ -1,12 +1,14 @@
 """ScardNFT: a private adapter learns the hospital's own scorecard, at the hospital (docs/method.md, stage C).
 
-Each epoch, for each patient: K candidate doses from the old policy; a raw reward each, which is the score less a hinge
-for hard constraints and less an anchor on the mean absolute error to the reference dose, so that points cannot be won
-by lowering all dose; rewards normalised within the patient; one step of DiffusionNFT (shared_model/diffusion/nft.py) on
-the candidates noised anew at the sampler's own noise times, plus ``lambda_diffusion`` times the diffusion loss on the
-reference. The old policy follows as a moving average. On held-back patients the best epoch and strength are kept among
-those whose error has not drifted; training stops when that stalls. Strength: how far to go from the shared model to the
-trained weights. The shared model lies near the least error, so a share of the way costs less than its share of error.
+Each epoch does this for each patient. It draws K candidate doses from the old policy. Each candidate gets a raw reward:
+the score minus a hinge for hard constraints, minus an anchor on the mean absolute error to the reference dose, so that
+lowering all dose wins no points. Rewards are normalised within the patient. One step of DiffusionNFT
+(shared_model/diffusion/nft.py) trains on the candidates, with new noise at the sampler's own noise times, plus
+``lambda_diffusion`` times the diffusion loss on the reference. The old policy follows as a moving average.
+
+Held-back patients choose the best epoch and strength among those whose error has not drifted. Training stops when there
+is no better one for some epochs. Strength is how far to go from the shared model to the trained weights. The shared
+model lies near the least error, so a share of the way costs less than its share of error.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ STRENGTHS = (1.0, 0.75, 0.5, 0.25)
 
 @dataclass(kw_only=True)
 class AlignState:
-    """All of an alignment in progress; ``client/adapters/align.py`` writes it after each epoch and reads it back."""
+    """The whole state of an alignment; ``client/adapters/align.py`` writes it after each epoch and reads it back."""
 
     epoch: int = 0
     steps: int = 0
@@ -67,15 +69,15 @@ class Alignment:
         self._parameters = list(policy.parameters().values())
         self.optimiser = torch.optim.AdamW(self._parameters, lr=settings.lr, weight_decay=1e-4)
         self.state = AlignState()
-        self._start = _copied(policy)
-        self.mean = _copied(policy)  # of the weights on their way, which is less noisy than where they stand
+        self._start = _copy_weights(policy)
+        self.mean = _copy_weights(policy)  # moving average of the weights: less noisy than the newest ones
         self.best = self._start
 
     def run(self, epoch_done: Callable[[dict[str, float]], None], patient_done: Callable[[], None]) -> None:
-        """Train from where the state stands to the last epoch or an early stop; the best weights end in the policy."""
+        """Train from the present state to the last epoch or an early stop. The best weights end in the policy."""
         if not self.state.history:
             self._begin(epoch_done)
-        while self.state.epoch < self.settings.epochs and not self._stalled():
+        while self.state.epoch < self.settings.epochs and not self._has_stalled():
             self.state.epoch += 1
             self._note(epoch_done, self._epoch(patient_done))
         self._set(self.best)
@@ -88,7 +90,7 @@ class Alignment:
 
     def _note(self, epoch_done: Callable[[dict[str, float]], None], sums: dict[str, float]) -> None:
         """Score the held-back patients at each strength, keep the best so far, and report the full strength."""
-        stand, before = _copied(self.policy), self.state.history[0]
+        stand, before = _copy_weights(self.policy), self.state.history[0]
         entry: dict[str, float] = {"epoch": float(self.state.epoch), **sums}
         for strength in STRENGTHS:
             self._set({name: self._start[name].lerp(weight, strength) for name, weight in self.mean.items()})
@@ -97,7 +99,7 @@ class Alignment:
             sound = held.mae_ref5_gy <= before["mae_ref5_gy"] * (1.0 + self.settings.mae_drift)
             if sound and held.broken <= before["broken"] and held.score > self.state.best_score:
                 self.state.best_epoch, self.state.best_strength = self.state.epoch, strength
-                self.state.best_score, self.best = held.score, _copied(self.policy)
+                self.state.best_score, self.best = held.score, _copy_weights(self.policy)
         self._set(stand)
         self.state.history.append(entry)
         epoch_done(entry)
@@ -107,7 +109,7 @@ class Alignment:
             for name, parameter in self.policy.parameters().items():
                 parameter.copy_(weights[name])
 
-    def _stalled(self) -> bool:
+    def _has_stalled(self) -> bool:
         return self.state.epoch - self.state.best_epoch >= self.settings.patience
 
     def held_back(self) -> Held:
@@ -116,7 +118,7 @@ class Alignment:
         for patient in self._held:
             dose = self.predict(patient)[None]
             values = patient.card.values(dose)
-            broken = _weighted(patient, patient.card.violations(values)) / patient.card.weight
+            broken = _weighted_sum(patient, patient.card.violations(values)) / patient.card.weight
             rows.append([float(patient.card.score(dose)), float(patient.mae_gy(dose)), float(broken)])
         score, mae, broken_mean = (sum(column) / len(rows) for column in zip(*rows, strict=True))
         return Held(score=score, mae_ref5_gy=mae, broken=broken_mean)
@@ -128,7 +130,7 @@ class Alignment:
         return patient.sample(model, how, self.settings.predict_candidates, seed=self.settings.seed).mean(0)
 
     def _epoch(self, patient_done: Callable[[], None]) -> dict[str, float]:
-        """Once over the training patients; sums for the progress line."""
+        """Go once over the training patients; return sums for the progress line."""
         epoch = self.state.epoch
         order = torch.randperm(len(self._train), generator=noise_generator(self.settings.seed, "order", str(epoch)))
         rewards: list[Tensor] = []
@@ -147,18 +149,18 @@ class Alignment:
 
     @torch.no_grad()
     def _draw(self, patient: Patient) -> _Draw:
-        """Candidates of the old policy, their rewards, and the old policy's velocities where they are noised anew."""
+        """Draw candidates of the old policy, their rewards, and the old policy's velocities at their new noise."""
         settings = self.settings
         some = patient.example.latents["dose"]
         key = ("align", patient.case.case_id, str(self.state.epoch))
         generator = noise_generator(settings.seed, *key)
-        # In pairs of opposite noise: what rough doses lose of the score is in both, and falls out of their difference.
+        # Pairs have opposite noise: what roughness costs the score is in both and cancels in their difference.
         half = torch.randn(((settings.candidates + 1) // 2, *some.shape), generator=generator)
         noise = torch.cat([half, -half])[: settings.candidates]
         with self._autocast():
             network = self._network(OLD, patient)
             x0 = sample_ddim(network, noise, settings.candidate_steps)
-            states = [_noised(x0, t, generator) for t in sampling_times(settings.candidate_steps)[:-1]]
+            states = [_add_noise(x0, t, generator) for t in sampling_times(settings.candidate_steps)[:-1]]
             olds = [network(state.x_t, state.t_b) for state in states]
         rewards = self.rewards(patient, patient.doses(patient.latents.decode(x0)))
         return _Draw(x0=x0, states=states, v_old=olds, rewards=rewards)
@@ -178,7 +180,7 @@ class Alignment:
         """Raw reward of each candidate, (k,), in points of 100."""
         card, settings = patient.card, self.settings
         values = card.values(dose_kzyx)
-        hinge = settings.penalty * _weighted(patient, card.violations(values))
+        hinge = settings.penalty * _weighted_sum(patient, card.violations(values))
         score = 100.0 * (card.points(values).sum(1) - hinge) / card.weight
         return score - settings.anchor * patient.mae_gy(dose_kzyx)
 
@@ -215,7 +217,7 @@ class Alignment:
             loss = torch.stack(losses).mean()
             if settings.lambda_diffusion > 0:
                 reference = patient.example.latents["dose"].float()[None]
-                state = _noised(reference, shift_time(torch.rand((), generator=generator)), generator)
+                state = _add_noise(reference, shift_time(torch.rand((), generator=generator)), generator)
                 error = network(state.x_t, state.t_b) - state.v
                 loss = loss + settings.lambda_diffusion * error.square().mean()
         return loss
@@ -240,19 +242,19 @@ class _Draw:
     rewards: Tensor
 
 
-def _noised(x0: Tensor, t: Tensor, generator: torch.Generator) -> _State:
-    """At t = 1 the state is the noise: one draw serves all candidates, at an eighth of the cost."""
+def _add_noise(x0: Tensor, t: Tensor, generator: torch.Generator) -> _State:
+    """Add noise of time ``t``. At t = 1 the state is noise alone: one draw serves all candidates, at 1/8 the cost."""
     alone = float(t) >= 1.0
     eps = torch.randn(x0[:1].shape if alone else x0.shape, generator=generator)
     x_t, v = noised(x0, eps.expand_as(x0), t.expand(len(x0)))
     return _State(x_t=eps if alone else x_t, t_b=t.expand(1 if alone else len(x0)), v=v)
 
 
-def _copied(policy: PrivatePolicy) -> dict[str, Tensor]:
+def _copy_weights(policy: PrivatePolicy) -> dict[str, Tensor]:
     return {name: parameter.detach().clone() for name, parameter in policy.parameters().items()}
 
 
-def _weighted(patient: Patient, of_criteria_bc: Tensor) -> Tensor:
+def _weighted_sum(patient: Patient, of_criteria_bc: Tensor) -> Tensor:
     """Sum over criteria, each times its weight, (b,)."""
     weights = torch.tensor([c.weight for c in patient.card.criteria], dtype=of_criteria_bc.dtype)
     return (of_criteria_bc * weights).sum(1)

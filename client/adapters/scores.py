@@ -1,4 +1,4 @@
-"""Plans of a cohort under a scorecard: each criterion's value and points, means over the patients that have it."""
+"""Scores of a cohort's plans by a scorecard: each criterion's value and points, means over patients that have it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from shared_model.scoring.scorecard import Scorecard
 
 @dataclass(frozen=True, kw_only=True)
 class PlanScore:
-    """One dose of one patient: score 0 to 100, error to the reference in Gy, and by criterion's id value and points."""
+    """One dose of one patient: score 0 to 100, error to the reference in Gy, value and points by criterion id."""
 
     score: float
     mae_ref5_gy: float
@@ -40,7 +40,7 @@ def plan_score(patient: Patient, dose_zyx: Tensor) -> PlanScore:
 
 
 def reference_scores(patients: Sequence[Patient]) -> list[PlanScore]:
-    """The patients' own plans."""
+    """Score the patients' own plans."""
     return [plan_score(patient, patient.reference) for patient in patients]
 
 
@@ -51,9 +51,9 @@ def cohort_means(scores: Sequence[PlanScore]) -> dict[str, float]:
 
 
 def criteria_table(card: Scorecard, columns: Mapping[str, Sequence[PlanScore]]) -> list[dict[str, Any]]:
-    """One entry for each criterion of the card: what it is, how many patients have it, and per column the means.
+    """Make one entry for each criterion of the scorecard: what it is, how many patients have it, each column's means.
 
-    A criterion that no patient has stands there with 0 patients: a name that fits nobody is seen.
+    A criterion that no patient has is listed with 0 patients, so that a name that fits no structure is seen.
     """
     table = []
     for c in card.criteria:

@@ -16,7 +16,7 @@ class AlignSettings:
     ``candidates`` K of ``candidate_steps`` DDIM steps each (more steps, more spread). ``form``: x0 or velocity.
     ``beta``: how far the implicit policies lie from the old one. ``lambda_diffusion``: weight of the diffusion loss on
     the reference. ``anchor``: points that one Gy of mean absolute error costs. ``penalty``: how many times its weight a
-    criterion loses for each span of its map by which its hard constraint is broken. ``batch``: patients a step.
+    criterion loses for each span of its map beyond its broken hard constraint. ``batch``: patients a step.
     ``old_most``: the most that the old policy keeps of itself in a step (it rises by 0.001 a step). ``smooth``: the
     same of the mean of the weights, which is what is scored and kept. ``patience``: epochs without a better held-back
     score. ``mae_drift``: share by which the held-back error may rise.
@@ -62,5 +62,5 @@ class AlignSettings:
 
     @property
     def shape(self) -> PrivateShape:
-        """Of the private adapter."""
+        """The shape of the private adapter."""
         return PrivateShape(rank=self.rank, alpha=self.alpha, attention=self.attention)

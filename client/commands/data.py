@@ -55,7 +55,7 @@ def check(
 
 
 def _source(data: Path | None, home: ClientHome | None, kind: str | None, names: Path | None) -> Any:
-    from client.data.kinds import found_kind
+    from client.data.kinds import find_kind
     from client.names.rules import NameRules
     from client.setup.check_patients import Source
     from client.site.pseudonyms import Pseudonyms
@@ -65,9 +65,9 @@ def _source(data: Path | None, home: ClientHome | None, kind: str | None, names:
         raise InputError("check: expected --data (a folder of patients) or --home (a site's folder)")
     root = data if data is not None else config.root if config is not None else Path()
     if kind is None:
-        kind = config.data if data is None and config is not None else found_kind(root)
+        kind = config.data if data is None and config is not None else find_kind(root)
     at_home = config is not None and config.data == DICOM and root == config.root
-    pseudonyms = Pseudonyms.kept(config.pseudonyms) if at_home and config and config.pseudonyms else None
+    pseudonyms = Pseudonyms.from_file(config.pseudonyms) if at_home and config and config.pseudonyms else None
     rules = NameRules.load(names or (config.names if config is not None else None))
     return Source(kind=kind, root=root, pseudonyms=pseudonyms, rules=rules)
 
@@ -112,13 +112,13 @@ def predict(
     score = None if best_of is None else preference.score_by(preference.card_in_use(home, scorecard))
     shared = preference.adapter_in_use(home, adapter)
     own = preference.private_in_use(home, shared, private)
-    build = preference.aligned_by(own)
+    build = preference.model_with(own)
     samples = next((asked for asked in (best_of, mean_of) if asked is not None), 4)
     how = Sampled(samples=samples, steps=steps, seed=seed, score_of=score)
     predictor = Predictor(shared, build)
     salt = config.pseudonyms if config is not None else None
     rules = NameRules.load(names or (config.names if config is not None else None))
-    subject = load_subject(study, case, None if salt is None else Pseudonyms.kept(salt), rules, kind)
+    subject = load_subject(study, case, None if salt is None else Pseudonyms.from_file(salt), rules, kind)
     told = ["with this site's private adapter: aligned to its own scorecard"] if own is not None else []
     answer = predictor.predict(subject.case, how, [*told, *subject.notes])
     record = write_answer(out, answer, predictor, subject.origin)

@@ -80,10 +80,10 @@ def align(
 ) -> None:
     """Train a private adapter on the clinic's scorecard. It never leaves this machine. Run it again to go on."""
     from client.adapters.align import align as run
-    from client.adapters.align import align_files, data_site, limited
+    from client.adapters.align import align_files, data_site, limit_training
 
     given = align_settings(settings or [], epochs=epochs, seed=seed)
-    job = align_files(scorecard, adapter, limited(data_site(data), patients), out, given)
+    job = align_files(scorecard, adapter, limit_training(data_site(data), patients), out, given)
     with _show_progress(job) as progress:
         summary = run(job, progress)
     print(json.dumps(summary, indent=1) if as_json else _screen(summary, out))
@@ -139,11 +139,11 @@ def _align_in(
     home: ClientHome, card: Path, adapter: Path, out: Path, patients: int, given: AlignSettings
 ) -> dict[str, Any]:
     from client.adapters.align import align as run
-    from client.adapters.align import align_files, limited
+    from client.adapters.align import align_files, limit_training
     from client.site.config import SiteConfig
     from privacy.flower.processes import sole_instance
 
-    job = align_files(card, adapter, limited(SiteConfig.load(home.site_config), patients), out, given)
+    job = align_files(card, adapter, limit_training(SiteConfig.load(home.site_config), patients), out, given)
     job = replace(job, replaces=True)  # the shared adapter alone names the folder, not the scorecard or the patients
     with sole_instance(home.folder / "state" / "align.lock", "an alignment"), _show_progress(job) as progress:
         return run(job, progress)
@@ -160,12 +160,12 @@ def report(
 ) -> None:
     """Score held-back patients by a scorecard: reference, shared and aligned model, in report.html and report.json."""
     from client.adapters.align import align_files, data_site
+    from client.adapters.report import drop_training
     from client.adapters.report import report as write
-    from client.adapters.report import without_training
     from client.adapters.settings import AlignSettings
     from shared_model.adapter.private import PrivateAdapter
 
-    job = without_training(align_files(scorecard, adapter, data_site(data), out, AlignSettings()))
+    job = drop_training(align_files(scorecard, adapter, data_site(data), out, AlignSettings()))
     if not job.site.validation:
         raise InputError(f"{data}: no held-back patient; list some under validation")
     with _show_progress(job) as progress:

@@ -1,1 +1,1 @@
-"""From a site's files to Cases; the one place that knows kinds of data."""
+"""From a site's files to Cases; only this room knows the kinds of data."""

@@ -23,7 +23,7 @@ _HEADER_KEYS = {"schema", "case_id", "shape", "spacing_mm", "origin_mm", "struct
 
 
 def save_case(path: Path, case: Case) -> None:
-    """Write ``case`` to ``path`` atomically; replaces a file that is there. Raises InputError if it cannot write."""
+    """Write ``case`` to ``path`` atomically; replace an existing file. Raises InputError if it cannot write."""
     header = {
         "schema": SCHEMA,
         "case_id": case.case_id,

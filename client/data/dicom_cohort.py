@@ -1,8 +1,8 @@
-"""A site's DICOM folder as a cohort: from pseudonyms to Cases, each read from DICOM once and then kept as a case file.
+"""A site's DICOM folder as a cohort: from pseudonyms to Cases. Each is read from DICOM once, then kept as a case file.
 
-``cache/cases/CASE-DIGEST.npz`` holds arrays, spacing, TG-263 names and the pseudonym, nothing else of the record; the
-digest covers the study's files (path, size, time of change), the site's file of names and the reader's version, so that
-a changed study is read again. The folder is readable by its owner alone and may be deleted at any time.
+``cache/cases/CASE-DIGEST.npz`` holds arrays, spacing, TG-263 names and the pseudonym, and nothing else of the record.
+The digest covers the study's files (path, size, time of change), the site's file of names and the reader's version, so
+that a changed study is read again. Only its owner can read the folder, which may be deleted at any time.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from shared_model.core.errors import InputError
 from shared_model.patient.anatomy import is_target
 from shared_model.patient.case import Case
 
-# Raised when a study of equal files would become another Case.
+# Raise this number when equal files would become another Case.
 FORMAT = 2
 
 
@@ -36,7 +36,7 @@ def load_case(site: SiteConfig, case_id: str) -> Case:
         try:
             return case_files.load_case(path)
         except InputError:
-            path.unlink(missing_ok=True)  # damaged: made again
+            path.unlink(missing_ok=True)  # damaged: make it again
     case = read_case(study, NameRules.load(site.names)).case
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     for old in path.parent.glob(f"{case_id}-*.npz"):
@@ -47,13 +47,13 @@ def load_case(site: SiteConfig, case_id: str) -> Case:
 
 @latest_per_site
 def findings(site: SiteConfig) -> Findings:
-    """The studies of the site's folder, looked for once in a process."""
+    """Return the studies of the site's folder; each process searches once."""
     assert site.pseudonyms is not None  # SiteConfig has checked
-    return find_studies(site.root, Pseudonyms.kept(site.pseudonyms))
+    return find_studies(site.root, Pseudonyms.from_file(site.pseudonyms))
 
 
 def case_file(cache: Path, study: Study, names: Path | None) -> Path:
-    """Where the Case of ``study`` is kept, as its files and the site's file of names are now."""
+    """Return where the Case of ``study`` is kept, given the present state of its files and the site's file of names."""
     parts = (*study.ct, study.structures, study.plan, *study.doses)
     files = [header.path for header in parts if header is not None]
     digest = hashlib.sha256(json.dumps([FORMAT, [_state(path) for path in files]]).encode())
@@ -70,8 +70,8 @@ def _state(path: Path) -> tuple[str, int, int]:
 
 
 def trainable(found: Findings, rules: NameRules) -> tuple[str, ...]:
-    """Case ids that can be trained on: with dose and a target with a prescription; of each patient one, the first by
-    id, since a patient must not count twice."""
+    """Return the case ids that can be trained on: those with dose and a prescribed target. Only the first case of each
+    patient is taken, since a patient must not count twice."""
     chosen: dict[str, str] = {}
     for study in found.studies:
         if study.patient not in chosen and not study.problems and study.doses and _has_target(study, rules):

@@ -36,18 +36,18 @@ from shared_model.patient.geometry import Grid, Triple
 _SPACING_XYZ_MM = [2.5, 2.5, 2.0]
 _UPRIGHT = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0]
 _ANGLE_SLICES = (-5, 5)
-# Arrays that are no structures.
+# Arrays that are not structures.
 _VOLUMES = ("img", "dose", "beam_plate")
 # Which structure a level is prescribed to: data_loader.py takes the optimiser's form of the highest target alone.
 _LEVELS = {"PTV_High": "OPTName", "PTV_Mid": "StructName", "PTV_Low": "StructName"}
 
 
 def read_gdp(path: Path, case_id: str, rules: NameRules | None = None) -> tuple[Case, tuple[NameRow, ...]]:
-    """One plan as a Case in LPS, and the review table of its structures; ``rules`` are the site's own for organs.
+    """Read one plan as a Case in LPS, and the review table of its structures; ``rules`` are the site's own for organs.
 
-    Targets are those of PTV_DICT.json beside the file and no other; a lower one is without the part that a higher one
-    covers. Organs are matched by TG-263 spelling, so that BrainStem_03 and Larynx-PTV are none. Plates and dose are
-    absent where the file has none. Raises InputError naming the file, the key and what is wrong with it.
+    Only the targets of PTV_DICT.json beside the file are used; a lower target loses the part that a higher one covers.
+    Organs are matched by TG-263 spelling, so that BrainStem_03 and Larynx-PTV are not organs. Plates and dose are
+    absent if the file has none. Raises InputError naming the file, the key and what is wrong with it.
     """
     prescribed = _prescriptions(path)
     content = read_dictionary(path)
@@ -64,10 +64,10 @@ def read_gdp(path: Path, case_id: str, rules: NameRules | None = None) -> tuple[
         case = Case(
             case_id=case_id,
             grid=grid,
-            body=_turned(body, signs),
-            structures={name: _turned(mask, signs) for name, mask in (organs | targets).items()},
+            body=_flip(body, signs),
+            structures={name: _flip(mask, signs) for name, mask in (organs | targets).items()},
             prescriptions_gy={name: int(name.removeprefix("PTV_")) / 100 for name in targets},
-            **{name: _turned(_single(v), signs) for name, v in case_volumes.items() if v is not None},
+            **{name: _flip(_single(v), signs) for name, v in case_volumes.items() if v is not None},
         )
         return case, names
 
@@ -80,7 +80,7 @@ def _prescriptions(path: Path) -> dict[str, float]:
     except OSError as error:
         raise InputError(f"{table}: cannot be read ({error.strerror}); expected the prescriptions there") from None
     except (ValueError, RecursionError):
-        raise InputError(f"{table}: is no JSON; copy it again from the challenge") from None
+        raise InputError(f"{table}: is not JSON; copy it again from the challenge") from None
     patient = path.stem.partition("+")[0].rjust(3, "0")
     levels = content.get(patient) if isinstance(content, dict) else None
     if not isinstance(levels, dict) or "PTV_High" not in levels:
@@ -144,7 +144,7 @@ def _triple(values: list[float]) -> Triple:
     return (values[0], values[1], values[2])
 
 
-def _turned(volume: Array, signs: list[int]) -> Array:
+def _flip(volume: Array, signs: list[int]) -> Array:
     return np.ascontiguousarray(volume[tuple(slice(None, None, sign) for sign in signs)])
 
 
@@ -177,7 +177,7 @@ def _targets(content: Mapping[str, Any], prescribed: Mapping[str, float], shape:
 
 
 def _names(content: Mapping[str, Any], rules: NameRules) -> tuple[NameRow, ...]:
-    """The review table of the structures that are no volume of the challenge's own; targets are not read by it."""
+    """Make the review table of the structures, without the challenge's own volumes. Targets are not read from it."""
     points, counts = np.zeros((0, 3)), np.zeros(0, dtype=np.int64)
     names = [
         name

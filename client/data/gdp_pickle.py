@@ -1,8 +1,8 @@
 """The pickled dictionary of a GDP-HMM npz, read without the power of pickle: arrays, numbers, text and containers.
 
 Nothing that the file names is ever looked up or called. The three names that numpy's own arrays and numbers need become
-the classes below, which build an array from a checked type, a shape and exactly as many bytes; any other name ends the
-reading. Written in Python on purpose: the C unpickler takes as much memory for its memo as a file claims.
+the classes below. They build an array from a checked type, a shape and exactly as many bytes. Any other name stops the
+reading. We use the Python unpickler on purpose: the C one takes as much memory for its memo as a file claims.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class _Restricted(pickle._Unpickler):
         except KeyError:
             wanted = f"{module}.{name}"[:60]
             raise InputError(
-                f"asks for {wanted!r}, which is no array, number, text or container; refused and not run"
+                f"asks for {wanted!r}, which is not an array, number, text or container; refused and not run"
             ) from None
 
 

@@ -1,4 +1,4 @@
-"""Keeps what was made last for each site: a coordinator that changes the model again and again fills no memory."""
+"""Keeps only the latest result for each site, so that a coordinator that keeps changing the model fills no memory."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ def latest_per_site(make: Callable[Concatenate[SiteConfig, P], R]) -> Callable[C
     kept: dict[str, tuple[object, R]] = {}
 
     def lookup(site: SiteConfig, /, *arguments: P.args, **named: P.kwargs) -> R:
-        # Where derived files lie changes none of them: the trials of a series share what they see.
+        # The folder of derived files does not change them, so the trials of a series share their results.
         asked = (replace(site, cache=None), *arguments)
         found = kept.pop(site.site, None)
         if found is None or found[0] != asked:
-            found = None  # what was kept goes before the new is made: never two cohorts at once
+            found = None  # drop the old before making the new: never two cohorts in memory
             found = (asked, make(site, *arguments, **named))
         kept[site.site] = found
         while len(kept) > MOST_SITES:

@@ -11,10 +11,10 @@ from client.site.config import DATA_FOLDERS, DICOM, GDP, GDP_PRESCRIPTIONS
 from shared_model.core.errors import InputError
 
 
-def found_kind(root: Path) -> str:
-    """What ``root`` seems to hold: OpenKBP's folders, GDP-HMM's plans, case files, else DICOM.
+def find_kind(root: Path) -> str:
+    """Return the kind of data that ``root`` seems to hold: OpenKBP's folders, GDP-HMM's plans, case files, else DICOM.
 
-    Raises InputError if it is no folder.
+    Raises InputError if it is not a folder.
     """
     if not root.is_dir():
         raise InputError(f"--data {root}: no such folder; expected one with the site's patients")
@@ -27,8 +27,8 @@ def found_kind(root: Path) -> str:
 
 
 def patient_kind(path: Path) -> str:
-    """What one patient's data at ``path`` seem to be: a file is of the kind that it lies among, a folder is DICOM
-    unless GDP-HMM's prescriptions lie in it."""
+    """Return the kind that one patient's data at ``path`` seem to be. A file is of the kind that its folder holds. A
+    folder is DICOM unless it holds GDP-HMM's prescriptions."""
     folder = path if path.is_dir() else path.parent
     if (folder / GDP_PRESCRIPTIONS).is_file():
         return GDP

@@ -1,9 +1,9 @@
 """Latents of a site's patients on its own disk, so that the frozen autoencoder runs once a patient.
 
 A file's name is the hash of all that it depends on: the case's content, its base dose, the training grid and the
-autoencoder's weights; when any of them changes, the file is no longer asked for. The folder holds patients' images in
-another form (the autoencoder decodes them): it stays at the site, readable by its owner alone, and may be deleted
-at any time.
+autoencoder's weights. When any of them changes, the file is no longer used. The folder holds patients' images in
+another form (the autoencoder decodes them): it stays at the site, only its owner can read it, and it may be deleted at
+any time.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from shared_model.network.spec import ModelSpec
 from shared_model.patient.case import MODALITIES, Case, Volume
 from shared_model.patient.geometry import roi_grid
 
-# Raised when volumes of an equal case would be made otherwise.
+# Raise this number when an equal case would give other volumes.
 FORMAT = 2
 # The name of the dose's estimate in a file.
 ESTIMATE = "base"
 
 
-def encoded(case: Case, spec: ModelSpec, cache: Path | None, base_gy: Volume | None = None) -> Example:
-    """The case as the model sees it, from ``cache`` if it lies there, else encoded now and kept there (float32, exact).
+def encode_case(case: Case, spec: ModelSpec, cache: Path | None, base_gy: Volume | None = None) -> Example:
+    """Return the case as the model sees it: from ``cache`` or else encoded now and kept there (float32, exact).
 
-    ``base_gy``: the case's base dose, where ``spec`` has one. Latents that are quick to make are not kept, nor any
-    without a ``cache``. A file that cannot be read is replaced.
+    ``base_gy``: the case's base dose, if ``spec`` has one. Latents that are quick to make are not kept, and without a
+    ``cache`` none are. A file that cannot be read is replaced.
     """
     latents = load_latents(spec)
     if cache is None or not latents.costly:

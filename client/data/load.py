@@ -1,7 +1,7 @@
 """From files to validated Cases: the one table of how each kind of data is read, and a site's patients by case id.
 
-A file is read by ``read_file``, a DICOM study by ``read_case`` (client/dicom/study.py); which kind of data it is says
-client/data/kinds.py. `client check`, `client predict`, `client align` and training all read through here.
+``read_file`` reads a file, ``read_case`` (client/dicom/study.py) a DICOM study. client/data/kinds.py tells the kind of
+data. `client check`, `client predict`, `client align` and training all read through here.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def read_file(kind: str, path: Path, rules: NameRules | None = None, *, listed: 
     """Read one patient's file of ``kind``. ``listed``: the site knows the patient by the file's name, so that a case
     file must hold the case of that name.
 
-    Raises InputError naming the file and what is wrong: its name is no pseudonym, it holds another case, its content.
+    Raises InputError naming the file and what is wrong: a name that is not a pseudonym, another case, bad content.
     """
     if kind == DICOM:
         raise InputError(f"{path}: is a file; give the folder with all DICOM files of the plan")
@@ -57,7 +57,7 @@ def read_file(kind: str, path: Path, rules: NameRules | None = None, *, listed: 
             f"{path}: the file is not named by a pseudonym; rename it: letters, digits, _ and - (gdp: and +)"
         )
     reading = READERS[kind](path, case_id, rules or NameRules())
-    if listed and reading.case.case_id != case_id:  # whose is not said: that name may be a person's
+    if listed and reading.case.case_id != case_id:  # do not say whose: that name may be a person's
         raise InputError(f"{path}: the file holds a case of another name; was it renamed? give it its own name back")
     return reading
 
@@ -65,7 +65,7 @@ def read_file(kind: str, path: Path, rules: NameRules | None = None, *, listed: 
 def case_path(site: SiteConfig, case_id: str) -> Path:
     """The file of a case, at a site that keeps a file for each.
 
-    Raises InputError if ``case_id`` is no pseudonym, or of GDP-HMM's files not exactly one has it.
+    Raises InputError if ``case_id`` is not a pseudonym, or if not exactly one of GDP-HMM's files has it.
     """
     folder = site.root / DATA_FOLDERS[site.data]
     check_case_id(case_id, f"site {site.site}")

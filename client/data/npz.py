@@ -17,16 +17,16 @@ from shared_model.core.files import whole_file
 Array = NDArray[Any]
 
 
-# Far above one patient's largest volume; a header may claim anything, and memory is taken as it claims.
+# Far above one patient's largest volume. A header may claim any size, and memory is taken for what it claims.
 MAX_BYTES = 2**30
 
 
 def read_arrays(path: Path, required: tuple[str, ...], optional: tuple[str, ...] = ()) -> dict[str, Array]:
-    """All ``required`` arrays of an npz file and those of ``optional`` that it holds; plain numbers alone.
+    """Read all ``required`` arrays of an npz file and those of ``optional`` that it holds, if they are plain numbers.
 
-    Raises InputError naming the file, and the key where one is to blame, if the file is missing, is no npz, is
-    truncated or damaged (checksums are verified), holds anything but numbers, claims an array above MAX_BYTES, or lacks
-    a required array.
+    Raises InputError naming the file, and the key if one is wrong, if the file is missing, is not an npz, is truncated
+    or damaged (checksums are verified), holds anything but numbers, claims an array above MAX_BYTES, or lacks a
+    required array.
     """
     if not _is_file(path):
         raise InputError(f"{path}: no such file; expected an npz archive of one case")

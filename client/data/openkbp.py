@@ -70,7 +70,7 @@ def _same_shape(arrays: dict[str, Array], key: str, path: Path) -> Array:
 
 
 def _structures(masks: Mask) -> tuple[dict[str, Mask], dict[str, float]]:
-    """Present structures by TG-263 name, and the prescriptions of the targets among them."""
+    """Return the structures that are present, by TG-263 name, and the prescriptions of their targets."""
     structures = {name: masks[index] for index, name in enumerate(_STRUCTURES) if masks[index].any()}
     levels = {target_name(level): level for level in _LEVELS_GY if target_name(level) in structures}
     return structures, levels

@@ -23,8 +23,8 @@ from shared_model.core.errors import InputError
 VALIDATION_FRACTION = 0.2
 
 _TEXT = """\
-# What this site trains on. This file stays at the site; of what stands here the coordinator sees the name alone.
-# After a change restart `client start`.
+# What this site trains on. This file stays at the site; the coordinator sees only the site's name.
+# After a change, restart `client start`.
 
 # The name under which the consortium admitted this site.
 site: {site}
@@ -35,24 +35,24 @@ site: {site}
 data: {data}
 root: {root}
 
-# Patients by pseudonym (the file's name less .npz, of gdp with _ for +). Training patients shape the shared model;
-# validation patients only score it and must stay out of training. Both lists were made from the folder's content: check
-# them.
+# Patients by pseudonym: the file's name without .npz, and for gdp with _ instead of +. Training patients shape the
+# shared model. Validation patients only score it and must stay out of training. `client init` made both lists from the
+# folder: check them.
 train: {train}
 validation: {validation}
 
-# Training cases that are plans of one patient, a list each: together they count as one.
+# Training cases that are plans of one patient, one list for each such patient. Together they count as one patient.
 plans: {plans}
 
-# Folder for derived files that make later starts faster; null: none.
+# Folder for derived files that make later starts faster. null: none.
 cache: {cache}
 
-# CPU threads to train with; 0: all. Equal results need equal numbers.
+# CPU threads to train with. 0: all. For equal results use equal numbers of threads.
 threads: {threads}
 
-# For dicom and gdp: the site's rules for structure names (null: none). For dicom alone: the file of the salt that
-# pseudonyms are made with. Keep the salt: with another one every patient has another pseudonym, and the lists above
-# name nobody.
+# For dicom and gdp: the file of the site's rules for structure names (null: none). Only for dicom: the file of the salt
+# that makes the pseudonyms. Keep the salt: another one gives every patient another pseudonym, and then the lists above
+# name no patient.
 names: {names}
 pseudonyms: {pseudonyms}
 """
@@ -78,10 +78,10 @@ def _path(path: Path | None) -> str:
     return "null" if path is None else _yaml(str(path.resolve()))
 
 
-def found_site(site: str, data: str, root: Path) -> SiteConfig:
+def find_site(site: str, data: str, root: Path) -> SiteConfig:
     """Make the configuration of all cases in ``root``, the last fifth by name for validation.
 
-    InputError when ``data`` is unknown, or is dicom (``found_dicom``), or the folder holds no case.
+    InputError when ``data`` is unknown, or is dicom (``find_dicom_site``), or the folder holds no case.
     """
     if data not in DATA_FOLDERS:
         raise InputError(f"--data {data}: expected one of {', '.join(DATA_KINDS)}")
@@ -97,12 +97,12 @@ def found_site(site: str, data: str, root: Path) -> SiteConfig:
             f"--data-root {root}: {odd} files in {folder} are not named by a pseudonym (letters, digits, _ and -)"
         )
     if data == GDP:
-        return _found_plans(site, root, sorted(folder.glob("*.npz")))
+        return _find_plans(site, root, sorted(folder.glob("*.npz")))
     train, validation = _split(tuple(cases))
     return SiteConfig(site=site, data=data, root=root, train=train, validation=validation)
 
 
-def _found_plans(site: str, root: Path, paths: list[Path]) -> SiteConfig:
+def _find_plans(site: str, root: Path, paths: list[Path]) -> SiteConfig:
     """GDP-HMM has several plans of a patient: the patients are split, and those that are trained on stay grouped."""
     if not (root / GDP_PRESCRIPTIONS).is_file():
         raise InputError(
@@ -122,7 +122,7 @@ def _found_plans(site: str, root: Path, paths: list[Path]) -> SiteConfig:
     )
 
 
-def found_dicom(site: str, root: Path, pseudonyms: Pseudonyms, folder: Path) -> SiteConfig:
+def find_dicom_site(site: str, root: Path, pseudonyms: Pseudonyms, folder: Path) -> SiteConfig:
     """Make the configuration of all DICOM studies below ``root`` that can be trained on, one a patient.
 
     ``folder`` is the site's own: its cache, its rules for names and the salt of ``pseudonyms`` will lie there.

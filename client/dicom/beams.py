@@ -1,8 +1,8 @@
 """From an RTPLAN's beams to the beam plate and the angle plate, in whatever position the patient lies.
 
 ``fast`` draws them in millimetres (shared_model/patient/plates.py), ``exact`` voxel by voxel as the GDP-HMM challenge
-did (client/dicom/gdp_plates.py). Both take every beam as coplanar: collimator, jaws, leaves and the couch's angle are
-left out, as they were there.
+did (client/dicom/gdp_plates.py). Both treat every beam as coplanar and leave out collimator, jaws, leaves and couch
+angle, as the challenge did.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ _SAME_ISOCENTRE_MM = 1.0
 
 
 def about_patient(gantry_deg: float, position: str) -> float:
-    """The gantry angle that gives the same direction through a patient who lies head first and supine (HFS).
+    """Return the gantry angle that gives the same direction through a patient who lies head first and supine (HFS).
 
-    Raises InputError for a position that is none of the standard's eight on a couch.
+    Raises InputError for a position that is not one of the standard's eight on a couch.
     """
     if position not in _POSITIONS:
         found = "is another one" if position else "is absent"
@@ -53,25 +53,25 @@ def about_patient(gantry_deg: float, position: str) -> float:
 
 
 def beam_angles(beams: Sequence[Beam], position: str) -> tuple[float, ...]:
-    """Directions of all beams about an HFS patient, in degrees; of an arc every second control point's."""
+    """Return the directions of all beams about an HFS patient, in degrees; of an arc, every second control point's."""
     return tuple(about_patient(angle, position) for beam in beams for angle in beam.gantry_deg[::2])
 
 
 def photon_beams(plan: Plan) -> tuple[tuple[Beam, ...], tuple[str, ...]]:
-    """The beams that plates are drawn for, and what was left out of account."""
+    """Return the beams that plates are drawn for, and notes on what was left out."""
     beams = tuple(beam for beam in plan.beams if beam.radiation in ("PHOTON", ""))
     notes = []
     if len(beams) < len(plan.beams):
-        notes.append(f"plan: {len(plan.beams) - len(beams)} beams are no photons: not in the plates")
+        notes.append(f"plan: {len(plan.beams) - len(beams)} beams are not photon beams: not in the plates")
     if any(min(beam.couch_deg, 360 - beam.couch_deg) > 0.5 for beam in beams):
-        notes.append("plan: couch angles are not in the plates, which take all beams as coplanar")
+        notes.append("plan: couch angles are not in the plates, which treat all beams as coplanar")
     return beams, tuple(notes)
 
 
 def plan_plates(
     plan: Plan | None, position: str, targets: Sequence[tuple[Mask, float]], grid: Grid, kind: str
 ) -> tuple[Volume | None, Volume | None, tuple[str, ...]]:
-    """Beam plate, angle plate (z, y, x) and notes; of a study without plates a note says why, unless it has no plan.
+    """Draw beam plate and angle plate (z, y, x), with notes. If a plan gives no plates, a note says why.
 
     ``position`` is the CT's PatientPosition, for a plan that names none. ``targets``: masks and prescriptions in Gy.
     """
@@ -89,10 +89,10 @@ def plan_plates(
 def draw_plates(
     plan: Plan, position: str, weights_zyx: NDArray[np.float32], grid: Grid, kind: str = "fast"
 ) -> tuple[Volume, Volume, tuple[str, ...]] | None:
-    """Beam plate, angle plate (z, y, x) and notes; None for a plan without photon beams.
+    """Draw beam plate and angle plate (z, y, x), with notes; None for a plan without photon beams.
 
-    ``weights_zyx`` is prescription / highest prescription in the targets, 0 elsewhere. Beams of several isocentres are
-    drawn about each their own. Raises InputError for an isocentre far from the targets, or beams without number.
+    ``weights_zyx`` is prescription / highest prescription in the targets, 0 elsewhere. Each beam is drawn
+    about its own isocentre. Raises InputError for an isocentre far from the targets, or for too many beams.
     """
     beams, notes = photon_beams(plan)
     if not beams:

@@ -1,6 +1,6 @@
-"""Finds the studies below a folder: every file's header, joined by references and Frame of Reference, not by names.
+"""Finds the studies below a folder: joins every file's header by references and Frame of Reference, not by names.
 
-One bad file never ends the search: it becomes a FileProblem with one clear line, and the others are read.
+A bad file never ends the search: it becomes a FileProblem with one clear line, and the other files are read.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ MAX_FILES = 1_000_000
 @dataclass(frozen=True, kw_only=True)
 class FileProblem:
     """A file that is not used. ``number`` counts the files of the search in order of their paths, from 1; ``reason``
-    holds nothing of its content. ``path`` may hold a name: it is for the site's own screen alone."""
+    holds nothing of its content. ``path`` may hold a name: it is only for the site's own screen."""
 
     number: int
     reason: str
@@ -39,8 +39,8 @@ class FileProblem:
 class Study:
     """One plan of one patient, or one structure set without a plan: what is read together as a Case.
 
-    ``case_id`` is PATIENT_PLAN, two pseudonyms; ``patient`` the first of them. ``problems`` say why it cannot be read
-    (none: it can, as far as headers tell), ``notes`` what was assumed in joining it. Headers hold the record's own
+    ``case_id`` is PATIENT_PLAN, two pseudonyms; ``patient`` is the first. ``problems`` say why it cannot be read (none:
+    by its headers, it can). ``notes`` say what was assumed when its files were joined. Headers hold the record's own
     identifiers and stay at the site.
     """
 
@@ -60,7 +60,7 @@ class Study:
 
 @dataclass(frozen=True, kw_only=True)
 class Findings:
-    """All that a folder holds. ``files`` were looked at; ``other`` of them are no DICOM, or DICOM of another kind."""
+    """All that a folder holds. ``files`` were read; ``other`` of them are not DICOM, or are DICOM of another kind."""
 
     studies: tuple[Study, ...]
     problems: tuple[FileProblem, ...]
@@ -90,8 +90,8 @@ def walk(root: Path) -> Iterator[Path]:
 def find_studies(root: Path, pseudonyms: Pseudonyms | None = None) -> Findings:
     """All studies below ``root``, joined by references and Frame of Reference, and every file that cannot be used.
 
-    Case ids are made by ``pseudonyms``; without, they hold for this call alone. Never raises for a bad file, only if
-    ``root`` is no folder. Takes no pixel of an image.
+    ``pseudonyms`` makes the case ids; without it they last for this call only. A bad file never raises an error;
+    InputError only if ``root`` is not a folder. Reads no pixels.
     """
     headers: list[tuple[int, Header]] = []
     problems: list[FileProblem] = []
@@ -107,7 +107,7 @@ def find_studies(root: Path, pseudonyms: Pseudonyms | None = None) -> Findings:
         else:
             problems.append(FileProblem(number=number, reason=str(answer), path=path))
     kept = _once(headers, problems)
-    studies, unused = _Joiner(list(kept.values()), pseudonyms or Pseudonyms.passing()).studies()
+    studies, unused = _Joiner(list(kept.values()), pseudonyms or Pseudonyms.temporary()).studies()
     numbers = {header.uid: number for number, header in headers}
     problems += [FileProblem(number=numbers[h.uid], reason=reason, path=h.path) for h, reason in unused]
     problems.sort(key=lambda problem: problem.number)
@@ -122,7 +122,7 @@ def _headers(root: Path) -> Iterator[tuple[Path, Header | FedKT3DError]]:
 
 
 def _once(headers: Sequence[tuple[int, Header]], problems: list[FileProblem]) -> dict[str, Header]:
-    """Each instance once: of two files with one identifier the first is kept and the other reported."""
+    """Keep each instance once: of two files with one identifier, keep the first and report the other."""
     kept: dict[str, Header] = {}
     for number, header in headers:
         if header.uid in kept:
@@ -181,7 +181,7 @@ class _Joiner:
 
     def _of_structures(self, structures: Header) -> Study:
         problems: list[str] = []
-        notes = ["no plan (RTPLAN): no beam plates, and no prescription but by name"]
+        notes = ["no plan (RTPLAN): no beam plates, and prescriptions only by name"]
         plans = {p.uid for p in self._of["RTPLAN"]}
         doses = [
             dose
@@ -214,7 +214,7 @@ class _Joiner:
         named = [series for series in self._series if series in structures.refers]
         near = named or [s for s, slices in self._series.items() if any(_same_frame(h, structures) for h in slices)]
         if not near:
-            problems.append("no CT for this structure set; export the series that it was drawn on")
+            problems.append("no CT for this structure set; export the CT series that it was drawn on")
             return []
         if len(near) > 1:
             sizes = Counter({series: len(self._series[series]) for series in near})
@@ -240,7 +240,7 @@ class _Joiner:
     ) -> Study:
         self._used |= {dose.uid for dose in doses}
         predicted = sum(dose.research for dose in doses)
-        if predicted:  # `client predict` marks its doses so, and hospitals send them back into the same study
+        if predicted:  # `client predict` marks its doses like this, and hospitals send them back into the same study
             notes.append(f"{predicted} predicted doses left out (ContentQualification RESEARCH): not the plan's dose")
             doses = [dose for dose in doses if not dose.research]
         parts = [*ct, *doses, *(h for h in (structures, plan) if h is not None)]
@@ -248,7 +248,7 @@ class _Joiner:
             problems.append("its files carry different patient ids; export the study again")
         frames = [set(h.frames) for h in parts if h.frames]
         if frames and not set.intersection(*frames):
-            problems.append("its files have different Frames of Reference: they do not lie on one another")
+            problems.append("its files have different Frames of Reference: their positions do not match")
         unsure = [kind for kind, of in (("CT", ct), ("RTDOSE", doses)) if any(not h.frames for h in of)]
         notes += [f"the {kind} has no Frame of Reference: whether it fits the others is not known" for kind in unsure]
         if not doses:

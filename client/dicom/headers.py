@@ -1,4 +1,4 @@
-"""What is needed of a file to join it with others: its kind and identifiers, what it refers to, where its image is."""
+"""What we need to join a file with others: its kind and identifiers, what it refers to, where its image is."""
 
 from __future__ import annotations
 
@@ -66,8 +66,8 @@ class Plane:
 class Header:
     """One file. ``refers`` are instances and series that it refers to, ``frames`` its Frames of Reference.
 
-    ``patient`` is the record's own patient id: it is hashed or compared, never shown. ``plane`` is a CT's, ``beams``
-    the beams that a dose is of (empty: a whole plan). ``research``: the file says that it is no clinical product.
+    ``patient`` is the record's own patient id: it is hashed or compared, never shown. ``plane`` is a CT's. ``beams``
+    are the beams of a dose (empty: a whole plan). ``research``: the file says that it is not a clinical product.
     """
 
     path: Path = field(repr=False)
@@ -88,10 +88,10 @@ class Header:
 
 
 def read_header(path: Path) -> Header:
-    """Header of one file; of kind ``other`` for DICOM that is no CT, RTSTRUCT, RTPLAN or RTDOSE.
+    """Read the header of one file. DICOM that is not CT, RTSTRUCT, RTPLAN or RTDOSE is of kind ``other``.
 
-    Raises NotDicomError for other files; InputError without path or content for a damaged one, or one that lacks an
-    identifier or a CT's geometry.
+    Raises NotDicomError for a file that is not DICOM. Raises InputError, without path or content, for a damaged file or
+    one that lacks an identifier or a CT's geometry.
     """
     dataset = open_dataset(path, _TAGS)
     kind = KINDS.get(text(dataset, "SOPClassUID"), OTHER)
@@ -120,7 +120,7 @@ def read_header(path: Path) -> Header:
 
 
 def value(dataset: Dataset, keyword: str) -> Any:
-    """An element's value, None where it is absent. Raises InputError naming the attribute if it cannot be decoded.
+    """Return an element's value, None if it is absent. Raises InputError naming the attribute if it cannot be decoded.
 
     pydicom decodes a value when it is first asked for, and a damaged one may raise anything.
     """
@@ -131,7 +131,7 @@ def value(dataset: Dataset, keyword: str) -> Any:
 
 
 def text(dataset: Dataset, keyword: str) -> str:
-    """A single text value, stripped, at most 128 characters; empty where it is absent or many."""
+    """Return a single text value, stripped, at most 128 characters; empty if it is absent or there are several."""
     found = value(dataset, keyword)
     return "" if found is None or isinstance(found, (list, tuple, MultiValue)) else str(found).strip(" \0")[:128]
 
@@ -149,7 +149,7 @@ def numbers(dataset: Dataset, keyword: str, count: int) -> tuple[float, ...]:
 
 
 def items(dataset: Dataset, keyword: str) -> Iterable[Dataset]:
-    """The items of a sequence; none where it is absent or is something else."""
+    """Return the items of a sequence; none if it is absent or is something else."""
     found = value(dataset, keyword)
     return [item for item in found if isinstance(item, Dataset)] if isinstance(found, (Sequence, list)) else []
 

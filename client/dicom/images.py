@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.dicom.headers import Header, Plane
-from client.dicom.lattice import Lattice, along_axis, sampled
+from client.dicom.lattice import Lattice, along_axis, sample
 from client.dicom.parts import DoseGrid, read_ct_slice, read_dose_grid
 from client.dicom.plan import Plan
 from client.dicom.worker import AT_ONCE, Worker
@@ -22,9 +22,9 @@ VOXEL_MM = 3.0
 AIR_HU = -1000.0
 MAX_GRID_VOXELS = 2**24
 MAX_SLICES = 4000
-# Along the body's length a Case ends this far beyond its targets: further out coplanar beams leave scatter alone.
+# Along the body's length a Case ends this far beyond its targets: further out, coplanar beams leave only scatter.
 FIELD_MARGIN_MM = 50.0
-# Tilted slices are held all at once; others a few at a time, and of large ones fewer.
+# Memory holds tilted slices all at once, other slices a few at a time, and fewer of large ones.
 MAX_TILTED_PIXELS, _AT_ONCE_PIXELS = 2**27, 2**24
 # Missing slices: gaps up to this many times the usual distance, and this wide, are bridged; wider ones are refused.
 _BRIDGED_GAP, _BRIDGED_MM = 3.2, 15.0
@@ -86,9 +86,9 @@ def _spacing_notes(heights: NDArray[np.float64]) -> tuple[str, ...]:
 
 
 def grid_about(ct: CtStack, body: Roi | None, targets: Sequence[Roi], voxel_mm: float = VOXEL_MM) -> Grid:
-    """The grid over the body's outline (else the whole CT) in the slices of the targets and FIELD_MARGIN_MM about.
+    """Make the grid over the body's outline (or the whole CT), in the targets' slices and FIELD_MARGIN_MM beyond.
 
-    ``targets`` have contours. Raises InputError as ``case_grid``.
+    ``targets`` have contours. Raises InputError as ``case_grid`` does.
     """
     low, high = (corner.copy() for corner in (_box_mm([body]) if body is not None else ct.lattice.corners_mm()))
     lowest, highest = _box_mm(targets)
@@ -106,8 +106,8 @@ def _box_mm(rois: Sequence[Roi]) -> tuple[Points, Points]:
 def case_grid(
     ct: CtStack, low_mm: Sequence[float] | Points, high_mm: Sequence[float] | Points, voxel_mm: float = VOXEL_MM
 ) -> Grid:
-    """The grid of a Case: the CT's own samples where they are coarser than ``voxel_mm``, else groups of them, over the
-    box from ``low_mm`` to ``high_mm`` (z, y, x) and within the CT.
+    """Make the grid of a Case over the box from ``low_mm`` to ``high_mm`` (z, y, x) and within the CT. Its voxels are
+    the CT's own samples if these are coarser than ``voxel_mm``, else groups of them.
 
     Raises InputError if the box lies outside the CT.
     """
@@ -138,7 +138,7 @@ def case_grid(
 
 
 def _tilted_step(lattice: Lattice, axis: int, voxel_mm: float) -> float:
-    """The spacing along the patient axis that the lattice's own steps come closest to, no finer than ``voxel_mm``."""
+    """Return the lattice's step along the patient axis that it follows most closely, at least ``voxel_mm``."""
     between = np.median(np.diff(lattice.origins_mm, axis=0), axis=0)
     steps = np.stack([between, lattice.down, lattice.right])
     along = np.abs(steps[:, axis])
@@ -146,13 +146,13 @@ def _tilted_step(lattice: Lattice, axis: int, voxel_mm: float) -> float:
 
 
 def ct_hu(worker: Worker, ct: CtStack, grid: Grid) -> Volume:
-    """Hounsfield units on ``grid``, air outside the CT; one slice at a time is held in full."""
+    """Return Hounsfield units on ``grid``, air outside the CT; memory holds one full slice at a time."""
     axes = ct.lattice.axes()
     if axes is None:
         pixels = len(ct.slices) * ct.lattice.rows * ct.lattice.columns
         if pixels > MAX_TILTED_PIXELS:
             raise InputError(f"CT: {pixels} pixels of tilted slices; expected at most {MAX_TILTED_PIXELS}")
-        return sampled(np.stack(list(_slices(worker, ct.slices))), ct.lattice, grid, AIR_HU)
+        return sample(np.stack(list(_slices(worker, ct.slices))), ct.lattice, grid, AIR_HU)
     frames, rows, columns = (along_axis(nodes, grid, a) for nodes, a in zip(ct.lattice.nodes_mm(), axes, strict=True))
     flat = np.zeros((len(frames), len(rows), len(columns)), dtype=np.float32)
     within = [at for at in range(len(ct.slices)) if frames[:, at].any()]
@@ -163,7 +163,7 @@ def ct_hu(worker: Worker, ct: CtStack, grid: Grid) -> Volume:
 
 
 def _slices(worker: Worker, headers: Sequence[Header]) -> Iterator[Volume]:
-    """Hounsfield units of slices, one after another; of large ones few are asked for at once."""
+    """Yield the Hounsfield units of slices, one by one; fewer large slices than small ones are requested at once."""
     plane = headers[0].plane if headers else None
     step = AT_ONCE if plane is None else max(1, min(AT_ONCE, _AT_ONCE_PIXELS // (plane.rows * plane.columns)))
     for start in range(0, len(headers), step):
@@ -184,9 +184,9 @@ def _to_patient(flat: Volume, axes: tuple[int, int, int]) -> Volume:
 def plan_dose(
     worker: Worker, headers: Sequence[Header], plan: Plan | None, grid: Grid
 ) -> tuple[Volume | None, tuple[str, ...]]:
-    """The plan's dose in Gy on ``grid``, at least 0, and what was assumed; None for a study without dose.
+    """Return the plan's dose in Gy on ``grid``, at least 0, and what was assumed; None for a study without dose.
 
-    Raises InputError where the doses are not the plan's whole dose.
+    Raises InputError if the doses are not the plan's whole dose.
     """
     if not headers:
         return None, ()
@@ -204,9 +204,9 @@ def plan_dose(
 def _read_doses(
     worker: Worker, headers: Sequence[Header], plan: Plan | None
 ) -> tuple[Iterator[DoseGrid], tuple[str, ...]]:
-    """The grids whose sum is the plan's dose: one of the whole plan, or one of each beam, read one after another.
+    """Return the grids whose sum is the plan's dose: one of the whole plan, or one of each beam, read one by one.
 
-    Raises InputError where neither is complete, as far as ``plan`` tells (None: parts of a plan that is not here).
+    Raises InputError if neither is complete according to ``plan`` (None: no plan is here to tell).
     """
     whole = [h for h in headers if h.summation in ("PLAN", "") and not h.beams]
     groups = [h for h in headers if h.summation == "FRACTION" and not h.beams]
@@ -256,7 +256,7 @@ def _dose_gy(dose: DoseGrid, lattice: Lattice, grid: Grid) -> Volume:
     if axes is None:
         if dose.offsets_mm[-1] < 0:  # frames must ascend along the normal
             lattice, values = replace(lattice, origins_mm=lattice.origins_mm[::-1]), values[::-1]
-        return sampled(values, lattice, grid, 0.0)
+        return sample(values, lattice, grid, 0.0)
     frames, rows, columns = (along_axis(nodes, grid, a) for nodes, a in zip(lattice.nodes_mm(), axes, strict=True))
     flat = np.einsum("ck,krs->crs", frames, values @ columns.T, optimize=True)
     return _to_patient(np.asarray(rows @ flat, dtype=np.float32), axes)

@@ -20,7 +20,7 @@ from shared_model.patient.geometry import Grid
 Array = NDArray[np.float64]
 Volume = NDArray[np.float32]
 
-# Directions that are off an axis by less count as along it: 0.05 mm over half a metre.
+# A direction that is off an axis by less than this counts as along it: 0.05 mm over half a metre.
 _AXIS_TOLERANCE = 1e-4
 
 
@@ -113,8 +113,8 @@ def edges_mm(centres: Array, lone_mm: float) -> Array:
     return np.concatenate([[2 * centres[0] - middle[0]], middle, [2 * centres[-1] - middle[-1]]])
 
 
-def averaging(nodes: Array, centres: Array, spacing_mm: float) -> Volume:
-    """(centres, nodes) matrix: mean over each voxel of what lies about ascending ``nodes``; rows outside are zero."""
+def average_matrix(nodes: Array, centres: Array, spacing_mm: float) -> Volume:
+    """Return the matrix (centres, nodes) of the mean over each voxel of samples at ascending ``nodes``; 0 outside."""
     borders = edges_mm(nodes, spacing_mm)
     low = np.maximum(borders[None, :-1], centres[:, None] - spacing_mm / 2)
     high = np.minimum(borders[None, 1:], centres[:, None] + spacing_mm / 2)
@@ -125,7 +125,7 @@ def averaging(nodes: Array, centres: Array, spacing_mm: float) -> Volume:
     return mean
 
 
-def linear(nodes: Array, centres: Array) -> Volume:
+def linear_matrix(nodes: Array, centres: Array) -> Volume:
     """(centres, nodes) matrix: linear interpolation between ascending ``nodes``; zero rows half a step beyond them."""
     if len(nodes) == 1:
         return np.ones((len(centres), 1), dtype=np.float32)
@@ -154,15 +154,15 @@ def along_axis(nodes: Array, grid: Grid, axis: int) -> Volume:
         raise InputError("two image planes lie at one position")
     centres = grid.centres_mm(axis)
     fine = step < 0.75 * grid.spacing_mm[axis]
-    made = averaging(ascending, centres, grid.spacing_mm[axis]) if fine else linear(ascending, centres)
+    made = average_matrix(ascending, centres, grid.spacing_mm[axis]) if fine else linear_matrix(ascending, centres)
     matrix = np.empty_like(made)
     matrix[:, order] = made
     return matrix
 
 
-def sampled(volume: Volume, lattice: Lattice, grid: Grid, fill: float) -> Volume:
-    """Trilinear values of ``volume`` (frames, rows, columns) at the grid's voxel centres, ``fill`` outside; for tilted
-    lattices, whose frames may be uneven."""
+def sample(volume: Volume, lattice: Lattice, grid: Grid, fill: float) -> Volume:
+    """Return trilinear values of ``volume`` (frames, rows, columns) at the grid's voxel centres, ``fill`` outside. For
+    tilted lattices, whose frames may be uneven."""
     out = np.empty(grid.shape, dtype=np.float32)
     heights = lattice.heights_mm
     frames = np.arange(len(heights), dtype=np.float64)

@@ -1,4 +1,4 @@
-"""A structure set's contours onto a Case's grid: along the axes directly, from a tilted CT by way of its own planes."""
+"""From contours to masks on a Case's grid: directly along the axes, or from a tilted CT through its own planes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from client.dicom.lattice import Lattice, sampled
+from client.dicom.lattice import Lattice, sample
 from client.dicom.rasterise import MAX_CROSSINGS, PLANE_TOLERANCE_MM, Contours, crossings, mask_of
 from client.names.records import Roi
 from shared_model.core.errors import InputError
@@ -17,7 +17,7 @@ from shared_model.patient.geometry import Grid
 
 Array = NDArray[np.float64]
 
-# Skin against air on CT, where no structure set tells the body's outline.
+# Separates skin from air on CT if no structure set gives the body's outline.
 _SKIN_HU = -300.0
 
 
@@ -34,33 +34,32 @@ class Rasteriser:
     def mask(self, roi: Roi) -> Mask:
         """The structure's mask (z, y, x), empty for an empty structure.
 
-        Raises InputError for contours that do not lie in the planes of the CT, or with the others of the patient are
-        more than outlines.
+        Raises InputError for contours that do not lie in the CT's planes, or that are too many in all.
         """
         if not len(roi.counts):
             return np.zeros(self._grid.shape, dtype=bool)
         counts, points = _once(roi.counts, roi.points_mm[:, ::-1])
-        return self._aligned(counts, points) if self._axes is not None else self._tilted(counts, points)
+        return self._fill_aligned(counts, points) if self._axes is not None else self._fill_tilted(counts, points)
 
-    def _aligned(self, counts: NDArray[np.int64], points: Array) -> Mask:
+    def _fill_aligned(self, counts: NDArray[np.int64], points: Array) -> Mask:
         """Straight onto the grid, whose axes are those of the planes."""
         assert self._axes is not None
         grid, (through, down, right) = self._grid, self._axes
         row, column = ((points[:, a] - grid.origin_mm[a]) / grid.spacing_mm[a] for a in (down, right))
         contours = Contours(_heights(points[:, through], counts), row, column, counts)
         shape = (grid.shape[down], grid.shape[right])
-        flat = self._filled(contours, grid.centres_mm(through), shape)
+        flat = self._fill(contours, grid.centres_mm(through), shape)
         return np.ascontiguousarray(np.transpose(flat, np.argsort(self._axes)))
 
-    def _tilted(self, counts: NDArray[np.int64], points: Array) -> Mask:
+    def _fill_tilted(self, counts: NDArray[np.int64], points: Array) -> Mask:
         """Onto the CT's own planes first, then as a volume onto the grid."""
         lattice = self._lattice
         height, row, column = lattice.index(points)
         contours = Contours(_heights(height, counts), row, column, counts)
-        flat = self._filled(contours, lattice.heights_mm, (lattice.rows, lattice.columns))
-        return sampled(flat.astype(np.float32), lattice, self._grid, 0.0) >= 0.5
+        flat = self._fill(contours, lattice.heights_mm, (lattice.rows, lattice.columns))
+        return sample(flat.astype(np.float32), lattice, self._grid, 0.0) >= 0.5
 
-    def _filled(self, contours: Contours, heights_mm: Array, shape: tuple[int, int]) -> Mask:
+    def _fill(self, contours: Contours, heights_mm: Array, shape: tuple[int, int]) -> Mask:
         self._left -= crossings(contours, shape[0])
         if self._left < 0:
             raise InputError(
@@ -79,7 +78,7 @@ def _heights(height: Array, counts: NDArray[np.int64]) -> Array:
 
 
 def _once(counts: NDArray[np.int64], points: Array) -> tuple[NDArray[np.int64], Array]:
-    """Each contour once: a second copy of one would cut it out, even-odd."""
+    """Keep each contour once: by the even-odd rule a second copy would cut the first one out."""
     seen: set[bytes] = set()
     kept = []
     for part in np.split(points, np.cumsum(counts)[:-1]):
@@ -95,8 +94,8 @@ def _once(counts: NDArray[np.int64], points: Array) -> tuple[NDArray[np.int64], 
 def structure_masks(
     lattice: Lattice, grid: Grid, rois: Mapping[str, Roi], levels_gy: Mapping[str, float]
 ) -> tuple[dict[str, Mask], tuple[str, ...]]:
-    """Masks (z, y, x) by name, and a note of each empty one; of targets (``levels_gy``) the highest first, each without
-    what the ones above it hold. Raises InputError naming the structure whose contours cannot be used."""
+    """Return masks (z, y, x) by name, and a note for each empty one. Targets (``levels_gy``) come highest first, each
+    without the voxels of higher ones. Raises InputError naming the structure whose contours cannot be used."""
     rasteriser = Rasteriser(lattice, grid)
     masks: dict[str, Mask] = {}
     notes: list[str] = []
@@ -117,9 +116,9 @@ def structure_masks(
 
 
 def body_mask(drawn: Mask | None, ct_hu: Volume, targets: Sequence[Mask]) -> tuple[Mask, tuple[str, ...]]:
-    """The body as drawn, else as the CT shows it, and what was assumed.
+    """Return the body as drawn, or else as the CT shows it, and notes on what was assumed.
 
-    Raises InputError where most of the targets lie outside it.
+    Raises InputError if most of the targets lie outside it.
     """
     notes: tuple[str, ...] = ()
     if drawn is None:
@@ -138,8 +137,7 @@ def body_mask(drawn: Mask | None, ct_hu: Volume, targets: Sequence[Mask]) -> tup
 
 
 def _skin(ct_hu: Volume) -> Mask:
-    """The body's outline from Hounsfield units: what is no air, the largest part of it, with holes filled slice by
-    slice."""
+    """Find the body's outline from Hounsfield units: the largest part that is not air, holes filled slice by slice."""
     parts, count = ndimage.label(ct_hu > _SKIN_HU)
     if count == 0:
         return np.zeros(ct_hu.shape, dtype=bool)

@@ -1,7 +1,7 @@
-"""Opens one DICOM file that nobody vouches for: bounded in bytes, every failure one line without a word of its content.
+"""Opens one untrusted DICOM file: bounded in bytes; every failure becomes one line without any of its content.
 
-pydicom trusts lengths: it inflates a deflated data set whole, and takes a value that ends early as it is. Here a file
-is read through a reader that notices when it was asked for more than there is.
+pydicom trusts lengths: it inflates a whole deflated data set and accepts a value that ends early. Here pydicom reads
+through a reader that notices when a value goes on beyond the end of the file.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from shared_model.core.errors import InputError
 # Above a structure set of a whole body with 100 organs, and a dose of 512 x 512 x 256 voxels in 32 bits.
 MAX_FILE_BYTES = 512 * 2**20
 MAX_INFLATED_BYTES = 256 * 2**20
-# A data set shrinks to a third or a tenth; what shrinks to less than this, and is not small, was made to do harm.
+# A data set shrinks to a third or a tenth. One that shrinks to less than this, and is not small, was made to do harm.
 _LEAST_SHARE, _SMALL_BYTES = 1 / 100, 4 * 2**20
-# What stands before the pixels of a CT slice fits, as a rule; where it does not the whole file is read.
+# The part before a CT slice's pixels usually fits into this; if it does not, the whole file is read.
 _HEAD_BYTES = 64 * 2**10
 _PREAMBLE = 128
 _PIXEL_DATA = 0x7FE00010
@@ -33,7 +33,7 @@ _BARE = (b"\x02\0\0\0", b"\x02\0\x10\0", b"\x08\0\x05\0", b"\x08\0\x08\0", b"\x0
 
 
 class NotDicomError(InputError):
-    """The file is no DICOM file: a report, a picture, a backup. Nothing is wrong with it."""
+    """The file is not a DICOM file but a report, a picture or a backup. Nothing is wrong with it."""
 
 
 class _Reader(io.BytesIO):
@@ -64,15 +64,15 @@ def open_dataset(path: Path, tags: Sequence[int] | None = None, *, pixels: bool 
     if tags is not None:
         head, size = _bytes(path, _HEAD_BYTES)
         try:
-            return _parsed(head, tags, pixels)
+            return _parse_bytes(head, tags, pixels)
         except InputError:
             if size <= len(head):
                 raise
-    return _parsed(_bytes(path, MAX_FILE_BYTES)[0], tags, pixels)
+    return _parse_bytes(_bytes(path, MAX_FILE_BYTES)[0], tags, pixels)
 
 
 def open_source(path: Path) -> Dataset:
-    """All elements of a file but its pixels, every value of them decoded: what fails to decode fails here."""
+    """Read all elements of a file except its pixels, and decode every value: a bad value fails here."""
     dataset = open_dataset(path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -94,10 +94,10 @@ def _bytes(path: Path, most: int) -> tuple[bytes, int]:
         raise InputError(f"cannot be opened ({error.strerror})") from None
 
 
-def _parsed(content: bytes, tags: Sequence[int] | None, pixels: bool) -> Dataset:
+def _parse_bytes(content: bytes, tags: Sequence[int] | None, pixels: bool) -> Dataset:
     part_10 = content[_PREAMBLE : _PREAMBLE + 4] == b"DICM"
     if not part_10 and content[:4] not in _BARE:
-        raise NotDicomError("no DICOM file")
+        raise NotDicomError("not a DICOM file")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # they quote values
         try:

@@ -68,7 +68,7 @@ def read_dose_grid(path: Path) -> DoseGrid:
     offsets = _offsets(dataset, frames, plane)
     stored = _pixels(dataset).reshape(-1, plane.rows, plane.columns)
     if len(stored) != frames:
-        raise InputError("PixelData: holds another number of frames than NumberOfFrames")
+        raise InputError("PixelData: its number of frames is not NumberOfFrames")
     return DoseGrid(plane=plane, offsets_mm=offsets, dose_gy=stored.astype(np.float32) * np.float32(scaling))
 
 
@@ -90,7 +90,7 @@ def _offsets(dataset: Dataset, frames: int, plane: Plane) -> NDArray[np.float64]
 
 
 def _check_pixels(dataset: Dataset, frames: int) -> None:
-    """Refuse before memory is taken what claims more pixels than a patient has, or is no single-valued image."""
+    """Before any memory is taken, refuse more pixels than a patient has, and images that are not single-valued."""
     rows, columns, bits, samples = (
         int(numbers(dataset, key, 1)[0]) for key in ("Rows", "Columns", "BitsAllocated", "SamplesPerPixel")
     )
@@ -176,12 +176,12 @@ def _decimals(text: bytes) -> Points:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
-            flat = np.fromstring(text, dtype=np.float64, sep="\\")  # stops where it meets no number
+            flat = np.fromstring(text, dtype=np.float64, sep="\\")  # stops at the first text that is not a number
         if len(flat) == text.count(b"\\") + 1:
             return flat
         return np.array(text.split(b"\\"), dtype=np.float64)  # slower, and allows spaces
     except ValueError:
-        raise InputError("ContourData: holds something that is no number") from None
+        raise InputError("ContourData: holds something that is not a number") from None
 
 
 def _points(item: Dataset) -> Points:

@@ -15,7 +15,7 @@ from shared_model.core.errors import InputError
 
 MAX_BEAMS = 200
 MAX_CONTROL_POINTS = 5000
-# What an RTDOSE repeats of the plan that it belongs to.
+# The identifiers of its plan that an RTDOSE repeats.
 IDENTITY = (*COPIED, *COPIED_IF_THERE, "StudyInstanceUID", "SOPClassUID", "SOPInstanceUID")
 
 
@@ -74,7 +74,7 @@ def read_plan(path: Path) -> Plan:
 
 
 def _identity(dataset: Dataset) -> Dataset:
-    """The identifiers alone, each decoded here: a plan's other elements are large, and nobody needs them again."""
+    """Return only the identifiers, each decoded here: a plan's other elements are large and not needed again."""
     found = Dataset()
     for keyword in IDENTITY:
         if value(dataset, keyword) is not None:
@@ -83,7 +83,7 @@ def _identity(dataset: Dataset) -> Dataset:
 
 
 def _beam(item: Dataset) -> Beam | None:
-    """One beam; None for setup and verification beams, which treat nobody."""
+    """Read one beam; None for setup and verification beams, which do not treat."""
     if (text(item, "TreatmentDeliveryType") or "TREATMENT").upper() != "TREATMENT":
         return None
     points = list(items(item, "ControlPointSequence"))
@@ -111,7 +111,7 @@ def _isocentre(point: Dataset) -> tuple[float, float, float]:
 
 
 def _prescriptions(dataset: Dataset) -> list[Prescription]:
-    """Prescribed doses of targets, highest first; a dose reference without one is passed over."""
+    """Return prescribed doses of targets, highest first; skip a dose reference without one."""
     found = []
     for item in items(dataset, "DoseReferenceSequence"):
         if text(item, "DoseReferenceType").upper() != "TARGET" or value(item, "TargetPrescriptionDose") is None:

@@ -45,8 +45,8 @@ class Contours:
 
 
 def crossings(contours: Contours, rows: int) -> int:
-    """How often, about, the contours cross the lines of ``rows`` voxel rows: what it costs to fill them."""
-    following = _following(contours.counts)
+    """Estimate how often the contours cross the lines of ``rows`` voxel rows: the cost of filling them."""
+    following = _next_points(contours.counts)
     row = np.clip(contours.row, -1, rows)
     return int(_LINES * np.abs(row[following] - row).sum())
 
@@ -66,7 +66,7 @@ def mask_of(contours: Contours, heights_mm: Array, shape: tuple[int, int], thick
         return mask
     _check_size(len(planes), size)
     drawn = _coverage(contours, which, len(planes), low, size)
-    planes, drawn = _bridged(planes, drawn, heights_mm)
+    planes, drawn = _bridge(planes, drawn, heights_mm)
     window = mask[:, low[0] : low[0] + size[0], low[1] : low[1] + size[1]]
     best, most = 0.0, (0, 0, 0)
     for k, share in enumerate(_shares(planes, heights_mm, thickness_mm)):
@@ -106,7 +106,7 @@ def _window(contours: Contours, shape: tuple[int, int]) -> tuple[tuple[int, int]
     return (low[0], low[1]), (high[0] - low[0], high[1] - low[1])
 
 
-def _following(counts: NDArray[np.int64]) -> NDArray[np.int64]:
+def _next_points(counts: NDArray[np.int64]) -> NDArray[np.int64]:
     """Index of the point after each, round every contour."""
     ends = np.cumsum(counts)
     following = np.arange(1, int(ends[-1]) + 1)
@@ -121,7 +121,7 @@ def _coverage(
     # Pixel r reaches from r to r + 1 here, and line s lies at (s + 0.5) / _LINES.
     y = (contours.row - low[0] + 0.5) * _LINES - 0.5
     x = contours.column - low[1] + 0.5
-    following = _following(contours.counts)
+    following = _next_points(contours.counts)
     of_plane = np.repeat(which, contours.counts)
     order = np.argsort(of_plane, kind="stable")
     edges = np.stack([y, x, y[following], x[following]])[:, order]
@@ -131,11 +131,11 @@ def _coverage(
     for start in range(0, planes, step):
         stop = min(start + step, planes)
         part = slice(*np.searchsorted(of_plane, [start, stop]))
-        cover[start:stop] = _filled(edges[:, part], of_plane[part] - start, (stop - start, *size))
+        cover[start:stop] = _fill(edges[:, part], of_plane[part] - start, (stop - start, *size))
     return cover
 
 
-def _filled(edges: Array, of_plane: NDArray[np.intp], shape: tuple[int, int, int]) -> Array:
+def _fill(edges: Array, of_plane: NDArray[np.intp], shape: tuple[int, int, int]) -> Array:
     """Covered share of each pixel (planes, rows, columns) by where lines cross ``edges`` (y0, x0, y1, x1), in pairs,
     even-odd."""
     planes, rows, columns = shape
@@ -161,8 +161,8 @@ def _filled(edges: Array, of_plane: NDArray[np.intp], shape: tuple[int, int, int
     return np.asarray(np.cumsum(flow.reshape(planes, rows, columns + 2), axis=2)[:, :, :columns] / _LINES)
 
 
-def _bridged(planes: Array, drawn: NDArray[np.float32], heights_mm: Array) -> tuple[Array, NDArray[np.float32]]:
-    """Planes put between those that were drawn where slices of the image lie between them, by signed distance."""
+def _bridge(planes: Array, drawn: NDArray[np.float32], heights_mm: Array) -> tuple[Array, NDArray[np.float32]]:
+    """Add planes between drawn ones, by signed distance, if slices of the image lie there."""
     if len(planes) < 2:
         return planes, drawn
     gaps = np.diff(planes)

@@ -41,7 +41,7 @@ MAX_TARGETS = 12
 
 
 class NoTargetError(InputError):
-    """A study without a target: ``names`` is its review table, where the reason stands."""
+    """A study without a target. ``names`` is its review table, which gives the reason."""
 
     def __init__(self, names: tuple[NameRow, ...], front: str = "") -> None:
         super().__init__(
@@ -87,7 +87,7 @@ def read_case(
     if plates not in PLATES:
         raise InputError(f"plates {plates!r}: expected one of {', '.join(PLATES)}")
     try:
-        return _reading(study, _records(study, rules or NameRules()), plates, voxel_mm)
+        return _read_images(study, _records(study, rules or NameRules()), plates, voxel_mm)
     except NoTargetError as error:
         raise NoTargetError(error.names, f"case {study.case_id}: ") from None
     except InputError as error:
@@ -112,7 +112,7 @@ def _records(study: Study, rules: NameRules) -> _Records:
     assert study.structures is not None
     by_number = {roi.number: roi for roi in _part(read_rois, study.structures)}
     plan = None if study.plan is None else _part(read_plan, study.plan)
-    prescribed, notes = _prescribed(study, plan)
+    prescribed, notes = _plan_prescriptions(study, plan)
     names = name_table(list(by_number.values()), prescribed, rules)
     if any(row.how == PLAN_NOT_NAME for row in names):
         notes.append("a target's name says another level than the plan prescribes to it; the plan's is used")
@@ -123,16 +123,16 @@ def _records(study: Study, rules: NameRules) -> _Records:
 
 
 def _part(task: Callable[[Path], T], header: Header) -> T:
-    """What ``task`` makes of a file, its kind put before the text of an error."""
+    """Return what ``task`` makes of a file; put the file's kind before an error's text."""
     try:
         return worker().read(task, header.path)
     except InputError as error:
         raise InputError(f"{header.kind}: {error}") from None
 
 
-def _prescribed(study: Study, plan: Plan | None) -> tuple[tuple[Prescription, ...], list[str]]:
-    """The plan's prescriptions; of another structure set than the one that it names its structures' numbers say
-    nothing."""
+def _plan_prescriptions(study: Study, plan: Plan | None) -> tuple[tuple[Prescription, ...], list[str]]:
+    """Return the plan's prescriptions. If the plan refers to another structure set, its structure numbers mean nothing
+    here."""
     if plan is None:
         return (), []
     assert study.plan is not None
@@ -143,8 +143,8 @@ def _prescribed(study: Study, plan: Plan | None) -> tuple[tuple[Prescription, ..
     return tuple(replace(p, roi=None) for p in plan.prescriptions), [note]
 
 
-def _reading(study: Study, records: _Records, plates: str, voxel_mm: float) -> Reading:
-    """The study's images and contours, one step after another onto one grid."""
+def _read_images(study: Study, records: _Records, plates: str, voxel_mm: float) -> Reading:
+    """Bring the study's images and contours onto one grid, step by step."""
     rois, plan, notes = records.rois, records.plan, [*records.notes]
     levels = _levels_gy(records)
     ct = stack(study.ct)

@@ -1,7 +1,7 @@
-"""Parses untrusted files in a process of its own, with a limit on memory, and ended when a file takes too long.
+"""Parses untrusted files in a separate process, which has a limit on memory and is ended if a file takes too long.
 
-A decoder that crashes, loops or asks for the whole machine's memory takes this process with it and no other: the file
-gets one clear line, the next file a new process. Run as ``python -m client.dicom.worker FD`` by ``Worker``.
+A decoder that crashes, loops or asks for the whole machine's memory ends only this process: the file gets one clear
+line, and the next file gets a new process. ``Worker`` runs it as ``python -m client.dicom.worker FD``.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _TASKS: dict[str, Callable[[Path], Any]] = {
 
 
 class Worker:
-    """A reading process that is started when it is first needed, and again after it had to be ended. Thread-safe."""
+    """A reading process, started when first needed and restarted after it had to be ended. Thread-safe."""
 
     def __init__(self, max_seconds: float = MAX_SECONDS) -> None:
         self._max_seconds = max_seconds
@@ -50,7 +50,7 @@ class Worker:
         self._owner = 0
 
     def read(self, task: Callable[[Path], T], path: Path) -> T:
-        """``task(path)``, done in the process. Raises what it raises of ours, InputError where it does not end well."""
+        """Run ``task(path)`` in the process. Raises the task's own FedKT3DError; InputError if the process fails."""
         (answer,) = self.read_many(task, [path])
         if isinstance(answer, FedKT3DError):
             raise answer
@@ -68,7 +68,7 @@ class Worker:
 
     def _ask(self, name: str, paths: Sequence[Path]) -> list[Any]:
         """Answers to the first paths: to all, or up to one that the process had to be ended for."""
-        link = self._started()
+        link = self._start()
         answers: list[Any] = []
         try:
             for path in paths:
@@ -93,7 +93,7 @@ class Worker:
         with self._lock:
             self._end()
 
-    def _started(self) -> Connection:
+    def _start(self) -> Connection:
         if self._link is not None and self._owner == os.getpid():
             return self._link
         ours, theirs = socket.socketpair()
@@ -127,7 +127,7 @@ class Worker:
 
 @lru_cache(maxsize=1)
 def worker() -> Worker:
-    """This process's own reading process. It ends with it: its connection closes."""
+    """Return this process's own reading process. When this process ends, the connection closes and it ends too."""
     return Worker()
 
 

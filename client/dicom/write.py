@@ -53,7 +53,7 @@ class Kind:
 PREDICTED = Kind(
     description=f"{LABEL}: predicted dose", comment=f"{LABEL}: dose predicted by a model, no plan", dose_type="PHYSICAL"
 )
-# A spread is not a dose that anyone would give: ERROR keeps planning systems from adding it up.
+# A spread is not a dose that anyone would give: DoseType ERROR keeps planning systems from adding it to others.
 SPREAD = Kind(
     description=f"{LABEL}: spread of predictions",
     comment=f"{LABEL}: standard deviation of predicted doses",
@@ -183,5 +183,5 @@ def _refer(dataset: Dataset, origin: Origin) -> None:
 
 
 def _numbers(*values: float) -> list[str]:
-    """Decimal strings of at most 16 characters, which pydicom does not see to (PS3.5 6.2, DS)."""
+    """Return decimal strings of at most 16 characters; pydicom does not check the length (PS3.5 6.2, DS)."""
     return [format_number_as_ds(float(value)) for value in values]

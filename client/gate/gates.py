@@ -1,6 +1,6 @@
 """The gate that every request passes: a hospital's, with its own limits, or a simulated site's, which has none.
 
-Both have the same methods, so that nobody who asks a gate needs to know which of the two it is.
+Both have the same methods, so a caller need not know which of the two it has.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Gate(Protocol):
     def check_size(self, values: int) -> None:
         """Raise PolicyError when an adapter of so many values may not leave."""
 
-    def allowed(self, metrics: Mapping[str, float]) -> dict[str, float]:
+    def filter_metrics(self, metrics: Mapping[str, float]) -> dict[str, float]:
         """Return the metrics that may leave."""
 
     def ledger(self, terms: Terms) -> SiteLedger | None:
@@ -60,9 +60,9 @@ class HospitalGate:
         """Hold the adapter's size against the policy."""
         self.limits.check_size(values)
 
-    def allowed(self, metrics: Mapping[str, float]) -> dict[str, float]:
+    def filter_metrics(self, metrics: Mapping[str, float]) -> dict[str, float]:
         """Return the metrics that policy and plan both name."""
-        return self.limits.allowed(metrics)
+        return self.limits.filter_metrics(metrics)
 
     def ledger(self, terms: Terms) -> SiteLedger | None:
         """Return the hospital's ledger; its delta and its limit are the policy's, whatever ``terms`` ask for."""
@@ -90,7 +90,7 @@ class SimulatedGate:
     def check_size(self, values: int) -> None:
         """Let every size pass."""
 
-    def allowed(self, metrics: Mapping[str, float]) -> dict[str, float]:
+    def filter_metrics(self, metrics: Mapping[str, float]) -> dict[str, float]:
         """Return all metrics."""
         return dict(metrics)
 
@@ -104,4 +104,4 @@ class SimulatedGate:
 
     def secure_site(self) -> SecureSite:
         """Return the SecureSite that the simulation has enrolled."""
-        return SITES.simulated(self.enrolled_as)
+        return SITES.find_simulated(self.enrolled_as)

@@ -48,9 +48,9 @@ class Limits:
         return cls(policy=policy, ledger=policy.ledger_in(home.folder), plan=plan, plan_digest=digest)
 
     def floors(self) -> Floors:
-        """What this site wants of sums that it puts a noised release into: by its policy, and by its pinned plan.
+        """Return the least that this site's policy and pinned plan demand of the sums that its releases enter.
 
-        Each of them has noise of its own and is charged by itself, so that several of one round may be revealed.
+        Each release has noise of its own and is charged by itself, so that several of one round may be revealed.
         """
         sites = survivors = max(Floors.sites, self.policy.least_sites)
         terms = None if self.plan is None else self.plan.terms
@@ -77,7 +77,7 @@ class Limits:
         if adapter not in policy.adapters:
             raise PolicyError(f"adapters: {adapter} may not leave this site")
         patients = len(site.validation if asked.kind == "evaluate" else site.patients())
-        if patients < policy.least_patients:  # how many there are stays unsaid
+        if patients < policy.least_patients:  # do not say how many there are
             raise PolicyError(f"least_patients: this site has fewer than {policy.least_patients} for {asked.kind}")
         if asked.vector is not None:
             self.check_size(asked.vector.size)
@@ -91,7 +91,7 @@ class Limits:
         if values * VALUE_BYTES > self.policy.max_adapter_mb * MEGABYTE:
             raise PolicyError(f"max_adapter_mb: at most {self.policy.max_adapter_mb:g} at this site")
 
-    def allowed(self, metrics: Mapping[str, float]) -> dict[str, float]:
+    def filter_metrics(self, metrics: Mapping[str, float]) -> dict[str, float]:
         """Keep the metrics that may leave: those that the policy names and, where there is a plan, the plan too."""
         names = set(self.policy.metrics) & set(self.policy.metrics if self.plan is None else self.plan.metrics)
         return {name: value for name, value in metrics.items() if name in names}
@@ -108,7 +108,7 @@ class Limits:
         check_request(self.plan, asked)
 
     def _check_mode(self, asked: Request) -> None:
-        """What a request asks for must be of a mode that the site takes part in, whatever its plan says."""
+        """Raise PolicyError unless the site takes part in the request's mode, whatever its plan says."""
         if isinstance(asked.task, TrainTask):
             mode = "none" if asked.task.terms is None else asked.task.terms.mode
             if mode not in self.policy.modes:
@@ -116,11 +116,11 @@ class Limits:
         if asked.kind in _EXACT and "none" not in self.policy.modes:
             raise PolicyError(f"modes: {asked.kind} sends exact numbers, and this site does not take part in mode none")
         if asked.kind in SECURE_KINDS and not set(SUMMED) & set(self.policy.modes):
-            raise PolicyError(f"modes: this site takes part in no mode of {' or '.join(SUMMED)}")
+            raise PolicyError(f"modes: this site takes part in neither mode {' nor '.join(SUMMED)}")
 
 
 def _asked_work(asked: Request) -> dict[str, int]:
-    """Key of the policy -> how much of it the task asks for."""
+    """Return what the task asks for under each key of the policy that limits it."""
     task = asked.task
     if isinstance(task, TrainTask):
         return {"max_rounds": task.rounds, "max_local_steps": task.local_steps, "max_batch_size": task.batch_size}

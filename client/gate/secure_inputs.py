@@ -1,7 +1,8 @@
 """The last vectors that a site put into secure sums, kept at the site so that it can show them in an audit.
 
-What a site signed hides the vector (``input_commitment`` in privacy/secagg/site.py); salt and vector open it. One
-``.npz`` a sum, mode 0600, the last few; a vector is what left in masked form, noise included, and never leaves unasked.
+What a site signs hides the vector (``input_commitment`` in privacy/secagg/site.py); salt and vector open it. The folder
+holds one ``.npz`` (mode 0600) for each of the last few sums: the vector that left the site masked, noise included. The
+file itself never leaves unless the site hands it over.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ KEEP = 4
 
 
 class SecureInputs:
-    """A folder of them; made when first written to. ``keep`` 0 keeps none."""
+    """A folder of kept vectors, made on first use. With ``keep`` 0 it keeps none."""
 
     def __init__(self, folder: Path, keep: int = KEEP) -> None:
         self._folder, self._keep = folder, keep

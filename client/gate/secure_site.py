@@ -1,7 +1,8 @@
 """The hospital's part in secure aggregation: keeps its state from message to message while the process lives.
 
-Keys and shares are in memory alone: a process that ends has dropped out of the set-up, and takes part in the next one.
-What must outlive it (which set-ups and sums there were) is in the site's folder; privacy/secagg/replay.py says why.
+Keys and shares are only in memory: a process that ends drops out of the set-up and takes part in the next one. The
+record of earlier set-ups and sums must outlive the process, so it is in the site's folder: see
+privacy/secagg/replay.py for the reason.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ class SecureSite:
                 return self._site.confirm(message)
             if isinstance(message, Confirmations):
                 return self._site.reveal(message)
-        raise SecAggError("stage", "no message of secure aggregation that stands alone")
+        raise SecAggError("stage", "not a message of secure aggregation that stands alone")
 
     def open(self, asked: Request) -> None:
         """Open the sum that a masked request is for: before the work, and before any budget is charged."""
@@ -64,7 +65,7 @@ class SecureSite:
             self._site.open_step(asked.secure, work_hash(asked))
 
     def _check_noise(self, asked: Request) -> None:
-        """The set-up must accept no sum in which less noise would be left than the task's privacy terms count on."""
+        """Refuse a set-up that would accept a sum with less noise than the task's privacy terms count on."""
         promised = asked.task.terms if isinstance(asked.task, TrainTask) else None
         agreed = self._site.terms
         if promised is None or agreed is None:
@@ -79,7 +80,7 @@ class SecureSite:
             )
 
     def mask(self, asked: Request, vector: Ring) -> tuple[Masked, Ring]:
-        """Mask what the work gave, (d,) over the terms' ring; it is kept as it was at the site alone, for an audit."""
+        """Mask the result of the work, (d,) over the terms' ring. The site alone keeps the unmasked one, for audits."""
         with self._lock:
             message, masked, opening = self._site.mask(vector)
         if self._inputs is not None:
@@ -127,7 +128,7 @@ class SecureSites:
             try:
                 site = Site(name=home.site, identity=identity, cohort=cohort, floors=floors, replay=replay)
             except SecAggError:
-                if known is None:  # or nobody would hold the file, and nobody else could take it
+                if known is None:  # or the file would be locked although no site holds it
                     replay.close()
                 raise
             if known is not None:
@@ -137,11 +138,11 @@ class SecureSites:
             return secure
 
     def enrol(self, key: str, site: SecureSite) -> None:
-        """Take in a simulated site under ``key``, in place of one that was there."""
+        """Enrol a simulated site under ``key``; it replaces an earlier one."""
         with self._lock:
             self._simulated[key] = site
 
-    def simulated(self, key: str) -> SecureSite:
+    def find_simulated(self, key: str) -> SecureSite:
         """Return the simulated site known by ``key``; SecAggError where none is."""
         with self._lock:
             if key not in self._simulated:
@@ -149,12 +150,12 @@ class SecureSites:
             return self._simulated[key]
 
     def forget(self, key: str) -> None:
-        """Let a simulated site go, with all its secrets."""
+        """Remove a simulated site and all its secrets."""
         with self._lock:
             self._simulated.pop(key).end()
 
     def close(self) -> None:
-        """Let all files go and forget all secrets."""
+        """Release all files and forget all secrets."""
         with self._lock:
             for known in self._known.values():
                 known.site.end()

@@ -12,7 +12,7 @@ from privacy.wire.messages import TrainTask
 
 @dataclass(frozen=True, kw_only=True)
 class Account:
-    """The charge of one train task. A round that is tried again is another release, and is charged again."""
+    """The charge of one train task. A repeated round is another release and is charged again."""
 
     ledger: SiteLedger
     run_id: str
@@ -20,11 +20,11 @@ class Account:
     terms: Terms
 
     def check(self) -> None:
-        """Raise PolicyError where it cannot be paid, before any work is done for it."""
+        """Raise PolicyError if the site cannot pay it. Call this before any work is done for the task."""
         self.ledger.check(self.terms.charge(self.task.releases), self._ahead)
 
     def spend(self) -> None:
-        """Write it down; raises PolicyError or InputError, and then nothing may leave."""
+        """Write the charge to the ledger. If this raises PolicyError or InputError, nothing may leave."""
         entry = Entry(
             purpose=self.terms.mode,
             run_id=self.run_id,

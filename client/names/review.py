@@ -1,7 +1,7 @@
-"""The review table of structure names: what each was taken for and by what, over all patients of a site.
+"""The review table of structure names: what each name was taken for and why, over all patients of a site.
 
-A name is the record's own and may hold a person's, so rows with names are for the site's own screen; counts and TG-263
-names are not secret.
+A name is the record's own and may hold a person's name, so rows with names are only for the site's own screen. Counts
+and TG-263 names are not secret.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 from client.names.table import AMBIGUOUS, IGNORED, MAPPED, UNMAPPED, NameRow
 
 NOT_KNOWN = "not known to the model"
-# What needs a person first.
+# First come the states that need a person.
 _ORDER = (AMBIGUOUS, UNMAPPED, NOT_KNOWN, MAPPED, IGNORED)
 
 
@@ -29,7 +29,7 @@ class Reviewed:
     candidates: tuple[str, ...]
     patients: int
 
-    def told(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """The row as JSON values, with the site's own name."""
         row = {"name": self.name, "state": self.state, "tg263": self.tg263, "how": self.how}
         return {**row, "looks_like": list(self.candidates), "patients": self.patients}
@@ -47,7 +47,7 @@ def state(row: NameRow) -> str:
 
 
 def not_known(rows: Iterable[NameRow]) -> tuple[str, ...]:
-    """TG-263 names of structures that were recognised and are not used, since the model does not know them."""
+    """Return the TG-263 names of recognised structures that are not used because the model does not know them."""
     return tuple(sorted({row.tg263 for row in rows if state(row) == NOT_KNOWN}))
 
 
@@ -58,7 +58,7 @@ def not_known_notes(rows: Iterable[NameRow]) -> tuple[str, ...]:
 
 
 def review(tables: Iterable[Sequence[NameRow]]) -> list[Reviewed]:
-    """The rows of many patients' tables, equal ones once, those first that need a person."""
+    """Merge the rows of many patients' tables: equal ones once, and first those that need a person."""
     found = Counter((row.name, state(row), row.tg263, row.how, row.candidates) for table in tables for row in table)
     rows = [
         Reviewed(name=name, state=status, tg263=tg263, how=how, candidates=candidates, patients=patients)
@@ -76,7 +76,7 @@ def summary(rows: Sequence[Reviewed], *, show_ids: bool) -> dict[str, Any]:
     counted = Counter(row.state for row in rows)
     told: dict[str, Any] = {"names": {key: counted[key] for key in _ORDER if counted[key]}}
     told[NOT_KNOWN] = dict(sorted(unknown.items()))
-    return told | ({"table": [row.told() for row in rows]} if show_ids else {})
+    return told | ({"table": [row.to_json() for row in rows]} if show_ids else {})
 
 
 def lines(rows: Sequence[Reviewed], *, show_ids: bool) -> list[str]:

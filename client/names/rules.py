@@ -4,7 +4,7 @@
 names:                      # TG-263 name: regular expressions for the whole name, upper or lower case
   Parotid_L: ["parotis li.*"]
 ignore: ["z_.*", ".*opt"]   # structures that are never used
-prescriptions_gy:           # targets whose name and plan do not tell, or tell wrong
+prescriptions_gy:           # targets whose name and plan give no prescription, or a wrong one
   "PTV High": 70.0
 ```
 """
@@ -21,9 +21,9 @@ from shared_model.core.errors import InputError
 from shared_model.core.located import Located, located, read_located
 
 NAMES_TEXT = """\
-# How this site's structure names are read (docs/dicom.md).
-# A pattern is a regular expression that must match the whole name; upper and lower case are the same.
-# A name that is not certain is not used; `client check` lists it. After a change restart `client start`.
+# How to read this site's structure names (docs/dicom.md).
+# A pattern is a regular expression that must match the whole name. Upper and lower case are the same.
+# An uncertain name is not used; `client check` lists it. After a change, restart `client start`.
 
 # For each TG-263 name, the patterns of this site's names for it.
 names: {}
@@ -33,7 +33,7 @@ names: {}
 ignore: []
 #  - "z_.*"
 
-# Prescribed doses in Gy of targets, where the name and the plan do not say it or say it wrong.
+# Prescribed doses of targets in Gy, if the name and the plan do not give them or give wrong ones.
 prescriptions_gy: {}
 #  "PTV High": 70.0
 """
@@ -70,7 +70,7 @@ class NameRules:
     def _of(cls, top: Located) -> NameRules:
         content = top.mapping(_KEYS)
         names = [
-            (_known(name, patterns), pattern)
+            (_check_name(name, patterns), pattern)
             for name, patterns in _mapping(content, "names").items()
             for pattern in _patterns(patterns)
         ]
@@ -87,9 +87,9 @@ def _mapping(content: Mapping[str, Located], key: str) -> Mapping[str, Located]:
     return {} if there is None or there.is_null else there.mapping()
 
 
-def _known(name: str, there: Located) -> str:
+def _check_name(name: str, there: Located) -> str:
     if not (name == BODY or is_tg263(name)):
-        raise there.error("no TG-263 name; expected one like Parotid_L or SpinalCord")
+        raise there.error("not a TG-263 name; expected one like Parotid_L or SpinalCord")
     return name
 
 
@@ -105,4 +105,4 @@ def _compile(pattern: object, there: Located) -> re.Pattern[str]:
     try:
         return re.compile(pattern, re.IGNORECASE)
     except re.error as error:
-        raise there.error(f"{pattern!r} is no regular expression ({error})") from None
+        raise there.error(f"{pattern!r} is not a regular expression ({error})") from None

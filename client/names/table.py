@@ -1,7 +1,7 @@
 """From a structure set's names to what the model knows: organs by TG-263 name, targets by prescription, the body.
 
-The site's file of rules (client/names/rules.py) comes first, then the plan, then the spelling. What is not certain is
-not used: it stands in the review table as ambiguous or unmapped, for a physicist to decide.
+The site's file of rules (client/names/rules.py) comes first, then the plan, then the spelling. An uncertain name is not
+used: the review table lists it as ambiguous or unmapped, for a physicist to decide.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from shared_model.patient.anatomy import is_known, target_name
 
 MAPPED, AMBIGUOUS, UNMAPPED, IGNORED = "mapped", "ambiguous", "unmapped", "ignored"
 
-# Words that make another structure of a target: a part of it, a ring about it, what an optimiser is given.
+# Words that say that a structure was made from a target: a part of it, a ring about it, a helper for the optimiser.
 _DERIVED = {
     "opt",
     "eval",
@@ -40,7 +40,7 @@ _RANKS = {"high": 0, "hi": 0, "low": -1, "lo": -1}
 _LEVEL_RANGE_GY = (10.0, 100.0)
 # 69.96 Gy may stand in a name as 70.
 _SAME_GY = 0.5
-# What a number that one of these follows says is no level: margins, fractions.
+# A number before one of these is not a dose level but a margin or a number of fractions.
 _NOT_GY = {"mm", "cm", "fx", "fr"}
 
 _NO_LEVEL = "target without one level; set prescriptions_gy in the site file"
@@ -74,7 +74,7 @@ class NameRow:
 def name_table(rois: Sequence[Roi], prescriptions: Sequence[Prescription], rules: NameRules) -> tuple[NameRow, ...]:
     """The review table of a structure set, in its own order."""
     rows = [_row(roi, prescriptions, rules) for roi in rois]
-    return tuple(_one_each(_ranked(rows, prescriptions)))
+    return tuple(_one_each(_rank_targets(rows, prescriptions)))
 
 
 def _row(roi: Roi, prescriptions: Sequence[Prescription], rules: NameRules) -> NameRow:
@@ -141,9 +141,9 @@ def _target(roi: Roi, prescriptions: Sequence[Prescription], row: Callable[..., 
     levels = _levels_gy(parts)
     if len(ordered) == 1:
         (level_gy,) = ordered
-        return _ordered(level_gy, levels, prescriptions, row)
+        return _prescribed_row(level_gy, levels, prescriptions, row)
     if re.match(r"[\W_]*i?[cg]tv", roi.name, re.IGNORECASE):
-        return row(IGNORED, "a CTV or GTV, and no PTV")
+        return row(IGNORED, "a CTV or GTV, not a PTV")
     if _is_derived(roi.name, parts):
         return row(IGNORED, "derived from a target")
     if _may_lack_organ(roi.name):
@@ -156,13 +156,14 @@ def _target(roi: Roi, prescriptions: Sequence[Prescription], row: Callable[..., 
     return row(AMBIGUOUS, _NO_LEVEL)
 
 
-def _ordered(
+def _prescribed_row(
     level_gy: float, named: set[float], prescriptions: Sequence[Prescription], row: Callable[..., NameRow]
 ) -> NameRow:
     """A target that the plan prescribes ``level_gy`` to, with the levels in its name.
 
-    The plan is right where the name tells another level that nobody prescribed: a phase of a treatment gives a part of
-    what its targets are named by. Where the name tells what the plan prescribes to another target, one is wrong.
+    If the name gives another level that the plan prescribes to no target, the plan is right: a phase of a treatment
+    gives only a part of the level in its targets' names. If the name gives the level that the plan prescribes to
+    another target, one of the two is wrong.
     """
     if not named or any(_same(level_gy, level) for level in named):
         return row(MAPPED, "plan: prescription of this structure", target_name(level_gy), level_gy)
@@ -195,7 +196,7 @@ def _levels_gy(parts: Sequence[str]) -> set[float]:
     return found
 
 
-def _ranked(rows: list[NameRow], prescriptions: Sequence[Prescription]) -> list[NameRow]:
+def _rank_targets(rows: list[NameRow], prescriptions: Sequence[Prescription]) -> list[NameRow]:
     """Targets called High and Low, or a single one, by the plan's prescriptions, where these are as many."""
     doses = sorted({p.dose_gy for p in prescriptions}, reverse=True)
     open_rows = [row for row in rows if row.how == _NO_LEVEL]
@@ -217,8 +218,8 @@ def _ranked(rows: list[NameRow], prescriptions: Sequence[Prescription]) -> list[
 
 
 def _one_each(rows: list[NameRow]) -> list[NameRow]:
-    """Where several structures got one name, the one that the site or the plan named stays, or is of type EXTERNAL, or
-    is spelled as TG-263 does; else none does."""
+    """If several structures got one name, keep only one: the one that the site or the plan named, that is of type
+    EXTERNAL, or that is spelled as in TG-263. If that does not choose one, keep none."""
     by_name: dict[str, list[NameRow]] = defaultdict(list)
     for row in rows:
         if row.status == MAPPED:

@@ -1,7 +1,7 @@
 """A hospital's structure name -> its TG-263 name (Mayo et al. 2018), by spelling alone.
 
-Upper and lower case, separators and the side's place and form do not matter; any further word does:
-``SpinalCord_PRV05``, ``SpinalCord^PRV5`` and ``Larynx-PTV`` are no organs.
+Upper and lower case, separators and the side's place and form do not matter. Any further word does:
+``SpinalCord_PRV05``, ``SpinalCord^PRV5`` and ``Larynx-PTV`` are not organs.
 """
 
 from __future__ import annotations
@@ -68,8 +68,8 @@ def tg263_name(name: str) -> str | None:
     """The TG-263 name that ``name`` spells, None if it spells none or no side of a paired organ."""
     if is_tg263(name):
         return BODY if name == "External" else name  # TG-263 lists both for the outline
-    found, side = _sided(words(name))
-    if not found or "^" in found:  # after ^ stands the site's own: a copy's mark, or that it is another structure
+    found, side = _split_side(words(name))
+    if not found or "^" in found:  # after ^ comes the site's own text: a mark of a copy, or of another structure
         return None
     base = _SYNONYMS.get(" ".join(found)) or _SYNONYMS.get("".join(found))
     if base is not None:
@@ -84,20 +84,20 @@ def begins_with_organ(name: str) -> bool:
     found, table = words(name), _tg263()[0]
     if not found or found[0] in _NO_ORGAN:
         return False
-    spelled = {_sided(found[:count])[0] for count in range(1, len(found) + 1)}
+    spelled = {_split_side(found[:count])[0] for count in range(1, len(found) + 1)}
     keys = {_key("".join(base), side) for base in spelled for side in ("", "L", "R")}
     return not table.keys().isdisjoint(keys) or any(" ".join(base) in _SYNONYMS for base in spelled)
 
 
 def suggestions(name: str) -> tuple[str, ...]:
     """TG-263 names that look like ``name``, best first: for a person to choose from, never used."""
-    found, side = _sided(words(name.partition("^")[0]))
+    found, side = _split_side(words(name.partition("^")[0]))
     table = _tg263()[0]
     close = difflib.get_close_matches(_key("".join(found), side), table, n=3, cutoff=0.75)
     return tuple(dict.fromkeys(table[key] for key in close))
 
 
-def _sided(found: tuple[str, ...]) -> tuple[tuple[str, ...], str]:
+def _split_side(found: tuple[str, ...]) -> tuple[tuple[str, ...], str]:
     """Words without the side, and the side: L, R or empty. A side stands first or last."""
     for at in (-1, 0):
         if len(found) > 1 and found[at] in _LEFT | _RIGHT:
@@ -117,7 +117,7 @@ def _tg263() -> tuple[dict[str, str], frozenset[str]]:
     table: dict[str, str] = {}
     twice = set()
     for name in dict.fromkeys(names):
-        found, side = _sided(words(name))
+        found, side = _split_side(words(name))
         key = _key("".join(found), side)
         if key in table:
             twice.add(key)

@@ -1,6 +1,6 @@
 """`client pull`: fetches a patient's studies from an archive by DICOMweb (PS3.18: QIDO-RS and WADO-RS).
 
-For archives that cannot push (`client receive`). One instance is in memory at a time; CT and RT objects alone are kept.
+For archives that cannot push to `client receive`. Memory holds one instance at a time. Only CT and RT objects are kept.
 Needs the extra ``intake`` (dicomweb-client).
 """
 
@@ -41,8 +41,8 @@ class Archive:
 def pull(archive: Archive, store: Store, *, patient_id: str = "", study_uid: str = "") -> int:
     """Fetch the studies of a patient, or one study; returns how many were found.
 
-    Raises InputError, without the id asked for, where the archive cannot be reached or refuses, where there is no such
-    study, or where the folder is full.
+    Raises InputError, without the requested id, if the archive cannot be reached or refuses, if there is no such study,
+    or if the folder is full.
     """
     if bool(patient_id) == bool(study_uid):
         raise InputError("pull: expected --patient-id or --study-uid")
@@ -86,8 +86,8 @@ def _login(path: Path) -> str:
 def _studies(client: Any, patient_id: str) -> list[str]:
     """UIDs of all studies of a patient, page after page (PS3.18 section 8.3.4.4).
 
-    An archive may give fewer than were asked for, and one that knows no pages gives the first again: so the end is
-    where nothing new comes. One that takes no filter lists everybody: others' studies are passed over.
+    An archive may return fewer studies than requested, and one without pages returns the first page again. So the list
+    ends when nothing new comes. An archive without filters lists all patients: other patients' studies are skipped.
     """
     if any(sign in patient_id for sign in "*?\\"):
         raise InputError("pull: --patient-id: expected one id, without the signs * ? \\ that stand for several")
@@ -104,7 +104,7 @@ def _studies(client: Any, patient_id: str) -> list[str]:
 
 
 def _is_of(study: dict[str, Any], patient_id: str) -> bool:
-    """Whether a study that was listed is this patient's, or does not say whose it is."""
+    """Whether a listed study is this patient's, or does not say whose it is."""
     (named,) = study.get(_PATIENT_ID, {}).get("Value") or [patient_id]
     return str(named).strip() == patient_id.strip()
 
@@ -121,14 +121,14 @@ def _fetch(client: Any, study: str, store: Store) -> None:
 
 @contextmanager
 def _clear_errors() -> Iterator[None]:
-    """Turn what the libraries raise into our one line; theirs quotes addresses that hold the id asked for."""
+    """Turn the libraries' errors into one line of ours. Their texts quote addresses that hold the requested id."""
     import requests
 
     try:
         yield
     except requests.HTTPError as error:
         status = "no answer" if error.response is None else f"status {error.response.status_code}"
-        raise InputError(f"pull: the archive refused ({status}); is --login right, and the id known there?") from None
+        raise InputError(f"pull: the archive refused ({status}); is --login right? does it know the id?") from None
     except requests.RequestException as error:
         what = type(error).__name__
         raise InputError(
@@ -136,5 +136,5 @@ def _clear_errors() -> Iterator[None]:
         ) from None
     except (KeyError, IndexError, ValueError, AttributeError, TypeError) as error:
         raise InputError(
-            f"pull: the archive's answer is no DICOMweb ({type(error).__name__}); check the address"
+            f"pull: the archive's answer is not DICOMweb ({type(error).__name__}); check the address"
         ) from None

@@ -1,8 +1,8 @@
 """`client receive`: a DICOM storage node (C-STORE, PS3.4 Annex B) that takes studies from known systems into a folder.
 
-It listens for the AE titles that it was told and nobody else, stores CT and RT objects alone, and stops taking when the
-folder is full by its quota. What comes is written as it is, below a folder for each study that is named by a hash; its
-line in the log has a count and no identifier. Needs the extra ``intake`` (pynetdicom).
+It accepts only the AE titles that it was given, stores only CT and RT objects, and refuses more when the folder has
+reached its quota. It writes files as they come, one folder a study, named by a hash. Its log lines hold a count and no
+identifier. Needs the extra ``intake`` (pynetdicom).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _GIGABYTE = 10**9
 
 @dataclass(frozen=True, kw_only=True)
 class Intake:
-    """Where to listen, from whom, and how much to keep. Raises InputError for a title or number that cannot be.
+    """Where to listen, who may send, and how much to keep. Raises InputError for an impossible title or number.
 
     ``allowed``: calling AE titles. ``host``: the address to listen on. ``port`` 0: any free one.
     """
@@ -102,7 +102,7 @@ def _digest(uid: str) -> str:
 
 
 class Receiver:
-    """The listening node; a context manager. ``port`` is the one that it got."""
+    """The listening node; a context manager. ``port`` is the port that it listens on."""
 
     def __init__(self, intake: Intake, say: Callable[[str], None] = lambda line: None) -> None:
         self._intake, self._say = intake, say
@@ -131,8 +131,8 @@ class Receiver:
         for kind in KINDS:
             entity.add_supported_context(kind, list(ALL_TRANSFER_SYNTAXES))
         handlers: list[Any] = [
-            (evt.EVT_C_STORE, self._stored),
-            (evt.EVT_REJECTED, self._rejected),
+            (evt.EVT_C_STORE, self._store),
+            (evt.EVT_REJECTED, self._note_rejection),
             (evt.EVT_RELEASED, self._done),
         ]
         address = (self._intake.host, self._intake.port)
@@ -142,7 +142,7 @@ class Receiver:
             where = f"{address[0]}:{address[1]}"
             raise InputError(f"receive: cannot listen on {where} ({error.strerror}); choose another --port") from error
 
-    def _stored(self, event: Any) -> int:
+    def _store(self, event: Any) -> int:
         try:
             content, instance = event.encoded_dataset(), str(event.request.AffectedSOPInstanceUID)
             study = str(dcmread(io.BytesIO(content), specific_tags=["StudyInstanceUID"]).StudyInstanceUID)
@@ -150,8 +150,8 @@ class Receiver:
             return NOT_UNDERSTOOD
         return SUCCESS if self.store.keep(study, instance, content) else OUT_OF_RESOURCES
 
-    def _rejected(self, _: Any) -> None:
-        self._say("a system that is not allowed to send, or asks for another AE title, was turned away")
+    def _note_rejection(self, _: Any) -> None:
+        self._say("refused a system that is not allowed to send, or that called another AE title")
 
     def _done(self, _: Any) -> None:
         full = f"; {self.store.refused} refused, the quota or the disk is full" if self.store.refused else ""
@@ -159,7 +159,7 @@ class Receiver:
 
 
 def receive(intake: Intake, say: Callable[[str], None], signals: Sequence[signal.Signals] = ()) -> Store:
-    """Listen until one of ``signals`` comes; returns what was stored. InputError where that cannot begin."""
+    """Listen until one of ``signals`` comes; return the store. InputError if it cannot listen."""
     ended = threading.Event()
     for number in signals:
         signal.signal(number, lambda *_: ended.set())

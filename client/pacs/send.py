@@ -18,7 +18,7 @@ SECONDS = 60.0
 
 @dataclass(frozen=True, kw_only=True)
 class Peer:
-    """The system to send to, and how this node calls itself."""
+    """The system to send to, and this node's own AE title."""
 
     ae_title: str
     host: str
@@ -36,10 +36,10 @@ class Peer:
 
 
 def send(paths: Sequence[Path], peer: Peer) -> tuple[str, ...]:
-    """Send RTDOSE files that this software wrote, and nothing else: a plan's own dose is not ours to send on.
+    """Send RTDOSE files that this software wrote, and no others: a plan's own dose is not ours to send.
 
-    Returns a note for each that was stored with a warning. Raises InputError for any other file (nothing is sent then),
-    FedKT3DError where the peer cannot be reached or refuses one; those before it have arrived.
+    Returns a note for each file that was stored with a warning. Raises InputError for any other file, and then sends
+    nothing. Raises FedKT3DError if the peer cannot be reached or refuses a file; the files before it have arrived.
     """
     try:
         from pynetdicom import AE
@@ -53,7 +53,7 @@ def send(paths: Sequence[Path], peer: Peer) -> tuple[str, ...]:
     entity.add_requested_context(RTDoseStorage)
     link = entity.associate(peer.host, peer.port, ae_title=peer.ae_title)
     if not link.is_established:
-        raise FedKT3DError(f"send: {peer.host}:{peer.port} does not take us as {peer.own_title}; is it allowed there?")
+        raise FedKT3DError(f"send: {peer.host}:{peer.port} refuses us as {peer.own_title}; is it allowed there?")
     notes = []
     try:
         for path, dataset in zip(paths, datasets, strict=True):

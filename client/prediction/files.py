@@ -1,8 +1,8 @@
-"""What `client predict` leaves in its folder: doses, DVHs, a report for a physicist, numbers for a program.
+"""The files that `client predict` writes: doses, DVHs, a report for a physicist, numbers for a program.
 
 ``dose.npz`` (dose_gy, spread_gy, spacing_mm, origin_mm; axes z, y, x) always; ``dose.dcm`` and ``spread.dcm`` where the
 input was DICOM; ``dvh.csv``, ``report.html``, ``report.json``. The RTDOSE files carry the patient's identifiers, as
-they must to be imported; all others know the case by its pseudonym.
+they must, or they could not be imported. All others name the case by its pseudonym.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from shared_model.patient.case import Case
 from shared_model.scoring.dosimetry import LOW_DOSE_GY, SCORE_KEYS, dvh_curve, dvh_metrics, score_case
 
 STEP_GY = 0.1
-# A structure of fewer voxels has a coarse DVH: told in the report.
+# A structure of fewer voxels has a coarse DVH: the report says so.
 FEW_VOXELS = 30
 
 
@@ -50,7 +50,7 @@ def write_answer(out: Path, answer: Answer, predictor: Predictor, origin: Origin
 
 
 def dvh_csv(answer: Answer) -> str:
-    """Cumulative DVHs in steps of STEP_GY: structure, dose, volume in percent, that of the case's own dose if any."""
+    """Return cumulative DVHs in steps of STEP_GY: structure, dose, volume (%), volume of the case's own dose if any."""
     case, doses = answer.case, _doses(answer)
     levels = torch.arange(0.0, float(doses.max()) + 2 * STEP_GY, STEP_GY)
     text = io.StringIO()

@@ -1,8 +1,8 @@
-"""`client predict`: an adapter's dose of one case, with the spread of its samples, or a reason why it is not asked.
+"""`client predict`: an adapter's dose of one case with the spread of its samples, or the reason for a refusal.
 
-Prior and shared adapter come from one file; what a site keeps to itself is laid over the model by ``build``. A case
-on finer voxels than the training patients' is predicted at theirs and brought back: features of the model count
-voxels (docs/decisions/0041-predict-at-training-voxels.md).
+Prior and shared adapter come from one file; ``build`` puts the site's private weights over the model. A case on finer
+voxels than the training patients' is predicted at their voxel size and resampled back, because the model's features
+count voxels (docs/decisions/0041-predict-at-training-voxels.md).
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from shared_model.patient.case import Case, Volume
 from shared_model.prediction.predictor import Score, predict_with_spread
 from shared_model.prediction.regrid import coarsened, refined
 
-# Makes the model of a shared adapter, perhaps with what a site keeps to itself laid over it: specification and vector
-# in, model and the specification that it has then out. Raises InputError where the two do not fit.
+# Makes a model from a shared adapter, perhaps with the site's private weights over it. Takes specification and vector,
+# returns the model and its specification. Raises InputError if the two adapters do not fit.
 Build = Callable[[ModelSpec, Vector], tuple[DoseModel, ModelSpec]]
-# A site's preferences for one case: what best-of-n takes the best by.
+# A site's preferences for one case: best-of-n takes the sample with the highest score.
 ScoreOf = Callable[[Case], Score]
 
 MAX_SAMPLES = 64
@@ -59,7 +59,7 @@ class Sampled:
 class Answer:
     """A predicted dose (z, y, x) Gy on the case's grid; ``spread_gy`` where there was more than one sample.
 
-    ``notes``: what is near the edge of training or was assumed. ``peak_mb``: the process' highest memory so far.
+    ``notes``: what is near the edge of the training data, or was assumed. ``peak_mb``: the process's peak memory.
     """
 
     case: Case = field(repr=False)
@@ -73,17 +73,17 @@ class Answer:
     peak_mb: float
 
 
-def shared_alone(spec: ModelSpec, vector: Vector) -> tuple[DoseModel, ModelSpec]:
-    """The model of a shared adapter as it is."""
+def build_shared(spec: ModelSpec, vector: Vector) -> tuple[DoseModel, ModelSpec]:
+    """Make the model of a shared adapter as it is."""
     model = adapted_model(spec)
     unpack(model, vector)
     return model, spec
 
 
 class Predictor:
-    """One adapter, loaded once. ``name`` is the start of its SHA-256, ``card`` its card (empty without one)."""
+    """One adapter, loaded once. ``name``: the start of its SHA-256. ``card``: its model card (empty without one)."""
 
-    def __init__(self, adapter: Path = DEFAULT_ADAPTER, build: Build = shared_alone) -> None:
+    def __init__(self, adapter: Path = DEFAULT_ADAPTER, build: Build = build_shared) -> None:
         """Raises InputError where the adapter cannot be read or belongs to another prior."""
         if not adapter.is_file():
             raise InputError(f"--adapter {adapter}: no such file; expected a .safetensors that a run wrote")
@@ -94,14 +94,14 @@ class Predictor:
         self.envelope, self._stand_in = _envelope(self.card)
 
     def predict(self, case: Case, how: Sampled, notes: Sequence[str] = ()) -> Answer:
-        """The dose of ``case``, whose own dose is not looked at; ``notes`` on how it was read come first.
+        """Predict the dose of ``case`` without reading its own dose. ``notes`` on how it was read come first.
 
-        Raises InputError far outside of training.
+        Raises InputError for a case far outside the training data.
         """
         started = time.monotonic()
         factors = self.envelope.factors(case)
         asked = coarsened(case, factors)
-        told = [*notes, *self._stand_in, *self._judged(asked), *_coarse_notes(case, factors)]
+        told = [*notes, *self._stand_in, *self._judge(asked), *_coarse_notes(case, factors)]
         score = None if how.score_of is None else how.score_of(asked)
         with torch.no_grad():
             found = predict_with_spread(
@@ -121,7 +121,7 @@ class Predictor:
             peak_mb=peak_mb(),
         )
 
-    def _judged(self, case: Case) -> tuple[str, ...]:
+    def _judge(self, case: Case) -> tuple[str, ...]:
         verdict = self.envelope.judge(case)
         if verdict.refusals:
             raise InputError(f"case {case.case_id}: far outside this adapter's training: {'; '.join(verdict.refusals)}")
@@ -129,21 +129,21 @@ class Predictor:
 
 
 def _envelope(card: Mapping[str, Any]) -> tuple[Envelope, list[str]]:
-    """The adapter's ranges, or the bundled adapter's in their place, and what is to be said of it."""
+    """Return the adapter's training ranges, or else the bundled adapter's, and a note if they are the bundled ones."""
     own = Envelope.from_card(card)
     if own is not None:
         return own, []
     bundled = Envelope.from_card(load_adapter(DEFAULT_ADAPTER)[2])
     if bundled is None:
-        raise InputError(f"{DEFAULT_ADAPTER}: its card names no training ranges; install fedkt3d again")
-    return bundled, ["the adapter's card names no training ranges: held against those of the bundled adapter"]
+        raise InputError(f"{DEFAULT_ADAPTER}: its model card names no training ranges; install fedkt3d again")
+    return bundled, ["the adapter's model card names no training ranges: checked against the bundled adapter's"]
 
 
 def _coarse_notes(case: Case, factors: tuple[int, int, int]) -> list[str]:
     if factors == (1, 1, 1):
         return []
     voxels = " x ".join(f"{s * k:.3g}" for s, k in zip(case.grid.spacing_mm, factors, strict=True))
-    return [f"predicted on voxels of {voxels} mm (z, y, x), the training patients' size, and brought back"]
+    return [f"predicted on voxels of {voxels} mm (z, y, x), the training patients' size, and resampled back"]
 
 
 def _array(dose: torch.Tensor) -> Volume:
@@ -151,6 +151,6 @@ def _array(dose: torch.Tensor) -> Volume:
 
 
 def peak_mb() -> float:
-    """The most memory that this process has had, in 10^6 bytes."""
+    """Return this process's peak memory in 10^6 bytes."""
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most / 1e6 if sys.platform == "darwin" else most * 1024 / 1e6

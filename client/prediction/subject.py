@@ -1,4 +1,4 @@
-"""What `client predict` is asked about: one patient's file of any kind, or the one plan of a folder of DICOM."""
+"""Reads the input of `client predict`: one patient's file of any kind, or one plan of a DICOM folder."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from shared_model.patient.case import Case
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """A case, where its dose belongs (None where it came of no DICOM), and what was assumed in reading it."""
+    """A case, where its dose belongs (None if it did not come from DICOM), and what was assumed in reading it."""
 
     case: Case
     origin: Origin | None = field(repr=False, default=None)
@@ -35,10 +35,10 @@ def load_subject(
     rules: NameRules | None = None,
     kind: str | None = None,
 ) -> Subject:
-    """Read ``path`` as data of ``kind`` (default: what it looks like); ``case_id`` chooses among the plans of a folder
-    of DICOM, by the pseudonyms of the site, ``rules`` are the site's own for structure names.
+    """Read ``path`` as data of ``kind`` (default: told from the files). ``case_id``, a pseudonym of the site, chooses
+    among the plans of a DICOM folder. ``rules`` are the site's own for structure names.
 
-    Raises InputError where there is nothing to predict for, or more than one plan and no choice.
+    Raises InputError if there is nothing to predict for, or if there are several plans and no choice.
     """
     if kind is not None and kind not in DATA_KINDS:
         raise InputError(f"--kind {kind}: expected one of {', '.join(DATA_KINDS)}")
@@ -49,14 +49,14 @@ def load_subject(
     elif kind not in (None, DICOM) or patient_kind(path) != DICOM:
         raise InputError(f"{path}: is a folder; give the file of one patient in it")
     else:
-        study = _chosen(find_studies(path, pseudonyms), path, case_id, salted=pseudonyms is not None)
+        study = _choose(find_studies(path, pseudonyms), path, case_id, salted=pseudonyms is not None)
         reading = read_case(study, rules)
         origin = _origin(study, reading.plan, path)
     return Subject(case=reading.case, origin=origin, notes=(*reading.notes, *not_known_notes(reading.names)))
 
 
 def _origin(study: Study, plan: Plan | None, path: Path) -> Origin:
-    """Where a dose of the study belongs: by its plan, which has been read, or by its structure set without one."""
+    """Return where a dose of the study belongs: to its plan or, without one, to its structure set."""
     if plan is not None:
         return Origin(study=plan.identity, frame_of_reference=_frame(study, path), plan=plan.identity)
     assert study.structures is not None  # or it would not have been read
@@ -64,7 +64,7 @@ def _origin(study: Study, plan: Plan | None, path: Path) -> Origin:
 
 
 def _frame(study: Study, path: Path) -> str:
-    """The Frame of Reference that a dose of the study lies in: an anonymised CT may have lost its own."""
+    """Return the Frame of Reference of the study's dose. An anonymised CT may have lost its own."""
     for header in (study.ct[0], study.plan, study.structures):
         if header is not None and header.frames:
             return header.frames[0]
@@ -74,7 +74,7 @@ def _frame(study: Study, path: Path) -> str:
     )
 
 
-def _chosen(findings: Findings, path: Path, case_id: str | None, *, salted: bool) -> Study:
+def _choose(findings: Findings, path: Path, case_id: str | None, *, salted: bool) -> Study:
     if case_id is not None:
         return findings.study(case_id)
     able = [study for study in findings.studies if not study.problems]
@@ -82,7 +82,7 @@ def _chosen(findings: Findings, path: Path, case_id: str | None, *, salted: bool
         return able[0]
     if able:
         choice = ", ".join(study.case_id for study in able[:20])
-        # Without the site's salt ids hold for this call alone: none to choose by.
+        # Without the site's salt, case ids last for this call only: nobody can choose by them.
         ids = f"--case with one of {choice}" if salted else "--home and --case, an id of `client check --home`"
         raise InputError(f"{path}: holds {len(able)} plans; give the folder of one, or {ids}")
     reasons = sorted({problem for study in findings.studies for problem in study.problems})

@@ -34,7 +34,7 @@ from shared_model.patient.anatomy import OAR_NAMES
 from shared_model.patient.case import Case, Volume
 from shared_model.scoring.dosimetry import CaseScore, dvh_curve, dvh_metrics, score_case
 
-# Fractions of the highest dose between which the wash fades in: below, the anatomy shows alone.
+# Fractions of the highest dose between which the wash fades in. Below, only the anatomy shows.
 WASH_FADE = (0.03, 0.12)
 WASH_OPACITY = 0.62
 PREDICTION_DASHES = (0, (4, 2))
@@ -69,7 +69,7 @@ class _Column:
 
 
 def site_picture(path: Path, case: Case, dose_gy: NDArray[np.floating[Any]], title: str) -> None:
-    """Writes ``site_figure`` as a PNG: the old picture or the whole new one stands at ``path``, never a part."""
+    """Write ``site_figure`` as a PNG: ``path`` holds the old picture or the whole new one, never a part."""
     save_figure(site_figure(case, dose_gy, title), path)
 
 
@@ -83,8 +83,8 @@ def site_figure(case: Case, dose_gy: NDArray[np.floating[Any]], title: str) -> F
     """
     if case.dose_gy is None:
         raise InputError(f"picture of case {case.case_id}: no reference dose to compare with")
-    dose = _checked(case, dose_gy)
-    return _figure(case, np.stack([case.dose_gy, dose]), _compared(case.dose_gy, dose, case), title)
+    dose = _check(case, dose_gy)
+    return _figure(case, np.stack([case.dose_gy, dose]), _comparison(case.dose_gy, dose, case), title)
 
 
 def prediction_figure(
@@ -94,11 +94,11 @@ def prediction_figure(
 
     ``title`` as in ``site_figure``, InputError likewise.
     """
-    dose = _checked(case, dose_gy)
+    dose = _check(case, dose_gy)
     reference = case.dose_gy
-    columns = _compared(reference, dose, case)
+    columns = _comparison(reference, dose, case)
     if spread_gy is not None:
-        spread = _checked(case, spread_gy)
+        spread = _check(case, spread_gy)
         limit_gy = max(1.0, math.ceil(float(np.percentile(spread[case.body], 99))))
         colours = {"cmap": "magma", "vmin": 0.0, "vmax": limit_gy}
         opacity = np.clip(1.6 * spread / limit_gy, 0, 0.9).astype(np.float32)
@@ -109,7 +109,7 @@ def prediction_figure(
     return _figure(case, doses, columns, title)
 
 
-def _checked(case: Case, volume: NDArray[np.floating[Any]]) -> Volume:
+def _check(case: Case, volume: NDArray[np.floating[Any]]) -> Volume:
     if volume.shape != case.grid.shape:
         raise InputError(f"picture of case {case.case_id}: dose has shape {volume.shape}, the grid {case.grid.shape}")
     if not np.isfinite(volume).all():
@@ -117,7 +117,7 @@ def _checked(case: Case, volume: NDArray[np.floating[Any]]) -> Volume:
     return np.ascontiguousarray(volume, dtype=np.float32)
 
 
-def _compared(reference: Volume | None, dose: Volume, case: Case) -> list[_Column]:
+def _comparison(reference: Volume | None, dose: Volume, case: Case) -> list[_Column]:
     """Prediction alone, or reference | prediction | difference."""
     highest = [float(volume.max()) for volume in (reference, dose) if volume is not None][:1]
     top_gy = max([*highest, *(1.05 * gy for gy in case.prescriptions_gy.values())])

@@ -1,4 +1,4 @@
-"""A page of panels and diagrams measured in inches, and how every picture is dressed and written."""
+"""A page of panels and diagrams measured in inches, and how every picture is styled and written."""
 
 from __future__ import annotations
 
@@ -68,6 +68,6 @@ def plain_axes(axes: Axes, xlabel: str, ylabel: str) -> None:
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a PNG, whole or not at all: a picture that is still being drawn never stands under its name."""
+    """Write a PNG, whole or not at all: ``path`` never holds a half-drawn picture."""
     with whole_file(path, ORDINARY) as stream:
         figure.savefig(stream, format="png", dpi=DPI, facecolor="white", metadata={"Software": None})

@@ -57,7 +57,7 @@ class Plane:
 
 def planes_through_target(case: Case) -> tuple[Plane, ...]:
     """Axial, coronal and sagittal slice through the centroid of the highest target (of the body without a target)."""
-    shown = _shown(case)
+    shown = _visible_mask(case)
     z, y, x = (_span_mm(shown, case.grid, axis) for axis in range(3))
     depth, height, width = (n * s for n, s in zip(case.grid.shape, case.grid.spacing_mm, strict=True))
     cut = _centre(case)
@@ -78,7 +78,7 @@ def _centre(case: Case) -> tuple[int, int, int]:
     return round(float(z)), round(float(y)), round(float(x))
 
 
-def _shown(case: Case) -> Mask:
+def _visible_mask(case: Case) -> Mask:
     shown = np.zeros_like(case.body)
     for mask in case.structures.values():
         shown |= mask

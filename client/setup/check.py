@@ -1,7 +1,7 @@
-"""`client check`: are this site's patients and machine ready, and if not, what is to be done. Nothing leaves the site.
+"""`client check`: are this site's patients and machine ready, and if not, what must be done? No patient data leaves.
 
 It works on a folder of patients alone, before there is a home, and in a home. The report names patients by pseudonym;
-what the hospital calls them is added with ``show_ids``, for its own screen.
+``show_ids`` adds the hospital's own ids, for its own screen.
 
 The JSON: ``{"usable": n, "patients": [{"patient", "usable", "why", "todo", "notes", ...}], "cohort": {...},
 "files": {...}, "structures": {"names", "not known to the model"}, "checks": [{"check", "state", "found", "todo"}],
@@ -33,7 +33,7 @@ from shared_model.adapter.envelope import Envelope
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """Everything that was looked at. ``ready``: some patient is usable and no check failed."""
+    """All results of a check. ``ready``: at least one patient is usable and no check failed."""
 
     kind: str
     looked: Looked
@@ -60,7 +60,7 @@ class Report:
         """The report as JSON values."""
         return {
             "usable": self.usable,
-            "patients": [patient.told(show_ids=show_ids) for patient in self.looked.patients],
+            "patients": [patient.to_json(show_ids=show_ids) for patient in self.looked.patients],
             "cohort": cohort(self.looked.patients),
             "files": {
                 "kind": self.kind,
@@ -68,7 +68,7 @@ class Report:
                 "problems": [{"file": number, "reason": reason} for number, reason in self.looked.file_problems],
             },
             "structures": name_review.summary(self.names, show_ids=show_ids),
-            "checks": [finding.told() for finding in self.findings],
+            "checks": [finding.to_json() for finding in self.findings],
             "ready": self.ready,
             "seconds": round(self.seconds, 1),
             "peak_memory_mb": round(self.peak_mb),
@@ -84,9 +84,9 @@ def check(
     offline: bool = False,
     seen: Callable[[int, int], None] = lambda done, total: None,
 ) -> Report:
-    """Look at every patient of ``source`` and at the machine; in a home also at its keys, policy and coordinator.
+    """Check every patient of ``source`` and the machine; in a home also its keys, policy and coordinator.
 
-    Raises InputError only where ``source`` is no folder of its kind: all else is in the report.
+    Raises InputError only if ``source`` is not a folder of its kind. Any other problem is in the report.
     """
     started = time.monotonic()
     looked = look(source, envelope, workers, seen)
@@ -101,7 +101,7 @@ def check(
 
 
 def _without_forgotten(patients: Sequence[Patient], forgotten_on: Mapping[str, str], kind: str) -> tuple[Patient, ...]:
-    """The rows; those whom this site has forgotten are not usable, even if their files are still there."""
+    """Return the rows. Patients that this site has forgotten are not usable, even if their files are still there."""
     rows = []
     for row in patients:
         date = next((day for patient, day in forgotten_on.items() if is_of(row.patient, patient, kind)), None)
@@ -112,13 +112,13 @@ def _without_forgotten(patients: Sequence[Patient], forgotten_on: Mapping[str, s
 
 
 def _peak_mb() -> float:
-    """The most memory of this process and of any one that it started, in 10^6 bytes."""
+    """Return the peak memory of this process or of one that it started, whichever is more, in 10^6 bytes."""
     kilobytes = [resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return max(kilobytes) / (1e6 if sys.platform == "darwin" else 1e6 / 1024)
 
 
 def cohort(patients: Sequence[Patient]) -> dict[str, Any]:
-    """What the usable patients are together: counts of structures and prescriptions, (least, median, greatest)."""
+    """Summarise the usable patients: counts of structures and prescriptions, and (least, median, greatest)."""
     rows = [patient.numbers for patient in patients if patient.usable]
     spans = {
         "slice_mm": [row["spacing_mm"][0] for row in rows],
@@ -143,7 +143,7 @@ def _span(values: Sequence[float]) -> list[float]:
 
 
 def lines(report: Report, *, show_ids: bool) -> list[str]:
-    """The report for a screen: what needs a person first, then the counts."""
+    """Return the report for a screen: first what a person must look at, then the counts."""
     total = len(report.looked.patients)
     out = [f"{report.usable} of {total} patients are usable ({report.kind}, {report.looked.files} files)"]
     for patient in report.looked.patients:
@@ -170,7 +170,7 @@ def page(report: Report, *, show_ids: bool) -> Page:
     )
     made.heading("Checks")
     made.table(
-        ["check", "state", "found", "what to do"], [list(finding.told().values()) for finding in report.findings]
+        ["check", "state", "found", "what to do"], [list(finding.to_json().values()) for finding in report.findings]
     )
     made.heading("Patients")
     header = ["patient", "usable", "why not", "what to do", "notes", *(["record"] if show_ids else [])]

@@ -1,6 +1,6 @@
-"""What a site needs besides patients: room, a clock, a way to the coordinator, keys and a policy. One finding a line.
+"""What a site needs besides patients: disk space, a clock, a way to the coordinator, keys and a policy.
 
-The only thing that is ever sent is a GET of the coordinator's ``/health``, and that from a home alone.
+One finding a line. Only one thing is ever sent, and only from a home: a GET of the coordinator's ``/health``.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from shared_model.core.errors import InputError
 OK, WARN, FAIL = "ok", "warn", "fail"
 LEAST_FREE_GB, LEAST_MEMORY_GB = 2.0, 4.0
 REACH_S = 10.0
-# A certificate that ends in so many days is told.
+# A certificate that ends within so many days gets a warning.
 SOON_DAYS = 30
 
 
@@ -42,7 +42,7 @@ class Finding:
     found: str
     todo: str = ""
 
-    def told(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """As JSON values."""
         return asdict(self)
 
@@ -53,9 +53,9 @@ def machine(folder: Path) -> list[Finding]:
 
 
 def site(home: ClientHome, usable: int | None, *, offline: bool) -> list[Finding]:
-    """Keys, admission, configuration, policy and plan of a home; unless ``offline`` the coordinator's reach and clock.
+    """Check a home's keys, admission, configuration, policy and plan; unless ``offline``, coordinator and clock too.
 
-    ``usable``: patients that can be trained on, None where none were looked at.
+    ``usable``: number of patients that can be trained on, None if no patient was checked.
     """
     findings = [
         _finding("keys", lambda: _keys(home)),
@@ -68,7 +68,7 @@ def site(home: ClientHome, usable: int | None, *, offline: bool) -> list[Finding
 
 
 def _finding(check: str, look: Callable[[], Finding]) -> Finding:
-    """The finding of ``look``; what it raises becomes a failure that says what to do."""
+    """Return the finding of ``look``. An error that it raises becomes a failure that says what to do."""
     try:
         return look()
     except InputError as error:
@@ -115,7 +115,7 @@ def _keys(home: ClientHome) -> Finding:
         identity.read_input(path)
         if stat.S_IMODE(path.stat().st_mode) & 0o077:
             raise InputError(f"{path.name}: others may read it; chmod 600 {path}")
-    return Finding(check="keys", state=OK, found="there, and readable by their owner alone")
+    return Finding(check="keys", state=OK, found="present; only their owner can read them")
 
 
 def _admission(home: ClientHome) -> Finding:
@@ -130,7 +130,7 @@ def _configuration(home: ClientHome) -> Finding:
     config = SiteConfig.load(home.site_config)
     found = f"{len(config.patients())} training, {len(config.validation)} validation patients of kind {config.data}"
     least = Margins().least_patients
-    todo = "" if config.train else "list training patients; a site without any only evaluates"
+    todo = "" if config.train else "list training patients under train; without any, this site only evaluates"
     if not todo and len(config.validation) < least:
         todo = f"list {least} or more under validation: `client adopt` tests a new adapter on them"
     return Finding(check="site.yaml", state=WARN if todo else OK, found=found, todo=todo)
@@ -150,13 +150,13 @@ def _plan(home: ClientHome) -> Finding:
     if home.pinned_plan() is not None:
         return Finding(check="plan", state=OK, found="pinned")
     if not Policy.load(home.policy).require_plan:
-        return Finding(check="plan", state=OK, found="none pinned, and the policy asks for none")
-    todo = f"look at it and accept: client plan --home {home.folder}"
-    return Finding(check="plan", state=WARN, found="none pinned; requests are refused until then", todo=todo)
+        return Finding(check="plan", state=OK, found="none accepted, and policy.yaml does not require one")
+    todo = f"read the federation plan and accept it: client plan --home {home.folder}"
+    return Finding(check="plan", state=WARN, found="none accepted; requests are refused until then", todo=todo)
 
 
 def _coordinator(home: ClientHome) -> list[Finding]:
-    """Reach over TLS with the consortium's CA alone, and the difference of the clocks."""
+    """Check that the coordinator answers over TLS with the consortium's CA, and that the clocks agree."""
     asked = datetime.now().timestamp()
     try:
         context = ssl.create_default_context(cafile=str(home.ca_certificate))
@@ -175,9 +175,10 @@ def _clock(answer: httpx.Response, here: float) -> Finding:
         # The header drops the fraction of a second.
         offset = here - (parsedate_to_datetime(answer.headers["date"]).timestamp() + 0.5)
     except (KeyError, ValueError, TypeError):
-        return Finding(check="clock", state=WARN, found="the coordinator's answer has no date", todo="compare by hand")
+        todo = "compare the clocks by hand"
+        return Finding(check="clock", state=WARN, found="the coordinator's answer has no date", todo=todo)
     near = abs(offset) <= CLOCK_LIMIT_S
-    todo = "" if near else "set up NTP here; the coordinator refuses a clock that is off"
+    todo = "" if near else "set up NTP here; the coordinator refuses a wrong clock"
     return Finding(check="clock", state=OK if near else FAIL, found=f"{offset:+.0f} s to the coordinator's", todo=todo)
 
 
@@ -189,5 +190,5 @@ def _why(error: Exception) -> str:
 
 def _advice(error: Exception) -> str:
     if "certificate" in str(error).lower():
-        return "is TLS inspected on the way? The site trusts the consortium's CA alone: let the port through as it is"
+        return "does a firewall inspect TLS? The site trusts only the consortium's CA: let the port through unopened"
     return "does `server start` run, is the address right, and may this machine open connections to that port?"

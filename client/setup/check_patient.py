@@ -1,7 +1,7 @@
 """One patient as `client check` sees it: usable or not, why not, what to do, and what it adds to the cohort's picture.
 
 A patient is usable when its case can be read, can be trained on (targets, CT, dose) and its dose fits its prescription.
-Texts name a patient by its pseudonym alone and hold no path.
+Texts name a patient only by pseudonym and hold no path.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from shared_model.prediction.regrid import coarsened
 from shared_model.scoring.dosimetry import dose_at_volume, structure_dose
 
 # D50 of the highest target over its prescription: beyond these the dose is of something else (a fraction, one of
-# several plans, another unit). D95 below the second is told, as hospitals do treat so.
+# several plans, another unit). D95 below the second gets a note only: some hospitals do treat like that.
 D50_RANGE = (0.75, 1.25)
 LEAST_D95 = 0.90
-# A grid far off these costs memory for nothing, or holds too little.
+# A grid much larger wastes memory, and one much smaller holds too little.
 FEW_SLICES = 8
 
 
 @dataclass(frozen=True, kw_only=True)
 class Patient:
-    """One row of the table. ``why`` it is not usable and what to do are in the same order; ``notes`` are for the eye.
+    """One row of the table. ``why`` it is not usable and what to do are in the same order; ``notes`` are for a person.
 
-    ``record`` is the hospital's own name for it (file or plan), shown with --show-ids only. ``content`` and ``images``
-    are hashes, to find duplicates by. ``names`` is the review table of its structures, where their names are free.
+    ``record`` is the hospital's own name for it (file or plan), shown only with --show-ids. ``content`` and ``images``
+    are hashes that find duplicates. ``names`` is the review table of its structures, if their names are free.
     """
 
     patient: str
@@ -52,7 +52,7 @@ class Patient:
         """Whether it can be trained on."""
         return not self.why
 
-    def told(self, *, show_ids: bool) -> dict[str, Any]:
+    def to_json(self, *, show_ids: bool) -> dict[str, Any]:
         """The row as JSON values."""
         row: dict[str, Any] = {"patient": self.patient, "usable": self.usable, "why": list(self.why)}
         row |= {"todo": list(self.todo), "notes": list(self.notes), **self.numbers}
@@ -60,7 +60,7 @@ class Patient:
 
 
 def unreadable(patient: str, reasons: Sequence[str], record: str = "") -> Patient:
-    """A patient whose case could not be read; our errors say first what is wrong, then what to do."""
+    """Make the row of a patient whose case could not be read. Our errors say what is wrong, then what to do."""
     parts = [reason.rpartition("; ") for reason in reasons]
     return Patient(
         patient=patient,
@@ -77,7 +77,7 @@ def examine(
     record: str = "",
     names: tuple[NameRow, ...] = (),
 ) -> Patient:
-    """Look at one case that could be read. ``envelope``: of the adapter that would be used; only notes come of it."""
+    """Check one case that could be read. ``envelope`` is that of the adapter in use: it only adds notes."""
     found: list[tuple[str, str]] = []
     if not case.targets:
         found.append(("no target with a prescription", "map the target's name or give its prescription"))
@@ -88,7 +88,7 @@ def examine(
     if case.grid.shape[0] < FEW_SLICES:
         found.append((f"{case.grid.shape[0]} slices", f"export at least {FEW_SLICES}"))
     misfits, told = _dose_against_prescription(case)
-    # As `client predict` will ask about it: on voxels of the training patients' size.
+    # As `client predict` will check it: on voxels of the training patients' size.
     verdict = None if envelope is None else envelope.judge(coarsened(case, envelope.factors(case)))
     near = () if verdict is None else (*verdict.refusals, *verdict.notes)
     return Patient(
@@ -114,7 +114,7 @@ def _dose_against_prescription(case: Case) -> tuple[list[tuple[str, str]], list[
     low, high = D50_RANGE
     if not low <= d50 / level <= high:
         what = f"dose does not fit the prescription: {name} D50 {d50:.1f} Gy, prescribed {level:.1f} Gy"
-        return [(what, "is it one of several plans, of one fraction, another unit? export the whole plan's dose")], []
+        return [(what, "is it one fraction, one plan of several, another unit? export the whole plan's dose")], []
     notes = []
     for target in case.targets:
         reached = _of_target(case, target, 95.0) / case.prescriptions_gy[target]
@@ -155,8 +155,8 @@ def _image_hash(case: Case) -> str:
     return hashlib.sha256(np.ascontiguousarray(case.ct_hu).tobytes()).hexdigest()
 
 
-def with_duplicates(patients: list[Patient]) -> list[Patient]:
-    """The same rows; of equal contents the second and later are not usable, equal images are noted."""
+def mark_duplicates(patients: list[Patient]) -> list[Patient]:
+    """Return the same rows. If contents are equal, only the first is usable; equal images get a note."""
     first: dict[str, str] = {}
     images: dict[str, str] = {}
     rows = []

@@ -1,4 +1,4 @@
-"""The patients below a folder, whatever kind of data it holds, one row each; a bad one never hides the others."""
+"""The patients below a folder, whatever kind of data it holds, one row each. A bad patient never hides the others."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from client.data.load import read_file
 from client.dicom.find import Study, find_studies
 from client.dicom.study import NoTargetError, read_case
 from client.names.rules import NameRules
-from client.setup.check_patient import Patient, examine, unreadable, with_duplicates
+from client.setup.check_patient import Patient, examine, mark_duplicates, unreadable
 from client.site.config import DATA_FOLDERS, DATA_KINDS, DICOM, case_id_of, is_case_id
 from client.site.pseudonyms import Pseudonyms
 from shared_model.adapter.envelope import Envelope
 from shared_model.core.errors import InputError
 
-# Below so many patients a second process costs more to start than it saves.
+# With fewer patients, a second process costs more to start than it saves.
 FEW = 16
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """Where the patients lie. ``pseudonyms`` and ``rules`` are for DICOM; without the site's salt, case ids pass."""
+    """Where the patients lie. ``pseudonyms`` and ``rules`` are for DICOM; without a salt, case ids last one call."""
 
     kind: str
     root: Path
@@ -59,18 +59,18 @@ def look(
     workers: int = 1,
     seen: Callable[[int, int], None] = lambda done, total: None,
 ) -> Looked:
-    """Examine every patient of ``source``; ``seen`` hears after each how many are done, and of how many.
+    """Examine every patient of ``source``. After each, ``seen`` gets how many are done, and of how many.
 
-    Raises InputError where there is no such folder.
+    Raises InputError if there is no such folder.
     """
     items, problems, files = _items(source)
-    examined = partial(_examined, source.kind, source.rules, envelope)
+    examined = partial(_examine_item, source.kind, source.rules, envelope)
     rows = []
-    for row in _mapped(examined, items, workers):
+    for row in _map_items(examined, items, workers):
         rows.append(row)
         seen(len(rows), len(items))
     rows.sort(key=lambda row: row.patient)
-    return Looked(patients=tuple(with_duplicates(rows)), files=files, file_problems=tuple(problems))
+    return Looked(patients=tuple(mark_duplicates(rows)), files=files, file_problems=tuple(problems))
 
 
 def _items(source: Source) -> tuple[list[_Item], list[tuple[int, str]], int]:
@@ -96,12 +96,12 @@ def _items(source: Source) -> tuple[list[_Item], list[tuple[int, str]], int]:
 
 
 def _record(study: Study) -> str:
-    """The hospital's own patient id of a study, and where its plan lies."""
+    """Return the hospital's own patient id of a study, and where its plan lies."""
     header = study.plan or study.structures or study.ct[0]
     return f"{header.patient} {header.path}"
 
 
-def _mapped(examined: Callable[[_Item], Patient], items: list[_Item], workers: int) -> Iterator[Patient]:
+def _map_items(examined: Callable[[_Item], Patient], items: list[_Item], workers: int) -> Iterator[Patient]:
     count = min(workers, os.cpu_count() or 1, len(items) // FEW + 1)
     if count < 2:
         yield from map(examined, items)
@@ -110,7 +110,7 @@ def _mapped(examined: Callable[[_Item], Patient], items: list[_Item], workers: i
         yield from pool.map(examined, items)
 
 
-def _examined(kind: str, rules: NameRules, envelope: Envelope | None, item: _Item) -> Patient:
+def _examine_item(kind: str, rules: NameRules, envelope: Envelope | None, item: _Item) -> Patient:
     try:
         if item.study is not None:
             reading = read_case(item.study, rules)
@@ -122,12 +122,12 @@ def _examined(kind: str, rules: NameRules, envelope: Envelope | None, item: _Ite
         reasons = item.study.problems if item.study is not None else ()
         row = unreadable(item.case_id, reasons or (_without_paths(str(error), item),), item.record)
         return replace(row, names=error.names) if isinstance(error, NoTargetError) else row
-    except Exception as error:  # the other patients' rows must not be lost; its text may hold what is a record's
+    except Exception as error:  # keep the other patients' rows; the error's text may quote a record
         return unreadable(item.case_id, (f"cannot be read ({type(error).__name__})",), item.record)
 
 
 def _without_paths(text: str, item: _Item) -> str:
-    """The reader's reason; a path or case id in front of it says nothing new, and may hold a name."""
+    """Return the reader's reason without a leading path or case id: that says nothing new and may hold a name."""
     fronts = [f"case {item.case_id}: "] + ([f"{item.path}: "] if item.path is not None else [])
     for front in fronts:
         text = text.replace(front, "")

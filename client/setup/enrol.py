@@ -1,7 +1,7 @@
-"""How a hospital comes in and goes: folder and keys from an invitation, then the admission, the plan, and leaving.
+"""How a hospital joins and leaves: folder and keys from an invitation, then the admission, the plan, and leaving.
 
-The site makes its own keys and hands out their public halves alone. Nothing here connects to anything: files go back
-and forth by whatever way the two parties trust.
+The site makes its own keys and hands out only their public halves. Nothing here connects to anything: the two parties
+exchange files in whatever way they trust.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from client.data.site_file import found_dicom, found_site, site_text
+from client.data.site_file import find_dicom_site, find_site, site_text
 from client.names.rules import NAMES_TEXT
 from client.site.config import DICOM, SiteConfig
 from client.site.home import FOLDERS, ClientHome
@@ -32,23 +32,23 @@ from shared_model.core.software import versions
 
 @dataclass(frozen=True, kw_only=True)
 class Data:
-    """Where the site's patients come from: a folder of cases of one kind, or a site configuration made elsewhere."""
+    """Where the site's patients come from: a folder of cases of one kind, or a site.yaml made elsewhere."""
 
     kind: str
     root: Path | None
     site_config: Path | None
 
     def configuration(self, site: str, folder: Path, pseudonyms: Pseudonyms) -> SiteConfig:
-        """Return the configuration of ``site``, whose own folder is ``folder``; InputError naming the option at fault.
+        """Return the configuration of ``site``, whose own folder is ``folder``; InputError names the wrong option.
 
-        DICOM studies get case ids by ``pseudonyms``.
+        ``pseudonyms`` makes the case ids of DICOM studies.
         """
         if (self.root is None) == (self.site_config is None):
             raise InputError("expected either --data-root (the folder of the cases) or --site-config (a site.yaml)")
         if self.root is not None and self.kind == DICOM:
-            return found_dicom(site, self.root, pseudonyms, folder)
+            return find_dicom_site(site, self.root, pseudonyms, folder)
         if self.root is not None:
-            return found_site(site, self.kind, self.root)
+            return find_site(site, self.kind, self.root)
         assert self.site_config is not None
         config = SiteConfig.load(self.site_config)
         if config.site != site:
@@ -61,16 +61,15 @@ class Data:
 def create(invitation_file: Path, folder: Path, data: Data) -> ClientHome:
     """Make a site's folder with keys of its own and the request for the coordinator.
 
-    InputError when the folder holds anything already, or the invitation or the data is not usable; nothing is written
-    then.
+    InputError when the folder is not empty, or the invitation or the data cannot be used. Then nothing is written.
     """
     with naming(invitation_file):
         invitation = Invitation.from_json(identity.read_input(invitation_file))
-    pseudonyms = Pseudonyms.passing()
+    pseudonyms = Pseudonyms.temporary()
     config = data.configuration(invitation.site, folder.resolve(), pseudonyms)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder}: exists and is not empty; choose a new folder (nothing was changed)")
-    passphrase()  # one that is not usable is refused before anything is written
+    passphrase()  # refuses an unusable passphrase before anything is written
     home = ClientHome(
         folder=folder.resolve(),
         site=invitation.site,
@@ -102,19 +101,19 @@ def create(invitation_file: Path, folder: Path, data: Data) -> ClientHome:
 def join(home: ClientHome, admission_file: Path) -> Admission:
     """Verify the coordinator's admission and keep it; a later one (renewed, newer roster) replaces the one before.
 
-    InputError when it is not for this site's keys, or older than what the site has; nothing is changed then.
+    InputError when it is not for this site's keys, or older than what the site has. Then nothing is changed.
     """
     with naming(admission_file):
         key = signed.private_key(read_private_key(home.identity_key)).public_key()
         content = identity.read_input(admission_file)
         admission = Admission.read(content, home.signer(), identity.read_input(home.ca_certificate), key)
         if admission.site != home.site:
-            raise InputError(f"admission: for site {admission.site}, this folder is {home.site}'s")
+            raise InputError(f"admission: it is for site {admission.site}, but this folder is site {home.site}'s")
         known = home.roster()
         if known is not None and admission.roster.version < known.version:
             raise InputError(
-                f"admission: its roster has version {admission.roster.version}, this site has {known.version} already;"
-                " an older one is never taken"
+                f"admission: its roster has version {admission.roster.version}, this site already has {known.version};"
+                " an older one is never accepted"
             )
     if admission.plan_file is not None:
         write_bytes(home.offered_plan, admission.plan_file, mode=PUBLIC)
@@ -125,9 +124,9 @@ def join(home: ClientHome, admission_file: Path) -> Admission:
 
 
 def pin_plan(home: ClientHome, path: Path) -> str:
-    """Pin a signed plan: from now on only requests that fit it are answered. Returns its SHA-256.
+    """Pin a signed federation plan: from now on this site answers only requests that fit it. Returns its SHA-256.
 
-    InputError when it is not this consortium's, or not for the software that is installed here.
+    InputError when it is not this consortium's plan, or not for the software that is installed here.
     """
     from shared_model.backbone.prior import normalisation_hash
     from shared_model.network.spec import ModelSpec
@@ -143,7 +142,7 @@ def pin_plan(home: ClientHome, path: Path) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class ShownPlan:
-    """A plan to show, how it stands with the site (pinned or offered), and whether another one is offered."""
+    """A federation plan to show, whether this site has pinned it, and whether another one is offered."""
 
     path: Path
     plan: FederationPlan
@@ -158,22 +157,22 @@ class ShownPlan:
             "sha256": self.sha256,
             "another_offered": self.newer,
             "plan": asdict(self.plan),
-            "software_differs": self._differing(),
+            "software_differs": self._differences(),
         }
 
     def lines(self, home_folder: Path) -> list[str]:
-        """Return the plan in plain words, and what can be done with it."""
+        """Return the plan in plain words, and what the site can do with it."""
         state = "pinned: requests that do not fit it are refused" if self.pinned else "offered, NOT accepted"
         lines = [f"{self.path}: {state}", f"sha256 {self.sha256}", *(f"  {line}" for line in self.plan.in_words())]
         lines += [
-            f"  NOTE {name}: {theirs} in the plan, {ours} here" for name, (theirs, ours) in self._differing().items()
+            f"  NOTE {name}: {theirs} in the plan, {ours} here" for name, (theirs, ours) in self._differences().items()
         ]
         if not self.pinned or self.newer:
             offered = home_folder / "trust" / "offered_plan.json"
-            lines.append(f"to accept what is offered: client plan --home {home_folder} --accept {offered}")
+            lines.append(f"to accept the offered plan: client plan --home {home_folder} --accept {offered}")
         return lines
 
-    def _differing(self) -> dict[str, tuple[str, str]]:
+    def _differences(self) -> dict[str, tuple[str, str]]:
         ours = versions()
         return {
             name: (version, ours.get(name, "not known"))
@@ -182,12 +181,12 @@ class ShownPlan:
         }
 
 
-def shown_plan(home: ClientHome) -> ShownPlan:
+def plan_to_show(home: ClientHome) -> ShownPlan:
     """Return the pinned plan, else the offered one; InputError when there is neither."""
     pinned = home.plan_file.exists()
     path = home.plan_file if pinned else home.offered_plan
     if not path.exists():
-        raise InputError(f"{home.folder}: no plan here; it comes with the admission, or as a file for --accept")
+        raise InputError(f"{home.folder}: no federation plan; it comes with the admission, or as a file for --accept")
     content = identity.read_input(path)
     offered = home.offered_plan.exists() and plan_hash(identity.read_input(home.offered_plan)) != plan_hash(content)
     return ShownPlan(
@@ -198,7 +197,7 @@ def shown_plan(home: ClientHome) -> ShownPlan:
 def leave(home: ClientHome, note: Path, *, delete_keys: bool) -> None:
     """Stop the site's node, forget the admission and write a signed note for the coordinator to `note`.
 
-    The keys stay unless `delete_keys`. Nothing is told to the coordinator: the note has to be handed over.
+    The keys stay unless `delete_keys`. Nothing is sent to the coordinator: somebody must hand over the note.
     """
     if note.exists() or not note.parent.is_dir():
         raise InputError(f"{note}: exists already, or its folder does not; name another file with --note")
@@ -213,7 +212,7 @@ def leave(home: ClientHome, note: Path, *, delete_keys: bool) -> None:
 
 
 def _stop(home: ClientHome) -> None:
-    """Stop `client start` of this folder, if it runs, and wait until it has."""
+    """Stop this folder's `client start`, if it runs, and wait until it has stopped."""
     if not is_running(home.lock):
         return
     pid = read_state(home.state("start")).get("pid")

@@ -1,7 +1,7 @@
-"""`client forget PATIENT`: takes a patient out of the site's lists and derived files, and says what stays.
+"""`client forget PATIENT`: removes a patient from the site's lists and derived files, and says what stays.
 
 The patient's own files are the hospital's and are not touched. What was learned from the patient is in every adapter
-since, here and at the other sites: that cannot be taken back, and is said.
+since, here and at the other sites. That cannot be undone, and the command says so.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from privacy.flower.processes import is_running
 from shared_model.core.errors import InputError
 from shared_model.core.files import PUBLIC, write_json, write_text
 
-# Below the site's cache, latents and base doses, which are named by content and not by patient: all go, and are made
-# again for those who stay.
+# Folders in the site's cache. Latents and base doses are named by content, not by patient: all are deleted, and made
+# again for the patients that stay.
 BY_CONTENT = ("latents", "base")
 # Kept cases of DICOM studies (client/data/dicom_cohort.py).
 CASES = "cases"
@@ -30,7 +30,7 @@ CASES = "cases"
 
 @dataclass(frozen=True, kw_only=True)
 class Forgotten:
-    """What was done: case ids taken off the lists, derived files deleted; and what stays, in sentences."""
+    """What was done: case ids removed from the lists, derived files deleted; and what stays, in sentences."""
 
     patient: str
     cases: tuple[str, ...]
@@ -49,10 +49,10 @@ class Forgotten:
 
 def forget(home: ClientHome, patient: str) -> Forgotten:
     """Forget every case of ``patient``, a pseudonym: a case id, or the part of DICOM and GDP-HMM case ids before the
-    underscore. Of cases that ``plans`` groups as one patient's, any one stands for all.
+    underscore. If ``plans`` groups cases as one patient's, any of them names all.
 
-    Raises InputError where the site runs (its memory holds patients), where no such case is listed, or where it is the
-    last one. The lists are changed last, so that a call that was cut off can be made again.
+    Raises InputError if the site runs (its memory holds patients), if no such case is listed, or if no patient would be
+    left. The lists are changed last, so that an interrupted call can be repeated.
     """
     if is_running(home.lock):
         raise InputError(f"{home.folder}: `client start` runs, and its memory holds patients; stop it first")
@@ -68,7 +68,7 @@ def forget(home: ClientHome, patient: str) -> Forgotten:
 
 
 def _cases_of(patient: str, config: SiteConfig) -> tuple[str, ...]:
-    """The listed cases of a patient, with those that the site says are plans of the same one."""
+    """Return the listed cases of a patient, with those that site.yaml lists as plans of the same patient."""
     listed = (*config.train, *config.validation)
     named = {case for case in listed if is_of(case, patient, config.data)}
     named |= {case for group in config.plans if named & set(group) for case in group}
@@ -76,7 +76,7 @@ def _cases_of(patient: str, config: SiteConfig) -> tuple[str, ...]:
 
 
 def is_of(case_id: str, patient: str, data: str) -> bool:
-    """Whether a case is this patient's: the same id, or in DICOM and GDP-HMM data one of PATIENT_PLAN."""
+    """Whether a case is this patient's: the same id, or PATIENT_PLAN in DICOM and GDP-HMM data."""
     return case_id == patient or (data in (DICOM, GDP) and case_id.startswith(f"{patient}_"))
 
 
@@ -84,13 +84,13 @@ def _without(config: SiteConfig, cases: tuple[str, ...], where: Path) -> SiteCon
     """``config`` without ``cases``. Raises InputError when nobody is left."""
     train, validation = (tuple(c for c in split if c not in cases) for split in (config.train, config.validation))
     if not train and not validation:
-        raise InputError(f"{where}: no patient would be left; `client leave` takes the whole site out")
+        raise InputError(f"{where}: no patient would be left; to remove the whole site use `client leave`")
     plans = tuple(group for group in config.plans if not set(group) & set(cases))
     return replace(config, train=train, validation=validation, plans=plans)
 
 
 def forgotten(folder: Path) -> Mapping[str, str]:
-    """Pseudonym -> date of those whom the site in ``folder`` has forgotten."""
+    """Return the patients that the site in ``folder`` has forgotten: pseudonym -> date."""
     try:
         return dict(json.loads(_list(folder).read_text(encoding="utf-8")))
     except FileNotFoundError:
@@ -109,13 +109,13 @@ def _note(folder: Path, patients: Iterable[str]) -> None:
 
 
 def _caches(home: ClientHome, config: SiteConfig) -> tuple[Path, ...]:
-    """The site's cache, and those that its private alignments made where it has none (client/adapters/align.py)."""
+    """Return the site's cache and, if it has none, the caches of its private alignments (client/adapters/align.py)."""
     own = () if config.cache is None else (config.cache,)
     return (*own, *(home.folder / "private").glob("*/cache"))
 
 
 def _delete_derived(cache: Path, cases: tuple[str, ...]) -> int:
-    """Delete the kept case files of these cases and all that goes by content; returns how many files there were."""
+    """Delete these cases' kept case files and all files named by content; return how many files there were."""
     files = [path for case in cases for path in (cache / CASES).glob(f"{case}-*.npz")]
     files += [path for folder in BY_CONTENT for path in (cache / folder).rglob("*") if path.is_file()]
     for path in files:
@@ -129,7 +129,7 @@ def _stays(home: ClientHome, left: SiteConfig) -> list[str]:
         "what left the site while the patient was listed: updates that others have summed cannot be taken back, and"
         " adapters trained with them may remember the patient; only training anew would undo that",
         "adapters of this site that were made before today, and what `client predict`, `client check` and `client"
-        " align` wrote elsewhere, with the cache of the last: delete them where they lie",
+        " align` wrote elsewhere, with the alignment's cache: delete them there",
         "backups of this folder, and what the disk keeps of deleted files",
     ]
     least = Policy.load(home.policy).least_patients

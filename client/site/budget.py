@@ -27,11 +27,11 @@ class BudgetReport:
     runs: tuple[tuple[str, str, int], ...]
 
     def record(self) -> dict[str, Any]:
-        """Return it as plain values."""
+        """Return it as JSON values."""
         return asdict(self)
 
     def lines(self) -> list[str]:
-        """Say it to a person."""
+        """Return it as text for a person."""
         of = "no limit" if self.limit is None else f"of {self.limit:g}"
         of_alone = "no limit" if self.limit_alone is None else f"of {self.limit_alone:g}"
         lines = [

@@ -14,8 +14,8 @@ from shared_model.core.errors import FieldError, InputError
 from shared_model.core.files import ORDINARY, write_text
 from shared_model.core.located import Located, read_located
 
-# How a site's cases are stored in files: OpenKBP's compact form at half and at native resolution, one case file per
-# patient, or the GDP-HMM challenge's plans; and the folder below the site's root that holds them, one npz each.
+# The ways in which a site's cases are stored in files, and the folder below the site's root that holds them, one npz
+# each: OpenKBP's compact form at half and at native resolution, one case file per patient, or GDP-HMM's plans.
 DATA_FOLDERS: Mapping[str, str] = {"openkbp": "half64", "openkbp128": "full128", "cases": "", "gdp": ""}
 GDP = "gdp"
 # The prescriptions of all patients of a GDP-HMM folder, beside the plans.
@@ -34,12 +34,12 @@ def is_case_id(text: str) -> bool:
 
 
 def case_id_of(data: str, path: Path) -> str:
-    """The case id of a file of the kind ``data``: its name, of GDP-HMM's PATIENT+PLAN with ``_`` for ``+``."""
+    """Return the case id of a file of kind ``data``: its name; GDP-HMM's PATIENT+PLAN becomes PATIENT_PLAN."""
     return path.stem.replace("+", "_") if data == GDP else path.stem
 
 
 def check_case_id(case_id: str, where: str) -> str:
-    """``case_id`` if it is a plain pseudonym (letters, digits, _ and -); raises FieldError for anything path-like."""
+    """Return ``case_id`` if it is a plain pseudonym (letters, digits, _ and -); raise FieldError for anything else."""
     if not isinstance(case_id, str) or not is_case_id(case_id):
         text = f"case id {case_id!r} is refused; expected letters, digits, '_' or '-', like pt_12"
         raise FieldError(where, text, case_id)
@@ -92,7 +92,7 @@ class SiteConfig:
             self._check_dicom(listed)
 
     def patients(self) -> tuple[tuple[int, ...], ...]:
-        """Training patients, each as the indices of his cases in ``train``; in the order of their first cases."""
+        """Training patients, each as the indices of their cases in ``train``, in the order of their first cases."""
         of_case = {case_id: group for group in self.plans for case_id in group}
         groups: dict[tuple[str, ...], list[int]] = {}
         for index, case_id in enumerate(self.train):
@@ -111,7 +111,7 @@ class SiteConfig:
 
     @classmethod
     def load(cls, path: Path) -> SiteConfig:
-        """Read the YAML file ``path``; its relative folders count from the file's own folder.
+        """Read the YAML file ``path``; a relative folder in it starts at the file's own folder.
 
         Raises InputError naming file, line and key for a missing file, bad YAML, an unknown or missing key, a wrong
         type or value.
@@ -146,7 +146,7 @@ class SiteConfig:
 
 
 def _values(there: Mapping[str, Located], folder: Path) -> dict[str, Any]:
-    """The fields of a SiteConfig as a file gives them; relative paths count from ``folder``. Raises FieldError."""
+    """Return the fields of a SiteConfig from a file; relative paths start at ``folder``. Raises FieldError."""
     values = {key: value.value() for key, value in there.items()}
     for key in ("train", "validation"):
         if not isinstance(values[key], list):

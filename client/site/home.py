@@ -2,16 +2,16 @@
 
 ```
 client.json           the site's name, the consortium and the coordinator's address
-site.yaml             the data and how it is split; written by `client init`, yours to edit
-structures.yaml       of DICOM: the site's rules for structure names; yours to edit. secrets/pseudonyms: its salt
-policy.yaml           the site's own limits; written by `client init`, yours to edit
-ledger/               what the site has spent of its privacy budget, where policy.yaml names no other folder
+site.yaml             the data and how it is split; written by `client init`, for you to edit
+structures.yaml       with DICOM: the site's rules for structure names, for you to edit. secrets/pseudonyms: its salt
+policy.yaml           the site's own limits; written by `client init`, for you to edit
+ledger/               what the site has spent of its privacy budget, unless policy.yaml names another folder
 ca.crt signer.crt     from the invitation: the authority that the site trusts, and the key that signs documents
 keys/identity         the site's Ed25519 identity (0600), keys/node: its Flower node key (P-384, 0600). Both are made
                       here and never leave this folder
 SITE.csr.json         the public halves, for the coordinator
 trust/                from the admission: site.crt, roster.json, offered_plan.json; plan.json: what this site has pinned
-secrets/superexec     who may take a task from the local SuperNode
+secrets/superexec     the secret with which our executor takes tasks from the local SuperNode
 flwr/ state/ logs/    FLWR_HOME, lock and state, what the processes print
 ```
 """
@@ -62,7 +62,7 @@ class ClientHome:
 
     @property
     def ca_certificate(self) -> Path:
-        """The one authority that this site trusts."""
+        """The certificate of the one authority that this site trusts."""
         return self.folder / "ca.crt"
 
     @property
@@ -153,21 +153,21 @@ class ClientHome:
         return self.read_plan(self.plan_file) if self.plan_file.exists() else None
 
     def cohort(self, plan: FederationPlan | None) -> Cohort:
-        """Return the sites that take part in sums with this one, by its own documents: the plan's, else the roster's.
+        """Return the sites that take part in sums with this one: those of its plan, or else those of its roster.
 
-        SecAggError where the plan names a site that this site's roster has shut out since.
+        SecAggError if the plan names a site that this site's roster no longer admits.
         """
         roster = self.roster()
         if roster is None:
-            raise InputError(f"{self.roster_file}: missing; this site was not admitted yet")
+            raise InputError(f"{self.roster_file}: missing; this site is not admitted yet")
         if plan is None or not plan.sites:
             return Cohort.of(roster)
         if any(roster.shuts_out(name, key) for name, key in plan.sites.items()):
-            raise SecAggError("roster", "the pinned plan names a site that this site's roster shuts out")
+            raise SecAggError("roster", "the pinned plan names a site that this site's roster does not admit")
         return plan.cohort
 
     def require_admission(self) -> None:
-        """InputError when the site may not start: not admitted, revoked, or its certificate has ended."""
+        """Raise InputError when the site may not start: not admitted, revoked, or its certificate has ended."""
         if not self.certificate.exists():
             raise InputError(
                 f"{self.folder}: not admitted yet; give {self.request_file} to the coordinator, then"

@@ -17,7 +17,7 @@ _WINDOW = re.compile(r"(?:([a-z]{3})(?:-([a-z]{3}))? )?([0-9]{2}):([0-9]{2})-([0
 class Window:
     """From ``start`` to ``end`` (minutes after midnight), on each of ``days`` (0: Monday).
 
-    One that ends before it starts runs past midnight and belongs to the day on which it starts.
+    A window that ends before it starts runs past midnight and belongs to the day on which it starts.
     """
 
     days: frozenset[int]

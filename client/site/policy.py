@@ -127,7 +127,7 @@ class Policy:
 
     @classmethod
     def load(cls, path: Path) -> Policy:
-        """Read a policy. A missing key is an error: no limit is ever guessed.
+        """Read a policy. A missing key is an error: we never guess a limit.
 
         Raises InputError naming file, line and key, what was found and what was expected.
         """

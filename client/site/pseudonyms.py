@@ -1,7 +1,7 @@
 """Pseudonyms of patients and plans: keyed hashes (HMAC-SHA256) under a salt that never leaves the site.
 
-Without the salt a pseudonym cannot be traced to a patient id, nor tried against a list of ids; with another salt every
-pseudonym is another one.
+Without the salt nobody can trace a pseudonym to a patient id, nor test it against a list of ids. With another salt
+every pseudonym is different.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ class Pseudonyms:
     salt: bytes = field(repr=False)
 
     @classmethod
-    def passing(cls) -> Pseudonyms:
-        """Under a salt that is forgotten with the process: for looking at a folder once."""
+    def temporary(cls) -> Pseudonyms:
+        """Make pseudonyms under a new salt that ends with the process, to look at a folder once."""
         return cls(secrets.token_bytes(_SALT_BYTES))
 
     @classmethod
-    def kept(cls, path: Path) -> Pseudonyms:
-        """Under the salt in ``path`` (0600), made there on first use. Raises InputError if that is not possible."""
+    def from_file(cls, path: Path) -> Pseudonyms:
+        """Make pseudonyms under the salt in ``path`` (0600), written on first use. Raises InputError if it cannot."""
         try:
             if not path.exists():
                 _make(path)

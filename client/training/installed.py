@@ -1,6 +1,6 @@
 """What the app needs of a model, and the model that is installed with this package.
 
-Torch is imported when a model is first needed, so that a process is up at once.
+Torch is imported when a model is first needed, so that a process starts at once.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class InstalledTraining:
     """The model that is installed with this package; every method imports torch when it is first called."""
 
     def model(self, spec_json: str) -> tuple[str, int]:
-        """Manifest hash and vector length, kept for the models asked for last."""
+        """Return manifest hash and vector length; remember those of the latest models."""
         return _installed_model(spec_json)
 
     def train_round(

@@ -1,7 +1,7 @@
 """One gradient a patient: plans, sides, timesteps and noise averaged first, clipped after, one patient at a time.
 
-A loop over patients, each with his views as one batch, and not hooks that split a batch of patients: it is exact for
-every module, holds one gradient in memory whatever the number of patients, and on a CPU it is as fast
+We loop over patients, with each patient's views as one batch, instead of splitting a batch of patients with hooks. The
+loop is exact for every module, holds one gradient in memory whatever the number of patients, and is as fast on a CPU
 (docs/decisions/0020-patient-gradients.md).
 """
 
@@ -30,7 +30,7 @@ from shared_model.diffusion.objective import velocity_loss
 from shared_model.network.spec import ModelSpec
 from shared_model.prediction.predictor import noise_generator
 
-# Loss of one patient, an average over his views; None for a patient who has nothing to learn from.
+# Loss of one patient, an average over their views; None if there is nothing to learn from this patient.
 PatientLoss = Callable[[int, torch.Generator], Tensor | None]
 
 
@@ -51,7 +51,7 @@ class Patients:
         return sum(p.numel() for p in self.parameters)
 
     def gradient(self, patient: int, step: int = 0) -> Tensor:
-        """Clipped gradient of one patient, (d,) float32; zero where it is not finite or he teaches nothing."""
+        """Clipped gradient of one patient, (d,) float32; zero if it is not finite or there is nothing to learn."""
         return clip_to_norm(self._gradient(patient, step), self.terms.clip)
 
     def descent_sum(self, stream: NoiseStream, step: int = 0) -> Integers:
@@ -60,7 +60,7 @@ class Patients:
         return np.negative(total, out=total)
 
     def _gradient(self, patient: int, step: int) -> Tensor:
-        # What the views are is drawn from the run's seed: that is no secret, and no noise.
+        # The run's seed draws the views: they are not secret and not part of the noise.
         generator = noise_generator(
             self.task.seed, self.site.site, str(self.task.round), str(step), self.site.train[self._first(patient)]
         )
@@ -91,7 +91,7 @@ def _velocity_loss(site: SiteConfig, spec: ModelSpec, model: DoseModel, task: Tr
     def loss(patient: int, generator: torch.Generator) -> Tensor | None:
         views = _views(patients[patient], examples, terms.views, generator)
         if task.stage == "dose":
-            # A patient without a dose has nothing to say; refusing for his sake would tell that he is there.
+            # Nothing can be learned from a patient without a dose. A refusal would reveal that the patient is there.
             views = [view for view in views if "dose" in view.latents]
             batches = [views] if views else []
         else:
@@ -106,7 +106,7 @@ def _velocity_loss(site: SiteConfig, spec: ModelSpec, model: DoseModel, task: Tr
 
 
 def _views(cases: Sequence[int], examples: Sequence[Example], count: int, generator: torch.Generator) -> list[Example]:
-    """``count`` of a patient's plans and sides, each as often as any other (but for one)."""
+    """Return ``count`` of a patient's plans and sides; numbers of uses differ by one at most."""
     ways = [examples[2 * case + side] for side in (0, 1) for case in cases]
     start = int(torch.randint(len(ways), (), generator=generator))
     return [ways[(start + i) % len(ways)] for i in range(count)]

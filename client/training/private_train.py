@@ -1,7 +1,7 @@
 """Training under differential privacy at a site, one function a mode (privacy/dp/terms.py).
 
-Noise and the draw of patients come from the operating system; nothing of a request reaches them. Nothing here returns
-a loss, a count or a time: whatever else left would be a release of its own.
+Noise and the draw of patients come from the operating system; a request cannot influence them. Nothing here returns a
+loss, a count or a time: each of them would be another release.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def local_round(site: SiteConfig, spec: ModelSpec, vector: Vector, task: TrainTa
     terms.check_size(patients.size)
     stream = NoiseStream()
     optimiser = torch.optim.AdamW(list(patients.parameters), lr=task.lr, weight_decay=task.weight_decay)
-    # Of the declared cohort, not of this site's own count, which one patient changes.
+    # From the declared cohort, not from this site's own count, which changes with one patient.
     expected = terms.q * terms.cohort / terms.sites
     unit = terms.clip / (FINE * expected)
     for step in range(task.local_steps):

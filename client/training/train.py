@@ -1,6 +1,6 @@
 """Local training and scoring at a site: one vector in, one update or a few metrics out.
 
-Randomness is keyed by (seed, site, round), the optimiser starts anew each round: a round can be replayed alone.
+Randomness is keyed by (seed, site, round) and the optimiser starts anew each round, so a round can be replayed alone.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from client.data.kept import latest_per_site
-from client.data.latent_cache import encoded
+from client.data.latent_cache import encode_case
 from client.data.load import load_split
 from client.site.config import SiteConfig
 from client.training.base import base_doses, base_rows
@@ -39,7 +39,7 @@ loading = threading.Lock()
 
 
 def resident_model(spec: ModelSpec) -> DoseModel:
-    """The model of ``spec``, one a thread, kept from call to call."""
+    """Return this thread's model of ``spec``, kept from call to call."""
     cache: dict[ModelSpec, DoseModel] = _models.__dict__.setdefault("by_spec", {})
     if spec not in cache:
         cache.clear()
@@ -48,7 +48,7 @@ def resident_model(spec: ModelSpec) -> DoseModel:
 
 
 def data_part(spec: ModelSpec) -> ModelSpec:
-    """What of a spec shapes the examples: latents, grid and base."""
+    """Return the part of a spec that shapes the examples: latents, grid and base."""
     default = ModelSpec()
     return replace(
         spec,
@@ -63,9 +63,9 @@ def data_part(spec: ModelSpec) -> ModelSpec:
 
 @latest_per_site
 def training_examples(site: SiteConfig, spec: ModelSpec, weights: bytes) -> tuple[Example, ...]:
-    """Training examples: every patient as it is and mirrored left to right, neighbours in the tuple.
+    """Return the training examples: each patient as they are, followed by the same mirrored left to right.
 
-    ``weights``: of a base that trains, here and below.
+    ``weights``, here and below: those of a base that trains.
     """
     cases = load_split(site, "train")
     if not cases:
@@ -74,18 +74,18 @@ def training_examples(site: SiteConfig, spec: ModelSpec, weights: bytes) -> tupl
     for case, base in zip(cases, base_doses(site, spec, weights, "train"), strict=True):
         # The features see no side, so the base of a mirrored case is the mirrored base.
         mirrored = None if base is None else np.ascontiguousarray(base[:, :, ::-1])
-        found += [encoded(c, spec, site.cache, b) for c, b in ((case, base), (mirror(case), mirrored))]
+        found += [encode_case(c, spec, site.cache, b) for c, b in ((case, base), (mirror(case), mirrored))]
     return tuple(found)
 
 
 @latest_per_site
 def _validation(site: SiteConfig, spec: ModelSpec, weights: bytes) -> tuple[tuple[Case, Example, Volume | None], ...]:
     cases, bases = load_split(site, "validation"), base_doses(site, spec, weights, "validation")
-    return tuple((c, encoded(c, spec, site.cache, base), base) for c, base in zip(cases, bases, strict=True))
+    return tuple((c, encode_case(c, spec, site.cache, base), base) for c, base in zip(cases, bases, strict=True))
 
 
 def _batches(examples: Sequence[Example], size: int, generator: torch.Generator) -> Iterator[list[Example]]:
-    """Endless batches of ``size``, each patient once (either way round) before any comes again."""
+    """Yield batches of ``size`` without end. Each patient comes once, mirrored or not, before any comes again."""
     patients = len(examples) // 2
     queue: list[int] = []
     while True:
@@ -129,7 +129,7 @@ def model_at(spec: ModelSpec, vector: Vector) -> DoseModel:
 
 
 def stage_parameters(model: DoseModel, stage: str) -> list[nn.Parameter]:
-    """What a stage trains, in the order of the vector. InputError for stage base without a base that trains."""
+    """Return what a stage trains, in the order of the vector. InputError for stage base without a base that trains."""
     of_base = stage == "base"
     if of_base and model.base is None:
         raise InputError(f"stage base: the model's base is not one that trains; expected model.base={TRAINED}")
@@ -137,7 +137,7 @@ def stage_parameters(model: DoseModel, stage: str) -> list[nn.Parameter]:
 
 
 def stage_examples(site: SiteConfig, spec: ModelSpec, model: DoseModel, stage: str) -> tuple[Example, ...]:
-    """Training examples for every stage but base; InputError where dose is to be learned and missing."""
+    """Return the training examples of every stage but base; InputError if a stage learns dose and a case has none."""
     with loading:
         examples = training_examples(site, data_part(spec), base_weights(model))
     if stage == "dose":
@@ -158,7 +158,7 @@ def stage_rows(site: SiteConfig, spec: ModelSpec) -> tuple[TrainingRows, ...]:
 def _losses(
     site: SiteConfig, spec: ModelSpec, model: DoseModel, task: TrainTask, generator: torch.Generator
 ) -> Iterator[Tensor]:
-    """Loss after loss of the diffusion model."""
+    """Yield the loss of the diffusion model, step by step."""
     examples = stage_examples(site, spec, model, task.stage)
     for batch in _batches(examples, task.batch_size, generator):
         yield velocity_loss(model.network, batch, task.stage, generator, spec.precision, task.least_visible)
@@ -167,7 +167,7 @@ def _losses(
 def _base_losses(
     site: SiteConfig, spec: ModelSpec, model: DoseModel, task: TrainTask, generator: torch.Generator
 ) -> Iterator[Tensor]:
-    """Loss after loss of the base: ``batch_size`` patients a step."""
+    """Yield the loss of the base, step by step: ``batch_size`` patients a step."""
     base, network = base_of(spec), model.base
     assert network is not None
     patients = stage_rows(site, spec)

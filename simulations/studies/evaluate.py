@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from rich.progress import Progress
 from torch import Tensor
 
-from client.data.latent_cache import encoded
+from client.data.latent_cache import encode_case
 from client.site.config import SiteConfig
 from shared_model.adapter.manifest import load_adapter, unpack, vector_hash
 from shared_model.adapter.shared import adapted_model
@@ -105,7 +105,7 @@ def _predictor(
             steps=settings.sampler_steps,
             candidates=settings.candidates,
             seed=settings.seed,
-            patient=encoded(case, spec, site.cache, base),
+            patient=encode_case(case, spec, site.cache, base),
             base=base,
         )
 

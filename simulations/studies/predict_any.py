@@ -17,7 +17,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from client.data.latent_cache import encoded
+from client.data.latent_cache import encode_case
 from client.data.load import load_split
 from client.site.config import SiteConfig
 from shared_model.adapter.manifest import unpack
@@ -62,7 +62,7 @@ def score_any(
     for site in sites:
         for case in load_split(site, "validation"):
             base = base_gy(case, spec, model)
-            patient = encoded(case, spec, site.cache, base)
+            patient = encode_case(case, spec, site.cache, base)
             for target in (m for m in MODALITIES if m in patient.latents):
                 drawn = sample_volumes(
                     model.network, patient, target, how, candidates=candidates, seed=seed, latents=latents

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from client.adapters.in_use import aligned_by, score_by
+from client.adapters.in_use import model_with, score_by
 from client.cli import app
 from client.data.case_files import save_case
 from client.prediction.predict import Predictor, Sampled
@@ -48,7 +48,7 @@ def test_the_best_sample_by_the_card_is_taken() -> None:
 
 def test_a_private_adapter_changes_the_dose(private: Path) -> None:
     case = ellipsoid_case()
-    shared, own = (Predictor(build=aligned_by(path)).predict(case, Sampled(samples=1)) for path in (None, private))
+    shared, own = (Predictor(build=model_with(path)).predict(case, Sampled(samples=1)) for path in (None, private))
     assert not np.array_equal(shared.dose_gy, own.dose_gy)
 
 

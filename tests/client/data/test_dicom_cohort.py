@@ -175,7 +175,7 @@ def test_no_identifier_survives_in_cache_home_reports_messages_or_logs(
     config = SiteConfig.load(home.site_config)
     load_split(config, "train")
     sent = asked(home)
-    report = preflight.check(Source(kind=DICOM, root=root, pseudonyms=Pseudonyms.passing()), None, None)
+    report = preflight.check(Source(kind=DICOM, root=root, pseudonyms=Pseudonyms.temporary()), None, None)
     assert report.usable == 4
     told = json.dumps(report.record(show_ids=False)) + preflight.page(report, show_ids=False).html()
     predictor = Predictor()
@@ -223,7 +223,7 @@ def test_forget_takes_a_patient_off_and_says_what_stays(home: ClientHome) -> Non
     assert list(forgotten(home.folder)) == [gone.partition("_")[0]]
     assert any("cannot be taken back" in line for line in done.stays)
     report = preflight.check(
-        Source(kind=DICOM, root=after.root, pseudonyms=Pseudonyms.kept(after.pseudonyms)), home, None, offline=True
+        Source(kind=DICOM, root=after.root, pseudonyms=Pseudonyms.from_file(after.pseudonyms)), home, None, offline=True
     )
     (row,) = [row for row in report.looked.patients if row.patient == gone]
     assert not row.usable

@@ -10,7 +10,7 @@ import pytest
 from client.data import dicom_cohort
 from client.data import load as cohort
 from client.data.case_files import load_case
-from client.data.site_file import found_dicom, site_text
+from client.data.site_file import find_dicom_site, site_text
 from client.names.rules import NAMES_TEXT
 from client.site.config import SiteConfig
 from client.site.pseudonyms import Pseudonyms
@@ -30,8 +30,8 @@ def scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _site(scans: Path, home: Path) -> SiteConfig:
     """The site as `client init` makes it."""
-    pseudonyms = Pseudonyms.kept(home / "secrets" / "pseudonyms")
-    config = found_dicom("north", scans, pseudonyms, home)
+    pseudonyms = Pseudonyms.from_file(home / "secrets" / "pseudonyms")
+    config = find_dicom_site("north", scans, pseudonyms, home)
     assert config.names is not None
     config.names.write_text(NAMES_TEXT)
     (home / "site.yaml").write_text(site_text(config))
@@ -86,7 +86,7 @@ def test_an_unknown_case_and_an_empty_folder(scans: Path, tmp_path: Path) -> Non
         cohort.load_case(site, "nobody_0")
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="of 0 studies in 0 files none"):
-        found_dicom("north", tmp_path / "empty", Pseudonyms.passing(), tmp_path)
+        find_dicom_site("north", tmp_path / "empty", Pseudonyms.temporary(), tmp_path)
 
 
 def test_a_kept_case_that_another_process_replaces_meanwhile(

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from client.data.gdp import read_gdp
-from client.data.kinds import found_kind
+from client.data.kinds import find_kind
 from client.data.load import load_case
-from client.data.site_file import found_site, site_text
+from client.data.site_file import find_site, site_text
 from client.names.rules import NameRules
 from client.setup.check_patients import Source, look
 from client.setup.forget import is_of
@@ -238,12 +238,12 @@ def test_no_flipped_bit_escapes_as_another_error(tmp_path: Path) -> None:
 def test_a_folder_becomes_a_site_with_plans_of_a_patient_together(tmp_path: Path, phantom: Case) -> None:
     for plan in ("7+9Ag+A", "7+A4Ac+B", PLAN):
         write_plan(tmp_path, phantom, plan)
-    assert found_kind(tmp_path) == "gdp"
-    found = found_site("clinic", "gdp", tmp_path)
+    assert find_kind(tmp_path) == "gdp"
+    found = find_site("clinic", "gdp", tmp_path)
     assert (found.train, found.validation) == (("0522c0009_9Ag_MOS_29166",), ("7_9Ag_A", "7_A4Ac_B"))
     write_plan(tmp_path, phantom, "8+9Ag+A")
     (tmp_path / f"{PLAN}.npz").unlink()
-    found = found_site("clinic", "gdp", tmp_path)
+    found = find_site("clinic", "gdp", tmp_path)
     assert found.plans == (("7_9Ag_A", "7_A4Ac_B"),)
     (tmp_path / "site.yaml").write_text(site_text(found))
     assert SiteConfig.load(tmp_path / "site.yaml").plans == found.plans
@@ -255,7 +255,7 @@ def test_a_folder_becomes_a_site_with_plans_of_a_patient_together(tmp_path: Path
         load_case(found, "7_9Ag_A")
     (tmp_path / "PTV_DICT.json").unlink()
     with pytest.raises(InputError, match="PTV_DICT"):
-        found_site("clinic", "gdp", tmp_path)
+        find_site("clinic", "gdp", tmp_path)
 
 
 def test_check_shows_good_and_bad_plans(tmp_path: Path, phantom: Case) -> None:

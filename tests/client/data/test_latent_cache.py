@@ -7,7 +7,7 @@ import pytest
 import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 
-from client.data.latent_cache import content_hash, encoded
+from client.data.latent_cache import content_hash, encode_case
 from client.training.train import evaluate_round, train_round
 from privacy.wire.messages import EvaluateTask, TrainTask
 from shared_model.adapter.manifest import initial_vector
@@ -56,9 +56,9 @@ def same(a: Example, b: Example) -> bool:
 def test_the_autoencoder_runs_once_and_what_is_kept_is_exact(case: Case, encodings: Counter, tmp_path: Path) -> None:
     plain = example(case, SPEC.shape, load_latents(SPEC))
     encodings.count = 0
-    first = encoded(case, SPEC, tmp_path)
+    first = encode_case(case, SPEC, tmp_path)
     assert encodings.count == len(plain.latents) == 7
-    again = encoded(case, SPEC, tmp_path)
+    again = encode_case(case, SPEC, tmp_path)
     assert encodings.count == 7
     assert same(first, plain)
     assert same(again, plain)
@@ -67,20 +67,20 @@ def test_the_autoencoder_runs_once_and_what_is_kept_is_exact(case: Case, encodin
 def test_a_change_of_case_grid_or_weights_is_encoded_anew(
     case: Case, encodings: Counter, tmp_path: Path, wan: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    encoded(case, SPEC, tmp_path / "cache")
+    encode_case(case, SPEC, tmp_path / "cache")
     assert case.dose_gy is not None
     hotter = case.dose_gy.copy()
     hotter[8, 8, 8] += 0.5
     for changed, spec in ((replace(case, dose_gy=hotter), SPEC), (case, replace(SPEC, shape=(9, 16, 16)))):
         before = encodings.count
-        assert same(encoded(changed, spec, tmp_path / "cache"), example(changed, spec.shape, load_latents(spec)))
+        assert same(encode_case(changed, spec, tmp_path / "cache"), example(changed, spec.shape, load_latents(spec)))
         assert encodings.count == before + 14
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "transformer").symlink_to(wan / "transformer")
     tiny_vae(seed=1).save_pretrained(tmp_path / "other" / "vae")
     monkeypatch.setenv("FEDKT3D_WAN", str(tmp_path / "other"))
     before = encodings.count
-    encoded(case, SPEC, tmp_path / "cache")
+    encode_case(case, SPEC, tmp_path / "cache")
     assert encodings.count == before + 7
 
 
@@ -107,18 +107,18 @@ def test_every_part_of_a_case_is_in_its_hash_but_its_pseudonym(case: Case) -> No
 
 
 def test_a_damaged_file_is_replaced(case: Case, encodings: Counter, tmp_path: Path) -> None:
-    good = encoded(case, SPEC, tmp_path)
+    good = encode_case(case, SPEC, tmp_path)
     (path,) = (tmp_path / "latents").iterdir()
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
     before = encodings.count
-    assert same(encoded(case, SPEC, tmp_path), good)
+    assert same(encode_case(case, SPEC, tmp_path), good)
     assert encodings.count == before + 7
     assert path.read_bytes() == whole
 
 
 def test_the_files_are_their_owners_alone_and_name_no_patient(case: Case, encodings: Counter, tmp_path: Path) -> None:
-    encoded(replace(case, case_id="patient-77"), SPEC, tmp_path)
+    encode_case(replace(case, case_id="patient-77"), SPEC, tmp_path)
     (path,) = (tmp_path / "latents").iterdir()
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
@@ -128,7 +128,7 @@ def test_the_files_are_their_owners_alone_and_name_no_patient(case: Case, encodi
 
 def test_haar_latents_are_not_kept(case: Case, tmp_path: Path) -> None:
     spec = ModelSpec(prior="none", shape=(16, 16, 16))
-    assert same(encoded(case, spec, tmp_path), example(case, spec.shape))
+    assert same(encode_case(case, spec, tmp_path), example(case, spec.shape))
     assert not list(tmp_path.iterdir())
 
 
@@ -160,5 +160,5 @@ def test_latents_of_a_residual_are_kept_apart_from_those_of_the_dose(case: Case,
     latents = load_latents(SPEC)
     for _ in range(2):
         for base in bases:
-            assert same(encoded(case, SPEC, tmp_path, base), example(case, SPEC.shape, latents, base))
+            assert same(encode_case(case, SPEC, tmp_path, base), example(case, SPEC.shape, latents, base))
     assert len(list((tmp_path / "latents").iterdir())) == len(bases)

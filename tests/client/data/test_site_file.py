@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from client.data.site_file import found_site, site_text
+from client.data.site_file import find_site, site_text
 from client.site.config import SiteConfig
 from shared_model.core.errors import InputError
 
@@ -38,7 +38,7 @@ def test_a_fifth_is_held_back(tmp_path: Path, cases: int, held_back: int) -> Non
     for number in range(cases):
         (tmp_path / "half64" / f"pt_{number:02}.npz").touch()
     (tmp_path / "half64" / "notes.txt").touch()
-    found = found_site("n", "openkbp", tmp_path)
+    found = find_site("n", "openkbp", tmp_path)
     assert len(found.validation) == held_back
     assert [*found.train, *found.validation] == [f"pt_{number:02}" for number in range(cases)]
 
@@ -49,11 +49,11 @@ def test_a_fifth_is_held_back(tmp_path: Path, cases: int, held_back: int) -> Non
 )
 def test_no_data_is_said(tmp_path: Path, data: str, folder: str, named: str) -> None:
     with pytest.raises(InputError, match=named):
-        found_site("n", data, tmp_path / folder)
+        find_site("n", data, tmp_path / folder)
 
 
 def test_a_file_named_like_a_patient_is_refused_without_its_name(tmp_path: Path) -> None:
     (tmp_path / "Doe, Jane.npz").touch()
     with pytest.raises(InputError, match="pseudonym") as caught:
-        found_site("n", "cases", tmp_path)
+        find_site("n", "cases", tmp_path)
     assert "Doe" not in str(caught.value)

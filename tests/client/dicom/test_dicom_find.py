@@ -171,14 +171,14 @@ def test_a_folder_that_is_none() -> None:
 
 
 def test_the_salt_is_made_once_and_kept_private(tmp_path: Path) -> None:
-    one, two = (Pseudonyms.kept(tmp_path / "secrets" / "salt") for _ in range(2))
+    one, two = (Pseudonyms.from_file(tmp_path / "secrets" / "salt") for _ in range(2))
     assert one == two
     assert (tmp_path / "secrets" / "salt").stat().st_mode & 0o077 == 0
     assert one.salt.hex() not in repr(one)
-    assert one.patient("x") != Pseudonyms.passing().patient("x")
+    assert one.patient("x") != Pseudonyms.temporary().patient("x")
     (tmp_path / "short").write_bytes(b"short")
     with pytest.raises(InputError, match="32 random bytes"):
-        Pseudonyms.kept(tmp_path / "short")
+        Pseudonyms.from_file(tmp_path / "short")
 
 
 def test_a_predicted_dose_that_came_back_is_not_the_plans(folder: Path) -> None:

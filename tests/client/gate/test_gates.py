@@ -43,8 +43,8 @@ def test_a_simulated_site_makes_the_ledger_that_its_node_names(tmp_path: Path) -
 
 def test_only_a_hospital_holds_back_metrics_and_large_adapters(hospital: HospitalGate) -> None:
     metrics = {"loss": 1.0, "age_of_the_oldest_patient": 101.0}
-    assert "age_of_the_oldest_patient" not in hospital.allowed(metrics)
-    assert SimulatedGate().allowed(metrics) == metrics
+    assert "age_of_the_oldest_patient" not in hospital.filter_metrics(metrics)
+    assert SimulatedGate().filter_metrics(metrics) == metrics
     with pytest.raises(PolicyError, match="max_adapter_mb"):
         hospital.check_size(10**12)
     SimulatedGate().check_size(10**12)

@@ -206,8 +206,8 @@ STRICT = Policy(
 
 def test_only_metrics_that_both_name_leave() -> None:
     measured = {"loss": 1.0, "seconds": 2.0, "dose_score_gy": 3.0}
-    assert Limits(policy=STRICT).allowed(measured) == {"loss": 1.0, "seconds": 2.0}
-    assert Limits(policy=STRICT, plan=PLAN).allowed(measured) == {"loss": 1.0}
+    assert Limits(policy=STRICT).filter_metrics(measured) == {"loss": 1.0, "seconds": 2.0}
+    assert Limits(policy=STRICT, plan=PLAN).filter_metrics(measured) == {"loss": 1.0}
 
 
 class Watched:

@@ -210,8 +210,8 @@ def test_the_body_by_type_or_name() -> None:
     ("text", "says"),
     [
         ("nmaes: {}", "names"),
-        ("names: {Parotis: [x]}", "structures.yaml:1: names.Parotis: no TG-263 name"),
-        ("names: {Larynx: ['(']}", "no regular expression"),
+        ("names: {Parotis: [x]}", "structures.yaml:1: names.Parotis: not a TG-263 name"),
+        ("names: {Larynx: ['(']}", "not a regular expression"),
         ("names: {Larynx: 3}", "names.Larynx"),
         ("prescriptions_gy: {x: 700}", "prescriptions_gy.x"),
         ("ignore: [3]", "ignore"),

@@ -79,7 +79,7 @@ def test_who_is_turned_away_is_said_without_a_name(tmp_path: Path) -> None:
         end = time.monotonic() + 20
         while not said and time.monotonic() < end:
             time.sleep(0.05)
-    assert any("turned away" in line for line in said)
+    assert any("refused a system" in line for line in said)
     assert not any("STRANGER" in line for line in said)
 
 

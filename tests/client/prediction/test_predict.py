@@ -15,7 +15,7 @@ import torch
 from client.commands.data import check_folder
 from client.data.case_files import save_case
 from client.prediction.files import write_answer
-from client.prediction.predict import Answer, Predictor, Sampled, shared_alone
+from client.prediction.predict import Answer, Predictor, Sampled, build_shared
 from client.prediction.subject import load_subject
 from shared_model.adapter.manifest import initial_vector, save_adapter
 from shared_model.bundled import DEFAULT_ADAPTER
@@ -101,7 +101,7 @@ def test_finer_voxels_are_predicted_at_the_training_patients_size(predictor: Pre
     )  # fmt: skip
     found = predictor.predict(fine, Sampled(samples=1))
     assert found.factors == (2, 2, 2)
-    assert any("brought back" in note for note in found.notes)
+    assert any("resampled back" in note for note in found.notes)
     assert found.dose_gy.shape == shape
     same = predictor.predict(replace(coarse, dose_gy=None), Sampled(samples=1))
     blocks = found.dose_gy.reshape(24, 2, 26, 2, 28, 2).mean(axis=(1, 3, 5))
@@ -112,7 +112,7 @@ def test_a_private_adapter_is_laid_over_the_model(case: Case, answer: Answer) ->
     seen: list[ModelSpec] = []
 
     def build(spec: ModelSpec, vector: np.ndarray):  # type: ignore[no-untyped-def]
-        model, spec = shared_alone(spec, vector)
+        model, spec = build_shared(spec, vector)
         seen.append(spec)
         with torch.no_grad():
             for parameter in model.parameters():

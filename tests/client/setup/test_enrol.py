@@ -1,4 +1,4 @@
-"""How a hospital comes in and goes: its own keys, nothing written on bad input, nothing older ever taken."""
+"""How a hospital joins and leaves: its own keys, nothing written on bad input, nothing older accepted."""
 
 import json
 import re
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from client.setup.enrol import Data, create, join, leave, pin_plan, shown_plan
+from client.setup.enrol import Data, create, join, leave, pin_plan, plan_to_show
 from client.site.config import SiteConfig
 from client.site.home import ClientHome
 from client.site.policy import Policy
@@ -163,24 +163,24 @@ def test_a_plan_is_offered_shown_and_pinned(tmp_path: Path, consortium: Consorti
     home = made(tmp_path, consortium, data)
     plan = consortium.plan()
     join(home, admission(home, consortium, plan.to_signed(consortium.signer_key)))
-    shown = shown_plan(home)
+    shown = plan_to_show(home)
     assert (shown.plan, shown.pinned) == (plan, False)
     assert "NOT accepted" in shown.lines(Path("node"))[0]
     assert home.pinned_plan() is None
     digest = pin_plan(home, home.offered_plan)
     assert home.pinned_plan() == plan
-    assert (shown_plan(home).pinned, shown_plan(home).sha256) == (True, digest)
+    assert (plan_to_show(home).pinned, plan_to_show(home).sha256) == (True, digest)
     other = consortium.plan(rounds=9).to_signed(consortium.signer_key)
     home.offered_plan.write_bytes(other)
-    assert shown_plan(home).newer
+    assert plan_to_show(home).newer
     assert home.pinned_plan() == plan  # an offer alone changes nothing
 
 
 def test_a_plan_of_somebody_else_is_not_pinned(tmp_path: Path, consortium: Consortium, data: Data) -> None:
     home = made(tmp_path, consortium, data)
     join(home, admission(home, consortium))
-    with pytest.raises(InputError, match="no plan"):
-        shown_plan(home)
+    with pytest.raises(InputError, match="no federation plan"):
+        plan_to_show(home)
     other = Consortium()
     for content in (
         other.plan().to_signed(other.signer_key),

@@ -11,7 +11,7 @@ import pytest
 
 from client.cli import app
 from client.data.case_files import save_case
-from client.data.kinds import found_kind
+from client.data.kinds import find_kind
 from client.setup import check as preflight
 from client.setup import check_machine, enrol
 from client.setup.check_machine import FAIL, OK, WARN
@@ -130,7 +130,7 @@ def test_dicom_studies_and_their_bad_files(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("no DICOM")
     broken = tmp_path / "Doe^John 0" / "broken.dcm"
     broken.write_bytes((tmp_path / "Doe^John 0" / "rp.dcm").read_bytes()[:400])
-    assert found_kind(tmp_path) == DICOM
+    assert find_kind(tmp_path) == DICOM
     report = preflight.check(Source(kind=DICOM, root=tmp_path), None, None)
     record = report.record(show_ids=False)
     assert record["usable"] == 2
@@ -143,14 +143,14 @@ def test_dicom_studies_and_their_bad_files(tmp_path: Path) -> None:
 
 def test_the_kind_is_found_and_a_wrong_one_refused(tmp_path: Path, base: Case) -> None:
     write_cases(tmp_path, {"a": base})
-    assert found_kind(tmp_path) == "cases"
+    assert find_kind(tmp_path) == "cases"
     (tmp_path / "half64").mkdir()
-    assert found_kind(tmp_path) == "openkbp"
+    assert find_kind(tmp_path) == "openkbp"
     for wrong in ("nothing", "openkbp128"):
         with pytest.raises(InputError):
             look(Source(kind=wrong, root=tmp_path), None)
     with pytest.raises(InputError, match="no such folder"):
-        found_kind(tmp_path / "x")
+        find_kind(tmp_path / "x")
 
 
 def test_low_coverage_is_told_and_does_not_exclude(base: Case) -> None:

@@ -74,7 +74,7 @@ class Hospitals:
             self.restart(i)
             del self.faults[i, asked.kind]
         back = {"kind": asked.kind, "site": name(i), "round": asked.round, "run_id": asked.run_id}
-        secure = self.sites.simulated(name(i))
+        secure = self.sites.find_simulated(name(i))
         try:
             if asked.kind in SECURE_KINDS:
                 content = reply(Reply(**back, secure=secure.answer(asked)))
