@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.console import Console
 
-from server.config.compose import as_yaml, compose_run, composed_values
+from server.config.compose import as_yaml, compose_run, compose_values
 from server.config.settings_help import command_with_settings, shared_settings
 from server.consortium import commands as members
 from server.consortium.admission import Admissions
@@ -97,7 +97,7 @@ def run(
     target = runs.find(server, name).out if resume else None
     sites = len(Admissions(server).roster().names())
     if cfg:
-        values = composed_values(overrides or [], sites) if target is None else asdict(runs.configuration(target))
+        values = compose_values(overrides or [], sites) if target is None else asdict(runs.configuration(target))
         print(as_yaml(values), end="")
         return
     config = compose_run(overrides or [], sites) if target is None else runs.configuration(target)

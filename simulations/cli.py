@@ -220,15 +220,15 @@ def phantom(
 ) -> None:
     """Write one phantom hospital, as case files with site.yaml (--out) or as DICOM studies (--dicom)."""
     from simulations.phantom.dicom import write_dicom_hospital
-    from simulations.phantom.hospitals import style_named, write_hospital
+    from simulations.phantom.hospitals import find_style, write_hospital
 
     if (out is None) == (dicom is None):
         raise InputError("expected either --out (case files) or --dicom (DICOM studies)")
     if dicom is not None:
-        write_dicom_hospital(dicom, style_named(style), patients, seed)
+        write_dicom_hospital(dicom, find_style(style), patients, seed)
         print(f"{patients} DICOM studies in {dicom}")
     elif out is not None:
-        site = write_hospital(out, style_named(style), patients, seed)
+        site = write_hospital(out, find_style(style), patients, seed)
         print(f"{len(site.train)} training and {len(site.validation)} validation patients in {out}")
 
 

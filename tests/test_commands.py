@@ -13,12 +13,12 @@ import yaml
 import client.cli
 import server.cli
 import simulations.cli
-from server.config.compose import composed_config
+from server.config.compose import compose_config
 from server.config.settings_help import SHARED, Settings
 from server.runs.follow import StoppedError
 from shared_model.core.command import run_command
 from shared_model.core.errors import FedKT3DError, InputError, PolicyError
-from simulations.settings.composition import composed_config as simulated_config
+from simulations.settings.composition import compose_config as simulated_config
 from simulations.settings.settings_help import OWN
 
 APPS = {"client": client.cli.app, "server": server.cli.app, "simulate": simulations.cli.app}
@@ -97,7 +97,7 @@ def test_every_way_to_end_has_its_exit_code_and_the_docs_list_it(
 def test_help_lists_the_groups_and_each_key_with_its_default(
     run: Run, command: tuple[str, str], settings: Settings
 ) -> None:
-    config = composed_config([]) if command[0] == "server" else simulated_config("run", [])
+    config = compose_config([]) if command[0] == "server" else simulated_config("run", [])
     code, told, _ = run(*command, "--help")
     assert code == 0
     assert "--cfg job` prints all keys" in told
@@ -140,6 +140,6 @@ def test_cfg_job_of_the_server_counts_its_sites(run: Run, tmp_path: Path) -> Non
     assert (code, problem) == (0, "")
     whole = yaml.safe_load(told)
     assert (whole["train"]["lr"], whole["privacy"]["mode"], whole["privacy"]["cohort"]) == (0.5, "shared", 0)
-    assert set(whole) == set(composed_config([]))
+    assert set(whole) == set(compose_config([]))
     assert sorted(home.rglob("*")) == before
     assert run("server", "run", "--home", str(home), "--cfg", "job", "rounds=3")[0] == 2

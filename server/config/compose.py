@@ -30,19 +30,19 @@ def compose_run(overrides: Sequence[str], sites: int = 0) -> RunConfig:
     ``sites``: how many the roster admits, where `privacy.sites` names no other number. InputError names the key of an
     unknown or ill-typed override, of a value out of range, and of what secure aggregation cannot do.
     """
-    plain = composed_values(overrides, sites)
+    plain = compose_values(overrides, sites)
     ModelSpec.from_json(json.dumps(plain["model"]))
-    config = RunConfig.from_json(json.dumps(_placed(plain)))
+    config = RunConfig.from_json(json.dumps(_resolve_paths(plain)))
     check_sums(config)
     return config
 
 
-def composed_values(overrides: Sequence[str], sites: int = 0) -> dict[str, Any]:
+def compose_values(overrides: Sequence[str], sites: int = 0) -> dict[str, Any]:
     """What `server run --cfg job` prints: the whole configuration as `compose_run` makes it, before its checks."""
     refuse_old_keys(overrides)
-    plain = OmegaConf.to_container(composed_config(overrides), resolve=True)
+    plain = OmegaConf.to_container(compose_config(overrides), resolve=True)
     assert isinstance(plain, dict)
-    return _counted({str(key): value for key, value in plain.items()}, sites)
+    return _fill_counts({str(key): value for key, value in plain.items()}, sites)
 
 
 def as_yaml(values: dict[str, Any]) -> str:
@@ -50,7 +50,7 @@ def as_yaml(values: dict[str, Any]) -> str:
     return OmegaConf.to_yaml(OmegaConf.create(values))
 
 
-def composed_config(overrides: Sequence[str]) -> DictConfig:
+def compose_config(overrides: Sequence[str]) -> DictConfig:
     """server/conf/run.yaml with `overrides`; a default that depends on another key stands in it as ${...}."""
     GlobalHydra.instance().clear()
     try:
@@ -63,7 +63,7 @@ def composed_config(overrides: Sequence[str]) -> DictConfig:
     return composed
 
 
-def _counted(plain: dict[str, Any], sites: int) -> dict[str, Any]:
+def _fill_counts(plain: dict[str, Any], sites: int) -> dict[str, Any]:
     """Fill in what follows from the number of sites, where it was left at 0."""
     privacy, rounds = dict(plain["privacy"]), dict(plain["rounds"])
     privacy["sites"] = privacy["sites"] or sites
@@ -72,7 +72,7 @@ def _counted(plain: dict[str, Any], sites: int) -> dict[str, Any]:
     return {**plain, "privacy": privacy, "rounds": rounds}
 
 
-def _placed(plain: dict[str, Any]) -> dict[str, Any]:
+def _resolve_paths(plain: dict[str, Any]) -> dict[str, Any]:
     """Make paths whole, since the run's own process starts elsewhere; InputError where one names no file."""
     rounds = {**plain["rounds"], "public_cases": _file(plain["rounds"]["public_cases"], "rounds.public_cases")}
     return {**plain, "initial": _file(plain["initial"], "initial"), "rounds": rounds}

@@ -16,13 +16,13 @@ from omegaconf import DictConfig, IntegerNode, OmegaConf, StringNode
 from server.config.run import RunConfig
 
 
-def chosen(word: str, values: Mapping[str, Any]) -> Any:
+def choose_default(word: str, values: Mapping[str, Any]) -> Any:
     """A default that depends on another key, such as the privacy mode: that of ``word``, or the one called ``else``."""
     return values.get(word, values["else"])
 
 
 # In server/conf/base.yaml: ${chosen:${privacy.mode},{shared:1,else:25}}.
-OmegaConf.register_new_resolver("chosen", chosen, replace=True)
+OmegaConf.register_new_resolver("chosen", choose_default, replace=True)
 
 _SINGLE: Mapping[type, type] = {str: StringNode, int: IntegerNode}
 

@@ -97,6 +97,6 @@ def command_with_settings(command: str, found: Callable[[], tuple[Settings, Dict
 
 def shared_settings() -> tuple[Settings, DictConfig]:
     """The settings of `server run` and `server plan`, and server/conf/run.yaml as it stands."""
-    from server.config.compose import composed_config
+    from server.config.compose import compose_config
 
-    return SHARED, composed_config([])
+    return SHARED, compose_config([])

@@ -77,7 +77,7 @@ def ours(folder: Path, stack: ExitStack) -> tuple[ServerHome, list[Child], list[
     _until_ready(home)
     site: list[Child] = []
     for number in range(SITES):
-        joined = _joined(home, folder, f"site{number}")
+        joined = _join(home, folder, f"site{number}")
         address = f"{LOOPBACK}:{free_loopback_port()}"
         commands = {
             "supernode": module_command("client.node.supernode", str(joined.folder), address),
@@ -92,7 +92,7 @@ def ours(folder: Path, stack: ExitStack) -> tuple[ServerHome, list[Child], list[
     return home, [coordinator], site
 
 
-def _joined(home: ServerHome, folder: Path, name: str) -> ClientHome:
+def _join(home: ServerHome, folder: Path, name: str) -> ClientHome:
     """Make a site and admit it. Its data is not there: nothing is trained."""
     config = SiteConfig(site=name, data="cases", root=folder, train=("a",), validation=("b",))
     config.save(folder / f"{name}.yaml")
@@ -133,7 +133,7 @@ def stock(folder: Path, stack: ExitStack) -> tuple[ServerHome, list[Child], list
     site: list[Child] = []
     for number in range(SITES):
         name = f"site{number}"
-        key = _registered(Control(home), folder / name)
+        key = _register(Control(home), folder / name)
         command = [flower_program("flower-supernode"), *_supernode(home, key, f"{LOOPBACK}:{free_loopback_port()}")]
         site = [Child(name, command, closed_environment(folder / name), folder / f"{name}.log", folder)]
         _start(stack, site[0])
@@ -159,7 +159,7 @@ def _until_ready(home: ServerHome) -> None:
         time.sleep(0.3)
 
 
-def _registered(control: Control, folder: Path) -> Path:
+def _register(control: Control, folder: Path) -> Path:
     """Make a node key in `folder`, register it, and return its path."""
     folder.mkdir()
     private, public = identity.new_node_key()

@@ -40,12 +40,12 @@ MAX_SECONDS = 10.0
 _LARGE = ("4294967295", "65535", "999999999", "-1", "1e308", "nan", "")
 
 
-def truncated(content: bytes, rng: np.random.Generator) -> bytes:
+def truncate(content: bytes, rng: np.random.Generator) -> bytes:
     """Ends early."""
     return content[: int(rng.integers(0, len(content)))]
 
 
-def flipped(content: bytes, rng: np.random.Generator) -> bytes:
+def flip_bits(content: bytes, rng: np.random.Generator) -> bytes:
     """A few bits the other way."""
     changed = bytearray(content)
     for at in rng.integers(len(changed), size=int(rng.integers(1, 12))):
@@ -53,7 +53,7 @@ def flipped(content: bytes, rng: np.random.Generator) -> bytes:
     return bytes(changed)
 
 
-def spliced(content: bytes, rng: np.random.Generator) -> bytes:
+def splice(content: bytes, rng: np.random.Generator) -> bytes:
     """A part of it put over or into another part."""
     start, stop = sorted(rng.integers(len(content), size=2))
     at = int(rng.integers(len(content)))
@@ -121,7 +121,7 @@ def _bytes(dataset: pydicom.Dataset) -> bytes:
     return stream.getvalue()
 
 
-def nested(content: bytes, rng: np.random.Generator) -> bytes:
+def nest(content: bytes, rng: np.random.Generator) -> bytes:
     """Sequences within sequences without end."""
     depth = int(rng.choice([50, 500, 5000, 100_000]))
     return content + (_SEQUENCE_START + _ITEM_START) * depth
@@ -179,13 +179,13 @@ def foreign(content: bytes, rng: np.random.Generator) -> bytes:
 
 
 DAMAGES: tuple[Damage, ...] = (
-    truncated,
-    flipped,
-    spliced,
+    truncate,
+    flip_bits,
+    splice,
     wrong_vr,
     huge_length,
     huge_count,
-    nested,
+    nest,
     many_items,
     zip_bomb,
     path_like,

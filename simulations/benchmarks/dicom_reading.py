@@ -117,7 +117,7 @@ def _seconds(work: Callable[[Study], Any], study: Study) -> float:
     return (after.user - before.user) + (after.system - before.system)
 
 
-def measured() -> tuple[dict[str, float], float]:
+def measure_reading() -> tuple[dict[str, float], float]:
     """CPU seconds of each way of reading one study, and the mean Dice of both ways of drawing its structures."""
     with tempfile.TemporaryDirectory() as folder:
         study = write_patient(Path(folder) / "patient")
@@ -152,7 +152,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", action="store_true")
     as_json = parser.parse_args().json
-    costs, agreement = measured()
+    costs, agreement = measure_reading()
     print(json.dumps({"cpu_s": costs, "mean_dice_of_both": agreement}) if as_json else table(costs, agreement))
 
 

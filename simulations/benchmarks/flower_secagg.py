@@ -49,7 +49,7 @@ def flower_costs(parameters: int, sites: int, threshold: int, seed: int) -> dict
     started = time.process_time()
     shared = _shares(states[0], keys)
     inbox = {source: sent[0] for source, sent in others.items()}
-    masked = _masked(states[0], inbox, vector)
+    masked = _mask(states[0], inbox, vector)
     client += time.process_time() - started
     up = sum(len(c) for c in shared.values()) + sum(len(part) for part in masked[Key.MASKED_PARAMETERS])
     for nid, state in states.items():
@@ -101,7 +101,7 @@ def _shares(state: Any, keys: Mapping[int, tuple[bytes, bytes]]) -> dict[int, by
     return dict(zip(answer[Key.DESTINATION_LIST], answer[Key.CIPHERTEXT_LIST], strict=True))
 
 
-def _masked(state: Any, inbox: Mapping[int, bytes], vector: np.ndarray[Any, Any]) -> dict[str, Any]:
+def _mask(state: Any, inbox: Mapping[int, bytes], vector: np.ndarray[Any, Any]) -> dict[str, Any]:
     untyped: Any = {Key.CIPHERTEXT_LIST: list(inbox.values()), Key.SOURCE_LIST: list(inbox)}
     answer: dict[str, Any] = mod._collect_masked_vectors(
         state, ConfigRecord(untyped), 10, ndarrays_to_parameters([vector])

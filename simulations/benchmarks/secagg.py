@@ -46,7 +46,7 @@ class Meter:
     def __exit__(self, *_: object) -> None:
         self.cpu_s += time.process_time() - self._started
 
-    def passed(self, asked: Packed, told: Packed, ring: Ring | None = None) -> None:
+    def count(self, asked: Packed, told: Packed, ring: Ring | None = None) -> None:
         """Count a message of the coordinator's and the site's answer."""
         self.down += len(asked.to_bytes())
         self.up += len(told.to_bytes()) + (0 if ring is None else ring.nbytes)
@@ -104,13 +104,13 @@ def _exchange_keys(server: Server, sites: Sequence[tuple[Site, str, Meter]]) -> 
     for site, name, meter in sites:
         with meter:
             advert = site.begin(server.terms, _CONFIG)
-        meter.passed(server.terms, advert)
+        meter.count(server.terms, advert)
         server.add_advert(name, advert)
     adverts = server.adverts()
     for site, name, meter in sites:
         with meter:
             deal = site.deal(adverts)
-        meter.passed(adverts, deal)
+        meter.count(adverts, deal)
         server.add_deal(name, deal)
 
 
@@ -127,19 +127,19 @@ def _sum(
         with meter:
             site.open_step(inbox, _MODEL)
             message, masked, _ = site.mask(vector)
-        meter.passed(inbox, message, masked)
+        meter.count(inbox, message, masked)
         step.add_masked(name, message, masked)
     survivors = step.survivors()
     for site, name, meter in sites:
         with meter:
             confirmation = site.confirm(survivors)
-        meter.passed(survivors, confirmation)
+        meter.count(survivors, confirmation)
         step.add_confirmation(name, confirmation)
     confirmations = step.confirmations()
     for site, name, meter in sites:
         with meter:
             reveal = site.reveal(confirmations)
-        meter.passed(confirmations, reveal)
+        meter.count(confirmations, reveal)
         step.add_reveal(name, reveal)
     return step, plain
 

@@ -23,7 +23,7 @@ from client.setup.check_patients import Source
 from client.site.config import DICOM
 from simulations.benchmarks import dicom_reading
 from simulations.phantom.dicom import write_dicom_hospital
-from simulations.phantom.hospitals import style_named
+from simulations.phantom.hospitals import find_style
 
 
 def main() -> None:
@@ -36,8 +36,8 @@ def main() -> None:
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         files = write_hospital(Path(folder) / "hospital", asked.patients, min(asked.distinct, asked.patients))
-        rows = [measured(Path(folder) / "hospital", workers) for workers in asked.processes]
-    costs, agreement = dicom_reading.measured()
+        rows = [measure_check(Path(folder) / "hospital", workers) for workers in asked.processes]
+    costs, agreement = dicom_reading.measure_reading()
     if asked.json:
         reading = {"cpu_s": costs, "mean_dice_of_both": agreement}
         print(json.dumps({"patients": asked.patients, "files": files, "runs": rows, "reading": reading}))
@@ -52,7 +52,7 @@ def main() -> None:
     print(f"\nOne study with a CT of 512 x 512 x 100:\n\n{dicom_reading.table(costs, agreement)}")
 
 
-def measured(root: Path, workers: int) -> dict[str, float]:
+def measure_check(root: Path, workers: int) -> dict[str, float]:
     """One `client check` of ``root``."""
     report = preflight.check(Source(kind=DICOM, root=root), None, None, workers=workers)
     return {
@@ -65,7 +65,7 @@ def measured(root: Path, workers: int) -> dict[str, float]:
 
 def write_hospital(root: Path, patients: int, distinct: int) -> int:
     """Write the studies; returns how many files they are."""
-    write_dicom_hospital(root, style_named("openkbp_like"), distinct, 0)
+    write_dicom_hospital(root, find_style("openkbp_like"), distinct, 0)
     made = sorted(root.iterdir())
     for number in range(distinct, patients):
         copy = root / f"copy_{number:04d}"

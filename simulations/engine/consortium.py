@@ -26,7 +26,7 @@ FLOORS = Floors(one_sum_a_round=False)  # of noised releases alone (client/app.p
 
 
 @contextmanager
-def enrolled(nodes: Sequence[UserConfig]) -> Iterator[tuple[list[UserConfig], Members]]:
+def enrol(nodes: Sequence[UserConfig]) -> Iterator[tuple[list[UserConfig], Members]]:
     """Give each node's site an identity, for the time inside: node configs that name it, and the cohort of them all."""
     names = [SiteConfig.load(Path(str(node[NODE_CONFIG_KEY]))).site for node in nodes]
     keys = {name: ed25519.Ed25519PrivateKey.generate() for name in sorted(names)}

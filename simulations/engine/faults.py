@@ -65,7 +65,7 @@ def site_of(context: Context) -> str:
     return SiteConfig.load(Path(str(context.node_config[NODE_CONFIG_KEY]))).site
 
 
-def faulty(inner: ClientApp, faults: Sequence[Fault], name_of: Callable[[Context], str] = site_of) -> ClientApp:
+def add_faults(inner: ClientApp, faults: Sequence[Fault], name_of: Callable[[Context], str] = site_of) -> ClientApp:
     """Wrap a ClientApp so that the faults happen; everything else passes through."""
 
     def answer(message: Message, context: Context) -> Message:
@@ -102,10 +102,10 @@ def _spoil(what: str, content: RecordDict) -> None:
         head["round"] = max(0, int(str(head["round"])) - 1)
     record = content.get("vector")
     if what in ("nan", "wrong_shape", "huge_norm") and isinstance(record, ArrayRecord):
-        content["vector"] = pack_vector(_spoilt(what, unpack_vector(record).copy()))
+        content["vector"] = pack_vector(_spoil_update(what, unpack_vector(record).copy()))
 
 
-def _spoilt(what: str, update: Vector) -> Vector:
+def _spoil_update(what: str, update: Vector) -> Vector:
     if what == "nan":
         update[update.size // 2] = np.nan
     if what == "huge_norm":

@@ -135,7 +135,7 @@ class LocalGrid(Grid):
         for message in messages:
             message_id = uuid.uuid4().hex
             message.metadata.__dict__["_message_id"] = message_id  # as Flower's own grids do: there is no setter
-            task = _Task(message=_delivered(message), until=time.monotonic() + message.metadata.ttl)
+            task = _Task(message=_deliver(message), until=time.monotonic() + message.metadata.ttl)
             with self._changed:
                 self._tasks[message_id] = task
                 self._queue.append(task)
@@ -196,7 +196,7 @@ class LocalGrid(Grid):
     def _answer(self, message: Message) -> Message | None:
         try:
             context = self._contexts[message.metadata.dst_node_id]
-            reply = _delivered(self._app(message, context))
+            reply = _deliver(self._app(message, context))
         except NoAnswer:
             return None
         except (Exception, SystemExit) as error:  # what a SuperNode sends when an app fails, exception text and all
@@ -206,7 +206,7 @@ class LocalGrid(Grid):
         return reply
 
 
-def _delivered(message: Message) -> Message:
+def _deliver(message: Message) -> Message:
     """Copy a message as the receiver of a wire gets it: nothing in it is shared with the sender but immutable bytes."""
     metadata = Metadata.__new__(Metadata)
     metadata.__dict__.update(message.metadata.__dict__)

@@ -31,7 +31,7 @@ from server.rounds.public_gate import Check
 from server.sites.attendance import Members
 from shared_model.core.errors import InputError
 from shared_model.core.vector import Vector
-from simulations.engine.consortium import enrolled
+from simulations.engine.consortium import enrol
 from simulations.engine.run import run_local
 
 SPEC_JSON = '{"model":"quadratic"}'
@@ -138,5 +138,5 @@ def run_quadratic(
 
     if config.privacy.mode not in SUMMED:
         return run(nodes, Members())
-    with enrolled(nodes) as (known, members):
+    with enrol(nodes) as (known, members):
         return run(known, members)

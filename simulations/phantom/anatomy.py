@@ -211,11 +211,11 @@ def _draw_targets(canvas: Canvas, patient: _Patient, body: Field, levels: int) -
         margin |= around
         elective |= canvas.ellipsoid(patient.primary_zyx, patient.primary_radii + 8.0) <= 1
         drawn = [high, margin, elective | margin] if levels == 3 else [high, elective | margin]
-    allowed = _allowed(canvas, body)
+    allowed = _target_room(canvas, body)
     return [fine & allowed for fine in drawn]
 
 
-def _disjoint(nested: list[Mask]) -> tuple[Mask, ...]:
+def _make_disjoint(nested: list[Mask]) -> tuple[Mask, ...]:
     """From each mask what those before it hold is taken away, once they are voxels: no overlap and no gap between."""
     targets, taken = [], np.zeros_like(nested[0])
     for mask in nested:
@@ -224,7 +224,7 @@ def _disjoint(nested: list[Mask]) -> tuple[Mask, ...]:
     return tuple(targets)
 
 
-def _allowed(canvas: Canvas, body: Field) -> NDArray[np.bool_]:
+def _target_room(canvas: Canvas, body: Field) -> NDArray[np.bool_]:
     """Where a target may be: below the skin, outside the cord's margin and most of the vertebra."""
     cord_y = _cord_y(canvas.z)
     spine = (canvas.tube(cord_y, 0.0, 13.0, 14.0) > 1) & (canvas.tube(cord_y - 17, 0.0, 13.0, 15.0) > 1)
@@ -269,7 +269,7 @@ def draw_anatomy(style: AnatomyStyle, levels: int, shape: tuple[int, int, int], 
     shown = {name: rng.random() < style.present.get(name, 1.0) for name in contoured}
     fine_targets = _draw_targets(canvas, patient, body, levels)
     body_mask = canvas.mask((body <= 1) & in_field)
-    targets = _disjoint([canvas.mask(fine & in_field) & body_mask for fine in fine_targets])
+    targets = _make_disjoint([canvas.mask(fine & in_field) & body_mask for fine in fine_targets])
     return Anatomy(
         grid=grid,
         body=body_mask,

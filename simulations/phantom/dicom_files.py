@@ -169,11 +169,11 @@ def write_plan(
     made = _new(RTPlanStorage, "RTPLAN", identity.uid("rp"), identity)
     made.RTPlanLabel, made.RTPlanDate, made.RTPlanTime = "PHANTOM", "20260101", "120000"
     made.RTPlanGeometry, made.PlanIntent, made.ApprovalStatus = "PATIENT", "RESEARCH", "UNAPPROVED"
-    made.DoseReferenceSequence = [_prescribed(n, roi, level) for n, (roi, level) in enumerate(levels_gy.items(), 1)]
+    made.DoseReferenceSequence = [_prescription(n, roi, level) for n, (roi, level) in enumerate(levels_gy.items(), 1)]
     group = Dataset()
     group.FractionGroupNumber, group.NumberOfFractionsPlanned = 1, 35
     group.NumberOfBeams, group.NumberOfBrachyApplicationSetups = len(gantry_deg), 0
-    group.ReferencedBeamSequence = [_metered(beam) for beam in range(1, len(gantry_deg) + 1)]
+    group.ReferencedBeamSequence = [_beam_metering(beam) for beam in range(1, len(gantry_deg) + 1)]
     made.FractionGroupSequence = [group]
     made.BeamSequence = [_beam(n, angle, isocentre_xyz) for n, angle in enumerate(gantry_deg, 1)]
     setup = Dataset()
@@ -183,14 +183,14 @@ def write_plan(
     _save(made, path)
 
 
-def _prescribed(number: int, roi: int, level_gy: float) -> Dataset:
+def _prescription(number: int, roi: int, level_gy: float) -> Dataset:
     made = Dataset()
     made.DoseReferenceNumber, made.DoseReferenceStructureType, made.DoseReferenceType = number, "VOLUME", "TARGET"
     made.ReferencedROINumber, made.TargetPrescriptionDose = roi, level_gy
     return made
 
 
-def _metered(beam: int) -> Dataset:
+def _beam_metering(beam: int) -> Dataset:
     made = Dataset()
     made.ReferencedBeamNumber, made.BeamMeterset = beam, 100.0
     return made

@@ -187,7 +187,7 @@ class DoseEngine:
         )
         self.fluence_size = sum(int(beam.open.sum()) for beam in self._beams)
 
-    def restricted(self, rows: NDArray[np.intp]) -> DoseEngine:
+    def restrict(self, rows: NDArray[np.intp]) -> DoseEngine:
         """The same beams with dose in some of the points alone (indices into the points): for optimisation."""
         part = object.__new__(DoseEngine)
         part._beams, part.fluence_size, part._sample = self._beams, self.fluence_size, self._sample[rows]

@@ -111,7 +111,7 @@ STYLES: dict[str, Style] = {
 }
 
 
-def style_named(name: str) -> Style:
+def find_style(name: str) -> Style:
     """The built-in style of this name. Raises InputError with the list of names."""
     if name not in STYLES:
         raise InputError(f"phantom style {name!r}: expected one of {', '.join(STYLES)}")

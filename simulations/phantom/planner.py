@@ -92,7 +92,7 @@ def plan_dose(
     isocentre_mm = target_centroid_mm(structures[highest], grid)
     engine = DoseEngine(electron_density(ct_hu, body), grid, isocentre_mm, style.gantry_deg, targets, body)
     rows, goals = _goals(body, structures, prescriptions_gy, grid, style, rng)
-    part = engine.restricted(rows)
+    part = engine.restrict(rows)
 
     def objective(fluence: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         total, slope = goals.value(part.dose(fluence))

@@ -60,7 +60,7 @@ def score_predictions(
             scores.setdefault(site.site, {})[case_id] = score_case(case, dose)
             if native is not None and case_id in native.validation:
                 full = load_case(native, case_id)
-                fine.append(score_case(full, upsampled(dose, case, full)))
+                fine.append(score_case(full, upsample(dose, case, full)))
             scored(1)
     return scores, fine
 
@@ -101,7 +101,7 @@ def native_site(data: DataSettings, sites: Sequence[SiteConfig]) -> SiteConfig |
     return replace(listed[0], validation=tuple(ids)) if ids else None
 
 
-def upsampled(dose_zyx: Tensor, coarse: Case, fine: Case) -> Tensor:
+def upsample(dose_zyx: Tensor, coarse: Case, fine: Case) -> Tensor:
     """A dose at half resolution on the grid of ``fine``, by iterative back-projection.
 
     The half grid's voxels are blocks of 2x2x2 native voxels: its first centre lies half a native voxel inwards.

@@ -53,7 +53,7 @@ def _table(value: object) -> bool:
     return isinstance(value, Mapping)
 
 
-def _filled(value: object) -> bool:
+def _is_filled(value: object) -> bool:
     return isinstance(value, Mapping) and len(value) > 0
 
 
@@ -80,12 +80,12 @@ def validate_summary(summary: Summary) -> None:
     _require(summary, "", "wire_bytes_per_round", _number, "a number of bytes")
     privacy = _require(summary, "", "privacy", _table, "a table with the key 'mode'")
     _require(privacy, "privacy", "mode", lambda v: isinstance(v, str), "the name of a privacy mode")
-    studies = _require(summary, "", "studies", _filled, "at least one study")
+    studies = _require(summary, "", "studies", _is_filled, "at least one study")
     for study in studies:
         path = f"studies.{study}"
         scores = _require(studies, "studies", study, _table, "a table of scores")
         _require_scores(scores, path)
-        per_site = _require(scores, path, "per_site", _filled, "a table of scores by site")
+        per_site = _require(scores, path, "per_site", _is_filled, "a table of scores by site")
         for site in per_site:
             site_path = f"{path}.per_site.{site}"
             site_scores = _require(per_site, f"{path}.per_site", site, _table, "a table of scores")

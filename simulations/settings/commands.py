@@ -13,7 +13,7 @@ from server.config.renamed import refuse_old_keys
 from server.config.run import RunConfig
 from shared_model.core.errors import InputError
 from shared_model.network.spec import ModelSpec
-from simulations.settings.composition import check_number, check_range, composed, mapping, optional_path, path
+from simulations.settings.composition import check_number, check_range, compose_values, mapping, optional_path, path
 
 STUDIES: tuple[str, ...] = ("federated", "local", "centralised")
 BASELINES: tuple[str, ...] = ("constant", "atlas", "gbm5", "gbm24", "ridge", "unet")
@@ -213,7 +213,7 @@ def data_settings(raw: dict[str, Any]) -> DataSettings:
 def run_configuration(overrides: Sequence[str]) -> tuple[dict[str, Any], str]:
     """``simulate run``'s values and their YAML, before the checks; InputError for a key that is not there."""
     refuse_old_keys(overrides)
-    return composed("run", overrides)
+    return compose_values("run", overrides)
 
 
 def run_settings(overrides: Sequence[str]) -> RunSettings:
@@ -257,7 +257,7 @@ def _whole_path(name: str, key: str) -> str:
 def evaluate_settings(overrides: Sequence[str]) -> EvaluateSettings:
     """Compose and check ``simulate evaluate``'s settings."""
     refuse_old_keys(overrides, {key: f"evaluate.{key}" for key in ("sampler_steps", "candidates")})
-    raw, _ = composed("evaluate", overrides)
+    raw, _ = compose_values("evaluate", overrides)
     adapter = str(path(raw["adapter"], "adapter"))
     prior_path = optional_path(mapping(raw, "prior")["path"], "prior.path")
     rest = {key: value for key, value in raw.items() if key not in ("prior", "evaluate")}
@@ -276,7 +276,7 @@ def evaluate_settings(overrides: Sequence[str]) -> EvaluateSettings:
 def baselines_settings(overrides: Sequence[str]) -> BaselinesSettings:
     """Compose and check ``simulate baselines``'s settings."""
     refuse_old_keys(overrides, {"base_fourier": "model.base_fourier"})
-    raw, _ = composed("baselines", overrides)
+    raw, _ = compose_values("baselines", overrides)
     raw |= mapping(raw, "model")
     del raw["model"]
     methods = raw["methods"]
@@ -286,5 +286,5 @@ def baselines_settings(overrides: Sequence[str]) -> BaselinesSettings:
 
 def pretrain_settings(overrides: Sequence[str]) -> PretrainSettings:
     """Compose and check ``simulate pretrain``'s settings."""
-    raw, _ = composed("pretrain", overrides)
+    raw, _ = compose_values("pretrain", overrides)
     return PretrainSettings(**{**raw, "out": path(raw["out"], "out")})

@@ -31,15 +31,15 @@ def check_number(key: str, value: object, least: float, most: float) -> None:
         raise InputError(f"{key}={value!r}: expected a number from {least:g} to {most:g}")
 
 
-def composed(name: str, overrides: Sequence[str]) -> tuple[dict[str, Any], str]:
+def compose_values(name: str, overrides: Sequence[str]) -> tuple[dict[str, Any], str]:
     """(values, resolved YAML) of a configuration with overrides; InputError names a bad key in one line."""
-    config = composed_config(name, overrides)
+    config = compose_config(name, overrides)
     values = OmegaConf.to_container(config, resolve=True)
     assert isinstance(values, dict)
     return {str(k): v for k, v in values.items()}, OmegaConf.to_yaml(config, resolve=True)
 
 
-def composed_config(name: str, overrides: Sequence[str]) -> DictConfig:
+def compose_config(name: str, overrides: Sequence[str]) -> DictConfig:
     """simulations/conf/NAME.yaml with overrides; every value is there and can be resolved, or InputError names it."""
     for override in overrides:
         if override.startswith(("+", "~")):

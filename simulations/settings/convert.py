@@ -8,7 +8,7 @@ from pathlib import Path
 
 from shared_model.core.errors import InputError
 from simulations.settings.commands import CLONE_FOLDER, DataSettings, data_settings
-from simulations.settings.composition import composed, path
+from simulations.settings.composition import compose_values, path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,5 +27,5 @@ class ConvertSettings:
 
 def convert_settings(overrides: Sequence[str]) -> ConvertSettings:
     """Compose and check ``simulate convert``'s settings."""
-    raw, _ = composed("convert", overrides)
+    raw, _ = compose_values("convert", overrides)
     return ConvertSettings(data=data_settings(raw), out=path(raw["out"], "out"))

@@ -10,7 +10,7 @@ from client.adapters.settings import AlignSettings
 from shared_model.bundled import SCORECARDS
 from shared_model.core.errors import InputError
 from simulations.settings.commands import DataSettings, data_settings
-from simulations.settings.composition import check_range, composed, mapping, path
+from simulations.settings.composition import check_range, compose_values, mapping, path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +42,7 @@ class ScorecardsSettings:
 
 def scorecards_settings(overrides: Sequence[str]) -> ScorecardsSettings:
     """Compose and check ``simulate scorecards``'s settings; a card without a folder is one of data.root or ours."""
-    raw, _ = composed("scorecards", overrides)
+    raw, _ = compose_values("scorecards", overrides)
     settings = data_settings(raw)
     seeds = raw["seeds"] if isinstance(raw["seeds"], list) else [raw["seeds"]]
     cards = raw["cards"] if isinstance(raw["cards"], list) else [raw["cards"]]

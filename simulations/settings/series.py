@@ -10,7 +10,7 @@ from typing import Any
 from shared_model.core.errors import InputError
 from shared_model.network.spec import PRIORS
 from simulations.settings.commands import CLONE_FOLDER
-from simulations.settings.composition import check_number, check_range, composed, optional_path, path
+from simulations.settings.composition import check_number, check_range, compose_values, optional_path, path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +76,7 @@ class PoisonSettings:
         _each_once("factors", self.factors)
 
 
-def of_all_trials(out: Path, common: Sequence[str]) -> list[str]:
+def trial_overrides(out: Path, common: Sequence[str]) -> list[str]:
     """Overrides that come first in each trial's run: data are made or converted once for all trials."""
     roots = [Path(o.removeprefix("data.root=")).expanduser() for o in common if o.startswith("data.root=")]
     if any((root / CLONE_FOLDER).is_dir() for root in roots):
@@ -121,7 +121,7 @@ def _own_and_common(
     name: str, overrides: Sequence[str], keys: tuple[str, ...]
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
     own = [o for o in overrides if o.split("=", 1)[0] in keys]
-    return composed(name, own)[0], tuple(o for o in overrides if o not in own)
+    return compose_values(name, own)[0], tuple(o for o in overrides if o not in own)
 
 
 def _lists(raw: dict[str, Any], keys: tuple[str, ...]) -> dict[str, tuple[Any, ...]]:

@@ -24,7 +24,7 @@ COUNTED = ("privacy.cohort", "privacy.sites")
 
 def run_help() -> tuple[Settings, DictConfig]:
     """The settings of `simulate run`, and simulations/conf/run.yaml as it stands."""
-    from simulations.settings.composition import composed_config
+    from simulations.settings.composition import compose_config
 
     shared = {title: {key: text for key, text in keys.items() if key not in COUNTED} for title, keys in SHARED.items()}
-    return {**OWN, **shared}, composed_config("run", [])
+    return {**OWN, **shared}, compose_config("run", [])

@@ -24,7 +24,7 @@ from simulations.reports.results import ADAPTER
 from simulations.reports.scoring import overall, score_sites
 from simulations.reports.tables import write_json
 from simulations.settings.commands import RunSettings, run_settings
-from simulations.settings.series import AblationSettings, of_all_trials
+from simulations.settings.series import AblationSettings, trial_overrides
 from simulations.studies.study import run_studies
 
 RESULT = "ablation.json"
@@ -82,7 +82,7 @@ VARIANTS: Mapping[str, Variant] = {
 }  # fmt: skip
 
 
-def chosen(names: Sequence[str]) -> list[str]:
+def choose_variants(names: Sequence[str]) -> list[str]:
     """The variants asked for, in the table's order; InputError names an unknown one."""
     for name in names:
         if name not in VARIANTS and name != "all":
@@ -92,7 +92,7 @@ def chosen(names: Sequence[str]) -> list[str]:
 
 def run_ablation(settings: AblationSettings, bars: Progress) -> str:
     """Train what is not there yet, write ``out/ablation.md`` and ``.csv`` after each trial; returns the table."""
-    names = chosen(settings.variants)
+    names = choose_variants(settings.variants)
     # Every trial's settings are checked before the first one trains.
     plans = [(name, seed, trial_settings(settings, name, seed)) for name in names for seed in settings.seeds]
     bar = bars.add_task("variants x seeds", total=len(plans), note="")
@@ -116,7 +116,7 @@ def trial_settings(settings: AblationSettings, name: str, seed: int) -> RunSetti
     own = [f"name=ablation-{name}", f"seed={seed}", f"study=[{settings.study}]", f"out={out}"]
     # privacy.mode=none: the paper's own comparison, on a researcher's machine
     return run_settings(
-        ["privacy.mode=none", *of_all_trials(settings.out, settings.common), *VARIANTS[name].overrides, *own]
+        ["privacy.mode=none", *trial_overrides(settings.out, settings.common), *VARIANTS[name].overrides, *own]
     )
 
 
@@ -124,7 +124,7 @@ def run_trial(name: str, seed: int, run: RunSettings, steps: Sequence[int], bars
     """Train one variant with one seed, score its adapter at every number of steps; read it if it is there."""
     path = run.out / RESULT
     use_checkpoint(run.prior_path)
-    trained = _trained_by(run)
+    trained = _training_settings(run)
     done: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
     if done and done["trained"] != trained:
         raise InputError(f"{run.out}: holds a trial with other settings; choose another out")
@@ -155,7 +155,7 @@ def run_trial(name: str, seed: int, run: RunSettings, steps: Sequence[int], bars
     return Trial.read(name, seed, done)
 
 
-def _trained_by(run: RunSettings) -> dict[str, Any]:
+def _training_settings(run: RunSettings) -> dict[str, Any]:
     """All that decides the trained adapter and its patients; not where it lies nor how many processes made it."""
     data = {key: value for key, value in asdict(run.data).items() if key != "root"}
     federation = json.loads(run.federation.to_json())

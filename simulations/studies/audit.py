@@ -31,7 +31,7 @@ from shared_model.adapter.manifest import initial_vector
 from shared_model.network.spec import ModelSpec
 from simulations.phantom.hospitals import STYLES, write_hospital
 from simulations.reports.tables import write_json
-from simulations.settings.composition import check_number, check_range, composed, mapping, path
+from simulations.settings.composition import check_number, check_range, compose_values, mapping, path
 
 _MODEL = ModelSpec(prior="video-small", shape=(16, 16, 16), adapter="lora", rank=1, precision="fp32")
 _BASE = ModelSpec(prior="none", shape=(16, 16, 16), base="voxel", adapter="base")
@@ -85,7 +85,7 @@ class AuditSettings:
 def audit_settings(overrides: Sequence[str]) -> AuditSettings:
     """Compose and check the settings."""
     refuse_old_keys(overrides, {"z": "privacy.z"})
-    raw, _ = composed("audit", overrides)
+    raw, _ = compose_values("audit", overrides)
     raw |= mapping(raw, "privacy")
     del raw["privacy"]
     return AuditSettings(**{**raw, "out": path(raw["out"], "out")})

@@ -160,7 +160,7 @@ def run_baselines(settings: BaselinesSettings, bars: Progress) -> str:
         started = time.process_time()
         predict = METHODS[name](cohort, settings)
         fit_s = time.process_time() - started
-        results[name] = {"fit_cpu_s": round(fit_s, 1), **_scored(predict, test, fine)}
+        results[name] = {"fit_cpu_s": round(fit_s, 1), **_score(predict, test, fine)}
         bars.advance(bar)
         # A log file shows no bars, and later methods may take long.
         if not bars.console.is_terminal:
@@ -171,7 +171,7 @@ def run_baselines(settings: BaselinesSettings, bars: Progress) -> str:
     return f"{baselines_table(results)}\ntable     {settings.out / 'baselines.md'}"
 
 
-def _scored(predict: Predict, test: Sequence[SiteConfig], fine: SiteConfig | None) -> dict[str, Any]:
+def _score(predict: Predict, test: Sequence[SiteConfig], fine: SiteConfig | None) -> dict[str, Any]:
     """Scores on the patients' own grid, and upsampled on the native one."""
     seconds: list[float] = []
 

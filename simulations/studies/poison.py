@@ -27,7 +27,7 @@ from simulations.reports.ablation import spread
 from simulations.reports.results import REPORT
 from simulations.reports.tables import write_json
 from simulations.settings.commands import RunSettings, run_settings
-from simulations.settings.series import PoisonSettings, of_all_trials
+from simulations.settings.series import PoisonSettings, trial_overrides
 from simulations.studies.study import claim_folder, run_studies
 
 RESULT = "poison.json"
@@ -82,7 +82,7 @@ def trial_settings(settings: PoisonSettings, factor: float, check: str, seed: in
         )
     of = [f"rounds.public_cases={settings.public}"] if check == "patients" else []
     own = [f"name=poison-{settings.liar}", f"seed={seed}", "study=[federated]", f"out={out}", *_CHECKS[check], *of]
-    run = run_settings([*of_all_trials(settings.out, settings.common), *own])
+    run = run_settings([*trial_overrides(settings.out, settings.common), *own])
     if run.federation.privacy.mode not in SUMMED:
         raise InputError(f"simulate poison: privacy.mode={run.federation.privacy.mode}: expected {' or '.join(SUMMED)}")
     return run

@@ -34,7 +34,7 @@ from shared_model.scoring.dosimetry import CaseScore, score_case, summarise
 from simulations.data.datasets import hospitals
 from simulations.reports.tables import write_json
 from simulations.settings.commands import DataSettings, data_settings
-from simulations.settings.composition import check_number, check_range, composed, mapping, path
+from simulations.settings.composition import check_number, check_range, compose_values, mapping, path
 
 ROWS = 2000
 _Rows = tuple[Features, NDArray[np.float32]]
@@ -74,7 +74,7 @@ def private_base_settings(overrides: Sequence[str]) -> PrivateBaseSettings:
     """Compose and check the settings."""
     renamed = {"epsilons": "privacy.epsilon", "delta": "privacy.delta", "colluders": "privacy.colluders"}
     refuse_old_keys(overrides, renamed)
-    raw, _ = composed("private_base", overrides)
+    raw, _ = compose_values("private_base", overrides)
     privacy = mapping(raw, "privacy")
     del raw["privacy"]
     lists = {"epsilons": tuple(privacy.pop("epsilon")), **{key: tuple(raw[key]) for key in ("steps", "rates")}}
@@ -111,7 +111,7 @@ def run_private_base(settings: PrivateBaseSettings) -> str:
         for wanted in settings.epsilons:
             for mode in ("shared", "local"):
                 fits += [_private(settings, base, hospitals_, wanted, mode, steps, rate) for _ in range(settings.seeds)]
-    scores = _scored(settings, sites, fits)
+    scores = _score_fits(settings, sites, fits)
     found = {"fits": scores, "cpu_s": round(time.process_time() - started, 1), "patients": sum(map(len, own))}
     write_json(settings.out / "private_base.json", found)
     report = _table(scores)
@@ -213,7 +213,9 @@ def _case_rows(case: Case) -> _Rows:
     return features[chosen], ratio.astype(np.float32)
 
 
-def _scored(settings: PrivateBaseSettings, sites: Sequence[SiteConfig], fits: Sequence[_Fit]) -> list[dict[str, Any]]:
+def _score_fits(
+    settings: PrivateBaseSettings, sites: Sequence[SiteConfig], fits: Sequence[_Fit]
+) -> list[dict[str, Any]]:
     """Scores of every fit on the validation patients; a patient's rows are made once for all of them."""
     weights = np.stack([fit.weights for fit in fits], axis=1)
     by_fit: list[list[CaseScore]] = [[] for _ in fits]

@@ -16,7 +16,7 @@ from simulations.data.datasets import evaluation_sites
 from simulations.phantom.hospitals import STYLES, phantom_case
 from simulations.reports.tables import write_json
 from simulations.settings.commands import DataSettings, data_settings
-from simulations.settings.composition import check_range, composed, path
+from simulations.settings.composition import check_range, compose_values, path
 
 # Hospitals and priors take other seeds, so that what is judged on has taught nothing.
 FIRST_SEED = 4_200_000_000
@@ -37,7 +37,7 @@ class PublicSetSettings:
 
 def public_set_settings(overrides: Sequence[str]) -> PublicSetSettings:
     """Compose and check the settings."""
-    raw, _ = composed("public_set", overrides)
+    raw, _ = compose_values("public_set", overrides)
     return PublicSetSettings(
         out=path(raw["out"], "out"), split=str(raw["split"]), count=raw["count"], data=data_settings(raw)
     )

@@ -51,7 +51,7 @@ def run_scorecards(settings: ScorecardsSettings, bars: Progress) -> str:
                 bars.update(bar, note=f"{site.site}, {card.name}, seed {seed}")
                 _align(job, bars)
             bars.advance(bar)
-    scores = {str(seed): _scored(settings, sites, cards, seed, bars) for seed in settings.seeds}
+    scores = {str(seed): _score_seed(settings, sites, cards, seed, bars) for seed in settings.seeds}
     costs = {
         f"{site.site}/{seed}": _read(settings.out / f"seed{seed}" / site.site / "cost.json").get("cpu_s", 0.0)
         for seed in settings.seeds
@@ -106,7 +106,7 @@ def _read(path: Path) -> dict[str, Any]:
     return dict(json.loads(path.read_text())) if path.is_file() else {}
 
 
-def _scored(
+def _score_seed(
     settings: ScorecardsSettings, sites: Sequence[SiteConfig], cards: Sequence[Scorecard], seed: int, bars: Progress
 ) -> dict[str, Any]:
     """Scores of one seed: patient -> model -> card, error; read where they are there."""
@@ -141,14 +141,14 @@ def _patient_scores(
     """``models``: model -> {mae, scores by card}; ``best_of``: card -> {score, mae}; CPU seconds of each way."""
     given = replace(settings.align, seed=seed)
     first, found = ones[0], {}
-    found["reference"] = _under(ones, cards, first.reference)
+    found["reference"] = _score_under(ones, cards, first.reference)
     started = time.process_time()
-    found[SHARED] = _under(ones, cards, shared.predict(first, given))
+    found[SHARED] = _score_under(ones, cards, shared.predict(first, given))
     single_s = time.process_time() - started
     for name, policy in policies.items():
         how = Sampling(steps=given.predict_steps, precision=shared.spec.precision)
         dose = first.sample(policy.use(PRIVATE), how, given.predict_candidates, seed=seed).mean(0)
-        found[name] = _under(ones, cards, dose)
+        found[name] = _score_under(ones, cards, dose)
     started = time.process_time()
     how = Sampling(steps=given.candidate_steps, precision=shared.spec.precision)
     doses = first.sample(shared.model, how, settings.best_of, seed=seed)
@@ -161,6 +161,6 @@ def _patient_scores(
     return {"models": found, "best_of": best, "cpu_s": {"one": single_s, "best_of": many_s}}
 
 
-def _under(ones: Sequence[Patient], cards: Sequence[Scorecard], dose: torch.Tensor) -> dict[str, Any]:
+def _score_under(ones: Sequence[Patient], cards: Sequence[Scorecard], dose: torch.Tensor) -> dict[str, Any]:
     scores = {card.name: plan_score(one, dose).score for one, card in zip(ones, cards, strict=True)}
     return {"scores": scores, "mae_ref5_gy": plan_score(ones[0], dose).mae_ref5_gy}

@@ -36,7 +36,7 @@ from shared_model.core.errors import InputError
 from shared_model.core.files import ORDINARY, write_text
 from simulations.data.datasets import hospitals
 from simulations.data.partition import one_site
-from simulations.engine.consortium import enrolled
+from simulations.engine.consortium import enrol
 from simulations.engine.run import run_local, run_ray
 from simulations.reports.results import ADAPTER, TrainedModel, score_studies, write_results
 from simulations.settings.commands import RunSettings
@@ -72,10 +72,10 @@ def plan_jobs(settings: RunSettings, sites: list[SiteConfig]) -> list[Job]:
         jobs += [
             Job(study="local", name=s.site, sites=(s,), federation=alone, out=out / "local" / s.site) for s in sites
         ]
-    return [replace(job, federation=declared(job.federation, job.sites)) for job in jobs]
+    return [replace(job, federation=declare_sites(job.federation, job.sites)) for job in jobs]
 
 
-def declared(federation: RunConfig, sites: Sequence[SiteConfig]) -> RunConfig:
+def declare_sites(federation: RunConfig, sites: Sequence[SiteConfig]) -> RunConfig:
     """The federation with its sites and their patients declared, as the privacy terms want them."""
     cohort = sum(len(site.patients()) for site in sites)
     return replace(federation, privacy=replace(federation.privacy, cohort=cohort, sites=len(sites)))
@@ -93,10 +93,10 @@ def claim_folder(settings: RunSettings) -> None:
     Raises InputError naming the key that differs: the checkpoints in ``out`` know their configuration, not their data.
     """
     path = settings.out / "config.yaml"
-    wanted = _counted(settings.resolved)
+    wanted = _decisive_values(settings.resolved)
     try:
         if path.is_file():
-            there = _counted(path.read_text())
+            there = _decisive_values(path.read_text())
             differing = [key for key in sorted({*there, *wanted} - {"study"}) if there.get(key) != wanted.get(key)]
             differing += ["study"] * (not set(there.get("study", [])) <= set(settings.study))
             if differing:
@@ -113,7 +113,7 @@ def check_alike(folders: Sequence[Path]) -> None:
     first: dict[str, Any] = {}
     for folder in folders:
         try:
-            counted = _counted((folder / "config.yaml").read_text())
+            counted = _decisive_values((folder / "config.yaml").read_text())
         except OSError as error:
             raise InputError(f"{folder}/config.yaml: cannot be read ({error.strerror}); expected a run's") from None
         counted = {key: value for key, value in counted.items() if key not in _OF_ONE_RUN}
@@ -126,7 +126,7 @@ def check_alike(folders: Sequence[Path]) -> None:
                 )
 
 
-def _counted(resolved: str) -> dict[str, Any]:
+def _decisive_values(resolved: str) -> dict[str, Any]:
     """Dotted keys and values of a resolved configuration, less the harmless ones."""
     flat: dict[str, Any] = {}
 
@@ -177,7 +177,7 @@ def run_job(job: Job, settings: RunSettings, workers: int, bars: Progress, app: 
         {NODE_CONFIG_KEY: str(path), LEDGER_KEY: str(job.out / "ledgers" / path.stem)} for path in paths
     ]
     summed = job.federation.privacy.mode in SUMMED
-    with enrolled(nodes) if summed else nullcontext((nodes, Members())) as (known, members):
+    with enrol(nodes) if summed else nullcontext((nodes, Members())) as (known, members):
         engine(
             app,
             partial(federate, on_event=partial(_show, bars, bar), members=members),

@@ -25,7 +25,7 @@ from simulations.reports.curves import curves_picture
 from simulations.reports.results import REPORT
 from simulations.reports.scoring import COLUMNS
 from simulations.settings.commands import RunSettings, run_settings
-from simulations.settings.series import TransferSettings, of_all_trials
+from simulations.settings.series import TransferSettings, trial_overrides
 from simulations.studies.study import claim_folder, run_studies
 
 POINTS = 10
@@ -109,7 +109,7 @@ def trial_settings(settings: TransferSettings, prior: str, steps: int, seed: int
         f"rounds.evaluate_every={max(1, rounds // POINTS)}",
         f"out={settings.out / prior / str(steps) / f'seed{seed}'}",
     ]
-    return run_settings(["train.batch_size=1", *of_all_trials(settings.out, settings.common), *own])
+    return run_settings(["train.batch_size=1", *trial_overrides(settings.out, settings.common), *own])
 
 
 def read_trial(prior: str, steps: int, seed: int, run: RunSettings) -> Trial:

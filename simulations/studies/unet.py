@@ -81,7 +81,7 @@ def _box(case: Case) -> tuple[slice, ...]:
     return tuple(slice(int(w.min()), int(w.max()) + 1) for w in where)
 
 
-def _padded(volume: Tensor) -> Tensor:
+def _pad(volume: Tensor) -> Tensor:
     """Zeros at the far ends, up to multiples of 8."""
     sides = [(-n) % _STRIDE for n in volume.shape[-3:]]
     return F.pad(volume, (0, sides[2], 0, sides[1], 0, sides[0]))
@@ -97,16 +97,14 @@ def _inputs(case: Case) -> Tensor:
     empty = np.zeros(case.grid.shape, dtype=bool)
     channels += [case.structures.get(name, empty)[box].astype(np.float32) for name in OAR_NAMES]
     channels += [case.ptv_gy()[box] / np.float32(highest_gy(case)), case.body[box].astype(np.float32)]
-    return _padded(torch.from_numpy(np.stack(channels)))
+    return _pad(torch.from_numpy(np.stack(channels)))
 
 
 def _sample(case: Case) -> _Sample:
     box = _box(case)
     assert case.dose_gy is not None
     ratio = torch.from_numpy(case.dose_gy[box] / np.float32(highest_gy(case)))
-    return _Sample(
-        inputs=_inputs(case).half(), ratio=_padded(ratio), body=_padded(torch.from_numpy(case.body[box].copy()))
-    )
+    return _Sample(inputs=_inputs(case).half(), ratio=_pad(ratio), body=_pad(torch.from_numpy(case.body[box].copy())))
 
 
 def train_unet(cases: Sequence[Case], cpu_s: int, seed: int) -> Callable[[Case], Volume]:

@@ -54,10 +54,10 @@ def clip_examples(index: int, seed: int, shape: tuple[int, int, int], shuffled: 
     if shuffled:
         order = torch.from_numpy(np.random.default_rng([GENERATOR_VERSION, seed, index, 1]).permutation(shape[0]))
         passes = {name: volume[order] for name, volume in passes.items()}
-    return _encoded(index, passes, shape), _encoded(index, {n: v.flip(2) for n, v in passes.items()}, shape)
+    return _encode(index, passes, shape), _encode(index, {n: v.flip(2) for n, v in passes.items()}, shape)
 
 
-def _encoded(index: int, passes: dict[str, Tensor], shape: tuple[int, int, int]) -> Example:
+def _encode(index: int, passes: dict[str, Tensor], shape: tuple[int, int, int]) -> Example:
     latents = {}
     for name, volume in passes.items():
         offset, unit = PASSES[name]
@@ -152,8 +152,8 @@ def _lamps(rng: np.random.Generator, body: Tensor, glow: Tensor) -> tuple[Tensor
     _, height, width = body.shape
     count = int(rng.choice([5, 7, 9]))
     angles = 2 * math.pi * torch.arange(count) / count + float(rng.choice([0.0, rng.uniform(0, 2 * math.pi)]))
-    there, back = _turned(angles, (height, width)), _turned(-angles, (height, width))
-    seen = _sampled(torch.stack([body, glow]), there)
+    there, back = _turning_grids(angles, (height, width)), _turning_grids(-angles, (height, width))
+    seen = _sample(torch.stack([body, glow]), there)
     aperture = seen[:, 1].amax(2, keepdim=True).expand(-1, -1, height, -1)
     depth = seen[:, 0].cumsum(2) * (2 / height)
     rays = torch.stack([aperture, aperture * torch.exp(-DIMMING * depth)], 1)
@@ -161,7 +161,7 @@ def _lamps(rng: np.random.Generator, body: Tensor, glow: Tensor) -> tuple[Tensor
     weight = glow + 1e-6
     middle = torch.stack([(weight * ys).sum((1, 2)), (weight * xs).sum((1, 2))]) / weight.sum((1, 2))
     lit_frames = torch.sigmoid(20 * (glow.amax((1, 2)) - 0.3))
-    turned_back = _sampled_each(rays, back) * body
+    turned_back = _sample_each(rays, back) * body
     light, lit = turned_back[:, 1].mean(0), turned_back[:, 0].gt(0.1).float().mean(0)
     diffuse = F.avg_pool2d(glow[:, None], 5, 1, 2)[:, 0] * body
     light = F.avg_pool2d((light + 0.3 * diffuse)[:, None], 3, 1, 1)[:, 0] * body
@@ -175,21 +175,21 @@ def _lamps(rng: np.random.Generator, body: Tensor, glow: Tensor) -> tuple[Tensor
     return light, lit, lines * lit_frames[:, None, None]
 
 
-def _turned(angles: Tensor, plane: tuple[int, int]) -> Tensor:
+def _turning_grids(angles: Tensor, plane: tuple[int, int]) -> Tensor:
     """(L, H, W, 2) sampling grids of frames turned by ``angles``."""
     cos, sin, none = angles.cos(), angles.sin(), torch.zeros_like(angles)
     rows = torch.stack([torch.stack([cos, -sin, none], 1), torch.stack([sin, cos, none], 1)], 1)
     return F.affine_grid(rows, [len(angles), 1, *plane], align_corners=False)
 
 
-def _sampled(volumes_cthw: Tensor, grids: Tensor) -> Tensor:
+def _sample(volumes_cthw: Tensor, grids: Tensor) -> Tensor:
     """(L, C, T, H, W): the same volumes turned by each of L grids."""
     frames = volumes_cthw.flatten(0, 1)[None].expand(len(grids), -1, -1, -1)
     turned: Tensor = F.grid_sample(frames, grids, align_corners=False)
     return turned.reshape(len(grids), *volumes_cthw.shape)
 
 
-def _sampled_each(volumes_lcthw: Tensor, grids: Tensor) -> Tensor:
+def _sample_each(volumes_lcthw: Tensor, grids: Tensor) -> Tensor:
     """(L, C, T, H, W): volumes of each lamp turned by that lamp's grid."""
     turned: Tensor = F.grid_sample(volumes_lcthw.flatten(1, 2), grids, align_corners=False)
     return turned.reshape(volumes_lcthw.shape)

@@ -11,13 +11,13 @@ from client.dicom.headers import read_header
 from client.dicom.parts import read_ct_slice, read_dose_grid, read_rois
 from client.dicom.plan import read_plan
 from shared_model.core.errors import InputError
-from simulations.benchmarks.dicom_fuzz import DAMAGES, damaged_cohort, many_items, nested, zip_bomb
+from simulations.benchmarks.dicom_fuzz import DAMAGES, damaged_cohort, many_items, nest, zip_bomb
 from simulations.phantom.dicom import write_study
 from simulations.phantom.dicom_files import Identity
 from simulations.phantom.hospitals import STYLES, phantom_case
 from simulations.phantom.planes import Scan
 
-QUICK = [damage for damage in DAMAGES if damage not in (nested, many_items, zip_bomb)]
+QUICK = [damage for damage in DAMAGES if damage not in (nest, many_items, zip_bomb)]
 
 
 def test_a_damaged_cohort(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from server.rounds.advance import replay
 from server.rounds.loop import FederationResult, QuorumError
 from server.rounds.ring_sum import RingSum
 from shared_model.core.errors import FedKT3DError, InputError
-from simulations.engine.faults import Fault, faulty
+from simulations.engine.faults import Fault, add_faults
 from simulations.engine.quadratic import QuadraticTraining, centre, run_quadratic, write_sites
 from tests.builders.run_config import aggregate_config, plain_run, privacy_config, rounds_config, train_config
 
@@ -54,7 +54,7 @@ def test_a_shared_step_is_the_mean_over_the_declared_cohort(tmp_path, nodes):
 
 def test_a_site_that_is_away_lowers_the_sum_and_not_the_divisor(tmp_path, nodes):
     config = replace(CONFIG, rounds=replace(ROUNDS, count=1), privacy=replace(SHARED, z=0.1))
-    app = faulty(client_app(QuadraticTraining(64)), [Fault(site="gamma", what="crash")])
+    app = add_faults(client_app(QuadraticTraining(64)), [Fault(site="gamma", what="crash")])
     result = run_quadratic(tmp_path / "out", config, nodes, app=app)
     step = 0.5 * sum(PATIENTS[s] * centre(s, 64).astype(float) for s in ("alpha", "beta", "delta")) / 20
     assert np.abs(result.vector - step).max() < 5 * 0.5 * 0.1 * 10 * np.sqrt(3 / 2) / 20

@@ -17,7 +17,7 @@ from server.config.run import RunConfig, TrainConfig
 from server.config.schedule import round_lr, round_stage
 from server.rounds.loop import FederationResult, QuorumError, run_federation
 from shared_model.core.errors import InputError
-from simulations.engine.faults import Fault, faulty
+from simulations.engine.faults import Fault, add_faults
 from simulations.engine.quadratic import MANIFEST_HASH, SPEC_JSON, QuadraticTraining, centre, run_quadratic, write_sites
 from simulations.engine.run import LocalGrid
 from tests.builders.run_config import aggregate_config, plain_run, rounds_config, train_config
@@ -176,7 +176,7 @@ def test_a_round_that_fails_once_is_repeated_and_the_result_is_the_same(tmp_path
             return (site, kind, round_number) == ("beta", "train", 2) and next(strikes, False)
 
     config = replace(CONFIG, rounds=replace(FAST, min_sites=3))
-    app = faulty(client_app(QuadraticTraining(64)), [Once(what="nan", site="beta")])
+    app = add_faults(client_app(QuadraticTraining(64)), [Once(what="nan", site="beta")])
     result = run_quadratic(tmp_path / "out", config, nodes, app=app)
     assert result.history[1].attempt == 2
     assert [(d.site, d.reason, d.attempt) for d in result.history[1].drops] == [("beta", "not_finite", 1)]

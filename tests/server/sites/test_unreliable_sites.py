@@ -17,7 +17,7 @@ from server.rounds.loop import run_federation
 from server.sites.attendance import Members, Register
 from server.sites.exchange import _flower_error
 from server.sites.patience import patiently
-from simulations.engine.faults import Fault, faulty
+from simulations.engine.faults import Fault, add_faults
 from simulations.engine.quadratic import MANIFEST_HASH, SPEC_JSON, QuadraticTraining, run_quadratic, write_sites
 from simulations.engine.run import LocalGrid
 from tests.builders.run_config import plain_run, rounds_config, train_config
@@ -73,7 +73,7 @@ def test_a_site_whose_description_failed_once_is_asked_again(tmp_path, nodes):
         def strikes(self, site, kind, round_number):
             return (site, kind) == ("beta", "describe") and next(first, False)
 
-    app = faulty(client_app(QuadraticTraining(64)), [Once(what="crash", site="beta")])
+    app = add_faults(client_app(QuadraticTraining(64)), [Once(what="crash", site="beta")])
     result = run_quadratic(tmp_path / "out", CONFIG, nodes, app=app)
     assert set(result.history[-1].sites) == set(PATIENTS)
     assert result.drops == ()

@@ -11,7 +11,7 @@ import pytest
 from client.app import client_app
 from server.app import federation_report
 from shared_model.core.errors import InputError
-from simulations.engine.faults import FAULTS, FailingTraining, Fault, faulty
+from simulations.engine.faults import FAULTS, FailingTraining, Fault, add_faults
 from simulations.engine.quadratic import QuadraticTraining, run_quadratic, write_sites
 from tests.builders.run_config import plain_run, rounds_config, train_config
 
@@ -54,7 +54,7 @@ def test_the_run_goes_on_and_names_site_and_reason(tmp_path, nodes, what, caplog
     fault = Fault(what=what, site="beta", rounds=(2,), text=f"cannot read {NAME}", seconds=1.5)
     config = IMPATIENT if what in ("silence", "slow") else CONFIG
     with caplog.at_level(logging.DEBUG):
-        result = run_quadratic(tmp_path / "out", config, nodes, app=faulty(plain_app(), [fault]), workers=3)
+        result = run_quadratic(tmp_path / "out", config, nodes, app=add_faults(plain_app(), [fault]), workers=3)
     assert [(r.round, d.site, d.reason) for r in result.history for d in r.drops] == [(2, "beta", REASONS[what])]
     assert [set(r.sites) for r in result.history] == [set(PATIENTS), {"alpha", "gamma"}, set(PATIENTS)]
     assert np.isfinite(result.vector).all()
@@ -68,7 +68,7 @@ def test_the_run_goes_on_and_names_site_and_reason(tmp_path, nodes, what, caplog
 
 def test_the_dropped_site_does_not_count_towards_the_mean(tmp_path, nodes):
     with_fault = run_quadratic(
-        tmp_path / "a", CONFIG, nodes, app=faulty(plain_app(), [Fault(what="huge_norm", site="beta")])
+        tmp_path / "a", CONFIG, nodes, app=add_faults(plain_app(), [Fault(what="huge_norm", site="beta")])
     )
     without_site = run_quadratic(tmp_path / "b", CONFIG, [nodes[0], nodes[2]])
     assert with_fault.vector.tobytes() == without_site.vector.tobytes()
@@ -84,7 +84,7 @@ def test_an_exception_inside_the_hospitals_app_is_a_code(tmp_path, nodes, capfd)
 
 
 def test_a_site_that_never_describes_itself_is_named_after_a_while(tmp_path, nodes):
-    app = faulty(plain_app(), [Fault(what="silence", site="beta", kinds=("describe",))])
+    app = add_faults(plain_app(), [Fault(what="silence", site="beta", kinds=("describe",))])
     result = run_quadratic(tmp_path / "out", IMPATIENT, nodes, app=app, workers=3)
     assert result.sites == {"alpha": 5, "gamma": 9}
     assert [drop.reason for drop in result.drops] == ["timeout"]
@@ -92,7 +92,7 @@ def test_a_site_that_never_describes_itself_is_named_after_a_while(tmp_path, nod
 
 
 def test_a_fault_in_evaluation_drops_the_site_from_the_scores_alone(tmp_path, nodes):
-    app = faulty(plain_app(), [Fault(what="crash", site="beta", kinds=("evaluate",), text=NAME)])
+    app = add_faults(plain_app(), [Fault(what="crash", site="beta", kinds=("evaluate",), text=NAME)])
     result = run_quadratic(tmp_path / "out", CONFIG, nodes, app=app)
     evaluation = result.history[0].evaluation
     assert [(drop.site, drop.reason) for drop in evaluation.drops] == [("beta", "error")]
@@ -106,7 +106,7 @@ def test_all_faults_at_once_leave_a_run_of_the_healthy(tmp_path):
     names = {f"bad-{what.replace('_', '-')}": 1 for what in FAULTS if what != "slow"}
     nodes = write_sites(tmp_path / "sites", {**names, "good-1": 4, "good-2": 2})
     faults = [Fault(what=what, site=f"bad-{what.replace('_', '-')}", text=NAME) for what in FAULTS if what != "slow"]
-    result = run_quadratic(tmp_path / "out", IMPATIENT, nodes, app=faulty(plain_app(), faults), workers=2)
+    result = run_quadratic(tmp_path / "out", IMPATIENT, nodes, app=add_faults(plain_app(), faults), workers=2)
     assert [set(record.sites) for record in result.history] == [{"good-1", "good-2"}] * 3
     assert len(result.history[0].drops) == 7
 

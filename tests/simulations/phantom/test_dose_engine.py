@@ -40,7 +40,7 @@ def test_restriction_is_a_subset_of_the_same_dose() -> None:
     engine = DoseEngine(water, GRID, ISO, [10.0], _target(), water > 0)
     rows = np.array([0, 17, 4000])
     fluence = np.ones(engine.fluence_size)
-    np.testing.assert_allclose(engine.restricted(rows).dose(fluence), engine.dose(fluence)[rows], rtol=1e-5)
+    np.testing.assert_allclose(engine.restrict(rows).dose(fluence), engine.dose(fluence)[rows], rtol=1e-5)
 
 
 def test_depth_dose_of_an_open_beam() -> None:

@@ -18,7 +18,7 @@ from shared_model.patient.case import Case
 from shared_model.patient.geometry import roi_grid
 from simulations.data.partition import one_site
 from simulations.phantom.anatomy import AnatomyStyle
-from simulations.phantom.hospitals import STYLES, Style, phantom_case, style_named, write_hospital
+from simulations.phantom.hospitals import STYLES, Style, find_style, phantom_case, write_hospital
 
 SMALL = (16, 16, 16)
 SEEDS = range(6)
@@ -112,14 +112,14 @@ def test_styles_plan_the_same_anatomy_differently() -> None:
     """On the same seeds: hard parotid sparing, a strict cord limit and few fields each leave their mark."""
 
     def mean_over(style: str, organ: str, percentile: float | None) -> float:
-        planned = replace(style_named(style), anatomy=AnatomyStyle())
+        planned = replace(find_style(style), anatomy=AnatomyStyle())
         cases = [phantom_case(seed, planned, SMALL) for seed in range(6)]
         values = [_dose(case)[case.structures[organ] & case.body] for case in cases if organ in case.structures]
         return float(np.mean([v.mean() if percentile is None else np.percentile(v, percentile) for v in values]))
 
     assert mean_over("parotid_9f", "Parotid_L", None) < mean_over("balanced_7f", "Parotid_L", None) - 2
     assert mean_over("cord_9f", "SpinalCord", 98) < mean_over("balanced_7f", "SpinalCord", 98) - 2
-    same = [phantom_case(3, Style(plan=style_named(name).plan), SMALL) for name in ("balanced_7f", "coverage_5f")]
+    same = [phantom_case(3, Style(plan=find_style(name).plan), SMALL) for name in ("balanced_7f", "coverage_5f")]
     assert np.array_equal(same[0].ct_hu, same[1].ct_hu)
     assert np.array_equal(same[0].structures["PTV_7000"], same[1].structures["PTV_6600"])
     prescribed = {name: set(phantom_case(1, style, SMALL).prescriptions_gy.values()) for name, style in STYLES.items()}
@@ -159,5 +159,5 @@ def test_bad_requests(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="12 voxels"):
         phantom_case(0, STYLES["balanced_7f"], (8, 32, 32))
     with pytest.raises(InputError, match="'nowhere': expected one of"):
-        style_named("nowhere")
+        find_style("nowhere")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["notes.txt"]

@@ -9,7 +9,7 @@ from shared_model.core.errors import InputError
 from simulations.reports.ablation import Trial, order_notes, table_csv, table_markdown
 from simulations.settings.series import ablation_settings
 from simulations.studies import ablation
-from simulations.studies.ablation import FULL, VARIANTS, chosen, run_ablation, trial_settings
+from simulations.studies.ablation import FULL, VARIANTS, choose_variants, run_ablation, trial_settings
 
 TINY = [
     "model.prior=none", "model.shape=[16,16,16]", "rounds.count=2", "train.local_steps=1", "train.batch_size=1",
@@ -23,7 +23,7 @@ def bars() -> Progress:
 
 def test_every_variant_composes_and_none_is_another(tmp_path: Path) -> None:
     settings = ablation_settings(["rounds.count=10", f"out={tmp_path}"])
-    runs = {name: trial_settings(settings, name, 1) for name in chosen(settings.variants)}
+    runs = {name: trial_settings(settings, name, 1) for name in choose_variants(settings.variants)}
     assert list(runs) == list(VARIANTS)
     identities = {(run.federation.to_json().replace(f"ablation-{name}", "")) for name, run in runs.items()}
     assert len(identities) == len(VARIANTS)

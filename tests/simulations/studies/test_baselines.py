@@ -13,7 +13,7 @@ from client.data.load import load_case
 from client.site.config import SiteConfig
 from shared_model.core.errors import InputError
 from shared_model.scoring.dosimetry import score_case
-from simulations.reports.scoring import upsampled
+from simulations.reports.scoring import upsample
 from simulations.settings.commands import BASELINES, baselines_settings
 from simulations.studies.baselines import METHODS, run_baselines
 
@@ -64,6 +64,6 @@ def test_half_resolution_loses_little_at_native_resolution() -> None:
     coarse = load_case(half, "pt_210")
     fine = load_case(full, "pt_210")
     assert coarse.dose_gy is not None
-    dose = upsampled(torch.from_numpy(coarse.dose_gy), coarse, fine)
+    dose = upsample(torch.from_numpy(coarse.dose_gy), coarse, fine)
     assert dose.dtype == torch.float32
     assert score_case(fine, dose).dose_score_gy < 0.6
