@@ -1,7 +1,7 @@
 """`server`: the coordinator's command.
 
-`server init NAME` once, `server start --home DIR` for as long as the federation lives, `server invite` and
-`server admit` for each site (server/consortium/commands.py), `server run` for each run.
+Run `server init NAME` once, keep `server start --home DIR` running while the federation lives, use `server invite` and
+`server admit` for each site (server/consortium/commands.py), and `server run` for each run.
 """
 
 from __future__ import annotations

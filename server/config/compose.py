@@ -1,4 +1,4 @@
-"""`server run` and Hydra: overrides on the command line in, one checked RunConfig out."""
+"""Composes a run's configuration with Hydra: overrides from the command line in, one checked RunConfig out."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ CONFIG_NAME = "run"
 def compose_run(overrides: Sequence[str], sites: int = 0) -> RunConfig:
     """Compose server/conf/run.yaml with `overrides` (`rounds.count=3 model.adapter=lora`), strictly.
 
-    ``sites``: how many the roster admits, where `privacy.sites` names no other number. InputError names the key of an
-    unknown or ill-typed override, of a value out of range, and of what secure aggregation cannot do.
+    ``sites``: the number of sites on the roster, used where `privacy.sites` is 0. InputError names the key if an
+    override is unknown, has the wrong type or is out of range, or if secure aggregation cannot do what it asks.
     """
     plain = compose_values(overrides, sites)
     ModelSpec.from_json(json.dumps(plain["model"]))
@@ -38,7 +38,7 @@ def compose_run(overrides: Sequence[str], sites: int = 0) -> RunConfig:
 
 
 def compose_values(overrides: Sequence[str], sites: int = 0) -> dict[str, Any]:
-    """What `server run --cfg job` prints: the whole configuration as `compose_run` makes it, before its checks."""
+    """Compose the whole configuration as `compose_run` does, without its checks: `server run --cfg job` prints it."""
     refuse_old_keys(overrides)
     plain = OmegaConf.to_container(compose_config(overrides), resolve=True)
     assert isinstance(plain, dict)
@@ -51,7 +51,7 @@ def as_yaml(values: dict[str, Any]) -> str:
 
 
 def compose_config(overrides: Sequence[str]) -> DictConfig:
-    """server/conf/run.yaml with `overrides`; a default that depends on another key stands in it as ${...}."""
+    """Compose server/conf/run.yaml with `overrides`; a default that depends on another key stays as ${...}."""
     GlobalHydra.instance().clear()
     try:
         with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
@@ -64,7 +64,7 @@ def compose_config(overrides: Sequence[str]) -> DictConfig:
 
 
 def _fill_counts(plain: dict[str, Any], sites: int) -> dict[str, Any]:
-    """Fill in what follows from the number of sites, where it was left at 0."""
+    """Fill in the values that follow from the number of sites, where they are 0."""
     privacy, rounds = dict(plain["privacy"]), dict(plain["rounds"])
     privacy["sites"] = privacy["sites"] or sites
     fewest = fewest_sites(privacy["mode"], privacy["sites"], privacy["colluders"])
@@ -73,7 +73,7 @@ def _fill_counts(plain: dict[str, Any], sites: int) -> dict[str, Any]:
 
 
 def _resolve_paths(plain: dict[str, Any]) -> dict[str, Any]:
-    """Make paths whole, since the run's own process starts elsewhere; InputError where one names no file."""
+    """Make paths absolute, because the run's process starts in another folder; InputError if a path is no file."""
     rounds = {**plain["rounds"], "public_cases": _file(plain["rounds"]["public_cases"], "rounds.public_cases")}
     return {**plain, "initial": _file(plain["initial"], "initial"), "rounds": rounds}
 

@@ -1,4 +1,4 @@
-"""The federation plan of a run: its composed configuration, turned into what a site is asked to agree to."""
+"""Makes the federation plan of a run: the part of its configuration that each site is asked to agree to."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from server.config.privacy import run_terms
 from server.config.run import RunConfig
 from shared_model.core.errors import InputError
 
-# What client/training/train.py and dosimetry.summarise report; a site's policy may keep back any of them.
+# Metrics that client/training/train.py and dosimetry.summarise report. A site's policy may withhold any of them.
 METRICS = ("loss", "seconds", "dose_score_gy", "dvh_score_gy", "mae_ref5_gy", "mae_gdp_gy", "patients")
 
 
 def make_plan(consortium: str, roster_version: int, sites: Mapping[str, str], config: RunConfig) -> FederationPlan:
-    """Return the plan of ``config`` for a consortium's sites, each with its identity key in hex.
+    """Return the federation plan of ``config``. ``sites``: name -> identity key in hex, for each of the consortium.
 
-    InputError where the privacy terms are for another number of sites.
+    InputError if the privacy terms are for another number of sites.
     """
     from shared_model.adapter.manifest import initial_vector, manifest_hash
     from shared_model.backbone.prior import normalisation_hash, pinned, prior_hash

@@ -1,6 +1,6 @@
-"""What Hydra knows of a run's configuration: its types, and defaults that depend on another key.
+"""Tells Hydra the types of a run's keys, and how to find a default that depends on another key.
 
-Importing this file makes ``${chosen:...}`` and ``run_schema``, which server/conf/base.yaml names, known to Hydra: for
+server/conf/base.yaml uses ``${chosen:...}`` and ``run_schema``. Importing this file registers both with Hydra, for
 `server run` and for `simulate run`, which adds keys of its own.
 """
 
@@ -17,7 +17,7 @@ from server.config.run import RunConfig
 
 
 def choose_default(word: str, values: Mapping[str, Any]) -> Any:
-    """A default that depends on another key, such as the privacy mode: that of ``word``, or the one called ``else``."""
+    """Return the default for ``word``, the value of another key such as privacy.mode, or the one under ``else``."""
     return values.get(word, values["else"])
 
 
@@ -28,9 +28,9 @@ _SINGLE: Mapping[type, type] = {str: StringNode, int: IntegerNode}
 
 
 def hydra_schema() -> DictConfig:
-    """Types of a run's keys, without a value. The root takes further keys; a group of the run's takes none.
+    """Types of a run's keys, without values. Further keys may be added at the root, but not in a run's own groups.
 
-    OmegaConf makes frozen dataclasses read-only, which forbids overrides: here they are not.
+    OmegaConf makes frozen dataclasses read-only, which would forbid overrides. So this lifts the read-only mark.
     """
     schema, hints = OmegaConf.create({}), get_type_hints(RunConfig)
     for key in (field.name for field in fields(RunConfig)):

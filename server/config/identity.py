@@ -1,4 +1,4 @@
-"""What makes two starts of a run the same run: only then may they share an output folder and its checkpoints."""
+"""Decides whether two starts are the same run. Only then may they share an output folder and its checkpoints."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def _file_hash(name: str) -> str:
 def run_identity(config: RunConfig, spec_json: str, manifest_hash: str, initial: bytes) -> str:
     """SHA-256 of all that determines the result; two runs may share an output folder only where it is equal.
 
-    How long to wait and how often to try again do not count, so that a stopped run can go on with more patience. Public
-    patients count by what they are; where rounds are not judged, nothing of it does.
+    Waiting times and the number of attempts do not count, so that a stopped run can go on with more patience. Public
+    patients count by the content of their file. Where no round is judged, neither they nor their limits count.
     """
     counted = asdict(config)
     if not config.rounds.judged:

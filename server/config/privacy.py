@@ -1,4 +1,4 @@
-"""The privacy terms of a run, and what its report says of them."""
+"""The privacy terms of a run, and what its report says about them."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ def releases(config: RunConfig) -> int:
 
 
 def fewest_sites(mode: str, sites: int, colluders: int) -> int:
-    """Fewest sites in a round where none were named: two; under secure aggregation all but one, where that is enough.
+    """Fewest sites in a round if the run names none: two, or under secure aggregation all but one if that is enough.
 
-    Fewer would let more of them be away, at the price of more noise from each.
+    A smaller number would let more sites be absent, but each site would have to add more noise.
     """
     return max(least_threshold(sites, colluders), sites - 1) if mode in SUMMED else 2
 
 
 def check_sums(config: RunConfig) -> None:
-    """InputError where secure aggregation cannot sum up the sites of a run in mode shared or site."""
+    """Raise InputError if a run in mode shared or site has numbers of sites that secure aggregation cannot sum."""
     asked, least_sites = config.privacy, config.rounds.min_sites
     if asked.mode not in SUMMED:
         return
     if not Floors.sites <= asked.sites <= MOST_SITES:
         raise InputError(
-            f"privacy.sites={asked.sites}: with privacy.mode={asked.mode} expected {Floors.sites} to {MOST_SITES}; of"
-            " two sites each could take its own part off the sum"
+            f"privacy.sites={asked.sites}: with privacy.mode={asked.mode} expected {Floors.sites} to {MOST_SITES};"
+            " with two sites, each could subtract its own part from the sum and see the other's"
         )
     least = least_threshold(asked.sites, asked.colluders)
     if not least <= least_sites <= asked.sites:
@@ -45,9 +45,9 @@ def check_sums(config: RunConfig) -> None:
 
 
 def run_terms(config: RunConfig) -> Terms | None:
-    """The terms that a run's configuration asks for; None in mode none. InputError where they promise nothing.
+    """The terms that a run's configuration asks for; None in mode none. InputError if they promise no privacy.
 
-    With ``privacy.z`` 0 the noise is the least with which all rounds together cost ``privacy.epsilon``.
+    If ``privacy.z`` is 0, the noise is the least with which all rounds together cost no more than ``privacy.epsilon``.
     """
     asked = config.privacy
     if asked.mode == "none":
@@ -72,7 +72,7 @@ def run_terms(config: RunConfig) -> Terms | None:
 
 
 def privacy_line(privacy: Mapping[str, Any]) -> str:
-    """What a report's ``privacy`` says, in one line for a person."""
+    """The ``privacy`` part of a report, in one line for a person."""
     if privacy["mode"] == "none":
         return "privacy: NONE; the coordinator saw each site's update as it was"
     if "epsilon" not in privacy:
@@ -85,11 +85,11 @@ def privacy_line(privacy: Mapping[str, Any]) -> str:
 
 
 def privacy_report(terms: Terms | None, history: tuple[RoundRecord, ...], per_round: int) -> dict[str, Any]:
-    """What was promised and spent: mode, two epsilons, delta, z, q, steps and what they are about.
+    """What the run promised and spent: mode, two epsilons, delta, z, q, steps and the numbers behind them.
 
-    ``steps`` are those that were charged: a round that was tried twice was released twice, also where another start of
-    the run tried it (server/record/attempts.py). The epsilons are those of the mode's unit, which in mode
-    site is the hospital.
+    ``steps`` counts every charged step. A round that was tried twice was released twice, even if an earlier start of
+    the run tried it (server/record/attempts.py). The epsilons protect the mode's unit: a patient, or in mode site a
+    hospital.
     """
     if terms is None:
         return {"mode": "none"}

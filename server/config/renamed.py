@@ -1,4 +1,4 @@
-"""Keys that have another name now: whoever gives an old one is told the new one, and nothing is guessed."""
+"""Keys that were renamed. An old key is an error that tells the new name; it is never translated silently."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ _GROUPS_OF_A_RUN = {"dp": "privacy", "round": "rounds"}
 
 
 def refuse_old_keys(overrides: Sequence[str], renamed: Mapping[str, str] | None = None) -> None:
-    """InputError that says the new name, where one of the overrides (``KEY=VALUE``) gives an old key.
+    """Raise InputError with the new name if one of the overrides (``KEY=VALUE``) uses an old key.
 
-    ``renamed``: old -> new key of a command that takes no run's keys; None: those of a run.
+    ``renamed``: old key -> new key, for a command that does not take a run's keys; None: the renamed keys of a run.
     """
     keys, groups = (_OF_A_RUN, _GROUPS_OF_A_RUN) if renamed is None else (renamed, {})
     for override in overrides:
@@ -22,7 +22,7 @@ def refuse_old_keys(overrides: Sequence[str], renamed: Mapping[str, str] | None 
         key = given.strip().lstrip("+~")
         group, _, rest = key.partition(".")
         new = ""
-        # A mapping gives keys of a group, as in rounds={count:3}: no old key, and Hydra's to read.
+        # In rounds={count:3} the value is a mapping with keys of a group. That is no old key: Hydra reads it.
         if key in keys and not value.lstrip().startswith("{"):
             new = keys[key]
         elif group in groups:

@@ -1,6 +1,6 @@
 """The run's configuration: frozen dataclasses, validated where they are made, read from one JSON text or from Hydra.
 
-Here stand the types and the limits. The defaults stand in server/conf/base.yaml.
+This file holds the types and the limits. server/conf/base.yaml holds the defaults.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ class TrainConfig:
     """Local training in a round. ``lr`` falls over the rounds by a half cosine to ``lr * lr_final_fraction``.
 
     ``stage``: "dose" trains dose prediction (stage B), "any2any" every target from any conditions (stage A).
-    ``any2any_share``: this share of the rounds comes first as stage A, whatever ``stage`` says of the others.
+    ``any2any_share``: the share of the rounds that are stage A. They come first; ``stage`` sets the others.
     ``curriculum``: "rising" raises the number of visible conditions over stage A to all of them, "none" draws any
-    number throughout. ``base_rounds``: with ``model.base=voxel`` so many rounds come first and train the base alone,
-    with a learning rate and a fall of their own, from ``base_lr``. ``grad_clip``: largest gradient norm.
+    number throughout. ``base_rounds``: the number of first rounds that train only the base (``model.base=voxel`` or
+    ``phantom``). Their learning rate starts at ``base_lr`` and falls on its own. ``grad_clip``: largest gradient norm.
     """
 
     local_steps: int
@@ -61,13 +61,13 @@ class TrainConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class RoundsConfig:
-    """How many rounds, who must take part, how long to wait (seconds), what is taken back.
+    """How many rounds there are, how many sites each needs, how long it waits (seconds), and when it is undone.
 
     A round with fewer than ``min_sites`` accepted updates is repeated, ``attempts`` times in all; then the run stops.
     ``evaluate_every`` 0 never evaluates. An update with a Euclidean norm above ``max_update_norm`` drops its site.
-    A round is taken back if it brings the error on public patients above ``public_step`` times what it was, or above
-    ``public_worst`` times the best so far (server/rounds/public_gate.py; 0: no limit). ``public_cases``: a file of them
-    at the coordinator; empty: the phantoms of the package.
+    A round is undone if it raises the error on public patients above ``public_step`` times the error before it, or
+    above ``public_worst`` times the best so far (server/rounds/public_gate.py; 0: no limit). ``public_cases``: the
+    coordinator's file of these patients; empty: the phantoms of the package.
     """
 
     count: int
@@ -151,14 +151,14 @@ class EvaluateConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class PrivacyConfig:
-    """The privacy that the coordinator asks for (privacy/dp/terms.py); every site's own policy has the last word.
+    """The privacy that the coordinator asks for (privacy/dp/terms.py). Every site's own policy may refuse it.
 
-    ``mode`` none has to be asked for by name, here and in every site's policy.
-    ``epsilon`` at ``delta`` for the whole run; ``z`` 0: the least noise that keeps to it. ``q``: chance of a patient to
-    take part in a step; ``clip``: largest norm of a patient's gradient (mode site: of a site's update); ``cohort`` and
-    ``sites``: patients and sites as declared, public; fewest sites in a sum are ``rounds.min_sites``, of which
-    ``colluders`` may lend the coordinator what they know; ``bits`` of the ring, 0: the smallest that fits; ``views``:
-    draws that are averaged into one gradient.
+    ``mode`` none must be named explicitly, here and in every site's policy.
+    ``epsilon`` at ``delta`` holds for the whole run; ``z`` 0: the least noise that keeps to it. ``q``: the chance that
+    a patient takes part in a step. ``clip``: largest norm of a patient's gradient (mode site: of a site's update).
+    ``cohort`` and ``sites``: the declared numbers of patients and sites, which are public. A sum needs at least
+    ``rounds.min_sites`` sites; ``colluders`` of them may tell the coordinator what they know. ``bits``: size of the
+    ring, 0: the smallest that fits. ``views``: random draws that are averaged into one gradient.
     """
 
     mode: str
@@ -202,7 +202,7 @@ class RunConfig:
     seed: int
     initial: str
     model: dict[str, Any]
-    rounds: RoundsConfig  # before the groups whose defaults follow from it
+    rounds: RoundsConfig  # first, because defaults of the later groups depend on it
     train: TrainConfig
     aggregate: AggregateConfig
     evaluate: EvaluateConfig
@@ -219,7 +219,7 @@ class RunConfig:
         self._check_privacy()
         base = self._base()
         trains_base = base is not None and base.trains
-        # An adapter of the base alone has nothing else to train.
+        # If the adapter is only the base, there is nothing else to train.
         most = self.rounds.count - (self.model.get("adapter") != "base")
         if trains_base != (self.train.base_rounds > 0) or self.train.base_rounds > most:
             raise InputError(
@@ -228,7 +228,7 @@ class RunConfig:
             )
 
     def _base(self) -> BaseKind | None:
-        """What the model's base is; None for a name that the model's specification refuses later."""
+        """The kind of the model's base; None for an unknown name, which the model's specification refuses later."""
         return BASES.get(str(self.model.get("base", "none")))
 
     def _check_privacy(self) -> None:
@@ -241,12 +241,12 @@ class RunConfig:
                 " privacy.mode=none trains without privacy, where every site's policy allows it"
             )
         elif self.rounds.evaluate_every:
-            wrong = "rounds.evaluate_every: expected 0; a metric of patients is a release that nobody has paid for"
+            wrong = "rounds.evaluate_every: expected 0; a metric of patients would be a release without a budget"
         elif mode == "shared" and self.train.local_steps != 1:
             wrong = "train.local_steps: expected 1; a round is one step"
         elif base is not None and base.fitted_by_sums and not self.model.get("base_weights"):
             wrong = (
-                f"model.base={self.model['base']}: its sums would leave the sites as they are;"
+                f"model.base={self.model['base']}: its sums would leave the sites unprotected;"
                 f" expected {TRAINED} or none"
             )
         if wrong:

@@ -11,7 +11,7 @@ from server.config.run import RunConfig, TrainConfig
 def round_lr(train: TrainConfig, round_number: int, rounds: int) -> float:
     """Learning rate of round 1..rounds: half a cosine from ``lr`` down to ``lr * lr_final_fraction``.
 
-    The rounds of the base have a cosine of their own, from ``base_lr``.
+    The rounds that train the base follow a separate cosine, which starts at ``base_lr``.
     """
     of_base = round_number <= train.base_rounds
     number, count = (
@@ -25,7 +25,7 @@ def round_lr(train: TrainConfig, round_number: int, rounds: int) -> float:
 def round_stage(train: TrainConfig, round_number: int, rounds: int) -> tuple[str, float]:
     """(stage, least probability of a visible condition) of round 1..rounds.
 
-    First come ``base_rounds`` of stage ``base``, then stage A, then what ``stage`` says.
+    The first ``base_rounds`` are stage ``base``. Stage A follows, then the stage that ``train.stage`` names.
     The paper says only that a curriculum raises the number of visible conditions. Here the share of visible conditions
     is uniform from a least value to 1, and the least value rises linearly over stage A from 0 to 1: half of the
     conditions on average in its first round, all of them in its last.

@@ -1,4 +1,4 @@
-"""What `--help` says of the settings that `server run`, `server plan` and `simulate run` share."""
+"""Help texts of the settings that `server run`, `server plan` and `simulate run` share."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SHARED: Settings = {
         "rounds.count": "Number of rounds.",
         "rounds.min_sites": "Fewest sites in a round. 0: follows from the mode and the number of sites.",
         "rounds.deadline_s": "Seconds that a round waits for its sites.",
-        "rounds.evaluate_every": "Sites score the model after every so many rounds. 0: never.",
+        "rounds.evaluate_every": "Number of rounds between two scorings at the sites. 0: never.",
     },
     "model: what learns and travels": {
         "model.prior": "Weights to start from: video-small, video-shuffled, phantom-small, none or wan.",
@@ -69,7 +69,7 @@ def help_page(settings: Settings, config: DictConfig) -> Group:
 
 
 def _with_default(config: DictConfig, key: str) -> str:
-    """KEY=DEFAULT as one would type it, with a star where the default depends on another key."""
+    """KEY=DEFAULT as a user would type it, with a star if the default depends on another key."""
     value, (group, _, name) = OmegaConf.select(config, key), key.rpartition(".")
     if OmegaConf.is_list(value):
         value = f"[{','.join(map(str, value))}]"
@@ -79,9 +79,9 @@ def _with_default(config: DictConfig, key: str) -> str:
 
 
 def command_with_settings(command: str, found: Callable[[], tuple[Settings, DictConfig]]) -> type[TyperCommand]:
-    """A command class whose `--help` ends with the settings; ``found`` is asked for them only then.
+    """Make a command class whose `--help` ends with the settings. It calls ``found`` only to print that help.
 
-    ``command``: the one that prints all keys.
+    ``command``: the name to write before `--cfg job`, which prints all keys.
     """
 
     class WithSettings(TyperCommand):
@@ -96,7 +96,7 @@ def command_with_settings(command: str, found: Callable[[], tuple[Settings, Dict
 
 
 def shared_settings() -> tuple[Settings, DictConfig]:
-    """The settings of `server run` and `server plan`, and server/conf/run.yaml as it stands."""
+    """The settings of `server run` and `server plan`, and server/conf/run.yaml without overrides."""
     from server.config.compose import compose_config
 
     return SHARED, compose_config([])
