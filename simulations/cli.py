@@ -66,7 +66,7 @@ def evaluate(overrides: Overrides = None) -> None:
 
 @app.command()
 def ablation(overrides: Overrides = None) -> None:
-    """Train the paper's ablation list, variant by variant and seed by seed; goes on where it was stopped."""
+    """Train each variant of the paper's ablation list with each seed. A stopped command continues when repeated."""
     from simulations.settings.series import ablation_settings
     from simulations.studies.ablation import run_ablation
 
@@ -78,7 +78,7 @@ def ablation(overrides: Overrides = None) -> None:
 
 @app.command()
 def transfer(overrides: Overrides = None) -> None:
-    """Fine-tune from each prior, budget and seed: what the prior is worth; goes on where it was stopped."""
+    """Show what each prior is worth by fine-tuning from it. A stopped command continues when repeated."""
     from simulations.settings.series import transfer_settings
     from simulations.studies.transfer import run_transfer
 
@@ -90,7 +90,7 @@ def transfer(overrides: Overrides = None) -> None:
 
 @app.command()
 def poison(overrides: Overrides = None) -> None:
-    """Let one hospital lie in a federation under secure aggregation, with the check on public patients and without."""
+    """Let one hospital lie in a federation under secure aggregation, with and without the check on public patients."""
     from simulations.settings.series import poison_settings
     from simulations.studies.poison import run_poison
 
@@ -102,7 +102,7 @@ def poison(overrides: Overrides = None) -> None:
 
 @app.command()
 def scorecards(overrides: Overrides = None) -> None:
-    """Align one shared adapter to each hospital's own scorecard, seed by seed; goes on where it was stopped."""
+    """Align one shared adapter to each hospital's own scorecard. A stopped command continues when repeated."""
     from simulations.settings.scorecards import scorecards_settings
     from simulations.studies.scorecards import run_scorecards
 
@@ -114,7 +114,7 @@ def scorecards(overrides: Overrides = None) -> None:
 
 @app.command()
 def baselines(overrides: Overrides = None) -> None:
-    """Train simple models (constant, atlas, boosting, ridge, U-Net) and score them as ours are scored."""
+    """Train simple models (constant, atlas, boosting, ridge, U-Net) and score them in the same way as ours."""
     from simulations.settings.commands import baselines_settings
     from simulations.studies.baselines import run_baselines
 
@@ -188,7 +188,7 @@ def pretrain(overrides: Overrides = None) -> None:
         def progress(stage: str, done: int, total: int, loss: float) -> None:
             note = f"dose loss {loss:.3f}" if loss else ""
             bars.update(tasks[stage], completed=done, total=total, note=note)
-            # A log file shows no bars, only the end.
+            # A log file shows no progress bars, so print a line at the end.
             if not bars.console.is_terminal and stage == "steps":
                 bars.console.print(f"step {done} of {total}: {note}")
 
@@ -198,7 +198,7 @@ def pretrain(overrides: Overrides = None) -> None:
 
 @app.command()
 def compare(
-    folders: Annotated[list[Path], typer.Argument(help="Folders of finished runs that differ in their seed alone")],
+    folders: Annotated[list[Path], typer.Argument(help="Folders of finished runs that differ only in their seed")],
     as_csv: Annotated[bool, typer.Option("--csv", help="CSV instead of Markdown")] = False,
 ) -> None:
     """Print mean and standard deviation over the seeds of several runs."""

@@ -93,7 +93,7 @@ def ours(folder: Path, stack: ExitStack) -> tuple[ServerHome, list[Child], list[
 
 
 def _join(home: ServerHome, folder: Path, name: str) -> ClientHome:
-    """Make a site and admit it. Its data is not there: nothing is trained."""
+    """Make a site and admit it. It has no data, because nothing is trained."""
     config = SiteConfig(site=name, data="cases", root=folder, train=("a",), validation=("b",))
     config.save(folder / f"{name}.yaml")
     admissions = Admissions(home)
@@ -229,7 +229,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--megabytes", type=float, default=20.0)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--ours", action="store_true", help="leave stock Flower out")
+    parser.add_argument("--ours", action="store_true", help="Measure only our own round, not stock Flower's.")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     args = parser.parse_args()
     numbers = measure(args.megabytes, args.rounds, with_stock=not args.ours)

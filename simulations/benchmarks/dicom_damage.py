@@ -20,7 +20,7 @@ MAX_MEMORY_MB = 2000.0
 
 
 def main() -> int:
-    """Print what came of the files."""
+    """Print the results of reading the files."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--files", type=int, default=5000)
     parser.add_argument("--seed", type=int, default=0)

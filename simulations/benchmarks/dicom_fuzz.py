@@ -1,4 +1,4 @@
-"""Damages DICOM files as disks, exporters and attackers do, and reads the study that they belong to.
+"""Damages DICOM files as disks, exporters and attackers do, and reads the study of each damaged file.
 
 Each damaged file takes the place of a good one in a small phantom study that lies beside an undamaged study. Reading
 must end in a Case or in one clear line, and the undamaged study must stay as it was.
@@ -35,18 +35,18 @@ Damage = Callable[[bytes, np.random.Generator], bytes]
 _VRS = (b"UI", b"DS", b"SQ", b"OW", b"US", b"UN", b"LO", b"FD", b"ZZ", b"AT")
 _SEQUENCE_START = b"\x06\x30\x39\x00SQ\0\0\xff\xff\xff\xff"  # ROIContourSequence, undefined length
 _ITEM_START = b"\xfe\xff\x00\xe0\xff\xff\xff\xff"
-# A search that takes longer hangs.
+# A search that takes longer counts as hanging.
 MAX_SECONDS = 10.0
 _LARGE = ("4294967295", "65535", "999999999", "-1", "1e308", "nan", "")
 
 
 def truncate(content: bytes, rng: np.random.Generator) -> bytes:
-    """Ends early."""
+    """Cut the end of the file off."""
     return content[: int(rng.integers(0, len(content)))]
 
 
 def flip_bits(content: bytes, rng: np.random.Generator) -> bytes:
-    """A few bits the other way."""
+    """Flip a few bits."""
     changed = bytearray(content)
     for at in rng.integers(len(changed), size=int(rng.integers(1, 12))):
         changed[at] ^= 1 << int(rng.integers(8))
@@ -54,7 +54,7 @@ def flip_bits(content: bytes, rng: np.random.Generator) -> bytes:
 
 
 def splice(content: bytes, rng: np.random.Generator) -> bytes:
-    """A part of it put over or into another part."""
+    """Copy a part of the file over or into another part."""
     start, stop = sorted(rng.integers(len(content), size=2))
     at = int(rng.integers(len(content)))
     part = content[start : start + min(int(stop - start), 4096)]
@@ -122,7 +122,7 @@ def _bytes(dataset: pydicom.Dataset) -> bytes:
 
 
 def nest(content: bytes, rng: np.random.Generator) -> bytes:
-    """Sequences within sequences without end."""
+    """Nest sequences very deeply within one another."""
     depth = int(rng.choice([50, 500, 5000, 100_000]))
     return content + (_SEQUENCE_START + _ITEM_START) * depth
 

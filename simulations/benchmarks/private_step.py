@@ -39,7 +39,7 @@ def cpu_s(action: Callable[[], object], repeats: int = REPEATS) -> float:
 
 
 def release_costs(numbers: int) -> dict[str, float]:
-    """CPU seconds of each part of a release of so many numbers."""
+    """CPU seconds of each part of a release, by how many numbers it holds."""
     terms = Terms(
         mode="shared", z=2.0, q=1.0, steps=1, clip=1.0, delta=1e-5, cohort=200, sites=5, survivors=5, colluders=1
     )  # fmt: skip
@@ -60,7 +60,7 @@ def release_costs(numbers: int) -> dict[str, float]:
 
 
 def model_gradients(examples: int) -> tuple[Callable[[slice], tuple[torch.Tensor | None, ...]], list[int]]:
-    """Gradient of the default model on a part of so many random examples at 32^3, and its parameters' sizes."""
+    """A function for the default model's gradient on some of the random examples at 32^3, and its parameters' sizes."""
     torch.manual_seed(0)
     model = Any2AnyDiT(Architecture())
     parameters = list(model.parameters())
@@ -77,7 +77,7 @@ def model_gradients(examples: int) -> tuple[Callable[[slice], tuple[torch.Tensor
 
 
 def step_costs(views: int) -> list[tuple[str, float, float]]:
-    """Name, CPU seconds and ratio of a plain step on so many views of each of four patients, and of slower ones."""
+    """Name, CPU seconds and ratio to a plain step: for steps on views of each of four patients, and slower ways."""
     gradient, sizes = model_gradients(PATIENTS * views)
     patients = [slice(i * views, (i + 1) * views) for i in range(PATIENTS)]
     terms = Terms(

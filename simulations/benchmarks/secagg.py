@@ -33,7 +33,7 @@ _CONFIG, _MODEL = b"c" * 32, b"m" * 32
 
 
 class Meter:
-    """CPU seconds and bytes of what passes through it, for site 0 alone."""
+    """CPU seconds, and bytes of the counted messages, for site 0 only."""
 
     def __init__(self) -> None:
         self.cpu_s, self.up, self.down = 0.0, 0, 0
@@ -47,7 +47,7 @@ class Meter:
         self.cpu_s += time.process_time() - self._started
 
     def count(self, asked: Packed, told: Packed, ring: Ring | None = None) -> None:
-        """Count a message of the coordinator's and the site's answer."""
+        """Count the bytes of a message from the coordinator and of the site's answer."""
         self.down += len(asked.to_bytes())
         self.up += len(told.to_bytes()) + (0 if ring is None else ring.nbytes)
 
@@ -189,7 +189,7 @@ def main() -> None:
     parser.add_argument("--parameters", type=int, nargs="+", default=[5_000_000, 25_000_000])
     parser.add_argument("--sites", type=int, nargs="+", default=[5, 20])
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--alone", action="store_true", help="leave Flower's SecAgg+ out")
+    parser.add_argument("--alone", action="store_true", help="Measure only our own, not Flower's SecAgg+.")
     parser.add_argument("--json", action="store_true", help="print the numbers as one JSON object")
     args = parser.parse_args()
     found = {}

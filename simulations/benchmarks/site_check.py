@@ -81,7 +81,7 @@ def _renumber(path: Path, suffix: str) -> None:
     for element in dataset.iterall():
         if element.VR == "UI" and not str(element.value).startswith("1.2.840.10008."):
             element.value = f"{str(element.value)[: 64 - len(suffix)]}{suffix}"
-    if "DoseGridScaling" in dataset:  # another dose, or it would be told as a duplicate
+    if "DoseGridScaling" in dataset:  # another dose, or the check would report a duplicate
         dataset.DoseGridScaling = format_number_as_ds(float(dataset.DoseGridScaling) * (1 + 1e-5 * int(suffix[1:])))
     dataset.PatientID = f"{dataset.PatientID}{suffix}"
     dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID

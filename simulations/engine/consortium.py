@@ -1,7 +1,7 @@
 """Identities for simulated hospitals, so that they take part in secure aggregation as real ones do.
 
-Keys are made anew for each run and live in memory: a simulation's sites end with its process, and a run that goes on
-later sets up new sums anyway.
+Each run makes new keys and holds them in memory only. A simulation's sites end with its process, and a resumed run sets
+up new sums anyway.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from privacy.secagg.replay import MemoryReplay
 from privacy.secagg.site import Site
 from server.sites.attendance import Members
 
-FLOORS = Floors(one_sum_a_round=False)  # of noised releases alone (client/app.py)
+FLOORS = Floors(one_sum_a_round=False)  # for noised releases only (client/app.py)
 
 
 @contextmanager
 def enrol(nodes: Sequence[UserConfig]) -> Iterator[tuple[list[UserConfig], Members]]:
-    """Give each node's site an identity, for the time inside: node configs that name it, and the cohort of them all."""
+    """Give each site an identity while the block runs; yields node configs that name it, and the members of the run."""
     names = [SiteConfig.load(Path(str(node[NODE_CONFIG_KEY]))).site for node in nodes]
     keys = {name: ed25519.Ed25519PrivateKey.generate() for name in sorted(names)}
     cohort = Cohort(

@@ -24,7 +24,7 @@ from shared_model.core.errors import InputError
 from shared_model.core.vector import Vector
 from simulations.engine.run import NoAnswer
 
-# What may go wrong with an answer, and what the coordinator then gets.
+# Each fault, and what the coordinator gets from the site that has it.
 FAULTS: Mapping[str, str] = {
     "nan": "one value of the update is NaN",
     "wrong_shape": "the update is one value too long",
@@ -41,7 +41,8 @@ FAULTS: Mapping[str, str] = {
 class Fault:
     """One fault: what (a key of FAULTS), at which site, in which rounds (empty: all) and in which kinds of request.
 
-    ``text`` is what a crash says: give it a patient's name to see that the name goes nowhere.
+    ``text`` is the exception's text in a crash. A test puts a patient's name in it, to see that the name
+    is not passed on.
     """
 
     what: str
@@ -56,7 +57,7 @@ class Fault:
             raise InputError(f"fault {self.what!r}: expected one of {', '.join(FAULTS)}")
 
     def strikes(self, site: str, kind: str, round_number: int) -> bool:
-        """Tell whether it happens to this request."""
+        """Whether the fault happens to this request."""
         return site == self.site and kind in self.kinds and (not self.rounds or round_number in self.rounds)
 
 
@@ -66,7 +67,7 @@ def site_of(context: Context) -> str:
 
 
 def add_faults(inner: ClientApp, faults: Sequence[Fault], name_of: Callable[[Context], str] = site_of) -> ClientApp:
-    """Wrap a ClientApp so that the faults happen; everything else passes through."""
+    """Wrap a ClientApp so that the faults happen to its answers. It passes every other answer through."""
 
     def answer(message: Message, context: Context) -> Message:
         asked = parse_request(message.content)

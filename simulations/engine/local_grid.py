@@ -1,8 +1,8 @@
 """LocalGrid: a Flower Grid over worker threads of one process, for the apps of a deployment as they are.
 
-What passes it is copied as a wire would copy it: config and metric
-records go through Flower's own serialisation; arrays are immutable bytes, which both sides may share. It sets none of
-Flower's process-wide identities, so that any number of grids can run in one process at the same time.
+It copies messages as a wire would: Flower's own code serialises config and metric records. Arrays are immutable bytes,
+which both sides may share. It sets none of Flower's process-wide identities, so any number of grids can run in one
+process at the same time.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _run_ids = itertools.count(1)
 
 
 class NoAnswer(Exception):  # noqa: N818
-    """Raised by a client app in a simulation to play a site that took the task and is never heard of again."""
+    """A client app in a simulation raises it to act as a site that takes a task and never answers."""
 
 
 @dataclass
@@ -89,7 +89,7 @@ class LocalGrid(Grid):
         self.close()
 
     def close(self, wait_s: float = 5.0) -> None:
-        """Drop what is queued and end the threads; one that is busy is given ``wait_s`` seconds in all."""
+        """Drop the queue and end the threads. Waits at most ``wait_s`` seconds in all for threads that are busy."""
         with self._changed:
             self._closed = True
             self._queue.clear()
@@ -144,7 +144,7 @@ class LocalGrid(Grid):
         return ids
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Take the replies that are there."""
+        """Return the replies that have arrived."""
         replies = []
         with self._changed:
             for message_id in message_ids:
@@ -207,7 +207,7 @@ class LocalGrid(Grid):
 
 
 def _deliver(message: Message) -> Message:
-    """Copy a message as the receiver of a wire gets it: nothing in it is shared with the sender but immutable bytes."""
+    """Copy a message as a wire would: the receiver shares nothing with the sender except immutable bytes."""
     metadata = Metadata.__new__(Metadata)
     metadata.__dict__.update(message.metadata.__dict__)
     if message.has_error():

@@ -1,7 +1,7 @@
-"""A federation without a network to train: each site's loss is |x - c|^2 / 2 with a centre c of its own.
+"""A federation that trains no network: each site has its own centre c, and its loss is |x - c|^2 / 2.
 
-It runs through the real round loop, ClientApp, site configuration and LocalGrid in milliseconds, without a model; the
-optimum, the mean of the centres weighted by patients, is known. For tests, fault studies and benchmarks.
+It uses the real round loop, ClientApp, site configuration and LocalGrid, and takes milliseconds. The optimum is known:
+the mean of the centres, weighted by patients. For tests, fault studies and benchmarks.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class QuadraticTraining:
     def private_round(
         self, site: SiteConfig, spec_json: str, vector: Vector, task: TrainTask, terms: Terms
     ) -> Vector | Ring:
-        """Each patient pulls to the site's centre, clipped and noised as client/training/private_train.py does."""
+        """Each patient pulls to the site's centre. Clips and adds noise as client/training/private_train.py does."""
         stream = NoiseStream()
         pull = centre(site.site, self._size) - vector
         total = clipped_sum(len(site.train), self._size, lambda _: pull, terms, stream)
@@ -87,7 +87,7 @@ class QuadraticTraining:
         return {"loss": _loss(vector, centre(site.site, self._size))}
 
     def base_sums(self, site: SiteConfig, spec_json: str) -> NDArray[np.int64]:
-        """One number and one patient: enough to see sums add up."""
+        """Return one number and one patient, enough to check that sums add up."""
         return np.array([len(site.train), 1], dtype=np.int64)
 
 
@@ -101,7 +101,7 @@ def _loss(vector: Vector, goal: Vector) -> float:
 
 
 def write_sites(folder: Path, patients: Mapping[str, int]) -> list[UserConfig]:
-    """Write a site configuration each, with so many patients and one for validation; returns node configs."""
+    """Write each site's configuration, with its training patients and one for validation; returns node configs."""
     configs: list[UserConfig] = []
     for name, count in patients.items():
         path = folder / f"{name}.yaml"

@@ -65,7 +65,7 @@ def run_ray(
         context.run_config = dict(run_config)
         try:
             results.append(server(grid, context))
-        except Exception as error:  # Flower would hide it behind an error of its own
+        except Exception as error:  # Flower would replace it with its own error
             errors.append(error)
 
     run_simulation(
@@ -80,7 +80,7 @@ def run_ray(
 
 
 def _with_node_configs(client_app: ClientApp, node_configs: Sequence[UserConfig]) -> ClientApp:
-    """Flower's engine gives a node its partition's number alone; the app expects the node config of a deployment."""
+    """Flower's engine gives a node only its partition's number. Replace it by the node config that the app expects."""
     configs = [dict(config) for config in node_configs]
 
     def answer(message: Message, context: Context) -> Message:

@@ -216,7 +216,7 @@ def _draw_targets(canvas: Canvas, patient: _Patient, body: Field, levels: int) -
 
 
 def _make_disjoint(nested: list[Mask]) -> tuple[Mask, ...]:
-    """From each mask what those before it hold is taken away, once they are voxels: no overlap and no gap between."""
+    """Subtract from each voxel mask all masks before it. This leaves no overlap and no gap between them."""
     targets, taken = [], np.zeros_like(nested[0])
     for mask in nested:
         targets.append(mask & ~taken)

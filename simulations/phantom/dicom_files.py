@@ -29,7 +29,7 @@ _CT_INTERCEPT = -1024
 
 @dataclass(frozen=True, kw_only=True)
 class Identity:
-    """A made-up patient, and the UIDs of his study: all from ``seed``, so that one seed gives the same files."""
+    """A made-up patient and the UIDs of their study. All follow from ``seed``, so one seed gives the same files."""
 
     name: str
     patient_id: str
@@ -85,7 +85,7 @@ def _refer(sop_class: str, uid: str) -> Dataset:
 
 
 def write_ct(folder: Path, hu: Array, planes: Planes, position: str, identity: Identity) -> None:
-    """One file a slice, in another order than their places in the patient."""
+    """Write one file for each slice. The file order differs from the slices' order in the patient."""
     count = len(hu)
     for k, plane in enumerate(hu):
         made = _new(CTImageStorage, "CT", identity.uid(f"ct {k}"), identity)

@@ -6,7 +6,7 @@ Radiological depth follows fan rays within each transverse slice; the tilt of ra
 here, is left out.
 
 Constants describe a 6 MV beam: attenuation and scatter share were fitted to pyRadPlan's pencil beam, kernel widths were
-chosen so that plans fall off as OpenKBP's do. A source of plausible plans for simulations, no clinical calculation.
+chosen so that plans fall off as OpenKBP's do. It makes plausible plans for simulations; it is no clinical calculation.
 """
 
 from __future__ import annotations
@@ -188,7 +188,7 @@ class DoseEngine:
         self.fluence_size = sum(int(beam.open.sum()) for beam in self._beams)
 
     def restrict(self, rows: NDArray[np.intp]) -> DoseEngine:
-        """The same beams with dose in some of the points alone (indices into the points): for optimisation."""
+        """The same beams, with dose only in the points that ``rows`` (indices into the points) names: to optimise."""
         part = object.__new__(DoseEngine)
         part._beams, part.fluence_size, part._sample = self._beams, self.fluence_size, self._sample[rows]
         return part

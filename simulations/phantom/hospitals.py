@@ -1,7 +1,7 @@
 """Synthetic hospitals: seeded head-and-neck patients with optimised coplanar IMRT dose, as Cases and as files.
 
-A Style joins who a hospital treats (phantom_anatomy) with how it plans (planner); the two vary independently, so a
-model can be asked whether it learned a hospital's patients or its planners.
+A Style joins the patients that a hospital treats (simulations/phantom/anatomy.py) with how it plans (planner.py). The
+two vary independently, so a test can tell whether a model learned a hospital's patients or its planning.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ def phantom_case(
     """
     if min(shape) < 12 or seed < 0:
         raise InputError(f"phantom: shape {shape}, seed {seed}: expected at least 12 voxels an edge and a seed >= 0")
-    # A stream each, so that one seed means the same patient whatever the planning style.
+    # Separate random streams, so that one seed means the same patient with any planning style.
     level_rng, anatomy_rng, plan_rng = (np.random.default_rng([GENERATOR_VERSION, seed, part]) for part in range(3))
     chances = level_rng.random(len(style.plan.levels_gy))
     levels = [
@@ -157,7 +157,7 @@ def phantom_case(
 
 
 def _targets(anatomy: Anatomy, levels_gy: list[float]) -> dict[str, Mask]:
-    """Targets by name; a level that the higher ones swallowed is left out."""
+    """Targets by name. Leaves out a level whose voxels all belong to higher levels."""
     named = zip(levels_gy, anatomy.targets, strict=True)
     return {target_name(gy): mask for gy, mask in named if mask.any()}
 
@@ -208,7 +208,7 @@ def write_hospital(
 
 
 def _claim(folder: Path, record: str) -> None:
-    """Make ``folder`` the home of the hospital that ``record`` describes, or raise InputError if it is another's."""
+    """Make ``folder`` the folder of the hospital in ``record``; InputError if it belongs to another hospital."""
     path = folder / "hospital.json"
     if path.is_file():
         if path.read_text(encoding="utf-8") != record:

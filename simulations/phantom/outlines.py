@@ -38,7 +38,7 @@ def outlines(mask: Mask, grid: Grid, planes: Planes, frame: int) -> list[Array]:
 
 
 def _corners(line: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Without the points in the middle of straight runs."""
+    """The outline without points that lie in the middle of straight parts."""
     before, after = line - np.roll(line, 1, axis=0), np.roll(line, -1, axis=0) - line
     turn = np.abs(before[:, 0] * after[:, 1] - before[:, 1] * after[:, 0]) > 1e-9
     return line[turn]

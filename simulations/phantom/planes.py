@@ -1,7 +1,7 @@
 """Image planes of a phantom patient's scan in any position on the couch, and looking a Case up on them.
 
-A pixel's place is the standard's own formula (PS3.3 section C.7.6.2.1.1), written here on its own so that a reader can
-be tested against it.
+A pixel's place follows from the standard's formula (PS3.3 section C.7.6.2.1.1). It is written here separately from our
+reader, so that tests can compare the two.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Inverse planning of phantom patients: what a hospital asks of a dose, and the fluence that comes closest to it."""
+"""Inverse planning of phantom patients: a hospital's dose goals, and the fluence that comes closest to them."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class _Goals:
 _TARGET_WEIGHT = 12.0
 _TARGET_RANGE = (1.0, 1.05)
 _UNDERDOSE_FACTOR = 4.0
-# A target next to one of a higher level may exceed its own over this length: no beam edge is sharper.
+# Within this length of a target of a higher level, a target may exceed its own level: no beam edge is sharper.
 _STEP_MM = 20.0
 # Every body voxel counts to the fall-off; one in this many is optimised.
 _BODY_STRIDE = 3

@@ -13,7 +13,7 @@ from simulations.reports.scoring import COLUMNS
 
 
 class Row(Protocol):
-    """What the table needs of a variant."""
+    """The values of a variant that the table needs."""
 
     @property
     def label(self) -> str:

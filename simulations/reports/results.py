@@ -1,4 +1,4 @@
-"""What `simulate run` leaves behind: summary.json, tables, curves, pictures, the adapter and the resolved config."""
+"""Results of `simulate run`: summary.json, tables, curves, pictures, the adapter and the resolved config."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ REPORT = "federation.json"
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedModel:
-    """What a federation ended with: its spec (with the base that it fitted) and the final shared vector (d,)."""
+    """Result of a federation: its spec (with the base that it fitted) and the final shared vector (d,)."""
 
     spec: ModelSpec
     vector: Vector
 
 
-# (study, name of its federation) -> what it ended with.
+# (study, name of its federation) -> its result.
 Trained = Mapping[tuple[str, str], TrainedModel]
 
 
@@ -117,12 +117,12 @@ def write_results(
 
 
 def training_ranges(sites: Sequence[SiteConfig]) -> Envelope:
-    """What the training patients of all sites span, for the adapter's card (shared_model/adapter/envelope.py)."""
+    """Ranges of the training patients of all sites, for the model card (shared_model/adapter/envelope.py)."""
     return Envelope.measure(load_case(site, case_id) for site in sites for case_id in site.train)
 
 
 def _wire_line(settings: RunSettings, measured: int) -> str:
-    """What travels: exact bytes of the adapter, and what the federated study's exchange measured."""
+    """A line on traffic: the adapter's exact bytes, and the bytes that the federated study's exchange measured."""
     size = vector_bytes(settings.spec)
     line = (
         f"on wire   adapter={settings.spec.adapter}: {size // 4:,} numbers, {size:,} bytes each way per site and round"

@@ -93,7 +93,7 @@ def _rows(studies: Mapping[str, SiteScores]) -> Iterable[list[str]]:
 
 
 def native_site(data: DataSettings, sites: Sequence[SiteConfig]) -> SiteConfig | None:
-    """The scored patients who are also there at native resolution, or None."""
+    """The scored patients whose data also has native resolution, or None."""
     if data.kind != "openkbp" or not sites:
         return None
     listed = [replace(site, data="openkbp128") for site in sites]

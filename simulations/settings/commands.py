@@ -211,7 +211,7 @@ def data_settings(raw: dict[str, Any]) -> DataSettings:
 
 
 def run_configuration(overrides: Sequence[str]) -> tuple[dict[str, Any], str]:
-    """``simulate run``'s values and their YAML, before the checks; InputError for a key that is not there."""
+    """``simulate run``'s values and their YAML, before the checks; InputError for an unknown key."""
     refuse_old_keys(overrides)
     return compose_values("run", overrides)
 
@@ -237,14 +237,14 @@ def run_settings(overrides: Sequence[str]) -> RunSettings:
 
 
 def _federation(raw: dict[str, Any]) -> RunConfig:
-    """The keys that `server run` has too, as it takes them."""
+    """The run configuration of the keys that `server run` has too."""
     values = {field.name: raw[field.name] for field in fields(RunConfig)}
     rounds, privacy = dict(raw["rounds"]), dict(raw["privacy"])
     rounds["min_sites"] = rounds["min_sites"] or 2
     for key in ("cohort", "sites"):
         if privacy[key]:
             raise InputError(f"privacy.{key}={privacy[key]}: expected 0; `simulate run` counts those of its partition")
-        privacy[key] = 1  # until simulations/studies/study.py has counted them
+        privacy[key] = 1  # a placeholder, until simulations/studies/study.py counts them
     rounds["public_cases"] = _whole_path(rounds["public_cases"], "rounds.public_cases")
     values |= {"rounds": rounds, "privacy": privacy, "initial": _whole_path(raw["initial"], "initial")}
     return RunConfig.from_json(json.dumps(values))

@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from server.config.compose import one_line  # with it run_schema and ${chosen:...} are known to Hydra
 from shared_model.core.errors import InputError
 
-# Hydra's words go on with an advice to add the key, which we refuse.
+# Hydra's message continues with advice to add the key, but we refuse added keys.
 _UNKNOWN = re.compile(r"Could not override '([^']+)'")
 
 
@@ -40,7 +40,7 @@ def compose_values(name: str, overrides: Sequence[str]) -> tuple[dict[str, Any],
 
 
 def compose_config(name: str, overrides: Sequence[str]) -> DictConfig:
-    """simulations/conf/NAME.yaml with overrides; every value is there and can be resolved, or InputError names it."""
+    """simulations/conf/NAME.yaml with overrides; InputError names a value that is missing or cannot be resolved."""
     for override in overrides:
         if override.startswith(("+", "~")):
             raise InputError(f"simulate {name}: {override}: keys can be changed, not added or removed")
@@ -68,13 +68,13 @@ def mapping(raw: dict[str, Any], key: str) -> dict[str, Any]:
 
 
 def optional_path(value: object, key: str) -> Path | None:
-    """``path``, or None for null."""
+    """A path as ``path`` returns it, or None for null."""
     return None if value is None else path(value, key)
 
 
 def path(value: object, key: str) -> Path:
-    """A path with ``~`` expanded; InputError if ``value`` is none."""
-    # A name made of digits alone is a number to Hydra.
+    """A path with ``~`` expanded; InputError if ``value`` is not a path."""
+    # Hydra reads a name of only digits as a number.
     if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
         raise InputError(f"{key}={value!r}: expected a path")
     try:

@@ -17,8 +17,8 @@ from simulations.settings.composition import check_range, compose_values, mappin
 class ScorecardsSettings:
     """``cards``: one file for each hospital of ``partition``, in its order. ``align``: as `client align --set`.
 
-    ``choose``: of each hospital's training patients the last so many choose the epoch instead of training, so that the
-    patients who are scored have chosen nothing.
+    ``choose``: the number of each hospital's last training patients who choose the epoch and do not train. So the
+    patients who are scored have no part in that choice.
     """
 
     out: Path
@@ -41,7 +41,10 @@ class ScorecardsSettings:
 
 
 def scorecards_settings(overrides: Sequence[str]) -> ScorecardsSettings:
-    """Compose and check ``simulate scorecards``'s settings; a card without a folder is one of data.root or ours."""
+    """Compose and check ``simulate scorecards``'s settings.
+
+    A card without a folder in its name is looked for in data.root/scorecards, then among the bundled ones.
+    """
     raw, _ = compose_values("scorecards", overrides)
     settings = data_settings(raw)
     seeds = raw["seeds"] if isinstance(raw["seeds"], list) else [raw["seeds"]]

@@ -77,7 +77,7 @@ class PoisonSettings:
 
 
 def trial_overrides(out: Path, common: Sequence[str]) -> list[str]:
-    """Overrides that come first in each trial's run: data are made or converted once for all trials."""
+    """Overrides at the start of each trial's run, so that data are made or converted only once for all trials."""
     roots = [Path(o.removeprefix("data.root=")).expanduser() for o in common if o.startswith("data.root=")]
     if any((root / CLONE_FOLDER).is_dir() for root in roots):
         return [f"data.cache={out / 'data'}", *common]

@@ -1,4 +1,4 @@
-"""What `simulate run --help` says of its settings: its own first, then those of `server run`."""
+"""Settings in the help of `simulate run`: its own first, then those of `server run`."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ OWN: Settings = {
         "threads": "CPU threads of each.",
     },
 }
-# They follow from the partition here, so `simulate run` refuses them.
+# `simulate run` counts these from its partition, so it refuses them as settings.
 COUNTED = ("privacy.cohort", "privacy.sites")
 
 
 def run_help() -> tuple[Settings, DictConfig]:
-    """The settings of `simulate run`, and simulations/conf/run.yaml as it stands."""
+    """The settings of `simulate run`, and simulations/conf/run.yaml without overrides."""
     from simulations.settings.composition import compose_config
 
     shared = {title: {key: text for key, text in keys.items() if key not in COUNTED} for title, keys in SHARED.items()}

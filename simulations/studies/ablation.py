@@ -1,7 +1,7 @@
 """`simulate ablation`: the paper's component list at our size, variant by variant through the code of `simulate run`.
 
-Each variant and seed has its own folder, OUT/VARIANT/seedN, is trained by the same study with the same steps, and is
-found again when the command is repeated: a finished one is read, a stopped one goes on from its last round.
+The same study trains each variant and seed, with the same steps, in its own folder OUT/VARIANT/seedN. When the command
+is repeated, it reads a finished trial and continues a stopped one from its last round.
 """
 
 from __future__ import annotations
@@ -91,9 +91,9 @@ def choose_variants(names: Sequence[str]) -> list[str]:
 
 
 def run_ablation(settings: AblationSettings, bars: Progress) -> str:
-    """Train what is not there yet, write ``out/ablation.md`` and ``.csv`` after each trial; returns the table."""
+    """Train the missing trials, write ``out/ablation.md`` and ``.csv`` after each; returns the table."""
     names = choose_variants(settings.variants)
-    # Every trial's settings are checked before the first one trains.
+    # Check every trial's settings before the first one trains.
     plans = [(name, seed, trial_settings(settings, name, seed)) for name in names for seed in settings.seeds]
     bar = bars.add_task("variants x seeds", total=len(plans), note="")
     trials: list[Trial] = []
@@ -156,7 +156,7 @@ def run_trial(name: str, seed: int, run: RunSettings, steps: Sequence[int], bars
 
 
 def _training_settings(run: RunSettings) -> dict[str, Any]:
-    """All that decides the trained adapter and its patients; not where it lies nor how many processes made it."""
+    """All settings that decide the trained adapter and its patients, but not its folder or the number of processes."""
     data = {key: value for key, value in asdict(run.data).items() if key != "root"}
     federation = json.loads(run.federation.to_json())
     prior = prior_hash(run.spec)

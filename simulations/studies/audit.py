@@ -1,7 +1,7 @@
 """`simulate audit`: noise energy, one-run audit and attacks, through the release that a hospital would send.
 
-The attacked gradients are those of the model itself: phantom patients, low-rank adapters on the bundled prior, and the
-first layer of the voxel base for inversion.
+The attacks use gradients of the real model on phantom patients: low-rank adapters on the bundled prior, and for
+inversion the first layer of the voxel base.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _BASE = ModelSpec(prior="none", shape=(16, 16, 16), base="voxel", adapter="base"
 
 @dataclass(frozen=True, kw_only=True)
 class AuditSettings:
-    """``simulate audit``: noise and size of what is audited."""
+    """``simulate audit``: the noise, and the sizes of the audited runs."""
 
     out: Path
     seed: int
@@ -133,7 +133,7 @@ def _membership(settings: AuditSettings) -> dict[str, Any]:
 
 
 def _hospital(settings: AuditSettings) -> SiteConfig:
-    # A fifth of a phantom hospital is for validation.
+    # A phantom hospital keeps a fifth of its patients for validation.
     patients = -(-settings.patients * 5 // 4) + 1
     return write_hospital(settings.out / "hospital", STYLES["balanced_7f"], patients, settings.seed, shape=(16, 16, 16))
 

@@ -1,4 +1,4 @@
-"""`simulate baselines`: what any dose model must beat, trained on one cohort and scored on another with our dosimetry.
+"""`simulate baselines`: simple models that any dose model must beat. Trains on one cohort and scores on another.
 
 constant: one dose everywhere in the body. atlas: the mean dose of the training patients about the high target's
 centroid. gbm5 and gbm24: gradient boosting (LightGBM, L1) of five target distances, and of all 24 physics features
@@ -44,7 +44,7 @@ _ATLAS_SHAPE = (80, 64, 96)
 
 @dataclass(frozen=True, kw_only=True)
 class Cohort:
-    """Training patients, one by one: whoever trains reads a case, takes what it needs and lets it go."""
+    """Training patients, one by one: a method reads a case, takes what it needs and frees it."""
 
     site: SiteConfig
 
@@ -104,7 +104,7 @@ def boosting(columns: int) -> Callable[[Cohort, BaselinesSettings], Predict]:
             chosen = random.permutation(ratio.size)[:_ROWS]
             rows.append(_table(physics_features(case)[chosen], columns))
             targets.append(ratio[chosen])
-        # LightGBM's own interface: its other one wants scikit-learn.
+        # LightGBM's own interface, because its other one needs scikit-learn.
         recipe = {
             "objective": "l1", "learning_rate": 0.1, "num_leaves": 95, "min_data_in_leaf": 100, "bagging_fraction": 0.8,
             "bagging_freq": 1, "feature_fraction": 0.8, "num_threads": settings.threads, "verbose": -1,
@@ -122,7 +122,7 @@ def _table(features: Features, columns: int) -> NDArray[np.float32]:
 
 
 def ridge(cohort: Cohort, settings: BaselinesSettings) -> Predict:
-    """The base of the residual form, alone."""
+    """Only the base of the residual form."""
     spec = settings.spec
     weights = base.solve(base_sums(cohort.site, spec), spec.base_fourier).weights
     return lambda case: base.predict(case, physics_features(case), weights, spec.base_fourier)
@@ -162,7 +162,7 @@ def run_baselines(settings: BaselinesSettings, bars: Progress) -> str:
         fit_s = time.process_time() - started
         results[name] = {"fit_cpu_s": round(fit_s, 1), **_score(predict, test, fine)}
         bars.advance(bar)
-        # A log file shows no bars, and later methods may take long.
+        # A log file shows no progress bars, and later methods may take long. So print each result at once.
         if not bars.console.is_terminal:
             bars.console.print(f"{name}: {results[name]}")
     summary = {"split": settings.split, "seed": settings.seed, "methods": results}

@@ -44,7 +44,7 @@ def evaluate_adapter(settings: EvaluateSettings, bars: Progress) -> str:
     if not path.is_file():
         raise InputError(f"adapter={settings.adapter}: no such file; give a .safetensors that a run wrote, or default")
     if (settings.out / "studies").exists():
-        raise InputError(f"out={settings.out}: holds a run, whose summary would be lost; choose another folder")
+        raise InputError(f"out={settings.out}: holds a run, whose summary would be overwritten; choose another")
     spec, vector, card = load_adapter(path)
     sites = evaluation_sites(settings.data, settings.split, settings.out, settings.seed)
     sites = [replace(site, cache=settings.out / "cache") for site in sites]
@@ -65,7 +65,7 @@ def evaluate_adapter(settings: EvaluateSettings, bars: Progress) -> str:
         "wall_s": round(time.monotonic() - started, 1),
         "metrics": overall(scores),
         "per_site": study_summary(scores)["per_site"],
-        # Upsampled to OpenKBP's own resolution, for the patients who are there in it.
+        # Upsample to OpenKBP's own resolution, for the patients whose data has it.
         **({"native": summarise(native)} if native else {}),
     }
     write_json(settings.out / "summary.json", summary)
@@ -87,7 +87,7 @@ def evaluate_adapter(settings: EvaluateSettings, bars: Progress) -> str:
 def _predictor(
     settings: EvaluateSettings, spec: ModelSpec, vector: NDArray[np.float32]
 ) -> Callable[[SiteConfig, Case], Tensor]:
-    """The adapter's dose of a case, or with ``part=base`` that of its base alone, (z, y, x) Gy."""
+    """Predictor of a case's dose (z, y, x) in Gy: the adapter's, or with ``part=base`` only its base's."""
     model = adapted_model(spec)
     unpack(model, vector)
     model.eval()

@@ -1,8 +1,8 @@
-"""`simulate poison`: what a hospital that lies does to a federation under secure aggregation, and what the check stops.
+"""`simulate poison`: how a lying hospital harms a federation under secure aggregation, and what the check prevents.
 
-Each trial is a federated study of `simulate run`, OUT/factorF/CHECK/seedN, in which one site releases F times its part,
-masks and all. CHECK is what rounds are judged on (server/rounds/public_gate.py): nothing, the bundled phantoms, or a
-file of public patients, where ``public`` names one. Repeating the command reads what is finished.
+Each trial is a federated study of `simulate run` in OUT/factorF/CHECK/seedN. One site releases F times its part, masked
+as usual. CHECK names the patients on whom rounds are judged (server/rounds/public_gate.py): none, the bundled phantoms,
+or the patients of the file that ``public`` names. When the command is repeated, it reads finished trials.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ from simulations.settings.series import PoisonSettings, trial_overrides
 from simulations.studies.study import claim_folder, run_studies
 
 RESULT = "poison.json"
-# Check -> what of `simulate run` asks for it.
+# Check -> the overrides of `simulate run` that turn it on.
 _CHECKS = {"none": ("rounds.public_step=0", "rounds.public_worst=0"), "phantoms": (), "patients": ()}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """One run. ``start_gy``, ``public_gy``: error on those who judge, before and after; scores: validation patients.
+    """One run. ``start_gy``, ``public_gy``: error on the public patients before and after; scores: validation patients.
 
-    None where nothing was judged, and where no adapter came of it.
+    The errors are None if no round was judged, the scores if the run made no adapter.
     """
 
     factor: float
@@ -55,7 +55,7 @@ class Trial:
 
 
 def run_poison(settings: PoisonSettings, bars: Progress) -> str:
-    """Run what is not there yet; writes poison.md after each trial; returns the table."""
+    """Run the missing trials; writes poison.md after each; returns the table."""
     checks = [check for check in _CHECKS if check != "patients" or settings.public]
     wanted = [(f, check, s) for f in settings.factors for check in checks for s in settings.seeds]
     plans = [(*trial, trial_settings(settings, *trial)) for trial in wanted]
@@ -89,7 +89,7 @@ def trial_settings(settings: PoisonSettings, factor: float, check: str, seed: in
 
 
 def run_trial(liar: int, factor: float, check: str, seed: int, run: RunSettings, bars: Progress) -> Trial:
-    """Run one federation with a liar in it, or read it if it is there."""
+    """Run one federation with one lying site, or read the result if the run is finished."""
     path = run.out / RESULT
     if path.is_file():
         claim_folder(run)
@@ -103,7 +103,7 @@ def run_trial(liar: int, factor: float, check: str, seed: int, run: RunSettings,
     try:
         run_studies(run, bars, app)
     except QuorumError as error:
-        # Sums that are too long are refused whole, and no vector comes of the run.
+        # The coordinator refuses a sum that is too long, so the run ends without a vector.
         kinds = [event["kind"] for event in Tail(run.out / "studies/federated/events.jsonl", from_start=True).new()]
         found |= {"rounds": kinds.count("round_done"), "taken_back": kinds.count("rolled_back")}
         found |= {"start_gy": None, "public_gy": None, "score_gy": None, "dvh_gy": None}

@@ -33,7 +33,7 @@ from shared_model.patient.case import MODALITIES, Case
 from shared_model.prediction.predictor import sample_volumes
 
 UNITS: Mapping[str, str] = {"dose": "Gy", "ct": "HU", "beam": "plate value", "angle": "plate value"}
-# (modality, what of it, measure) -> one value a patient.
+# (modality, structure or whole, measure) -> one value for each patient.
 Scores = dict[tuple[str, str, str], list[float]]
 
 

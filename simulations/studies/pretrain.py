@@ -68,7 +68,7 @@ MAKERS: dict[str, Callable[[tuple[int, int]], Pair]] = {
 
 
 def _half(one: Example) -> Example:
-    """Kept in bfloat16, as thousands of examples are in memory at once."""
+    """The example in bfloat16, because thousands of examples are in memory at once."""
     return replace(one, latents={m: latents.to(torch.bfloat16) for m, latents in one.latents.items()})
 
 
@@ -110,7 +110,7 @@ class Pretraining:
         self.step, self.cpu_s, self.dose_loss = 0, 0.0, 0.0
 
     def save(self, path: Path) -> None:
-        """Write all of it, whole or not at all."""
+        """Write the whole state, or leave the old file unchanged."""
         state = {
             "recipe": _recipe(self.settings),
             "model": self.model.state_dict(),
@@ -122,7 +122,7 @@ class Pretraining:
             torch.save(state, stream)
 
     def resume(self, path: Path) -> None:
-        """Go on from a checkpoint of the same recipe; InputError if it is of another."""
+        """Continue from a checkpoint; InputError if its recipe is another."""
         state: dict[str, Any] = torch.load(path, weights_only=True)
         if state["recipe"] != _recipe(self.settings):
             raise InputError(f"{path}: a checkpoint of another recipe; choose another out or delete it")
@@ -181,7 +181,7 @@ def pretrain(settings: PretrainSettings, progress: Progress) -> str:
 
 
 def _recipe(settings: PretrainSettings) -> dict[str, object]:
-    """What decides the weights, less where they are written and how many processes made the examples."""
+    """Settings that decide the weights: all except the folder and the number of processes."""
     return {k: v for k, v in asdict(settings).items() if not isinstance(v, Path) and k not in ("workers", "log_every")}
 
 

@@ -85,7 +85,7 @@ def private_base_settings(overrides: Sequence[str]) -> PrivateBaseSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class _Fit:
-    """One set of coefficients (d,) and how it came about; epsilon 0 stands for no privacy."""
+    """One set of coefficients (d,) and how it was fitted; epsilon 0 means no privacy."""
 
     mode: str
     epsilon: float
@@ -166,7 +166,7 @@ def _private(
     steps: int,
     rate: float,
 ) -> _Fit:
-    """Coefficients after ``steps`` private steps of size ``rate``; what leaves a hospital is k ring numbers a step."""
+    """Coefficients after ``steps`` private steps of size ``rate``; a hospital sends k ring numbers a step."""
     terms = _terms(settings, base.clip, len(sites), sum(map(len, sites)), wanted, steps)
     if mode == "local":  # survivors - colluders = 1: nothing is shared
         terms = replace(terms, survivors=settings.colluders + 1)
@@ -216,7 +216,7 @@ def _case_rows(case: Case) -> _Rows:
 def _score_fits(
     settings: PrivateBaseSettings, sites: Sequence[SiteConfig], fits: Sequence[_Fit]
 ) -> list[dict[str, Any]]:
-    """Scores of every fit on the validation patients; a patient's rows are made once for all of them."""
+    """Scores of every fit on the validation patients. Makes each patient's rows once for all fits."""
     weights = np.stack([fit.weights for fit in fits], axis=1)
     by_fit: list[list[CaseScore]] = [[] for _ in fits]
     for case in _validation(sites):

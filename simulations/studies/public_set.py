@@ -18,13 +18,13 @@ from simulations.reports.tables import write_json
 from simulations.settings.commands import DataSettings, data_settings
 from simulations.settings.composition import check_range, compose_values, path
 
-# Hospitals and priors take other seeds, so that what is judged on has taught nothing.
+# Hospitals and priors take other seeds, so that no model was trained on the patients who judge it.
 FIRST_SEED = 4_200_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
 class PublicSetSettings:
-    """``simulate public-set``: which patients, how many, where to."""
+    """``simulate public-set``: which patients, how many, and the folder for their file."""
 
     out: Path
     split: str
@@ -70,7 +70,7 @@ def _phantoms(count: int) -> list[Case]:
 
 
 def _of_cohort(settings: PublicSetSettings) -> list[Case]:
-    """Patients of a split at even distances, under names that say nothing."""
+    """Evenly spaced patients of a split, under names that do not tell who they are."""
     (site,) = evaluation_sites(settings.data, settings.split, settings.out, 0)
     ids = site.validation
     if len(ids) < settings.count:

@@ -2,8 +2,8 @@
 
 For each seed and hospital a private adapter is trained on the hospital's training patients (client/adapters/align.py,
 the code of `client align`). Then every hospital's aligned model predicts everyone's held-back patients and is scored
-under every card, beside the shared model and beside the best of n of the shared model's candidates, chosen by each
-card. Stopped, it goes on where it was; finished parts are read.
+under every scorecard. The tables compare it with the shared model, and with the best of the shared model's n candidates
+by each scorecard. A stopped command continues when repeated, and reads its finished parts.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from simulations.settings.scorecards import ScorecardsSettings
 
 
 def run_scorecards(settings: ScorecardsSettings, bars: Progress) -> str:
-    """Align what is not aligned yet, score everything, write ``scorecards.md`` and ``.json``; returns the tables."""
+    """Align the missing models, score everything, write ``scorecards.md`` and ``.json``; returns the tables."""
     torch.set_num_threads(1)
     cards = [read_scorecard(path) for path in settings.cards]
     sites = _sites(settings)
@@ -109,7 +109,7 @@ def _read(path: Path) -> dict[str, Any]:
 def _score_seed(
     settings: ScorecardsSettings, sites: Sequence[SiteConfig], cards: Sequence[Scorecard], seed: int, bars: Progress
 ) -> dict[str, Any]:
-    """Scores of one seed: patient -> model -> card, error; read where they are there."""
+    """Scores of one seed: patient -> model -> scorecard, error. Reads the scores that were written before."""
     path = settings.out / f"seed{seed}" / "scores.json"
     kept = _read(path)
     patients: dict[str, Any] = kept.get("patients", {})

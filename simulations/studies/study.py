@@ -76,14 +76,14 @@ def plan_jobs(settings: RunSettings, sites: list[SiteConfig]) -> list[Job]:
 
 
 def declare_sites(federation: RunConfig, sites: Sequence[SiteConfig]) -> RunConfig:
-    """The federation with its sites and their patients declared, as the privacy terms want them."""
+    """The federation with the numbers of its sites and patients filled in, because the privacy terms need them."""
     cohort = sum(len(site.patients()) for site in sites)
     return replace(federation, privacy=replace(federation.privacy, cohort=cohort, sites=len(sites)))
 
 
-# What says where, how fast and how patiently to run, and not what comes of it.
+# Keys that decide where, how fast and how patiently to run, but not the result.
 _HARMLESS = ("out", "workers", "engine", "rounds.deadline_s", "rounds.wait_for_sites_s", "rounds.attempts")
-# What may differ between the runs of a mean over seeds: where their files lie, and their own random starts.
+# Keys that may differ between the runs of a mean over seeds: folders and seeds.
 _OF_ONE_RUN = ("seed", "model.init_seed", "name", "study", "data.root", "prior.path", "threads")
 
 
@@ -109,7 +109,7 @@ def claim_folder(settings: RunSettings) -> None:
 
 
 def check_alike(folders: Sequence[Path]) -> None:
-    """InputError naming the key in which finished runs differ, beside their seed: their mean would mean nothing."""
+    """InputError naming the key in which finished runs differ (the seed may): else their mean means nothing."""
     first: dict[str, Any] = {}
     for folder in folders:
         try:
@@ -122,12 +122,12 @@ def check_alike(folders: Sequence[Path]) -> None:
             if first.get(key) != counted.get(key):
                 raise InputError(
                     f"{folder}: {key}={counted.get(key)}, in {folders[0]} {first.get(key)};"
-                    " expected runs that differ in their seed alone"
+                    " expected runs that differ only in their seed"
                 )
 
 
 def _decisive_values(resolved: str) -> dict[str, Any]:
-    """Dotted keys and values of a resolved configuration, less the harmless ones."""
+    """Dotted keys and values of a resolved configuration, without those that do not change the result."""
     flat: dict[str, Any] = {}
 
     def walk(values: dict[str, Any], prefix: str) -> None:
@@ -153,7 +153,7 @@ def run_studies(settings: RunSettings, bars: Progress, app: ClientApp = client_a
     sites = hospitals(settings.data, settings.partition, settings.out, settings.federation.seed)
     sites = [replace(site, cache=settings.out / "cache") for site in sites]
     jobs = plan_jobs(settings, sites)
-    # Ray is one for the process: jobs take turns, and the workers are the sites'.
+    # A process has only one Ray. So jobs take turns, and the workers go to the sites.
     in_turn = len(jobs) == 1 or settings.engine == "ray"
     with ThreadPoolExecutor(1 if in_turn else min(settings.workers, len(jobs))) as pool:
         workers = settings.workers if in_turn else 1
@@ -190,11 +190,11 @@ def run_job(job: Job, settings: RunSettings, workers: int, bars: Progress, app: 
 
 
 def _show(bars: Progress, bar: TaskID, event: Event) -> None:
-    """Move a federation's progress bar; a dropped site is said at once."""
+    """Move a federation's progress bar, and print a line as soon as a site is dropped."""
     if event.kind in ("round_done", "resumed"):
         loss = event.metrics.get("loss")
         bars.update(bar, completed=event.round, note="" if loss is None else f"loss {loss:.3f}")
-        # A log file shows no bars, only the end.
+        # A log file shows no progress bars, so print a line at the end.
         if not bars.console.is_terminal:
             bars.console.print(f"{bars.tasks[bar].description}: {event.line()}", markup=False)
     elif event.kind in LOUD:

@@ -1,9 +1,9 @@
 """`simulate transfer`: what a prior is worth. The same fine-tuning from each prior, budget and seed, scored alike.
 
 Every trial is a centralised study of `simulate run` on all hospitals' patients, OUT/PRIOR/STEPS/seedN, with pooled
-batches of one patient a hospital and a schedule of its own, scored at ten points on the way. Repeating the command
-reads what is finished and goes on with the rest. Equal compute: a random start also gets the shortest budget plus all
-steps of the pretraining (same batch, same model), so that what the prior cost before is counted.
+batches of one patient a hospital and its own schedule, scored at ten points on the way. When the command is repeated,
+it reads finished trials and continues with the rest. Equal compute: a random start also gets the shortest budget plus
+all steps of the pretraining (same batch, same model), so that the comparison counts the prior's cost.
 """
 
 from __future__ import annotations

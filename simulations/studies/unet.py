@@ -110,7 +110,7 @@ def _sample(case: Case) -> _Sample:
 def train_unet(cases: Sequence[Case], cpu_s: int, seed: int) -> Callable[[Case], Volume]:
     """Train for ``cpu_s`` seconds of this process; returns case -> dose (z, y, x) Gy on its grid.
 
-    The result depends on how many steps fit into the time: it replays to the bit on no two machines.
+    The result depends on how many steps fit into the time, so no two machines give the same bits.
     """
     pairs = [(_sample(case), _sample(mirror(case))) for case in cases]
     random = np.random.RandomState(seed)
@@ -141,7 +141,7 @@ def train_unet(cases: Sequence[Case], cpu_s: int, seed: int) -> Callable[[Case],
 
 @torch.no_grad()
 def _predict(model: UNet, case: Case) -> Volume:
-    """Mean of the case and its mirror image, seen right again."""
+    """Mean prediction of the case and of its mirror image, which is mirrored back."""
     box = _box(case)
     shape = case.body[box].shape
     seen = [model(_inputs(c)[None])[0, : shape[0], : shape[1], : shape[2]] for c in (case, mirror(case))]

@@ -19,7 +19,7 @@ from simulations.data.csv_patient import read_csv_patient
 from simulations.data.datasets import hospitals, openkbp_root
 from simulations.settings.commands import data_settings
 from simulations.settings.convert import convert_settings
-from simulations.settings.series import of_all_trials
+from simulations.settings.series import trial_overrides
 
 
 def _quiet(done: int, total: int) -> None:
@@ -209,7 +209,7 @@ def test_a_clone_is_data_root(clone: Path, tmp_path: Path, capsys: pytest.Captur
     assert "3 of OpenKBP's 340 patients" in capsys.readouterr().err
     kept = data_settings({"data": {**raw["data"], "root": str(site.root)}})
     assert openkbp_root(kept, tmp_path / "elsewhere") == site.root
-    assert of_all_trials(tmp_path, [f"data.root={clone}"])[0] == f"data.cache={tmp_path / 'data'}"
+    assert trial_overrides(tmp_path, [f"data.root={clone}"])[0] == f"data.cache={tmp_path / 'data'}"
     assert convert_settings([f"data.root={clone}", "out=x"]).data.root == clone
     with pytest.raises(InputError, match="expected a clone"):
         convert_settings([f"data.root={site.root}", "out=x"])

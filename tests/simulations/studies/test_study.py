@@ -115,7 +115,7 @@ def test_a_mean_over_seeds_is_of_runs_that_differ_in_nothing_else(tmp_path: Path
     for name, more in {"a": [], "b": ["seed=1", "model.init_seed=1"], "c": ["seed=2", "rounds.count=5"]}.items():
         claim_folder(run_settings([*TINY, *more, f"out={tmp_path / name}"]))
     check_alike([tmp_path / "a", tmp_path / "b"])
-    with pytest.raises(InputError, match=r"rounds\.count=5, in .*a 2; expected runs that differ in their seed alone"):
+    with pytest.raises(InputError, match=r"rounds\.count=5, in .*a 2; expected runs that differ only in their seed"):
         check_alike([tmp_path / "a", tmp_path / "b", tmp_path / "c"])
     with pytest.raises(InputError, match=r"config\.yaml"):
         check_alike([tmp_path / "a", tmp_path / "nowhere"])
