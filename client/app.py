@@ -65,7 +65,7 @@ class _RefusedError(Exception):
 
 
 @dataclass
-class _Known:
+class _RequestHead:
     """What we know of the request so far, for the head of a refusal."""
 
     kind: str
@@ -84,7 +84,7 @@ def client_app(training: Training) -> ClientApp:
 
 def _handle(kinds: Sequence[str], training: Training, message: Message, context: Context) -> Message:
     """Answer one message of one of ``kinds``; every failure becomes a refusal."""
-    known = _Known(kind=kinds[0])
+    known = _RequestHead(kind=kinds[0])
     try:
         content = _answer(kinds, training, message.content, context, known)
     # SystemExit too: a library that calls sys.exit must not end the site's process.
@@ -110,7 +110,7 @@ def _refusal(error: BaseException, otherwise: str) -> Refusal:
 
 
 def _answer(
-    kinds: Sequence[str], training: Training, content: RecordDict, context: Context, known: _Known
+    kinds: Sequence[str], training: Training, content: RecordDict, context: Context, known: _RequestHead
 ) -> RecordDict:
     site = _site(context, known)
     asked = parse_request(content)
@@ -247,7 +247,7 @@ def _gate(context: Context) -> Gate:
         raise _RefusedError("site_config") from error
 
 
-def _site(context: Context, known: _Known) -> SiteConfig:
+def _site(context: Context, known: _RequestHead) -> SiteConfig:
     path = context.node_config.get(NODE_CONFIG_KEY)
     try:
         if not isinstance(path, str):

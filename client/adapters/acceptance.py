@@ -50,7 +50,7 @@ class Check:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verdict:
+class AdoptionVerdict:
     """All checks of one decision."""
 
     checks: tuple[Check, ...]
@@ -75,7 +75,7 @@ class Verdict:
         return {"accepted": self.accepted, "reason": self.reason, "checks": checks}
 
 
-def non_inferior(new: Sequence[CaseScore], current: Sequence[CaseScore], margins: Margins) -> Verdict:
+def non_inferior(new: Sequence[CaseScore], current: Sequence[CaseScore], margins: Margins) -> AdoptionVerdict:
     """Compare two adapters on the same patients, in the same order; InputError on too few."""
     _enough(new, margins)
     pairs = list(zip(new, current, strict=True))
@@ -87,13 +87,13 @@ def non_inferior(new: Sequence[CaseScore], current: Sequence[CaseScore], margins
         found = [n.dvh_errors[name] - c.dvh_errors[name] for n, c in pairs if name in n.dvh_errors]
         if len(found) >= margins.least_patients:
             checks.append(_check(name, found, margins.structure_gy, margins))
-    return Verdict(checks=tuple(checks))
+    return AdoptionVerdict(checks=tuple(checks))
 
 
-def good_enough(new: Sequence[CaseScore], margins: Margins) -> Verdict:
+def good_enough(new: Sequence[CaseScore], margins: Margins) -> AdoptionVerdict:
     """Check a site's first adapter against absolute limits; InputError on too few patients."""
     _enough(new, margins)
-    return Verdict(
+    return AdoptionVerdict(
         checks=(
             _check("dose score", [score.dose_score_gy for score in new], margins.first_dose_score_gy, margins),
             _check("DVH score", [_dvh(score) for score in new], margins.first_dvh_score_gy, margins),

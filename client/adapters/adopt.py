@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from client.adapters.acceptance import Margins, Verdict, good_enough, non_inferior
+from client.adapters.acceptance import AdoptionVerdict, Margins, good_enough, non_inferior
 from client.site.config import SiteConfig
 from client.site.home import ClientHome
 from client.training.train import score_validation
@@ -35,7 +35,7 @@ SHARED_FILE = "shared.safetensors"
 class Adopted:
     """The result: the verdict, and where the adapter in use lies."""
 
-    verdict: Verdict
+    verdict: AdoptionVerdict
     adapter: Path
     sha256: str
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from client.adapters.patients import Patient, load_patients
+from client.adapters.patients import ScoredPatient, load_patients
 from client.adapters.scard_nft import Alignment, AlignState
 from client.adapters.scores import PlanScore, cohort_means, criteria_table, plan_score, reference_scores
 from client.adapters.settings import AlignSettings
@@ -45,7 +45,7 @@ Progress = Callable[[str, int, int, dict[str, float]], None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
+class AlignJob:
     """One alignment: the scorecard, the shared adapter, the site's patients, and where the results go.
 
     ``replaces``: if ``out`` holds an alignment with another key, move it to ``out``.previous instead of refusing.
@@ -59,7 +59,7 @@ class Job:
     settings: AlignSettings
     replaces: bool = False
 
-    def key(self, train: Sequence[Patient], held: Sequence[Patient]) -> str:
+    def key(self, train: Sequence[ScoredPatient], held: Sequence[ScoredPatient]) -> str:
         """Hash all that the weights depend on, with the patients' content. ``epochs`` is left out: it may be raised."""
         settings = asdict(replace(self.settings, epochs=0))
         patients = [[(p.case.case_id, content_hash(p.case)) for p in split] for split in (train, held)]
@@ -88,14 +88,16 @@ def limit_training(site: SiteConfig, patients: int) -> SiteConfig:
     return replace(site, train=site.train[:patients]) if patients else site
 
 
-def align_files(card: Path, adapter: Path, site: SiteConfig, out: Path, settings: AlignSettings) -> Job:
+def align_files(card: Path, adapter: Path, site: SiteConfig, out: Path, settings: AlignSettings) -> AlignJob:
     """Read what an alignment needs; InputError names the file at fault."""
     spec, vector, _ = load_adapter(DEFAULT_ADAPTER if str(adapter) == "default" else adapter)
     cached = site if site.cache is not None else replace(site, cache=out / "cache")
-    return Job(card=read_scorecard(card), spec=spec, vector=vector, site=cached, out=out, settings=settings)
+    return AlignJob(card=read_scorecard(card), spec=spec, vector=vector, site=cached, out=out, settings=settings)
 
 
-def align(job: Job, progress: Progress, patients: tuple[list[Patient], list[Patient]] | None = None) -> dict[str, Any]:
+def align(
+    job: AlignJob, progress: Progress, patients: tuple[list[ScoredPatient], list[ScoredPatient]] | None = None
+) -> dict[str, Any]:
     """Align and write everything to ``job.out``; returns the summary. ``patients``: (train, held back), if loaded."""
     os.makedirs(job.out, mode=0o700, exist_ok=True)
     settings = job.settings
@@ -125,7 +127,7 @@ def align(job: Job, progress: Progress, patients: tuple[list[Patient], list[Pati
     return _write(job, alignment, held, before, after)
 
 
-def cohort(job: Job, policy: PrivatePolicy, progress: Progress) -> tuple[list[Patient], list[Patient]]:
+def cohort(job: AlignJob, policy: PrivatePolicy, progress: Progress) -> tuple[list[ScoredPatient], list[ScoredPatient]]:
     """(training, held-back) patients, read and encoded."""
     total = len(job.site.train) + len(job.site.validation)
     done = 0
@@ -151,14 +153,18 @@ class SharedModel:
         unpack(self.model, vector)
         self.model.eval()
 
-    def predict(self, patient: Patient, settings: AlignSettings) -> torch.Tensor:
+    def predict(self, patient: ScoredPatient, settings: AlignSettings) -> torch.Tensor:
         """The dose (z, y, x) in Gy that the site would predict with it."""
         how = Sampling(steps=settings.predict_steps, precision=self.spec.precision)
         return patient.sample(self.model, how, settings.predict_candidates, seed=settings.seed).mean(0)
 
 
 def _write(
-    job: Job, alignment: Alignment, held: Sequence[Patient], before: Sequence[PlanScore], after: Sequence[PlanScore]
+    job: AlignJob,
+    alignment: Alignment,
+    held: Sequence[ScoredPatient],
+    before: Sequence[PlanScore],
+    after: Sequence[PlanScore],
 ) -> dict[str, Any]:
     columns = {"reference": reference_scores(held), "before": before, "after": after}
     summary = {
@@ -182,7 +188,7 @@ def _write(
     return summary
 
 
-def _checkpoint(job: Job, alignment: Alignment, key: str) -> None:
+def _checkpoint(job: AlignJob, alignment: Alignment, key: str) -> None:
     policy, path = alignment.policy, job.out / CHECKPOINT
     content = {
         "key": key,
@@ -197,7 +203,7 @@ def _checkpoint(job: Job, alignment: Alignment, key: str) -> None:
         torch.save(content, file)
 
 
-def _resume(job: Job, alignment: Alignment, key: str) -> None:
+def _resume(job: AlignJob, alignment: Alignment, key: str) -> None:
     """Go on from the folder's checkpoint, if there is one. Another alignment's is moved aside, or is an InputError."""
     path = job.out / CHECKPOINT
     if not path.is_file():

@@ -35,7 +35,7 @@ FORMAT = 1
 
 
 @dataclass(frozen=True, kw_only=True)
-class Patient:
+class ScoredPatient:
     """One patient: the case, its latents, its base dose (None without one) and the scorecard bound to it."""
 
     case: Case
@@ -73,7 +73,7 @@ def load_patients(
     model: DoseModel,
     card: Scorecard,
     loaded: Callable[[int], None] = lambda patients: None,
-) -> list[Patient]:
+) -> list[ScoredPatient]:
     """Load the patients ``case_ids``; keep base doses in the site's cache, if it has one.
 
     InputError for a patient without a reference dose: every reward is anchored to it.
@@ -86,7 +86,7 @@ def load_patients(
             raise InputError(f"case {case_id}: no reference dose, which alignment needs; take the case out")
         base = _base(case, spec, model, site.cache)
         found.append(
-            Patient(
+            ScoredPatient(
                 case=case,
                 example=encode_case(case, spec, site.cache, base),
                 base=base,

@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 
-from client.adapters.align import Job, SharedModel
-from client.adapters.patients import Patient, load_patients
+from client.adapters.align import AlignJob, SharedModel
+from client.adapters.patients import ScoredPatient, load_patients
 from client.adapters.scores import PlanScore, cohort_means, criteria_table, plan_score
 from client.reports.scorecard import plans_png
 from shared_model.adapter.private import PrivateAdapter, PrivatePolicy, aligned_policy
@@ -37,12 +37,12 @@ _STYLE = (
 class Plans:
     """One patient's doses (z, y, x) in Gy by name, and their scores."""
 
-    patient: Patient
+    patient: ScoredPatient
     doses: Mapping[str, torch.Tensor]
     scores: Mapping[str, PlanScore]
 
 
-def report(job: Job, private: PrivateAdapter | None, pictures: int, done: Callable[[int], None]) -> dict[str, Any]:
+def report(job: AlignJob, private: PrivateAdapter | None, pictures: int, done: Callable[[int], None]) -> dict[str, Any]:
     """Score the site's held-back patients, write both files to ``job.out``; returns what report.json holds."""
     shared = SharedModel(job.spec, job.vector)
     policy = None if private is None else aligned_policy(job.spec, job.vector, private)
@@ -69,7 +69,7 @@ def report(job: Job, private: PrivateAdapter | None, pictures: int, done: Callab
     return record
 
 
-def _plans(job: Job, patient: Patient, shared: SharedModel, policy: PrivatePolicy | None) -> Plans:
+def _plans(job: AlignJob, patient: ScoredPatient, shared: SharedModel, policy: PrivatePolicy | None) -> Plans:
     settings = job.settings
     doses = {"reference": patient.reference, "shared": shared.predict(patient, settings)}
     if policy is not None:
@@ -141,6 +141,6 @@ def _patients(names: Sequence[str], table: Sequence[Mapping[str, Any]]) -> str:
     return f"<h2>Patients</h2><table><tr><th>patient{head}{''.join(rows)}</table>"
 
 
-def drop_training(job: Job) -> Job:
+def drop_training(job: AlignJob) -> AlignJob:
     """Return the same job with held-back patients only: a report reads no others."""
     return replace(job, site=replace(job.site, train=()))

@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, field
 import torch
 from torch import Tensor
 
-from client.adapters.patients import Patient
+from client.adapters.patients import ScoredPatient
 from client.adapters.settings import AlignSettings
 from shared_model.adapter.private import OLD, PrivatePolicy
 from shared_model.adapter.shared import PRIVATE
@@ -58,7 +58,11 @@ class Alignment:
     """Trains the private weights of ``policy`` on ``train``; every random draw is keyed by seed, epoch and patient."""
 
     def __init__(
-        self, policy: PrivatePolicy, train: Sequence[Patient], held: Sequence[Patient], settings: AlignSettings
+        self,
+        policy: PrivatePolicy,
+        train: Sequence[ScoredPatient],
+        held: Sequence[ScoredPatient],
+        settings: AlignSettings,
     ) -> None:
         if policy.spec.switches.predicts != "v":
             raise InputError("alignment needs a model that predicts v (model.switches.predicts)")
@@ -123,7 +127,7 @@ class Alignment:
         score, mae, broken_mean = (sum(column) / len(rows) for column in zip(*rows, strict=True))
         return Held(score=score, mae_ref5_gy=mae, broken=broken_mean)
 
-    def predict(self, patient: Patient) -> Tensor:
+    def predict(self, patient: ScoredPatient) -> Tensor:
         """The dose (z, y, x) that the site would predict with the private adapter."""
         how = Sampling(steps=self.settings.predict_steps, precision=self.policy.spec.precision)
         model = self.policy.use(PRIVATE)
@@ -148,7 +152,7 @@ class Alignment:
         return {"reward": float(reward.mean()), "loss": sum(losses) / len(losses)}
 
     @torch.no_grad()
-    def _draw(self, patient: Patient) -> _Draw:
+    def _draw(self, patient: ScoredPatient) -> _Draw:
         """Draw candidates of the old policy, their rewards, and the old policy's velocities at their new noise."""
         settings = self.settings
         some = patient.example.latents["dose"]
@@ -165,7 +169,7 @@ class Alignment:
         rewards = self.rewards(patient, patient.doses(patient.latents.decode(x0)))
         return _Draw(x0=x0, states=states, v_old=olds, rewards=rewards)
 
-    def _network(self, policy: str, patient: Patient) -> PatientNetwork:
+    def _network(self, policy: str, patient: ScoredPatient) -> PatientNetwork:
         """The network under ``policy`` for the dose of one patient."""
         how = Sampling(precision=self.policy.spec.precision)
         estimate = patient.example.estimate
@@ -176,7 +180,7 @@ class Alignment:
         """Around all of a patient's passes: the weights are cast once."""
         return torch.autocast("cpu", torch.bfloat16, enabled=self.policy.spec.precision == "bf16")
 
-    def rewards(self, patient: Patient, dose_kzyx: Tensor) -> Tensor:
+    def rewards(self, patient: ScoredPatient, dose_kzyx: Tensor) -> Tensor:
         """Raw reward of each candidate, (k,), in points of 100."""
         card, settings = patient.card, self.settings
         values = card.values(dose_kzyx)
@@ -184,7 +188,7 @@ class Alignment:
         score = 100.0 * (card.points(values).sum(1) - hinge) / card.weight
         return score - settings.anchor * patient.mae_gy(dose_kzyx)
 
-    def _step(self, patients: Sequence[Patient], drawn: Sequence[_Draw], weights_pk: Tensor) -> float:
+    def _step(self, patients: Sequence[ScoredPatient], drawn: Sequence[_Draw], weights_pk: Tensor) -> float:
         """One step of the optimiser over a batch of patients, and of the old policy after it; returns the loss."""
         self.optimiser.zero_grad(set_to_none=True)
         total = 0.0
@@ -201,7 +205,7 @@ class Alignment:
             self.mean[name].lerp_(parameter.detach(), 1.0 - keep)
         return total
 
-    def _loss(self, patient: Patient, draw: _Draw, r: Tensor) -> Tensor:
+    def _loss(self, patient: ScoredPatient, draw: _Draw, r: Tensor) -> Tensor:
         """The mean loss over the noise times that the sampler visits, and the diffusion loss on the reference."""
         settings = self.settings
         generator = noise_generator(settings.seed, "reference", patient.case.case_id, str(self.state.epoch))
@@ -254,12 +258,12 @@ def _copy_weights(policy: PrivatePolicy) -> dict[str, Tensor]:
     return {name: parameter.detach().clone() for name, parameter in policy.parameters().items()}
 
 
-def _weighted_sum(patient: Patient, of_criteria_bc: Tensor) -> Tensor:
+def _weighted_sum(patient: ScoredPatient, of_criteria_bc: Tensor) -> Tensor:
     """Sum over criteria, each times its weight, (b,)."""
     weights = torch.tensor([c.weight for c in patient.card.criteria], dtype=of_criteria_bc.dtype)
     return (of_criteria_bc * weights).sum(1)
 
 
-def _conditions(patient: Patient) -> dict[str, Tensor]:
+def _conditions(patient: ScoredPatient) -> dict[str, Tensor]:
     """All modalities of the patient but the dose, which is predicted from them."""
     return {m: v.float() for m, v in patient.example.latents.items() if m in CONDITIONS}

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from client.adapters.patients import Patient
+from client.adapters.patients import ScoredPatient
 from shared_model.scoring.scorecard import Scorecard
 
 
@@ -24,7 +24,7 @@ class PlanScore:
     broken: tuple[str, ...]
 
 
-def plan_score(patient: Patient, dose_zyx: Tensor) -> PlanScore:
+def plan_score(patient: ScoredPatient, dose_zyx: Tensor) -> PlanScore:
     """Score one dose (z, y, x) in Gy; ``broken``: ids of hard constraints that it breaks."""
     card, dose = patient.card, dose_zyx[None].to(torch.float64)
     values = card.values(dose)
@@ -39,7 +39,7 @@ def plan_score(patient: Patient, dose_zyx: Tensor) -> PlanScore:
     )
 
 
-def reference_scores(patients: Sequence[Patient]) -> list[PlanScore]:
+def reference_scores(patients: Sequence[ScoredPatient]) -> list[PlanScore]:
     """Score the patients' own plans."""
     return [plan_score(patient, patient.reference) for patient in patients]
 

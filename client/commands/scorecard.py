@@ -19,7 +19,7 @@ from shared_model.core.files import ORDINARY, write_text
 # torch is imported inside the commands: `client status` stays quick.
 if TYPE_CHECKING:
     from client.adapters.acceptance import Margins
-    from client.adapters.align import Job
+    from client.adapters.align import AlignJob
     from client.adapters.align import Progress as Report
     from client.adapters.settings import AlignSettings
     from client.site.home import ClientHome
@@ -211,7 +211,7 @@ def _pair(text: str, option: str) -> tuple[str, str]:
 
 
 @contextmanager
-def _show_progress(job: Job) -> Iterator[Report]:
+def _show_progress(job: AlignJob) -> Iterator[Report]:
     """Show progress bars on standard error; a log file gets one line an epoch."""
     bars = Progress(
         TextColumn("{task.description}"),

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from client.data import case_files
 from client.data.kept import latest_per_site
-from client.dicom.find import Findings, Study, find_studies
+from client.dicom.find import DicomStudy, Findings, find_studies
 from client.dicom.study import read_case, read_names
 from client.names.rules import NameRules
 from client.site.config import SiteConfig
@@ -52,7 +52,7 @@ def findings(site: SiteConfig) -> Findings:
     return find_studies(site.root, Pseudonyms.from_file(site.pseudonyms))
 
 
-def case_file(cache: Path, study: Study, names: Path | None) -> Path:
+def case_file(cache: Path, study: DicomStudy, names: Path | None) -> Path:
     """Return where the Case of ``study`` is kept, given the present state of its files and the site's file of names."""
     parts = (*study.ct, study.structures, study.plan, *study.doses)
     files = [header.path for header in parts if header is not None]
@@ -79,7 +79,7 @@ def trainable(found: Findings, rules: NameRules) -> tuple[str, ...]:
     return tuple(chosen.values())
 
 
-def _has_target(study: Study, rules: NameRules) -> bool:
+def _has_target(study: DicomStudy, rules: NameRules) -> bool:
     try:
         return any(row.used and is_target(row.tg263) for row in read_names(study, rules))
     except InputError:

@@ -36,7 +36,7 @@ class FileProblem:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Study:
+class DicomStudy:
     """One plan of one patient, or one structure set without a plan: what is read together as a Case.
 
     ``case_id`` is PATIENT_PLAN, two pseudonyms; ``patient`` is the first. ``problems`` say why it cannot be read (none:
@@ -62,12 +62,12 @@ class Study:
 class Findings:
     """All that a folder holds. ``files`` were read; ``other`` of them are not DICOM, or are DICOM of another kind."""
 
-    studies: tuple[Study, ...]
+    studies: tuple[DicomStudy, ...]
     problems: tuple[FileProblem, ...]
     files: int
     other: int
 
-    def study(self, case_id: str) -> Study:
+    def study(self, case_id: str) -> DicomStudy:
         """The study with this pseudonym. Raises InputError if there is none."""
         for study in self.studies:
             if study.case_id == case_id:
@@ -149,7 +149,7 @@ class _Joiner:
                 self._of[header.kind].append(header)
         self._used: set[str] = set()
 
-    def studies(self) -> tuple[list[Study], list[tuple[Header, str]]]:
+    def studies(self) -> tuple[list[DicomStudy], list[tuple[Header, str]]]:
         """All studies by case id, and the files that belong to none with the reason."""
         studies = [self._of_plan(plan) for plan in self._of["RTPLAN"]]
         drawn = {study.structures.uid for study in studies if study.structures is not None}
@@ -167,7 +167,7 @@ class _Joiner:
         ]
         return sorted(studies, key=lambda study: study.case_id), unused
 
-    def _of_plan(self, plan: Header) -> Study:
+    def _of_plan(self, plan: Header) -> DicomStudy:
         problems: list[str] = []
         notes: list[str] = []
         structures = self._one_of("RTSTRUCT", plan, "structure set", problems, notes)
@@ -179,7 +179,7 @@ class _Joiner:
         ct = self._ct(structures, problems, notes) if structures is not None else []
         return self._study(plan, ct, structures, plan, doses, problems, notes)
 
-    def _of_structures(self, structures: Header) -> Study:
+    def _of_structures(self, structures: Header) -> DicomStudy:
         problems: list[str] = []
         notes = ["no plan (RTPLAN): no beam plates, and prescriptions only by name"]
         plans = {p.uid for p in self._of["RTPLAN"]}
@@ -237,7 +237,7 @@ class _Joiner:
         doses: Sequence[Header],
         problems: list[str],
         notes: list[str],
-    ) -> Study:
+    ) -> DicomStudy:
         self._used |= {dose.uid for dose in doses}
         predicted = sum(dose.research for dose in doses)
         if predicted:  # `client predict` marks its doses like this, and hospitals send them back into the same study
@@ -254,7 +254,7 @@ class _Joiner:
         if not doses:
             notes.append("no dose (RTDOSE): for prediction only")
         patient = self._pseudonyms.patient(by.patient or next(iter(by.frames), by.study or by.series))
-        return Study(
+        return DicomStudy(
             case_id=f"{patient}_{self._pseudonyms.plan(by.uid)}",
             ct=tuple(ct),
             structures=structures,

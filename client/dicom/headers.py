@@ -50,7 +50,7 @@ _MOST_UIDS = 100_000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plane:
+class ImagePlane:
     """One image plane in the patient's coordinates (LPS, mm): ``position`` of the first pixel's centre (x, y, z),
     directions of a row and of a column, ``spacing`` between rows and between columns, and how many there are."""
 
@@ -79,7 +79,7 @@ class Header:
     frames: tuple[str, ...] = field(repr=False, default=())
     refers: tuple[str, ...] = field(repr=False, default=())
     position: str = ""
-    plane: Plane | None = None
+    plane: ImagePlane | None = None
     units: str = ""
     dose_type: str = ""
     summation: str = ""
@@ -154,7 +154,7 @@ def items(dataset: Dataset, keyword: str) -> Iterable[Dataset]:
     return [item for item in found if isinstance(item, Dataset)] if isinstance(found, (Sequence, list)) else []
 
 
-def read_plane(dataset: Dataset) -> Plane:
+def read_plane(dataset: Dataset) -> ImagePlane:
     """The image plane of a CT slice, or of a dose grid's first frame. Raises InputError naming the attribute."""
     position = numbers(dataset, "ImagePositionPatient", 3)
     row, column = np.split(np.array(numbers(dataset, "ImageOrientationPatient", 6)), 2)
@@ -170,7 +170,7 @@ def read_plane(dataset: Dataset) -> Plane:
     if not (1 <= rows <= 4096 and 1 <= columns <= 4096):
         raise InputError("Rows, Columns: expected 1 to 4096")
     row, column = row / lengths[0], column / lengths[1]
-    return Plane(
+    return ImagePlane(
         position=_triple(position),
         row_direction=_triple(row),
         column_direction=_triple(column),
@@ -180,7 +180,7 @@ def read_plane(dataset: Dataset) -> Plane:
     )
 
 
-def _plane(dataset: Dataset) -> Plane | None:
+def _plane(dataset: Dataset) -> ImagePlane | None:
     image_type = value(dataset, "ImageType") or ()
     if "LOCALIZER" in (image_type if not isinstance(image_type, str) else (image_type,)):
         return None

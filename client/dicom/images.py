@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from client.dicom.headers import Header, Plane
+from client.dicom.headers import Header, ImagePlane
 from client.dicom.lattice import Lattice, along_axis, sample
 from client.dicom.parts import DoseGrid, read_ct_slice, read_dose_grid
 from client.dicom.plan import Plan
@@ -57,7 +57,7 @@ def stack(ct: Sequence[Header]) -> CtStack:
     return CtStack(tuple(ct[i] for i in order), lattice, _spacing_notes(lattice.heights_mm))
 
 
-def _alike(one: Plane, other: Plane) -> bool:
+def _alike(one: ImagePlane, other: ImagePlane) -> bool:
     directions = np.subtract(
         (*one.row_direction, *one.column_direction), (*other.row_direction, *other.column_direction)
     )

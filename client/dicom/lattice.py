@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from client.dicom.headers import Plane
+from client.dicom.headers import ImagePlane
 from shared_model.core.errors import InputError
 from shared_model.patient.geometry import Grid
 
@@ -36,7 +36,7 @@ class Lattice:
     columns: int
 
     @classmethod
-    def of_planes(cls, first: Plane, origins_zyx: Array) -> Lattice:
+    def of_planes(cls, first: ImagePlane, origins_zyx: Array) -> Lattice:
         """Frames like ``first``, at ``origins_zyx``."""
         return cls(
             origins_mm=origins_zyx,

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.pixels.utils import pixel_array
 
-from client.dicom.headers import Plane, items, numbers, read_plane, text, value
+from client.dicom.headers import ImagePlane, items, numbers, read_plane, text, value
 from client.dicom.open import open_dataset
 from client.names.records import Points, Roi
 from shared_model.core.errors import InputError
@@ -33,7 +33,7 @@ class DoseGrid:
     """A dose as stored: ``dose_gy`` (frames, rows, columns), the first frame's plane, and each frame's offset in mm
     along the normal of the plane."""
 
-    plane: Plane
+    plane: ImagePlane
     offsets_mm: NDArray[np.float64]
     dose_gy: NDArray[np.float32]
 
@@ -72,7 +72,7 @@ def read_dose_grid(path: Path) -> DoseGrid:
     return DoseGrid(plane=plane, offsets_mm=offsets, dose_gy=stored.astype(np.float32) * np.float32(scaling))
 
 
-def _offsets(dataset: Dataset, frames: int, plane: Plane) -> NDArray[np.float64]:
+def _offsets(dataset: Dataset, frames: int, plane: ImagePlane) -> NDArray[np.float64]:
     """Offset of each frame along the normal, from the first (PS3.3 section C.8.8.3.2)."""
     if frames == 1:
         return np.zeros(1)

@@ -18,7 +18,7 @@ import numpy as np
 from pydicom.dataset import Dataset
 
 from client.dicom.beams import PLATES, plan_plates
-from client.dicom.find import Study
+from client.dicom.find import DicomStudy
 from client.dicom.headers import Header
 from client.dicom.images import VOXEL_MM, ct_hu, grid_about, plan_dose, stack
 from client.dicom.masks import body_mask, structure_masks
@@ -69,13 +69,13 @@ def read_source(header: Header) -> Dataset:
     return worker().read(open_source, header.path)
 
 
-def read_names(study: Study, rules: NameRules | None = None) -> tuple[NameRow, ...]:
+def read_names(study: DicomStudy, rules: NameRules | None = None) -> tuple[NameRow, ...]:
     """The review table of a study's structures alone. Raises InputError if it has none that can be read."""
     return _records(study, rules or NameRules()).names
 
 
 def read_case(
-    study: Study, rules: NameRules | None = None, *, plates: str = "fast", voxel_mm: float = VOXEL_MM
+    study: DicomStudy, rules: NameRules | None = None, *, plates: str = "fast", voxel_mm: float = VOXEL_MM
 ) -> Reading:
     """Read ``study`` as a Case; ``plates`` is ``fast`` or ``exact``, ``voxel_mm`` the finest voxel
     (client/dicom/beams.py).
@@ -105,7 +105,7 @@ class _Records:
     notes: tuple[str, ...]
 
 
-def _records(study: Study, rules: NameRules) -> _Records:
+def _records(study: DicomStudy, rules: NameRules) -> _Records:
     """Parse structure set and plan, each once."""
     if study.problems:
         raise InputError("; ".join(study.problems))
@@ -130,7 +130,7 @@ def _part(task: Callable[[Path], T], header: Header) -> T:
         raise InputError(f"{header.kind}: {error}") from None
 
 
-def _plan_prescriptions(study: Study, plan: Plan | None) -> tuple[tuple[Prescription, ...], list[str]]:
+def _plan_prescriptions(study: DicomStudy, plan: Plan | None) -> tuple[tuple[Prescription, ...], list[str]]:
     """Return the plan's prescriptions. If the plan refers to another structure set, its structure numbers mean nothing
     here."""
     if plan is None:
@@ -143,7 +143,7 @@ def _plan_prescriptions(study: Study, plan: Plan | None) -> tuple[tuple[Prescrip
     return tuple(replace(p, roi=None) for p in plan.prescriptions), [note]
 
 
-def _read_images(study: Study, records: _Records, plates: str, voxel_mm: float) -> Reading:
+def _read_images(study: DicomStudy, records: _Records, plates: str, voxel_mm: float) -> Reading:
     """Bring the study's images and contours onto one grid, step by step."""
     rois, plan, notes = records.rois, records.plan, [*records.notes]
     levels = _levels_gy(records)

@@ -16,7 +16,7 @@ from client.gate.secure_site import SITES, SecureSite
 from client.site.config import SiteConfig
 from client.site.home import ClientHome
 from privacy.dp.ledger import SiteLedger
-from privacy.dp.terms import Terms
+from privacy.dp.terms import PrivacyTerms
 from privacy.wire.messages import Request
 
 
@@ -32,7 +32,7 @@ class Gate(Protocol):
     def filter_metrics(self, metrics: Mapping[str, float]) -> dict[str, float]:
         """Return the metrics that may leave."""
 
-    def ledger(self, terms: Terms) -> SiteLedger | None:
+    def ledger(self, terms: PrivacyTerms) -> SiteLedger | None:
         """Return the ledger that a release by ``terms`` is charged to; None where the site keeps none."""
 
     def secure_site(self) -> SecureSite:
@@ -64,7 +64,7 @@ class HospitalGate:
         """Return the metrics that policy and plan both name."""
         return self.limits.filter_metrics(metrics)
 
-    def ledger(self, terms: Terms) -> SiteLedger | None:
+    def ledger(self, terms: PrivacyTerms) -> SiteLedger | None:
         """Return the hospital's ledger; its delta and its limit are the policy's, whatever ``terms`` ask for."""
         return self.limits.ledger
 
@@ -94,7 +94,7 @@ class SimulatedGate:
         """Return all metrics."""
         return dict(metrics)
 
-    def ledger(self, terms: Terms) -> SiteLedger | None:
+    def ledger(self, terms: PrivacyTerms) -> SiteLedger | None:
         """Return a ledger without a limit, made when it is first asked for."""
         if not self.ledger_folder:
             return None

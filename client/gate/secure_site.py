@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from client.gate.secure_inputs import SecureInputs
 from client.site.home import ClientHome
 from privacy.agreement.federation_plan import FederationPlan
-from privacy.secagg.context import Floors, Terms
+from privacy.secagg.context import Floors, SumTerms
 from privacy.secagg.errors import SecAggError
 from privacy.secagg.layout import Packed
 from privacy.secagg.masks import Ring
 from privacy.secagg.messages import Adverts, Confirmations, Inbox, Masked, Survivors
 from privacy.secagg.replay import FileReplay
-from privacy.secagg.site import Site
+from privacy.secagg.site import MaskingSite
 from privacy.trust.passphrase import read_private_key
 from privacy.trust.signed import private_key
 from privacy.wire.messages import Request, TrainTask
@@ -36,7 +36,7 @@ class SecureSite:
     kept for an audit. Every refusal is a SecAggError, whose text may be sent to the coordinator.
     """
 
-    def __init__(self, site: Site, plan: bytes = b"", inputs: SecureInputs | None = None) -> None:
+    def __init__(self, site: MaskingSite, plan: bytes = b"", inputs: SecureInputs | None = None) -> None:
         self._site, self._plan, self._inputs = site, plan, inputs
         self._lock = threading.Lock()
 
@@ -44,7 +44,7 @@ class SecureSite:
         """Answer a message of SECURE_KINDS."""
         message = asked.secure
         with self._lock:
-            if isinstance(message, Terms):
+            if isinstance(message, SumTerms):
                 if message.session != session_of(asked):
                     raise SecAggError("terms", "the terms are for another run than the request")
                 return self._site.begin(message, config_hash(asked, self._plan))
@@ -94,7 +94,7 @@ class SecureSite:
 
 
 @dataclass
-class _Known:
+class _MadeFrom:
     """What a SecureSite was made from, so that a change of cohort, plan or floors makes a new one."""
 
     made_from: tuple[bytes, bytes, Floors]
@@ -107,7 +107,7 @@ class SecureSites:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._known: dict[str, _Known] = {}
+        self._known: dict[str, _MadeFrom] = {}
         self._simulated: dict[str, SecureSite] = {}
 
     def of_home(
@@ -126,7 +126,7 @@ class SecureSites:
             identity = private_key(read_private_key(home.identity_key))
             replay = known.replay if known is not None else FileReplay(home.folder / "state" / REPLAY_FILE)
             try:
-                site = Site(name=home.site, identity=identity, cohort=cohort, floors=floors, replay=replay)
+                site = MaskingSite(name=home.site, identity=identity, cohort=cohort, floors=floors, replay=replay)
             except SecAggError:
                 if known is None:  # or the file would be locked although no site holds it
                     replay.close()
@@ -134,7 +134,7 @@ class SecureSites:
             if known is not None:
                 known.site.end()
             secure = SecureSite(site, plan_digest, SecureInputs(home.folder / "state" / INPUTS_FOLDER))
-            self._known[key] = _Known(made_from, secure, replay)
+            self._known[key] = _MadeFrom(made_from, secure, replay)
             return secure
 
     def enrol(self, key: str, site: SecureSite) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from privacy.dp.ledger import SiteLedger
-from privacy.dp.ledger_record import Entry
-from privacy.dp.terms import Terms
+from privacy.dp.ledger_record import LedgerEntry
+from privacy.dp.terms import PrivacyTerms
 from privacy.wire.messages import TrainTask
 
 
@@ -17,7 +17,7 @@ class Account:
     ledger: SiteLedger
     run_id: str
     task: TrainTask
-    terms: Terms
+    terms: PrivacyTerms
 
     def check(self) -> None:
         """Raise PolicyError if the site cannot pay it. Call this before any work is done for the task."""
@@ -25,7 +25,7 @@ class Account:
 
     def spend(self) -> None:
         """Write the charge to the ledger. If this raises PolicyError or InputError, nothing may leave."""
-        entry = Entry(
+        entry = LedgerEntry(
             purpose=self.terms.mode,
             run_id=self.run_id,
             round=self.task.round,

@@ -61,7 +61,7 @@ RETRY_S = 1.0
 _log = logging.getLogger("client.node.executor")
 
 
-class _Stop(BaseException):
+class _StopSite(BaseException):
     """SIGTERM: leave, and tell the coordinator if a task is open. Not an Exception, so that no app swallows it."""
 
 
@@ -76,7 +76,7 @@ class _Runtime(RuntimeHttpClient):
         return until_there(partial(super().PullObject, request))
 
 
-class Executor:
+class SiteExecutor:
     """Takes one task after another; `run` returns when the process is told to stop."""
 
     def __init__(self, home: ClientHome, address: str) -> None:
@@ -104,11 +104,11 @@ class Executor:
                     token = self._next_task(poll)
                     if token is not None:
                         self._work(token)
-        except _Stop:
+        except _StopSite:
             self._report(state="stopped")
 
     def _on_stop(self, _number: int, _frame: FrameType | None) -> None:
-        raise _Stop
+        raise _StopSite
 
     def _on_abandon(self, _number: int, _frame: FrameType | None) -> None:
         if self._working:
@@ -190,7 +190,7 @@ class Executor:
             self._report(task=_describe(message.metadata.message_type, message.metadata.group_id))
             try:
                 reply = self._call_app(message, context)
-            except _Stop:
+            except _StopSite:
                 stop = True
                 reply = _error(message, SITE_STOPS)
             push_message(client, reply, context)
@@ -203,7 +203,7 @@ class Executor:
                 if heartbeat.is_running:
                     heartbeat.stop()
         if stop:
-            raise _Stop
+            raise _StopSite
         return succeeded
 
     def _call_app(self, message: Message, context: Context) -> Message:
@@ -255,7 +255,7 @@ def main() -> None:
     os.umask(0o077)
     log_to_stdout()
     end_with_parent()
-    Executor(ClientHome.load(Path(sys.argv[1])), sys.argv[2]).run()
+    SiteExecutor(ClientHome.load(Path(sys.argv[1])), sys.argv[2]).run()
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from client.data.npz import write_arrays
 from client.dicom.write import SPREAD, Origin, write_dose
-from client.prediction.predict import Answer, Predictor
+from client.prediction.predict import PredictedDose, Predictor
 from client.reports.page import Page
 from client.reports.patient import prediction_figure
 from shared_model.core.files import ORDINARY, write_text
@@ -31,7 +31,7 @@ STEP_GY = 0.1
 FEW_VOXELS = 30
 
 
-def write_answer(out: Path, answer: Answer, predictor: Predictor, origin: Origin | None) -> dict[str, Any]:
+def write_answer(out: Path, answer: PredictedDose, predictor: Predictor, origin: Origin | None) -> dict[str, Any]:
     """Write all files of one prediction; returns what report.json holds."""
     record = _record(answer, predictor, origin is not None)
     grid = answer.case.grid
@@ -49,7 +49,7 @@ def write_answer(out: Path, answer: Answer, predictor: Predictor, origin: Origin
     return record
 
 
-def dvh_csv(answer: Answer) -> str:
+def dvh_csv(answer: PredictedDose) -> str:
     """Return cumulative DVHs in steps of STEP_GY: structure, dose, volume (%), volume of the case's own dose if any."""
     case, doses = answer.case, _doses(answer)
     levels = torch.arange(0.0, float(doses.max()) + 2 * STEP_GY, STEP_GY)
@@ -65,7 +65,7 @@ def dvh_csv(answer: Answer) -> str:
     return text.getvalue()
 
 
-def _doses(answer: Answer) -> Tensor:
+def _doses(answer: PredictedDose) -> Tensor:
     """The prediction, then the reference where there is one: (1 or 2, z, y, x)."""
     found = [answer.dose_gy] + ([] if answer.case.dose_gy is None else [answer.case.dose_gy])
     return torch.from_numpy(np.stack(found))
@@ -76,7 +76,7 @@ def _present(case: Case) -> list[str]:
     return [name for name in (*case.targets, *organs) if case.structures[name].any()]
 
 
-def _record(answer: Answer, predictor: Predictor, dicom: bool) -> dict[str, Any]:
+def _record(answer: PredictedDose, predictor: Predictor, dicom: bool) -> dict[str, Any]:
     case, how = answer.case, answer.how
     doses = _doses(answer)
     metrics = dvh_metrics(doses, {name: case.structures[name] for name in _present(case)}, case.grid.voxel_cc)
@@ -113,7 +113,7 @@ def _few_voxels(case: Case) -> list[str]:
     return [f"{name} has {n} voxels on this grid: its DVH is coarse" for name, n in few.items() if n < FEW_VOXELS]
 
 
-def _page(answer: Answer, record: dict[str, Any]) -> Page:
+def _page(answer: PredictedDose, record: dict[str, Any]) -> Page:
     case, how = answer.case, answer.how
     page = Page(f"Predicted dose: case {case.case_id}")
     what = f"the best of {how.samples} samples" if how.score_of else f"the mean of {how.samples} samples"

@@ -56,7 +56,7 @@ class Sampled:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answer:
+class PredictedDose:
     """A predicted dose (z, y, x) Gy on the case's grid; ``spread_gy`` where there was more than one sample.
 
     ``notes``: what is near the edge of the training data, or was assumed. ``peak_mb``: the process's peak memory.
@@ -93,7 +93,7 @@ class Predictor:
         self._model.eval()
         self.envelope, self._stand_in = _envelope(self.card)
 
-    def predict(self, case: Case, how: Sampled, notes: Sequence[str] = ()) -> Answer:
+    def predict(self, case: Case, how: Sampled, notes: Sequence[str] = ()) -> PredictedDose:
         """Predict the dose of ``case`` without reading its own dose. ``notes`` on how it was read come first.
 
         Raises InputError for a case far outside the training data.
@@ -109,7 +109,7 @@ class Predictor:
             )
             dose, spread = (None if v is None else refined(v, asked, case) for v in (found.dose_gy, found.spread_gy))
         assert dose is not None
-        return Answer(
+        return PredictedDose(
             case=case,
             dose_gy=_array(dose),
             spread_gy=None if spread is None else _array(spread),

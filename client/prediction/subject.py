@@ -7,7 +7,7 @@ from pathlib import Path
 
 from client.data.kinds import patient_kind
 from client.data.load import read_file
-from client.dicom.find import Findings, Study, find_studies
+from client.dicom.find import DicomStudy, Findings, find_studies
 from client.dicom.plan import Plan
 from client.dicom.study import read_case, read_source
 from client.dicom.write import Origin
@@ -55,7 +55,7 @@ def load_subject(
     return Subject(case=reading.case, origin=origin, notes=(*reading.notes, *not_known_notes(reading.names)))
 
 
-def _origin(study: Study, plan: Plan | None, path: Path) -> Origin:
+def _origin(study: DicomStudy, plan: Plan | None, path: Path) -> Origin:
     """Return where a dose of the study belongs: to its plan or, without one, to its structure set."""
     if plan is not None:
         return Origin(study=plan.identity, frame_of_reference=_frame(study, path), plan=plan.identity)
@@ -63,7 +63,7 @@ def _origin(study: Study, plan: Plan | None, path: Path) -> Origin:
     return Origin(study=read_source(study.structures), frame_of_reference=_frame(study, path))
 
 
-def _frame(study: Study, path: Path) -> str:
+def _frame(study: DicomStudy, path: Path) -> str:
     """Return the Frame of Reference of the study's dose. An anonymised CT may have lost its own."""
     for header in (study.ct[0], study.plan, study.structures):
         if header is not None and header.frames:
@@ -74,7 +74,7 @@ def _frame(study: Study, path: Path) -> str:
     )
 
 
-def _choose(findings: Findings, path: Path, case_id: str | None, *, salted: bool) -> Study:
+def _choose(findings: Findings, path: Path, case_id: str | None, *, salted: bool) -> DicomStudy:
     if case_id is not None:
         return findings.study(case_id)
     able = [study for study in findings.studies if not study.problems]

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from client.reports.sheet import DVH, LEFT, LEGEND, LEGEND_GAP, PANEL, TOP, Sheet, plain_axes, save_figure
 from client.reports.slices import (
-    Plane,
+    PageSlice,
     draw_anatomy,
     draw_contours,
     draw_scale_bar,
@@ -185,7 +185,9 @@ def _scores_line(score: CaseScore) -> str:
     return "  ·  ".join(parts)
 
 
-def _draw_panels(sheet: Sheet, planes: Sequence[Plane], case: Case, columns: Sequence[_Column], styles: Styles) -> None:
+def _draw_panels(
+    sheet: Sheet, planes: Sequence[PageSlice], case: Case, columns: Sequence[_Column], styles: Styles
+) -> None:
     width_mm = max(plane.width_mm for plane in planes)
     colours = {name: colour for name, (colour, _) in styles.items()}
     first = 0

@@ -23,7 +23,7 @@ Array = NDArray[Any]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plane:
+class PageSlice:
     """One slice: the axis that it cuts and where, and how it lies on the page.
 
     ``extent_mm`` is the whole slice's (left, right, bottom, top), ``across_mm`` and ``up_mm`` the part that is shown,
@@ -55,7 +55,7 @@ class Plane:
         return found[::-1] if self.name == "axial" else found
 
 
-def planes_through_target(case: Case) -> tuple[Plane, ...]:
+def planes_through_target(case: Case) -> tuple[PageSlice, ...]:
     """Axial, coronal and sagittal slice through the centroid of the highest target (of the body without a target)."""
     shown = _visible_mask(case)
     z, y, x = (_span_mm(shown, case.grid, axis) for axis in range(3))
@@ -63,11 +63,11 @@ def planes_through_target(case: Case) -> tuple[Plane, ...]:
     cut = _centre(case)
     flipped = (height - y[1], height - y[0])
     return (
-        Plane(name="axial", cut_axis=0, index=cut[0], extent_mm=(0, width, 0, height), across_mm=x, up_mm=flipped,
+        PageSlice(name="axial", cut_axis=0, index=cut[0], extent_mm=(0, width, 0, height), across_mm=x, up_mm=flipped,
               letters=("R", "L", "A", "P")),
-        Plane(name="coronal", cut_axis=1, index=cut[1], extent_mm=(0, width, 0, depth), across_mm=x, up_mm=z,
+        PageSlice(name="coronal", cut_axis=1, index=cut[1], extent_mm=(0, width, 0, depth), across_mm=x, up_mm=z,
               letters=("R", "L", "S", "I")),
-        Plane(name="sagittal", cut_axis=2, index=cut[2], extent_mm=(0, height, 0, depth), across_mm=y, up_mm=z,
+        PageSlice(name="sagittal", cut_axis=2, index=cut[2], extent_mm=(0, height, 0, depth), across_mm=y, up_mm=z,
               letters=("A", "P", "S", "I")),
     )  # fmt: skip
 
@@ -95,7 +95,7 @@ def _span_mm(mask: Mask, grid: Grid, axis: int) -> tuple[float, float]:
     return max(0.0, low), min(grid.shape[axis] * step, high)
 
 
-def draw_anatomy(axes: Axes, plane: Plane, case: Case) -> None:
+def draw_anatomy(axes: Axes, plane: PageSlice, case: Case) -> None:
     """The CT in a soft tissue window, or the body's outline filled grey where there is no CT."""
     if case.ct_hu is not None:
         _draw(axes, plane, plane.of(case.ct_hu), cmap="gray", vmin=CT_WINDOW_HU[0], vmax=CT_WINDOW_HU[1])
@@ -103,18 +103,18 @@ def draw_anatomy(axes: Axes, plane: Plane, case: Case) -> None:
         _draw(axes, plane, plane.of(case.body).astype(np.float32), cmap="gray", vmin=0.0, vmax=2.5)
 
 
-def draw_wash(axes: Axes, plane: Plane, volume_zyx: Array, opacity_zyx: Array, **colours: Any) -> Any:
+def draw_wash(axes: Axes, plane: PageSlice, volume_zyx: Array, opacity_zyx: Array, **colours: Any) -> Any:
     """A colour wash over the anatomy; ``opacity_zyx`` in 0..1. Returns the image, for a colour bar."""
     return _draw(axes, plane, plane.of(volume_zyx), alpha=plane.of(opacity_zyx), **colours)
 
 
-def _draw(axes: Axes, plane: Plane, image: Array, **options: Any) -> Any:
+def _draw(axes: Axes, plane: PageSlice, image: Array, **options: Any) -> Any:
     return axes.imshow(
         image, origin="lower", extent=plane.extent_mm, interpolation="bilinear", aspect="auto", **options
     )
 
 
-def draw_contours(axes: Axes, plane: Plane, case: Case, colours: Mapping[str, str]) -> None:
+def draw_contours(axes: Axes, plane: PageSlice, case: Case, colours: Mapping[str, str]) -> None:
     """Outlines of the structures named in ``colours``; the first is drawn last, on top. Targets are thicker."""
     left, right, bottom, top = plane.extent_mm
     for name in reversed(list(colours)):
@@ -131,7 +131,7 @@ def draw_contours(axes: Axes, plane: Plane, case: Case, colours: Mapping[str, st
         axes.contour(at_x, at_y, lines, levels=[0.5], colors=[colours[name]], linewidths=width)
 
 
-def dress(axes: Axes, plane: Plane, width_mm: float) -> None:
+def dress(axes: Axes, plane: PageSlice, width_mm: float) -> None:
     """Shows ``width_mm`` about the body's middle on black, without ticks, with the orientation at the edges."""
     middle = sum(plane.across_mm) / 2
     axes.set_xlim(middle - width_mm / 2, middle + width_mm / 2)

@@ -24,7 +24,7 @@ from client.names.review import Reviewed
 from client.reports.page import Cell, Page
 from client.setup import check_machine
 from client.setup.check_machine import FAIL, Finding
-from client.setup.check_patient import Patient
+from client.setup.check_patient import CheckedPatient
 from client.setup.check_patients import Looked, Source, look
 from client.setup.forget import forgotten, is_of
 from client.site.home import ClientHome
@@ -32,7 +32,7 @@ from shared_model.adapter.envelope import Envelope
 
 
 @dataclass(frozen=True, kw_only=True)
-class Report:
+class SiteReport:
     """All results of a check. ``ready``: at least one patient is usable and no check failed."""
 
     kind: str
@@ -83,7 +83,7 @@ def check(
     workers: int = 1,
     offline: bool = False,
     seen: Callable[[int, int], None] = lambda done, total: None,
-) -> Report:
+) -> SiteReport:
     """Check every patient of ``source`` and the machine; in a home also its keys, policy and coordinator.
 
     Raises InputError only if ``source`` is not a folder of its kind. Any other problem is in the report.
@@ -97,10 +97,12 @@ def check(
         usable = sum(patient.usable for patient in looked.patients)
         findings += check_machine.site(home, usable, offline=offline)
     seconds = time.monotonic() - started
-    return Report(kind=source.kind, looked=looked, findings=tuple(findings), seconds=seconds, peak_mb=_peak_mb())
+    return SiteReport(kind=source.kind, looked=looked, findings=tuple(findings), seconds=seconds, peak_mb=_peak_mb())
 
 
-def _without_forgotten(patients: Sequence[Patient], forgotten_on: Mapping[str, str], kind: str) -> tuple[Patient, ...]:
+def _without_forgotten(
+    patients: Sequence[CheckedPatient], forgotten_on: Mapping[str, str], kind: str
+) -> tuple[CheckedPatient, ...]:
     """Return the rows. Patients that this site has forgotten are not usable, even if their files are still there."""
     rows = []
     for row in patients:
@@ -117,7 +119,7 @@ def _peak_mb() -> float:
     return max(kilobytes) / (1e6 if sys.platform == "darwin" else 1e6 / 1024)
 
 
-def cohort(patients: Sequence[Patient]) -> dict[str, Any]:
+def cohort(patients: Sequence[CheckedPatient]) -> dict[str, Any]:
     """Summarise the usable patients: counts of structures and prescriptions, and (least, median, greatest)."""
     rows = [patient.numbers for patient in patients if patient.usable]
     spans = {
@@ -142,7 +144,7 @@ def _span(values: Sequence[float]) -> list[float]:
     return [round(v, 2) for v in (min(values), statistics.median(values), max(values))]
 
 
-def lines(report: Report, *, show_ids: bool) -> list[str]:
+def lines(report: SiteReport, *, show_ids: bool) -> list[str]:
     """Return the report for a screen: first what a person must look at, then the counts."""
     total = len(report.looked.patients)
     out = [f"{report.usable} of {total} patients are usable ({report.kind}, {report.looked.files} files)"]
@@ -160,7 +162,7 @@ def lines(report: Report, *, show_ids: bool) -> list[str]:
     return [*out, f"{verdict}; {report.seconds:.1f} s, at most {report.peak_mb:.0f} MB in one process"]
 
 
-def page(report: Report, *, show_ids: bool) -> Page:
+def page(report: SiteReport, *, show_ids: bool) -> Page:
     """The report as a page."""
     found = report.record(show_ids=show_ids)
     made = Page("Site check", "Stays at the site. Research software, not for clinical use.")

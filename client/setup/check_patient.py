@@ -30,7 +30,7 @@ FEW_SLICES = 8
 
 
 @dataclass(frozen=True, kw_only=True)
-class Patient:
+class CheckedPatient:
     """One row of the table. ``why`` it is not usable and what to do are in the same order; ``notes`` are for a person.
 
     ``record`` is the hospital's own name for it (file or plan), shown only with --show-ids. ``content`` and ``images``
@@ -59,10 +59,10 @@ class Patient:
         return row | ({"record": self.record} if show_ids else {})
 
 
-def unreadable(patient: str, reasons: Sequence[str], record: str = "") -> Patient:
+def unreadable(patient: str, reasons: Sequence[str], record: str = "") -> CheckedPatient:
     """Make the row of a patient whose case could not be read. Our errors say what is wrong, then what to do."""
     parts = [reason.rpartition("; ") for reason in reasons]
-    return Patient(
+    return CheckedPatient(
         patient=patient,
         why=tuple(what or todo for what, _, todo in parts),
         todo=tuple(todo if what else "export it again" for what, _, todo in parts),
@@ -76,7 +76,7 @@ def examine(
     notes: tuple[str, ...] = (),
     record: str = "",
     names: tuple[NameRow, ...] = (),
-) -> Patient:
+) -> CheckedPatient:
     """Check one case that could be read. ``envelope`` is that of the adapter in use: it only adds notes."""
     found: list[tuple[str, str]] = []
     if not case.targets:
@@ -91,7 +91,7 @@ def examine(
     # As `client predict` will check it: on voxels of the training patients' size.
     verdict = None if envelope is None else envelope.judge(coarsened(case, envelope.factors(case)))
     near = () if verdict is None else (*verdict.refusals, *verdict.notes)
-    return Patient(
+    return CheckedPatient(
         patient=case.case_id,
         why=tuple(what for what, _ in (*found, *misfits)),
         todo=tuple(todo for _, todo in (*found, *misfits)),
@@ -155,7 +155,7 @@ def _image_hash(case: Case) -> str:
     return hashlib.sha256(np.ascontiguousarray(case.ct_hu).tobytes()).hexdigest()
 
 
-def mark_duplicates(patients: list[Patient]) -> list[Patient]:
+def mark_duplicates(patients: list[CheckedPatient]) -> list[CheckedPatient]:
     """Return the same rows. If contents are equal, only the first is usable; equal images get a note."""
     first: dict[str, str] = {}
     images: dict[str, str] = {}

@@ -11,10 +11,10 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from client.data.load import read_file
-from client.dicom.find import Study, find_studies
+from client.dicom.find import DicomStudy, find_studies
 from client.dicom.study import NoTargetError, read_case
 from client.names.rules import NameRules
-from client.setup.check_patient import Patient, examine, mark_duplicates, unreadable
+from client.setup.check_patient import CheckedPatient, examine, mark_duplicates, unreadable
 from client.site.config import DATA_FOLDERS, DATA_KINDS, DICOM, case_id_of, is_case_id
 from client.site.pseudonyms import Pseudonyms
 from shared_model.adapter.envelope import Envelope
@@ -38,7 +38,7 @@ class Source:
 class Looked:
     """The rows, and for DICOM the files that belong to no patient: (number of the file, reason)."""
 
-    patients: tuple[Patient, ...]
+    patients: tuple[CheckedPatient, ...]
     files: int
     file_problems: tuple[tuple[int, str], ...] = ()
 
@@ -50,7 +50,7 @@ class _Item:
     case_id: str
     record: str = field(repr=False)
     path: Path | None = field(repr=False, default=None)
-    study: Study | None = field(repr=False, default=None)
+    study: DicomStudy | None = field(repr=False, default=None)
 
 
 def look(
@@ -95,13 +95,15 @@ def _items(source: Source) -> tuple[list[_Item], list[tuple[int, str]], int]:
     return items, [], len(paths)
 
 
-def _record(study: Study) -> str:
+def _record(study: DicomStudy) -> str:
     """Return the hospital's own patient id of a study, and where its plan lies."""
     header = study.plan or study.structures or study.ct[0]
     return f"{header.patient} {header.path}"
 
 
-def _map_items(examined: Callable[[_Item], Patient], items: list[_Item], workers: int) -> Iterator[Patient]:
+def _map_items(
+    examined: Callable[[_Item], CheckedPatient], items: list[_Item], workers: int
+) -> Iterator[CheckedPatient]:
     count = min(workers, os.cpu_count() or 1, len(items) // FEW + 1)
     if count < 2:
         yield from map(examined, items)
@@ -110,7 +112,7 @@ def _map_items(examined: Callable[[_Item], Patient], items: list[_Item], workers
         yield from pool.map(examined, items)
 
 
-def _examine_item(kind: str, rules: NameRules, envelope: Envelope | None, item: _Item) -> Patient:
+def _examine_item(kind: str, rules: NameRules, envelope: Envelope | None, item: _Item) -> CheckedPatient:
     try:
         if item.study is not None:
             reading = read_case(item.study, rules)

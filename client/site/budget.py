@@ -9,7 +9,7 @@ from client.site.home import ClientHome
 from client.site.policy import Policy
 from privacy.dp.accountant import epsilon, profile
 from privacy.dp.ledger import Spent
-from privacy.dp.ledger_record import Entry
+from privacy.dp.ledger_record import LedgerEntry
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +73,7 @@ def budget_report(home: ClientHome) -> BudgetReport:
     )
 
 
-def _by_run(entries: list[Entry]) -> list[tuple[str, str, int]]:
+def _by_run(entries: list[LedgerEntry]) -> list[tuple[str, str, int]]:
     counts: dict[tuple[str, str], int] = {}
     for entry in entries:
         key = (entry.run_id, entry.purpose)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from client.site.config import SiteConfig
 from privacy.dp.encoding import Ring
-from privacy.dp.terms import Terms
+from privacy.dp.terms import PrivacyTerms
 from privacy.wire.messages import EvaluateTask, TrainTask
 from shared_model.core.vector import Vector
 
@@ -35,7 +35,7 @@ class Training(Protocol):
         ...
 
     def private_round(
-        self, site: SiteConfig, spec_json: str, vector: Vector, task: TrainTask, terms: Terms
+        self, site: SiteConfig, spec_json: str, vector: Vector, task: TrainTask, terms: PrivacyTerms
     ) -> Vector | Ring:
         """Train under differential privacy; returns a release (modes shared and site) or an update (mode local)."""
         ...
@@ -68,7 +68,7 @@ class InstalledTraining:
         return train_round(site, ModelSpec.from_json(spec_json), vector, task)
 
     def private_round(
-        self, site: SiteConfig, spec_json: str, vector: Vector, task: TrainTask, terms: Terms
+        self, site: SiteConfig, spec_json: str, vector: Vector, task: TrainTask, terms: PrivacyTerms
     ) -> Vector | Ring:
         """Train with client/training/private_train.py."""
         from client.training.private_train import local_round, private_release

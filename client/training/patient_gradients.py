@@ -20,7 +20,7 @@ from client.training.train import data_part, loading, model_at, stage_parameters
 from privacy.dp.clipping import clip_to_norm, flatten_gradient
 from privacy.dp.noise import Integers, NoiseStream
 from privacy.dp.release import clipped_sum
-from privacy.dp.terms import Terms
+from privacy.dp.terms import PrivacyTerms
 from privacy.wire.messages import TrainTask
 from shared_model.base.interface import base_of
 from shared_model.base.model import DoseModel, base_weights
@@ -43,7 +43,7 @@ class Patients:
     parameters: Sequence[nn.Parameter]
     site: SiteConfig
     task: TrainTask
-    terms: Terms
+    terms: PrivacyTerms
 
     @property
     def size(self) -> int:
@@ -74,7 +74,7 @@ class Patients:
         return self.site.patients()[patient][0]
 
 
-def patients_of(site: SiteConfig, spec: ModelSpec, vector: Vector, task: TrainTask, terms: Terms) -> Patients:
+def patients_of(site: SiteConfig, spec: ModelSpec, vector: Vector, task: TrainTask, terms: PrivacyTerms) -> Patients:
     """A site's training patients under the model at ``vector`` (d,). Raises InputError on data that cannot be read."""
     model = model_at(spec, vector)
     parameters = stage_parameters(model, task.stage)
@@ -83,7 +83,9 @@ def patients_of(site: SiteConfig, spec: ModelSpec, vector: Vector, task: TrainTa
     return Patients(count=len(site.patients()), loss=loss, parameters=parameters, site=site, task=task, terms=terms)
 
 
-def _velocity_loss(site: SiteConfig, spec: ModelSpec, model: DoseModel, task: TrainTask, terms: Terms) -> PatientLoss:
+def _velocity_loss(
+    site: SiteConfig, spec: ModelSpec, model: DoseModel, task: TrainTask, terms: PrivacyTerms
+) -> PatientLoss:
     with loading:
         examples = training_examples(site, data_part(spec), base_weights(model))
     patients = site.patients()
@@ -112,7 +114,7 @@ def _views(cases: Sequence[int], examples: Sequence[Example], count: int, genera
     return [ways[(start + i) % len(ways)] for i in range(count)]
 
 
-def _base_loss(site: SiteConfig, spec: ModelSpec, model: DoseModel, terms: Terms) -> PatientLoss:
+def _base_loss(site: SiteConfig, spec: ModelSpec, model: DoseModel, terms: PrivacyTerms) -> PatientLoss:
     base, network = base_of(spec), model.base
     assert network is not None
     with loading:

@@ -14,14 +14,14 @@ from client.training.train import resident_model, train_round
 from privacy.dp.encoding import FINE, Ring, fine_integers
 from privacy.dp.noise import NoiseStream, integer_gaussian
 from privacy.dp.release import release
-from privacy.dp.terms import Terms
+from privacy.dp.terms import PrivacyTerms
 from privacy.wire.messages import TrainTask
 from shared_model.adapter.manifest import pack, stage_mask
 from shared_model.core.vector import Vector
 from shared_model.network.spec import ModelSpec
 
 
-def private_release(site: SiteConfig, spec: ModelSpec, vector: Vector, task: TrainTask, terms: Terms) -> Ring:
+def private_release(site: SiteConfig, spec: ModelSpec, vector: Vector, task: TrainTask, terms: PrivacyTerms) -> Ring:
     """What a site releases in a round of mode shared or site: noised, coarsened, (d of the stage,) ring numbers."""
     stream = NoiseStream()
     if terms.mode == "site":
@@ -32,7 +32,7 @@ def private_release(site: SiteConfig, spec: ModelSpec, vector: Vector, task: Tra
     return release(total, terms, stream)
 
 
-def local_round(site: SiteConfig, spec: ModelSpec, vector: Vector, task: TrainTask, terms: Terms) -> Vector:
+def local_round(site: SiteConfig, spec: ModelSpec, vector: Vector, task: TrainTask, terms: PrivacyTerms) -> Vector:
     """DP-SGD (Abadi et al. 2016, arXiv:1607.00133) of ``task.local_steps`` steps with AdamW; local minus global (d,).
 
     Each step divides by the expected number of patients, never by how many were drawn.

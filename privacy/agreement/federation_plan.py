@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from privacy.dp.accountant import epsilon, profile
-from privacy.dp.terms import MODES, SUMMED, Terms
+from privacy.dp.terms import MODES, SUMMED, PrivacyTerms
 from privacy.secagg.context import Cohort
 from privacy.trust import signed
 from privacy.trust.roster import CONSORTIUM, DIGEST, SITE_NAME
@@ -121,9 +121,9 @@ class FederationPlan:
         return Cohort(consortium=self.consortium, names=names, keys=keys)
 
     @property
-    def terms(self) -> Terms | None:
+    def terms(self) -> PrivacyTerms | None:
         """The privacy terms; None in mode none."""
-        return Terms.from_plain({"mode": self.mode, **self.privacy}) if self.privacy else None
+        return PrivacyTerms.from_plain({"mode": self.mode, **self.privacy}) if self.privacy else None
 
     def in_words(self) -> list[str]:
         """Tell a person what the site would agree to."""
@@ -166,7 +166,7 @@ def _check_privacy(mode: str, privacy: object) -> None:
     if not isinstance(privacy, dict) or (mode == "none") != (privacy == {}):
         raise InputError("plan: privacy: expected terms in a private mode, and no terms in mode none")
     if privacy:
-        Terms.from_plain({**privacy, "mode": mode})
+        PrivacyTerms.from_plain({**privacy, "mode": mode})
 
 
 def _check_sites(mode: str, privacy: Mapping[str, Any], sites: object) -> None:
@@ -178,7 +178,7 @@ def _check_sites(mode: str, privacy: Mapping[str, Any], sites: object) -> None:
         raise InputError(f"plan: its terms are for {privacy['sites']} sites, but it names {len(sites)}")
 
 
-def terms_in_words(terms: Terms) -> list[str]:
+def terms_in_words(terms: PrivacyTerms) -> list[str]:
     """Tell a person what the terms promise. The accountant takes about a second."""
     cost = terms.charge(terms.steps)
     whom = f"at most {terms.colluders} colluding sites" if terms.honest > 1 or terms.colluders else "everyone else"

@@ -19,7 +19,7 @@ from privacy.audit.one_run import Release, deployed_release
 from privacy.dp.encoding import Ring, add_to
 from privacy.dp.noise import NoiseStream
 from privacy.dp.release import clipped_sum
-from privacy.dp.terms import Terms
+from privacy.dp.terms import PrivacyTerms
 
 Vectors = NDArray[np.float32]
 
@@ -59,7 +59,9 @@ def attack_plain(vectors: Vectors, strangers: Vectors) -> Attack:
     )
 
 
-def attack_knowing_others(vectors: Vectors, terms: Terms, trials: int, send: Release = deployed_release) -> Attack:
+def attack_knowing_others(
+    vectors: Vectors, terms: PrivacyTerms, trials: int, send: Release = deployed_release
+) -> Attack:
     """Attack full-batch steps over patients with clipped vectors (n, d), divided among sites that each call ``send``.
 
     The attacker knows every patient but the candidate. The candidate is in the cohort in half of the ``trials``.
@@ -84,7 +86,7 @@ def attack_knowing_others(vectors: Vectors, terms: Terms, trials: int, send: Rel
     return judge(scores[True], scores[False])
 
 
-def plain_release(vectors: Vectors, terms: Terms) -> Ring:
+def plain_release(vectors: Vectors, terms: PrivacyTerms) -> Ring:
     """Return what a site sends without noise: the sum of its patients' vectors (k, d)."""
     total = clipped_sum(len(vectors), vectors.shape[1], lambda i: vectors[i], terms, NoiseStream())
     return terms.encoding().release(total, np.zeros_like(total))

@@ -10,7 +10,7 @@ import numpy as np
 from privacy.dp.encoding import Ring, add_to, from_ring
 from privacy.dp.noise import Integers, NoiseStream
 from privacy.dp.release import release
-from privacy.dp.terms import Terms
+from privacy.dp.terms import PrivacyTerms
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,7 @@ class NoiseEnergy:
         return self.score < -6.0
 
 
-def noise_energy(total: Ring, terms: Terms, sites: int) -> NoiseEnergy:
+def noise_energy(total: Ring, terms: PrivacyTerms, sites: int) -> NoiseEnergy:
     """Judge the sum (d,) of ``sites`` releases of zero vectors."""
     how = terms.encoding()
     # Noise of each site, rounded to the fine grid and then to the coarse step.
@@ -36,7 +36,7 @@ def noise_energy(total: Ring, terms: Terms, sites: int) -> NoiseEnergy:
     return NoiseEnergy(ratio=ratio, score=(ratio - 1.0) * math.sqrt(values.size / 2.0))
 
 
-def null_round(terms: Terms, sites: int, size: int, silent: int = 0) -> Ring:
+def null_round(terms: PrivacyTerms, sites: int, size: int, silent: int = 0) -> Ring:
     """Sum the releases of ``sites`` sites without patients. ``silent`` of these sites are broken and add no noise."""
     nothing: Integers = np.zeros(size, dtype=np.int64)
     total = release(nothing, terms, NoiseStream())

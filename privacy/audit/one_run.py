@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from privacy.dp.encoding import Ring, add_to
 from privacy.dp.noise import NoiseStream
 from privacy.dp.release import clipped_sum, release
-from privacy.dp.terms import Terms
+from privacy.dp.terms import PrivacyTerms
 
 # One site's release of the canaries (vectors (k, d)) in its cohort.
-Release = Callable[[NDArray[np.float32], Terms], Ring]
+Release = Callable[[NDArray[np.float32], PrivacyTerms], Ring]
 _CONFIDENCE = 0.95
 
 
@@ -32,7 +32,7 @@ class OneRunAudit:
     guesses: int
 
 
-def deployed_release(vectors: NDArray[np.float32], terms: Terms) -> Ring:
+def deployed_release(vectors: NDArray[np.float32], terms: PrivacyTerms) -> Ring:
     """Return what a site sends for a cohort with these clipped vectors (k, d)."""
     stream = NoiseStream()
     total = clipped_sum(len(vectors), vectors.shape[1], lambda i: vectors[i], terms, stream)
@@ -40,7 +40,7 @@ def deployed_release(vectors: NDArray[np.float32], terms: Terms) -> Ring:
 
 
 def one_run_audit(
-    terms: Terms, canaries: int, steps: int, generator: np.random.Generator, send: Release = deployed_release
+    terms: PrivacyTerms, canaries: int, steps: int, generator: np.random.Generator, send: Release = deployed_release
 ) -> OneRunAudit:
     """Audit ``steps`` steps of all ``terms.sites`` sites with ``canaries`` canaries; ``send`` may be a broken release.
 

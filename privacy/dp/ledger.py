@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from privacy.dp.accountant import Charge, budget, epsilon, profile
-from privacy.dp.ledger_record import FIRST, Entry, charge_of, entry_of, read_record, record_of
+from privacy.dp.ledger_record import FIRST, LedgerEntry, charge_of, entry_of, read_record, record_of
 from privacy.trust.signed import canonical
 from shared_model.core.errors import InputError, PolicyError
 from shared_model.core.files import sync_folder
@@ -79,7 +79,7 @@ class SiteLedger:
         with self._hold_lock():
             self._check_budget([charge_of(record) for record in self._verify()[0]], charge, ahead)
 
-    def charge(self, entry: Entry, ahead: int = 0) -> None:
+    def charge(self, entry: LedgerEntry, ahead: int = 0) -> None:
         """Record a charge for good. The release may leave only after this has returned.
 
         ``ahead``: how many equal charges the run may still ask for; it only saves time. Raises PolicyError, and writes
@@ -92,7 +92,7 @@ class SiteLedger:
             last = records[-1]["hash"] if records else FIRST
             self._append([*records, record_of(entry, len(records) + 1, last)])
 
-    def entries(self) -> list[Entry]:
+    def entries(self) -> list[LedgerEntry]:
         """Read and verify all records, oldest first."""
         with self._hold_lock():
             return [entry_of(record) for record in self._verify()[0]]

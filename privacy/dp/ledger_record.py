@@ -34,7 +34,7 @@ _RULES: Mapping[str, Rule] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entry:
+class LedgerEntry:
     """One charge in the ledger: what for ("shared", "local", ...), in which run and round, and when (UTC)."""
 
     purpose: str
@@ -44,7 +44,7 @@ class Entry:
     time: str = ""
 
 
-def record_of(entry: Entry, number: int, before: str) -> dict[str, Any]:
+def record_of(entry: LedgerEntry, number: int, before: str) -> dict[str, Any]:
     """Return the record of ``entry`` with number ``number`` and the time now. ``before``: the last hash, or FIRST."""
     body: dict[str, Any] = {
         "schema": SCHEMA,
@@ -69,10 +69,10 @@ def charge_of(record: Mapping[str, Any]) -> Charge:
     return Charge(z=record["z"], z_alone=record["z_alone"], q=record["q"], count=record["count"])
 
 
-def entry_of(record: Mapping[str, Any]) -> Entry:
+def entry_of(record: Mapping[str, Any]) -> LedgerEntry:
     """Return a record as an entry."""
     names = {"purpose": record["for"], "run_id": record["run"], "round": record["round"], "time": record["time"]}
-    return Entry(**names, charge=charge_of(record))
+    return LedgerEntry(**names, charge=charge_of(record))
 
 
 def read_record(line: bytes, number: int, before: str) -> dict[str, Any] | None:

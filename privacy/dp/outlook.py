@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from privacy.dp.accountant import checked_epsilon
-from privacy.dp.terms import SUMMED, Terms
+from privacy.dp.terms import SUMMED, PrivacyTerms
 
 # Exchanges of secure aggregation per step (masked vector, who is in, unmask) and per set-up of keys; steps per set-up.
 EXCHANGES_A_STEP, EXCHANGES_A_SETUP, STEPS_A_SETUP = 3, 2, 16
@@ -52,7 +52,7 @@ def useful_size(spent: float, delta: float, units: float) -> int:
     return int((gaussian_mu(spent, delta) * units) ** 2)
 
 
-def outlook(terms: Terms, parameters: int, rounds: int) -> Outlook:
+def outlook(terms: PrivacyTerms, parameters: int, rounds: int) -> Outlook:
     """Compute the figures for an adapter of ``parameters`` numbers over ``rounds`` rounds; takes some seconds.
 
     Raises AccountantError where two independent accountants disagree on an epsilon.
@@ -76,7 +76,7 @@ def outlook(terms: Terms, parameters: int, rounds: int) -> Outlook:
     )
 
 
-def _warnings(terms: Terms, near: float, parameters: int, useful: int) -> list[str]:
+def _warnings(terms: PrivacyTerms, near: float, parameters: int, useful: int) -> list[str]:
     found = []
     if parameters > _HOPELESS * useful:
         found.append(

@@ -9,14 +9,14 @@ from numpy.typing import NDArray
 
 from privacy.dp.encoding import Ring, add_fine_integers
 from privacy.dp.noise import Integers, NoiseStream, integer_gaussian
-from privacy.dp.terms import Terms
+from privacy.dp.terms import PrivacyTerms
 from shared_model.core.errors import InputError
 
 # Returns the vector (d,) of one unit (patient), of any norm. Called only if that patient takes part.
 VectorOf = Callable[[int], NDArray[np.float32]]
 
 
-def clipped_sum(units: int, size: int, vector_of: VectorOf, terms: Terms, stream: NoiseStream) -> Integers:
+def clipped_sum(units: int, size: int, vector_of: VectorOf, terms: PrivacyTerms, stream: NoiseStream) -> Integers:
     """Draw which of ``units`` take part; return the sum (``size``,) of their clipped vectors, fine grid, no noise."""
     total = np.zeros(size, dtype=np.int64)
     for unit in poisson_sample(units, terms.q, stream):
@@ -24,7 +24,7 @@ def clipped_sum(units: int, size: int, vector_of: VectorOf, terms: Terms, stream
     return total
 
 
-def release(total: Integers, terms: Terms, stream: NoiseStream) -> Ring:
+def release(total: Integers, terms: PrivacyTerms, stream: NoiseStream) -> Ring:
     """Add a site's share of the noise to its sum (d,) and encode it in the ring. It may leave once it is charged.
 
     Raises InputError when the run's releases hold too many numbers for the sampler (``Terms.check_size``).

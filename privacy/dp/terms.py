@@ -32,7 +32,7 @@ SUMMED: tuple[str, ...] = ("shared", "site")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Terms:
+class PrivacyTerms:
     """Terms of a private run. Raises MessageError ("bad_task") on a value out of range.
 
     ``z``: noise of an accepted sum, divided by ``clip``; ``q``: probability that a patient takes part in a step;
@@ -135,7 +135,7 @@ class Terms:
         return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"), allow_nan=False)
 
     @classmethod
-    def from_plain(cls, plain: Mapping[str, Any]) -> Terms:
+    def from_plain(cls, plain: Mapping[str, Any]) -> PrivacyTerms:
         """Read what ``to_plain`` returned, strictly. A MessageError names the key."""
         names = {field.name for field in fields(cls)}
         if set(plain) != names:
@@ -143,7 +143,7 @@ class Terms:
         return cls(**plain)
 
     @classmethod
-    def from_json(cls, text: str) -> Terms | None:
+    def from_json(cls, text: str) -> PrivacyTerms | None:
         """Read what ``to_json`` wrote. Empty text means mode none and gives None. Other text raises MessageError."""
         if not text:
             return None
@@ -157,7 +157,7 @@ class Terms:
 
 
 @lru_cache(maxsize=64)
-def _encoding(terms: Terms) -> Encoding:
+def _encoding(terms: PrivacyTerms) -> Encoding:
     return encoding.encoding(
         clip=terms.clip,
         sigma_site=terms.z_alone * FINE,

@@ -88,7 +88,7 @@ class Cohort:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Terms(Packed):
+class SumTerms(Packed):
     """What the coordinator proposes for one set-up of ``steps`` sums. Every signature covers every field.
 
     ``session``: the run. ``nonce``: fresh for each set-up. ``config``: hash of what both sides know about the run
@@ -157,7 +157,7 @@ class Floors:
     colluders: int = 1
     one_sum_a_round: bool = True
 
-    def check(self, terms: Terms, cohort: Cohort) -> None:
+    def check(self, terms: SumTerms, cohort: Cohort) -> None:
         """Raise SecAggError when the terms are below one of these limits. The coordinator cannot override them."""
         found = {"sites": len(cohort), "survivors": terms.least_survivors, "colluders": terms.colluders}
         for name, value in found.items():
@@ -175,7 +175,7 @@ def least_threshold(sites: int, colluders: int) -> int:
     return (sites + colluders) // 2 + 1
 
 
-def setup_context(terms: Terms, cohort: Cohort) -> bytes:
+def setup_context(terms: SumTerms, cohort: Cohort) -> bytes:
     """Return the hash of what is known before there are keys."""
     return digest("setup", terms.to_bytes(), cohort.digest)
 

@@ -84,7 +84,7 @@ class Raw:
 
 
 @dataclass(frozen=True)
-class Block:
+class BytesField:
     """At most ``longest`` bytes, preceded by their count."""
 
     longest: int

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from privacy.secagg.context import HASH_BYTES, MOST_SITES, MOST_STEPS
-from privacy.secagg.layout import SIGNATURE_BYTES, Block, BySite, Field, Many, Number, Packed, Raw, SignedPacked
+from privacy.secagg.layout import SIGNATURE_BYTES, BySite, BytesField, Field, Many, Number, Packed, Raw, SignedPacked
 from privacy.secagg.shamir import SHARE_BYTES
 from shared_model.core.fields import MessageError
 
@@ -23,8 +23,8 @@ STEP_COMMITMENTS = 2 * HASH_BYTES
 SEED, KEY = 0, 1  # the two kinds of shares
 
 _SITE, _STEP, _ROUND = Number(2), Number(2), Number(4)
-_BOX = Block(MOST_STEPS * STEP_SHARES + TAG_BYTES)
-_COMMITMENTS = Block(MOST_STEPS * STEP_COMMITMENTS)
+_BOX = BytesField(MOST_STEPS * STEP_SHARES + TAG_BYTES)
+_COMMITMENTS = BytesField(MOST_STEPS * STEP_COMMITMENTS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +59,7 @@ class Adverts(Packed):
     LAYOUT: ClassVar[dict[str, Field]] = {
         "setup": Raw(HASH_BYTES),
         "round": _ROUND,
-        "adverts": BySite(Block(2 * MOST_STEPS * HASH_BYTES + 256), MOST_SITES),
+        "adverts": BySite(BytesField(2 * MOST_STEPS * HASH_BYTES + 256), MOST_SITES),
     }
 
 

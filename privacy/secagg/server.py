@@ -6,7 +6,7 @@ on with the others. When too few sites are left, the step ends with an error and
 
 from __future__ import annotations
 
-from privacy.secagg.context import Cohort, Terms, deal_context, setup_context
+from privacy.secagg.context import Cohort, SumTerms, deal_context, setup_context
 from privacy.secagg.dealing import check_adverts, check_deal
 from privacy.secagg.errors import SecAggError
 from privacy.secagg.messages import Advert, Adverts, Deal, Inbox
@@ -16,7 +16,7 @@ from privacy.secagg.summation import Dealt, Summation
 class Server:
     """One set-up under ``terms``: ``add_advert``s, ``adverts``, ``add_deal``s, then up to ``terms.steps`` steps."""
 
-    def __init__(self, terms: Terms, cohort: Cohort) -> None:
+    def __init__(self, terms: SumTerms, cohort: Cohort) -> None:
         terms.check(cohort)
         self.terms, self.cohort = terms, cohort
         self.setup = setup_context(terms, cohort)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from cryptography.hazmat.primitives.asymmetric import x25519
 
-from privacy.secagg.context import Cohort, Terms, deal_context, digest, setup_context
+from privacy.secagg.context import Cohort, SumTerms, deal_context, digest, setup_context
 from privacy.secagg.dealing import (
     Identity,
     StepSecrets,
@@ -25,7 +25,7 @@ from privacy.secagg.messages import Advert, Adverts, Deal, Inbox
 class SiteSetup:
     """Starts with fresh secrets for every step. ``deal`` and ``take`` each add, once, what their message says."""
 
-    terms: Terms
+    terms: SumTerms
     cohort: Cohort
     site: int
     identity: Identity

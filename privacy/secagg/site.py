@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
-from privacy.secagg.context import Cohort, Floors, Terms, digest, setup_context, step_context, to_sign
+from privacy.secagg.context import Cohort, Floors, SumTerms, digest, setup_context, step_context, to_sign
 from privacy.secagg.dealing import StepSecrets, agree, derive, open_key
 from privacy.secagg.errors import SecAggError
 from privacy.secagg.masks import Ring, apply_masks, is_ring_vector
@@ -61,7 +61,7 @@ def input_commitment(context: bytes, site: int, salt: bytes, vector: Ring) -> by
     return digest("input", context, site.to_bytes(2, "big"), salt, vector.data.cast("B"))
 
 
-class Site:
+class MaskingSite:
     """One site. ``identity`` is the key that the cohort has for ``name``; SecAggError ("roster") otherwise."""
 
     def __init__(
@@ -76,11 +76,11 @@ class Site:
         self._next_step = 0
 
     @property
-    def terms(self) -> Terms | None:
+    def terms(self) -> SumTerms | None:
         """Terms of the open set-up, as this site accepted them."""
         return None if self._setup is None else self._setup.terms
 
-    def begin(self, terms: Terms, config: bytes) -> Advert:
+    def begin(self, terms: SumTerms, config: bytes) -> Advert:
         """Check the terms against the pinned roster and the site's own floors. Make keys for every step.
 
         ``config``: hash (32 bytes) of what this site itself knows about the run.

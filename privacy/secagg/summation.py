@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from cryptography.hazmat.primitives.asymmetric import x25519
 
-from privacy.secagg.context import Cohort, Terms, step_context, to_sign
+from privacy.secagg.context import Cohort, SumTerms, step_context, to_sign
 from privacy.secagg.dealing import agree, derive, fits_commitment, seed_commitment
 from privacy.secagg.errors import SecAggError
 from privacy.secagg.masks import RINGS, Ring, apply_masks, is_ring_vector
@@ -33,7 +33,7 @@ from privacy.secagg.shamir import join
 class Dealt:
     """What the coordinator keeps of a finished set-up: keys and commitments of the sites that dealt shares."""
 
-    terms: Terms
+    terms: SumTerms
     cohort: Cohort
     setup: bytes
     hash: bytes

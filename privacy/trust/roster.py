@@ -29,7 +29,7 @@ _MOST_SITES = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entry:
+class RosterEntry:
     """One site's entry: its keys, and whether they are admitted or revoked."""
 
     identity: str
@@ -53,7 +53,7 @@ class Roster:
 
     consortium: str
     version: int = 1
-    sites: Mapping[str, Entry] = field(default_factory=dict)
+    sites: Mapping[str, RosterEntry] = field(default_factory=dict)
     retired: tuple[str, ...] = ()
 
     def admitted(self, site: str) -> bool:
@@ -74,7 +74,9 @@ class Roster:
             raise InputError(f"site {site}: admitted already; `server revoke {site}` first to change its keys")
         if self.knows(identity) or self.knows(node_key):
             raise InputError(f"site {site}: a key in its request was used before; a key is never accepted twice")
-        entry = Entry(identity=identity, certificate=certificate, node_key=node_key, state="admitted", since=utc_now())
+        entry = RosterEntry(
+            identity=identity, certificate=certificate, node_key=node_key, state="admitted", since=utc_now()
+        )
         return self._with(site, entry)
 
     def renew(self, site: str, certificate: str) -> Roster:
@@ -87,7 +89,7 @@ class Roster:
         retired = tuple(sorted({*self.retired, entry.identity, entry.node_key}))
         return replace(self._with(site, replace(entry, state="revoked", since=utc_now())), retired=retired)
 
-    def _entry(self, site: str) -> Entry:
+    def _entry(self, site: str) -> RosterEntry:
         if not self.admitted(site):
             raise InputError(
                 f"site {site}: not one of the admitted sites ({', '.join(self.names()) or 'there are none'})"
@@ -102,7 +104,7 @@ class Roster:
         """Identity keys (hex) of the admitted sites, by name."""
         return {name: self.sites[name].identity for name in self.names()}
 
-    def _with(self, site: str, entry: Entry) -> Roster:
+    def _with(self, site: str, entry: RosterEntry) -> Roster:
         return replace(self, version=self.version + 1, sites=dict(sorted({**self.sites, site: entry}.items())))
 
     def to_signed(self, key_pem: bytes) -> bytes:
@@ -128,11 +130,11 @@ class Roster:
         return Roster(consortium=consortium, version=document["version"], sites=entries, retired=tuple(retired))
 
 
-def _entry(name: str, raw: object) -> Entry:
+def _entry(name: str, raw: object) -> RosterEntry:
     if not isinstance(raw, dict):
         raise InputError(f"roster: site {name}: expected keys and values")
-    check_values("schema", f"roster: site {name}", raw, Entry.RULES)
-    return Entry(**raw)
+    check_values("schema", f"roster: site {name}", raw, RosterEntry.RULES)
+    return RosterEntry(**raw)
 
 
 def utc_now() -> str:

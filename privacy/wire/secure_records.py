@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from flwr.app import ConfigRecord, RecordDict
 
-from privacy.secagg.context import Terms
+from privacy.secagg.context import SumTerms
 from privacy.secagg.layout import Packed
 from privacy.secagg.messages import (
     Advert,
@@ -32,7 +32,7 @@ SECURE_KINDS = ("secure_keys", "secure_shares", "secure_confirm", "secure_reveal
 MASKED_KINDS = ("base", "train")
 
 ASKED: Mapping[str, type[Packed]] = {
-    **dict(zip(SECURE_KINDS, (Terms, Adverts, Survivors, Confirmations), strict=True)),
+    **dict(zip(SECURE_KINDS, (SumTerms, Adverts, Survivors, Confirmations), strict=True)),
     **dict.fromkeys(MASKED_KINDS, Inbox),
 }
 ANSWERED: Mapping[str, type[Packed]] = {
@@ -58,7 +58,7 @@ def unpack_secure(record: ConfigRecord, kinds: Mapping[str, type[Packed]], kind:
 
 def asked_round(message: Packed) -> int:
     """Return the round that a coordinator's message is for."""
-    if not isinstance(message, Terms | Adverts | Inbox | Survivors | Confirmations):
+    if not isinstance(message, SumTerms | Adverts | Inbox | Survivors | Confirmations):
         raise MessageError("schema", "secure aggregation: expected a message from the coordinator")
     return message.round
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import ClassVar
 
-from privacy.dp.terms import Terms
+from privacy.dp.terms import PrivacyTerms
 from shared_model.core.fields import MessageError, OneOf, Real, Rule, Text, Whole, checked_fields
 
 _SEED = Whole(0, 2**63 - 1)
@@ -59,7 +59,7 @@ class TrainTask:
             )
 
     @property
-    def terms(self) -> Terms | None:
+    def terms(self) -> PrivacyTerms | None:
         """The privacy terms; None in mode none."""
         return _terms(self.privacy)
 
@@ -92,8 +92,8 @@ class EvaluateTask:
 
 
 @lru_cache(maxsize=8)
-def _terms(text: str) -> Terms | None:
-    return Terms.from_json(text)
+def _terms(text: str) -> PrivacyTerms | None:
+    return PrivacyTerms.from_json(text)
 
 
 Task = TrainTask | EvaluateTask

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from privacy.dp.accountant import epsilon, noise_multiplier, profile
-from privacy.dp.terms import SUMMED, Terms
+from privacy.dp.terms import SUMMED, PrivacyTerms
 from privacy.secagg.context import MOST_SITES, Floors, least_threshold
 from server.config.run import RunConfig
 from server.record.history import RoundRecord
@@ -44,7 +44,7 @@ def check_sums(config: RunConfig) -> None:
         )
 
 
-def run_terms(config: RunConfig) -> Terms | None:
+def run_terms(config: RunConfig) -> PrivacyTerms | None:
     """The terms that a run's configuration asks for; None in mode none. InputError if they promise no privacy.
 
     If ``privacy.z`` is 0, the noise is the least with which all rounds together cost no more than ``privacy.epsilon``.
@@ -55,7 +55,7 @@ def run_terms(config: RunConfig) -> Terms | None:
     check_sums(config)
     steps = config.rounds.count * releases(config)
     z = asked.z or noise_multiplier(asked.epsilon, asked.delta, asked.q, steps)
-    return Terms(
+    return PrivacyTerms(
         mode=asked.mode,
         z=z,
         q=asked.q,
@@ -84,7 +84,7 @@ def privacy_line(privacy: Mapping[str, Any]) -> str:
     )
 
 
-def privacy_report(terms: Terms | None, history: tuple[RoundRecord, ...], per_round: int) -> dict[str, Any]:
+def privacy_report(terms: PrivacyTerms | None, history: tuple[RoundRecord, ...], per_round: int) -> dict[str, Any]:
     """What the run promised and spent: mode, two epsilons, delta, z, q, steps and the numbers behind them.
 
     ``steps`` counts every charged step. A round that was tried twice was released twice, even if an earlier start of

@@ -55,12 +55,12 @@ RESTARTED = "the coordinator was stopped or restarted"
 _log = logging.getLogger("server.deployment.executor")
 
 
-class _Stop(BaseException):
+class _StopCoordinator(BaseException):
     """SIGTERM: end the ServerApps and exit."""
 
 
 @dataclass
-class _Task:
+class _RunningApp:
     """One ServerApp that runs. ``token`` opens its part of the Runtime API and stands in ``note`` (0600) meanwhile."""
 
     token: str
@@ -70,13 +70,13 @@ class _Task:
     stopping_since: float | None = None
 
 
-class Executor:
+class CoordinatorExecutor:
     """Takes new tasks and watches running ones, in one thread. `run` returns when the process is told to stop."""
 
     def __init__(self, home: ServerHome) -> None:
         self._home = home
         self._notes = home.folder / "state" / "tasks"
-        self._tasks: list[_Task] = []
+        self._tasks: list[_RunningApp] = []
         self._next_question = 0.0
 
     def run(self) -> None:
@@ -94,12 +94,12 @@ class Executor:
                         self._next_question = time.monotonic() + self._take(poll)
                     self._tasks = [task for task in self._tasks if self._tended(task)]
                     time.sleep(LOOK_S)
-        except _Stop:
+        except _StopCoordinator:
             self._stop_all()
 
     def _on_stop(self, _number: int, _frame: FrameType | None) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        raise _Stop
+        raise _StopCoordinator
 
     @contextmanager
     def _client(self, proof: Any) -> Iterator[RuntimeHttpClient]:
@@ -125,7 +125,7 @@ class Executor:
         if answer.HasField("task") and answer.token and answer.task.type == TaskType.SERVER_APP:
             note = self._notes / uuid.uuid4().hex
             create_file(note, answer.token.encode(), PRIVATE)
-            task = _Task(token=answer.token, note=note, process=self._started(answer.token))
+            task = _RunningApp(token=answer.token, note=note, process=self._started(answer.token))
             self._tasks.append(task)
         return ASK_WHILE_WORKING_S if self._tasks else ASK_S
 
@@ -147,7 +147,7 @@ class Executor:
             pipe.write(token.encode())
         return process
 
-    def _tended(self, task: _Task) -> bool:
+    def _tended(self, task: _RunningApp) -> bool:
         """Keep a task's lease; False when it is over."""
         code = task.process.poll()
         if code is not None:
@@ -210,7 +210,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)  # one line per poll otherwise
     end_with_parent()
-    Executor(ServerHome.load(Path(sys.argv[1]))).run()
+    CoordinatorExecutor(ServerHome.load(Path(sys.argv[1]))).run()
 
 
 if __name__ == "__main__":

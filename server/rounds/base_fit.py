@@ -27,7 +27,7 @@ from server.record.history import Drop
 from server.record.journal import Journal
 from server.rounds.loop import QuorumError
 from server.rounds.steps import Link
-from server.sites.attendance import Register, Roster, Site
+from server.sites.attendance import Attendance, ConnectedSite, Register
 from server.sites.exchange import Answer, Exchange
 from shared_model.core.errors import InputError
 from shared_model.core.files import ORDINARY, write_text
@@ -73,7 +73,7 @@ def fit_base(
         if path.exists():
             fit = _read(path, identity)
         else:
-            fit = _Fit(grid, cfg, spec, manifest, EventLog(out, on_event), register).run()
+            fit = _BaseFit(grid, cfg, spec, manifest, EventLog(out, on_event), register).run()
             write_text(path, json.dumps({"identity": identity, **asdict(fit)}, indent=1), mode=ORDINARY)
     return replace(spec, base_weights=fit.weights), fit
 
@@ -94,7 +94,7 @@ def _read(path: Path, identity: str) -> BaseFit:
     return fit
 
 
-class _Fit:
+class _BaseFit:
     def __init__(
         self, grid: Grid, cfg: RunConfig, spec: ModelSpec, manifest: str, events: EventLog, register: Register
     ) -> None:
@@ -115,7 +115,7 @@ class _Fit:
         """Ask all connected sites until a quorum has answered, as often as the configuration allows."""
         rounds, started = self._cfg.rounds, time.monotonic()
         within_s = min(rounds.deadline_s, rounds.wait_for_sites_s)
-        roster = Roster(
+        roster = Attendance(
             self._link.grid,
             self._link.request("describe"),
             run_id=self._link.run_id,
@@ -134,7 +134,7 @@ class _Fit:
             f" ({'; '.join(named) or f'{len(roster.present())} sites connected'})"
         )
 
-    def _collect(self, sites: list[Site], drops: list[Drop]) -> dict[str, int]:
+    def _collect(self, sites: list[ConnectedSite], drops: list[Drop]) -> dict[str, int]:
         """Add up the sums of every site with a usable answer. Return these sites and their numbers of patients."""
         content = self._link.request("base")
         exchange = Exchange(self._link.grid, kind="base", round_number=0, run_id=self._link.run_id)

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from privacy.dp.encoding import Ring
-from privacy.dp.terms import Terms
+from privacy.dp.terms import PrivacyTerms
 from server.record.history import Drop
 from server.rounds.ring_sum import Mask, RingSum
 from server.rounds.steps import TrainOutcome
@@ -37,7 +37,7 @@ class KeptSum:
     wire_bytes: int
     wall_s: float
 
-    def outcome(self, terms: Terms, mask: Mask) -> TrainOutcome:
+    def outcome(self, terms: PrivacyTerms, mask: Mask) -> TrainOutcome:
         """Return the outcome of the exchange that gave this sum."""
         return TrainOutcome(
             total=None if self.total is None else RingSum(terms, mask, self.total),

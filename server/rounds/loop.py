@@ -31,7 +31,7 @@ from server.rounds.aggregate import server_optimizer
 from server.rounds.public_gate import Check, PublicGate, stop_reason
 from server.rounds.secure_step import SummedSteps
 from server.rounds.steps import Link, TrainOutcome, TrainRules, evaluate_step, train_step
-from server.sites.attendance import Members, Roster, Site
+from server.sites.attendance import Attendance, ConnectedSite, Members
 from shared_model.core.errors import FedKT3DError, InputError
 from shared_model.core.vector import Vector
 
@@ -130,7 +130,7 @@ class _Federation:
         self._attempts = Attempts(out, link.run_id)
         self._sites: dict[str, int] = dict(state.sites)
         self._earlier_drops = state.drops
-        self._roster = Roster(
+        self._roster = Attendance(
             link.grid,
             link.request("describe"),
             run_id=link.run_id,
@@ -198,20 +198,20 @@ class _Federation:
             " the last checkpoint is kept: start the run again to go on"
         )
 
-    def _gather(self, number: int) -> list[Site]:
+    def _gather(self, number: int) -> list[ConnectedSite]:
         """Add new sites. Wait for a quorum at the start and whenever too few sites are connected."""
         rounds = self._cfg.rounds
         waiting = not self._sites or len(self._roster.present()) < rounds.min_sites
         wait_s = rounds.wait_for_sites_s if waiting else 0.0
         for news in self._roster.gather(min_sites=rounds.min_sites, wait_s=wait_s):
-            if isinstance(news, Site):
+            if isinstance(news, ConnectedSite):
                 self._sites[news.name] = news.patients
                 self._emit(Event(kind="site_joined", round=number, site=news.name, detail=f"{news.patients} patients"))
             else:
                 self._witness(number, news.site, news)
         return self._roster.present()
 
-    def _attempt(self, number: int, attempt: int, sites: list[Site]) -> TrainOutcome:
+    def _attempt(self, number: int, attempt: int, sites: list[ConnectedSite]) -> TrainOutcome:
         rounds, task = self._cfg.rounds, train_task(self._cfg, number, self._privacy)
         witness = partial(self._witness, number)
         if self._summed is not None:

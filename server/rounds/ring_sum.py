@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from privacy.dp.encoding import RING_TYPES, Ring
-from privacy.dp.terms import Terms
+from privacy.dp.terms import PrivacyTerms
 from shared_model.core.errors import FedKT3DError
 
 Mask = NDArray[np.bool_]
@@ -17,7 +17,7 @@ Mask = NDArray[np.bool_]
 class RingSum:
     """Sum (k,) of releases of the k numbers that ``mask`` (d,) selects; FedKT3DError for another size or ring."""
 
-    def __init__(self, terms: Terms, mask: Mask, total: Ring) -> None:
+    def __init__(self, terms: PrivacyTerms, mask: Mask, total: Ring) -> None:
         self._terms, self._mask = terms, mask
         self._how = terms.encoding()
         size, kind = int(mask.sum()), np.dtype(RING_TYPES[self._how.bits])

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from flwr.app import RecordDict
 
-from privacy.secagg.context import Cohort, Terms
+from privacy.secagg.context import Cohort, SumTerms
 from privacy.secagg.errors import ROUND_SPENT, SecAggError
 from privacy.secagg.layout import Packed
 from privacy.secagg.masks import Ring
@@ -28,14 +28,14 @@ from privacy.wire.secure_work import config_hash, session_of, work_hash
 from privacy.wire.tasks import Task
 from server.record.history import Drop
 from server.rounds.steps import Link, Witness
-from server.sites.attendance import Site
+from server.sites.attendance import ConnectedSite
 from server.sites.exchange import Exchange
 from shared_model.core.vector import Vector
 
 
 @dataclass(frozen=True, kw_only=True)
 class SecureRules:
-    """Numbers of a run's secure aggregation, all in the signed federation plan. ``Terms`` says what they must be.
+    """Numbers of a run's secure aggregation, all in the signed federation plan. ``SumTerms`` says what they must be.
 
     ``steps``: sums per set-up. ``deadline_s``: time for the work; ``stage_s``: time for a stage that only exchanges
     keys, signatures or shares. ``threads``: threads of the coordinator that take masks off.
@@ -106,7 +106,7 @@ class SecureAggregation:
     def sum(
         self,
         kind: str,
-        sites: Sequence[Site],
+        sites: Sequence[ConnectedSite],
         length: int,
         witness: Witness,
         *,
@@ -162,7 +162,7 @@ class SecureAggregation:
 
     def _set_up(self, nodes: Mapping[str, int], round_number: int, length: int, account: _Account) -> Server:
         asked, rules = self._link.make_request("describe"), self._rules
-        terms = Terms(
+        terms = SumTerms(
             session=session_of(asked),
             nonce=secrets.token_bytes(16),
             round=round_number,

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from privacy.dp.outlook import STEPS_A_SETUP
-from privacy.dp.terms import Terms
+from privacy.dp.terms import PrivacyTerms
 from privacy.secagg.context import least_threshold
 from privacy.wire.tasks import TrainTask
 from server.config.run import RunConfig
@@ -17,7 +17,7 @@ from server.rounds.kept_sums import KeptSum, keep_sum, read_sum
 from server.rounds.ring_sum import RingSum
 from server.rounds.secure_aggregation import SecureAggregation, SecureRules
 from server.rounds.steps import Link, TrainOutcome, Witness
-from server.sites.attendance import Members, Site
+from server.sites.attendance import ConnectedSite, Members
 from shared_model.core.errors import InputError
 from shared_model.core.vector import Vector
 
@@ -27,7 +27,9 @@ STAGE_S = 120.0
 class SummedSteps:
     """The sums of one run, one per step, over the sites of its federation plan or roster. Each is saved in ``out``."""
 
-    def __init__(self, link: Link, terms: Terms, config: RunConfig, masks: Masks, members: Members, out: Path) -> None:
+    def __init__(
+        self, link: Link, terms: PrivacyTerms, config: RunConfig, masks: Masks, members: Members, out: Path
+    ) -> None:
         cohort, rounds = members.cohort, config.rounds
         if cohort is None:
             raise InputError(f"privacy.mode={terms.mode}: masked sums need the sites' identity keys; there are none")
@@ -55,7 +57,9 @@ class SummedSteps:
         stage = round_stage(self._config.train, number, self._config.rounds.count)[0]
         return found.attempt, found.outcome(self._terms, self._masks(stage))
 
-    def step(self, task: TrainTask, vector: Vector, sites: list[Site], attempt: int, witness: Witness) -> TrainOutcome:
+    def step(
+        self, task: TrainTask, vector: Vector, sites: list[ConnectedSite], attempt: int, witness: Witness
+    ) -> TrainOutcome:
         """Have the sites release what the task's stage trains; sum the releases. A failed attempt accepts no site."""
         mask = self._masks(task.stage)
         outcome = self._sums.sum(

@@ -16,7 +16,7 @@ from privacy.wire.tasks import Task
 from server.record.history import Drop, Evaluation, PublicVerdict, RoundRecord, weighted_mean
 from server.rounds.aggregate import UpdateRejectedError, UpdateSum
 from server.rounds.ring_sum import RingSum
-from server.sites.attendance import ANYONE, Register, Site
+from server.sites.attendance import ANYONE, ConnectedSite, Register
 from server.sites.exchange import Answer, Exchange
 from shared_model.core.vector import Vector
 
@@ -55,7 +55,9 @@ class Link:
             secure=secure,
         )
 
-    def exchange(self, kind: str, task: Task, vector: Vector, sites: Sequence[Site], deadline_s: float) -> _Open:
+    def exchange(
+        self, kind: str, task: Task, vector: Vector, sites: Sequence[ConnectedSite], deadline_s: float
+    ) -> _Open:
         """Send one task to the sites."""
         content = self.request(kind, task, vector)
         exchange = Exchange(self.grid, kind=kind, round_number=task.round, run_id=self.run_id)
@@ -117,7 +119,7 @@ class TrainRules:
 
 
 def train_step(
-    link: Link, task: TrainTask, vector: Vector, sites: Sequence[Site], rules: TrainRules, witness: Witness
+    link: Link, task: TrainTask, vector: Vector, sites: Sequence[ConnectedSite], rules: TrainRules, witness: Witness
 ) -> TrainOutcome:
     """Send ``vector`` (d,) to the sites and sum their updates. A site that misbehaves is dropped; the round goes on."""
     started = time.monotonic()
@@ -162,7 +164,7 @@ def _fold(total: UpdateSum, reply: Reply, weight: int) -> float:
 
 
 def evaluate_step(
-    link: Link, task: EvaluateTask, vector: Vector, sites: Sequence[Site], deadline_s: float, witness: Witness
+    link: Link, task: EvaluateTask, vector: Vector, sites: Sequence[ConnectedSite], deadline_s: float, witness: Witness
 ) -> Evaluation:
     """Have the sites score ``vector``; average their metrics by patients. No quorum: nothing depends on the result."""
     patients: dict[str, int] = {}

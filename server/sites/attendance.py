@@ -17,7 +17,7 @@ from server.sites.exchange import Answer, Exchange, Pause, connected_nodes
 
 
 @dataclass(frozen=True, kw_only=True)
-class Site:
+class ConnectedSite:
     """A site that described itself."""
 
     node: int
@@ -58,7 +58,7 @@ class Members:
     plan: bytes = b""
 
 
-class Roster:
+class Attendance:
     """Asks every node that connects to describe itself; sites may join, leave and come back between rounds.
 
     A node that was admitted under another name is dropped, so no site can speak for another. If two nodes answer with
@@ -74,10 +74,10 @@ class Roster:
         self._answer_within_s = answer_within_s
         self._exchange = Exchange(grid, kind="describe", round_number=0, run_id=run_id)
         self._asked: set[int] = set()
-        self._sites: dict[int, Site] = {}
+        self._sites: dict[int, ConnectedSite] = {}
         self.drops: dict[int, Drop] = {}
 
-    def gather(self, *, min_sites: int, wait_s: float) -> Iterator[Site | Drop]:
+    def gather(self, *, min_sites: int, wait_s: float) -> Iterator[ConnectedSite | Drop]:
         """Yield new sites and drops. It ends when ``min_sites`` are there and no node is silent, or when time is over.
 
         With ``wait_s`` 0 it only handles what has arrived. Read the result with ``present``.
@@ -99,20 +99,20 @@ class Roster:
                 return
             pause.after(progress=bool(arrived))
 
-    def present(self) -> list[Site]:
+    def present(self) -> list[ConnectedSite]:
         """Return the sites that are connected now, in order of names."""
         return self._named(connected_nodes(self._grid))
 
-    def _named(self, nodes: set[int]) -> list[Site]:
+    def _named(self, nodes: set[int]) -> list[ConnectedSite]:
         return sorted((s for s in self._sites.values() if s.node in nodes), key=lambda site: site.name)
 
-    def _register(self, answer: Answer, nodes: set[int]) -> Site | Drop | None:
+    def _register(self, answer: Answer, nodes: set[int]) -> ConnectedSite | Drop | None:
         drop = answer.drop
         if answer.reply is not None:
             if not self._admitted.allows(answer.node, answer.site):
                 drop = Drop(site=f"node-{answer.node}", reason="wrong_name")
             elif not any(site.name == answer.site for site in self._named(nodes)):
-                site = Site(node=answer.node, name=answer.site, patients=answer.reply.patients)
+                site = ConnectedSite(node=answer.node, name=answer.site, patients=answer.reply.patients)
                 self._sites[answer.node] = site
                 self.drops.pop(answer.node, None)
                 return site

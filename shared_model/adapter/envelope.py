@@ -108,10 +108,12 @@ class Envelope:
         ]
         return found[0], found[1], found[2]
 
-    def judge(self, case: Case) -> Verdict:
+    def judge(self, case: Case) -> EnvelopeVerdict:
         """Hold one case against the ranges."""
         if not case.targets:
-            return Verdict(refusals=("no target (PTV): nothing is prescribed, so no dose can be predicted",), notes=())
+            return EnvelopeVerdict(
+                refusals=("no target (PTV): nothing is prescribed, so no dose can be predicted",), notes=()
+            )
         refusals, notes = [], []
         here = sorted(set(_organs(case)) & set(self.organs))
         if len(here) < self.least_organs:
@@ -131,11 +133,11 @@ class Envelope:
             elif not low <= value <= high:
                 notes.append(text)
         notes += [f"no {name}: training patients had one" for name in _missing(case)]
-        return Verdict(refusals=tuple(refusals), notes=tuple(notes))
+        return EnvelopeVerdict(refusals=tuple(refusals), notes=tuple(notes))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verdict:
+class EnvelopeVerdict:
     """``refusals``: far outside training. ``notes``: outside, or without something, but near. Both are for people."""
 
     refusals: tuple[str, ...]

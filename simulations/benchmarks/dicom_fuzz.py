@@ -196,7 +196,7 @@ _SHARES = np.array([4, 5, 4, 4, 3, 4, 0.5, 0.15, 0.15, 2, 1])
 
 
 @dataclass
-class Report:
+class FuzzReport:
     """What a run of damaged files gave; ``faults`` must be empty. ``beside``: searches of both studies that gave the
     undamaged one whole, ``read``: Cases that came of a damaged one."""
 
@@ -216,7 +216,7 @@ class Report:
         return own, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e3
 
 
-def damaged_cohort(folder: Path, files: int, seed: int, check_every: int = 10) -> Report:
+def damaged_cohort(folder: Path, files: int, seed: int, check_every: int = 10) -> FuzzReport:
     """Read ``files`` damaged files one after another, in a study beside a good one, both below ``folder``.
 
     Every ``check_every`` files, and after the last, both are searched together.
@@ -231,7 +231,7 @@ def damaged_cohort(folder: Path, files: int, seed: int, check_every: int = 10) -
     parts = [path for path in originals if path.parent == bad] * 4 + others[:4]
     pseudonyms = Pseudonyms(bytes(32))
     good_id = find_studies(good, pseudonyms).studies[0].case_id
-    report = Report()
+    report = FuzzReport()
     for number in range(files):
         rng = np.random.default_rng([seed, number])
         damage = DAMAGES[int(rng.choice(len(DAMAGES), p=_SHARES / _SHARES.sum()))]
@@ -253,7 +253,7 @@ def damaged_cohort(folder: Path, files: int, seed: int, check_every: int = 10) -
     return report
 
 
-def _read(folder: Path, pseudonyms: Pseudonyms, report: Report, what: str) -> None:
+def _read(folder: Path, pseudonyms: Pseudonyms, report: FuzzReport, what: str) -> None:
     report.files += 1
     try:
         found = find_studies(folder, pseudonyms)
@@ -271,14 +271,14 @@ def _read(folder: Path, pseudonyms: Pseudonyms, report: Report, what: str) -> No
         report.faults.append(f"{what}: {type(error).__name__}: {error}")
 
 
-def _line(text: str, report: Report, what: str) -> None:
+def _line(text: str, report: FuzzReport, what: str) -> None:
     """Every refusal is one line without a word of the record."""
     report.lines[text.partition(": ")[2][:60]] += 1
     if "\n" in text or "Phantom" in text or "PHANTOM" in text or "1.2.826" in text or "/" in text.replace("I/O", ""):
         report.faults.append(f"{what}: not one clean line: {text!r}")
 
 
-def _both(folder: Path, pseudonyms: Pseudonyms, case_id: str, report: Report, what: str) -> None:
+def _both(folder: Path, pseudonyms: Pseudonyms, case_id: str, report: FuzzReport, what: str) -> None:
     """Whether the undamaged study is found and read whole in a search of the folder of both."""
     try:
         reading = read_case(find_studies(folder, pseudonyms).study(case_id))

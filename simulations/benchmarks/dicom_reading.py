@@ -22,7 +22,7 @@ import numpy as np
 import pydicom
 from PIL import Image, ImageDraw
 
-from client.dicom.find import Study, find_studies
+from client.dicom.find import DicomStudy, find_studies
 from client.dicom.images import case_grid, stack
 from client.dicom.masks import Rasteriser
 from client.dicom.parts import read_rois
@@ -43,7 +43,7 @@ def _circle(x: float, y: float, z: float, radius: float) -> Any:
     return np.stack([x + radius * np.cos(angle), y + radius * np.sin(angle), np.full_like(angle, z)], axis=1)
 
 
-def write_patient(folder: Path) -> Study:
+def write_patient(folder: Path) -> DicomStudy:
     """Write the study and find it."""
     (folder / "CT").mkdir(parents=True)
     identity = Identity.of_phantom(0, 0)
@@ -68,7 +68,7 @@ def write_patient(folder: Path) -> Study:
     return find_studies(folder).studies[0]
 
 
-def loop_masks(study: Study) -> dict[int, Any]:
+def loop_masks(study: DicomStudy) -> dict[int, Any]:
     """The plain loop: masks of the CT's own pixels by ROI number."""
     assert study.structures is not None
     plane = study.ct[0].plane
@@ -88,7 +88,7 @@ def loop_masks(study: Study) -> dict[int, Any]:
     return masks
 
 
-def loop_study(study: Study) -> Any:
+def loop_study(study: DicomStudy) -> Any:
     """The plain loop with CT and dose."""
     slices = sorted((pydicom.dcmread(h.path) for h in study.ct), key=lambda d: float(d.ImagePositionPatient[2]))
     hu = np.stack([d.pixel_array * float(d.RescaleSlope) + float(d.RescaleIntercept) for d in slices])
@@ -96,12 +96,12 @@ def loop_study(study: Study) -> Any:
     return hu, loop_masks(study), dose.pixel_array * float(dose.DoseGridScaling)
 
 
-def loop_on_grid(study: Study) -> dict[int, Any]:
+def loop_on_grid(study: DicomStudy) -> dict[int, Any]:
     """The plain loop, then every third pixel: the centres of the Case's voxels."""
     return {number: mask[:, 1:-1:GROUP, 1:-1:GROUP] for number, mask in loop_masks(study).items()}
 
 
-def our_masks(study: Study) -> dict[int, Any]:
+def our_masks(study: DicomStudy) -> dict[int, Any]:
     """Ours on the Case's voxels of three by three pixels."""
     assert study.structures is not None
     ct = stack(study.ct)
@@ -110,7 +110,7 @@ def our_masks(study: Study) -> dict[int, Any]:
     return {roi.number: rasteriser.mask(roi)[:, :VOXELS, :VOXELS] for roi in read_rois(study.structures.path)}
 
 
-def _seconds(work: Callable[[Study], Any], study: Study) -> float:
+def _seconds(work: Callable[[DicomStudy], Any], study: DicomStudy) -> float:
     before = os.times()
     work(study)
     after = os.times()
@@ -156,7 +156,7 @@ def main() -> None:
     print(json.dumps({"cpu_s": costs, "mean_dice_of_both": agreement}) if as_json else table(costs, agreement))
 
 
-def _whole(study: Study) -> float:
+def _whole(study: DicomStudy) -> float:
     """CPU seconds of reading a Case, of this process and of the reading one, whose start counts once in REPEATS."""
     worker().close()  # one that has read something else before
     before = os.times()

@@ -19,7 +19,7 @@ from privacy.dp.clipping import flatten_gradient
 from privacy.dp.encoding import FINE, add_fine_integers, to_ring
 from privacy.dp.noise import NoiseStream, integer_gaussian
 from privacy.dp.release import clipped_sum
-from privacy.dp.terms import Terms
+from privacy.dp.terms import PrivacyTerms
 from shared_model.diffusion.latents import CHANNELS, latent_shape
 from shared_model.network.dit import Any2AnyDiT
 from shared_model.network.spec import Architecture
@@ -40,7 +40,7 @@ def cpu_s(action: Callable[[], object], repeats: int = REPEATS) -> float:
 
 def release_costs(numbers: int) -> dict[str, float]:
     """CPU seconds of each part of a release, by how many numbers it holds."""
-    terms = Terms(
+    terms = PrivacyTerms(
         mode="shared", z=2.0, q=1.0, steps=1, clip=1.0, delta=1e-5, cohort=200, sites=5, survivors=5, colluders=1
     )  # fmt: skip
     how, gradient = terms.encoding(), torch.randn(numbers)
@@ -80,7 +80,7 @@ def step_costs(views: int) -> list[tuple[str, float, float]]:
     """Name, CPU seconds and ratio to a plain step: for steps on views of each of four patients, and slower ways."""
     gradient, sizes = model_gradients(PATIENTS * views)
     patients = [slice(i * views, (i + 1) * views) for i in range(PATIENTS)]
-    terms = Terms(
+    terms = PrivacyTerms(
         mode="local", z=2.0, q=1.0, steps=1, clip=1.0, delta=1e-5, cohort=4, sites=1, survivors=1, colluders=0
     )  # fmt: skip
 

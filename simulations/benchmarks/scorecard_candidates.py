@@ -15,7 +15,7 @@ from dataclasses import replace
 
 import torch
 
-from client.adapters.patients import Patient
+from client.adapters.patients import ScoredPatient
 from shared_model.adapter.manifest import load_adapter, unpack
 from shared_model.adapter.shared import adapted_model
 from shared_model.base.model import base_gy
@@ -40,7 +40,7 @@ def measure(steps: int, attention: str) -> dict[str, float]:
     case = phantom_case(0, STYLES["openkbp_like"])
     base = base_gy(case, spec, model)
     seen = example(case, spec.shape, HAAR, base)
-    patient = Patient(case=case, example=seen, base=base, card=read_scorecard(CARD).bind(case), latents=HAAR)
+    patient = ScoredPatient(case=case, example=seen, base=base, card=read_scorecard(CARD).bind(case), latents=HAAR)
     conditions = {m: v for m, v in seen.latents.items() if m in CONDITIONS}
     noise = torch.randn((K, *seen.latents["ct"].shape), generator=torch.Generator().manual_seed(0))
     plain, kept = (Sampling(steps=steps, batch=batch, keep=keep) for batch, keep in ((1, False), (K, True)))

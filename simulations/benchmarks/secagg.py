@@ -18,12 +18,12 @@ from collections.abc import Sequence
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
-from privacy.secagg.context import Cohort, Floors, Terms, least_threshold
+from privacy.secagg.context import Cohort, Floors, SumTerms, least_threshold
 from privacy.secagg.layout import Packed
 from privacy.secagg.masks import RINGS, Ring
 from privacy.secagg.replay import MemoryReplay
 from privacy.secagg.server import Server
-from privacy.secagg.site import Site
+from privacy.secagg.site import MaskingSite
 from privacy.secagg.summation import Summation
 from simulations.benchmarks.flower_secagg import flower_costs
 
@@ -52,14 +52,14 @@ class Meter:
         self.up += len(told.to_bytes()) + (0 if ring is None else ring.nbytes)
 
 
-def federation(sites: int, parameters: int, bits: int) -> tuple[Server, list[Site], list[str]]:
+def federation(sites: int, parameters: int, bits: int) -> tuple[Server, list[MaskingSite], list[str]]:
     """Make a coordinator and its sites, with fresh identities."""
     keys = [ed25519.Ed25519PrivateKey.generate() for _ in range(sites)]
     names = tuple(f"site-{i:03d}" for i in range(sites))
     public = tuple(key.public_key().public_bytes_raw() for key in keys)
     cohort = Cohort(consortium="0" * 32, names=names, keys=public)
     threshold = least_threshold(sites, 1)
-    terms = Terms(
+    terms = SumTerms(
         session=bytes(16),
         nonce=bytes(16),
         round=1,
@@ -73,7 +73,7 @@ def federation(sites: int, parameters: int, bits: int) -> tuple[Server, list[Sit
         length=parameters,
     )
     made = [
-        Site(name=name, identity=key, cohort=cohort, floors=Floors(), replay=MemoryReplay())
+        MaskingSite(name=name, identity=key, cohort=cohort, floors=Floors(), replay=MemoryReplay())
         for name, key in zip(names, keys, strict=True)
     ]
     return Server(terms, cohort), made, list(names)
@@ -100,7 +100,7 @@ def our_costs(parameters: int, sites: int, bits: int) -> dict[str, float]:
     }
 
 
-def _exchange_keys(server: Server, sites: Sequence[tuple[Site, str, Meter]]) -> None:
+def _exchange_keys(server: Server, sites: Sequence[tuple[MaskingSite, str, Meter]]) -> None:
     for site, name, meter in sites:
         with meter:
             advert = site.begin(server.terms, _CONFIG)
@@ -115,7 +115,7 @@ def _exchange_keys(server: Server, sites: Sequence[tuple[Site, str, Meter]]) -> 
 
 
 def _sum(
-    server: Server, sites: Sequence[tuple[Site, str, Meter]], parameters: int, bits: int
+    server: Server, sites: Sequence[tuple[MaskingSite, str, Meter]], parameters: int, bits: int
 ) -> tuple[Summation, Ring]:
     """One step up to the unmasking, and the plain sum."""
     step = server.open_step(1, _MODEL)

@@ -19,7 +19,7 @@ from client.gate.secure_site import SITES, SecureSite
 from client.site.config import SiteConfig
 from privacy.secagg.context import Cohort, Floors
 from privacy.secagg.replay import MemoryReplay
-from privacy.secagg.site import Site
+from privacy.secagg.site import MaskingSite
 from server.sites.attendance import Members
 
 FLOORS = Floors(one_sum_a_round=False)  # for noised releases only (client/app.py)
@@ -37,7 +37,7 @@ def enrol(nodes: Sequence[UserConfig]) -> Iterator[tuple[list[UserConfig], Membe
     )
     tokens = {name: f"{cohort.consortium}/{name}" for name in names}
     for name, token in tokens.items():
-        site = Site(name=name, identity=keys[name], cohort=cohort, floors=FLOORS, replay=MemoryReplay())
+        site = MaskingSite(name=name, identity=keys[name], cohort=cohort, floors=FLOORS, replay=MemoryReplay())
         SITES.enrol(token, SecureSite(site))
     try:
         known = [{**node, SECURE_KEY: tokens[name]} for node, name in zip(nodes, names, strict=True)]

@@ -17,7 +17,7 @@ from client.app import NODE_CONFIG_KEY
 from client.site.config import SiteConfig
 from client.training.installed import Training
 from privacy.dp.encoding import Ring, from_ring, to_ring
-from privacy.dp.terms import SUMMED, Terms
+from privacy.dp.terms import SUMMED, PrivacyTerms
 from privacy.wire.messages import EvaluateTask, TrainTask, parse_request
 from privacy.wire.vectors import pack_vector, unpack_vector
 from shared_model.core.errors import InputError
@@ -134,7 +134,7 @@ class _Passing:
         return self._inner.train_round(site, spec_json, vector, task)
 
     def private_round(
-        self, site: SiteConfig, spec_json: str, vector: Vector, task: TrainTask, terms: Terms
+        self, site: SiteConfig, spec_json: str, vector: Vector, task: TrainTask, terms: PrivacyTerms
     ) -> Vector | Ring:
         """Pass through."""
         return self._inner.private_round(site, spec_json, vector, task, terms)
@@ -178,7 +178,7 @@ class PoisonedTraining(_Passing):
         self._factor = factor
 
     def private_round(
-        self, site: SiteConfig, spec_json: str, vector: Vector, task: TrainTask, terms: Terms
+        self, site: SiteConfig, spec_json: str, vector: Vector, task: TrainTask, terms: PrivacyTerms
     ) -> Vector | Ring:
         """Release the lie at the chosen site and rounds, pass through elsewhere."""
         release = super().private_round(site, spec_json, vector, task, terms)

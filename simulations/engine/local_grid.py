@@ -45,7 +45,7 @@ class NoAnswer(Exception):  # noqa: N818
 
 
 @dataclass
-class _Task:
+class _QueuedMessage:
     message: Message
     until: float  # time.monotonic() after which nobody waits for the reply any more
     reply: Message | None = None
@@ -73,8 +73,8 @@ class LocalGrid(Grid):
             )
             for i, config in enumerate(node_configs)
         }
-        self._queue: deque[_Task] = deque()
-        self._tasks: dict[str, _Task] = {}
+        self._queue: deque[_QueuedMessage] = deque()
+        self._tasks: dict[str, _QueuedMessage] = {}
         self._most_waiting = workers + 2
         self._changed = threading.Condition()
         self._closed = False
@@ -135,7 +135,7 @@ class LocalGrid(Grid):
         for message in messages:
             message_id = uuid.uuid4().hex
             message.metadata.__dict__["_message_id"] = message_id  # as Flower's own grids do: there is no setter
-            task = _Task(message=_deliver(message), until=time.monotonic() + message.metadata.ttl)
+            task = _QueuedMessage(message=_deliver(message), until=time.monotonic() + message.metadata.ttl)
             with self._changed:
                 self._tasks[message_id] = task
                 self._queue.append(task)
@@ -179,7 +179,7 @@ class LocalGrid(Grid):
                     self._tasks.pop(task.message.metadata.message_id, None)
                 self._changed.notify_all()
 
-    def _next_task(self) -> _Task | None:
+    def _next_task(self) -> _QueuedMessage | None:
         """Wait for a task that is still wanted and for room for its reply; None when the grid is closed."""
         with self._changed:
             while not self._closed:

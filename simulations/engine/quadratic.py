@@ -22,7 +22,7 @@ from client.site.config import SiteConfig
 from privacy.dp.encoding import FINE, Ring
 from privacy.dp.noise import NoiseStream, integer_gaussian
 from privacy.dp.release import clipped_sum, release
-from privacy.dp.terms import SUMMED, Terms
+from privacy.dp.terms import SUMMED, PrivacyTerms
 from privacy.wire.messages import EvaluateTask, TrainTask
 from server.config.run import RunConfig
 from server.record.events import Listener
@@ -68,7 +68,7 @@ class QuadraticTraining:
         return local - vector, {"loss": _loss(local, goal)}
 
     def private_round(
-        self, site: SiteConfig, spec_json: str, vector: Vector, task: TrainTask, terms: Terms
+        self, site: SiteConfig, spec_json: str, vector: Vector, task: TrainTask, terms: PrivacyTerms
     ) -> Vector | Ring:
         """Each patient pulls to the site's centre. Clips and adds noise as client/training/private_train.py does."""
         stream = NoiseStream()

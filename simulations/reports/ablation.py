@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from simulations.reports.scoring import COLUMNS
 
 
-class Row(Protocol):
+class AblationRow(Protocol):
     """The values of a variant that the table needs."""
 
     @property
@@ -29,7 +29,7 @@ class Row(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trial:
+class AblationTrial:
     """One variant trained with one seed: bytes of its vector, training seconds, and scores by sampler steps."""
 
     variant: str
@@ -39,7 +39,7 @@ class Trial:
     scores: Mapping[int, Mapping[str, float]]
 
     @classmethod
-    def read(cls, variant: str, seed: int, done: Mapping[str, Any]) -> Trial:
+    def read(cls, variant: str, seed: int, done: Mapping[str, Any]) -> AblationTrial:
         """From the JSON of a finished trial."""
         scores = {int(steps): of for steps, of in done["scores"].items()}
         return cls(variant=variant, seed=seed, vector_bytes=done["vector_bytes"], wall_s=done["wall_s"], scores=scores)
@@ -51,11 +51,11 @@ def spread(values: Sequence[float]) -> str:
     return f"{mean:.2f} ± {statistics.stdev(values):.2f}" if len(values) > 1 else f"{mean:.2f}"
 
 
-def _mean(trials: Sequence[Trial], variant: str, steps: int, metric: str) -> float:
+def _mean(trials: Sequence[AblationTrial], variant: str, steps: int, metric: str) -> float:
     return statistics.fmean(t.scores[steps][metric] for t in trials if t.variant == variant)
 
 
-def table_markdown(variants: Mapping[str, Row], full: str, trials: Sequence[Trial]) -> str:
+def table_markdown(variants: Mapping[str, AblationRow], full: str, trials: Sequence[AblationTrial]) -> str:
     """Markdown: one row a variant; MAE, dose and DVH score at the last number of steps, dose score at the others."""
     steps = list(trials[0].scores)
     last = steps[-1]
@@ -80,7 +80,7 @@ def table_markdown(variants: Mapping[str, Row], full: str, trials: Sequence[Tria
     return "\n".join(lines + notes) + "\n"
 
 
-def order_notes(variants: Mapping[str, Row], full: str, trials: Sequence[Trial]) -> list[str]:
+def order_notes(variants: Mapping[str, AblationRow], full: str, trials: Sequence[AblationTrial]) -> list[str]:
     """Say where a variant stands on the other side of the full model than in the paper (MAE, last number of steps)."""
     there = {t.variant for t in trials}
     reference = variants[full].paper_mae_gy
@@ -102,7 +102,7 @@ def order_notes(variants: Mapping[str, Row], full: str, trials: Sequence[Trial])
     )
 
 
-def table_csv(trials: Sequence[Trial]) -> str:
+def table_csv(trials: Sequence[AblationTrial]) -> str:
     """One line per variant, seed and number of sampler steps."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

@@ -13,7 +13,7 @@ REFERENCE = "reference"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Study:
+class ScorecardStudy:
     """``cards``: hospital -> card. ``patients``: seed -> patient -> what ``scorecards._patient_scores`` found."""
 
     cards: Mapping[str, str]
@@ -31,7 +31,7 @@ class Study:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class ScorecardRow:
     """One hospital and seed under its own card: scores of 100, errors in Gy."""
 
     site: str
@@ -51,7 +51,7 @@ def _mean(values: Iterable[float]) -> float:
     return float(np.mean(list(values)))
 
 
-def rows(study: Study) -> list[Row]:
+def rows(study: ScorecardStudy) -> list[ScorecardRow]:
     """One row a hospital and seed."""
     found = []
     for seed in study.patients:
@@ -59,7 +59,7 @@ def rows(study: Study) -> list[Row]:
             own = study.own(seed, site)
             models = [p["models"] for p in own]
             found.append(
-                Row(
+                ScorecardRow(
                     site=site,
                     card=card,
                     seed=seed,
@@ -81,7 +81,7 @@ def _over_seeds(values: Sequence[float], digits: int = 2) -> str:
     return f"{np.mean(values):.{digits}f}{spread}"
 
 
-def before_and_after(study: Study) -> str:
+def before_and_after(study: ScorecardStudy) -> str:
     """Scores under the hospital's own card and errors, mean and standard deviation over seeds."""
     head = (
         "| hospital | card | patients | reference plans | shared | aligned | gain | best of "
@@ -93,7 +93,7 @@ def before_and_after(study: Study) -> str:
         some = [row for row in found if site in (row.site, "all")]
         by_seed = [[row for row in some if row.seed == seed] for seed in study.patients]
 
-        def over(get: Any, by_seed: list[list[Row]] = by_seed) -> list[float]:
+        def over(get: Any, by_seed: list[list[ScorecardRow]] = by_seed) -> list[float]:
             """Per seed, over patients."""
             return [sum(get(row) * row.patients for row in of) / sum(row.patients for row in of) for of in by_seed]
 
@@ -119,7 +119,7 @@ def before_and_after(study: Study) -> str:
     return "\n".join(lines) + "\n"
 
 
-def matrix(study: Study) -> str:
+def matrix(study: ScorecardStudy) -> str:
     """Gain over the shared model on all held-back patients: each aligned model under each card."""
     cards = list(dict.fromkeys(study.cards.values()))
     lines = ["| aligned at | to its card | " + " | ".join(f"under {c}" for c in cards) + " |"]
@@ -137,7 +137,7 @@ def matrix(study: Study) -> str:
     return "\n".join(lines) + "\n"
 
 
-def cost(study: Study) -> str:
+def cost(study: ScorecardStudy) -> str:
     """CPU seconds: of an alignment once, and of each later prediction."""
     of = [p["cpu_s"] for seed in study.patients.values() for p in seed.values()]
     one, many = _mean(c["one"] for c in of), _mean(c["best_of"] for c in of)
@@ -148,6 +148,6 @@ def cost(study: Study) -> str:
     )
 
 
-def study_markdown(study: Study) -> str:
+def study_markdown(study: ScorecardStudy) -> str:
     """All tables."""
     return "\n".join((before_and_after(study), matrix(study), cost(study)))

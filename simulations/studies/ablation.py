@@ -19,7 +19,7 @@ from shared_model.backbone.prior import prior_hash
 from shared_model.backbone.wan_prior import use_checkpoint
 from shared_model.core.errors import InputError
 from simulations.data.datasets import hospitals
-from simulations.reports.ablation import Trial, table_csv, table_markdown
+from simulations.reports.ablation import AblationTrial, table_csv, table_markdown
 from simulations.reports.results import ADAPTER
 from simulations.reports.scoring import overall, score_sites
 from simulations.reports.tables import write_json
@@ -96,7 +96,7 @@ def run_ablation(settings: AblationSettings, bars: Progress) -> str:
     # Check every trial's settings before the first one trains.
     plans = [(name, seed, trial_settings(settings, name, seed)) for name in names for seed in settings.seeds]
     bar = bars.add_task("variants x seeds", total=len(plans), note="")
-    trials: list[Trial] = []
+    trials: list[AblationTrial] = []
     table = ""
     for name, seed, run in plans:
         bars.update(bar, note=f"{name}, seed {seed}")
@@ -120,7 +120,7 @@ def trial_settings(settings: AblationSettings, name: str, seed: int) -> RunSetti
     )
 
 
-def run_trial(name: str, seed: int, run: RunSettings, steps: Sequence[int], bars: Progress) -> Trial:
+def run_trial(name: str, seed: int, run: RunSettings, steps: Sequence[int], bars: Progress) -> AblationTrial:
     """Train one variant with one seed, score its adapter at every number of steps; read it if it is there."""
     path = run.out / RESULT
     use_checkpoint(run.prior_path)
@@ -129,7 +129,7 @@ def run_trial(name: str, seed: int, run: RunSettings, steps: Sequence[int], bars
     if done and done["trained"] != trained:
         raise InputError(f"{run.out}: holds a trial with other settings; choose another out")
     if done and [int(count) for count in done["scores"]] == list(steps):
-        return Trial.read(name, seed, done)
+        return AblationTrial.read(name, seed, done)
     if not done:
         run_studies(run, bars)
     spec, vector, _ = load_adapter(run.out / ADAPTER)
@@ -152,7 +152,7 @@ def run_trial(name: str, seed: int, run: RunSettings, steps: Sequence[int], bars
         "scores": scores,
     }
     write_json(path, done)
-    return Trial.read(name, seed, done)
+    return AblationTrial.read(name, seed, done)
 
 
 def _training_settings(run: RunSettings) -> dict[str, Any]:

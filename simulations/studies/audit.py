@@ -24,7 +24,7 @@ from privacy.audit.membership import attack_knowing_others, bound, plain_release
 from privacy.audit.noise_energy import noise_energy, null_round
 from privacy.audit.one_run import one_run_audit
 from privacy.dp.accountant import epsilon
-from privacy.dp.terms import Terms
+from privacy.dp.terms import PrivacyTerms
 from privacy.wire.messages import TrainTask
 from server.config.renamed import refuse_old_keys
 from shared_model.adapter.manifest import initial_vector
@@ -66,9 +66,9 @@ class AuditSettings:
         ):
             check_range(key, getattr(self, key), low, high)
 
-    def terms(self, steps: int, cohort: int) -> Terms:
+    def terms(self, steps: int, cohort: int) -> PrivacyTerms:
         """Terms of a run of full batches over all sites, with one colluder."""
-        return Terms(
+        return PrivacyTerms(
             mode="shared",
             z=float(self.z),
             q=1.0,
@@ -138,7 +138,7 @@ def _hospital(settings: AuditSettings) -> SiteConfig:
     return write_hospital(settings.out / "hospital", STYLES["balanced_7f"], patients, settings.seed, shape=(16, 16, 16))
 
 
-def _patients(settings: AuditSettings, spec: ModelSpec, terms: Terms, stage: str) -> Patients:
+def _patients(settings: AuditSettings, spec: ModelSpec, terms: PrivacyTerms, stage: str) -> Patients:
     asked = TrainTask(
         round=1,
         rounds=1,
@@ -156,13 +156,13 @@ def _patients(settings: AuditSettings, spec: ModelSpec, terms: Terms, stage: str
     return patients_of(_hospital(settings), spec, vector, asked, terms)
 
 
-def _gradients(settings: AuditSettings, terms: Terms) -> NDArray[np.float32]:
+def _gradients(settings: AuditSettings, terms: PrivacyTerms) -> NDArray[np.float32]:
     patients = _patients(settings, _MODEL, terms, "dose")
     count = min(settings.patients, patients.count)
     return np.stack([patients.gradient(i).numpy() for i in range(count)])
 
 
-def _inversion(settings: AuditSettings, terms: Terms) -> dict[str, float]:
+def _inversion(settings: AuditSettings, terms: PrivacyTerms) -> dict[str, float]:
     """Mean features of one patient, read off the first layer of the base: |cosine| with the truth, plain and noised.
 
     The gradient of a layer's row over that of its bias is a weighted mean of the layer's inputs.

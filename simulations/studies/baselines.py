@@ -43,7 +43,7 @@ _ATLAS_SHAPE = (80, 64, 96)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cohort:
+class TrainingPatients:
     """Training patients, one by one: a method reads a case, takes what it needs and frees it."""
 
     site: SiteConfig
@@ -53,7 +53,7 @@ class Cohort:
         return [load_case(self.site, case_id) for case_id in self.site.train]
 
 
-def constant(cohort: Cohort, settings: BaselinesSettings) -> Predict:
+def constant(cohort: TrainingPatients, settings: BaselinesSettings) -> Predict:
     """The median dose of the training bodies, as a fraction of the prescription; the mean of the patients' medians."""
     level = float(np.mean([np.median(_ratio(case)) for case in cohort.cases()]))
 
@@ -63,7 +63,7 @@ def constant(cohort: Cohort, settings: BaselinesSettings) -> Predict:
     return predict
 
 
-def atlas(cohort: Cohort, settings: BaselinesSettings) -> Predict:
+def atlas(cohort: TrainingPatients, settings: BaselinesSettings) -> Predict:
     """Mean relative dose, where at least one training patient has a body, about the high target's centroid."""
     total = torch.zeros(_ATLAS_SHAPE)
     weight = torch.zeros(_ATLAS_SHAPE)
@@ -89,10 +89,10 @@ def _atlas_grid(case: Case) -> Grid:
     return Grid(_ATLAS_SHAPE, _ATLAS_SPACING_MM, (z, y, x))
 
 
-def boosting(columns: int) -> Callable[[Cohort, BaselinesSettings], Predict]:
+def boosting(columns: int) -> Callable[[TrainingPatients, BaselinesSettings], Predict]:
     """Gradient boosting of the first ``columns`` physics features."""
 
-    def train(cohort: Cohort, settings: BaselinesSettings) -> Predict:
+    def train(cohort: TrainingPatients, settings: BaselinesSettings) -> Predict:
         if importlib.util.find_spec("lightgbm") is None:
             raise InputError("methods: gradient boosting needs LightGBM; install fedkt3d[baselines]")
         import lightgbm
@@ -121,21 +121,21 @@ def _table(features: Features, columns: int) -> NDArray[np.float32]:
     return features[:, :columns].astype(np.float32)
 
 
-def ridge(cohort: Cohort, settings: BaselinesSettings) -> Predict:
+def ridge(cohort: TrainingPatients, settings: BaselinesSettings) -> Predict:
     """Only the base of the residual form."""
     spec = settings.spec
     weights = base.solve(base_sums(cohort.site, spec), spec.base_fourier).weights
     return lambda case: base.predict(case, physics_features(case), weights, spec.base_fourier)
 
 
-def unet(cohort: Cohort, settings: BaselinesSettings) -> Predict:
+def unet(cohort: TrainingPatients, settings: BaselinesSettings) -> Predict:
     """A small 3D U-Net on physics volumes."""
     from simulations.studies.unet import train_unet
 
     return train_unet(cohort.cases(), settings.unet_cpu_s, settings.seed)
 
 
-METHODS: Mapping[str, Callable[[Cohort, BaselinesSettings], Predict]] = {
+METHODS: Mapping[str, Callable[[TrainingPatients, BaselinesSettings], Predict]] = {
     "constant": constant,
     "atlas": atlas,
     "gbm5": boosting(5),
@@ -151,7 +151,7 @@ def run_baselines(settings: BaselinesSettings, bars: Progress) -> str:
     found = evaluation_sites(settings.data, "train", settings.out, settings.seed)
     train = [replace(site, train=site.validation, validation=()) for site in found]
     test = evaluation_sites(settings.data, settings.split, settings.out, settings.seed)
-    cohort = Cohort(site=one_site(train, "pooled"))
+    cohort = TrainingPatients(site=one_site(train, "pooled"))
     fine = native_site(settings.data, test)
     bar = bars.add_task("baselines", total=len(settings.methods), note="")
     results: dict[str, Any] = {}

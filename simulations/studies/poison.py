@@ -36,7 +36,7 @@ _CHECKS = {"none": ("rounds.public_step=0", "rounds.public_worst=0"), "phantoms"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trial:
+class PoisonTrial:
     """One run. ``start_gy``, ``public_gy``: error on the public patients before and after; scores: validation patients.
 
     The errors are None if no round was judged, the scores if the run made no adapter.
@@ -60,7 +60,7 @@ def run_poison(settings: PoisonSettings, bars: Progress) -> str:
     wanted = [(f, check, s) for f in settings.factors for check in checks for s in settings.seeds]
     plans = [(*trial, trial_settings(settings, *trial)) for trial in wanted]
     bar = bars.add_task("factors x check x seeds", total=len(plans), note="")
-    trials: list[Trial] = []
+    trials: list[PoisonTrial] = []
     table = ""
     for factor, check, seed, run in plans:
         bars.update(bar, note=f"factor {factor:g}, check {check}, seed {seed}")
@@ -88,12 +88,12 @@ def trial_settings(settings: PoisonSettings, factor: float, check: str, seed: in
     return run
 
 
-def run_trial(liar: int, factor: float, check: str, seed: int, run: RunSettings, bars: Progress) -> Trial:
+def run_trial(liar: int, factor: float, check: str, seed: int, run: RunSettings, bars: Progress) -> PoisonTrial:
     """Run one federation with one lying site, or read the result if the run is finished."""
     path = run.out / RESULT
     if path.is_file():
         claim_folder(run)
-        return Trial(**json.loads(path.read_text()))
+        return PoisonTrial(**json.loads(path.read_text()))
     sites = hospitals(run.data, run.partition, run.out, run.federation.seed)
     if liar >= len(sites):
         raise InputError(f"liar={liar}: expected 0 to {len(sites) - 1}, the place of one of {len(sites)} sites")
@@ -122,17 +122,17 @@ def run_trial(liar: int, factor: float, check: str, seed: int, run: RunSettings,
             "ended": "early" if judged.get("stopped") else "",
         }
     write_json(path, found)
-    return Trial(**found)
+    return PoisonTrial(**found)
 
 
-def table_markdown(trials: Sequence[Trial]) -> str:
+def table_markdown(trials: Sequence[PoisonTrial]) -> str:
     """One row a factor, with the check and without: mean ± sd over seeds."""
     lines = [
         "| one site releases its part times | judged on | seeds | rounds | taken back | error there: start | end (Gy) "
         "| dose score (Gy) | DVH score (Gy) | |",
         "|---:|---|---:|---:|---:|---:|---:|---:|---:|---|",
     ]
-    groups: dict[tuple[float, str], list[Trial]] = {}
+    groups: dict[tuple[float, str], list[PoisonTrial]] = {}
     for trial in trials:
         groups.setdefault((trial.factor, trial.check), []).append(trial)
     for (factor, check), own in groups.items():

@@ -23,7 +23,7 @@ from client.site.config import SiteConfig
 from privacy.audit.one_run import deployed_release
 from privacy.dp.accountant import epsilon, noise_multiplier
 from privacy.dp.encoding import add_to
-from privacy.dp.terms import Terms
+from privacy.dp.terms import PrivacyTerms
 from server.config.renamed import refuse_old_keys
 from shared_model.base.features import Features, highest_gy, physics_features
 from shared_model.base.public import PublicBase, Reduced, exact_correction, learn, pull
@@ -84,7 +84,7 @@ def private_base_settings(overrides: Sequence[str]) -> PrivateBaseSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Fit:
+class _FittedBase:
     """One set of coefficients (d,) and how it was fitted; epsilon 0 means no privacy."""
 
     mode: str
@@ -138,12 +138,14 @@ def write_public_base(out: Path, phantoms: int, directions: int) -> str:
     return f"{len(rows)} phantom patients, clip {base.clip:.4f}, sha256 {card['sha256']}"
 
 
-def _open_fit(mode: str, weights: NDArray[np.float32]) -> _Fit:
-    return _Fit(mode=mode, epsilon=0.0, epsilon_alone=0.0, steps=0, weights=weights)
+def _open_fit(mode: str, weights: NDArray[np.float32]) -> _FittedBase:
+    return _FittedBase(mode=mode, epsilon=0.0, epsilon_alone=0.0, steps=0, weights=weights)
 
 
-def _terms(settings: PrivateBaseSettings, clip: float, sites: int, cohort: int, wanted: float, steps: int) -> Terms:
-    return Terms(
+def _terms(
+    settings: PrivateBaseSettings, clip: float, sites: int, cohort: int, wanted: float, steps: int
+) -> PrivacyTerms:
+    return PrivacyTerms(
         mode="shared",
         z=noise_multiplier(wanted, settings.delta, 1.0, steps),
         q=1.0,
@@ -165,7 +167,7 @@ def _private(
     mode: str,
     steps: int,
     rate: float,
-) -> _Fit:
+) -> _FittedBase:
     """Coefficients after ``steps`` private steps of size ``rate``; a hospital sends k ring numbers a step."""
     terms = _terms(settings, base.clip, len(sites), sum(map(len, sites)), wanted, steps)
     if mode == "local":  # survivors - colluders = 1: nothing is shared
@@ -177,7 +179,7 @@ def _private(
         for other in released[1:]:
             add_to(total, other)
         correction = correction + rate * terms.encoding().decode(total) / terms.divisor
-    return _Fit(
+    return _FittedBase(
         mode=mode,
         epsilon=wanted,
         epsilon_alone=epsilon({(terms.z_alone, 1.0): steps}, terms.delta),
@@ -214,7 +216,7 @@ def _case_rows(case: Case) -> _Rows:
 
 
 def _score_fits(
-    settings: PrivateBaseSettings, sites: Sequence[SiteConfig], fits: Sequence[_Fit]
+    settings: PrivateBaseSettings, sites: Sequence[SiteConfig], fits: Sequence[_FittedBase]
 ) -> list[dict[str, Any]]:
     """Scores of every fit on the validation patients. Makes each patient's rows once for all fits."""
     weights = np.stack([fit.weights for fit in fits], axis=1)

@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from rich.progress import Progress
 
-from client.adapters.align import PRIVATE_FILE, Job, SharedModel, align
-from client.adapters.patients import Patient, load_patients
+from client.adapters.align import PRIVATE_FILE, AlignJob, SharedModel, align
+from client.adapters.patients import ScoredPatient, load_patients
 from client.adapters.scores import plan_score
 from client.site.config import SiteConfig
 from shared_model.adapter.manifest import load_adapter, vector_hash
@@ -31,7 +31,7 @@ from shared_model.diffusion.sampler import Sampling
 from shared_model.scoring.scorecard import Scorecard
 from shared_model.scoring.scorecard_read import read_scorecard
 from simulations.data.datasets import hospitals
-from simulations.reports.scorecards import SHARED, Study, study_markdown
+from simulations.reports.scorecards import SHARED, ScorecardStudy, study_markdown
 from simulations.reports.tables import write_json
 from simulations.settings.scorecards import ScorecardsSettings
 
@@ -58,7 +58,7 @@ def run_scorecards(settings: ScorecardsSettings, bars: Progress) -> str:
         for site in sites
     }
     cards_of = {site.site: card.name for site, card in zip(sites, cards, strict=True)}
-    study = Study(cards=cards_of, patients=scores, align_cpu_s=costs, best_of=settings.best_of)
+    study = ScorecardStudy(cards=cards_of, patients=scores, align_cpu_s=costs, best_of=settings.best_of)
     write_json(settings.out / "scorecards.json", study.record())
     table = study_markdown(study)
     (settings.out / "scorecards.md").write_text(table)
@@ -71,7 +71,7 @@ def _sites(settings: ScorecardsSettings) -> list[SiteConfig]:
     return [replace(site, cache=settings.out / "cache") for site in found]
 
 
-def _job(settings: ScorecardsSettings, site: SiteConfig, card: Scorecard, seed: int) -> Job:
+def _job(settings: ScorecardsSettings, site: SiteConfig, card: Scorecard, seed: int) -> AlignJob:
     path = DEFAULT_ADAPTER if settings.adapter == "default" else Path(settings.adapter)
     spec, vector, _ = load_adapter(path)
     given = replace(settings.align, seed=seed)
@@ -82,10 +82,10 @@ def _job(settings: ScorecardsSettings, site: SiteConfig, card: Scorecard, seed: 
             f"choose={settings.choose}: leaves {site.site} no patient to train on; raise data's or lower it"
         )
     aligned = replace(site, train=train, validation=choose)
-    return Job(card=card, spec=spec, vector=vector, site=aligned, out=out, settings=given)
+    return AlignJob(card=card, spec=spec, vector=vector, site=aligned, out=out, settings=given)
 
 
-def _align(job: Job, bars: Progress) -> None:
+def _align(job: AlignJob, bars: Progress) -> None:
     """Align one hospital; the CPU seconds of all calls that it took are summed in ``cost.json``."""
     bar = bars.add_task(job.site.site, total=job.settings.epochs, note="")
     cost = job.out / "cost.json"
@@ -132,7 +132,7 @@ def _score_seed(
 
 def _patient_scores(
     settings: ScorecardsSettings,
-    ones: Sequence[Patient],
+    ones: Sequence[ScoredPatient],
     cards: Sequence[Scorecard],
     shared: SharedModel,
     policies: Mapping[str, PrivatePolicy],
@@ -161,6 +161,6 @@ def _patient_scores(
     return {"models": found, "best_of": best, "cpu_s": {"one": single_s, "best_of": many_s}}
 
 
-def _score_under(ones: Sequence[Patient], cards: Sequence[Scorecard], dose: torch.Tensor) -> dict[str, Any]:
+def _score_under(ones: Sequence[ScoredPatient], cards: Sequence[Scorecard], dose: torch.Tensor) -> dict[str, Any]:
     scores = {card.name: plan_score(one, dose).score for one, card in zip(ones, cards, strict=True)}
     return {"scores": scores, "mae_ref5_gy": plan_score(ones[0], dose).mae_ref5_gy}

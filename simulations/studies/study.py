@@ -43,7 +43,7 @@ from simulations.settings.commands import RunSettings
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
+class FederationJob:
     """One federation to run: a study's whole, or one site of the local-only study."""
 
     study: str
@@ -53,7 +53,7 @@ class Job:
     out: Path
 
 
-def plan_jobs(settings: RunSettings, sites: list[SiteConfig]) -> list[Job]:
+def plan_jobs(settings: RunSettings, sites: list[SiteConfig]) -> list[FederationJob]:
     """The federations that ``settings.study`` asks for; longest first, so that workers end together."""
     base = settings.federation
     least = len(sites) if settings.everyone else min(base.rounds.min_sites, len(sites))
@@ -64,13 +64,18 @@ def plan_jobs(settings: RunSettings, sites: list[SiteConfig]) -> list[Job]:
     jobs = []
     if "federated" in settings.study:
         together = replace(base, rounds=quorum)
-        jobs.append(Job(study="federated", name="all", sites=tuple(sites), federation=together, out=out / "federated"))
+        jobs.append(
+            FederationJob(study="federated", name="all", sites=tuple(sites), federation=together, out=out / "federated")
+        )
     if "centralised" in settings.study:
         everyone = (one_site(sites, "pooled"),)
-        jobs.append(Job(study="centralised", name="pooled", sites=everyone, federation=wide, out=out / "centralised"))
+        jobs.append(
+            FederationJob(study="centralised", name="pooled", sites=everyone, federation=wide, out=out / "centralised")
+        )
     if "local" in settings.study:
         jobs += [
-            Job(study="local", name=s.site, sites=(s,), federation=alone, out=out / "local" / s.site) for s in sites
+            FederationJob(study="local", name=s.site, sites=(s,), federation=alone, out=out / "local" / s.site)
+            for s in sites
         ]
     return [replace(job, federation=declare_sites(job.federation, job.sites)) for job in jobs]
 
@@ -163,7 +168,9 @@ def run_studies(settings: RunSettings, bars: Progress, app: ClientApp = client_a
     return write_results(settings, sites, trained, scores, started)
 
 
-def run_job(job: Job, settings: RunSettings, workers: int, bars: Progress, app: ClientApp = client_app) -> TrainedModel:
+def run_job(
+    job: FederationJob, settings: RunSettings, workers: int, bars: Progress, app: ClientApp = client_app
+) -> TrainedModel:
     """One federation through Flower, from its last checkpoint; returns the final model."""
     paths = []
     for site in job.sites:

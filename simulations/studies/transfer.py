@@ -41,7 +41,7 @@ LABELS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trial:
+class TransferTrial:
     """One prior, budget and seed: final metrics (COLUMNS, Gy) and the dose score by step."""
 
     prior: str
@@ -67,7 +67,7 @@ def run_transfer(settings: TransferSettings, bars: Progress) -> str:
             " pretraining, or the table's equal steps would not cost the same"
         )
     bar = bars.add_task("priors x steps x seeds", total=len(plans), note="")
-    trials: list[Trial] = []
+    trials: list[TransferTrial] = []
     table = ""
     for prior, steps, seed, run in plans:
         bars.update(bar, note=f"{prior}, {steps} steps, seed {seed}")
@@ -112,7 +112,7 @@ def trial_settings(settings: TransferSettings, prior: str, steps: int, seed: int
     return run_settings(["train.batch_size=1", *trial_overrides(settings.out, settings.common), *own])
 
 
-def read_trial(prior: str, steps: int, seed: int, run: RunSettings) -> Trial:
+def read_trial(prior: str, steps: int, seed: int, run: RunSettings) -> TransferTrial:
     """A finished trial; InputError if its folder holds one with other settings."""
     claim_folder(run)
     scores = json.loads((run.out / "summary.json").read_text())["studies"][STUDY]
@@ -122,17 +122,19 @@ def read_trial(prior: str, steps: int, seed: int, run: RunSettings) -> Trial:
         for r in history
         if r["evaluation"]
     )
-    return Trial(prior=prior, steps=steps, seed=seed, scores={c: float(scores[c]) for c in COLUMNS}, curve=curve)
+    return TransferTrial(
+        prior=prior, steps=steps, seed=seed, scores={c: float(scores[c]) for c in COLUMNS}, curve=curve
+    )
 
 
-def _groups(trials: Sequence[Trial]) -> dict[tuple[int, str], list[Trial]]:
-    groups: dict[tuple[int, str], list[Trial]] = {}
+def _groups(trials: Sequence[TransferTrial]) -> dict[tuple[int, str], list[TransferTrial]]:
+    groups: dict[tuple[int, str], list[TransferTrial]] = {}
     for t in sorted(trials, key=lambda t: t.steps):
         groups.setdefault((t.steps, t.prior), []).append(t)
     return groups
 
 
-def table_markdown(trials: Sequence[Trial]) -> str:
+def table_markdown(trials: Sequence[TransferTrial]) -> str:
     """One row a budget and prior: mean ± sd over seeds, and the dose score over that of a random start."""
     lines = [
         "| fine-tuning steps | start | steps with pretraining | seeds | dose score (Gy) | DVH score (Gy) "
@@ -153,7 +155,7 @@ def table_markdown(trials: Sequence[Trial]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def table_csv(trials: Sequence[Trial]) -> str:
+def table_csv(trials: Sequence[TransferTrial]) -> str:
     """One line per trial and point of its curve; the last has all metrics."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -165,7 +167,7 @@ def table_csv(trials: Sequence[Trial]) -> str:
     return text.getvalue()
 
 
-def mean_curves(trials: Sequence[Trial]) -> dict[str, list[tuple[float, float]]]:
+def mean_curves(trials: Sequence[TransferTrial]) -> dict[str, list[tuple[float, float]]]:
     """Name -> (step, mean dose score over seeds), one curve a prior and budget."""
     curves = {}
     for (steps, prior), own in _groups(trials).items():

@@ -10,9 +10,9 @@ from privacy.audit.noise_energy import noise_energy, null_round
 from privacy.audit.one_run import deployed_release, one_run_audit
 from privacy.dp.accountant import epsilon
 from privacy.dp.encoding import Ring
-from privacy.dp.terms import Terms
+from privacy.dp.terms import PrivacyTerms
 
-TERMS = Terms(
+TERMS = PrivacyTerms(
     mode="shared", z=3.0, q=1.0, steps=4, clip=0.5, delta=1e-5, cohort=1000, sites=5, survivors=5, colluders=1
 )  # fmt: skip
 
@@ -28,11 +28,11 @@ def test_the_sum_of_ten_sites_holds_its_noise_and_one_silent_site_is_seen() -> N
     assert lacking.score == pytest.approx(-0.1 * np.sqrt(50_000), rel=0.3)
 
 
-def _halved(vectors: np.ndarray, terms: Terms) -> Ring:
+def _halved(vectors: np.ndarray, terms: PrivacyTerms) -> Ring:
     return deployed_release(vectors, replace(terms, z=terms.z / 4))
 
 
-def _unclipped(vectors: np.ndarray, terms: Terms) -> Ring:
+def _unclipped(vectors: np.ndarray, terms: PrivacyTerms) -> Ring:
     """Ten clipping norms a patient: what a site without clipping could send."""
     repeated = np.repeat(vectors, 10, axis=0)
     return deployed_release(repeated, terms)

@@ -15,7 +15,7 @@ from privacy.secagg.messages import KEY, SEED, Adverts, Confirmations, Survivors
 from privacy.secagg.replay import FileReplay
 from privacy.secagg.server import Server
 from privacy.secagg.shamir import join, split
-from privacy.secagg.site import Site
+from privacy.secagg.site import MaskingSite
 from shared_model.core.fields import MessageError
 from tests.builders.secagg_rounds import CONFIG, MODEL, Federation, name, plain_sum, sent
 
@@ -490,7 +490,7 @@ def test_shares_below_the_threshold_say_nothing_of_the_secret():
 def test_a_refusal_names_no_value_that_came_in():
     federation = Federation()
     with pytest.raises(SecAggError) as caught:
-        Site(
+        MaskingSite(
             name="Jane Doe",
             identity=federation.keys[0],
             cohort=federation.cohort,

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from client.dicom.find import Study, find_studies
+from client.dicom.find import DicomStudy, find_studies
 from client.site.pseudonyms import Pseudonyms
 from shared_model.patient.case import Case
 from shared_model.patient.geometry import Grid
@@ -27,7 +27,7 @@ def patient(seed: int = 3, edge: int = 32) -> Case:
     return phantom_case(seed, STYLE, (edge, edge, edge))
 
 
-def written(folder: Path, scan: Scan, *, seed: int = 3, edge: int = 32, number: int = 0) -> Study:
+def written(folder: Path, scan: Scan, *, seed: int = 3, edge: int = 32, number: int = 0) -> DicomStudy:
     """The patient's study written to ``folder`` and found there."""
     write_study(folder, patient(seed, edge), scan, Identity.of_phantom(7, number), STYLE.plan.gantry_deg)
     (study,) = find_studies(folder, PSEUDONYMS).studies

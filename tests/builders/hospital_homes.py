@@ -16,7 +16,7 @@ from client.site.config import SiteConfig
 from client.site.home import ClientHome
 from client.site.policy import Policy, default_policy_text
 from privacy.agreement.federation_plan import plan_hash
-from privacy.dp.terms import Terms
+from privacy.dp.terms import PrivacyTerms
 from privacy.secagg.context import Cohort
 from privacy.trust.membership import AdmissionRequest
 from server.config.privacy import run_terms
@@ -150,7 +150,7 @@ class Homes:
         return len(ledger.entries())
 
 
-def terms_with(**changes: object) -> Terms:
+def terms_with(**changes: object) -> PrivacyTerms:
     """The terms of CONFIG, changed."""
     terms = run_terms(CONFIG)
     assert terms is not None

@@ -5,12 +5,12 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
-from privacy.secagg.context import Cohort, Floors, Terms, least_threshold
+from privacy.secagg.context import Cohort, Floors, SumTerms, least_threshold
 from privacy.secagg.masks import RINGS
 from privacy.secagg.messages import Advert, Adverts, Confirmations, Deal
 from privacy.secagg.replay import MemoryReplay
 from privacy.secagg.server import Server
-from privacy.secagg.site import Site
+from privacy.secagg.site import MaskingSite
 
 CONFIG = b"c" * 32
 MODEL = b"m" * 32
@@ -47,7 +47,7 @@ class Federation:
             keys=tuple(key.public_key().public_bytes_raw() for key in self.keys),
         )
         threshold = self.threshold or least_threshold(self.size, 1)
-        self.terms = Terms(
+        self.terms = SumTerms(
             session=b"s" * 16,
             nonce=b"n" * 16,
             round=1,
@@ -63,8 +63,8 @@ class Federation:
         self.sites = {i: self.site(i) for i in range(self.size)}
         self.server = Server(self.terms, self.cohort)
 
-    def site(self, index: int, floors: Floors | None = None, replay=None) -> Site:
-        return Site(
+    def site(self, index: int, floors: Floors | None = None, replay=None) -> MaskingSite:
+        return MaskingSite(
             name=name(index),
             identity=self.keys[index],
             cohort=self.cohort,
@@ -78,10 +78,10 @@ class Federation:
         top = np.iinfo(dtype).max
         return {i: rng.integers(0, top, size=self.length, dtype=dtype, endpoint=True) for i in range(self.size)}
 
-    def advertise(self, missing=(), terms: Terms | None = None) -> dict[int, Advert]:
+    def advertise(self, missing=(), terms: SumTerms | None = None) -> dict[int, Advert]:
         return {i: sent(s.begin(terms or self.terms, CONFIG)) for i, s in self.sites.items() if i not in missing}
 
-    def exchange_keys(self, missing=(), terms: Terms | None = None) -> Adverts:
+    def exchange_keys(self, missing=(), terms: SumTerms | None = None) -> Adverts:
         for i, advert in self.advertise(missing, terms).items():
             self.server.add_advert(name(i), advert)
         return sent(self.server.adverts())
@@ -126,7 +126,7 @@ class Federation:
         confirmations = self.confirm(step, confirmed)
         return self.reveal(step, confirmations, revealed), list(step.survivors().sites)
 
-    def renewed(self, **changes) -> Terms:
+    def renewed(self, **changes) -> SumTerms:
         """Terms of a later set-up; the coordinator starts it."""
         self.terms = replace(self.terms, **{"nonce": b"o" * 16, **changes})
         self.server = Server(self.terms, self.cohort)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from client.adapters.align import CHECKPOINT, PRIVATE_FILE, Job, align, cohort
+from client.adapters.align import CHECKPOINT, PRIVATE_FILE, AlignJob, align, cohort
 from client.adapters.scard_nft import Alignment, Held
 from client.adapters.settings import AlignSettings
 from client.data.case_files import load_case, save_case
@@ -54,9 +54,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> SiteConfig:
     return write_site(tmp_path_factory.mktemp("cases"))
 
 
-def job(site: SiteConfig, out: Path, card: str = CARD, settings: AlignSettings = SETTINGS) -> Job:
+def job(site: SiteConfig, out: Path, card: str = CARD, settings: AlignSettings = SETTINGS) -> AlignJob:
     found: Scorecard = parse_scorecard(card)
-    return Job(card=found, spec=SPEC, vector=trained_vector(), site=site, out=out, settings=settings)
+    return AlignJob(card=found, spec=SPEC, vector=trained_vector(), site=site, out=out, settings=settings)
 
 
 def criterion(summary: dict[str, Any], name: str, column: str) -> float:

@@ -11,7 +11,7 @@ import pydicom
 import pytest
 from scipy import ndimage
 
-from client.dicom.find import Study, find_studies
+from client.dicom.find import DicomStudy, find_studies
 from client.dicom.study import Reading, read_case, read_names
 from client.names.rules import NameRules
 from client.prediction.subject import load_subject
@@ -44,7 +44,7 @@ def folder(whole: Path, tmp_path: Path) -> Path:
     return tmp_path / "in"
 
 
-def found(folder: Path) -> Study:
+def found(folder: Path) -> DicomStudy:
     (study,) = find_studies(folder).studies
     return study
 
@@ -96,7 +96,7 @@ def test_targets_without_a_voxel_are_one_row_of_the_table(folder: Path) -> None:
 
 
 def test_what_nobody_foresaw_is_one_row_of_the_table(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(study: Study, *_: object) -> Reading:
+    def broken(study: DicomStudy, *_: object) -> Reading:
         if study.case_id == first:
             raise ZeroDivisionError("PHANTOM-7")
         return read_case(study)

@@ -13,7 +13,7 @@ from pydicom.data import get_testdata_file
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
 
 from client.dicom import open as dicom_open
-from client.dicom.find import Study, find_studies
+from client.dicom.find import DicomStudy, find_studies
 from client.dicom.headers import read_header
 from client.dicom.open import NotDicomError, open_dataset
 from client.dicom.parts import read_ct_slice, read_dose_grid, read_rois
@@ -28,11 +28,11 @@ Change = Callable[[pydicom.Dataset], object]
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
+def study(tmp_path_factory: pytest.TempPathFactory) -> DicomStudy:
     return written(tmp_path_factory.mktemp("study"), Scan(), edge=12)
 
 
-def _copy(study: Study, tmp_path: Path, kind: str, change: Callable[[pydicom.Dataset], object]) -> Path:
+def _copy(study: DicomStudy, tmp_path: Path, kind: str, change: Callable[[pydicom.Dataset], object]) -> Path:
     header = {"dose": study.doses[0], "ct": study.ct[0], "rs": study.structures, "rp": study.plan}[kind]
     assert header is not None
     dataset = pydicom.dcmread(header.path)
@@ -42,7 +42,7 @@ def _copy(study: Study, tmp_path: Path, kind: str, change: Callable[[pydicom.Dat
 
 
 @pytest.mark.parametrize("kept", [0.2, 0.5, 0.9, 0.999])
-def test_a_file_that_ends_early_is_noticed(study: Study, tmp_path: Path, kept: float) -> None:
+def test_a_file_that_ends_early_is_noticed(study: DicomStudy, tmp_path: Path, kept: float) -> None:
     """pydicom itself returns the part of a value that is there."""
     for header, read in ((study.doses[0], read_dose_grid), (study.structures, read_rois), (study.ct[0], read_ct_slice)):
         assert header is not None
@@ -59,7 +59,7 @@ def test_other_files_are_no_dicom(tmp_path: Path) -> None:
             read_header(tmp_path / "other")
 
 
-def test_a_data_set_without_preamble_is_read(study: Study, tmp_path: Path) -> None:
+def test_a_data_set_without_preamble_is_read(study: DicomStudy, tmp_path: Path) -> None:
     dataset = pydicom.dcmread(study.ct[0].path)
     del dataset.file_meta
     dataset.save_as(tmp_path / "bare", implicit_vr=True, little_endian=True, enforce_file_format=False)
@@ -67,7 +67,7 @@ def test_a_data_set_without_preamble_is_read(study: Study, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, DeflatedExplicitVRLittleEndian])
-def test_other_plain_transfer_syntaxes(study: Study, tmp_path: Path, syntax: str) -> None:
+def test_other_plain_transfer_syntaxes(study: DicomStudy, tmp_path: Path, syntax: str) -> None:
     expected = read_ct_slice(study.ct[0].path)
 
     def change(dataset: pydicom.Dataset) -> None:
@@ -78,7 +78,7 @@ def test_other_plain_transfer_syntaxes(study: Study, tmp_path: Path, syntax: str
     assert np.array_equal(read_ct_slice(path), expected)
 
 
-def test_compressed_pixels(study: Study, tmp_path: Path) -> None:
+def test_compressed_pixels(study: DicomStudy, tmp_path: Path) -> None:
     expected = read_ct_slice(study.ct[0].path)
     path = _copy(study, tmp_path, "ct", lambda d: d.compress(RLELossless))
     assert np.array_equal(read_ct_slice(path), expected)
@@ -103,7 +103,7 @@ def test_a_decoder_is_there_for_every_usual_compression(name: str) -> None:
 
 
 def test_a_deflated_bomb_is_refused_before_it_is_inflated(
-    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    study: DicomStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dicom_open, "MAX_INFLATED_BYTES", 2**20)
 
@@ -121,7 +121,7 @@ def test_a_deflated_bomb_is_refused_before_it_is_inflated(
         read_header(path)
 
 
-def test_dose_grids_of_both_forms_and_either_direction(study: Study, tmp_path: Path) -> None:
+def test_dose_grids_of_both_forms_and_either_direction(study: DicomStudy, tmp_path: Path) -> None:
     usual = read_dose_grid(study.doses[0].path)
 
     def absolute(dataset: pydicom.Dataset) -> None:
@@ -163,12 +163,12 @@ def test_dose_grids_of_both_forms_and_either_direction(study: Study, tmp_path: P
         (lambda d: setattr(d, "ImageOrientationPatient", [1, 0, 0, 1, 0, 0]), "ImageOrientationPatient"),
     ],
 )
-def test_doses_that_are_refused(study: Study, tmp_path: Path, change: Change, says: str) -> None:
+def test_doses_that_are_refused(study: DicomStudy, tmp_path: Path, change: Change, says: str) -> None:
     with pytest.raises(InputError, match=says):
         read_dose_grid(_copy(study, tmp_path, "dose", change))
 
 
-def test_contours_that_are_refused_and_shapes_that_are_passed_over(study: Study, tmp_path: Path) -> None:
+def test_contours_that_are_refused_and_shapes_that_are_passed_over(study: DicomStudy, tmp_path: Path) -> None:
     def contour(dataset: pydicom.Dataset) -> pydicom.Dataset:
         return dataset.ROIContourSequence[0].ContourSequence[0]
 
@@ -185,7 +185,7 @@ def test_contours_that_are_refused_and_shapes_that_are_passed_over(study: Study,
     assert len(rois) == len(patient(3, 12).structures) + 1
 
 
-def test_the_reading_process_is_ended_and_started_again(study: Study, tmp_path: Path) -> None:
+def test_the_reading_process_is_ended_and_started_again(study: DicomStudy, tmp_path: Path) -> None:
     """A pipe that nobody writes to is a file that takes for ever."""
     os.mkfifo(tmp_path / "pipe")
     quick = Worker(max_seconds=0.5)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pydicom
 import pytest
 
-from client.dicom.find import Findings, Study, find_studies
+from client.dicom.find import DicomStudy, Findings, find_studies
 from client.dicom.study import read_case
 from client.site.pseudonyms import Pseudonyms
 from shared_model.core.errors import InputError
@@ -43,7 +43,7 @@ def _find(folder: Path) -> Findings:
     return find_studies(folder, PSEUDONYMS)
 
 
-def _of(found: Findings, folder: str) -> Study:
+def _of(found: Findings, folder: str) -> DicomStudy:
     """The study whose CT lies in ``folder``."""
     return next(study for study in found.studies if study.ct and folder in study.ct[0].path.parts)
 

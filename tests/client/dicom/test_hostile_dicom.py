@@ -16,7 +16,7 @@ from client.dicom import masks as dicom_masks
 from client.dicom import rasterise
 from client.dicom.masks import Rasteriser
 from client.names.records import Roi
-from client.setup.check_patient import Patient
+from client.setup.check_patient import CheckedPatient
 from client.setup.check_patients import Source, look
 from client.site.config import DICOM
 from client.site.pseudonyms import Pseudonyms
@@ -46,7 +46,7 @@ def edited(path: Path, change: Callable[[Dataset], object]) -> None:
     dataset.save_as(path)
 
 
-def looked(folder: Path) -> tuple[list[Patient], str]:
+def looked(folder: Path) -> tuple[list[CheckedPatient], str]:
     """The rows, and everything that was said."""
     found = look(Source(kind=DICOM, root=folder, pseudonyms=Pseudonyms(bytes(32))), None)
     said = "\n".join(f"{row.why} {row.todo} {row.notes}" for row in found.patients)

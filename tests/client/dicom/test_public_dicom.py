@@ -15,7 +15,7 @@ import pydicom
 import pytest
 from pydicom.uid import generate_uid
 
-from client.dicom.find import Study, find_studies
+from client.dicom.find import DicomStudy, find_studies
 from client.dicom.study import read_case
 from client.names.rules import NameRules
 from shared_model.core.errors import InputError
@@ -34,7 +34,7 @@ def _folder(pattern: str) -> Path:
     return found[0]
 
 
-def _only(folder: Path) -> Study:
+def _only(folder: Path) -> DicomStudy:
     found = find_studies(folder)
     assert found.problems == ()
     (study,) = found.studies

@@ -9,11 +9,11 @@ import pytest
 
 from client.gate.gates import HospitalGate, SimulatedGate
 from client.site.policy import default_policy_text
-from privacy.dp.terms import Terms
+from privacy.dp.terms import PrivacyTerms
 from privacy.secagg.errors import SecAggError
 from shared_model.core.errors import PolicyError
 
-TERMS = Terms(
+TERMS = PrivacyTerms(
     mode="local", z=4.0, q=1.0, steps=8, clip=1.0, delta=1e-3, cohort=6, sites=2, survivors=2, colluders=1
 )  # fmt: skip
 

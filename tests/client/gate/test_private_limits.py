@@ -16,12 +16,12 @@ from client.site.config import SiteConfig
 from client.site.home import ClientHome
 from client.site.policy import Policy, default_policy_text
 from privacy.dp.accountant import epsilon
-from privacy.dp.terms import Terms
+from privacy.dp.terms import PrivacyTerms
 from privacy.wire.messages import EvaluateTask, Reply, Request, TrainTask, parse_reply, request
 from shared_model.network.spec import ModelSpec
 
 SPEC = ModelSpec(prior="none", adapter="lora").to_json()
-LOCAL = Terms(
+LOCAL = PrivacyTerms(
     mode="local", z=4.0, q=1.0, steps=8, clip=1.0, delta=1e-5, cohort=6, sites=2, survivors=2, colluders=1
 )  # fmt: skip
 SITE = SiteConfig(site="a", data="cases", root=Path("/nowhere"), train=("p1", "p2", "p3"), validation=("v1",))
@@ -49,7 +49,7 @@ class Training:
         return np.zeros(3, np.int64)
 
 
-def asked(terms: Terms = LOCAL, round_number: int = 1, local_steps: int = 2) -> RecordDict:
+def asked(terms: PrivacyTerms = LOCAL, round_number: int = 1, local_steps: int = 2) -> RecordDict:
     task = TrainTask(
         round=round_number, rounds=4, local_steps=local_steps, batch_size=2, lr=0.1, seed=0, privacy=terms.to_json()
     )

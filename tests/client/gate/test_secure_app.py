@@ -23,7 +23,7 @@ from privacy.wire.messages import TrainTask
 from server.rounds.loop import QuorumError
 from server.rounds.secure_aggregation import SecureAggregation, SecureRules
 from server.rounds.steps import Link
-from server.sites.attendance import Site
+from server.sites.attendance import ConnectedSite
 from shared_model.core.errors import InputError
 from simulations.engine.local_grid import LocalGrid
 from tests.builders.hospital_homes import CONFIG, MANIFEST, SPEC, Homes, Pulls, terms_with
@@ -126,7 +126,8 @@ def test_a_task_whose_noise_counts_on_more_than_the_set_up_gets_nothing(
             round=1, rounds=1, local_steps=1, batch_size=1, lr=0.1, seed=0, privacy=terms_with(**changes).to_json()
         )
         sites = [
-            Site(node=node, name=n, patients=3) for node, n in zip(sorted(grid.get_node_ids()), "abc", strict=True)
+            ConnectedSite(node=node, name=n, patients=3)
+            for node, n in zip(sorted(grid.get_node_ids()), "abc", strict=True)
         ]
         outcome = driver.sum(
             "train", sites, 8, lambda *_: None, round_number=1, task=task, vector=np.zeros(8, np.float32)

@@ -8,7 +8,7 @@ import pytest
 from client.gate.secure_inputs import SecureInputs
 from client.gate.secure_site import SecureSites
 from client.site.home import ClientHome
-from privacy.secagg.context import Cohort, Floors, Terms
+from privacy.secagg.context import Cohort, Floors, SumTerms
 from privacy.secagg.errors import SecAggError
 from privacy.secagg.messages import Advert
 from privacy.secagg.site import Opening
@@ -58,7 +58,7 @@ def proposal(consortium: Consortium, plan: bytes = b"", **changes) -> Request:
         "ring_bits": 16,
         "length": 4,
     }
-    terms = Terms(**{**values, **changes})
+    terms = SumTerms(**{**values, **changes})
     return Request(kind="secure_keys", run_id=RUN_ID, spec_json="{}", manifest_hash="a" * 64, secure=terms)
 
 

@@ -15,7 +15,7 @@ import torch
 from client.commands.data import check_folder
 from client.data.case_files import save_case
 from client.prediction.files import write_answer
-from client.prediction.predict import Answer, Predictor, Sampled, build_shared
+from client.prediction.predict import PredictedDose, Predictor, Sampled, build_shared
 from client.prediction.subject import load_subject
 from shared_model.adapter.manifest import initial_vector, save_adapter
 from shared_model.bundled import DEFAULT_ADAPTER
@@ -38,11 +38,11 @@ def case() -> Case:
 
 
 @pytest.fixture(scope="module")
-def answer(predictor: Predictor, case: Case) -> Answer:
+def answer(predictor: Predictor, case: Case) -> PredictedDose:
     return predictor.predict(case, Sampled(samples=3))
 
 
-def test_the_answer_is_a_dose_with_a_spread(answer: Answer, case: Case) -> None:
+def test_the_answer_is_a_dose_with_a_spread(answer: PredictedDose, case: Case) -> None:
     assert answer.dose_gy.shape == case.grid.shape
     assert (answer.dose_gy[~case.body] == 0).all()
     inside = answer.dose_gy[case.structures["PTV_7000"]]
@@ -53,7 +53,7 @@ def test_the_answer_is_a_dose_with_a_spread(answer: Answer, case: Case) -> None:
     assert answer.peak_mb > 10
 
 
-def test_the_cases_own_dose_has_no_part_in_it(predictor: Predictor, case: Case, answer: Answer) -> None:
+def test_the_cases_own_dose_has_no_part_in_it(predictor: Predictor, case: Case, answer: PredictedDose) -> None:
     blind = predictor.predict(replace(case, dose_gy=None), Sampled(samples=3))
     np.testing.assert_array_equal(blind.dose_gy, answer.dose_gy)
 
@@ -108,7 +108,7 @@ def test_finer_voxels_are_predicted_at_the_training_patients_size(predictor: Pre
     np.testing.assert_allclose(blocks[coarse.body], same.dose_gy[coarse.body], atol=2.0)
 
 
-def test_a_private_adapter_is_laid_over_the_model(case: Case, answer: Answer) -> None:
+def test_a_private_adapter_is_laid_over_the_model(case: Case, answer: PredictedDose) -> None:
     seen: list[ModelSpec] = []
 
     def build(spec: ModelSpec, vector: np.ndarray):  # type: ignore[no-untyped-def]
@@ -134,7 +134,9 @@ def test_an_adapter_without_ranges_is_held_against_the_bundled_ones(tmp_path: Pa
         Predictor(tmp_path / "b.safetensors")
 
 
-def test_the_files_agree_with_the_answer(predictor: Predictor, case: Case, answer: Answer, tmp_path: Path) -> None:
+def test_the_files_agree_with_the_answer(
+    predictor: Predictor, case: Case, answer: PredictedDose, tmp_path: Path
+) -> None:
     record = write_answer(tmp_path / "out", answer, predictor, None)
     assert json.loads((tmp_path / "out" / "report.json").read_text()) == record
     assert {path.name for path in (tmp_path / "out").iterdir()} == {*record["files"], "report.json"}

@@ -43,7 +43,7 @@ def example() -> Case:
     )
 
 
-def where_drawn(case: Case, plane: slices.Plane, marked: NDArray[np.bool_]) -> tuple[float, float]:
+def where_drawn(case: Case, plane: slices.PageSlice, marked: NDArray[np.bool_]) -> tuple[float, float]:
     """Centre of the marked voxels on the page: 0..1 from the left, 0..1 from the bottom."""
     figure = Figure(figsize=(2, 2), dpi=100, facecolor="black")
     axes = figure.add_axes((0, 0, 1, 1))

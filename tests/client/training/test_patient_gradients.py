@@ -12,7 +12,7 @@ from client.training.patient_gradients import Patients, patients_of
 from client.training.private_train import local_round, private_release
 from privacy.dp.encoding import FINE, from_ring
 from privacy.dp.noise import NoiseStream
-from privacy.dp.terms import Terms
+from privacy.dp.terms import PrivacyTerms
 from privacy.wire.messages import TrainTask
 from shared_model.adapter.manifest import initial_vector, stage_mask
 from shared_model.adapter.shared import adapted_model, trainable
@@ -22,12 +22,12 @@ from simulations.phantom.hospitals import STYLES, write_hospital
 
 SPEC = ModelSpec(prior="none", shape=(16, 16, 16), adapter="lora", rank=1, precision="fp32")
 BASE = ModelSpec(prior="none", shape=(16, 16, 16), adapter="base", base="voxel")
-TERMS = Terms(
+TERMS = PrivacyTerms(
     mode="shared", z=1.0, q=1.0, steps=4, clip=1e6, delta=1e-5, cohort=5, sites=3, survivors=3, colluders=1, views=4
 )  # fmt: skip
 
 
-def task(stage: str = "dose", terms: Terms = TERMS, **changes: object) -> TrainTask:
+def task(stage: str = "dose", terms: PrivacyTerms = TERMS, **changes: object) -> TrainTask:
     values = {"round": 1, "rounds": 4, "local_steps": 1, "batch_size": 1, "lr": 1e-3, "seed": 0, "stage": stage}
     return TrainTask(**{**values, "privacy": terms.to_json(), **changes})  # type: ignore[arg-type]
 
@@ -43,7 +43,7 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def patients(site: SiteConfig, spec: ModelSpec, stage: str, terms: Terms = TERMS) -> Patients:
+def patients(site: SiteConfig, spec: ModelSpec, stage: str, terms: PrivacyTerms = TERMS) -> Patients:
     return patients_of(site, spec, initial_vector(spec), task(stage, terms), terms)
 
 

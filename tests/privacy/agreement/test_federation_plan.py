@@ -7,7 +7,7 @@ import pytest
 
 from privacy.agreement.federation_plan import FederationPlan, check_request, plan_hash
 from privacy.dp.accountant import epsilon
-from privacy.dp.terms import Terms
+from privacy.dp.terms import PrivacyTerms
 from privacy.trust import signed
 from privacy.wire.messages import EvaluateTask, Request, TrainTask
 from shared_model.core.errors import InputError, PolicyError
@@ -107,7 +107,7 @@ def test_mode_none_is_said_aloud() -> None:
     assert "none" in "\n".join(replace(PLAN, metrics=()).in_words())
 
 
-TERMS = Terms(
+TERMS = PrivacyTerms(
     mode="shared", z=4.25, q=1.0, steps=50, clip=0.1, delta=1e-5, cohort=60, sites=4, survivors=4, colluders=1
 )  # fmt: skip
 SITES = {name: name * 64 for name in "abcd"}

@@ -12,14 +12,14 @@ from privacy.dp import ledger as module
 from privacy.dp import ledger_record
 from privacy.dp.accountant import Charge, epsilon
 from privacy.dp.ledger import SiteLedger
-from privacy.dp.ledger_record import Entry
+from privacy.dp.ledger_record import LedgerEntry
 from shared_model.core.errors import InputError, PolicyError
 
 CHARGE = Charge(z=4.0, z_alone=2.0, q=1.0)
 
 
-def entry(round_number: int = 1, charge: Charge = CHARGE) -> Entry:
-    return Entry(purpose="shared", run_id="0" * 32, round=round_number, charge=charge)
+def entry(round_number: int = 1, charge: Charge = CHARGE) -> LedgerEntry:
+    return LedgerEntry(purpose="shared", run_id="0" * 32, round=round_number, charge=charge)
 
 
 def opened(folder: Path, limit: float | None = None, alone: float | None = None) -> SiteLedger:
@@ -76,7 +76,9 @@ def test_a_ledger_without_a_head_is_never_made_anew_over_its_records(tmp_path: P
 
 def test_charges_stay_over_runs_stages_and_coordinators(tmp_path: Path) -> None:
     opened(tmp_path).charge(entry(1))
-    opened(tmp_path).charge(Entry(purpose="local", run_id="1" * 32, round=7, charge=Charge(z=1, z_alone=1, q=0.1)))
+    opened(tmp_path).charge(
+        LedgerEntry(purpose="local", run_id="1" * 32, round=7, charge=Charge(z=1, z_alone=1, q=0.1))
+    )
     found = opened(tmp_path).entries()
     assert [(e.purpose, e.run_id[0], e.round) for e in found] == [("shared", "0", 1), ("local", "1", 7)]
     spent = opened(tmp_path).spent()

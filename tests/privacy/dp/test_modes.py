@@ -1,16 +1,16 @@
 import pytest
 
 from privacy.dp.encoding import FINE
-from privacy.dp.terms import Terms
+from privacy.dp.terms import PrivacyTerms
 from shared_model.core.errors import InputError
 
 
-def terms(**changes: object) -> Terms:
+def terms(**changes: object) -> PrivacyTerms:
     values = {
         "mode": "shared", "z": 4.0, "q": 0.5, "steps": 10, "clip": 0.1, "delta": 1e-5, "cohort": 100, "sites": 5,
         "survivors": 5, "colluders": 1,
     }  # fmt: skip
-    return Terms(**{**values, **changes})  # type: ignore[arg-type]
+    return PrivacyTerms(**{**values, **changes})  # type: ignore[arg-type]
 
 
 def test_noise_is_shared_among_the_sites_that_are_sure_to_be_honest() -> None:
@@ -35,8 +35,8 @@ def test_hospital_level_terms_cost_a_patient_twice_the_distance() -> None:
 
 def test_terms_travel_as_json() -> None:
     shared = terms(bits=32, views=4)
-    assert Terms.from_json(shared.to_json()) == shared
-    assert Terms.from_json("") is None
+    assert PrivacyTerms.from_json(shared.to_json()) == shared
+    assert PrivacyTerms.from_json("") is None
 
 
 @pytest.mark.parametrize(
@@ -62,4 +62,4 @@ def test_terms_that_promise_nothing_are_refused(changes: dict[str, object], word
 @pytest.mark.parametrize("text", ["[]", "{", "{}", '{"mode":"shared"}'])
 def test_strange_terms(text: str) -> None:
     with pytest.raises(InputError, match="privacy terms"):
-        Terms.from_json(text)
+        PrivacyTerms.from_json(text)

@@ -5,9 +5,9 @@ import pytest
 from privacy.dp import accountant
 from privacy.dp.accountant import AccountantError
 from privacy.dp.outlook import gaussian_mu, outlook, table, useful_size
-from privacy.dp.terms import Terms
+from privacy.dp.terms import PrivacyTerms
 
-TERMS = Terms(
+TERMS = PrivacyTerms(
     mode="shared", z=8.49, q=1.0, steps=200, clip=1.0, delta=1e-5, cohort=200, sites=10, survivors=9, colluders=1
 )  # fmt: skip
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from privacy.secagg.context import Cohort, Terms, least_threshold
+from privacy.secagg.context import Cohort, SumTerms, least_threshold
 from privacy.secagg.errors import SecAggError
 from privacy.secagg.messages import Masked
 from privacy.secagg.site import input_commitment
@@ -192,7 +192,7 @@ def test_terms_without_security_are_refused_by_both_sides(changes):
 def test_terms_read_back():
     terms = Federation().terms
     assert sent(terms) == terms
-    assert isinstance(terms, Terms)
+    assert isinstance(terms, SumTerms)
 
 
 def test_a_cohort_is_taken_from_the_roster_that_the_consortium_signed():

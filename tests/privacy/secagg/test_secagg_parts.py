@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from privacy.secagg import masks
-from privacy.secagg.context import Terms, digest
+from privacy.secagg.context import SumTerms, digest
 from privacy.secagg.errors import SecAggError
 from privacy.secagg.masks import RINGS, apply_masks, is_ring_vector
 from privacy.secagg.messages import (
@@ -123,7 +123,7 @@ def conversation() -> list:
 
 
 CONVERSATION = conversation()
-KINDS = (Terms, Advert, Adverts, Deal, Inbox, Masked, Survivors, Confirmation, Confirmations, Reveal)
+KINDS = (SumTerms, Advert, Adverts, Deal, Inbox, Masked, Survivors, Confirmation, Confirmations, Reveal)
 
 
 @pytest.mark.parametrize("message", CONVERSATION, ids=lambda m: type(m).__name__)

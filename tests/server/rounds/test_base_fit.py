@@ -13,7 +13,7 @@ from client.training.base import base_sums
 from privacy.wire.messages import Reply
 from server.app import federate, run_config
 from server.record.events import EventLog
-from server.rounds.base_fit import _Fit
+from server.rounds.base_fit import _BaseFit
 from server.rounds.loop import QuorumError
 from server.sites.attendance import ANYONE
 from server.sites.exchange import Answer
@@ -146,7 +146,7 @@ def test_a_base_that_came_with_the_configuration_is_not_fitted_again(nodes, tmp_
 def test_an_answer_without_sums_counts_for_no_quorum(tmp_path):
     """A masked one passes the message schema; none was asked for."""
     spec = ModelSpec.from_json(json.dumps(MODEL))
-    fit = _Fit(None, CONFIG, spec, "0" * 64, EventLog(tmp_path, None), ANYONE)  # type: ignore[arg-type]
+    fit = _BaseFit(None, CONFIG, spec, "0" * 64, EventLog(tmp_path, None), ANYONE)  # type: ignore[arg-type]
     reply = Reply(kind="base", site="west", round=0, run_id="0" * 32, patients=0)
     drop = fit._judge(Answer(node=1, site="west", reply=reply))
     assert drop is not None

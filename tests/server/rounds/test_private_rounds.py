@@ -11,7 +11,7 @@ from client.app import LEDGER_KEY, client_app
 from privacy.dp.accountant import epsilon
 from privacy.dp.encoding import RING_TYPES
 from privacy.dp.ledger import SiteLedger
-from privacy.dp.terms import Terms
+from privacy.dp.terms import PrivacyTerms
 from server.config.privacy import privacy_line, privacy_report, releases, run_terms
 from server.record.journal import Journal
 from server.rounds.advance import replay
@@ -209,7 +209,7 @@ def test_a_resumed_run_has_the_same_terms(tmp_path, nodes):
     assert len(ledger(tmp_path, "alpha").entries()) == 3
 
 
-def _terms(**changes: object) -> Terms:
+def _terms(**changes: object) -> PrivacyTerms:
     asked = run_terms(CONFIG)
     assert asked is not None
     return replace(asked, **changes)  # type: ignore[arg-type]

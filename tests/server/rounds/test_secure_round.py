@@ -14,7 +14,7 @@ from client.gate.secure_inputs import SecureInputs, check_input
 from client.gate.secure_site import SecureSite, SecureSites
 from privacy.dp.encoding import fine_integers
 from privacy.dp.noise import NoiseStream, integer_gaussian
-from privacy.dp.terms import Terms
+from privacy.dp.terms import PrivacyTerms
 from privacy.secagg import dealing
 from privacy.secagg.errors import ROUND_SPENT, SecAggError
 from privacy.secagg.masks import RINGS
@@ -26,7 +26,7 @@ from privacy.wire.secure_records import SECURE_KINDS
 from server.rounds.ring_sum import RingSum
 from server.rounds.secure_aggregation import SecureAggregation, SecureRules
 from server.rounds.steps import Link
-from server.sites.attendance import Site
+from server.sites.attendance import ConnectedSite
 from simulations.engine.local_grid import LocalGrid, NoAnswer
 from tests.builders.secagg_rounds import Federation, name, plain_sum
 
@@ -110,7 +110,7 @@ class Run:
         }
         self.driver = SecureAggregation(link, federation.cohort, SecureRules(**{**settings, **rules}), PLAN)
         nodes = sorted(self.grid.get_node_ids())
-        self.sites = [Site(node=node, name=name(i), patients=1) for i, node in enumerate(nodes)]
+        self.sites = [ConnectedSite(node=node, name=name(i), patients=1) for i, node in enumerate(nodes)]
         self.told: list = []
 
     def __enter__(self) -> "Run":
@@ -290,7 +290,7 @@ def test_wire_bytes_count_both_directions():
 
 
 def test_noised_releases_sum_up_to_the_same_mean_with_and_without_masks():
-    terms = Terms(
+    terms = PrivacyTerms(
         mode="shared", z=2.0, q=0.5, steps=10, clip=1.0, delta=1e-5, cohort=20, sites=4, survivors=3, colluders=1
     )  # fmt: skip
     how, stream = terms.encoding(), NoiseStream()

@@ -9,7 +9,7 @@ import torch
 
 from client.site.config import SiteConfig
 from client.training.patient_gradients import patients_of
-from privacy.dp.terms import Terms
+from privacy.dp.terms import PrivacyTerms
 from privacy.wire.messages import TrainTask
 from shared_model.adapter.manifest import initial_vector, load_adapter, manifest_hash, save_adapter, stage_mask
 from shared_model.base import phantom as phantom_base
@@ -92,7 +92,7 @@ def test_only_the_correction_travels_and_the_public_numbers_are_in_the_manifest(
 
 def test_a_hospitals_patients_pull_clipped(tmp_path: Path) -> None:
     site: SiteConfig = write_hospital(tmp_path, STYLES["cord_9f"], 4, 1, shape=(16, 16, 16))
-    terms = Terms(
+    terms = PrivacyTerms(
         mode="shared", z=1.0, q=1.0, steps=4, clip=0.05, delta=1e-5, cohort=9, sites=3, survivors=3, colluders=1
     )  # fmt: skip
     task = TrainTask(

@@ -6,7 +6,7 @@ from rich.progress import Progress, TextColumn
 
 from shared_model.adapter.manifest import manifest_hash
 from shared_model.core.errors import InputError
-from simulations.reports.ablation import Trial, order_notes, table_csv, table_markdown
+from simulations.reports.ablation import AblationTrial, order_notes, table_csv, table_markdown
 from simulations.settings.series import ablation_settings
 from simulations.studies import ablation
 from simulations.studies.ablation import FULL, VARIANTS, choose_variants, run_ablation, trial_settings
@@ -73,10 +73,10 @@ def test_trains_writes_and_finds_again(tmp_path: Path, monkeypatch: pytest.Monke
         run_ablation(ablation_settings([*TINY, "train.lr=1e-5", f"out={tmp_path}"]), bars())
 
 
-def trial(variant: str, seed: int, mae: float) -> Trial:
+def trial(variant: str, seed: int, mae: float) -> AblationTrial:
     scores = {1: dict.fromkeys(("dose_score_gy", "dvh_score_gy", "mae_ref5_gy", "mae_gdp_gy"), mae + 1)}
     scores[10] = dict.fromkeys(scores[1], mae)
-    return Trial(variant=variant, seed=seed, vector_bytes=4_000_000, wall_s=1.0, scores=scores)
+    return AblationTrial(variant=variant, seed=seed, vector_bytes=4_000_000, wall_s=1.0, scores=scores)
 
 
 def test_mean_spread_the_papers_values_and_where_the_order_differs() -> None:

@@ -10,7 +10,7 @@ from rich.progress import Progress, TextColumn
 from shared_model.core.errors import InputError
 from simulations.settings.series import poison_settings
 from simulations.studies import poison
-from simulations.studies.poison import Trial, run_poison, table_markdown, trial_settings
+from simulations.studies.poison import PoisonTrial, run_poison, table_markdown, trial_settings
 
 # Noise next to nothing: what is seen is the lie.
 TINY = [
@@ -78,8 +78,8 @@ def test_a_sum_that_is_too_long_is_said_to_be_refused(tmp_path: Path) -> None:
 
 
 def test_a_row_is_the_mean_over_its_seeds() -> None:
-    def trial(seed: int, taken: int, score: float | None) -> Trial:
-        return Trial(
+    def trial(seed: int, taken: int, score: float | None) -> PoisonTrial:
+        return PoisonTrial(
             factor=-2, check="phantoms", seed=seed, rounds=4, taken_back=taken, start_gy=2.8, public_gy=3.0,
             score_gy=score,
             dvh_gy=score, ended="",

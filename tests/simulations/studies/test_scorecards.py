@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from shared_model.core.errors import InputError
-from simulations.reports.scorecards import Study, before_and_after, matrix, rows
+from simulations.reports.scorecards import ScorecardStudy, before_and_after, matrix, rows
 from simulations.settings.scorecards import scorecards_settings
 
 
-def study() -> Study:
+def study() -> ScorecardStudy:
     """Two hospitals, cards and seeds: an aligned model wins 2 points under its own card and loses 1 elsewhere."""
 
     def patient(site: str, seed: int) -> dict[str, object]:
@@ -24,7 +24,9 @@ def study() -> Study:
         return {"site": site, "models": models, "best_of": best, "cpu_s": {"one": 0.5, "best_of": 2.0}}
 
     patients = {str(seed): {f"{site}{n}": patient(site, seed) for site in "AB" for n in (1, 2)} for seed in (0, 1)}
-    return Study(cards={"A": "x", "B": "y"}, patients=patients, align_cpu_s={"A/0": 30.0, "B/0": 34.0}, best_of=8)
+    return ScorecardStudy(
+        cards={"A": "x", "B": "y"}, patients=patients, align_cpu_s={"A/0": 30.0, "B/0": 34.0}, best_of=8
+    )
 
 
 def test_rows_are_of_the_hospitals_own_patients_and_card() -> None:

@@ -9,7 +9,7 @@ from shared_model.core.errors import InputError
 from simulations.settings.series import transfer_settings
 from simulations.studies import transfer
 from simulations.studies.transfer import (
-    Trial,
+    TransferTrial,
     mean_curves,
     pretraining_steps,
     run_transfer,
@@ -27,9 +27,9 @@ def bars() -> Progress:
     return Progress(TextColumn("{task.fields[note]}"), disable=True)
 
 
-def trial(prior: str, seed: int, score: float, steps: int = 1000) -> Trial:
+def trial(prior: str, seed: int, score: float, steps: int = 1000) -> TransferTrial:
     scores = {"dose_score_gy": score, "dvh_score_gy": 2 * score, "mae_ref5_gy": score, "mae_gdp_gy": score}
-    return Trial(prior=prior, steps=steps, seed=seed, scores=scores, curve=((500, 2 * score), (steps, score)))
+    return TransferTrial(prior=prior, steps=steps, seed=seed, scores=scores, curve=((500, 2 * score), (steps, score)))
 
 
 def test_trials_differ_in_prior_steps_and_seed_alone(tmp_path: Path) -> None:
