@@ -68,12 +68,12 @@ def federate(
     from server.rounds.base_fit import fit_base
     from shared_model.adapter.card import adapter_card, card_bytes, card_path
     from shared_model.adapter.manifest import manifest_hash, save_adapter, stage_mask, vector_hash
-    from shared_model.backbone.prior import pinned
+    from shared_model.backbone.prior import pin_prior
     from shared_model.bundled import PUBLIC_CASES
     from shared_model.network.spec import ModelSpec
     from shared_model.prediction.public_check import PublicCheck, public_cases
 
-    asked = pinned(ModelSpec.from_json(json.dumps(config.model)))
+    asked = pin_prior(ModelSpec.from_json(json.dumps(config.model)))
     spec, fit = fit_base(grid, config, asked, out, on_event, members.register)
     initial, start = starting_point(config, spec)
     manifest = manifest_hash(spec)
@@ -108,7 +108,7 @@ def starting_point(config: RunConfig, spec: ModelSpec) -> tuple[NDArray[np.float
     Also return what report and model card record of that adapter (shared_model/adapter/card.py); None for the prior's
     own. Raises InputError when the adapter belongs to another model.
     """
-    from shared_model.adapter.card import started_from
+    from shared_model.adapter.card import start_record
     from shared_model.adapter.manifest import initial_vector, load_adapter, manifest_hash, vector_hash
 
     if not config.initial:
@@ -116,7 +116,7 @@ def starting_point(config: RunConfig, spec: ModelSpec) -> tuple[NDArray[np.float
     found, vector, card = load_adapter(Path(config.initial))
     if manifest_hash(found) != manifest_hash(spec):
         raise InputError(f"initial={config.initial}: this adapter belongs to another model than this run's")
-    return vector, started_from(vector_hash(vector), card)
+    return vector, start_record(vector_hash(vector), card)
 
 
 def last_evaluation(result: FederationResult) -> dict[str, float]:

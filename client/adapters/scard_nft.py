@@ -26,7 +26,7 @@ from shared_model.adapter.shared import PRIVATE
 from shared_model.core.errors import InputError
 from shared_model.diffusion.nft import nft_loss, reward_weights
 from shared_model.diffusion.sampler import PatientNetwork, Sampling
-from shared_model.diffusion.schedule import noised, sample_ddim, sampling_times, shift_time
+from shared_model.diffusion.schedule import add_noise, sample_ddim, sampling_times, shift_time
 from shared_model.patient.case import CONDITIONS
 from shared_model.prediction.predictor import noise_generator
 
@@ -250,7 +250,7 @@ def _add_noise(x0: Tensor, t: Tensor, generator: torch.Generator) -> _State:
     """Add noise of time ``t``. At t = 1 the state is noise alone: one draw serves all candidates, at 1/8 the cost."""
     alone = float(t) >= 1.0
     eps = torch.randn(x0[:1].shape if alone else x0.shape, generator=generator)
-    x_t, v = noised(x0, eps.expand_as(x0), t.expand(len(x0)))
+    x_t, v = add_noise(x0, eps.expand_as(x0), t.expand(len(x0)))
     return _State(x_t=eps if alone else x_t, t_b=t.expand(1 if alone else len(x0)), v=v)
 
 

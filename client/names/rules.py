@@ -18,7 +18,7 @@ from pathlib import Path
 
 from client.names.tg263 import BODY, is_tg263
 from shared_model.core.errors import InputError
-from shared_model.core.located import Located, located, read_located
+from shared_model.core.located import Located, parse_located, read_located
 
 NAMES_TEXT = """\
 # How to read this site's structure names (docs/dicom.md).
@@ -64,7 +64,7 @@ class NameRules:
     @classmethod
     def parse(cls, text: str, file: str) -> NameRules:
         """Read the rules from a text; ``file`` names it in errors."""
-        return cls._of(located(text, file, _NO_RULES))
+        return cls._of(parse_located(text, file, _NO_RULES))
 
     @classmethod
     def _of(cls, top: Located) -> NameRules:

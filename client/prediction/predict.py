@@ -28,7 +28,7 @@ from shared_model.core.vector import Vector
 from shared_model.network.spec import ModelSpec
 from shared_model.patient.case import Case, Volume
 from shared_model.prediction.predictor import Score, predict_with_spread
-from shared_model.prediction.regrid import coarsened, refined
+from shared_model.prediction.regrid import coarsen, refine
 
 # Makes a model from a shared adapter, perhaps with the site's private weights over it. Takes specification and vector,
 # returns the model and its specification. Raises InputError if the two adapters do not fit.
@@ -100,14 +100,14 @@ class Predictor:
         """
         started = time.monotonic()
         factors = self.envelope.factors(case)
-        asked = coarsened(case, factors)
+        asked = coarsen(case, factors)
         told = [*notes, *self._stand_in, *self._judge(asked), *_coarse_notes(case, factors)]
         score = None if how.score_of is None else how.score_of(asked)
         with torch.no_grad():
             found = predict_with_spread(
                 self._model, asked, self.spec, steps=how.steps, candidates=how.samples, seed=how.seed, score=score
             )
-            dose, spread = (None if v is None else refined(v, asked, case) for v in (found.dose_gy, found.spread_gy))
+            dose, spread = (None if v is None else refine(v, asked, case) for v in (found.dose_gy, found.spread_gy))
         assert dose is not None
         return PredictedDose(
             case=case,

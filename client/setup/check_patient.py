@@ -18,7 +18,7 @@ from client.data.latent_cache import content_hash
 from client.names.table import NameRow
 from shared_model.adapter.envelope import Envelope
 from shared_model.patient.case import Case
-from shared_model.prediction.regrid import coarsened
+from shared_model.prediction.regrid import coarsen
 from shared_model.scoring.dosimetry import dose_at_volume, structure_dose
 
 # D50 of the highest target over its prescription: beyond these the dose is of something else (a fraction, one of
@@ -89,7 +89,7 @@ def examine(
         found.append((f"{case.grid.shape[0]} slices", f"export at least {FEW_SLICES}"))
     misfits, told = _dose_against_prescription(case)
     # As `client predict` will check it: on voxels of the training patients' size.
-    verdict = None if envelope is None else envelope.judge(coarsened(case, envelope.factors(case)))
+    verdict = None if envelope is None else envelope.judge(coarsen(case, envelope.factors(case)))
     near = () if verdict is None else (*verdict.refusals, *verdict.notes)
     return CheckedPatient(
         patient=case.case_id,

@@ -12,7 +12,7 @@ from privacy.dp.ledger import SiteLedger
 from privacy.dp.terms import MODES
 from privacy.wire.heads import KINDS
 from shared_model.core.errors import FieldError, InputError
-from shared_model.core.located import Located, located, read_located
+from shared_model.core.located import Located, parse_located, read_located
 from shared_model.network.spec import ADAPTERS
 
 SCHEMA = 1
@@ -136,7 +136,7 @@ class Policy:
     @classmethod
     def parse(cls, text: str, file: str) -> Policy:
         """Read a policy from a text; ``file`` names it in errors. Raises as ``load`` does."""
-        return cls._of(located(text, file))
+        return cls._of(parse_located(text, file))
 
     @classmethod
     def _of(cls, top: Located) -> Policy:

@@ -23,7 +23,7 @@ from privacy.dp.accountant import Charge
 from privacy.dp.encoding import FINE, Encoding
 from privacy.dp.noise import SAMPLER_TV
 from shared_model.core.errors import InputError
-from shared_model.core.fields import MessageError, OneOf, Real, Rule, Whole, checked_fields
+from shared_model.core.fields import MessageError, OneOf, Real, Rule, Whole, check_fields
 
 MODES: tuple[str, ...] = ("shared", "local", "site", "none")
 PRIVATE: tuple[str, ...] = ("shared", "local", "site")
@@ -71,7 +71,7 @@ class PrivacyTerms:
     }
 
     def __post_init__(self) -> None:
-        checked_fields(self, "privacy terms", self.RULES)
+        check_fields(self, "privacy terms", self.RULES)
         if self.mode in SUMMED and not 1 <= self.colluders < self.survivors <= self.sites:
             raise MessageError(
                 "bad_task",

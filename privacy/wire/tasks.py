@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import ClassVar
 
 from privacy.dp.terms import PrivacyTerms
-from shared_model.core.fields import MessageError, OneOf, Real, Rule, Text, Whole, checked_fields
+from shared_model.core.fields import MessageError, OneOf, Real, Rule, Text, Whole, check_fields
 
 _SEED = Whole(0, 2**63 - 1)
 
@@ -49,7 +49,7 @@ class TrainTask:
     }
 
     def __post_init__(self) -> None:
-        checked_fields(self, "train task", self.RULES)
+        check_fields(self, "train task", self.RULES)
         if self.round > self.rounds:
             raise MessageError("bad_task", "train task: round must not be above rounds")
         terms = self.terms
@@ -88,7 +88,7 @@ class EvaluateTask:
     }
 
     def __post_init__(self) -> None:
-        checked_fields(self, "evaluate task", self.RULES)
+        check_fields(self, "evaluate task", self.RULES)
 
 
 @lru_cache(maxsize=8)

@@ -21,11 +21,11 @@ def make_plan(consortium: str, roster_version: int, sites: Mapping[str, str], co
     InputError if the privacy terms are for another number of sites.
     """
     from shared_model.adapter.manifest import initial_vector, manifest_hash
-    from shared_model.backbone.prior import normalisation_hash, pinned, prior_hash
+    from shared_model.backbone.prior import normalisation_hash, pin_prior, prior_hash
     from shared_model.core.software import versions
     from shared_model.network.spec import ModelSpec
 
-    spec = pinned(ModelSpec.from_json(json.dumps(config.model)))
+    spec = pin_prior(ModelSpec.from_json(json.dumps(config.model)))
     terms = run_terms(config)
     if terms is not None and terms.mode in SUMMED and terms.sites != len(sites):
         raise InputError(

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, get_type_hints
 
 from privacy.dp.terms import MODES
 from shared_model.core.errors import InputError
-from shared_model.core.fields import OneOf, Real, Rule, Text, Whole, checked_fields
+from shared_model.core.fields import OneOf, Real, Rule, Text, Whole, check_fields
 from shared_model.network.spec import BASES, TRAINED, BaseKind
 
 _WHERE = "run configuration"
@@ -56,7 +56,7 @@ class TrainConfig:
     }
 
     def __post_init__(self) -> None:
-        checked_fields(self, f"{_WHERE}: train", self.RULES)
+        check_fields(self, f"{_WHERE}: train", self.RULES)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +95,7 @@ class RoundsConfig:
     }
 
     def __post_init__(self) -> None:
-        checked_fields(self, f"{_WHERE}: rounds", self.RULES)
+        check_fields(self, f"{_WHERE}: rounds", self.RULES)
         for key in ("public_step", "public_worst"):
             if 0.0 < getattr(self, key) < 1.0:
                 raise InputError(f"{_WHERE}: rounds.{key} must be 0 (no limit) or a factor from 1, such as 1.05")
@@ -130,7 +130,7 @@ class AggregateConfig:
     }
 
     def __post_init__(self) -> None:
-        checked_fields(self, f"{_WHERE}: aggregate", self.RULES)
+        check_fields(self, f"{_WHERE}: aggregate", self.RULES)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,7 +146,7 @@ class EvaluateConfig:
     RULES: ClassVar[Mapping[str, Rule]] = {"sampler_steps": Whole(1, 1000), "candidates": Whole(1, 64)}
 
     def __post_init__(self) -> None:
-        checked_fields(self, f"{_WHERE}: evaluate", self.RULES)
+        check_fields(self, f"{_WHERE}: evaluate", self.RULES)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,7 +188,7 @@ class PrivacyConfig:
     }
 
     def __post_init__(self) -> None:
-        checked_fields(self, f"{_WHERE}: privacy", self.RULES)
+        check_fields(self, f"{_WHERE}: privacy", self.RULES)
 
 
 @dataclass(frozen=True, kw_only=True)

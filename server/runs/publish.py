@@ -30,7 +30,7 @@ def publish(home: ServerHome, target: Path, name: str | None) -> Published:
 
     InputError when that run has not finished, its files do not belong together, or ``target`` holds another adapter.
     """
-    from shared_model.adapter.card import card_bytes, card_path, published
+    from shared_model.adapter.card import card_bytes, card_path, public_card
     from shared_model.adapter.manifest import load_adapter
 
     source = find(home, name).out / ADAPTER
@@ -48,7 +48,7 @@ def publish(home: ServerHome, target: Path, name: str | None) -> Published:
         target.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{target}: cannot be used as a folder ({error.strerror}); choose another") from error
-    write_bytes(card_path(adapter), card_bytes(published(card)), mode=ORDINARY)
+    write_bytes(card_path(adapter), card_bytes(public_card(card)), mode=ORDINARY)
     write_bytes(adapter, content, mode=ORDINARY)
     return Published(adapter=adapter, card=card_path(adapter), sha256=sha256)
 

@@ -60,7 +60,7 @@ def adapter_card(
     told = {key: report[key] for key in ("name", "seed", "rounds", "base", "public", "start") if key in report}
     statement = STATEMENTS[str(privacy["mode"])]
     if privacy["mode"] != "none" and "start" in report:
-        statement += " " + _not_covered(report["start"])
+        statement += " " + _describe_uncovered(report["start"])
     return {
         **told,
         "schema": SCHEMA,
@@ -78,7 +78,7 @@ def adapter_card(
     }
 
 
-def started_from(sha256: str, card: Mapping[str, Any]) -> dict[str, Any]:
+def start_record(sha256: str, card: Mapping[str, Any]) -> dict[str, Any]:
     """What a run's report and card keep of the adapter that the run began with: its hash, and what its card says.
 
     ``sha256``: of its vector; ``card``: empty where it has none. Sites are counted, not named. ``privacy`` is None
@@ -91,7 +91,7 @@ def started_from(sha256: str, card: Mapping[str, Any]) -> dict[str, Any]:
     return {"sha256": sha256, "privacy": privacy, "sites": len(sites), "patients": patients, "start": start}
 
 
-def _not_covered(start: Mapping[str, Any], which: str = "This run") -> str:
+def _describe_uncovered(start: Mapping[str, Any], which: str = "This run") -> str:
     """In words what the promise of a private run leaves out: the training of what it began with, and so on back."""
     privacy = start.get("privacy")
     if not privacy:
@@ -107,10 +107,10 @@ def _not_covered(start: Mapping[str, Any], which: str = "This run") -> str:
             " a patient of both"
         )
     said = f"{which} began with the adapter {start['sha256'][:12]}, whose own training is not covered: {how}."
-    return said if not start.get("start") else f"{said} {_not_covered(start['start'], 'That one')}"
+    return said if not start.get("start") else f"{said} {_describe_uncovered(start['start'], 'That one')}"
 
 
-def published(card: Mapping[str, Any]) -> dict[str, Any]:
+def public_card(card: Mapping[str, Any]) -> dict[str, Any]:
     """Return the card for the public: sites by number, in the order of their names, wherever it names them."""
     base = card.get("base", {})
     names = sorted({*card["sites"], *base.get("sites", {})})

@@ -76,7 +76,7 @@ class Envelope:
         if not rows:
             raise InputError("envelope: no patient with a target; expected the training cohort")
         low, high = np.percentile(np.array(rows), [1, 99], axis=0)
-        ranges = {key: (_rounded(low[k]), _rounded(high[k])) for k, key in enumerate(MEASURES)}
+        ranges = {key: (_round(low[k]), _round(high[k])) for k, key in enumerate(MEASURES)}
         least = int(np.percentile(counts, 1))
         return cls(patients=len(rows), organs=tuple(sorted(organs)), least_organs=least, ranges=ranges)
 
@@ -132,7 +132,7 @@ class Envelope:
                 refusals.append(text)
             elif not low <= value <= high:
                 notes.append(text)
-        notes += [f"no {name}: training patients had one" for name in _missing(case)]
+        notes += [f"no {name}: training patients had one" for name in _missing_volumes(case)]
         return EnvelopeVerdict(refusals=tuple(refusals), notes=tuple(notes))
 
 
@@ -148,10 +148,10 @@ def _organs(case: Case) -> list[str]:
     return [name for name in OAR_CODES if name in case.structures and case.structures[name].any()]
 
 
-def _missing(case: Case) -> list[str]:
+def _missing_volumes(case: Case) -> list[str]:
     volumes = {"CT": case.ct_hu, "beam plate (RTPLAN)": case.beam_plate, "angle plate (RTPLAN)": case.angle_plate}
     return [name for name, volume in volumes.items() if volume is None]
 
 
-def _rounded(value: float) -> float:
+def _round(value: float) -> float:
     return float(f"{value:.4g}")

@@ -80,7 +80,7 @@ class PrivateAdapter:
         except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
             raise InputError(f"{path}: cannot be read as a private adapter ({type(error).__name__})") from None
 
-    def into(self, layers: Mapping[str, nn.Parameter], path: str = "private adapter") -> None:
+    def copy_into(self, layers: Mapping[str, nn.Parameter], path: str = "private adapter") -> None:
         """Copy the weights into a model's parameters; InputError where they are not those of that model."""
         if {n: v.shape for n, v in self._weights.items()} != {n: p.shape for n, p in layers.items()}:
             raise InputError(f"{path}: was trained on a model of another shape; run `client align` again")
@@ -149,6 +149,6 @@ def aligned_policy(spec: ModelSpec, vector: Vector, private: PrivateAdapter) -> 
             f" {vector_hash(vector)[:12]}; run `client align` again"
         )
     policy = PrivatePolicy(spec, vector, private.shape)
-    private.into(policy.parameters())
+    private.copy_into(policy.parameters())
     policy.follow(0.0)
     return policy

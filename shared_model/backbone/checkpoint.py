@@ -102,17 +102,17 @@ def locate(root: Path, part: str) -> Path:
 def open_part(path: Path, class_name: str) -> Checkpoint:
     """Configuration, names and shapes of the part at ``path``; InputError if it is not a diffusers ``class_name``."""
     if path.is_file():
-        return _opened(path.name, None, {path: None})
+        return _open(path.name, None, {path: None})
     where = f"{path.parent.name}/{path.name}"
     config = _json(path / CONFIG)
     if config.get("_class_name") != class_name:
         found = config.get("_class_name")
         raise InputError(f"{path / CONFIG}: holds a model of class {found!r}, expected {class_name}")
     if (path / WEIGHTS).is_file():
-        return _opened(where, config, {path / WEIGHTS: None})
+        return _open(where, config, {path / WEIGHTS: None})
     if not (path / INDEX).is_file():
         raise InputError(f"{path}: no {WEIGHTS} and no {INDEX}; expected the weights as diffusers saves them")
-    return _opened(where, config, _shards(path / INDEX))
+    return _open(where, config, _shards(path / INDEX))
 
 
 def _shards(index: Path) -> dict[Path, set[str] | None]:
@@ -130,7 +130,7 @@ def _shards(index: Path) -> dict[Path, set[str] | None]:
     return shards
 
 
-def _opened(where: str, config: Mapping[str, Any] | None, shards: Mapping[Path, set[str] | None]) -> Checkpoint:
+def _open(where: str, config: Mapping[str, Any] | None, shards: Mapping[Path, set[str] | None]) -> Checkpoint:
     files: dict[str, Path] = {}
     shapes: dict[str, tuple[int, ...]] = {}
     for path, promised in shards.items():

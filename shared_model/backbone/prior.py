@@ -79,7 +79,7 @@ def prior_hash(spec: ModelSpec) -> str:
     return f"none:{spec.init_seed}" if spec.prior == "none" else _load(PRIOR_FOLDERS / spec.prior)[2]
 
 
-def pinned(spec: ModelSpec) -> ModelSpec:
+def pin_prior(spec: ModelSpec) -> ModelSpec:
     """The specification as the coordinator sends it: with the content hash of the coordinator's own Wan checkpoint."""
     return replace(spec, prior_sha256=prior_hash(spec)) if spec.prior == "wan" else spec
 

@@ -172,10 +172,10 @@ def used_tensors(checkpoint: Checkpoint) -> Checkpoint:
         for part in ("to_v", "to_out.0"):
             name = f"blocks.{i}.attn2.{part}"
             expected |= {f"{name}.weight": (arch.dim, arch.dim), f"{name}.bias": (arch.dim,)}
-    return checkpoint.select(expected, unused=set(_unused(arch.layers)))
+    return checkpoint.select(expected, unused=set(_unused_names(arch.layers)))
 
 
-def _unused(layers: int) -> Iterator[str]:
+def _unused_names(layers: int) -> Iterator[str]:
     """What only decides which text to attend to: no matter, when all of it is the same."""
     for i in range(layers):
         for part in ("attn2.to_q", "attn2.to_k", "norm2"):

@@ -100,7 +100,7 @@ def load_vae(checkpoint: Checkpoint, channels: int) -> AutoencoderKLWan:
     A single file brings no configuration: it must then be Wan 2.1's own, whose values are diffusers' defaults.
     """
     with torch.device("meta"):
-        vae = _empty(checkpoint)
+        vae = _make_empty(checkpoint)
     _check(checkpoint, vae, channels)
     source = checkpoint.select({name: tuple(p.shape) for name, p in vae.state_dict().items()})
     vae.load_state_dict({name: source[name] for name in source}, assign=True)
@@ -109,7 +109,7 @@ def load_vae(checkpoint: Checkpoint, channels: int) -> AutoencoderKLWan:
     return vae
 
 
-def _empty(checkpoint: Checkpoint) -> AutoencoderKLWan:
+def _make_empty(checkpoint: Checkpoint) -> AutoencoderKLWan:
     config = {} if checkpoint.config is None else checkpoint.config
     if checkpoint.config is None:
         config = {"base_dim": checkpoint.shape("encoder.conv_in.weight")[0]}

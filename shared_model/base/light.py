@@ -50,17 +50,17 @@ def _mean_in(volume: Tensor, mask: Tensor) -> Tensor:
 
 def _beam(volumes: Tensor, grid: Grid, angle: float) -> Tensor:
     """(4, Z, Y, X): level, high target, passing and thickness of one beam, each but passing dimmed with depth."""
-    body, *targets = _turned(volumes, grid, angle)
+    body, *targets = _turn(volumes, grid, angle)
     dimmed = torch.exp(-PER_MM * PIXEL_MM * body.cumsum(1))
     opening = torch.stack(targets).amax(2, keepdim=True)
     # The edge of a leaf: over three pixels.
     edged = F.avg_pool2d(opening.flatten(0, 1)[:, None], (1, 3), 1, (0, 1))[:, 0].reshape(opening.shape)
     level, high, passing = edged.expand(-1, -1, body.shape[1], -1)
     thick = (targets[2].sum(1, keepdim=True) * (PIXEL_MM / THICK_MM)).expand_as(body)
-    return _turned_back(torch.stack([level * dimmed, high * dimmed, passing, thick * dimmed]), grid, angle)
+    return _turn_back(torch.stack([level * dimmed, high * dimmed, passing, thick * dimmed]), grid, angle)
 
 
-def _turned(volumes: Tensor, grid: Grid, angle: float) -> Tensor:
+def _turn(volumes: Tensor, grid: Grid, angle: float) -> Tensor:
     """(C, Z, N, N) of volumes (C, Z, Y, X): slices turned about their middle, square pixels, rays down the rows."""
     (_, rows, columns), (_, dy, dx) = grid.shape, grid.spacing_mm
     count = _pixels(grid)
@@ -68,24 +68,24 @@ def _turned(volumes: Tensor, grid: Grid, angle: float) -> Tensor:
     v, u = torch.meshgrid(mm, mm, indexing="ij")
     cos, sin = float(np.cos(angle)), float(np.sin(angle))
     where = torch.stack([(sin * v + cos * u) / (columns * dx / 2), (cos * v - sin * u) / (rows * dy / 2)], -1)
-    return _sampled(volumes, where)
+    return _sample(volumes, where)
 
 
-def _turned_back(volumes: Tensor, grid: Grid, angle: float) -> Tensor:
-    """Inverse of ``_turned``: (C, Z, Y, X)."""
+def _turn_back(volumes: Tensor, grid: Grid, angle: float) -> Tensor:
+    """Inverse of ``_turn``: (C, Z, Y, X)."""
     (_, rows, columns), (_, dy, dx) = grid.shape, grid.spacing_mm
     y, x = torch.meshgrid(
         (torch.arange(rows) + 0.5 - rows / 2) * dy, (torch.arange(columns) + 0.5 - columns / 2) * dx, indexing="ij"
     )
     half = _pixels(grid) * PIXEL_MM / 2
     cos, sin = float(np.cos(angle)), float(np.sin(angle))
-    return _sampled(volumes, torch.stack([(cos * x - sin * y) / half, (cos * y + sin * x) / half], -1))
+    return _sample(volumes, torch.stack([(cos * x - sin * y) / half, (cos * y + sin * x) / half], -1))
 
 
 def _pixels(grid: Grid) -> int:
     return int(np.ceil(max(n * mm for n, mm in zip(grid.shape[1:], grid.spacing_mm[1:], strict=True)) / PIXEL_MM))
 
 
-def _sampled(volumes: Tensor, where: Tensor) -> Tensor:
+def _sample(volumes: Tensor, where: Tensor) -> Tensor:
     flat: Tensor = F.grid_sample(volumes.flatten(0, 1)[None], where[None].float(), align_corners=False)
     return flat[0].reshape(*volumes.shape[:2], *where.shape[:2])

@@ -33,7 +33,7 @@ class PublicBase:
     directions: Matrix
     clip: float
 
-    def reduced(self, patient: Patient) -> Reduced:
+    def reduce(self, patient: Patient) -> Reduced:
         """Turn a patient's rows into what steps are made from."""
         rows = design(patient[0], 0).astype(np.float64)
         return (rows @ self.directions).astype(np.float32), (patient[1] - rows @ self.weights).astype(np.float32)
@@ -73,5 +73,5 @@ def learn(patients: Sequence[Patient], count: int) -> PublicBase:
     values, vectors = np.linalg.eigh(gram)
     directions = vectors[:, ::-1][:, :count] / np.sqrt(np.maximum(values[::-1][:count], 1e-9))
     public = PublicBase(weights=weights, directions=directions, clip=1.0)
-    norms = [float(np.linalg.norm(pull(public.reduced(patient), np.zeros(count)))) for patient in patients]
+    norms = [float(np.linalg.norm(pull(public.reduce(patient), np.zeros(count)))) for patient in patients]
     return PublicBase(weights=weights, directions=directions, clip=float(np.quantile(norms, 0.75)))

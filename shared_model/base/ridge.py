@@ -194,7 +194,7 @@ def _blocks(features: Features, fourier: int) -> Iterator[Rows]:
         yield design(features[start : start + _ROWS], fourier)
 
 
-def fitted(spec: ModelSpec, weights: Weights) -> ModelSpec:
+def with_weights(spec: ModelSpec, weights: Weights) -> ModelSpec:
     """``spec`` with the base's coefficients in it."""
     text = base64.b64encode(np.asarray(weights, dtype="<f4").tobytes()).decode()
     return replace(spec, base_weights=text)
@@ -231,4 +231,4 @@ class RidgeBase(Base):
 
     def with_coefficients(self, coefficients: Weights) -> ModelSpec:
         """The specification with fitted ``coefficients`` (d,) in it."""
-        return fitted(self.spec, coefficients)
+        return with_weights(self.spec, coefficients)

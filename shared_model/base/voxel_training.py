@@ -55,12 +55,12 @@ def training_rows(case: Case, features: Features) -> TrainingRows | None:
         return None
     random = np.random.RandomState(len(features))
 
-    def some(rows: NDArray[np.intp], most: int) -> NDArray[np.intp]:
+    def choose(rows: NDArray[np.intp], most: int) -> NDArray[np.intp]:
         return np.sort(random.permutation(rows)[:most])
 
-    parts = [some(np.arange(len(features)), VOXELS_OF_BODY)]
+    parts = [choose(np.arange(len(features)), VOXELS_OF_BODY)]
     inside = (np.flatnonzero(features[:, column] < 0) for column in _STRUCTURES)
-    parts += [some(rows, VOXELS_OF_STRUCTURE) for rows in inside if len(rows) >= LEAST_VOXELS]
+    parts += [choose(rows, VOXELS_OF_STRUCTURE) for rows in inside if len(rows) >= LEAST_VOXELS]
     chosen = np.unique(np.concatenate(parts))
     return TrainingRows(
         features=features[chosen],

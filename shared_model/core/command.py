@@ -42,12 +42,12 @@ def run_command(application: typer.Typer, name: str) -> int:
 def add_version(application: typer.Typer, name: str) -> None:
     """Give the application ``--version``: print the command's name and the package's version, and stop."""
 
-    def shown(asked: bool) -> None:
+    def show_version(asked: bool) -> None:
         if asked:
             print(f"{name} (fedkt3d) {version('fedkt3d')}")
             raise typer.Exit
 
-    option = typer.Option(False, "--version", callback=shown, is_eager=True, help="Print the version and stop.")
+    option = typer.Option(False, "--version", callback=show_version, is_eager=True, help="Print the version and stop.")
 
     @application.callback(help=application.info.help)
     def _before_each_command(version: bool = option) -> None:

@@ -114,7 +114,7 @@ def check_values(code: str, where: str, values: Mapping[str, object], rules: Map
             raise MessageError(code, f"{where}: {key} must be {rule.expected()}")
 
 
-def checked_fields(instance: Any, where: str, rules: Mapping[str, Rule]) -> None:
+def check_fields(instance: Any, where: str, rules: Mapping[str, Rule]) -> None:
     """Validate a frozen dataclass in its ``__post_init__``; an int given for a float becomes one first."""
     for field in fields(instance):
         value = getattr(instance, field.name)

@@ -119,10 +119,10 @@ def read_located(path: Path, blank: str = "") -> Located:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise InputError(f"{path}: not UTF-8 text") from None
-    return located(text, str(path), blank)
+    return parse_located(text, str(path), blank)
 
 
-def located(text: str, file: str, blank: str = "") -> Located:
+def parse_located(text: str, file: str, blank: str = "") -> Located:
     """The same for a text; ``file`` names it in errors."""
     try:
         # JSON may be indented by tabs, which YAML refuses. Columns move, lines do not.
@@ -134,7 +134,7 @@ def located(text: str, file: str, blank: str = "") -> Located:
     except (yaml.YAMLError, RecursionError, ValueError):
         raise InputError(f"{file}:1: not YAML") from None
     if node is None and blank:
-        return located(blank, file)
+        return parse_located(blank, file)
     if node is None:
         raise InputError(f"{file}:1: the file is empty")
     return Located(node, file)

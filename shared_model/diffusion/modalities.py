@@ -79,16 +79,16 @@ def example(case: Case, shape: tuple[int, int, int], latents: Latents = HAAR, ba
     grid = roi_grid(case.body, case.grid, shape)
     encoded = {}
     for modality, volume in volumes(case, grid, base_gy).items():
-        encoded[modality] = _encoded(volume, scale_of(modality, latents, residual=base_gy is not None), latents)
+        encoded[modality] = _encode(volume, scale_of(modality, latents, residual=base_gy is not None), latents)
     estimate = None
     if base_gy is not None:
         body = torch.from_numpy(case.body.astype(np.float32))
         averaged = masked_average(torch.from_numpy(base_gy), body, Resampler(case.grid, grid))
-        estimate = _encoded(averaged, scale_of("dose", latents, residual=False), latents)
+        estimate = _encode(averaged, scale_of("dose", latents, residual=False), latents)
     return Example(case_id=case.case_id, grid=grid, latents=encoded, estimate=estimate)
 
 
-def _encoded(volume_zyx: Tensor, scale: tuple[float, float], latents: Latents) -> Tensor:
+def _encode(volume_zyx: Tensor, scale: tuple[float, float], latents: Latents) -> Tensor:
     offset, unit = scale
     return latents.encode(((volume_zyx - offset) / unit)[None])[0]
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from shared_model.diffusion.modalities import Example
-from shared_model.diffusion.schedule import noised, shift_time, training_target
+from shared_model.diffusion.schedule import add_noise, shift_time, training_target
 from shared_model.network.dit import Any2AnyDiT
 from shared_model.patient.case import CONDITIONS, MODALITIES
 
@@ -45,7 +45,7 @@ def stack(examples: Sequence[Example], names: Sequence[str]) -> dict[str, Tensor
     return {m: torch.stack([e.latents[m] for e in examples]).float() for m in names}
 
 
-def stacked_estimate(examples: Sequence[Example]) -> Tensor | None:
+def stack_estimates(examples: Sequence[Example]) -> Tensor | None:
     """The estimates of the dose of a batch, (B, C, z, y, x) float32; None where the examples have none."""
     given = [e.estimate for e in examples if e.estimate is not None]
     return torch.stack(given).float() if given else None
@@ -81,11 +81,11 @@ def _loss(
 ) -> Tensor:
     predicts = network.switches.predicts
     batch = stack(examples, [*draw.conditions, draw.target])
-    estimate = stacked_estimate(examples) if draw.target == "dose" else None
+    estimate = stack_estimates(examples) if draw.target == "dose" else None
     x0 = batch.pop(draw.target)
     eps = torch.randn(x0.shape, generator=generator)
     t_b = shift_time(torch.rand(len(examples), generator=generator))
-    x_t, v = noised(x0, eps, t_b)
+    x_t, v = add_noise(x0, eps, t_b)
     # No cache: torch has one of cast weights for all threads, and whichever leaves such a block empties it. The
     # gradient of a weight that a pass uses several times (a shared patch embedding) would depend on other threads.
     with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16", cache_enabled=False):

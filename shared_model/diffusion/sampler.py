@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from shared_model.diffusion.schedule import sample_ddim
-from shared_model.diffusion.tiling import Triple, Window, blended, tiles
+from shared_model.diffusion.tiling import Triple, Window, blend, tiles
 from shared_model.network.dit import Any2AnyDiT
 
 
@@ -64,7 +64,7 @@ def sample_latents(
         def tile(number: int, part: Window) -> Tensor:
             return networks[number](x_t[(..., *part)], t_b)
 
-        return blended(tile, (z, y, x), parts, how.overlap)
+        return blend(tile, (z, y, x), parts, how.overlap)
 
     predicts = model.switches.predicts
     return torch.cat([sample_ddim(network, some, how.steps, predicts) for some in noise.split(how.batch)])

@@ -41,7 +41,7 @@ def alpha_sigma(t_b: Tensor, ndim: int) -> tuple[Tensor, Tensor]:
     return ((1 - t_b) / norm).view(shape), (t_b / norm).view(shape)
 
 
-def noised(x0: Tensor, eps: Tensor, t_b: Tensor) -> tuple[Tensor, Tensor]:
+def add_noise(x0: Tensor, eps: Tensor, t_b: Tensor) -> tuple[Tensor, Tensor]:
     """(x_t, v): the noisy state alpha x_0 + sigma eps and its velocity alpha eps - sigma x_0."""
     alpha, sigma = alpha_sigma(t_b, x0.ndim)
     return alpha * x0 + sigma * eps, alpha * eps - sigma * x0
@@ -93,5 +93,5 @@ def sample_ddim(network: Callable[[Tensor, Tensor], Tensor], noise: Tensor, step
     for now, then in pairwise(sampling_times(steps, predicts)):
         t_b = now.expand(noise.shape[0]).to(noise.device)
         x0, eps = recover(x, network(x, t_b), t_b, predicts)
-        x, _ = noised(x0, eps, then.expand_as(t_b).to(noise.device))
+        x, _ = add_noise(x0, eps, then.expand_as(t_b).to(noise.device))
     return x

@@ -45,7 +45,7 @@ def _ramp(part: slice, size: int, overlap: int) -> Tensor:
     return weight
 
 
-def blended(field: Callable[[int, Window], Tensor], shape: Triple, parts: list[Window], overlap: int) -> Tensor:
+def blend(field: Callable[[int, Window], Tensor], shape: Triple, parts: list[Window], overlap: int) -> Tensor:
     """The field (..., z, y, x) over ``shape`` from its tiles ``field(number, window)``; weights sum to 1 everywhere.
 
     One tile is returned as it is.

@@ -160,7 +160,7 @@ class Any2AnyDiT(nn.Module):
             raise ValueError(f"target {target!r} is also a condition")
         if (self.estimate is not None and target == "dose") != (estimate_bczyx is not None):
             raise ValueError("an estimate of the dose is given where none is taken, or missing")
-        seen = [] if memory is not None else _in_slots(conditions)
+        seen = [] if memory is not None else _sort_by_slot(conditions)
         volumes = {**conditions, target: noisy_bczyx}
         per_slot = math.prod(self._grid(noisy_bczyx))
         time_bsd = self._time(t_b, len(seen))
@@ -184,7 +184,7 @@ class Any2AnyDiT(nn.Module):
         """
         if self.switches.attention != "condition-causal":
             raise ValueError("only condition-causal attention lets the conditions be computed once")
-        names = _in_slots(conditions)
+        names = _sort_by_slot(conditions)
         if not names:
             return []
         memory = [LayerMemory() for _ in self.blocks]
@@ -249,5 +249,5 @@ class Any2AnyDiT(nn.Module):
         return phases.cos().float()[:, None].to(device), phases.sin().float()[:, None].to(device)
 
 
-def _in_slots(conditions: Mapping[str, Tensor]) -> list[str]:
+def _sort_by_slot(conditions: Mapping[str, Tensor]) -> list[str]:
     return sorted(conditions, key=MODALITIES.index)

@@ -60,14 +60,14 @@ def pack_case(case: Case) -> _Arrays:
         "masks": np.stack([np.packbits(mask) for mask in (case.body, *case.structures.values())]),
     }
     if case.ct_hu is not None:
-        arrays["ct_hu"] = _whole(case, "ct_hu", 1.0, np.int16)
+        arrays["ct_hu"] = _to_integers(case, "ct_hu", 1.0, np.int16)
     for name, scale in _SCALES.items():
         if getattr(case, name) is not None:
-            arrays[name] = _whole(case, name, scale, np.uint16)
+            arrays[name] = _to_integers(case, name, scale, np.uint16)
     return arrays
 
 
-def _whole(case: Case, name: str, scale: float, kind: type[np.integer[Any]]) -> NDArray[Any]:
+def _to_integers(case: Case, name: str, scale: float, kind: type[np.integer[Any]]) -> NDArray[Any]:
     whole, allowed = np.rint(getattr(case, name) * scale), np.iinfo(kind)
     if whole.min() < allowed.min or whole.max() > allowed.max:
         wanted = f"{allowed.min / scale:g} to {allowed.max / scale:g}"

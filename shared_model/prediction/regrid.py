@@ -12,7 +12,7 @@ from shared_model.patient.case import Case, Mask, Volume
 from shared_model.patient.geometry import Grid, Resampler, back_project, masked_average
 
 
-def coarsened(case: Case, factors: tuple[int, int, int]) -> Case:
+def coarsen(case: Case, factors: tuple[int, int, int]) -> Case:
     """The case on voxels of ``factors`` (z, y, x) of its own; itself where all are 1.
 
     A structure has the voxels that it fills by half or more; one that would vanish keeps those that it touches. The
@@ -41,7 +41,7 @@ def coarsened(case: Case, factors: tuple[int, int, int]) -> Case:
     )
 
 
-def refined(dose_gy: Tensor, coarse: Case, fine: Case) -> Tensor:
+def refine(dose_gy: Tensor, coarse: Case, fine: Case) -> Tensor:
     """A dose (z, y, x) of ``coarse`` on the grid of ``fine``, by iterative back-projection; 0 outside the body."""
     if coarse.grid == fine.grid:
         return dose_gy

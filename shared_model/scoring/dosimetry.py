@@ -55,13 +55,13 @@ def dose_at_volume(dose_bn: torch.Tensor, volume_percent: float) -> torch.Tensor
     (OpenKBP's convention). Sorted here because ``torch.quantile`` refuses more than 16 million values.
     Raises InputError if the structure has no voxel or the volume is not within 0 to 100 percent.
     """
-    ordered = _sorted(dose_bn, "dose at volume")
+    ordered = _sort(dose_bn, "dose at volume")
     if not 0.0 <= volume_percent <= 100.0:
         raise InputError(f"dose at volume: {volume_percent} % of the structure; expected 0 to 100")
-    return _at_rank(ordered, _rank_of_percentile(ordered.shape[-1], 100.0 - volume_percent))
+    return _dose_at_rank(ordered, _rank_of_percentile(ordered.shape[-1], 100.0 - volume_percent))
 
 
-def _at_rank(sorted_bn: torch.Tensor, rank: float) -> torch.Tensor:
+def _dose_at_rank(sorted_bn: torch.Tensor, rank: float) -> torch.Tensor:
     """The dose at a fractional position 0..n-1 of the ascending order, (b,)."""
     low = int(rank)
     high = min(low + 1, sorted_bn.shape[-1] - 1)
@@ -89,11 +89,11 @@ def dose_at_01cc(dose_bn: torch.Tensor, voxel_cc: float) -> torch.Tensor:
 
     Raises InputError if the structure has no voxel.
     """
-    ordered = _sorted(dose_bn, "D0.1cc")
-    return _at_rank(ordered, _rank_of_01cc(ordered.shape[-1], voxel_cc))
+    ordered = _sort(dose_bn, "D0.1cc")
+    return _dose_at_rank(ordered, _rank_of_01cc(ordered.shape[-1], voxel_cc))
 
 
-def _sorted(dose_bn: torch.Tensor, what: str) -> torch.Tensor:
+def _sort(dose_bn: torch.Tensor, what: str) -> torch.Tensor:
     if dose_bn.shape[-1] == 0:
         raise InputError(f"{what}: the structure has no voxel on this grid; expected at least one")
     return dose_bn.sort(dim=-1).values
@@ -110,13 +110,13 @@ def dvh_metrics(
     for name, mask in structures.items():
         if not mask.any():
             continue
-        dose_bn = structure_dose(dose_bzyx, _on(dose_bzyx, mask))
-        ordered, voxels = _sorted(dose_bn, name), dose_bn.shape[-1]
+        dose_bn = structure_dose(dose_bzyx, _to_device_of(dose_bzyx, mask))
+        ordered, voxels = _sort(dose_bn, name), dose_bn.shape[-1]
         if is_target(name):
             for volume in TARGET_VOLUMES_PERCENT:
-                metrics[f"{name}/D{volume:g}"] = _at_rank(ordered, _rank_of_percentile(voxels, 100.0 - volume))
+                metrics[f"{name}/D{volume:g}"] = _dose_at_rank(ordered, _rank_of_percentile(voxels, 100.0 - volume))
         else:
-            metrics[f"{name}/D0.1cc"] = _at_rank(ordered, _rank_of_01cc(voxels, voxel_cc))
+            metrics[f"{name}/D0.1cc"] = _dose_at_rank(ordered, _rank_of_01cc(voxels, voxel_cc))
             metrics[f"{name}/mean"] = dose_bn.mean(dim=-1)
     return metrics
 
@@ -126,7 +126,7 @@ def dvh_curve(dose_bzyx: torch.Tensor, mask_zyx: torch.Tensor, levels_gy: torch.
 
     Exact for the voxel doses (no bins); a step function, so without gradient. Raises InputError on an empty mask.
     """
-    ordered = _sorted(structure_dose(dose_bzyx, mask_zyx).detach(), "DVH").contiguous()
+    ordered = _sort(structure_dose(dose_bzyx, mask_zyx).detach(), "DVH").contiguous()
     b, n = ordered.shape
     levels = levels_gy.to(ordered).expand(b, -1).contiguous()
     below = torch.searchsorted(ordered, levels, right=False)
@@ -239,5 +239,5 @@ def _reference(case: Case) -> torch.Tensor:
     return torch.from_numpy(case.dose_gy.astype(np.float64))
 
 
-def _on(dose_bzyx: torch.Tensor, mask: NDArray[np.bool_]) -> torch.Tensor:
+def _to_device_of(dose_bzyx: torch.Tensor, mask: NDArray[np.bool_]) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(mask)).to(dose_bzyx.device)

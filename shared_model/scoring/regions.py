@@ -60,7 +60,7 @@ def is_target_name(name: str) -> bool:
     return _TARGET.fullmatch(name) is not None
 
 
-def resolved(name: str, case: Case) -> str | None:
+def own_name(name: str, case: Case) -> str | None:
     """The case's own name of a structure; None where it has none of that name, or an empty one."""
     if name in RELATIVE_TARGETS:
         targets = case.targets
@@ -78,7 +78,7 @@ def prescription_gy(name: str | None, case: Case) -> float | None:
     """The prescription of a target of the case; of the highest target for None or a structure that has none."""
     if not case.targets:
         return None
-    found = resolved(name, case) if name else None
+    found = own_name(name, case) if name else None
     return case.prescriptions_gy.get(found or "", case.prescriptions_gy[case.targets[0]])
 
 
@@ -87,7 +87,7 @@ def region_cc(region: Region, case: Case, cover: Mapping[str, NDArray[np.floatin
 
     ``cover``: share 0..1 of a structure in each voxel, (z, y, x), for structures that have more than a mask.
     """
-    name = resolved(region.structure, case)
+    name = own_name(region.structure, case)
     if name is None:
         return None
     if region.to_mm is not None:

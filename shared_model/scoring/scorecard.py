@@ -79,7 +79,7 @@ class Scorecard:
         ``cover``: share 0..1 of a structure in each voxel, (z, y, x); without it a structure is its mask. Raises
         InputError where the patient has none of the card's structures.
         """
-        bound = [one for c in self.criteria if (one := _bound(c, case, cover or {})) is not None]
+        bound = [one for c in self.criteria if (one := _bind(c, case, cover or {})) is not None]
         if not bound:
             raise InputError(f"case {case.case_id}: has none of the structures of scorecard {self.name}")
         return BoundCard(bound)
@@ -107,7 +107,7 @@ def _part(volume_cc: NDArray[np.float64]) -> _Part:
     return _Part(index_n=torch.from_numpy(index), cc_n=torch.from_numpy(flat[index]))
 
 
-def _bound(criterion: Criterion, case: Case, cover: Mapping[str, NDArray[np.floating]]) -> _BoundCriterion | None:
+def _bind(criterion: Criterion, case: Case, cover: Mapping[str, NDArray[np.floating]]) -> _BoundCriterion | None:
     volumes = [volume for region in criterion.regions if (volume := region_cc(region, case, cover)) is not None]
     unit_gy = prescription_gy(criterion.prescription or criterion.regions[0].structure, case)
     relative = criterion.unit == "%Rx" or criterion.metric.kind in OF_PRESCRIPTION
@@ -143,7 +143,7 @@ class BoundCard:
 
     def points(self, values_bc: Tensor) -> Tensor:
         """Points of each criterion, (b, c), from ``values``; the gradient is that of the map's pieces."""
-        return torch.stack([_interpolated(c.points, values_bc[:, n]) for n, c in enumerate(self.criteria)], dim=1)
+        return torch.stack([_interpolate(c.points, values_bc[:, n]) for n, c in enumerate(self.criteria)], dim=1)
 
     def violations(self, values_bc: Tensor) -> Tensor:
         """How far each value is beyond its constraint, (b, c), in spans of the criterion's map; 0 where it holds."""
@@ -214,7 +214,7 @@ def _isodose_metric(
     return dvh.conformity(target_cc.sum(), inside, isodose_cc(level_gy))
 
 
-def _interpolated(points: Sequence[tuple[float, float]], value_b: Tensor) -> Tensor:
+def _interpolate(points: Sequence[tuple[float, float]], value_b: Tensor) -> Tensor:
     """The piecewise-linear map, constant outside, (b,) -> (b,)."""
     x, y = (torch.tensor([p[i] for p in points], dtype=value_b.dtype) for i in (0, 1))
     piece = (torch.searchsorted(x, value_b.detach().contiguous()) - 1).clamp(0, len(points) - 2)

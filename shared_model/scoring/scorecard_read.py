@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from shared_model.core.errors import InputError
-from shared_model.core.located import Located, located, read_located
+from shared_model.core.located import Located, parse_located, read_located
 from shared_model.scoring.metric import MAX_GY, OF_ISODOSE, Metric
 from shared_model.scoring.regions import BODY, Region, is_structure_name, is_target_name
 from shared_model.scoring.scorecard import REDUCTIONS, Criterion, Scorecard
@@ -36,7 +36,7 @@ def read_scorecard(path: Path) -> Scorecard:
 
 def parse_scorecard(text: str, file: str = "scorecard") -> Scorecard:
     """The card in a YAML text; ``file`` names it in errors."""
-    return scorecard(located(text, file))
+    return scorecard(parse_located(text, file))
 
 
 def scorecard(top: Located) -> Scorecard:

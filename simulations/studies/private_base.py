@@ -103,7 +103,7 @@ def run_private_base(settings: PrivateBaseSettings) -> str:
     sites = hospitals(settings.data, settings.partition, settings.out, 0)
     own = [_rows(settings.out, [site]) for site in sites]
     base = learn(public, settings.directions)
-    hospitals_ = [[base.reduced(patient) for patient in site] for site in own]
+    hospitals_ = [[base.reduce(patient) for patient in site] for site in own]
     pooled = exact_correction([patient for site in hospitals_ for patient in site])
     fits = [_open_fit("public", base.coefficients(np.zeros(settings.directions)))]
     fits.append(_open_fit("none", base.coefficients(pooled)))

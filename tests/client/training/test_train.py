@@ -83,7 +83,7 @@ def test_a_missing_patient_names_the_file(site: SiteConfig, tmp_path: Path) -> N
 
 def fitted(site: SiteConfig) -> ModelSpec:
     spec = ModelSpec(prior="none", shape=(16, 16, 16), base="ridge", base_fourier=10)
-    return base.fitted(spec, base.solve(base_sums(site, spec), 10).weights)
+    return base.with_weights(spec, base.solve(base_sums(site, spec), 10).weights)
 
 
 def test_the_residual_form_trains_replays_and_starts_from_the_base(site: SiteConfig) -> None:
@@ -99,7 +99,7 @@ def test_the_residual_form_trains_replays_and_starts_from_the_base(site: SiteCon
 
 def test_two_bases_at_one_site_are_not_mixed_up(site: SiteConfig) -> None:
     one = fitted(site)
-    other = base.fitted(one, 0.5 * base.weights_of(one))
+    other = base.with_weights(one, 0.5 * base.weights_of(one))
     scores = [evaluate_round(site, spec, initial_vector(spec), EVALUATE)["dose_score_gy"] for spec in (one, other, one)]
     assert scores[0] == scores[2] != scores[1]
 

@@ -137,7 +137,7 @@ def test_too_few_usable_answers_stop_the_run(nodes, tmp_path):
 
 def test_a_base_that_came_with_the_configuration_is_not_fitted_again(nodes, tmp_path):
     weights = np.zeros(base.columns(10), np.float32)
-    given = base.fitted(ModelSpec.from_json(json.dumps(MODEL)), weights).base_weights
+    given = base.with_weights(ModelSpec.from_json(json.dumps(MODEL)), weights).base_weights
     run(tmp_path / "out", nodes, config=replace(CONFIG, model={**MODEL, "base_weights": given}))
     assert not base.weights_of(load_adapter(tmp_path / "out" / "adapter.safetensors")[0]).any()
     assert not (tmp_path / "out" / "base.json").exists()

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from shared_model.adapter.card import adapter_card, card_bytes, published, started_from
+from shared_model.adapter.card import adapter_card, card_bytes, public_card, start_record
 from shared_model.network.spec import ModelSpec
 
 REPORT = {
@@ -40,7 +40,7 @@ def statement(start: dict | None, privacy: dict = PRIVATE) -> str:
     report = {**REPORT, "privacy": privacy, **({} if start is None else {"start": start})}
     made = adapter_card(ModelSpec(prior="none", base="none"), ADAPTER, report, {}, "2026-11-22T10:00:00+00:00")
     assert made.get("start") == start
-    assert not any(name in card_bytes(published(made)) for name in (b"north", b"south"))
+    assert not any(name in card_bytes(public_card(made)) for name in (b"north", b"south"))
     return made["privacy"]["statement"]
 
 
@@ -54,14 +54,14 @@ def statement(start: dict | None, privacy: dict = PRIVATE) -> str:
     ],
 )
 def test_a_private_card_says_what_the_run_began_with_and_that_it_is_not_covered(card: dict, words: str) -> None:
-    said = statement(started_from("e" * 64, card))
+    said = statement(start_record("e" * 64, card))
     assert "began with the adapter eeeeeeeeeeee, whose own training is not covered" in said
     assert words in said
 
 
 def test_what_a_start_itself_began_with_is_said_too() -> None:
-    plain = started_from("d" * 64, {**FIRST, "privacy": {"mode": "none"}})
-    between = started_from("e" * 64, {**FIRST, "privacy": PRIVATE, "start": plain})
+    plain = start_record("d" * 64, {**FIRST, "privacy": {"mode": "none"}})
+    between = start_record("e" * 64, {**FIRST, "privacy": PRIVATE, "start": plain})
     said = statement(between)
     assert "mode shared, epsilon 1.0" in said
     assert "That one began with the adapter dddddddddddd" in said
@@ -70,11 +70,11 @@ def test_what_a_start_itself_began_with_is_said_too() -> None:
 
 def test_without_a_start_or_without_privacy_nothing_is_added() -> None:
     assert "began" not in statement(None)
-    assert "began" not in statement(started_from("e" * 64, {}), {"mode": "none"})
+    assert "began" not in statement(start_record("e" * 64, {}), {"mode": "none"})
 
 
 def test_the_public_card_names_no_site_and_keeps_the_numbers() -> None:
-    told = published(card())
+    told = public_card(card())
     assert told["sites"] == {"site-1": 2, "site-2": 4}
     assert told["base"]["sites"] == {"site-1": 2, "site-3": 1}
     text = card_bytes(told)

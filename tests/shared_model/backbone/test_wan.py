@@ -14,7 +14,7 @@ from shared_model.adapter.shared import adapted_model, trainable
 from shared_model.backbone.checkpoint import WEIGHTS, locate, open_part
 from shared_model.backbone.wan import CLASS_NAME, WAN_1_3B, WanDiT, load_transformer, wan_name
 from shared_model.core.errors import InputError
-from shared_model.diffusion.schedule import flow_state, noised
+from shared_model.diffusion.schedule import add_noise, flow_state
 from shared_model.network.attention import attend_all
 from shared_model.network.dit import Any2AnyDiT
 from shared_model.network.spec import ModelSpec
@@ -102,7 +102,7 @@ def test_one_slot_alone_is_the_original_model(ours: WanDiT, theirs: WanTransform
 def test_velocity_is_that_of_the_original_flow(ours: WanDiT, theirs: WanTransformer3DModel) -> None:
     """From the variance-preserving state to v: x_0 and eps are those of the original at the same point."""
     x0, eps, t = latents(), torch.randn(2, 16, 3, 4, 6), torch.tensor([0.3, 0.812])
-    x_t, _ = noised(x0, eps, t)
+    x_t, _ = add_noise(x0, eps, t)
     t_view = t.view(-1, 1, 1, 1, 1)
     flow = theirs((1 - t_view) * x0 + t_view * eps, 1000 * t, TEXT).sample
     x_rf = (1 - t_view) * x0 + t_view * eps
@@ -120,7 +120,7 @@ def test_the_wrapped_model_learns_the_velocity(wan: Path) -> None:
     generator = torch.Generator().manual_seed(0)
     x0, ct, eps = (torch.randn(2, 16, 3, 4, 6, generator=generator) for _ in range(3))
     t = torch.tensor([0.4, 0.8])
-    x_t, v = noised(x0, eps, t)
+    x_t, v = add_noise(x0, eps, t)
     optimiser = torch.optim.AdamW(trainable(model).values(), lr=3e-3)
     losses = []
     for _ in range(8):

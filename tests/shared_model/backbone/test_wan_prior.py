@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from shared_model.adapter.manifest import initial_vector, load_adapter, manifest_hash, pack, save_adapter
 from shared_model.adapter.shared import adapted_model
 from shared_model.backbone.checkpoint import WEIGHTS
-from shared_model.backbone.prior import load_latents, load_prior, pinned, prior_hash
+from shared_model.backbone.prior import load_latents, load_prior, pin_prior, prior_hash
 from shared_model.backbone.wan import WanDiT
 from shared_model.base import ridge as base
 from shared_model.base.features import physics_features
@@ -51,7 +51,7 @@ def test_hash_is_of_the_numbers_not_of_the_files(wan: Path, tmp_path: Path, monk
 def test_a_changed_weight_changes_the_hash_and_is_refused(
     wan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str, name: str
 ) -> None:
-    known = pinned(SPEC)
+    known = pin_prior(SPEC)
     assert known.prior_sha256 == prior_hash(SPEC)
     assert prior_hash(known) == known.prior_sha256
     other = Path(shutil.copytree(wan, tmp_path / "other"))
@@ -77,10 +77,10 @@ def test_weights_that_no_part_of_the_prior_uses_do_not_matter(
 
 
 def test_the_path_never_enters_the_specification(wan: Path) -> None:
-    text = pinned(SPEC).to_json()
+    text = pin_prior(SPEC).to_json()
     assert str(wan) not in text
     assert wan.name not in text
-    assert ModelSpec.from_json(text) == pinned(SPEC)
+    assert ModelSpec.from_json(text) == pin_prior(SPEC)
 
 
 def test_where_the_checkpoint_is_must_be_said(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,7 +146,7 @@ def test_prediction_runs_from_case_to_gray(case: Case) -> None:
 @pytest.mark.usefixtures("wan")
 def test_the_residual_form_in_wans_latents(case: Case) -> None:
     spec = replace(SPEC, base="ridge", base_fourier=0)
-    spec = base.fitted(spec, base.solve(base.patient_sums(case, physics_features(case), 0), 0).weights)
+    spec = base.with_weights(spec, base.solve(base.patient_sums(case, physics_features(case), 0), 0).weights)
     found = base_of(spec).dose(case, physics_features(case), b"")
     assert found is not None
     patient = example(case, spec.shape, load_latents(spec), found)
@@ -197,7 +197,7 @@ def test_a_grid_above_the_training_roi_is_predicted_in_tiles(case: Case) -> None
 
 @pytest.mark.parametrize("adapter", ["lora", "lora+embeddings", "blocks", "full"])
 def test_adapters_of_wan_travel_and_are_published(wan: Path, tmp_path: Path, adapter: str) -> None:
-    spec = pinned(replace(SPEC, adapter=adapter))
+    spec = pin_prior(replace(SPEC, adapter=adapter))
     vector = initial_vector(spec)
     assert pack(adapted_model(spec)).tobytes() == vector.tobytes()
     save_adapter(tmp_path / "a.safetensors", spec, vector)

@@ -134,7 +134,7 @@ def test_the_base_is_nearer_to_the_dose_than_its_mean(cases: list[Case], solutio
 
 def test_base_plus_residual_is_the_dose(cases: list[Case], solution: base.Solution) -> None:
     case = cases[0]
-    spec = base.fitted(SPEC, solution.weights)
+    spec = base.with_weights(SPEC, solution.weights)
     found = base_of(spec).dose(case, physics_features(case), b"")
     patient = example(case, case.grid.shape, base_gy=found)
     to = Resampler(case.grid, patient.grid)
@@ -154,14 +154,14 @@ def test_base_plus_residual_is_the_dose(cases: list[Case], solution: base.Soluti
 
 
 def test_a_perfect_residual_of_zero_predicts_the_base(cases: list[Case], solution: base.Solution) -> None:
-    found = base_of(base.fitted(SPEC, solution.weights)).dose(cases[0], physics_features(cases[0]), b"")
+    found = base_of(base.with_weights(SPEC, solution.weights)).dose(cases[0], physics_features(cases[0]), b"")
     patient = example(cases[0], SPEC.shape, base_gy=found)
     again = dose_gy(torch.zeros(SPEC.shape), cases[0], patient.grid, base_gy=found)
     torch.testing.assert_close(again, torch.from_numpy(found))
 
 
 def test_prediction_uses_the_base_with_any_modality_missing(cases: list[Case], solution: base.Solution) -> None:
-    spec = base.fitted(SPEC, solution.weights)
+    spec = base.with_weights(SPEC, solution.weights)
     model = adapted_model(spec).eval()
     bare = replace(cases[0], structures={}, prescriptions_gy={}, ct_hu=None, beam_plate=None, dose_gy=None)
     for case in (cases[0], replace(cases[0], ct_hu=None), bare):
@@ -173,7 +173,7 @@ def test_prediction_uses_the_base_with_any_modality_missing(cases: list[Case], s
 
 
 def test_coefficients_travel_in_the_adapter_file(tmp_path, solution: base.Solution) -> None:
-    spec = base.fitted(SPEC, solution.weights)
+    spec = base.with_weights(SPEC, solution.weights)
     path = tmp_path / "a.safetensors"
     save_adapter(path, spec, initial_vector(spec))
     assert load_adapter(path)[0] == spec
@@ -187,7 +187,7 @@ def test_coefficients_travel_in_the_adapter_file(tmp_path, solution: base.Soluti
 
 
 def test_hash_tells_bases_apart_and_the_papers_form_is_as_before(solution: base.Solution) -> None:
-    one, other = base.fitted(SPEC, solution.weights), base.fitted(SPEC, 2 * solution.weights)
+    one, other = base.with_weights(SPEC, solution.weights), base.with_weights(SPEC, 2 * solution.weights)
     assert len({manifest_hash(s) for s in (SPEC, one, other, replace(SPEC, base="none"))}) == 4
     assert base_hash(ModelSpec()) == "none"
     assert "base" not in ModelSpec().to_json()
@@ -206,6 +206,6 @@ def test_bad_bases_are_refused(changes) -> None:
 def test_missing_or_wrong_coefficients_are_refused(cases: list[Case]) -> None:
     with pytest.raises(InputError, match="no coefficients"):
         base_of(SPEC).dose(cases[0], physics_features(cases[0]), b"")
-    for text in ("AAAA", "not base64", base.fitted(SPEC, np.full(base.columns(FOURIER), np.nan)).base_weights):
+    for text in ("AAAA", "not base64", base.with_weights(SPEC, np.full(base.columns(FOURIER), np.nan)).base_weights):
         with pytest.raises(InputError, match="base_weights"):
             manifest_hash(replace(SPEC, base_weights=text))

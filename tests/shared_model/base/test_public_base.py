@@ -26,7 +26,7 @@ def _error(weights: np.ndarray, patients: list[tuple[np.ndarray, np.ndarray]]) -
 def test_exact_correction_and_steps_learn_what_phantoms_lack() -> None:
     real, unseen = _patients(30, 1.0, 1), _patients(5, 1.0, 2)
     base = learn(_patients(20, 0.0, 0), 60)
-    reduced = [base.reduced(patient) for patient in real]
+    reduced = [base.reduce(patient) for patient in real]
     before = _error(base.coefficients(np.zeros(60)), unseen)
     assert base.coefficients(np.zeros(60)).shape == (columns(0),)
     assert _error(base.coefficients(exact_correction(reduced)), unseen) < 0.5 * before
@@ -40,7 +40,7 @@ def test_exact_correction_and_steps_learn_what_phantoms_lack() -> None:
 
 def test_a_pull_is_the_negative_gradient() -> None:
     base = learn(_patients(5, 0.0, 0), 7)
-    patient = base.reduced(_patients(1, 1.0, 3)[0])
+    patient = base.reduce(_patients(1, 1.0, 3)[0])
     at = np.random.default_rng(0).standard_normal(7) * 0.01
 
     def loss(correction: np.ndarray) -> float:
@@ -53,7 +53,7 @@ def test_a_pull_is_the_negative_gradient() -> None:
 def test_directions_have_variance_one_on_the_public_patients_and_the_clip_holds_most() -> None:
     public = _patients(20, 0.3, 0)
     base = learn(public, 10)
-    reduced = [base.reduced(patient) for patient in public]
+    reduced = [base.reduce(patient) for patient in public]
     mean_square = np.mean([np.square(rows).mean(0) for rows, _ in reduced], axis=0)
     np.testing.assert_allclose(mean_square, 1.0, rtol=1e-3)
     norms = np.array([np.linalg.norm(pull(patient, np.zeros(10))) for patient in reduced])

@@ -7,9 +7,9 @@ from shared_model.diffusion.schedule import (
     DDPM_LAST_ALPHA,
     EPS_START,
     X0_LIMIT,
+    add_noise,
     alpha_sigma,
     flow_state,
-    noised,
     recover,
     sample_ddim,
     sampling_times,
@@ -35,7 +35,7 @@ def test_variance_preserving() -> None:
 def test_recover_inverts_noised() -> None:
     x0, eps = torch.randn(5, 2, 3, dtype=torch.float64), torch.randn(5, 2, 3, dtype=torch.float64)
     t = torch.rand(5, dtype=torch.float64)
-    again = recover(*noised(x0, eps, t), t)
+    again = recover(*add_noise(x0, eps, t), t)
     torch.testing.assert_close(again[0], x0)
     torch.testing.assert_close(again[1], eps)
 
@@ -44,7 +44,7 @@ def test_flow_and_velocity_forms_agree() -> None:
     """Identity of docs/model.md: v_vp = ((alpha - sigma) x_vp + v_fm(x_rf)) / (alpha + sigma); v_fm = eps - x_0."""
     x0, eps = torch.randn(7, 4, dtype=torch.float64), torch.randn(7, 4, dtype=torch.float64)
     t = torch.rand(7, dtype=torch.float64)
-    x_vp, v = noised(x0, eps, t)
+    x_vp, v = add_noise(x0, eps, t)
     alpha, sigma = alpha_sigma(t, 2)
     torch.testing.assert_close(x_vp / (alpha + sigma), (1 - t[:, None]) * x0 + t[:, None] * eps)
     torch.testing.assert_close(v, ((alpha - sigma) * x_vp + (eps - x0)) / (alpha + sigma))
@@ -107,7 +107,7 @@ def test_ddim_on_a_wrapped_flow_is_euler_on_the_flow() -> None:
     for now, then in pairwise(times):
         now_b, then_b = now.expand(4), then.expand(4)
         x0, eps = recover(x_t, velocity_of_flow(x_t, any_flow(flow_state(x_t, now_b), now_b), now_b), now_b)
-        x_t, _ = noised(x0, eps, then_b)
+        x_t, _ = add_noise(x0, eps, then_b)
         x_rf = x_rf + (then - now) * any_flow(x_rf, now_b)
         torch.testing.assert_close(flow_state(x_t, then_b), x_rf, atol=1e-13, rtol=0)
 
@@ -116,7 +116,7 @@ def test_v_eps_and_x0_are_one_prediction() -> None:
     """An exact network says the same x_0 and eps in all three forms, at every time that a sampler visits."""
     x0, eps = torch.randn(9, 2, 3, dtype=torch.float64), torch.randn(9, 2, 3, dtype=torch.float64)
     t = torch.cat((torch.linspace(0.02, 0.98, 8, dtype=torch.float64), torch.tensor([EPS_START], dtype=torch.float64)))
-    x_t, v = noised(x0, eps, t)
+    x_t, v = add_noise(x0, eps, t)
     for predicts in PREDICTIONS:
         found = recover(x_t, training_target(predicts, x0, eps, v), t, predicts)
         torch.testing.assert_close(found[0], x0, atol=1e-12, rtol=0)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared_model.diffusion.nft import nft_loss, reward_weights
-from shared_model.diffusion.schedule import noised
+from shared_model.diffusion.schedule import add_noise
 
 
 @given(st.lists(st.lists(st.floats(-100, 100), min_size=4, max_size=4), min_size=1, max_size=5), st.floats(-50, 50))
@@ -32,7 +32,7 @@ def step(form: str, r: float, t: float, beta: float = 0.1) -> tuple[float, float
     torch.manual_seed(0)
     x0, eps, v_old = (torch.randn(1, 4, 2, 2, 2, dtype=torch.float64) for _ in range(3))
     t_b = torch.tensor([t], dtype=torch.float64)
-    x_t, v = noised(x0, eps, t_b)
+    x_t, v = add_noise(x0, eps, t_b)
     theta = v_old.clone().requires_grad_(True)
     loss = nft_loss(form, x0, x_t, v, t_b, v_old, theta, torch.tensor([r], dtype=torch.float64), beta)
     (gradient,) = torch.autograd.grad(loss, theta)
@@ -54,7 +54,7 @@ def test_the_gradient_is_that_of_finite_differences() -> None:
     torch.manual_seed(1)
     x0, eps, v_old, theta = (torch.randn(2, 3, 2, 2, 2, dtype=torch.float64) for _ in range(4))
     t_b, r = torch.tensor([0.75, 0.75]).double(), torch.tensor([0.9, 0.2]).double()
-    x_t, v = noised(x0, eps, t_b)
+    x_t, v = add_noise(x0, eps, t_b)
     theta.requires_grad_(True)
     assert torch.autograd.gradcheck(lambda u: nft_loss("velocity", x0, x_t, v, t_b, v_old, u, r, 0.3), (theta,))
 
@@ -65,7 +65,7 @@ def test_in_expectation_the_policy_moves_to_the_better_half() -> None:
     x0 = torch.randn(64, 1, 1, 1, 1, dtype=torch.float64)
     r = reward_weights(x0.flatten()[None])[0]
     t_b = torch.ones(64, dtype=torch.float64)
-    x_t, v = noised(x0, torch.randn_like(x0), t_b)
+    x_t, v = add_noise(x0, torch.randn_like(x0), t_b)
     old = torch.zeros(1, dtype=torch.float64)
     theta = old.clone().requires_grad_(True)
     loss = nft_loss("x0", x0, x_t, v, t_b, old.expand_as(x0), theta.expand_as(x0), r, 0.1)

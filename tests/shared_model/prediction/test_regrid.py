@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from shared_model.patient.case import Case
 from shared_model.patient.geometry import Grid, Resampler, masked_average
-from shared_model.prediction.regrid import coarsened, refined
+from shared_model.prediction.regrid import coarsen, refine
 
 
 def case(shape: tuple[int, int, int] = (12, 21, 20)) -> Case:
@@ -29,7 +29,7 @@ def case(shape: tuple[int, int, int] = (12, 21, 20)) -> Case:
 @given(factors=st.tuples(*[st.integers(1, 4)] * 3))
 def test_positions_volumes_and_dose_are_kept(factors: tuple[int, int, int]) -> None:
     fine = case()
-    coarse = coarsened(fine, factors)
+    coarse = coarsen(fine, factors)
     for name in ("PTV_7000", "body"):
         masks = [c.body if name == "body" else c.structures[name] for c in (fine, coarse)]
         middles = [c.grid.position_mm(np.argwhere(m).mean(axis=0)) for c, m in zip((fine, coarse), masks, strict=True)]
@@ -46,22 +46,22 @@ def test_positions_volumes_and_dose_are_kept(factors: tuple[int, int, int]) -> N
 
 def test_a_smooth_dose_comes_back() -> None:
     fine = case()
-    coarse = coarsened(fine, (2, 2, 2))
+    coarse = coarsen(fine, (2, 2, 2))
     assert coarse.dose_gy is not None
     assert fine.dose_gy is not None
-    back = refined(torch.from_numpy(coarse.dose_gy), coarse, fine).numpy()
+    back = refine(torch.from_numpy(coarse.dose_gy), coarse, fine).numpy()
     assert np.abs(back - fine.dose_gy)[fine.body].mean() < 0.5
     assert (back[~fine.body] == 0).all()
 
 
 def test_nothing_changes_at_the_same_size() -> None:
     fine = case()
-    assert coarsened(fine, (1, 1, 1)) is fine
+    assert coarsen(fine, (1, 1, 1)) is fine
     dose = torch.rand(fine.grid.shape)
-    assert refined(dose, fine, fine) is dose
+    assert refine(dose, fine, fine) is dose
 
 
 def test_blocks_that_do_not_fit_reach_beyond_the_volume() -> None:
-    coarse = coarsened(case((13, 21, 20)), (4, 2, 3))
+    coarse = coarsen(case((13, 21, 20)), (4, 2, 3))
     assert coarse.grid.shape == (4, 11, 7)
     assert coarse.grid.origin_mm == pytest.approx((-100 + 1.5 * 2.5, 7 + 0.5 * 3, 33 + 3))

@@ -64,7 +64,7 @@ def test_error_is_taken_inside_the_body(case: Case) -> None:
 def test_the_residual_form_is_scored_as_dose(site: SiteConfig) -> None:
     """A network that says zero, which one step from noise takes for the clean residual, has the base's own error."""
     spec = ModelSpec(prior="none", shape=SHAPE, precision="fp32", base="ridge", base_fourier=0)
-    spec = base.fitted(spec, base.solve(base_sums(site, spec), 0).weights)
+    spec = base.with_weights(spec, base.solve(base_sums(site, spec), 0).weights)
     model = adapted_model(spec)
     with torch.no_grad():
         for parameter in model.network.head.parameters():
