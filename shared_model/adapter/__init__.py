@@ -1,1 +1,1 @@
-"""What travels and what stays: the vector, its card and its envelope."""
+"""The shared adapter and its vector, which travel, their card and envelope; and the private adapter, which stays."""

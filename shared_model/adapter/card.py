@@ -1,8 +1,8 @@
-"""The card of an adapter: what it was trained on, by whom and under which promises; one JSON file beside the weights.
+"""An adapter's model card: what it was trained on, by whom and with which privacy. One JSON file beside the weights.
 
-The adapter's own file is a function of its numbers alone (shared_model/adapter/manifest.py), so everything that may
-differ between two trainings of the same numbers, such as the date, stands here. ``adapter.sha256`` binds the two
-together.
+The adapter's own file depends only on its numbers (shared_model/adapter/manifest.py). Two trainings may give the same
+numbers on different dates, for example, so everything else is in the card. ``adapter.sha256`` ties the card to the
+adapter.
 """
 
 from __future__ import annotations
@@ -49,11 +49,12 @@ STATEMENTS: Mapping[str, str] = {
 def adapter_card(
     spec: ModelSpec, adapter: Mapping[str, Any], report: Mapping[str, Any], metrics: Mapping[str, float], date: str
 ) -> dict[str, Any]:
-    """Make the card of a finished run.
+    """Make the model card of a finished run.
 
-    ``adapter``: sha256 of the vector, file_sha256, numbers and manifest; ``report``: name, seed, rounds, sites
-    (training patients by name), privacy and perhaps base, public and start of the run's report (server/app.py);
-    ``metrics``: of the last evaluation, averaged over patients; ``date``: ISO 8601, UTC.
+    ``adapter``: sha256 of the vector, file_sha256, numbers and manifest. ``report``: from the run's report
+    (server/app.py), name, seed, rounds, sites (site name -> number of training patients), privacy, and base, public
+    and start if it has them. ``metrics``: those of the last evaluation, averaged over patients. ``date``: ISO 8601,
+    UTC.
     """
     scale = SCALE if spec.prior == "wan" else HAAR.scale
     privacy = dict(report["privacy"])
@@ -79,10 +80,11 @@ def adapter_card(
 
 
 def start_record(sha256: str, card: Mapping[str, Any]) -> dict[str, Any]:
-    """What a run's report and card keep of the adapter that the run began with: its hash, and what its card says.
+    """Record the adapter that a run starts from, for the run's report and card: its hash, and what its card says.
 
-    ``sha256``: of its vector; ``card``: empty where it has none. Sites are counted, not named. ``privacy`` is None
-    where no card says what the adapter was trained on, ``start`` where it began with no other.
+    ``sha256``: hash of its vector. ``card``: its card, empty if it has none. The record gives the number of sites, not
+    their names. Its ``privacy`` is None if no card says what the adapter was trained on. Its ``start`` is None if that
+    adapter itself started from no other.
     """
     privacy, sites = card.get("privacy"), card.get("sites")
     if not isinstance(privacy, dict) or "mode" not in privacy or not isinstance(sites, dict):
@@ -92,7 +94,7 @@ def start_record(sha256: str, card: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _describe_uncovered(start: Mapping[str, Any], which: str = "This run") -> str:
-    """In words what the promise of a private run leaves out: the training of what it began with, and so on back."""
+    """Say in words what a private run leaves out of its promise: the training of each adapter before it, to the first."""
     privacy = start.get("privacy")
     if not privacy:
         how = "no card says what it was trained on"
@@ -111,7 +113,7 @@ def _describe_uncovered(start: Mapping[str, Any], which: str = "This run") -> st
 
 
 def public_card(card: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the card for the public: sites by number, in the order of their names, wherever it names them."""
+    """Return the card as it may be published: each site's name becomes a number, in the order of the names."""
     base = card.get("base", {})
     names = sorted({*card["sites"], *base.get("sites", {})})
     pseudonyms = {name: f"site-{number}" for number, name in enumerate(names, 1)}
@@ -122,17 +124,17 @@ def public_card(card: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def card_path(adapter: Path) -> Path:
-    """Where the card of the adapter file ``adapter`` stands: the same name, ending in .json."""
+    """Path of the card of the adapter file ``adapter``: the same name, ending in .json."""
     return adapter.with_suffix(".json")
 
 
 def card_bytes(card: Mapping[str, Any]) -> bytes:
-    """Write the card as the file holds it."""
+    """The bytes of the card's file."""
     return (json.dumps(card, indent=1, sort_keys=True, allow_nan=False) + "\n").encode()
 
 
 def read_card(path: Path, vector_sha256: str) -> dict[str, Any]:
-    """Return the card at ``path``, or an empty one where there is none or it is another adapter's."""
+    """Return the card at ``path``. It is empty if there is no card, or if the card belongs to another adapter."""
     try:
         card = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

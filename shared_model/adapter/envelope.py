@@ -1,8 +1,8 @@
-"""Where an adapter may be asked: the ranges of its training patients, and what lies outside of them.
+"""Compare a patient with the adapter's training patients, and refuse one who is too different from them.
 
-The ranges stand in the adapter's card (key ``trained_on``): the 1st to the 99th percentile, so that no extreme patient
-is told, of what can be measured of a Case. Sites never send them: they are of cohorts that whoever makes the card
-can see (docs/decisions/0040-envelope.md).
+The adapter's card holds ranges of what can be measured of a Case (key ``trained_on``). Each goes from the 1st to the
+99th percentile, so that it does not reveal an extreme patient. Sites never send ranges: whoever makes the card takes
+them from cohorts that they can see themselves (docs/decisions/0040-envelope.md).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from shared_model.core.errors import InputError
 from shared_model.patient.anatomy import OAR_CODES
 from shared_model.patient.case import Case, Mask
 
-# Refused beyond the range widened by this factor; told, without refusal, between the two.
+# A value beyond the range widened by this factor is refused. A value outside the range but within this gives a note.
 FAR = 1.25
 Range = tuple[float, float]
 
@@ -37,7 +37,7 @@ def _extent_mm(case: Case) -> float:
     return float(where[-1] - where[0] + 1) * case.grid.spacing_mm[0]
 
 
-# What is measured: key -> (of a case, name and unit for people).
+# What is measured: key -> (function of a case, name and unit for people).
 MEASURES: Mapping[str, tuple[Callable[[Case], float], str]] = {
     "prescription_gy": (lambda case: max(case.prescriptions_gy.values()), "highest prescription, Gy"),
     "targets_cc": (_targets_cc, "volume of all targets, cc"),
@@ -50,9 +50,10 @@ MEASURES: Mapping[str, tuple[Callable[[Case], float], str]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Envelope:
-    """Ranges over training patients. ``organs`` some patient had, ``least_organs`` all but 1% had, of those known.
+    """Ranges over the training patients.
 
-    ``ranges``: key of MEASURES -> (low, high).
+    ``organs``: the known organs that at least one patient had. ``least_organs``: all but 1% of the patients had at
+    least this many of the known organs. ``ranges``: key of MEASURES -> (low, high).
     """
 
     patients: int
@@ -62,7 +63,7 @@ class Envelope:
 
     @classmethod
     def measure(cls, cases: Iterable[Case]) -> Envelope:
-        """Of some patients with targets; one case in memory at a time. Raises InputError if there is none."""
+        """Measure the patients that have targets, one case in memory at a time. InputError if there is none."""
         rows: list[list[float]] = []
         organs: set[str] = set()
         counts: list[int] = []
@@ -81,12 +82,12 @@ class Envelope:
         return cls(patients=len(rows), organs=tuple(sorted(organs)), least_organs=least, ranges=ranges)
 
     def record(self) -> dict[str, Any]:
-        """The card's ``trained_on``."""
+        """The content of the card's key ``trained_on``."""
         return asdict(self)
 
     @classmethod
     def from_card(cls, card: Mapping[str, Any]) -> Envelope | None:
-        """Of an adapter's card; None where it names no ranges. Raises InputError where they are not as written."""
+        """Read the ranges in an adapter's card. None if the card has none; InputError if they cannot be read."""
         raw = card.get("trained_on")
         if raw is None:
             return None
@@ -100,7 +101,7 @@ class Envelope:
             raise InputError("card: key trained_on cannot be read; expected what `simulate run` writes") from error
 
     def factors(self, case: Case) -> tuple[int, int, int]:
-        """How many voxels of the case (z, y, x) make one of the size that training patients had in the middle."""
+        """How many of the case's voxels (z, y, x) make one voxel of the size in the middle of training's range."""
         wanted = [self.ranges.get(key) for key in ("slice_mm", "pixel_mm", "pixel_mm")]
         found = [
             1 if pair is None else max(1, round(math.sqrt(pair[0] * pair[1]) / mm))
@@ -109,7 +110,7 @@ class Envelope:
         return found[0], found[1], found[2]
 
     def judge(self, case: Case) -> EnvelopeVerdict:
-        """Hold one case against the ranges."""
+        """Compare one case with the ranges."""
         if not case.targets:
             return EnvelopeVerdict(
                 refusals=("no target (PTV): nothing is prescribed, so no dose can be predicted",), notes=()
@@ -138,7 +139,7 @@ class Envelope:
 
 @dataclass(frozen=True, kw_only=True)
 class EnvelopeVerdict:
-    """``refusals``: far outside training. ``notes``: outside, or without something, but near. Both are for people."""
+    """Texts for people. ``refusals``: values far outside training. ``notes``: values a little outside, or missing."""
 
     refusals: tuple[str, ...]
     notes: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""Shared adapter <-> ONE flat float32 vector, and the published adapter file. The only place that knows the layout."""
+"""Turn a shared adapter into ONE flat float32 vector and back; read and write its file. Only this module knows how."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ BASE_TENSOR = "base.weights"
 
 
 def pack(model: DoseModel) -> Vector:
-    """Trainable parameters, in module order, as one float32 vector (d,); bit-exact inverse of ``unpack``.
+    """The trainable parameters in module order as one float32 vector (d,). Bit-exact inverse of ``unpack``.
 
-    ValueError for a model with a private adapter: what is packed may leave the site.
+    Raises ValueError for a model with a private adapter, because what is packed may leave the site.
     """
     if holds_private(model):
         raise ValueError("a model with a private adapter is never packed; its weights stay at the site")
@@ -42,7 +42,7 @@ def pack(model: DoseModel) -> Vector:
 
 
 def unpack(model: DoseModel, vector: Vector) -> None:
-    """Copy a vector (d,) into the model's trainable parameters; ValueError on a wrong length."""
+    """Copy a vector (d,) into the model's trainable parameters. Raises ValueError if its length is wrong."""
     parameters = trainable(model)
     size = sum(p.numel() for p in parameters.values())
     if vector.shape != (size,):
@@ -60,7 +60,7 @@ def _layout(spec: ModelSpec) -> tuple[tuple[tuple[str, tuple[int, ...]], ...], b
 
 
 def _network(spec: ModelSpec) -> ModelSpec:
-    """The spec without the base's coefficients, which have no part in the network."""
+    """The spec without the base's coefficients, which the network does not use."""
     return replace(spec, base_weights="")
 
 
@@ -72,26 +72,26 @@ def _network_layout(spec: ModelSpec) -> tuple[tuple[tuple[str, tuple[int, ...]],
 
 
 def initial_vector(spec: ModelSpec) -> Vector:
-    """The adapter before any training: (d,) float32."""
+    """The vector of the adapter before any training, (d,) float32."""
     return np.frombuffer(_layout(spec)[1], dtype=np.float32).copy()
 
 
 def stage_mask(spec: ModelSpec, stage: str) -> NDArray[np.bool_]:
-    """Which numbers of the vector a stage trains, (d,): ``base`` the base that trains alone, others all the rest."""
+    """Which numbers of the vector a stage trains, (d,). Stage ``base`` trains the base; other stages, all the rest."""
     names, _ = _layout(spec)
     parts = [np.full(math.prod(shape), name.startswith(BASE_PREFIX) == (stage == "base")) for name, shape in names]
     return np.concatenate(parts)
 
 
 def vector_bytes(spec: ModelSpec) -> int:
-    """Bytes of the vector that a site gets, and sends, in each round; the message around it adds about a kilobyte."""
+    """Bytes of the vector that a site gets and sends in each round. The message around it adds about a kilobyte."""
     return len(_layout(spec)[1])
 
 
 def manifest_hash(spec: ModelSpec) -> str:
-    """SHA-256 hex over prior, spec, and the names and shapes of what travels: equal hashes mean vectors fit.
+    """SHA-256 hex over prior, spec, and the names and shapes of what travels. Vectors fit if these hashes are equal.
 
-    The base's coefficients are part of the spec. InputError if they are there and not those of its base.
+    The base's coefficients are part of the spec. InputError if they are given and do not fit its base.
     """
     names, _ = _layout(spec)
     content = {"prior": prior_hash(spec), "spec": spec.to_json(), "names": names}
@@ -102,21 +102,21 @@ def manifest_hash(spec: ModelSpec) -> str:
 
 
 def base_hash(spec: ModelSpec) -> str:
-    """SHA-256 hex of what is fixed of the base; ``none`` where nothing is, or not yet."""
+    """SHA-256 hex of the base's fixed part. ``none`` if it has no fixed part, or has not been fitted yet."""
     return base_of(spec).fixed_hash() or "none"
 
 
 def vector_hash(vector: Vector) -> str:
-    """SHA-256 hex of the float32 bytes."""
+    """SHA-256 hex of the vector's float32 bytes."""
     return hashlib.sha256(np.ascontiguousarray(vector, dtype=np.float32).tobytes()).hexdigest()
 
 
 def save_adapter(path: Path, spec: ModelSpec, vector: Vector) -> str:
-    """Write the adapter as safetensors, one tensor a parameter, spec and hashes in the header; atomic.
+    """Write the adapter as one safetensors file, whole or not at all. Returns the file's SHA-256 in hex.
 
-    The base's coefficients are a tensor of their own, with their hash in the header. The file is a function of spec and
-    vector alone, byte for byte; what else is to be said stands in the card beside it (shared_model/adapter/card.py).
-    Returns the file's SHA-256 in hex.
+    The file has one tensor for each parameter; the header holds the spec and hashes. The base's coefficients are a
+    separate tensor, with their hash in the header. The same spec and vector always give the same bytes. Everything
+    else is in the card beside the file (shared_model/adapter/card.py).
     """
     names, _ = _layout(spec)
     tensors, offset = {}, 0
@@ -141,7 +141,7 @@ def save_adapter(path: Path, spec: ModelSpec, vector: Vector) -> str:
 
 
 def _safetensors(tensors: Mapping[str, Vector], metadata: Mapping[str, str]) -> bytes:
-    """Serialise float32 arrays; the library's own writer puts the metadata in another order each time."""
+    """Serialise float32 arrays. The library's own writer would change the order of the metadata each time."""
     header: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))}
     parts, offset = [], 0
     for name in sorted(tensors):
@@ -159,9 +159,9 @@ def _safetensors(tensors: Mapping[str, Vector], metadata: Mapping[str, str]) -> 
 
 
 def load_adapter(path: Path) -> tuple[ModelSpec, Vector, dict[str, Any]]:
-    """(spec, vector, card) of an adapter; InputError if it is unreadable or belongs to another prior.
+    """Read an adapter: (spec, vector, card). InputError if it is unreadable or belongs to another prior.
 
-    The card is the file beside it where that is this adapter's, else empty.
+    The card is read from the file beside the adapter. It is empty if that file is missing or another adapter's.
     """
     try:
         with safe_open(path, "pt") as file:

@@ -1,10 +1,10 @@
 """The private adapter: low-rank weights on top of the shared model that a hospital trains for itself and keeps.
 
-It has no way into a message. Messages are made of the vector that ``manifest.pack`` returns, and ``pack`` refuses a
-model that carries private weights; the adapter itself can neither be pickled nor copied out as an array, and its file
-(readable by its owner alone) is of a format that no reader of shared adapters takes.
+Private weights cannot get into a message. Messages are made of the vector that ``manifest.pack`` returns, and ``pack``
+refuses a model that carries private weights. The adapter can neither be pickled nor copied out as an array. Only its
+owner can read its file, and no reader of shared adapters accepts the file's format.
 
-It moves what the paper's stage C moves: the linear layers of the blocks, and the modulation through its projection.
+It trains what the paper's stage C trains: the linear layers of the blocks, and the modulation through its projection.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ MODULATION = "time_proj"
 
 @dataclass(frozen=True, kw_only=True)
 class PrivateShape:
-    """``rank`` and ``alpha`` of LoRA; ``attention`` that the model runs with while it carries private weights.
+    """``rank`` and ``alpha`` of LoRA. ``attention``: what the model uses while it carries private weights.
 
-    Condition-causal attention computes a patient's conditions once for all candidates and noise times, which makes
-    alignment several times cheaper; a model that was trained with full attention learns to run so on the way
+    Condition-causal attention computes a patient's conditions once for all candidates and noise times. This makes
+    alignment several times cheaper. A model that was trained with full attention learns to use it during alignment
     (docs/decisions/0030-private-attention.md).
     """
 
@@ -52,7 +52,7 @@ class PrivateShape:
 
 
 class PrivateAdapter:
-    """Weights of a private adapter, by module, and the hash of the shared vector that they were trained on."""
+    """A private adapter's weights by module, and the hash of the shared vector that they were trained on."""
 
     def __init__(self, weights: Mapping[str, Tensor], shape: PrivateShape, shared_sha256: str) -> None:
         self.shape, self.shared_sha256 = shape, shared_sha256
@@ -62,26 +62,26 @@ class PrivateAdapter:
         raise TypeError("a private adapter stays at its site: it cannot be pickled or copied")
 
     def save(self, path: Path) -> None:
-        """Write it for its owner alone (0600), whole or not at all."""
+        """Write the file whole or not at all. Only its owner can read it (0600)."""
         header = {"format": FORMAT, "shape": json.dumps(asdict(self.shape)), "shared": self.shared_sha256}
         content = save({name: value.contiguous() for name, value in sorted(self._weights.items())}, header)
         write_bytes(path, content)
 
     @classmethod
     def load(cls, path: Path) -> PrivateAdapter:
-        """Read one; InputError if the file is damaged or no private adapter."""
+        """Read a private adapter. InputError if the file is damaged or holds something else."""
         try:
             with safe_open(path, "pt") as file:
                 header = file.metadata() or {}
                 if header.get("format") != FORMAT:
-                    raise InputError(f"{path}: no private adapter; expected a file that `client align` wrote")
-                weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (a file, no mapping)
+                    raise InputError(f"{path}: not a private adapter; expected a file that `client align` wrote")
+                weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (a file, not a mapping)
                 return cls(weights, PrivateShape(**json.loads(header["shape"])), header["shared"])
         except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
             raise InputError(f"{path}: cannot be read as a private adapter ({type(error).__name__})") from None
 
     def copy_into(self, layers: Mapping[str, nn.Parameter], path: str = "private adapter") -> None:
-        """Copy the weights into a model's parameters; InputError where they are not those of that model."""
+        """Copy the weights into a model's parameters. InputError if their names or shapes do not fit the model."""
         if {n: v.shape for n, v in self._weights.items()} != {n: p.shape for n, p in layers.items()}:
             raise InputError(f"{path}: was trained on a model of another shape; run `client align` again")
         with torch.no_grad():
@@ -90,7 +90,7 @@ class PrivateAdapter:
 
 
 class PrivatePolicy:
-    """A model with private weights under two names: those that train, and the old policy that candidates come from."""
+    """A model with two sets of private weights: the set that trains, and the old policy that draws the candidates."""
 
     def __init__(self, spec: ModelSpec, vector: Vector, shape: PrivateShape, seed: int = 0) -> None:
         self.spec = replace(spec, switches=replace(spec.switches, attention=shape.attention))
@@ -101,24 +101,27 @@ class PrivatePolicy:
         self.model.eval()
         for parameter in self.model.parameters():
             parameter.requires_grad_(False)
-        # What peft put there before is the shared adapter's, where that is LoRA.
+        # If the shared adapter is LoRA, peft has already added its layers.
         self._shared = ["shared"] if any(isinstance(m, BaseTunerLayer) for m in self.model.modules()) else []
         config = LoraConfig(r=shape.rank, lora_alpha=shape.alpha, target_modules=[*LORA_MODULES, MODULATION])
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # peft warns of a second adapter, which is what we want
+            warnings.simplefilter("ignore")  # peft warns about a second adapter, but we want one
             for name in (PRIVATE, OLD):
-                with seeded(seed):  # both start alike
+                with seeded(seed):  # both start with the same weights
                     inject_adapter_in_model(config, self.model.network, adapter_name=name)
         self._layers = [m for m in self.model.modules() if isinstance(m, BaseTunerLayer)]
         self.use(PRIVATE)
 
     def parameters(self, name: str = PRIVATE) -> dict[str, nn.Parameter]:
-        """Name without the adapter's -> parameter, of the policy called ``name``."""
+        """The parameters of the policy ``name``, by their names without the policy's name."""
         mark = f".{name}."
         return {n.replace(mark, "."): p for n, p in self.model.network.named_parameters() if mark in n}
 
     def use(self, name: str | None) -> DoseModel:
-        """The model under the policy ``PRIVATE`` (its weights then take gradients), ``OLD``, or None: shared alone."""
+        """Return the model with one policy active: ``PRIVATE``, ``OLD``, or None for the shared model alone.
+
+        Only the weights of ``PRIVATE`` take gradients, and only while it is active.
+        """
         for layer in self._layers:
             has = set(dict(layer.named_modules())["lora_A"].keys())
             active = [a for a in (*self._shared, name) if a is not None and a in has]
@@ -130,19 +133,19 @@ class PrivatePolicy:
         return self.model
 
     def follow(self, keep: float) -> None:
-        """The old policy moves: ``keep`` of itself and the rest of the trained one."""
+        """Move the old policy towards the trained one: it keeps the share ``keep`` (0 to 1) of itself."""
         old = self.parameters(OLD)
         with torch.no_grad():
             for name, parameter in self.parameters().items():
                 old[name].lerp_(parameter, 1.0 - keep)
 
     def adapter(self) -> PrivateAdapter:
-        """The trained weights, to be kept at the site."""
+        """The trained weights. They stay at the site."""
         return PrivateAdapter(self.parameters(), self.shape, self.shared_sha256)
 
 
 def aligned_policy(spec: ModelSpec, vector: Vector, private: PrivateAdapter) -> PrivatePolicy:
-    """The shared model with a private adapter; InputError if that was trained on another shared adapter."""
+    """The shared model with a private adapter. InputError if that one was trained on another shared adapter."""
     if private.shared_sha256 != vector_hash(vector):
         raise InputError(
             f"private adapter: trained on the shared adapter {private.shared_sha256[:12]}, this is"

@@ -1,4 +1,4 @@
-"""What trains and travels: the shared adapter on top of the prior."""
+"""The shared adapter on top of the prior: the part of the model that trains and travels."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from shared_model.base.model import BASE_PREFIX, DoseModel
 from shared_model.network.seeding import seeded
 from shared_model.network.spec import ModelSpec
 
-# Names as peft matches them: the end of a module's dotted path.
+# Names as peft matches them: each is the end of a module's dotted path.
 LORA_MODULES = ("to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2")
-# Marks weights that never leave their site (shared_model/adapter/private.py) in the names of a model's parameters.
+# In the names of a model's parameters this marks weights that never leave their site (shared_model/adapter/private.py).
 PRIVATE = "private"
-# Parts of the residual form that no prior has: of no use frozen.
+# Parts of the residual form that no prior has. They must train, since frozen they would do nothing.
 RESIDUAL_MODULES = ("estimate.", BASE_PREFIX)
 EMBEDDING_MODULES = (*RESIDUAL_MODULES, "patch.", "head.", "role.", "table.", "table_out.", "norm_q.", "norm_k.")
 
@@ -30,7 +30,7 @@ def _is_low_rank(name: str) -> bool:
     return ".lora_" in name or name.startswith(RESIDUAL_MODULES)
 
 
-# Adapter -> which parameters it trains, by their stored names.
+# Adapter -> whether it trains a parameter of a stored name.
 _TRAINS: Mapping[str, Callable[[str], bool]] = {
     "full": lambda name: True,
     "blocks": lambda name: name.startswith("blocks.") or _is_embedding(name),
@@ -41,13 +41,13 @@ _TRAINS: Mapping[str, Callable[[str], bool]] = {
 
 
 def adapted_model(spec: ModelSpec) -> DoseModel:
-    """The prior with the adapter of ``spec``; only the adapter's parameters require gradients.
+    """The prior with the adapter of ``spec``. Only the adapter's parameters require gradients.
 
-    ``full`` trains every weight; ``lora`` low-rank updates of the linear layers of the blocks (peft);
-    ``lora+embeddings`` also patch embeddings, heads, role embedding and modulation tables. ``blocks`` trains the same
-    embeddings and every weight of the blocks: whole blocks in place of LoRA. A frozen
-    role embedding would be of no use, since a video prior has none and it starts at zero; what stays frozen is the
-    timestep's embedding and projection. LoRA starts from ``init_seed``. ``base`` trains the base alone.
+    ``full`` trains every weight. ``lora`` trains low-rank updates of the linear layers of the blocks (peft); they start
+    from ``init_seed``. ``lora+embeddings`` also trains patch embeddings, heads, role embedding and modulation tables.
+    ``blocks`` trains the same embeddings and, in place of LoRA, every weight of the blocks. ``base`` trains only the
+    base. The role embedding always trains with the embeddings: a video prior has none, so it starts at zero and would
+    do nothing if frozen. The timestep's embedding and projection stay frozen in all but ``full``.
     """
     model = DoseModel(load_prior(spec), base_of(spec).network())
     if spec.adapter.startswith("lora"):
@@ -60,7 +60,7 @@ def adapted_model(spec: ModelSpec) -> DoseModel:
 
 
 def trainable(model: DoseModel) -> dict[str, nn.Parameter]:
-    """Stored name -> parameter of everything that requires gradients, in the order of the vector."""
+    """Stored name -> parameter, for every parameter that requires gradients, in the order of the vector."""
     return {name: p for name, p in model.stored_parameters() if p.requires_grad}
 
 

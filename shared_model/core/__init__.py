@@ -1,1 +1,1 @@
-"""Errors, files, fields, commands and the type of a vector; imports neither torch nor Flower."""
+"""Errors, files, fields, commands and the type of a vector. This room imports neither torch nor Flower."""

@@ -1,7 +1,7 @@
-"""How every console script ends: one clear line for an error, and the project's exit codes.
+"""Run a console script: print one clear line for an error, and return the project's exit code.
 
-0 done, 1 a fault of ours, 2 bad input, 3 refused by policy. A fault of ours shows its type and, with
-FEDKT3D_TRACEBACK=1 in the environment, its whole traceback.
+0 done, 1 a fault in this program, 2 bad input, 3 refused by policy. A fault shows its type. With FEDKT3D_TRACEBACK=1
+in the environment it also shows the whole traceback.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def run_command(application: typer.Typer, name: str) -> int:
     except FedKT3DError as error:
         return _say(name, str(error), error.exit_code)
     except click.exceptions.ClickException as error:
-        # A command without arguments has shown its help instead.
+        # A command without arguments has already shown its help. Its message is empty.
         return _say(name, error.format_message(), BAD_INPUT) if error.format_message() else BAD_INPUT
     except (click.exceptions.Abort, KeyboardInterrupt):
         return _say(name, "interrupted", INTERRUPTED)
@@ -40,7 +40,7 @@ def run_command(application: typer.Typer, name: str) -> int:
 
 
 def add_version(application: typer.Typer, name: str) -> None:
-    """Give the application ``--version``: print the command's name and the package's version, and stop."""
+    """Add the option ``--version``, which prints the command's name and the package's version and stops."""
 
     def show_version(asked: bool) -> None:
         if asked:
@@ -51,7 +51,7 @@ def add_version(application: typer.Typer, name: str) -> None:
 
     @application.callback(help=application.info.help)
     def _before_each_command(version: bool = option) -> None:
-        """Nothing: ``--version`` needs a place to stand."""
+        """Do nothing. Typer needs this function to hold the option ``--version``."""
 
 
 def _say(name: str, text: str, code: int) -> int:

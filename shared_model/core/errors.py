@@ -1,6 +1,6 @@
-"""The one exception tree. Every message is one line, safe to show on screen at the place where it is raised.
+"""All exceptions of this project. Every message is one line and safe to show on the screen of whoever runs the code.
 
-Exit codes of the three commands: 0 done, 1 a fault of ours, 2 bad input, 3 refused by a site's policy.
+Exit codes of the three commands: 0 done, 1 a fault in this program, 2 bad input, 3 refused by a site's policy.
 """
 
 from __future__ import annotations
@@ -11,21 +11,24 @@ from pathlib import Path
 
 
 class FedKT3DError(Exception):
-    """Base of all errors that a command reports as one clear line."""
+    """Base class of all errors that a command reports as one clear line."""
 
     exit_code = 1
 
 
 class InputError(FedKT3DError):
-    """Bad input: names the file or key, what was expected and what to do. May name local paths: never send it away."""
+    """Bad input. The text names the file or key, what was expected and what to do.
+
+    It may name local paths: never send it to another party.
+    """
 
     exit_code = 2
 
 
 class FieldError(InputError):
-    """A value that breaks the rule of its ``key``; ``item`` is the element of a list that does.
+    """The value of ``key`` breaks its rule. For a list, ``item`` is the element that breaks it.
 
-    A reader that knows the line of each key turns it into an error with file and line.
+    Code that knows the line of each key turns this into an error with file and line.
     """
 
     def __init__(self, key: str, text: str, item: object = None) -> None:
@@ -34,14 +37,14 @@ class FieldError(InputError):
 
 
 class PolicyError(FedKT3DError):
-    """A site's own policy refused a request; the text is written for the coordinator and holds nothing private."""
+    """A site's own policy refused a request. The coordinator reads the text, so it holds nothing private."""
 
     exit_code = 3
 
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Put the file's path before the text of an InputError that is raised inside, where it does not stand there yet."""
+    """If the block raises an InputError, put the file's path before its text, unless the text starts with it."""
     try:
         yield
     except InputError as error:

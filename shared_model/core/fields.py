@@ -1,6 +1,7 @@
-"""Rules for the scalar fields of a message. A value that breaks its rule is refused with a text of ours alone.
+"""Rules for the scalar fields of a message, and the errors for values that break them.
 
-The texts name our own keys and limits and never quote what came in: a foreign key or value may hold a patient's name.
+The error texts name only our own keys and limits. They never quote what came in, because a foreign key or value may
+hold a patient's name.
 """
 
 from __future__ import annotations
@@ -15,8 +16,7 @@ from shared_model.core.errors import InputError
 
 
 class MessageError(InputError):
-    """A message that breaks the schema. ``code`` is a refusal code (privacy/wire/messages.py); the text is safe to
-    send."""
+    """A message breaks the schema. ``code`` is a refusal code (privacy/wire/messages.py). The text is safe to send."""
 
     def __init__(self, code: str, text: str) -> None:
         super().__init__(text)
@@ -27,27 +27,27 @@ class Rule(Protocol):
     """What one field may hold."""
 
     def accepts(self, value: object) -> bool:
-        """Tell whether the value has the exact type and lies in the range."""
+        """Return whether the value has the exact type and lies in the range."""
         ...
 
     def expected(self) -> str:
-        """Say what the field may hold, for an error text."""
+        """Return what the field may hold, in words for an error text."""
         ...
 
 
 @dataclass(frozen=True)
 class Whole:
-    """An integer in [low, high]; a bool is none."""
+    """An integer in [low, high]. A bool does not count as an integer."""
 
     low: int
     high: int
 
     def accepts(self, value: object) -> bool:
-        """Tell whether the value is such an integer."""
+        """Return whether the value is such an integer."""
         return type(value) is int and self.low <= value <= self.high
 
     def expected(self) -> str:
-        """Say which integers."""
+        """Return the allowed integers in words."""
         return f"an integer from {self.low} to {self.high}"
 
 
@@ -60,13 +60,13 @@ class Real:
     above: bool = False
 
     def accepts(self, value: object) -> bool:
-        """Tell whether the value is such a float."""
+        """Return whether the value is such a float."""
         if type(value) is not float or not math.isfinite(value):
             return False
         return (self.low < value if self.above else self.low <= value) and value <= self.high
 
     def expected(self) -> str:
-        """Say which floats."""
+        """Return the allowed floats in words."""
         return f"a finite float {'above' if self.above else 'from'} {self.low:g} up to {self.high:g}"
 
 
@@ -77,7 +77,7 @@ class OneOf:
     words: tuple[str, ...]
 
     def accepts(self, value: object) -> bool:
-        """Tell whether the value is one of the words."""
+        """Return whether the value is one of the words."""
         return type(value) is str and value in self.words
 
     def expected(self) -> str:
@@ -87,23 +87,23 @@ class OneOf:
 
 @dataclass(frozen=True)
 class Text:
-    """A string that matches a pattern as a whole and is no longer than ``longest`` characters."""
+    """A string of at most ``longest`` characters that matches the whole pattern. ``what`` names it in error texts."""
 
     pattern: str
     longest: int
     what: str
 
     def accepts(self, value: object) -> bool:
-        """Tell whether the value is such a string."""
+        """Return whether the value is such a string."""
         return type(value) is str and len(value) <= self.longest and re.fullmatch(self.pattern, value) is not None
 
     def expected(self) -> str:
-        """Say what the string is for."""
+        """Return what the string is and its longest length."""
         return f"{self.what} of at most {self.longest} characters"
 
 
 def check_values(code: str, where: str, values: Mapping[str, object], rules: Mapping[str, Rule]) -> None:
-    """Refuse missing keys, unknown keys and values that break their rule; raises MessageError with ``code``."""
+    """Raise MessageError with ``code`` for a missing key, an unknown key or a value that breaks its rule."""
     missing = sorted(set(rules) - set(values))
     if missing:
         raise MessageError(code, f"{where}: field {missing[0]} is missing")
@@ -115,7 +115,10 @@ def check_values(code: str, where: str, values: Mapping[str, object], rules: Map
 
 
 def check_fields(instance: Any, where: str, rules: Mapping[str, Rule]) -> None:
-    """Validate a frozen dataclass in its ``__post_init__``; an int given for a float becomes one first."""
+    """Check a frozen dataclass in its ``__post_init__``. An int in a field of rule Real first becomes a float.
+
+    Raises MessageError with the code ``bad_task`` for a value that breaks its rule.
+    """
     for field in fields(instance):
         value = getattr(instance, field.name)
         if isinstance(rules[field.name], Real) and type(value) is int:

@@ -1,4 +1,4 @@
-"""Versions of the software that an adapter's numbers depend on; imports none of it."""
+"""Versions of the software that an adapter's numbers depend on. This module imports none of that software."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _PACKAGES = ("fedkt3d", "flwr", "torch", "numpy")
 
 
 def versions() -> dict[str, str]:
-    """Software that made the adapter: Python and the packages that its numbers depend on."""
+    """Name -> version of Python and of the packages that an adapter's numbers depend on."""
     found = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:

@@ -1,4 +1,4 @@
-"""The type of what travels: one flat vector."""
+"""The type of the flat vector that travels between sites and coordinator."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ _TARGET = re.compile(r"PTV_(\d{4})")
 
 
 def is_target(name: str) -> bool:
-    """True for planning target volumes named by TG-263's dose form, such as ``PTV_7000`` (cGy)."""
+    """Whether the name is a planning target volume in TG-263's dose form, such as ``PTV_7000`` (cGy)."""
     return _TARGET.fullmatch(name) is not None
 
 
@@ -30,12 +30,12 @@ def target_name(prescription_gy: float) -> str:
 
 
 def is_known(name: str) -> bool:
-    """True if the model can use a structure of this name."""
+    """Whether the model can use a structure of this name."""
     return name in OAR_CODES or is_target(name)
 
 
 def mirror_name(name: str) -> str:
-    """The name of the same organ on the patient's other side; unpaired organs keep theirs."""
+    """The name of the same organ on the patient's other side. An unpaired organ keeps its name."""
     if name.endswith("_L"):
         return name[:-2] + "_R"
     if name.endswith("_R"):

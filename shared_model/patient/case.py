@@ -1,4 +1,4 @@
-"""Case: one patient's planning data on one grid, validated once when it is made."""
+"""Case: one patient's planning data on one grid. It is checked once, when it is made."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """One plan of one patient. Volumes have the grid's shape (z, y, x); ``None`` or empty means absent.
+    """One treatment plan of one patient. Volumes have the grid's shape (z, y, x). ``None`` or empty means absent.
 
-    ``case_id`` is a pseudonym. ``ct_hu`` in Hounsfield units. ``structures`` are masks by TG-263 name; the targets
-    among them are the keys of ``prescriptions_gy``. ``body`` is where dose may be other than zero. ``beam_plate`` and
-    ``angle_plate`` as in the GDP-HMM challenge (shared_model/patient/plates.py). ``dose_gy`` is absolute dose.
-    Raises InputError where any of this does not hold.
+    ``case_id`` is a pseudonym. ``ct_hu`` is in Hounsfield units. ``structures`` are masks by TG-263 name. The keys of
+    ``prescriptions_gy`` are the targets among them. ``body`` marks the voxels where dose may differ from zero.
+    ``beam_plate`` and ``angle_plate`` are those of the GDP-HMM challenge (shared_model/patient/plates.py). ``dose_gy``
+    is absolute dose. Raises InputError if any of this does not hold.
     """
 
     case_id: str
@@ -95,18 +95,18 @@ class Case:
 
     @property
     def targets(self) -> tuple[str, ...]:
-        """Targets present, highest prescription first."""
+        """The patient's targets, highest prescription first."""
         return tuple(sorted(self.prescriptions_gy, key=lambda name: -self.prescriptions_gy[name]))
 
     def ptv_gy(self) -> Volume:
-        """Prescription dose inside each target, highest wins, 0 outside; (z, y, x) Gy."""
+        """Prescribed dose inside the targets, (z, y, x) Gy: the highest where targets overlap, 0 outside them."""
         out = np.zeros(self.grid.shape, dtype=np.float32)
         for name in reversed(self.targets):
             out[self.structures[name]] = self.prescriptions_gy[name]
         return out
 
     def oar_code(self) -> Volume:
-        """Integer organ code of each voxel (anatomy.OAR_CODES), 0 in targets and where no organ is; (z, y, x)."""
+        """Organ code of each voxel (anatomy.OAR_CODES), (z, y, x): 0 in targets and where there is no organ."""
         out = np.zeros(self.grid.shape, dtype=np.float32)
         for name, code in OAR_CODES.items():
             if name in self.structures:

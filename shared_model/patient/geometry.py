@@ -12,7 +12,7 @@ from shared_model.core.errors import InputError
 
 Triple = tuple[float, float, float]
 
-# From a micro-CT's voxel to a body in a handful of voxels; metres or micrometres taken for mm lie outside.
+# From a micro-CT's voxel to a body in a handful of voxels. Metres or micrometres mistaken for mm lie outside.
 SPACING_RANGE_MM = (0.01, 200.0)
 
 
@@ -21,7 +21,7 @@ class Grid:
     """A regular, axis-aligned voxel grid in LPS, axes (z, y, x).
 
     ``shape`` voxels, ``spacing_mm`` between voxel centres, ``origin_mm`` the centre of voxel (0, 0, 0).
-    Tilted or re-oriented studies are resampled onto such a grid once, when they are read.
+    The reader of a tilted or re-oriented study resamples it onto such a grid once.
     """
 
     shape: tuple[int, int, int]
@@ -106,7 +106,7 @@ class Resampler:
     """Moves volumes between two axis-aligned grids: ``average`` by voxel overlap, ``interpolate`` linearly.
 
     Both are separable linear maps (one small matrix per axis), so they are exact, differentiable and quick.
-    Volumes are tensors (..., z, y, x); what lies outside the source counts as ``fill``.
+    Volumes are tensors (..., z, y, x). Space outside the source grid counts as ``fill``.
     """
 
     def __init__(self, src: Grid, dst: Grid) -> None:
@@ -131,7 +131,7 @@ class Resampler:
 
 
 def masked_average(volume_zyx: torch.Tensor, mask_zyx: torch.Tensor, to: Resampler) -> torch.Tensor:
-    """Mean over the part of each destination voxel that lies inside ``mask_zyx``; 0 where none does."""
+    """Mean over the part of each destination voxel that lies inside ``mask_zyx``. 0 if no part does."""
     mask = mask_zyx.to(volume_zyx.dtype)
     weight = to.average(mask)
     return torch.where(weight > 1e-4, to.average(volume_zyx * mask) / weight.clamp_min(1e-4), 0.0)
@@ -145,11 +145,11 @@ def back_project(
     iterations: int = 6,
     lowest: float | None = 0.0,
 ) -> torch.Tensor:
-    """Upsample ``coarse_zyx`` (masked means on ``coarse``) to ``fine`` so that its masked means stay what they were.
+    """Upsample ``coarse_zyx`` (masked means on ``coarse``) to ``fine`` so that its masked means stay the same.
 
     Each iteration adds the interpolated difference between the wanted and the reached means (iterative
-    back-projection, Irani and Peleg 1991). Zero outside ``mask_zyx``; never below ``lowest`` (None: differences, that
-    may have either sign).
+    back-projection, Irani and Peleg 1991). The result is zero outside ``mask_zyx`` and never below ``lowest``. Use
+    None for differences, which may have either sign.
     """
     down, up = Resampler(fine, coarse), Resampler(coarse, fine)
     mask = mask_zyx.to(coarse_zyx.dtype)

@@ -1,9 +1,9 @@
-"""Beam plate and angle plate: where a plan's beams pass, drawn in millimetres on any grid.
+"""Beam plate and angle plate: where a treatment plan's beams pass, drawn in millimetres on any grid.
 
-The ideas are those of the GDP-HMM challenge (Gao et al. 2025): the beam plate is the divergent shadow of the target in
-every beam, weighted by the inverse square of the distance to the source; the angle plate marks each beam's direction
-with a bar. This is the fast form. All beams are coplanar, so a voxel's lateral offset and depth in a beam depend on
-(y, x) alone.
+The ideas are those of the GDP-HMM challenge (Gao et al. 2025). The beam plate is the divergent shadow of the target in
+every beam, weighted by the inverse square of the distance to the source. The angle plate marks each beam's direction
+with a bar. This is the fast form. All beams are coplanar, so a voxel's lateral offset and depth in a beam depend only
+on (y, x).
 
 Gantry angles are IEC 61217 for a head-first supine patient: 0 has the source anterior (-y), 90 at the patient's left
 (+x).
@@ -91,7 +91,7 @@ def _aperture(
 ) -> tuple[NDArray[np.float32], float, float]:
     """Soft map (height, lateral) of the greatest weight behind each pixel, and the position of its corner in mm.
 
-    Every voxel casts the shadow of its whole box, not of its centre, so a coarse grid leaves no holes.
+    Every voxel casts the shadow of its whole box, not of its centre, so that a coarse grid leaves no holes.
     """
     pad_mm = 0.5 * max(box_mm) + 4 * _EDGE_SIGMA_MM + 2 * _PIXEL_MM
     low_height, low_lateral = float(height.min()) - pad_mm, float(lateral.min()) - pad_mm
@@ -101,7 +101,8 @@ def _aperture(
     shadow = np.zeros((int(rows.max()) + pad, int(columns.max()) + pad), dtype=np.float32)
     np.maximum.at(shadow, (rows, columns), weights)
     shadow = ndimage.maximum_filter(shadow, size=tuple(_box_pixels(side) for side in box_mm))
-    # The filter ends at four sigma, the padding beyond: the rim is zero, so an index clipped onto it is outside.
+    # The filter ends at four sigma and the padding goes further. So the rim is zero, and an index clipped to the rim
+    # reads zero.
     shadow = ndimage.gaussian_filter(shadow, _EDGE_SIGMA_MM / _PIXEL_MM, mode="constant", truncate=4.0)
     return shadow, low_height, low_lateral
 
@@ -137,10 +138,10 @@ def beam_plate(
 ) -> Volume:
     """Mean over beams of the target's divergent shadow times (source-isocentre / source-voxel distance) squared.
 
-    ``target_zyx`` is a mask on ``grid``, or weights (prescription / highest prescription, 0 outside the targets): each
-    ray then carries the greatest weight that it meets. ``isocentre_mm`` is (z, y, x), ``margin_mm`` the aperture's
-    margin at the isocentre. Returns (z, y, x), about 1 where all beams overlap and 1/beams in a single beam. An empty
-    target gives zeros. Raises InputError if the target does not fit the grid, or without angles.
+    ``target_zyx`` is a mask on ``grid``, or weights (prescription / highest prescription, 0 outside the targets). With
+    weights, each ray carries the greatest weight that it meets. ``isocentre_mm`` is (z, y, x), ``margin_mm`` the
+    aperture's margin at the isocentre. Returns (z, y, x), about 1 where all beams overlap and 1/beams in a single beam.
+    An empty target gives zeros. Raises InputError if the target does not fit the grid or there are no angles.
     """
     _check(target_zyx.shape, grid, isocentre_mm, gantry_deg)
     plate = np.zeros(grid.shape, dtype=np.float32)
@@ -159,10 +160,10 @@ def angle_plate(
     width_mm: float = 10.0,
     height_mm: float = 25.0,
 ) -> Volume:
-    """A bar from the isocentre towards the source of each beam, in the slices within ``height_mm`` about it.
+    """A bar from the isocentre towards the source of each beam, in the slices within ``height_mm / 2`` of it.
 
     Returns (z, y, x): the covered fraction of each voxel, 1 well inside a bar and 0 outside, so that a bar thinner than
-    a voxel fades rather than breaks. Raises InputError without angles.
+    a voxel fades rather than breaks. Raises InputError if there are no angles.
     """
     _check(grid.shape, grid, isocentre_mm, gantry_deg)
     y = grid.centres_mm(1)[:, None] - isocentre_mm[1]

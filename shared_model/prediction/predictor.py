@@ -1,4 +1,4 @@
-"""Prediction: the modalities of one Case -> dose in Gy on its grid, or any other modality on the training grid."""
+"""Predict a Case's dose in Gy on its grid, or any other modality on the training grid, from its other modalities."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from shared_model.network.dit import Any2AnyDiT
 from shared_model.network.spec import ModelSpec
 from shared_model.patient.case import Case, Volume
 
-# Of a dose (z, y, x) in Gy on the case's own grid; higher is better.
+# The score of a dose (z, y, x) in Gy on the case's own grid. Higher is better.
 Score = Callable[[Tensor], float]
 
 
 def noise_generator(seed: int, *key: str) -> torch.Generator:
-    """A generator keyed by the seed and names (site, round, patient), so that draws depend on nothing else."""
+    """A random generator whose draws depend only on the seed and the names in ``key`` (site, round, patient)."""
     digest = hashlib.sha256("/".join((str(seed), *key)).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
@@ -38,9 +38,10 @@ def sample_volumes(
     seed: int = 0,
     latents: Latents = HAAR,
 ) -> Tensor:
-    """Volumes (K, z, y, x) of any modality from all the others that the patient has, scaled as ``latents`` are.
+    """Predict volumes (K, z, y, x) of ``target`` from all other modalities of the patient, in the scale of ``latents``.
 
-    Each candidate's noise is keyed by seed and patient: the first of four candidates is the one of one.
+    The noise depends only on seed and patient: asking for four candidates gives as its first the same one as asking
+    for one.
     """
     conditions = {m: v for m, v in patient.latents.items() if m != target}
     estimate = patient.estimate if target == "dose" else None
@@ -54,8 +55,8 @@ def sample_volumes(
 class Prediction:
     """A dose (z, y, x) in Gy on the case's grid, and how far apart its samples were.
 
-    ``spread_gy``: sample standard deviation over the samples in each voxel; None where there was one. ``scores`` of the
-    samples in their order, where they were scored.
+    ``spread_gy``: standard deviation over the samples in each voxel, None if there was only one sample. ``scores``: the
+    samples' scores in the order of the samples, empty if they were not scored.
     """
 
     dose_gy: Tensor
@@ -76,12 +77,13 @@ def predict_dose(
     patient: Example | None = None,
     base: Volume | None = None,
 ) -> Tensor:
-    """Predicted dose, (z, y, x) Gy on the case's grid, 0 outside the body.
+    """Predict the dose, (z, y, x) Gy on the case's grid, 0 outside the body.
 
-    The mean of ``candidates`` samples; with a ``score`` (higher is better) the one sample that scores best, the first
-    of equals. ``shape``: the grid to predict on; tiles of ``spec.shape`` where it is larger. ``patient``: the case as
-    encoded before on that grid, if it was; ``base``: its base dose, likewise (shared_model/base/model.py). With
-    ``model.adapter=base`` the base dose is the prediction.
+    Without a ``score`` the dose is the mean of ``candidates`` samples. With one it is the sample that scores highest,
+    and the first of these if several do. ``shape``: the grid to predict on. A grid larger than ``spec.shape`` is
+    predicted in tiles of that shape. ``patient``: the case already encoded on that grid, if the caller has it.
+    ``base``: its base dose, if the caller has it (shared_model/base/model.py). With ``model.adapter=base`` the base
+    dose is the prediction.
     """
     drawn, in_gy = _draw(
         model, case, spec, steps=steps, candidates=candidates, seed=seed, shape=shape, patient=patient, base=base
@@ -101,7 +103,10 @@ def predict_with_spread(
     seed: int = 0,
     score: Score | None = None,
 ) -> Prediction:
-    """The dose of ``predict_dose`` with the spread of its samples; one sample is in memory at a time."""
+    """Predict the dose as ``predict_dose`` does, with the spread of its samples.
+
+    Only one sample in Gy is in memory at a time.
+    """
     drawn, in_gy = _draw(model, case, spec, steps=steps, candidates=candidates, seed=seed)
     best: Tensor | None = None
     scores: list[float] = []
@@ -132,9 +137,9 @@ def _draw(
     patient: Example | None = None,
     base: Volume | None = None,
 ) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-    """Samples (K, z, y, x) on the training grid, and what turns one of them into Gy on the case's grid."""
+    """Samples (K, z, y, x) on the training grid, and a function that turns one of them into Gy on the case's grid."""
     base = base_gy(case, spec, model) if base is None else base
-    if spec.base_alone and base is not None:  # all samples are the base, which is in Gy and on its grid already
+    if spec.base_alone and base is not None:  # every sample is the base dose, already in Gy on the case's grid
         return torch.from_numpy(base).expand(candidates, *base.shape), lambda volume: volume
     shape = shape or spec.shape
     latents = load_latents(replace(spec, shape=shape))

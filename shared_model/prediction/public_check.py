@@ -1,8 +1,9 @@
-"""Error of a shared vector on public patients, whom anyone may know: what a coordinator watches for poison.
+"""The error of a shared vector on public patients. A coordinator watches it to notice a poisoned update.
 
-Under secure aggregation nobody can look at a single site's update. What the sum does to patients that are nobody's can
-be seen by all, and costs no privacy: it is computed from what was released. Ten phantoms come with the package
-(``public_cases/``); a coordinator may name a file of other public patients. `simulate public-set` makes both.
+Under secure aggregation nobody can look at a single site's update. But anyone can test the summed model on public
+patients, who belong to no site. This costs no privacy, because it uses only what was released. Ten phantoms come with
+the package (``public_cases/``). A coordinator may name a file of other public patients. `simulate public-set` makes
+both.
 """
 
 from __future__ import annotations
@@ -37,16 +38,15 @@ from shared_model.patient.geometry import Grid
 from shared_model.prediction.predictor import predict_dose
 from shared_model.scoring.dosimetry import dose_score_gy
 
-# None of them taught the public numbers of ``model.base=phantom``.
-# What an error counts as that is larger, or not a number.
+# A larger error, or one that is not a number, counts as this.
 WORST_GY = 1000.0
-# Dose in 1/100 Gy and plates in 1/1000 as uint16, CT in whole HU: a quarter of their size.
+# Files hold dose in 1/100 Gy and plates in 1/1000 as uint16, and CT in whole HU: a quarter of the size.
 _SCALES = {"dose_gy": 100.0, "beam_plate": 1000.0, "angle_plate": 1000.0}
 _Arrays = dict[str, NDArray[Any]]
 
 
 def pack_case(case: Case) -> _Arrays:
-    """Arrays of one public patient as a file of them holds them; InputError without a dose to compare with."""
+    """The arrays of one public patient as they are in a file. InputError if there is no dose to compare with."""
     if case.dose_gy is None:
         raise InputError(f"public patients: case {case.case_id} has no dose; expected one to compare with")
     header = {
@@ -77,7 +77,7 @@ def _to_integers(case: Case, name: str, scale: float, kind: type[np.integer[Any]
 
 
 def unpack_case(arrays: _Arrays) -> Case:
-    """The patient that ``pack_case`` wrote, to its rounding."""
+    """Inverse of ``pack_case``, apart from its rounding."""
     header = json.loads(arrays["header"].tobytes())
     shape, spacing_mm, origin_mm = (tuple(part) for part in header["grid"])
     masks = [np.unpackbits(row, count=math.prod(shape)).astype(bool).reshape(shape) for row in arrays["masks"]]
@@ -94,7 +94,7 @@ def unpack_case(arrays: _Arrays) -> Case:
 
 
 def write_public_cases(path: Path, cases: Sequence[Case]) -> str:
-    """Write a file of public patients, the same bytes for the same cases; returns its SHA-256 in hex."""
+    """Write a file of public patients and return its SHA-256 in hex. The same cases always give the same bytes."""
     arrays = {f"{i}.{name}": array for i, case in enumerate(cases) for name, array in pack_case(case).items()}
     with whole_file(path, ORDINARY) as stream:
         np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
@@ -103,11 +103,11 @@ def write_public_cases(path: Path, cases: Sequence[Case]) -> str:
 
 @lru_cache(maxsize=2)
 def public_cases(path: Path) -> tuple[Case, ...]:
-    """The patients of a file that ``write_public_cases`` wrote; InputError where it cannot be read or holds none."""
+    """Read a file that ``write_public_cases`` wrote. InputError if it cannot be read or holds no patient."""
     advice = "reinstall fedkt3d" if path == PUBLIC_CASES else "expected a file that `simulate public-set` wrote"
     try:
         with zipfile.ZipFile(path) as archive:
-            if archive.testzip() is not None:  # numpy does not read far enough to check
+            if archive.testzip() is not None:  # numpy does not read far enough to check the checksums
                 raise zipfile.BadZipFile
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
@@ -117,28 +117,28 @@ def public_cases(path: Path) -> tuple[Case, ...]:
             found.setdefault(int(index), {})[part] = array
         cases = tuple(unpack_case(found[index]) for index in sorted(found))
     except (OSError, ValueError, KeyError, TypeError, EOFError, zlib.error, zipfile.BadZipFile, InputError) as error:
-        raise InputError(f"{path}: no file of public patients ({type(error).__name__}); {advice}") from error
+        raise InputError(f"{path}: not a file of public patients ({type(error).__name__}); {advice}") from error
     if not cases:
         raise InputError(f"{path}: holds no public patient; {advice}")
     return cases
 
 
 class PublicCheck:
-    """Dose score (Gy) of a vector of ``spec`` on ``cases``, their mean; the same vector, the same number."""
+    """Scores vectors of ``spec``: the mean dose score (Gy) over ``cases``. The same vector always scores the same."""
 
     def __init__(self, spec: ModelSpec, cases: Sequence[Case]) -> None:
         self._spec, self._cases = spec, cases
         self._model = adapted_model(spec).eval()
         self._base = base_of(spec)
         self._latents = load_latents(spec)
-        # By place: names may repeat.
+        # By place in ``cases``, since names may repeat.
         self._features: dict[int, Features] = {}
         self._examples: dict[int, Example] = {}
 
     def __call__(self, vector: NDArray[np.float32], stage: str) -> float:
-        """Score ``vector`` (d,): the base alone in stage ``base``, else the whole model with one sampling step.
+        """Score ``vector`` (d,) in Gy: in stage ``base`` only the base, else the whole model with one sampling step.
 
-        WORST_GY at most, also where a dose is not finite.
+        The score is at most WORST_GY, and WORST_GY if a dose is not finite.
         """
         unpack(self._model, vector)
         scores = [self._score(place, stage) for place in range(len(self._cases))]
@@ -161,7 +161,7 @@ class PublicCheck:
         return float(score)
 
     def _example(self, place: int) -> Example:
-        """Encoded once, where no base that changes is part of it."""
+        """The encoded case, made once. Only for a model without a base, whose dose would change the encoding."""
         if place not in self._examples:
             self._examples[place] = example(self._cases[place], self._spec.shape, self._latents)
         return self._examples[place]

@@ -1,4 +1,4 @@
-"""A case on a coarser grid, and its dose back on its own: a model is asked at the voxel size that it was trained at."""
+"""Move a case to a coarser grid and its dose back, so that a model predicts at the voxel size it was trained at."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from shared_model.patient.geometry import Grid, Resampler, back_project, masked_
 
 
 def coarsen(case: Case, factors: tuple[int, int, int]) -> Case:
-    """The case on voxels of ``factors`` (z, y, x) of its own; itself where all are 1.
+    """The case on coarser voxels, each of ``factors`` (z, y, x) of its own. The same case if all factors are 1.
 
-    A structure has the voxels that it fills by half or more; one that would vanish keeps those that it touches. The
-    body has all that it touches, so that no dose is cut off; dose is the mean inside of it.
+    A structure gets the voxels that it fills by half or more. If there are none, it gets those that it touches. The
+    body gets all voxels that it touches, so that no dose is cut off. Dose is averaged inside the body.
     """
     if factors == (1, 1, 1):
         return case
@@ -42,14 +42,14 @@ def coarsen(case: Case, factors: tuple[int, int, int]) -> Case:
 
 
 def refine(dose_gy: Tensor, coarse: Case, fine: Case) -> Tensor:
-    """A dose (z, y, x) of ``coarse`` on the grid of ``fine``, by iterative back-projection; 0 outside the body."""
+    """Move a dose (z, y, x) from the grid of ``coarse`` to that of ``fine`` by back-projection. 0 outside the body."""
     if coarse.grid == fine.grid:
         return dose_gy
     return back_project(dose_gy, torch.from_numpy(fine.body), fine.grid, coarse.grid)
 
 
 def _grid(grid: Grid, factors: tuple[int, int, int]) -> Grid:
-    """Blocks of ``factors`` voxels from the first voxel's corner on; the last block may reach beyond the volume."""
+    """Grid of blocks of ``factors`` voxels. It starts at the first voxel's corner; its end may exceed the volume."""
     shape = tuple(-(-n // k) for n, k in zip(grid.shape, factors, strict=True))
     spacing = tuple(s * k for s, k in zip(grid.spacing_mm, factors, strict=True))
     origin = tuple(o + 0.5 * (k - 1) * s for o, s, k in zip(grid.origin_mm, grid.spacing_mm, factors, strict=True))

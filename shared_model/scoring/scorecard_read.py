@@ -185,7 +185,7 @@ def _check_together(lines: Sequence[Located], criteria: Sequence[Criterion]) -> 
     seen: set[str] = set()
     for line, one in zip(lines, criteria, strict=True):
         if one.id in seen:
-            raise line.error(f"id {one.id!r} stands twice")
+            raise line.error(f"id {one.id!r} appears twice")
         seen.add(one.id)
     for n, one in enumerate(criteria):
         for other in criteria[:n]:

@@ -232,5 +232,5 @@ def test_the_private_adapter_comes_back_from_its_file(aligned: tuple[Path, dict[
     private = PrivateAdapter.load(aligned[0] / PRIVATE_FILE)
     assert private.shape == SETTINGS.shape
     save_adapter(aligned[0] / "shared.safetensors", SPEC, trained_vector())
-    with pytest.raises(InputError, match="no private adapter"):
+    with pytest.raises(InputError, match="not a private adapter"):
         PrivateAdapter.load(aligned[0] / "shared.safetensors")

@@ -76,8 +76,8 @@ def test_bad_yaml_names_file_and_key_in_one_line(tmp_path: Path, text: str, name
         (8, "  - b", "case 'b' is listed twice"),
         (9, "threads: many", "threads: 'many': expected a whole number"),
         (9, "treads: 2", "treads: unknown key"),
-        (9, "site: twice", "site: stands twice"),
-        (9, "cache: 2024-99-99", "cache: not a value that YAML can read"),
+        (9, "site: twice", "site: appears twice"),
+        (9, "cache: 2024-99-99", "cache: YAML cannot read this value"),
     ],
 )
 def test_an_error_names_the_line_of_the_file(tmp_path: Path, line: int, text: str, says: str) -> None:

@@ -54,8 +54,8 @@ BAD = {
     "not a number": ("weight: 30", "weight: .nan", 18, "expected a number"),
     "schema": ("rt-scorecard/2", "rt-scorecard/9", 1, "expected one of rt-scorecard/1, rt-scorecard/2"),
     "no version": ('version: "1.0"\n', "", 1, "key 'version' is missing"),
-    "key twice": ("name: small", "name: small\nname: other", 3, "stands twice"),
-    "id twice": ("id: larynx", "id: d95", 13, "id 'd95' stands twice"),
+    "key twice": ("name: small", "name: small\nname: other", 3, "appears twice"),
+    "id twice": ("id: larynx", "id: d95", 13, "id 'd95' appears twice"),
     "one point": ("      - [40, 0]\n", "", 20, "at least two points"),
     "not YAML": ("unit: Gy", "unit: [Gy", 9, "not YAML"),
 }
