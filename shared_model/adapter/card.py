@@ -94,7 +94,7 @@ def start_record(sha256: str, card: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _describe_uncovered(start: Mapping[str, Any], which: str = "This run") -> str:
-    """Say in words what a private run leaves out of its promise: the training of each adapter before it, to the first."""
+    """Say in words what a private run's promise leaves out: the training of the adapters that it started from."""
     privacy = start.get("privacy")
     if not privacy:
         how = "no card says what it was trained on"

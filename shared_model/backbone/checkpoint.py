@@ -1,7 +1,8 @@
-"""Read a part of a diffusers checkpoint from local files: configuration and tensors, checked before any is loaded.
+"""Read a part of a diffusers checkpoint from local files. All names and shapes are checked before a tensor is loaded.
 
-A part (``transformer``, ``vae``) is a folder as diffusers' ``save_pretrained`` writes it (``config.json`` and
-safetensors, whole or in shards with their index), or one safetensors file. Nothing is ever downloaded.
+A part (``transformer``, ``vae``) is a folder as diffusers' ``save_pretrained`` writes it: ``config.json`` and
+safetensors, in one file or in shards with an index. It may also be a single safetensors file. Nothing is ever
+downloaded.
 """
 
 from __future__ import annotations
@@ -22,15 +23,15 @@ from shared_model.core.errors import InputError
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 INDEX = f"{WEIGHTS}.index.json"
 CONFIG = "config.json"
-# How safetensors names the formats that float32 holds exactly. Anything else (float8) comes with scales of its own.
+# The number formats that float32 holds exactly, by their names in safetensors. Others (float8) need extra scales.
 _FORMATS = ("F32", "F16", "BF16")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint(Mapping[str, Tensor]):
-    """Tensors by name, each read from its file as float32 when it is asked for.
+    """Tensors by name. Each is read from its file, as float32, only when it is asked for.
 
-    ``where`` names the part in errors. ``config`` is its ``config.json``, None where a single file brings none.
+    ``where`` names the part in errors. ``config`` is its ``config.json``, None for a single file, which has none.
     Reading a tensor raises InputError if it holds values that are not finite.
     """
 
@@ -57,15 +58,15 @@ class Checkpoint(Mapping[str, Tensor]):
         return tensor
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Shape of a tensor that must be there."""
+        """Shape of the tensor ``name``. InputError if there is no such tensor."""
         if name not in self.shapes:
             raise InputError(f"{self.where}: tensor {name} is missing; expected the names that diffusers writes")
         return self.shapes[name]
 
     def select(self, expected: Mapping[str, tuple[int, ...]], unused: Collection[str] = ()) -> Checkpoint:
-        """Only the tensors ``expected``, each of its shape. InputError names what is missing, mis-shaped or unknown.
+        """Keep only the tensors ``expected`` (name -> shape). InputError names a missing, mis-shaped or unknown one.
 
-        ``unused`` names may be there and are left out.
+        The names in ``unused`` may be in the checkpoint and are left out.
         """
         for name, shape in expected.items():
             if self.shape(name) != shape:
@@ -76,7 +77,7 @@ class Checkpoint(Mapping[str, Tensor]):
         return replace(self, files={n: self.files[n] for n in expected}, shapes={n: self.shapes[n] for n in expected})
 
     def whole(self, key: str) -> int:
-        """A positive whole number that the configuration must hold."""
+        """The value of ``key`` in the configuration. InputError unless it is a positive whole number."""
         value = (self.config or {}).get(key)
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise InputError(f"{self.where}: {CONFIG}: {key} is {value!r}, expected a positive whole number")
@@ -84,9 +85,10 @@ class Checkpoint(Mapping[str, Tensor]):
 
 
 def locate(root: Path, part: str) -> Path:
-    """The folder or file of ``part``: ``root/part``, ``root/part.safetensors``; of a file ``root``, beside it.
+    """Find the folder or file of ``part``: ``root/part`` or ``root/part.safetensors``.
 
-    A file ``root`` is the transformer itself. InputError if there is nothing.
+    If ``root`` is a file, it is the transformer, and other parts are looked for beside it. InputError if nothing is
+    found.
     """
     if root.is_file() and part == "transformer":
         return root
@@ -100,7 +102,7 @@ def locate(root: Path, part: str) -> Path:
 
 
 def open_part(path: Path, class_name: str) -> Checkpoint:
-    """Configuration, names and shapes of the part at ``path``; InputError if it is not a diffusers ``class_name``."""
+    """Read configuration, names and shapes of the part at ``path``. InputError if it is no diffusers ``class_name``."""
     if path.is_file():
         return _open(path.name, None, {path: None})
     where = f"{path.parent.name}/{path.name}"
@@ -116,7 +118,7 @@ def open_part(path: Path, class_name: str) -> Checkpoint:
 
 
 def _shards(index: Path) -> dict[Path, set[str] | None]:
-    """Shard -> names that the index says it holds."""
+    """Path of each shard -> names of the tensors that the index says it holds."""
     weight_map = _json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise InputError(f"{index}: no weight_map; expected names of tensors and their files")
@@ -172,9 +174,9 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def tensors_hash(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names, shapes and float32 bytes, in name order; hex.
+    """SHA-256 hex over names, shapes and float32 bytes, in name order.
 
-    The same for the same numbers, however they are stored. Holds one tensor at a time.
+    The same numbers give the same hash, however they are stored. Only one tensor is in memory at a time.
     """
     digest = hashlib.sha256()
     for name in sorted(tensors):

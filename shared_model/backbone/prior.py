@@ -1,4 +1,4 @@
-"""The prior: the public, frozen backbone that is the same at every site."""
+"""The prior: the public backbone. It is frozen and the same at every site."""
 
 from __future__ import annotations
 
@@ -28,11 +28,12 @@ from shared_model.network.spec import Architecture, ModelSpec
 from shared_model.network.switches import Switches
 from shared_model.patient.case import MODALITIES
 
-# A folder each, named as in ``ModelSpec.prior``; written by `simulate pretrain`.
-
 
 def save_prior(folder: Path, model: Any2AnyDiT, card: Mapping[str, object]) -> str:
-    """Write weights and card; returns the hash of the weights."""
+    """Write a prior's weights and card as `simulate pretrain` does. Returns the SHA-256 hex of the weights.
+
+    ``folder`` must be named as in ``ModelSpec.prior``.
+    """
     state = {k: v.detach().clone().contiguous() for k, v in model.state_dict().items()}
     digest = tensors_hash(state)
     write_bytes(folder / "prior.safetensors", save(state), mode=ORDINARY)
@@ -57,16 +58,16 @@ def _load(folder: Path) -> tuple[Architecture, dict[str, Tensor], str]:
 
 
 def prior_card(name: str) -> dict[str, Any]:
-    """The card of a bundled prior: data, recipe, command, date, hash."""
+    """The model card of a bundled prior: data, recipe, command, date, hash."""
     _load(PRIOR_FOLDERS / name)
     card: dict[str, Any] = json.loads((PRIOR_FOLDERS / name / "card.json").read_text())
     return card
 
 
 def prior_hash(spec: ModelSpec) -> str:
-    """Identity of the prior: hash of its weights, or the seed of a random start.
+    """The prior's identity: the hash of its weights, or the seed of a random start.
 
-    Raises InputError if the specification names another Wan checkpoint than this machine's.
+    Raises InputError if the specification names a Wan checkpoint other than the one on this machine.
     """
     if spec.prior == "wan":
         found = wan_hash()
@@ -80,12 +81,12 @@ def prior_hash(spec: ModelSpec) -> str:
 
 
 def pin_prior(spec: ModelSpec) -> ModelSpec:
-    """The specification as the coordinator sends it: with the content hash of the coordinator's own Wan checkpoint."""
+    """Write the content hash of this machine's Wan checkpoint into the specification, before a coordinator sends it."""
     return replace(spec, prior_sha256=prior_hash(spec)) if spec.prior == "wan" else spec
 
 
 def load_latents(spec: ModelSpec) -> Latents:
-    """What the prior's volumes are encoded with; checks Wan's weights as ``prior_hash`` does."""
+    """The latents that encode the prior's volumes. Checks Wan's weights as ``prior_hash`` does."""
     if spec.prior != "wan":
         return HAAR
     prior_hash(spec)
@@ -93,9 +94,9 @@ def load_latents(spec: ModelSpec) -> Latents:
 
 
 def normalisation_hash(spec: ModelSpec) -> str:
-    """SHA-256 hex of what volumes are normalised with: mean and unit of each modality, and the CT range.
+    """SHA-256 hex of the constants that normalise volumes: mean and unit of each modality, and the CT range.
 
-    As installed here for ``spec``'s prior; every party of a federation must have the same.
+    They are those of this installation for ``spec``'s prior. Every party of a federation must have the same.
     """
     scale = SCALE if spec.prior == "wan" else HAAR.scale
     constants = {"scale": {name: list(pair) for name, pair in scale.items()}, "ct_range_hu": list(CT_RANGE_HU)}
@@ -103,7 +104,7 @@ def normalisation_hash(spec: ModelSpec) -> str:
 
 
 def load_prior(spec: ModelSpec) -> Any2AnyDiT:
-    """A new network that holds the prior's weights; ``prior=none`` starts at random from ``init_seed``."""
+    """A new network with the prior's weights. With ``prior=none`` its weights are random, from ``init_seed``."""
     with seeded(spec.init_seed):
         model = _network(spec)
         if spec.base_kind.gives_dose:
@@ -124,10 +125,11 @@ def _network(spec: ModelSpec) -> Any2AnyDiT:
 
 
 def fitted_state(state: Mapping[str, Tensor], switches: Switches) -> dict[str, Tensor]:
-    """The prior's weights for a model with ``switches``.
+    """The prior's weights, changed to fit a model with ``switches``.
 
-    A shared patch embedding starts at the mean of the modalities' own: exact where they are copies of one (a video
-    prior), the least-squares choice elsewhere. Without a role embedding its weights are left out.
+    A shared patch embedding starts at the mean of the modalities' own embeddings. This is exact for a video prior,
+    whose embeddings are copies of one, and the least-squares choice elsewhere. A model without a role embedding does
+    not get its weights.
     """
     fitted = dict(state)
     if switches.patch_embedding == "shared":

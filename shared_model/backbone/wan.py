@@ -1,10 +1,10 @@
 """Wan 2.1's video transformer as a backbone of Any2AnyDiT (diffusers' WanTransformer3DModel, text to video).
 
-What maps by name is taken bit for bit; the patch embedding and the head are copied to every modality; the role
-embedding starts at zero. Text is gone: with an empty prompt (all-zero text states) every text token has the same key
-and the same value, so that attention to text is one constant a block, W_o (W_v e + b_v) + b_o, e the embedder's answer
-to zeros. It is folded into ``blocks.N.null``, which saves a fifth of the weights. Leaving it out would be an error of
-about 20%.
+Weights with the same names are copied bit for bit. Every modality gets a copy of the patch embedding and the head. The
+role embedding starts at zero. Text is removed: with an empty prompt (all-zero text states) every text token has the
+same key and the same value. So attention to text adds one constant in each block, W_o (W_v e + b_v) + b_o, where e is
+the embedder's output for zeros. ``blocks.N.null`` holds this constant, which saves a fifth of the weights. Leaving it
+out would be an error of about 20%.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ WAN_1_3B = Architecture(
 )
 _HEAD_DIM = 128  # of every published Wan 2.1
 _TEXT = "condition_embedder.text_embedder"
-# Values that this backbone has built in, as diffusers writes them into config.json; they are also its defaults.
+# Values that are fixed in this backbone, as diffusers writes them into config.json. They are also diffusers' defaults.
 _FIXED: Mapping[str, Any] = {
     "qk_norm": "rms_norm_across_heads",
     "eps": EPS,
@@ -50,11 +50,11 @@ _FIXED: Mapping[str, Any] = {
 
 
 class WanDiT(Any2AnyDiT):
-    """Any2AnyDiT around a flow-matching backbone: from outside it predicts v like any other.
+    """Any2AnyDiT around a flow-matching backbone. To its caller it predicts v like any other network.
 
-    The network sees the rectified-flow state and its answer counts as flow velocity
-    (shared_model/diffusion/schedule.py), in training as in sampling. Under bf16 the residual stream, norms, modulation
-    and time embedding stay float32, as in diffusers.
+    Inside, in training and in sampling, the network gets the rectified-flow state, and its output is read as flow
+    velocity (shared_model/diffusion/schedule.py). Under bf16 the residual stream, norms, modulation and time embedding
+    stay float32, as in diffusers.
     """
 
     def forward(
@@ -66,9 +66,9 @@ class WanDiT(Any2AnyDiT):
         memory: Memory | None = None,
         estimate_bczyx: Tensor | None = None,
     ) -> Tensor:
-        """Velocity (B, C, z, y, x) of ``target`` at noise time ``t_b`` in [0, 1]; float32 also under bf16.
+        """Velocity (B, C, z, y, x) of ``target`` at noise time ``t_b`` in [0, 1]. It is float32 also under bf16.
 
-        ``conditions`` are clean: at t = 0 both states are the same.
+        ``conditions`` are clean and need no conversion: at t = 0 both states are the same.
         """
         flow = super().forward(conditions, target, flow_state(noisy_bczyx, t_b), t_b, memory, estimate_bczyx)
         return velocity_of_flow(noisy_bczyx, flow.to(noisy_bczyx.dtype), t_b)
@@ -84,7 +84,7 @@ class WanDiT(Any2AnyDiT):
 def load_transformer(checkpoint: Checkpoint, switches: Switches | None = None) -> WanDiT:
     """A new WanDiT with the weights of ``checkpoint``, float32. InputError names what is missing or mis-shaped.
 
-    Everything is checked before the first tensor is read, and the model is made only when all of them are there.
+    All names and shapes are checked before the first tensor is read.
     """
     arch = architecture(checkpoint)
     source = used_tensors(checkpoint)
@@ -103,7 +103,7 @@ def load_transformer(checkpoint: Checkpoint, switches: Switches | None = None) -
 
 
 def architecture(checkpoint: Checkpoint) -> Architecture:
-    """Sizes of the model: from ``config.json``, or from the shapes of a single file (its heads are 128 wide)."""
+    """Sizes of the model, from ``config.json``, or from the shapes in a single file, whose heads must be 128 wide."""
     dim, channels, *patch = _shape(checkpoint, "patch_embedding.weight", 5)
     head_dim, heads = _HEAD_DIM, dim // _HEAD_DIM
     if checkpoint.config is not None:
@@ -139,7 +139,7 @@ def _check_config(where: str, config: Mapping[str, Any]) -> None:
 
 
 def wan_name(name: str) -> str | None:
-    """Where a parameter of WanDiT comes from; None for what Wan has no counterpart of."""
+    """The name in Wan of the tensor that a WanDiT parameter is copied from. None if Wan has no such tensor."""
     head, _, rest = name.partition(".")
     if head in ("patch", "head"):
         leaf = rest.partition(".")[2]
@@ -154,7 +154,7 @@ def wan_name(name: str) -> str | None:
 
 
 def used_tensors(checkpoint: Checkpoint) -> Checkpoint:
-    """The tensors of which a prior is made, all of them checked to be there and of the right shape."""
+    """The tensors that a prior is made of. InputError if one is missing or has the wrong shape."""
     arch = architecture(checkpoint)
     with torch.device("meta"):
         state = WanDiT(arch).state_dict()
@@ -162,7 +162,7 @@ def used_tensors(checkpoint: Checkpoint) -> Checkpoint:
     for name, parameter in state.items():
         origin = wan_name(name)
         if origin is not None:
-            # Tables have two leading axes (batch, slot) of length one, Wan's own have one.
+            # Our tables have two leading axes (batch, slot) of length one. Wan's have one.
             shape = tuple(parameter.shape)
             expected[origin] = shape[1:] if origin.endswith("scale_shift_table") else shape
     text_dim = _shape(checkpoint, f"{_TEXT}.linear_1.weight", 2)[1]
@@ -176,7 +176,7 @@ def used_tensors(checkpoint: Checkpoint) -> Checkpoint:
 
 
 def _unused_names(layers: int) -> Iterator[str]:
-    """What only decides which text to attend to: no matter, when all of it is the same."""
+    """Names of tensors that only decide which text token to attend to. Here all tokens are equal, so no need."""
     for i in range(layers):
         for part in ("attn2.to_q", "attn2.to_k", "norm2"):
             yield from (f"blocks.{i}.{part}.weight", f"blocks.{i}.{part}.bias")
@@ -184,12 +184,12 @@ def _unused_names(layers: int) -> Iterator[str]:
 
 
 def _text_constants(source: Mapping[str, Tensor], layers: int) -> Iterator[Tensor]:
-    """(1, 1, D) of each block: its attention's answer to all-zero text; summed in float64."""
+    """The output (1, 1, D) of each block's attention for all-zero text, computed in float64."""
 
     def linear(name: str, x: Tensor) -> Tensor:
         return F.linear(x, source[f"{name}.weight"].double(), source[f"{name}.bias"].double())
 
-    # The first layer of the embedder leaves its bias alone of a text of zeros.
+    # For a text of zeros the embedder's first layer gives only its bias.
     hidden = F.gelu(source[f"{_TEXT}.linear_1.bias"].double(), approximate="tanh")
     text = linear(f"{_TEXT}.linear_2", hidden)
     for i in range(layers):

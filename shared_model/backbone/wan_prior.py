@@ -1,8 +1,8 @@
-"""Which Wan 2.1 checkpoint this machine uses: found by environment variable, known to others by its content alone.
+"""The Wan 2.1 checkpoint of this machine. An environment variable gives its path; others see only its hash.
 
-``FEDKT3D_WAN`` names a folder with ``transformer`` and ``vae`` (folders as diffusers saves them, or single safetensors
-files of these names), or the transformer's single file with the autoencoder beside it. Every party sets its own: the
-path stands in no model specification and no message, only the hash does.
+``FEDKT3D_WAN`` names a folder with ``transformer`` and ``vae``: folders as diffusers saves them, or single safetensors
+files of these names. It may also name the transformer's single file, with the autoencoder beside it. Every party sets
+its own path. Model specifications and messages hold only the hash, never the path.
 """
 
 from __future__ import annotations
@@ -24,23 +24,24 @@ from shared_model.core.errors import InputError
 from shared_model.network.switches import Switches
 
 VARIABLE = "FEDKT3D_WAN"
-# Version of what is made of the weights (folding, ranges, padding): part of the hash, to be raised when that changes.
+# Version of how the weights are used (folding, ranges, padding). It is part of the hash: raise it when that changes.
 _FORM = 1
 
-# (file, time of change in ns, size): a checkpoint that was replaced is read anew.
+# (file, time of change in ns, size) of each file, so that a replaced checkpoint is read again.
 Stamp = tuple[tuple[str, int, int], ...]
 
 
 def use_checkpoint(path: Path | None) -> None:
-    """Set ``FEDKT3D_WAN`` for this process and its children; None leaves it as it is."""
+    """Set ``FEDKT3D_WAN`` for this process and its children. None leaves it as it is."""
     if path is not None:
         os.environ[VARIABLE] = str(path.expanduser().resolve())
 
 
 def wan_hash() -> str:
-    """SHA-256 hex of this machine's transformer and autoencoder: weights that are used, sizes, latent statistics.
+    """SHA-256 hex of this machine's transformer and autoencoder: the weights in use, sizes and latent statistics.
 
-    Equal for equal numbers, in one file or in shards, float32 or bfloat16. About 10 s for 1.3B, once a process.
+    Equal numbers give equal hashes, in one file or in shards, in float32 or bfloat16. For 1.3B parameters it takes
+    about 10 s, once in each process.
     """
     transformer, vae = _parts()
     return hashlib.sha256(
@@ -54,7 +55,7 @@ def wan_transformer(switches: Switches) -> WanDiT:
 
 
 def wan_latents(depth: int) -> WanLatents:
-    """The checkpoint's autoencoder for volumes of ``depth`` slices; read once a process."""
+    """The checkpoint's autoencoder for volumes of ``depth`` slices. Each process reads it once."""
     transformer, vae = _parts()
     return _latents(vae, _stamp(vae), _channels(transformer, _stamp(transformer)), depth)
 

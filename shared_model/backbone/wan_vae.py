@@ -1,9 +1,9 @@
 """Wan 2.1's video autoencoder (diffusers' AutoencoderKLWan) as latents: 16 channels, 4x fewer slices, 8x8 in plane.
 
-Slices take the place of video frames. The autoencoder wants 4k + 1 of them (the first alone, then fours): a volume of
-another depth is continued by copies of its last slice, and what was added is cut off again after decoding. A volume is
-the same in the three colour channels; decoding averages them. Pixels lie in [-1, 1], so that every modality has a fixed
-range in its natural units; what lies outside is clamped, by ``encode`` going in and by the autoencoder coming out.
+Slices take the place of video frames. The autoencoder needs 4k + 1 of them: one, then groups of four. A volume of
+another depth is extended with copies of its last slice, which are cut off again after decoding. All three colour
+channels get the same volume, and decoding averages them. Pixels lie in [-1, 1], so every modality has a fixed range in
+its natural units. Values outside are clamped: by ``encode`` on the way in, by the autoencoder on the way out.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ CLASS_NAME = "AutoencoderKLWan"
 SLICES_PER_LATENT = 4
 PIXELS_PER_LATENT = 8
 COLOURS = 3
-# Threads take turns: diffusers' model keeps the frames that it has seen as attributes.
+# Threads take turns, because diffusers' model keeps the frames that it has seen as attributes.
 _TURN = threading.Lock()
-# Least and greatest value of each modality, in its natural units (Gy, HU, organ code, fraction): public constants. Dose
-# above 90 Gy is beyond 125% of the highest usual prescription; a beam plate exceeds 1 towards the source.
+# Least and greatest value of each modality in its natural units (Gy, HU, organ code, fraction). Public constants. Dose
+# above 90 Gy is beyond 125% of the highest usual prescription. A beam plate exceeds 1 towards the source.
 RANGES: Mapping[str, tuple[float, float]] = {
     "dose": (0.0, 90.0),
     "ct": (-1000.0, 2000.0),
@@ -41,7 +41,7 @@ RANGES: Mapping[str, tuple[float, float]] = {
     RESIDUAL: (-45.0, 45.0),
 }
 SCALE: Mapping[str, tuple[float, float]] = {m: ((a + b) / 2, (b - a) / 2) for m, (a, b) in RANGES.items()}
-# What makes an autoencoder Wan 2.1's (2.2's compresses 16x16 and patches its input).
+# Values by which Wan 2.1's autoencoder is recognised. That of Wan 2.2 compresses 16x16 and patches its input.
 _FIXED: Mapping[str, Any] = {
     "in_channels": COLOURS,
     "out_channels": COLOURS,
@@ -53,9 +53,10 @@ _FIXED: Mapping[str, Any] = {
 
 
 class WanLatents:
-    """Frozen autoencoder with its own latent statistics; implements shared_model.latents.Latents.
+    """The frozen autoencoder with its own latent statistics. Implements shared_model.diffusion.latents.Latents.
 
-    ``depth``: slices (z) of the volumes. ``identity``: content hash of the weights, for caches. Slow, hence ``costly``.
+    ``depth``: slices (z) of the volumes. ``identity``: content hash of the weights, for caches. It is slow, so
+    ``costly`` is true.
     """
 
     scale = SCALE
@@ -81,13 +82,13 @@ class WanLatents:
         padded = F.pad(volume_bzyx.clamp(-1, 1)[:, None], (0, 0, 0, 0, 0, missing), mode="replicate")
         colours = padded.expand(-1, COLOURS, -1, -1, -1)
         with _TURN:
-            # One volume at a time: the autoencoder's activations are far larger than its latents.
+            # One volume at a time, because the autoencoder's activations are far larger than its latents.
             latents = torch.cat([self._vae.encode(one).latent_dist.mode() for one in colours.split(1)])
         return (latents - self._mean) / self._sd
 
     @torch.no_grad()
     def decode(self, latents_bczyx: Tensor) -> Tensor:
-        """(B, 16, z, y, x) -> (B, depth, 8y, 8x) in [-1, 1]; the autoencoder's inverse of ``encode``."""
+        """(B, 16, z, y, x) -> (B, depth, 8y, 8x) in [-1, 1], the autoencoder's approximate inverse of ``encode``."""
         latents = latents_bczyx * self._sd + self._mean
         with _TURN:
             colours = torch.cat([self._vae.decode(one).sample for one in latents.split(1)])
@@ -95,9 +96,9 @@ class WanLatents:
 
 
 def load_vae(checkpoint: Checkpoint, channels: int) -> AutoencoderKLWan:
-    """The autoencoder, float32 and frozen, with ``channels`` latent channels; InputError names what does not fit.
+    """The autoencoder, float32 and frozen, with ``channels`` latent channels. InputError names what does not fit.
 
-    A single file brings no configuration: it must then be Wan 2.1's own, whose values are diffusers' defaults.
+    A single file has no configuration. It must then be Wan 2.1's own, whose values are diffusers' defaults.
     """
     with torch.device("meta"):
         vae = _make_empty(checkpoint)

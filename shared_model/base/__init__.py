@@ -1,1 +1,1 @@
-"""Dose estimated from physics features."""
+"""The base: a dose estimated from physics features."""

@@ -1,9 +1,9 @@
-"""Physics features of a Case, voxel by voxel: what targets and coplanar beams tell about dose without a network.
+"""Physics features of each voxel of a Case: what targets and coplanar beams tell about dose without a network.
 
-After the gradient boosting baseline of the OpenKBP literature: distances to targets and organs, the prescription map
-blurred (in three dimensions, and in the slice, where coplanar beams spread it), depth below the skin. Two things make
-them travel: doses are counted in units of the highest prescription, so that 70 Gy and 60 Gy plans share coefficients,
-and left and right enter by symmetric forms alone, so that the features of a mirrored case are the mirrored features.
+They follow the gradient boosting baseline of the OpenKBP literature: distances to targets and organs, the blurred
+prescription map (in three dimensions, and in the slice, where coplanar beams spread it), and depth below the skin. Two
+things make them fit any site. Doses are in units of the highest prescription, so that plans of 70 Gy and 60 Gy share
+coefficients. Left and right enter only in symmetric forms, so that mirroring a case mirrors its features.
 """
 
 from __future__ import annotations
@@ -33,22 +33,22 @@ INSIDE_MM, FAR_MM, ORGAN_FAR_MM = -60.0, 200.0, 40.0
 BLUR_MM = (6.0, 15.0, 30.0, 60.0)
 SLICE_BLUR_MM = 30.0
 _HALF_SLICE = 0.5  # voxels: the blur along the axis
-# What an absent CT counts as: soft tissue.
+# An absent CT counts as soft tissue.
 TISSUE_HU = 0.0
-# Features are cut from the body's bounding box with this margin, in voxels, so that distances see the skin.
+# Features are computed in the body's bounding box plus this margin, in voxels, so that distances include the skin.
 _MARGIN = 1
 
 
 def highest_gy(case: Case) -> float:
-    """The highest prescription: the unit of the base's dose; 0 without targets."""
+    """The highest prescription in Gy, which is the unit of the base's dose. 0 if there are no targets."""
     return max((case.prescriptions_gy[name] for name in case.targets if case.structures[name].any()), default=0.0)
 
 
 def physics_features(case: Case) -> Features:
-    """(n, 24) features, columns NAMES, of the n voxels of the body in C order; from the Case without its dose.
+    """Features (n, 24), columns NAMES, of the body's n voxels in C order. The Case's dose is not used.
 
-    Whatever is absent counts as far away (structures), as soft tissue (CT) or as the targets' own shadow in their
-    slices (beam plate). Half precision: 0.13 mm at 200 mm, and the same wherever features are kept or made anew.
+    An absent structure counts as far away, an absent CT as soft tissue, and an absent beam plate as the targets' own
+    shadow in their slices. Features are in half precision (0.13 mm at 200 mm), so that stored and new ones are equal.
     """
     box = _box(case)
     spacing = case.grid.spacing_mm
@@ -72,7 +72,7 @@ def physics_features(case: Case) -> Features:
 
 
 def signed_distance_mm(mask_zyx: Mask, spacing_mm: Sequence[float]) -> _Volume:
-    """Distance to the mask's surface, negative inside, within INSIDE_MM..FAR_MM; FAR_MM where the mask is empty."""
+    """Distance to the mask's surface, negative inside, cut to INSIDE_MM..FAR_MM. FAR_MM everywhere if it is empty."""
     if not mask_zyx.any():
         return np.full(mask_zyx.shape, FAR_MM)
     outside = distance_transform_edt(~mask_zyx, sampling=spacing_mm)
@@ -90,7 +90,7 @@ def _box(case: Case) -> tuple[slice, ...]:
 
 
 def levels(case: Case) -> tuple[Mask, Mask, Mask]:
-    """Masks (z, y, x) of the targets of high, middle and low level, on the case's grid."""
+    """Masks (z, y, x) of the targets of the high, the middle and the low level, on the case's grid."""
     masks = [np.zeros(case.grid.shape, dtype=bool) for _ in range(3)]
     highest = highest_gy(case)
     for name in case.targets:
@@ -101,7 +101,7 @@ def levels(case: Case) -> tuple[Mask, Mask, Mask]:
 
 
 def relative_prescription(case: Case) -> _Volume:
-    """Prescription over the highest one, (z, y, x): the highest wins, 0 outside the targets."""
+    """Prescription divided by the highest one, (z, y, x). The highest counts where targets overlap; 0 outside them."""
     highest = highest_gy(case)
     return case.ptv_gy() / np.float32(highest) if highest else np.zeros(case.grid.shape, dtype=np.float32)
 
@@ -111,7 +111,7 @@ def _sigma(mm: float, spacing_mm: Sequence[float]) -> list[float]:
 
 
 def _beyond_mm(anywhere_zyx: Mask, slice_mm: float) -> _Volume:
-    """How far a slice lies beyond the last slice with target, where coplanar beams leave only scatter."""
+    """How far each slice lies beyond the last slice with a target. Coplanar beams leave only scatter there."""
     slices = np.flatnonzero(anywhere_zyx.any(axis=(1, 2)))
     if not slices.size:
         return np.full(anywhere_zyx.shape, FAR_MM)
@@ -121,7 +121,7 @@ def _beyond_mm(anywhere_zyx: Mask, slice_mm: float) -> _Volume:
 
 
 def _in_slice_mm(anywhere_zyx: Mask, spacing_mm: Sequence[float]) -> _Volume:
-    """Signed distance to the targets within each slice; FAR_MM in slices without any."""
+    """Signed distance to the targets within each slice. FAR_MM in slices without a target."""
     return np.stack([signed_distance_mm(plane, spacing_mm[1:]) for plane in anywhere_zyx])
 
 
@@ -131,7 +131,7 @@ def _depth_mm(body_zyx: Mask, spacing_mm: Sequence[float]) -> _Volume:
 
 
 def _coordinates_mm(grid: Grid, high_zyx: Mask) -> list[_Volume]:
-    """Posterior, lateral (either side) and superior distance from the high target's centroid; 0 without one."""
+    """Posterior, lateral (either side) and superior distance from the high target's centroid. 0 if there is none."""
     if not high_zyx.any():
         return [np.zeros(high_zyx.shape)] * 3
     offsets = []
@@ -143,7 +143,7 @@ def _coordinates_mm(grid: Grid, high_zyx: Mask) -> list[_Volume]:
 
 
 def _organs_mm(case: Case, box: tuple[slice, ...]) -> list[_Volume]:
-    """Signed distances to cord, nearer parotid and brainstem, up to ORGAN_FAR_MM."""
+    """Signed distances to the cord, the nearer parotid and the brainstem, at most ORGAN_FAR_MM."""
 
     def distance(name: str) -> _Volume:
         mask = case.structures.get(name)

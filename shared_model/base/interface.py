@@ -1,6 +1,6 @@
-"""What the system asks of a base: features, a dose, training rows, losses, weights and a hash.
+"""What every base offers the system: features, a dose, training rows, losses, weights and a hash.
 
-An implementation is one file of this room and one line of ``BASES`` (shared_model/network/spec.py).
+A new base is one file in this room and one line in ``BASES`` (shared_model/network/spec.py).
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from shared_model.core.errors import InputError
 from shared_model.network.spec import ModelSpec
 from shared_model.patient.case import Case, Volume
 
-# Dose over the highest prescription, as a target of training: strange voxels do not dominate.
+# Training cuts off dose / highest prescription here, so that strange voxels do not dominate.
 RATIO_CUT = 3.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingRows:
-    """Voxels of one patient: features (m, f), dose over the highest prescription (m,), and where they are from.
+    """Voxels of one patient: features (m, f), and ``ratio`` (m,), dose divided by the highest prescription.
 
-    ``parts``: row numbers, those of the body at large first, then those of each structure that is there.
+    ``parts``: row numbers by where the voxels are from. The whole body comes first, then each structure of the patient.
     """
 
     features: NDArray[np.floating[Any]]
@@ -36,17 +36,17 @@ class TrainingRows:
 
 
 class Base:
-    """The base of one model specification. What only some bases have does nothing here.
+    """The base of one model specification. Methods that only some bases need do nothing here or are not implemented.
 
-    ``dose`` is of every base. A base that trains also has ``network``, ``rows`` and both losses. A base that is fitted
-    in closed form has ``coefficients`` and ``with_coefficients``.
+    Every base implements ``dose``. A base that trains also implements ``network``, ``rows`` and both losses. A base
+    that is fitted in closed form implements ``coefficients`` and ``with_coefficients``.
     """
 
     def __init__(self, spec: ModelSpec) -> None:
         self.spec = spec
 
     def features(self, case: Case) -> Features:
-        """What the base reads of a case, (n, f): a row for each voxel of the body."""
+        """The features that the base reads, (n, f): one row for each voxel of the body."""
         return physics_features(case)
 
     def dose(self, case: Case, features: Features, weights: bytes) -> Volume | None:
@@ -54,36 +54,36 @@ class Base:
         raise NotImplementedError
 
     def fixed_hash(self) -> str | None:
-        """SHA-256 hex of what is fixed of the base; None where nothing is, or not yet."""
+        """SHA-256 hex of the base's fixed part. None if it has no fixed part, or has not been fitted yet."""
         return None
 
     def network(self) -> nn.Module | None:
-        """A new network, the part that trains."""
+        """A new network, which is the part that trains. None if no part trains."""
         return None
 
     def rows(self, case: Case, features: Features) -> TrainingRows | None:
-        """Some of a case's voxels to train on, always the same; None for a case without targets.
+        """Some of a case's voxels to train on, always the same ones. None for a case without targets.
 
         Raises InputError if the case has no dose.
         """
         raise NotImplementedError
 
     def loss(self, network: nn.Module, patients: Sequence[TrainingRows], generator: Generator) -> Tensor:
-        """Loss of one training step over some patients, ()."""
+        """The loss () of one training step over some patients."""
         raise NotImplementedError
 
     def patient_loss(
         self, network: nn.Module, plans: Sequence[TrainingRows], views: int, generator: Generator
     ) -> Tensor:
-        """Loss of one patient, who may have several plans, averaged over ``views`` draws where there are any, ()."""
+        """The loss () of one patient, who may have several plans. If it draws voxels, the mean over ``views`` draws."""
         raise NotImplementedError
 
     def coefficients(self) -> NDArray[np.float32]:
-        """The fitted coefficients (d,) in the specification. Raises InputError where they are missing or wrong."""
+        """The fitted coefficients (d,) in the specification. Raises InputError if they are missing or wrong."""
         raise NotImplementedError
 
     def with_coefficients(self, coefficients: NDArray[np.float32]) -> ModelSpec:
-        """The specification with fitted ``coefficients`` (d,) in it."""
+        """The specification, with the fitted ``coefficients`` (d,) added."""
         raise NotImplementedError
 
 
@@ -94,9 +94,9 @@ def base_of(spec: ModelSpec) -> Base:
 
 
 def dose_ratio(case: Case) -> NDArray[np.float32] | None:
-    """(n,) dose of the body's voxels in C order over the highest prescription, cut off at RATIO_CUT.
+    """Dose of the body's n voxels in C order divided by the highest prescription, (n,), cut off at RATIO_CUT.
 
-    None for a case without targets, who has no unit of dose. Raises InputError if the case has no dose.
+    None for a case without targets, which has no unit of dose. Raises InputError if the case has no dose.
     """
     if case.dose_gy is None:
         raise InputError(f"case {case.case_id}: no dose; the base cannot be trained on it")

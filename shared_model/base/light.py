@@ -1,7 +1,8 @@
-"""What coplanar beams would leave: how much light from nine even gantry angles meets in a voxel, dimmed with depth.
+"""Light features: how much light from nine evenly spaced gantry angles meets in a voxel, dimmed with depth.
 
-No plan is needed: each beam's opening is the shadow of the targets in its own slice, as if a fan of parallel rays were
-shaped to them. Nine even angles stand for any coplanar delivery, arcs included. Left and right enter alike.
+They show where coplanar beams would leave dose, and need no treatment plan. In each slice a beam's opening is the
+shadow of the targets in that slice, as if a fan of parallel rays were shaped to them. Nine even angles stand for any
+coplanar delivery, arcs included. Left and right are treated alike.
 """
 
 from __future__ import annotations
@@ -19,20 +20,21 @@ NAMES: tuple[str, ...] = ("light", "light_high", "crossing", "light_thick", "lig
 BEAMS = 9
 # Attenuation of a 6 MV beam in water beyond the maximum, per mm, as a round figure.
 PER_MM = 0.0045
-# Pixel of the turned slices, where rays run along rows.
+# Pixel of the turned slices, in which rays run down the rows.
 PIXEL_MM = 3.0
 # Thickness of target that counts as one unit of fluence.
 THICK_MM = 50.0
-# Below this mean in the high target (a target of a few voxels) light is not scaled up further.
+# Light is divided by its mean in the high target, but by no less than this (a target of a few voxels).
 LEAST_MEAN = 0.05
 
 
 def light_features(case: Case, levels_zyx: NDArray[np.floating], high_zyx: Mask) -> NDArray[np.float32]:
-    """(n, 6) columns NAMES of the body's voxels in C order, from the targets' relative levels and the high target.
+    """Features (n, 6), columns NAMES, of the body's voxels in C order.
 
-    light: the highest level on the ray, dimmed; light_high: the same of the high target alone; crossing: share of beams
-    that pass; light_thick: fluence by the target's thickness along the ray; light_most: the strongest beam;
-    light_blurred: light over 3 x 5 x 5 voxels. The first two and light_thick have mean 1 in the high target.
+    They use the targets' relative levels and the high target. light: the highest level on the ray, dimmed. light_high:
+    the same for only the high target. crossing: share of beams that pass. light_thick: fluence by the target's
+    thickness along the ray. light_most: the strongest beam. light_blurred: light over 3 x 5 x 5 voxels. light,
+    light_high and light_thick have mean 1 in the high target.
     """
     body, levels, high = (torch.from_numpy(np.asarray(v, dtype=np.float32)) for v in (case.body, levels_zyx, high_zyx))
     volumes = torch.stack([body, levels, high, (levels > 0).float()])
@@ -49,11 +51,11 @@ def _mean_in(volume: Tensor, mask: Tensor) -> Tensor:
 
 
 def _beam(volumes: Tensor, grid: Grid, angle: float) -> Tensor:
-    """(4, Z, Y, X): level, high target, passing and thickness of one beam, each but passing dimmed with depth."""
+    """Level, high target, passing and thickness of one beam, (4, Z, Y, X). All but passing are dimmed with depth."""
     body, *targets = _turn(volumes, grid, angle)
     dimmed = torch.exp(-PER_MM * PIXEL_MM * body.cumsum(1))
     opening = torch.stack(targets).amax(2, keepdim=True)
-    # The edge of a leaf: over three pixels.
+    # The edge of a leaf is blurred over three pixels.
     edged = F.avg_pool2d(opening.flatten(0, 1)[:, None], (1, 3), 1, (0, 1))[:, 0].reshape(opening.shape)
     level, high, passing = edged.expand(-1, -1, body.shape[1], -1)
     thick = (targets[2].sum(1, keepdim=True) * (PIXEL_MM / THICK_MM)).expand_as(body)
@@ -61,7 +63,7 @@ def _beam(volumes: Tensor, grid: Grid, angle: float) -> Tensor:
 
 
 def _turn(volumes: Tensor, grid: Grid, angle: float) -> Tensor:
-    """(C, Z, N, N) of volumes (C, Z, Y, X): slices turned about their middle, square pixels, rays down the rows."""
+    """Turn the slices of volumes (C, Z, Y, X) about their middle -> (C, Z, N, N), square pixels, rays down the rows."""
     (_, rows, columns), (_, dy, dx) = grid.shape, grid.spacing_mm
     count = _pixels(grid)
     mm = (torch.arange(count) + 0.5 - count / 2) * PIXEL_MM
@@ -72,7 +74,7 @@ def _turn(volumes: Tensor, grid: Grid, angle: float) -> Tensor:
 
 
 def _turn_back(volumes: Tensor, grid: Grid, angle: float) -> Tensor:
-    """Inverse of ``_turn``: (C, Z, Y, X)."""
+    """Inverse of ``_turn``: (C, Z, N, N) -> (C, Z, Y, X)."""
     (_, rows, columns), (_, dy, dx) = grid.shape, grid.spacing_mm
     y, x = torch.meshgrid(
         (torch.arange(rows) + 0.5 - rows / 2) * dy, (torch.arange(columns) + 0.5 - columns / 2) * dx, indexing="ij"

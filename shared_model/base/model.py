@@ -1,4 +1,4 @@
-"""The model of a federation: the transformer, and beside it what trains of the base."""
+"""The model of a federation: the transformer, and beside it the part of the base that trains."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ from shared_model.network.dit import Any2AnyDiT
 from shared_model.network.spec import ModelSpec
 from shared_model.patient.case import Case, Volume
 
-# What the stored names of the base's parameters begin with.
+# The stored names of the base's parameters begin with this.
 BASE_PREFIX = "voxel."
 
 
 class DoseModel(nn.Module):
-    """``network`` is the transformer; ``base`` the base's own network, None where the base does not train."""
+    """``network`` is the transformer. ``base`` is the base's own network, None if the base does not train."""
 
     def __init__(self, network: Any2AnyDiT, base: nn.Module | None = None) -> None:
         super().__init__()
         self.network, self.base = network, base
 
     def stored_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """(name, parameter) by the names and in the order of vectors and adapter files."""
+        """Pairs (name, parameter), with the names and the order of vectors and adapter files."""
         yield from self.network.named_parameters()
         for name, parameter in self.base.named_parameters() if self.base is not None else ():
             yield f"{BASE_PREFIX}{name}", parameter
 
 
 def base_weights(model: DoseModel) -> bytes:
-    """Weights of a base that trains with the model, as float32 bytes; empty without such a base."""
+    """Weights of a base that trains, as float32 bytes. Empty if the model has no such base."""
     parameters = [] if model.base is None else list(model.base.parameters())
     return b"".join(p.detach().float().numpy().tobytes() for p in parameters)
 
 
 def base_gy(case: Case, spec: ModelSpec, model: DoseModel) -> Volume | None:
-    """The base dose of one case, (z, y, x) Gy; None for a model without a base."""
+    """The base dose of one case, (z, y, x) Gy. None for a model without a base."""
     if not spec.base_kind.gives_dose:
         return None
     base = base_of(spec)

@@ -1,4 +1,4 @@
-"""No base: the network learns the dose itself, the paper's form."""
+"""No base: the network learns the dose itself, as in the paper."""
 
 from __future__ import annotations
 

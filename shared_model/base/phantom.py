@@ -1,8 +1,8 @@
 """Phantom base of the residual form: physics features, public coefficients, and a short correction that trains.
 
-The coefficients of shared_model/base/ridge.py as phantom patients have them, and 64 directions of their features
-(shared_model/base/public.py), come with the package: ``priors/phantom-base``. What hospitals add is one number for each
-direction, few enough to be learned under differential privacy from some dozen patients (docs/results).
+The package brings (``priors/phantom-base``) the coefficients of shared_model/base/ridge.py fitted to phantom patients,
+and 64 directions of their features (shared_model/base/public.py). Hospitals add one number for each direction. These
+are few enough to learn under differential privacy from a few dozen patients (docs/results).
 """
 
 from __future__ import annotations
@@ -29,36 +29,39 @@ PUBLIC = PRIOR_FOLDERS / "phantom-base" / "public.npz"
 
 @lru_cache(maxsize=1)
 def public_base() -> PublicBase:
-    """What phantoms taught, as it comes with the package."""
+    """The coefficients, directions and clip learned on phantoms. They come with the package."""
     with np.load(PUBLIC, allow_pickle=False) as file:
         return PublicBase(weights=file["weights"], directions=file["directions"], clip=float(file["clip"]))
 
 
 @lru_cache(maxsize=1)
 def public_hash() -> str:
-    """SHA-256 hex of the file that holds it: both ends of a federation must have the same."""
+    """SHA-256 hex of the file behind ``public_base``. Every party of a federation must have the same file."""
     return hashlib.sha256(PUBLIC.read_bytes()).hexdigest()
 
 
 class Correction(nn.Module):
-    """Rows (n, k + 1), k directions and what the public coefficients predict -> dose over the highest prescription."""
+    """Rows (n, k + 1) -> dose divided by the highest prescription (n,).
+
+    A row holds the features in k directions, then the prediction of the public coefficients.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.correction = nn.Parameter(torch.zeros(public_base().directions.shape[1]))
 
     def forward(self, rows: Tensor) -> Tensor:
-        """Ratio of dose (n,)."""
+        """Dose divided by the highest prescription, (n,)."""
         return rows[:, :-1] @ self.correction + rows[:, -1]
 
 
 def coefficients(correction: bytes) -> NDArray[np.float32]:
-    """Coefficients (d,) of the ridge form from the correction's float32 bytes."""
+    """The ridge base's coefficients (d,), from the correction's float32 bytes."""
     return public_base().coefficients(np.frombuffer(correction, dtype=np.float32).astype(np.float64))
 
 
 def phantom_rows(case: Case, features: Features) -> TrainingRows | None:
-    """Some of a case's voxels, always the same ones; None for a case without targets, who has no unit of dose.
+    """Some of a case's voxels, always the same ones. None for a case without targets, which has no unit of dose.
 
     Raises InputError if the case has no dose.
     """
@@ -73,7 +76,10 @@ def phantom_rows(case: Case, features: Features) -> TrainingRows | None:
 
 
 def squared_loss(network: nn.Module, patients: Sequence[TrainingRows]) -> Tensor:
-    """Half the mean squared error over all rows, mean over patients: its gradient is what a patient pulls by, ()."""
+    """Half the mean squared error over all rows, averaged over patients, (). A patient's pull is its negative gradient.
+
+    The pull is that of shared_model/base/public.py.
+    """
     losses = []
     for patient in patients:
         left = network(torch.from_numpy(patient.features.astype(np.float32))) - torch.from_numpy(patient.ratio)
@@ -85,7 +91,7 @@ class PhantomBase(Base):
     """The public coefficients, and the correction to them that trains."""
 
     def dose(self, case: Case, features: Features, weights: bytes) -> Volume | None:
-        """The corrected dose, (z, y, x) Gy on the case's grid; ``weights`` are the correction's."""
+        """The corrected dose, (z, y, x) Gy on the case's grid. ``weights`` are those of the correction."""
         return predict(case, features, coefficients(weights), 0)
 
     def fixed_hash(self) -> str | None:
@@ -93,19 +99,19 @@ class PhantomBase(Base):
         return public_hash()
 
     def network(self) -> nn.Module | None:
-        """A correction of zero."""
+        """A new correction, all zeros."""
         return Correction()
 
     def rows(self, case: Case, features: Features) -> TrainingRows | None:
-        """Voxels of the body. Raises InputError if the case has no dose."""
+        """Some voxels of the body. Raises InputError if the case has no dose."""
         return phantom_rows(case, features)
 
     def loss(self, network: nn.Module, patients: Sequence[TrainingRows], generator: Generator) -> Tensor:
-        """Mean absolute error of drawn voxels, ()."""
+        """Mean absolute error () of drawn voxels."""
         return voxel_loss(network, draw(patients, generator))
 
     def patient_loss(
         self, network: nn.Module, plans: Sequence[TrainingRows], views: int, generator: Generator
     ) -> Tensor:
-        """Half the mean squared error over all rows, (); nothing is drawn."""
+        """Half the mean squared error () over all rows. Nothing is drawn."""
         return squared_loss(network, plans)

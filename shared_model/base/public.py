@@ -1,9 +1,10 @@
-"""The ridge base in few numbers: what phantoms teach, and a correction in the directions in which their features vary.
+"""The ridge base in few numbers: coefficients from phantoms, and a correction along their features' main directions.
 
-Under differential privacy every number costs noise. So the coefficients of shared_model/base/ridge.py start where
-public phantom patients put them, and what patients add is learned in the physics features' leading directions on
-phantoms, scaled there to variance 1: gradient steps on ``k`` numbers that are preconditioned by what is public, and
-need neither the patients' own Gram matrix (k^2 / 2 numbers more) nor its inverse. Nothing in here has seen a patient.
+Under differential privacy every number costs noise. So the coefficients of shared_model/base/ridge.py start from those
+of public phantom patients. Real patients only correct them, by ``k`` numbers: one for each leading direction of the
+physics features on phantoms, scaled to variance 1 there. The public directions precondition the gradient steps on these
+numbers. So the steps need neither the patients' own Gram matrix (k^2 / 2 more numbers) nor its inverse. Nothing in this
+module's data comes from a real patient.
 """
 
 from __future__ import annotations
@@ -19,33 +20,33 @@ from shared_model.base.features import Features
 from shared_model.base.ridge import PENALTY, columns, design
 
 Matrix = NDArray[np.floating[Any]]
-# One patient: features (n, 24) and dose over the highest prescription (n,).
+# One patient: features (n, 24), and dose divided by the highest prescription (n,).
 Patient = tuple[Features, NDArray[np.float32]]
-# The same in the directions: columns (n, k) and what the public coefficients leave of the dose (n,).
+# The same along the directions: columns (n, k), and the dose minus what the public coefficients predict (n,).
 Reduced = tuple[NDArray[np.float32], NDArray[np.float32]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class PublicBase:
-    """``weights`` (d,): phantoms' own coefficients; ``directions`` (d, k); ``clip``: norm that most phantoms keep."""
+    """``weights`` (d,): phantoms' coefficients. ``directions`` (d, k). ``clip``: most phantoms' pulls are below."""
 
     weights: Matrix
     directions: Matrix
     clip: float
 
     def reduce(self, patient: Patient) -> Reduced:
-        """Turn a patient's rows into what steps are made from."""
+        """Project a patient's rows on the directions, and subtract what the public coefficients predict."""
         rows = design(patient[0], 0).astype(np.float64)
         return (rows @ self.directions).astype(np.float32), (patient[1] - rows @ self.weights).astype(np.float32)
 
     def coefficients(self, correction: Matrix) -> NDArray[np.float32]:
-        """Coefficients (d,) of the ridge base from a correction (k,)."""
+        """The ridge base's coefficients (d,) after a correction (k,)."""
         found: NDArray[np.float32] = (self.weights + self.directions @ correction).astype(np.float32)
         return found
 
 
 def pull(patient: Reduced, correction: Matrix) -> NDArray[np.float32]:
-    """Where one patient pulls the correction (k,): the negative gradient of half his mean squared error, (k,)."""
+    """One patient's pull on the correction (k,): the negative gradient of half their mean squared error, (k,)."""
     rows, residual = patient
     left = residual - rows @ correction.astype(np.float32)
     found: NDArray[np.float32] = (rows.T @ left / len(residual)).astype(np.float32)
@@ -53,7 +54,7 @@ def pull(patient: Reduced, correction: Matrix) -> NDArray[np.float32]:
 
 
 def exact_correction(patients: Sequence[Reduced]) -> Matrix:
-    """Correction (k,) that all patients' squared errors ask for, without privacy."""
+    """The correction (k,) with the least ridge error over all patients, computed without privacy."""
     k = patients[0][0].shape[1]
     gram = sum((rows.T @ rows / len(rows) for rows, _ in patients), np.zeros((k, k))) / len(patients)
     right = sum((pull(patient, np.zeros(k)) for patient in patients), np.zeros(k)) / len(patients)
@@ -62,7 +63,7 @@ def exact_correction(patients: Sequence[Reduced]) -> Matrix:
 
 
 def learn(patients: Sequence[Patient], count: int) -> PublicBase:
-    """From public patients: coefficients, ``count`` directions, and the clip that three quarters of them stay below."""
+    """Learn from public patients: coefficients, ``count`` directions, and a clip that three quarters of pulls keep."""
     d = columns(0)
     gram, right = np.zeros((d, d)), np.zeros(d)
     for features, ratio in patients:

@@ -1,8 +1,8 @@
 """Closed-form base of the residual form: ridge regression of dose on physics features (docs/model.md).
 
 A site sums X'X and X'y over its patients and sends nothing else. Each patient's sums are rounded to int64 fixed point
-before they are added, so the sums of any split of the patients over sites are the pooled sums to the bit, and so is the
-solution. The diffusion model then learns dose minus base (the idea of CorrDiff, Mardani et al. 2023, arXiv:2309.15214).
+before they are added. So however the patients are split over sites, sums and solution equal the pooled ones to the bit.
+The diffusion model then learns dose minus base (the idea of CorrDiff, Mardani et al. 2023, arXiv:2309.15214).
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from shared_model.core.errors import InputError
 from shared_model.network.spec import ModelSpec
 from shared_model.patient.case import Case, Volume
 
-# Per feature: centre and scale, both round figures, and the knots of its hinges. Public constants, as natural units
-# suggest them (mm, fractions of the prescription, thousands of HU, log of cm3): nothing here is fitted to patients.
+# For each feature: centre, scale and the knots of its hinges. They are public constants, round figures in natural units
+# (mm, fractions of the prescription, thousands of HU, log of cm3). Nothing here is fitted to patients.
 _SURFACE_MM = (-15.0, -8.0, -3.0, 0.0, 3.0, 8.0, 15.0, 25.0, 40.0, 60.0, 90.0, 130.0)
 _ORGAN_MM = (-5.0, 0.0, 4.0, 8.0, 14.0, 20.0, 28.0, 36.0)
 _LOG_CC = (3.0, 4.5, 5.0, 5.5, 6.0, 6.5)
@@ -58,18 +58,18 @@ BASIS: dict[str, tuple[float, float, tuple[float, ...]]] = {
 
 FOURIER_SCALE = 0.25
 FOURIER_SEED = 20260101
-# Standardised features are cut off here, so that a strange voxel cannot dominate the sums; with the knots above every
+# Standardised features are cut off here, so that a strange voxel cannot dominate the sums. With the knots above, every
 # entry of a design row is below 12 and every product below PRODUCT_BOUND.
 _CUT = 6.0
 _RATIO_CUT = 3.0
 PRODUCT_BOUND = 144.0
-# Every patient weighs the same: the mean over this many of the body's voxels (all, if it has fewer).
+# Every patient weighs the same: a mean over this many of the body's voxels (all, if there are fewer).
 VOXELS_PER_PATIENT = 2000
-# Penalty on the coefficients, per unit of mean square. On OpenKBP's validation patients 3e-4 to 3e-3 are alike.
+# Penalty on the coefficients, per unit of mean square. On OpenKBP's validation patients 3e-4 to 3e-3 do equally well.
 PENALTY = 1e-3
 # Fixed point of the sums: 1e-10 of a mean product, far below PENALTY; int64 has room for 10 million patients.
 SCALE = 2.0**32
-# Dose above the highest prescription: plans stay below this.
+# Treatment plans stay below this dose, in units of the highest prescription.
 HOTTEST = 1.15
 _ROWS = 20_000
 
@@ -80,7 +80,7 @@ Rows = NDArray[np.float32]
 
 @dataclass(frozen=True, kw_only=True)
 class Solution:
-    """Coefficients (d,) float32, the patients behind them, and the root mean square residual over the prescription."""
+    """Coefficients (d,) float32, the number of patients behind them, and the root mean square error / prescription."""
 
     weights: Weights
     patients: int
@@ -88,12 +88,12 @@ class Solution:
 
 
 def columns(fourier: int) -> int:
-    """Number d of coefficients: one, the features, their hinges, and ``fourier`` random Fourier features."""
+    """Number d of coefficients: a constant, the features, their hinges, and ``fourier`` random Fourier features."""
     return 1 + len(NAMES) + _hinges()[0].size + fourier
 
 
 def sums_size(fourier: int) -> int:
-    """Length of a site's sums: the upper triangle of the Gram matrix of (row, dose), and the count of patients."""
+    """Length of a site's sums: the upper triangle of the Gram matrix of (row, dose), and the number of patients."""
     d = columns(fourier) + 1
     return d * (d + 1) // 2 + 1
 
@@ -134,8 +134,8 @@ def design(features: Features, fourier: int) -> Rows:
 def patient_sums(case: Case, features: Features, fourier: int) -> Sums:
     """One patient's share of the sums, (s,) int64: mean products of (row, dose / prescription) times 2^32; then a 1.
 
-    A function of the patient alone, so that it does not matter at which site and beside whom it is computed. All zero
-    for a patient without targets, who has no unit of dose. Raises InputError if the case has no dose.
+    It depends only on the patient, so it is the same at any site and beside any other patients. All zero for a patient
+    without targets, who has no unit of dose. Raises InputError if the case has no dose.
     """
     if case.dose_gy is None:
         raise InputError(f"case {case.case_id}: no dose; the base cannot be fitted to it")
@@ -152,7 +152,7 @@ def patient_sums(case: Case, features: Features, fourier: int) -> Sums:
 
 
 def check_sums(sums: Sums, patients: int, fourier: int) -> None:
-    """Refuse a site's sums that no ``patients`` patients can have; InputError."""
+    """Raise InputError for sums that a site of ``patients`` patients cannot have."""
     if sums.dtype != np.int64 or sums.shape != (sums_size(fourier),):
         raise InputError(f"base: expected {sums_size(fourier)} whole numbers")
     if not 0 <= sums[-1] <= patients:
@@ -163,7 +163,7 @@ def check_sums(sums: Sums, patients: int, fourier: int) -> None:
 
 
 def solve(sums: Sums, fourier: int) -> Solution:
-    """The ridge regression of all patients behind ``sums`` (s,), in float64. Raises InputError without patients."""
+    """Solve the ridge regression of all patients behind ``sums`` (s,), in float64. InputError if there are none."""
     patients = int(sums[-1])
     if patients < 1:
         raise InputError("base: no patient with targets to fit it to")
@@ -180,7 +180,7 @@ def solve(sums: Sums, fourier: int) -> Solution:
 
 
 def predict(case: Case, features: Features, weights: Weights, fourier: int) -> Volume:
-    """The base dose of a case, (z, y, x) Gy on its own grid; 0 outside the body, and everywhere without targets."""
+    """The base dose of a case, (z, y, x) Gy on its own grid. 0 outside the body, and 0 everywhere without targets."""
     unit_gy = highest_gy(case)
     out = np.zeros(case.grid.shape, dtype=np.float32)
     if unit_gy > 0:
@@ -195,14 +195,14 @@ def _blocks(features: Features, fourier: int) -> Iterator[Rows]:
 
 
 def with_weights(spec: ModelSpec, weights: Weights) -> ModelSpec:
-    """``spec`` with the base's coefficients in it."""
+    """``spec`` with the base's coefficients added."""
     text = base64.b64encode(np.asarray(weights, dtype="<f4").tobytes()).decode()
     return replace(spec, base_weights=text)
 
 
 @lru_cache(maxsize=64)
 def weights_of(spec: ModelSpec) -> Weights:
-    """The coefficients (d,) in a fitted spec. Raises InputError where they are missing or not those of its base."""
+    """The coefficients (d,) in a fitted spec. Raises InputError if they are missing or do not fit its base."""
     if not spec.base_weights:
         raise InputError("model.base=ridge: the base has no coefficients yet; fit it before the model is used")
     try:
@@ -215,20 +215,20 @@ def weights_of(spec: ModelSpec) -> Weights:
 
 
 class RidgeBase(Base):
-    """The base whose coefficients stand in the specification once they are fitted."""
+    """The base that is fitted in closed form. Its coefficients are then in the specification."""
 
     def dose(self, case: Case, features: Features, weights: bytes) -> Volume | None:
-        """The fitted dose, (z, y, x) Gy; no network has a part in it. InputError where the base is not fitted."""
+        """The fitted dose, (z, y, x) Gy. ``weights`` are not used. InputError if the base is not fitted."""
         return predict(case, features, self.coefficients(), self.spec.base_fourier)
 
     def fixed_hash(self) -> str | None:
-        """SHA-256 hex of the coefficients' float32 bytes; None before they are fitted."""
+        """SHA-256 hex of the coefficients' float32 bytes. None before they are fitted."""
         return hashlib.sha256(self.coefficients().tobytes()).hexdigest() if self.spec.base_weights else None
 
     def coefficients(self) -> Weights:
-        """The fitted coefficients (d,). Raises InputError where they are missing or not those of this base."""
+        """The fitted coefficients (d,). Raises InputError if they are missing or do not fit this base."""
         return weights_of(self.spec)
 
     def with_coefficients(self, coefficients: Weights) -> ModelSpec:
-        """The specification with fitted ``coefficients`` (d,) in it."""
+        """The specification, with the fitted ``coefficients`` (d,) added."""
         return with_weights(self.spec, coefficients)

@@ -1,8 +1,8 @@
-"""What the voxel base reads beyond targets and beams: the organs that planners spare, and a voxel's place in its slice.
+"""More features for the voxel base: distances to organs that planners spare, and a voxel's place in its slice.
 
-The physics features know targets, cord, parotids and brainstem. On OpenKBP a base without the organs below doses
-mandible, larynx and oesophagus 2 to 3 Gy too high on average: planners spare them, and only their contours tell where.
-The place is counted from the middle of the body in the slice, left and right alike.
+The physics features cover targets, cord, parotids and brainstem. On OpenKBP, a base without the organs below gives
+mandible, larynx and oesophagus 2 to 3 Gy too much on average. Planners spare these organs, and only their contours tell
+where they are. The place is measured from the middle of the body in the slice, left and right alike.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from shared_model.base.features import signed_distance_mm
 from shared_model.patient.case import Case
 
 ORGANS: tuple[str, ...] = ("Bone_Mandible", "Larynx", "Esophagus")
-# Farther organs, and absent ones, count as this far.
+# An organ farther away than this, or absent, counts as this far.
 FAR_MM = 60.0
-# Per feature: centre and scale as round figures, in mm. Public constants, not fitted to patients.
+# For each feature: centre and scale in mm. They are public round figures, not fitted to patients.
 PLACE: dict[str, tuple[float, float]] = {
     "mandible_mm": (52.0, 15.0),
     "larynx_mm": (58.0, 7.0),
@@ -29,10 +29,10 @@ NAMES: tuple[str, ...] = tuple(PLACE)
 
 
 def surroundings(case: Case) -> NDArray[np.float32]:
-    """(n, 6) columns NAMES of the body's n voxels in C order.
+    """Features (n, 6), columns NAMES, of the body's n voxels in C order, all in mm.
 
-    Signed distances to ORGANS; posterior distance from the middle of the body in the slice; lateral distance from it,
-    either side; width of the body in the slice. All in mm.
+    They are the signed distances to ORGANS, the posterior distance from the middle of the body in the slice, the
+    lateral distance from it (either side), and the width of the body in the slice.
     """
     body, spacing = case.body, case.grid.spacing_mm
     empty = np.zeros(case.grid.shape, dtype=bool)

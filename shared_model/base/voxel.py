@@ -1,4 +1,4 @@
-"""Voxel base: a small network reads the dose of one voxel from its features, and its weights are part of the vector."""
+"""Voxel base: a small network estimates the dose of one voxel from its features. Its weights are part of the vector."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from shared_model.patient.case import Case, Volume
 
 
 class VoxelBase(Base):
-    """The network of shared_model/base/voxel_network.py, trained as shared_model/base/voxel_training.py says."""
+    """The network of shared_model/base/voxel_network.py, with the training of shared_model/base/voxel_training.py."""
 
     def features(self, case: Case) -> Features:
-        """What the network reads, (n, FEATURES)."""
+        """The features that the network reads, (n, FEATURES)."""
         return voxel_features(case)
 
     def dose(self, case: Case, features: Features, weights: bytes) -> Volume | None:
@@ -28,22 +28,22 @@ class VoxelBase(Base):
         return voxel_network.predict(case, features, _network(weights))
 
     def network(self) -> nn.Module | None:
-        """A new network, random from the specification's ``init_seed``."""
+        """A new network with random weights from the specification's ``init_seed``."""
         with seeded(self.spec.init_seed):
             return VoxelNetwork()
 
     def rows(self, case: Case, features: Features) -> TrainingRows | None:
-        """Voxels of the body and of each structure. Raises InputError if the case has no dose."""
+        """Some voxels of the body and of each structure. Raises InputError if the case has no dose."""
         return training_rows(case, features)
 
     def loss(self, network: nn.Module, patients: Sequence[TrainingRows], generator: Generator) -> Tensor:
-        """Error of drawn voxels and of their dose-volume histograms, ()."""
+        """The loss () of drawn voxels and of their dose-volume histograms."""
         return voxel_loss(network, draw(patients, generator))
 
     def patient_loss(
         self, network: nn.Module, plans: Sequence[TrainingRows], views: int, generator: Generator
     ) -> Tensor:
-        """The same loss, each plan drawn ``views`` times, ()."""
+        """The same loss (), with voxels drawn ``views`` times from each plan."""
         return voxel_loss(network, draw([*plans] * views, generator))
 
 

@@ -1,9 +1,9 @@
-"""Network of the voxel base: it reads the dose of one voxel from its physics features.
+"""Network of the voxel base: it estimates the dose of one voxel from its features.
 
-Ridge regression (shared_model/base/ridge.py) has a closed form; this has not, and follows dose better. Its weights are
-part of the adapter's vector: rounds of stage ``base`` train them alone (shared_model/base/voxel_training.py), like any
-other weights, and every later round learns dose minus this base. It works at any resolution, since it looks at one
-voxel at a time.
+Ridge regression (shared_model/base/ridge.py) has a closed form. This network has none, but follows dose better. Its
+weights are part of the adapter's vector. Rounds of stage ``base`` train only these weights, like any others
+(shared_model/base/voxel_training.py), and every later round learns dose minus this base. It works at any resolution,
+since it looks at one voxel at a time.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ WIDTH, LAYERS = 128, 3
 CUT = 6.0
 # Light is about 0 to 1.
 LIGHT_CENTRE = LIGHT_SCALE = 0.35
-# Volumes of the targets, the same in all voxels of a patient, would be learned as a name: without them the base is
-# better by 0.1 Gy on patients that it has not seen.
+# The targets' volumes are left out. They are the same in all voxels of a patient, so the network would use them to
+# recognise the patient. Without them the base is better by 0.1 Gy on patients that it has not seen.
 _PHYSICS = [i for i, name in enumerate(NAMES) if not name.endswith("_lcc")]
 COLUMNS: tuple[str, ...] = (*(NAMES[i] for i in _PHYSICS), *light.NAMES, *surroundings.NAMES)
 FEATURES = len(COLUMNS)
@@ -35,7 +35,7 @@ _BLOCK = 65_536
 
 
 class VoxelNetwork(nn.Module):
-    """Features (n, FEATURES) in natural units -> dose over the highest prescription (n,)."""
+    """Features (n, FEATURES) in natural units -> dose divided by the highest prescription (n,)."""
 
     centre: Tensor
     scale: Tensor
@@ -53,14 +53,14 @@ class VoxelNetwork(nn.Module):
             self.register_buffer(name, torch.tensor([pair[column] for pair in ranges]), persistent=False)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Ratio of dose, of any size."""
+        """Dose divided by the highest prescription. The axes before the features may be any."""
         z = ((features - self.centre) / self.scale).clamp(-CUT, CUT)
         out: Tensor = self.layers(z)[..., 0]
         return out
 
 
 def voxel_features(case: Case) -> Features:
-    """(n, FEATURES) features of the n voxels of the body in C order, from the Case without its dose."""
+    """Features (n, FEATURES) of the body's n voxels in C order. The Case's dose is not used."""
     lit = light.light_features(case, relative_prescription(case), levels(case)[0])
     return np.concatenate([physics_features(case)[:, _PHYSICS], lit, surroundings.surroundings(case)], axis=1).astype(
         np.float16
@@ -69,7 +69,7 @@ def voxel_features(case: Case) -> Features:
 
 @torch.no_grad()
 def predict(case: Case, features: Features, network: VoxelNetwork) -> Volume:
-    """The base dose of a case, (z, y, x) Gy on its own grid; 0 outside the body, and everywhere without targets."""
+    """The base dose of a case, (z, y, x) Gy on its own grid. 0 outside the body, and 0 everywhere without targets."""
     out = np.zeros(case.grid.shape, dtype=np.float32)
     unit_gy = highest_gy(case)
     if unit_gy > 0:
@@ -80,7 +80,7 @@ def predict(case: Case, features: Features, network: VoxelNetwork) -> Volume:
 
 
 def weights(network: VoxelNetwork) -> bytes:
-    """All weights as float32 bytes: the key of whatever was made with them."""
+    """All weights as float32 bytes. They also serve as the cache key of whatever was made with them."""
     return b"".join(p.detach().float().numpy().tobytes() for p in network.parameters())
 
 

@@ -1,9 +1,10 @@
-"""What a voxel base learns from: a voxel's dose, and the dose-volume histograms of the structures.
+"""Train the voxel base on the dose of voxels and on the dose-volume histograms (DVHs) of structures.
 
-Mean absolute error alone learns medians: on OpenKBP it dosed the coldest hundredth of the targets 2 Gy too hot, their
-hottest and the cord 2 Gy too cold. So each step also compares, structure by structure, the sorted doses of some of its
-voxels: the area between two DVHs, their ends counted more because D99, D95, D1 and D0.1cc are read there. Losses on
-DVHs are known from Nguyen et al. (Medical Physics 47(3), 2020, doi:10.1002/mp.13955); arXiv:2603.29670 compares some.
+A loss of only the mean absolute error learns medians. On OpenKBP it put the coldest hundredth of the targets 2 Gy too
+hot, and the hottest hundredth and the cord 2 Gy too cold. So each step also compares, for each structure, the sorted
+doses of some of its voxels: the area between two DVHs. The ends of the DVHs count more, because D99, D95, D1 and D0.1cc
+are read there. Losses on DVHs are known from Nguyen et al. (Medical Physics 47(3), 2020, doi:10.1002/mp.13955);
+arXiv:2603.29670 compares some.
 """
 
 from __future__ import annotations
@@ -21,23 +22,27 @@ from shared_model.base.interface import TrainingRows, dose_ratio
 from shared_model.base.voxel_network import COLUMNS
 from shared_model.patient.case import Case
 
-# Signed distances, negative inside: they tell which structure a voxel is in, left and right alike.
+# Signed distances, negative inside. They tell which structure a voxel is in, left and right alike.
 _DISTANCES = (
     "high_mm", "middle_mm", "low_mm",
     "cord_mm", "parotid_mm", "brainstem_mm", "mandible_mm", "larynx_mm", "esophagus_mm",
 )  # fmt: skip
 _STRUCTURES = [COLUMNS.index(name) for name in _DISTANCES]
-# Training sees so many voxels of a patient's body and of each structure (all, if there are fewer) ...
+# Training uses this many voxels of a patient's body and of each structure (all, if there are fewer).
 VOXELS_OF_BODY, VOXELS_OF_STRUCTURE = 8000, 1000
-# ... and so many of them in one step. A smaller structure has no histogram.
+# One step uses this many of them. A structure with fewer than LEAST_VOXELS has no histogram.
 BODY_STEP, STRUCTURE_STEP, LEAST_VOXELS = 512, 96, 8
-# The histograms' weight beside the voxels' mean absolute error, and that of each end (a twentieth of the voxels).
+# The histograms' weight beside the voxels' mean absolute error. The weight of each end, and its share of the voxels:
+# one twentieth.
 DVH_WEIGHT, END_WEIGHT, END_SHARE = 0.15, 1.0, 20
 
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """One step's voxels (n,) of several patients, and the length and kind of each run of them."""
+    """One step's voxels of several patients: features (n, f) and ratio (n,), as consecutive runs of voxels.
+
+    ``lengths``: voxels of each run. ``of_structure``: whether the run is of a structure, not of the whole body.
+    """
 
     features: Tensor
     ratio: Tensor
@@ -46,7 +51,7 @@ class Batch:
 
 
 def training_rows(case: Case, features: Features) -> TrainingRows | None:
-    """Some of a case's voxels, always the same ones; None for a case without targets, who has no unit of dose.
+    """Some of a case's voxels, always the same ones. None for a case without targets, which has no unit of dose.
 
     Raises InputError if the case has no dose.
     """
@@ -70,7 +75,7 @@ def training_rows(case: Case, features: Features) -> TrainingRows | None:
 
 
 def draw(patients: Sequence[TrainingRows], generator: torch.Generator) -> Batch:
-    """BODY_STEP voxels of each patient, with replacement, and up to STRUCTURE_STEP different ones of each structure."""
+    """Draw BODY_STEP voxels of each body with replacement, and up to STRUCTURE_STEP distinct ones of each structure."""
     features, ratio, lengths, of_structure = [], [], [], []
     for patient in patients:
         for number, part in enumerate(patient.parts):
@@ -105,7 +110,7 @@ def voxel_loss(network: nn.Module, batch: Batch) -> Tensor:
 
 
 def dvh_distance(predicted_n: Tensor, measured_n: Tensor) -> Tensor:
-    """Area between two DVHs plus END_WEIGHT times that of each of their ends, () in units of the doses."""
+    """Area between two DVHs plus END_WEIGHT times the area at each end, () in units of the doses."""
     apart = (predicted_n.sort().values - measured_n.sort().values).abs()
     end = max(1, len(apart) // END_SHARE)
     return apart.mean() + END_WEIGHT * (apart[:end].mean() + apart[-end:].mean())
