@@ -1,8 +1,9 @@
-"""What latents are to the rest, and Haar latents: an exact, untrained stand-in for a video VAE, 2x4x4 to 32 channels.
+"""The interface of latents, and Haar latents: an exact, untrained stand-in for a video VAE, 2x4x4 to 32 channels.
 
 Splitting every band of a Haar wavelet again (the wavelet packet) is, on blocks of 2^k voxels, the Walsh-Hadamard
-transform. It is orthonormal, so a mean squared error of latents is one of voxels, and decoding restores the volume to
-float precision. All 32 bands are kept: on head-and-neck dose at 64^3 the best 8 lose 1.6 Gy of dose score, 24 lose 0.5.
+transform. It is orthonormal. So the mean squared error of latents is that of voxels, and decoding restores the volume
+to float precision. All 32 bands are kept: on head-and-neck dose at 64^3, keeping only the best 8 costs 1.6 Gy of dose
+score, and the best 24 costs 0.5 Gy.
 """
 
 from __future__ import annotations
@@ -19,16 +20,16 @@ RESIDUAL = "residual"
 
 
 class Latents(Protocol):
-    """Volumes to latents and back, for volumes of the training grid."""
+    """Turns volumes of the training grid into latents and back."""
 
     @property
     def scale(self) -> Mapping[str, tuple[float, float]]:
-        """Modality -> (offset, unit): what is encoded is (volume - offset) / unit, of the volume in natural units."""
+        """Modality -> (offset, unit). What is encoded is (volume in natural units - offset) / unit."""
         ...
 
     @property
     def identity(self) -> str:
-        """Equal for what makes equal latents of equal volumes."""
+        """A name for caches. Two objects have the same name if they make the same latents from the same volumes."""
         ...
 
     @property
@@ -54,7 +55,7 @@ CHANNELS: int = BLOCK[0] * BLOCK[1] * BLOCK[2]
 
 
 def _hadamard(order: int) -> Tensor:
-    """(order, order) orthonormal Hadamard matrix, sum band first; ``order`` a power of two."""
+    """Orthonormal Hadamard matrix (order, order), sum band first. ``order`` is a power of two."""
     matrix = torch.ones(1, 1, dtype=torch.float64)
     step = torch.tensor([[1.0, 1.0], [1.0, -1.0]], dtype=torch.float64) / 2**0.5
     while matrix.shape[0] < order:
@@ -66,7 +67,7 @@ _PACKET = torch.kron(torch.kron(_hadamard(BLOCK[0]), _hadamard(BLOCK[1])), _hada
 
 
 def latent_shape(volume_shape: tuple[int, int, int]) -> tuple[int, int, int]:
-    """Latent grid of a volume grid; each axis must be a multiple of BLOCK (ValueError)."""
+    """Latent grid of a volume grid. ValueError unless each axis is a multiple of BLOCK."""
     if any(n % b for n, b in zip(volume_shape, BLOCK, strict=True)):
         raise ValueError(f"volume shape {volume_shape} is not a multiple of the latent block {BLOCK}")
     z, y, x = (n // b for n, b in zip(volume_shape, BLOCK, strict=True))
@@ -81,7 +82,7 @@ def encode(volume_bzyx: Tensor) -> Tensor:
 
 
 def decode(latents_bczyx: Tensor) -> Tensor:
-    """(B, CHANNELS, z, y, x) -> (B, 2z, 4y, 4x); the inverse of ``encode``."""
+    """(B, CHANNELS, z, y, x) -> (B, 2z, 4y, 4x). The inverse of ``encode``."""
     b, _, z, y, x = latents_bczyx.shape
     blocks = torch.einsum("ck,bczyx->bkzyx", _PACKET.to(latents_bczyx.dtype), latents_bczyx)
     blocks = blocks.reshape(b, *BLOCK, z, y, x).permute(0, 4, 1, 5, 2, 6, 3)
@@ -90,7 +91,7 @@ def decode(latents_bczyx: Tensor) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class Haar:
-    """Haar latents as ``Latents``. They are exact at any size and as quick as a read from disk."""
+    """Haar latents as ``Latents``. They are exact at any size and as fast as reading from disk."""
 
     scale: Mapping[str, tuple[float, float]]
     identity: ClassVar[str] = "haar-2x4x4"

@@ -1,4 +1,4 @@
-"""From a Case to the seven normalised volumes that the model sees, and from a predicted volume back to dose in Gy."""
+"""Turn a Case into the seven normalised volumes that the model sees, and a predicted volume back into dose in Gy."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from shared_model.patient.anatomy import mirror_name
 from shared_model.patient.case import MODALITIES, Case, Volume
 from shared_model.patient.geometry import Grid, Resampler, back_project, masked_average, roi_grid
 
-# (mean, standard deviation) of each modality on a body-sized grid, as round figures: public constants, the same at
-# every site. Haar latents are orthonormal, so this also normalises them.
+# (mean, standard deviation) of each modality on a body-sized grid. They are public round figures, the same at every
+# site. Haar latents are orthonormal, so this also normalises them.
 NORMALISATION: Mapping[str, tuple[float, float]] = {
     "dose": (8.0, 18.0),
     "ct": (-700.0, 450.0),
@@ -32,10 +32,10 @@ AIR_HU = -1000.0
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """One patient ready for the model: ``latents`` modality -> (C, z, y, x); only modalities that are present.
+    """One patient ready for the model. ``latents``: modality -> (C, z, y, x), only the modalities that are present.
 
-    ``estimate``: latents (C, z, y, x) of an estimate of the dose, on the scale of dose; then ``dose`` is the dose minus
-    that estimate.
+    ``estimate``: latents (C, z, y, x) of an estimate of the dose, in the scale of dose. If there is one, the modality
+    ``dose`` is the dose minus that estimate.
     """
 
     case_id: str
@@ -45,10 +45,10 @@ class Example:
 
 
 def volumes(case: Case, grid: Grid, base_gy: Volume | None = None) -> dict[str, Tensor]:
-    """Modality -> (z, y, x) in natural units on ``grid``; absent modalities are left out.
+    """Resample a case to ``grid``: modality -> (z, y, x) in natural units. Absent modalities are left out.
 
-    Dose, or dose minus ``base_gy`` (z, y, x) on the case's grid, is averaged inside the body only, so that the body's
-    edge keeps its dose; everything else over the voxel.
+    Dose, or dose minus ``base_gy`` (z, y, x) on the case's grid, is averaged only inside the body, so that the body's
+    edge keeps its dose. Everything else is averaged over the whole voxel.
     """
     to = Resampler(case.grid, grid)
     body = torch.from_numpy(case.body.astype(np.float32))
@@ -70,12 +70,12 @@ def volumes(case: Case, grid: Grid, base_gy: Volume | None = None) -> dict[str, 
 
 
 def scale_of(modality: str, latents: Latents, *, residual: bool) -> tuple[float, float]:
-    """(offset, unit) that a modality is encoded with; ``residual``: ``dose`` is dose minus base."""
+    """(offset, unit) that encode a modality. ``residual``: ``dose`` means dose minus base."""
     return latents.scale[RESIDUAL if residual and modality == "dose" else modality]
 
 
 def example(case: Case, shape: tuple[int, int, int], latents: Latents = HAAR, base_gy: Volume | None = None) -> Example:
-    """Encode a case on a grid of ``shape`` that covers its body; ``dose`` is minus ``base_gy``, where given."""
+    """Encode a case on a grid of ``shape`` that covers its body. ``dose`` is dose minus ``base_gy``, if given."""
     grid = roi_grid(case.body, case.grid, shape)
     encoded = {}
     for modality, volume in volumes(case, grid, base_gy).items():
@@ -96,10 +96,10 @@ def _encode(volume_zyx: Tensor, scale: tuple[float, float], latents: Latents) ->
 def dose_gy(
     volume_zyx: Tensor, case: Case, grid: Grid, latents: Latents = HAAR, base_gy: Volume | None = None
 ) -> Tensor:
-    """Predicted dose on ``grid``, in the scale of ``latents`` -> Gy on the case's own grid; 0 outside the body.
+    """Turn a predicted dose on ``grid``, in the scale of ``latents``, into Gy on the case's grid. 0 outside the body.
 
-    With ``base_gy`` (z, y, x) on the case's grid the prediction is a difference of either sign: only the sum of both is
-    kept from being negative.
+    With ``base_gy`` (z, y, x) on the case's grid the prediction is a difference of either sign. Then only the sum of
+    both is cut off at 0.
     """
     offset, unit = scale_of("dose", latents, residual=base_gy is not None)
     body = torch.from_numpy(case.body)
@@ -110,7 +110,7 @@ def dose_gy(
 
 
 def mirror(case: Case) -> Case:
-    """The case seen in a mirror, left for right; paired organs swap names. Plates and dose mirror with the anatomy."""
+    """Swap left and right of a case. Paired organs swap names. Plates and dose are mirrored with the anatomy."""
 
     def flip(volume: Volume | None) -> Volume | None:
         return None if volume is None else np.ascontiguousarray(volume[:, :, ::-1])

@@ -1,8 +1,8 @@
-"""DiffusionNFT (arXiv:2509.16117) on one patient's candidates: rewards to weights, and the loss; no likelihoods.
+"""DiffusionNFT (arXiv:2509.16117) on one patient's candidates: weights from rewards, and the loss. No likelihoods.
 
-The old policy's candidates x_0 are noised anew; v_old and v_theta are both policies' predictions there. With the
-implicit positive and negative policies v+ = (1 - beta) v_old + beta v_theta and v- = (1 + beta) v_old - beta v_theta,
-good candidates (weight r near 1) pull v+ to themselves and bad ones pull v-, that is, push v_theta away.
+New noise is added to the old policy's candidates x_0. v_old and v_theta are the two policies' predictions there. The
+implicit positive and negative policies are v+ = (1 - beta) v_old + beta v_theta and v- = (1 + beta) v_old - beta
+v_theta. Good candidates (weight r near 1) pull v+ towards them. Bad ones pull v-, which pushes v_theta away from them.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ SPREADS = 2.0
 def reward_weights(raw_pk: Tensor) -> Tensor:
     """Raw rewards (patients, candidates) -> r in 0..1: 1/2 + clip((raw - mean of the patient)/Z, -1, 1) / 2.
 
-    Z is SPREADS standard deviations about the patients' means, over the whole batch: patients whose candidates hardly
-    differ stay near 1/2. Without any spread all are 1/2.
+    Z is SPREADS standard deviations about the patients' means, over the whole batch. So patients whose candidates
+    hardly differ stay near 1/2. If no candidates differ, all weights are 1/2.
     """
     centred = raw_pk - raw_pk.mean(1, keepdim=True)
     scale = SPREADS * centred.square().mean().sqrt()
@@ -31,11 +31,11 @@ def reward_weights(raw_pk: Tensor) -> Tensor:
 def nft_loss(
     form: str, x0: Tensor, x_t: Tensor, v: Tensor, t_b: Tensor, v_old: Tensor, v_theta: Tensor, r_b: Tensor, beta: float
 ) -> Tensor:
-    """The loss over b candidates, each (C, z, y, x); ``v`` is the velocity of the noise that made ``x_t`` of ``x0``.
+    """The loss over b candidates, each (C, z, y, x). ``v`` is the velocity of the noise that made ``x_t`` from ``x0``.
 
-    ``form`` ``velocity``: r |v+ - v|^2 + (1 - r) |v- - v|^2. ``x0``: the same for the clean samples that v+ and v-
-    mean, each error divided by its own mean absolute size (detached), and the sum by beta: all noise times then count
-    alike, and the size of the step does not hang on beta.
+    ``form`` ``velocity``: r |v+ - v|^2 + (1 - r) |v- - v|^2. ``form`` ``x0``: the same for the clean samples that v+
+    and v- give. Each error is divided by its own mean absolute size (detached), and the sum by beta. Then all noise
+    times count alike, and the size of the step does not depend on beta.
     """
     plus = (1.0 - beta) * v_old + beta * v_theta
     minus = (1.0 + beta) * v_old - beta * v_theta

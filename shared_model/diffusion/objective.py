@@ -18,7 +18,7 @@ STAGES: tuple[str, ...] = ("any2any", "dose")
 
 @dataclass(frozen=True, kw_only=True)
 class Draw:
-    """What one training step asks: denoise ``target`` given ``conditions``."""
+    """The task of one training step: denoise ``target`` given ``conditions``."""
 
     target: str
     conditions: tuple[str, ...]
@@ -27,9 +27,9 @@ class Draw:
 def gate(stage: str, available: Sequence[str], generator: torch.Generator, least: float = 0.0) -> Draw:
     """Choose target and conditions among the modalities ``available``.
 
-    Stage ``dose``: dose from all the others. Stage ``any2any``: a uniform target, and each other modality visible
-    with a probability that is itself uniform from ``least`` to 1: from 0 every number of conditions occurs, from 1
-    all conditions are visible (the curriculum, server/rounds/loop.py).
+    Stage ``dose``: dose from all the others. Stage ``any2any``: any target with equal chance. Each other modality is
+    visible with a probability that is itself drawn uniformly from ``least`` to 1. With ``least`` 0 every number of
+    conditions occurs; with 1 all conditions are visible (the curriculum, server/rounds/loop.py).
     """
     present = [m for m in MODALITIES if m in available]
     if stage == "dose":
@@ -41,12 +41,12 @@ def gate(stage: str, available: Sequence[str], generator: torch.Generator, least
 
 
 def stack(examples: Sequence[Example], names: Sequence[str]) -> dict[str, Tensor]:
-    """Modality -> latents (B, C, z, y, x), float32 also where they are kept in less."""
+    """Modality -> latents (B, C, z, y, x), in float32 even if the examples keep them in lower precision."""
     return {m: torch.stack([e.latents[m] for e in examples]).float() for m in names}
 
 
 def stack_estimates(examples: Sequence[Example]) -> Tensor | None:
-    """The estimates of the dose of a batch, (B, C, z, y, x) float32; None where the examples have none."""
+    """The batch's estimates of the dose, (B, C, z, y, x) float32. None if the examples have none."""
     given = [e.estimate for e in examples if e.estimate is not None]
     return torch.stack(given).float() if given else None
 
@@ -59,10 +59,10 @@ def velocity_loss(
     precision: str,
     least: float = 0.0,
 ) -> Tensor:
-    """Mean squared error on the target's tokens of one batch; noise and times come from ``generator``.
+    """Mean squared error on the target's tokens of one batch, (). Noise and times come from ``generator``.
 
-    Examples with different modalities are gated apart, each kind by what it has: no modality is dropped because a
-    neighbour in the batch lacks it. The loss is the mean over examples. ``least``: see ``gate``.
+    Examples with different modalities are gated separately, each kind by what it has. So no modality is dropped because
+    another example in the batch lacks it. The loss is the mean over examples. ``least``: see ``gate``.
     """
     kinds: dict[tuple[str, ...], list[Example]] = {}
     for one in examples:
@@ -86,8 +86,9 @@ def _loss(
     eps = torch.randn(x0.shape, generator=generator)
     t_b = shift_time(torch.rand(len(examples), generator=generator))
     x_t, v = add_noise(x0, eps, t_b)
-    # No cache: torch has one of cast weights for all threads, and whichever leaves such a block empties it. The
-    # gradient of a weight that a pass uses several times (a shared patch embedding) would depend on other threads.
+    # No cache: all threads share torch's cache of cast weights, and any thread that leaves such a block empties it.
+    # Then the gradient of a weight that a pass uses several times (a shared patch embedding) would depend on other
+    # threads.
     with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16", cache_enabled=False):
         predicted = network(batch, draw.target, x_t, t_b, estimate_bczyx=estimate)
     loss: Tensor = (predicted.float() - training_target(predicts, x0, eps, v)).square().mean()

@@ -1,7 +1,7 @@
-"""Samples of one modality from any conditions: DDIM steps, batched candidates, tiles for grids above the training ROI.
+"""Sample one modality from any conditions: DDIM steps, batched candidates, tiles for grids above the training ROI.
 
-The noise is given, so the result depends on nothing but the seed that drew it: neither on how many candidates run at
-once nor on whether the conditions' keys and values are kept.
+The caller gives the noise, so the result depends only on the seed that drew it. It depends neither on how many
+candidates run at once nor on whether the conditions' keys and values are kept.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from shared_model.network.dit import Any2AnyDiT
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How to sample. ``steps`` of DDIM; ``precision`` of the network, bf16 or fp32; ``batch`` candidates at once.
+    """How to sample. ``steps``: DDIM steps. ``precision``: bf16 or fp32. ``batch``: candidates that run at once.
 
-    ``window`` (z, y, x) in latent cells: a larger grid is cut into such tiles, which overlap by ``overlap`` cells at
-    least and are blended at every step; None never cuts. ``keep``: keep the conditions' keys and values, where
+    ``window`` (z, y, x) in latent cells: a larger grid is cut into tiles of this size, which overlap by at least
+    ``overlap`` cells and are blended at every step. None never cuts. ``keep``: keep the conditions' keys and values if
     condition-causal attention makes that exact.
     """
 
@@ -43,9 +43,9 @@ def sample_latents(
     how: Sampling,
     estimate: Tensor | None = None,
 ) -> Tensor:
-    """Latents (K, C, z, y, x) of ``target`` from ``noise`` of that shape, one candidate a sample.
+    """Sample latents (K, C, z, y, x) of ``target`` from ``noise`` of that shape, one sample for each of K candidates.
 
-    ``conditions``: modality -> latents (C, z, y, x) of one patient; ``estimate``: those of an estimate of the dose.
+    ``conditions``: modality -> latents (C, z, y, x) of one patient. ``estimate``: latents of an estimate of the dose.
     """
     z, y, x = noise.shape[2:]
     parts = tiles((z, y, x), how.window or (z, y, x), how.overlap)
@@ -71,9 +71,10 @@ def sample_latents(
 
 
 class PatientNetwork:
-    """The network's output for the candidates of one patient on one tile; keeps what does not change.
+    """Gives the network's output for the candidates of one patient on one tile. Keeps what does not change.
 
-    Made and called inside the same ``torch.no_grad`` or outside of any: gradients pass through what is kept.
+    Make and call it inside the same ``torch.no_grad``, or make and call it outside of any, because gradients pass
+    through what it keeps.
     """
 
     def __init__(
@@ -93,7 +94,7 @@ class PatientNetwork:
                 self._memory = model.remember(self._conditions)
 
     def __call__(self, x_t: Tensor, t_b: Tensor) -> Tensor:
-        """Output (k, C, z, y, x) at ``x_t`` of k candidates and their noise times (k,)."""
+        """The output (k, C, z, y, x) for k candidates ``x_t`` at their noise times (k,)."""
         candidates = x_t.shape[0]
         conditions = {m: v.expand(candidates, -1, -1, -1, -1) for m, v in self._conditions.items()}
         estimate = None if self._estimate is None else self._estimate.expand(candidates, -1, -1, -1, -1)

@@ -1,4 +1,4 @@
-"""Fields over grids larger than a window: computed tile by tile, neighbours blended where they overlap."""
+"""Compute a field over a grid larger than a window: tile by tile, and blend neighbours where they overlap."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ Window = tuple[slice, slice, slice]
 
 
 def starts(size: int, window: int, overlap: int) -> list[int]:
-    """First cells of the windows that cover ``size`` cells, evenly spread, each overlapping the next by >= overlap.
+    """First cells of the windows that cover ``size`` cells. They are evenly spread and overlap by >= ``overlap`` cells.
 
-    The last window ends with the axis; one window does where ``size`` <= ``window``. ValueError if windows would not
-    advance.
+    The last window ends at the end of the axis. If ``size`` <= ``window``, one window is enough. ValueError if the
+    windows would not advance.
     """
     if size <= window:
         return [0]
@@ -28,13 +28,13 @@ def starts(size: int, window: int, overlap: int) -> list[int]:
 
 
 def tiles(shape: Triple, window: Triple, overlap: int) -> list[Window]:
-    """Windows (z, y, x) that cover ``shape``; ``overlap`` cells at least, on axes that need more than one window."""
+    """Windows (z, y, x) that cover ``shape``. On axes with several windows they overlap by >= ``overlap`` cells."""
     axes = [[slice(s, min(s + w, n)) for s in starts(n, w, overlap)] for n, w in zip(shape, window, strict=True)]
     return [(z, y, x) for z, y, x in product(*axes)]
 
 
 def _ramp(part: slice, size: int, overlap: int) -> Tensor:
-    """Weight along one axis: rises over ``overlap`` cells from each inner border, 1 elsewhere; never 0."""
+    """Weight along one axis. It rises over ``overlap`` cells from each inner border, is 1 elsewhere and never 0."""
     length = part.stop - part.start
     weight = torch.ones(length, dtype=torch.float64)
     rise = (torch.arange(overlap, dtype=torch.float64) + 0.5) / max(1, overlap)
@@ -46,9 +46,9 @@ def _ramp(part: slice, size: int, overlap: int) -> Tensor:
 
 
 def blend(field: Callable[[int, Window], Tensor], shape: Triple, parts: list[Window], overlap: int) -> Tensor:
-    """The field (..., z, y, x) over ``shape`` from its tiles ``field(number, window)``; weights sum to 1 everywhere.
+    """Blend the tiles ``field(number, window)`` into the field (..., z, y, x) over ``shape``.
 
-    One tile is returned as it is.
+    The weights of the tiles sum to 1 everywhere. A single tile is returned unchanged.
     """
     if len(parts) == 1:
         return field(0, parts[0])

@@ -1,7 +1,7 @@
-"""Who attends to whom. An ``Attend`` gets queries, keys and values (B, heads, L, d) and returns (B, heads, L, d).
+"""Which tokens attend to which. An ``Attend`` gets queries, keys and values (B, heads, L, d), returns (B, heads, L, d).
 
-Condition-causal attention makes the conditions' keys and values independent of the noisy target and of the noise
-time: computed once (``Memory``), they serve every sampling step and every candidate exactly.
+With condition-causal attention the conditions' keys and values do not depend on the noisy target or the noise time. So
+they are computed once (``Memory``) and are exact for every sampling step and every candidate.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ PLAIN_ATTENTION_TOKENS = 1024
 
 
 def attend_all(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Every token attends to every token. On a CPU in bf16, the plain product is used for short sequences.
+    """Every token attends to every token. Short sequences in bf16 on a CPU use the plain product.
 
-    There the fused kernel makes a training step of the small prior (896 tokens) 1.5 times slower; for long sequences
-    it is the fast and the lean one.
+    There the fused kernel makes a training step of the small prior (896 tokens) 1.5 times slower. For long sequences
+    the fused kernel is faster and needs less memory.
     """
-    # Keys decide: there are never fewer of them than queries.
+    # The number of keys decides, since there are never fewer keys than queries.
     short = k.shape[-2] <= PLAIN_ATTENTION_TOKENS
     if short and q.dtype == torch.bfloat16 and q.device.type == "cpu":
         scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
@@ -32,7 +32,7 @@ def attend_all(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def condition_causal(conditions: int) -> Attend:
-    """The first ``conditions`` tokens attend among themselves, the target's tokens after them to all."""
+    """The first ``conditions`` tokens attend only to each other. The target's tokens follow and attend to all."""
 
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         seen = attend_all(q[:, :, :conditions], k[:, :, :conditions], v[:, :, :conditions])
@@ -54,7 +54,10 @@ class LayerMemory:
         return attend_all(q, k, v)
 
     def recall(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Attend from the target's tokens to the kept conditions and to themselves; one patient, any batch."""
+        """Attend from the target's tokens to the stored conditions and to themselves.
+
+        The conditions are of one patient; the batch of targets may have any size. ValueError if nothing was stored.
+        """
         if self.k is None or self.v is None:
             raise ValueError("nothing was stored in this memory")
         batch = q.shape[0]
@@ -62,5 +65,5 @@ class LayerMemory:
         return attend_all(q, k, v)
 
 
-# One LayerMemory a block; empty where there are no conditions.
+# One LayerMemory for each block. Empty if there are no conditions.
 Memory = list[LayerMemory]

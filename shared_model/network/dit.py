@@ -1,7 +1,8 @@
 """Any2AnyDiT: one transformer that denoises any modality given any subset of the others (docs/method.md, "The model").
 
 Parameter names follow diffusers' WanTransformer3DModel where the part is the same, so that its weights map by name.
-Parameters that Wan keeps bare live in a leaf module (``Table``), because Opacus takes per-sample gradients by module.
+A parameter that Wan keeps outside of any module is here in a module of its own (``Table``), because Opacus takes
+per-sample gradients by module.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class Table(nn.Module):
         self.weight = nn.Parameter(torch.randn(*shape) * std)
 
     def forward(self, x: Tensor) -> Tensor:
-        """X + weight."""
+        """Return x + weight."""
         return x + self.weight
 
 
@@ -53,7 +54,7 @@ class Attention(nn.Module):
     def forward(
         self, x_bld: Tensor, cos: Tensor, sin: Tensor, attend: Attend = attend_all, asked: slice = ALL
     ) -> Tensor:
-        """(B, L, D) -> (B, L, D), or of the tokens ``asked`` alone; ``attend`` decides who sees whom."""
+        """(B, L, D) -> (B, L, D), or only the tokens ``asked``. ``attend`` decides which tokens see which."""
         q, k, v = self.to_q(x_bld[:, asked]), self.to_k(x_bld), self.to_v(x_bld)
         # Norms and phases stay in float32 under bf16 autocast, as in diffusers.
         q, k = self.norm_q(q.float()), self.norm_k(k.float())
@@ -89,7 +90,7 @@ class Block(nn.Module):
         attend: Attend,
         asked: slice = ALL,
     ) -> Tensor:
-        """(B, S*n, D) -> the same, or the tokens ``asked`` alone; n = ``per_slot`` share one of the S modulations."""
+        """(B, S*n, D) -> the same shape, or only the tokens ``asked``. n = ``per_slot`` tokens share a modulation."""
         parts = self.table(modulation_bs6d).repeat_interleave(per_slot, dim=1)
         shift_a, scale_a = parts[:, :, :2].unbind(2)
         gate_a, shift_f, scale_f, gate_f = parts[:, asked, 2:].unbind(2)
@@ -117,12 +118,12 @@ class Any2AnyDiT(nn.Module):
             {m: nn.Conv3d(arch.latent_channels, arch.dim, arch.patch, arch.patch) for m in embedded}
         )
         self.head = nn.ModuleDict({m: nn.Linear(arch.dim, width) for m in MODALITIES})
-        # Embeds an estimate of the dose, where the caller gives one.
+        # Embeds an estimate of the dose, if the caller gives one.
         self.estimate: nn.Module | None = None
         self.timesteps = Timesteps(arch.freq_dim, flip_sin_to_cos=True, downscale_freq_shift=0)
         self.time_embedder = TimestepEmbedding(arch.freq_dim, arch.dim)
         self.time_proj = nn.Linear(arch.dim, 6 * arch.dim)
-        # Absent, not zero, where it is switched off: a parameter without a gradient would still travel.
+        # Absent, not zero, when switched off: a parameter without a gradient would still travel.
         self.role = nn.Embedding(2, arch.dim) if self.switches.role_embedding else None
         if self.role is not None:
             nn.init.zeros_(self.role.weight)
@@ -131,10 +132,10 @@ class Any2AnyDiT(nn.Module):
         self.table_out = Table(1, 1, 2, arch.dim, std=arch.dim**-0.5)
 
     def take_estimate(self) -> None:
-        """Let the dose's tokens see an estimate of it, by a patch embedding of its own that starts at zero.
+        """Let the dose's tokens see an estimate of the dose, through a new patch embedding that starts at zero.
 
-        It costs no token: each token of the noisy dose gets the estimate of its own place (as ConvNets of the residual
-        form do by channels, arXiv:2309.15214).
+        This adds no tokens: each token of the noisy dose gets the estimate at its own place. ConvNets of the residual
+        form do this with channels (arXiv:2309.15214).
         """
         arch = self.arch
         self.estimate = nn.Conv3d(arch.latent_channels, arch.dim, arch.patch, arch.patch)
@@ -152,14 +153,15 @@ class Any2AnyDiT(nn.Module):
     ) -> Tensor:
         """Velocity (B, C, z, y, x) of ``target`` at noise time ``t_b`` in [0, 1].
 
-        ``conditions``: modality -> clean latents (B, C, z, y, x); any subset, not holding the target. With the
-        ``memory`` of ``remember(conditions)`` only the target's tokens are computed. ``estimate_bczyx``: latents of an
-        estimate of the dose, where dose is the target of a network that takes one.
+        ``conditions``: modality -> clean latents (B, C, z, y, x), any subset without the target. With the ``memory``
+        of ``remember(conditions)`` only the target's tokens are computed. ``estimate_bczyx``: latents of an estimate of
+        the dose, needed if dose is the target and the network takes an estimate. ValueError if it is missing, or given
+        without need, or if the target is also a condition.
         """
         if target in conditions:
             raise ValueError(f"target {target!r} is also a condition")
         if (self.estimate is not None and target == "dose") != (estimate_bczyx is not None):
-            raise ValueError("an estimate of the dose is given where none is taken, or missing")
+            raise ValueError("the estimate of the dose is missing, or the network takes none")
         seen = [] if memory is not None else _sort_by_slot(conditions)
         volumes = {**conditions, target: noisy_bczyx}
         per_slot = math.prod(self._grid(noisy_bczyx))
@@ -170,7 +172,7 @@ class Any2AnyDiT(nn.Module):
             attends = [condition_causal(per_slot * len(seen))] * len(self.blocks)
         else:
             attends = [attend_all] * len(self.blocks)
-        # Only the target's tokens leave the last block: there they alone ask, and they see all.
+        # Only the target's tokens leave the last block, so only they attend there, and they see all tokens.
         attends[-1] = attends[-1] if memory else attend_all
         x = self._blocks([*seen, target], volumes, time_bsd, attends, slice(-per_slot, None), estimate_bczyx)
         shift, scale = self.table_out(time_bsd[:, -1:, None]).unbind(2)
@@ -178,9 +180,10 @@ class Any2AnyDiT(nn.Module):
         return unpatchify(y, self._grid(noisy_bczyx), self.arch.patch, self.arch.latent_channels)
 
     def remember(self, conditions: Mapping[str, Tensor]) -> Memory:
-        """Keys and values of one patient's conditions, modality -> (1, C, z, y, x), for ``forward``.
+        """Compute keys and values of one patient's conditions, modality -> (1, C, z, y, x), for ``forward``.
 
-        Exact under condition-causal attention alone (ValueError otherwise), for any noise time and any batch.
+        They are exact for any noise time and any batch, but only under condition-causal attention. ValueError under
+        any other.
         """
         if self.switches.attention != "condition-causal":
             raise ValueError("only condition-causal attention lets the conditions be computed once")
@@ -202,7 +205,7 @@ class Any2AnyDiT(nn.Module):
         asked: slice = ALL,
         estimate_bczyx: Tensor | None = None,
     ) -> Tensor:
-        """Tokens of the modalities ``names``, embedded and through all blocks; the last block gives those ``asked``."""
+        """Embed the modalities ``names`` and run all blocks. The last block returns only the tokens ``asked``."""
         grid = self._grid(volumes[names[0]])
         x = self._tokens(names, volumes, estimate_bczyx)
         modulation = self.time_proj(F.silu(time_bsd)).unflatten(-1, (6, -1))
@@ -210,14 +213,14 @@ class Any2AnyDiT(nn.Module):
         for number, (block, attend) in enumerate(zip(self.blocks, attends, strict=True), 1):
             given = (x, modulation, cos, sin, math.prod(grid), attend, asked if number == len(self.blocks) else ALL)
             if self.switches.checkpointing and self.training:
-                # A block draws no random numbers, and torch's stream is every thread's: it is left alone.
+                # A block draws no random numbers. Torch's random stream belongs to all threads, so it is left alone.
                 x = checkpoint(block, *given, use_reentrant=False, preserve_rng_state=False)
             else:
                 x = block(*given)
         return x
 
     def _tokens(self, names: list[str], volumes: Mapping[str, Tensor], estimate_bczyx: Tensor | None = None) -> Tensor:
-        """(B, S*n, D) patch embeddings of the modalities ``names``, in that order; the last takes the estimate."""
+        """Patch embeddings (B, S*n, D) of the modalities ``names``, in that order. The last gets the estimate."""
         shared = self.switches.patch_embedding == "shared"
         embedded = [self.patch[SHARED if shared else m](volumes[m]) for m in names]
         if self.estimate is not None and estimate_bczyx is not None:
@@ -229,7 +232,7 @@ class Any2AnyDiT(nn.Module):
         return z, y, x
 
     def _time(self, t_b: Tensor, clean: int, last: int = TARGET) -> Tensor:
-        """(B, clean + 1, D) timestep plus role embedding: ``clean`` conditions at t = 0, then the last slot at t_b."""
+        """Timestep plus role embedding (B, clean + 1, D): ``clean`` conditions at t = 0, then the last slot at t_b."""
         batch = t_b.shape[0]
         t_bs = torch.zeros(batch, clean + 1, device=t_b.device)
         t_bs[:, -1] = 1000.0 * t_b

@@ -1,4 +1,4 @@
-"""Random starts of modules, from a seed and nothing else."""
+"""Random starts of modules that depend only on a seed."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ from contextlib import contextmanager
 
 import torch
 
-# Modules draw their first weights from torch's own stream, and a process has one of it for all threads.
+# Modules draw their first weights from torch's own random stream. All threads of a process share this one stream.
 _one_at_a_time = threading.RLock()
 
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Inside, torch's random stream starts at ``seed``; afterwards it goes on where it was.
+    """In this block, torch's random stream starts at ``seed``. After it, the stream goes on where it was.
 
-    One thread at a time: whatever builds modules in a thread does it in here, also where their first weights are
-    overwritten, or it would take numbers out of another thread's start. May be nested.
+    Only one thread at a time is inside. Code that builds modules in a thread must do so in this block, even if it
+    overwrites their first weights. Otherwise it would take random numbers from another thread's start. Blocks may be
+    nested.
     """
     with _one_at_a_time, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -1,4 +1,4 @@
-"""What both ends of a federation must agree on about the model: architecture, prior, adapter, training grid."""
+"""The model specification, which every party of a federation shares: architecture, prior, adapter, training grid."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from shared_model.core.errors import InputError
 from shared_model.network.switches import Switches
 
 ADAPTERS: tuple[str, ...] = ("full", "blocks", "lora+embeddings", "lora", "base")
-# A coordinator's specification decides what a site allocates: 128^3 is the native resolution of OpenKBP, and twice that
-# is room for longer fields of view.
+# A coordinator's specification decides how much memory a site allocates. 128^3 is the native resolution of OpenKBP;
+# twice that leaves room for longer fields of view.
 MAX_VOXELS = 2 * 128**3
 MAX_RANK, MAX_ALPHA = 1024, 65_536
-# The coefficients travel in the spec, which a message limits to 20,000 characters.
+# The coefficients travel in the spec. A message limits the spec to 20,000 characters.
 MAX_BASE_FOURIER = 2500
-# Bundled ones (shared_model/bundled/priors), a random start, and Wan 2.1 from files.
+# Bundled priors (shared_model/bundled/priors), a random start, and Wan 2.1 from files.
 PRIORS: tuple[str, ...] = ("video-small", "video-shuffled", "phantom-small", "none", "wan")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class BaseKind:
-    """What must be known of a base before its code is loaded, which needs torch.
+    """What can be known of a base without loading its code, which needs torch.
 
     ``implementation``: ``module:class`` of a Base (shared_model/base/interface.py). ``gives_dose``: the network learns
     dose minus the base's dose. ``trains``: its weights are part of the vector. ``fitted_by_sums``: its coefficients are
-    solved once from sums over all sites, and stand in the specification.
+    solved once from sums over all sites, and are kept in the specification.
     """
 
     implementation: str
@@ -53,9 +53,9 @@ FITTED = " or ".join(name for name, kind in BASES.items() if kind.fitted_by_sums
 class Architecture:
     """Sizes of Any2AnyDiT. The defaults (1.2M parameters) are those of the bundled prior.
 
-    A 2x2x2 patch of Haar latents is 4x8x8 voxels, 128 tokens a modality at 32^3. From scratch on OpenKBP it reached a
-    dose score of 9.4 Gy in 82 CPU-s, where a 1x2x2 patch (256 tokens) stood at 15.9 Gy after 85 CPU-s.
-    ``text_constant``: every block adds a vector where its backbone attended to text (shared_model/backbone/wan.py).
+    A 2x2x2 patch of Haar latents is 4x8x8 voxels, or 128 tokens for each modality at 32^3. Trained from scratch on
+    OpenKBP, it reached a dose score of 9.4 Gy in 82 CPU-s. A 1x2x2 patch (256 tokens) was at 15.9 Gy after 85 CPU-s.
+    ``text_constant``: every block adds a vector in place of attention to text (shared_model/backbone/wan.py).
     """
 
     dim: int = 128
@@ -70,20 +70,21 @@ class Architecture:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSpec:
-    """The model of one federation. Canonical JSON of this travels; weights of the prior never do.
+    """The model of one federation. It travels as canonical JSON. The prior's weights never travel.
 
     ``prior``: a bundled one (``video-small``; its control ``video-shuffled``; ``phantom-small``), ``none`` (random
-    start from ``init_seed``) or ``wan`` (Wan 2.1 from files that each party has; ``prior_sha256`` names them by
-    content, empty: the coordinator's own). ``adapter``: what trains and travels; ``base``: the base that trains, alone,
-    and it alone predicts. ``rank`` and ``alpha`` of LoRA.
-    ``shape``: training grid (z, y, x) that covers each patient's body; slices (z) of Wan's video autoencoder are best
-    4k + 1 (shared_model/backbone/wan_vae.py).
-    ``precision`` of the forward pass: ``bf16`` (weights and sums stay float32) or ``fp32``. ``switches``: how the model
-    differs from the default one. ``base``: ``none`` (the paper's form), or what the model learns dose minus:
-    ``ridge``, a closed-form estimate (shared_model/base/ridge.py) with ``base_fourier`` random features, whose
-    coefficients are ``base_weights`` once fitted; ``voxel``, a small network (shared_model/base/voxel.py), or
-    ``phantom``, 64 numbers on top of what phantoms teach (shared_model/base/phantom.py), whose weights are part of the
-    vector.
+    start from ``init_seed``) or ``wan`` (Wan 2.1 from files that each party has). ``prior_sha256``: the content hash of
+    Wan's files; empty means those of the coordinator. ``adapter``: what trains and travels. With ``base`` only the base
+    trains, and its dose is the prediction. ``rank`` and ``alpha`` are those of LoRA. ``shape``: the training grid
+    (z, y, x), which covers each patient's body. For Wan's video autoencoder the number of slices (z) is best 4k + 1
+    (shared_model/backbone/wan_vae.py). ``precision`` of the forward pass: ``bf16`` (weights and sums stay float32) or
+    ``fp32``. ``switches``: how the model differs from the default one.
+
+    ``base``: ``none`` (the paper's form), or the base whose dose is subtracted from the dose that the model learns.
+    ``ridge`` is a closed-form estimate (shared_model/base/ridge.py) with ``base_fourier`` random features; once fitted,
+    its coefficients are ``base_weights``. ``voxel`` is a small network (shared_model/base/voxel.py). ``phantom`` is 64
+    numbers that correct what was learned on phantoms (shared_model/base/phantom.py). The weights of these two are part
+    of the vector.
     """
 
     prior: str = "video-small"
@@ -108,7 +109,7 @@ class ModelSpec:
             raise InputError("model.prior_sha256: expected 64 hex digits with model.prior=wan, else nothing")
         if self.precision not in ("bf16", "fp32"):
             raise InputError(f"model.precision={self.precision!r}: expected bf16 or fp32")
-        # The values are not quoted: one may have thousands of digits.
+        # The errors do not quote the values, since one may have thousands of digits.
         for key, low, high in (("init_seed", 0, 2**63 - 1), ("rank", 1, MAX_RANK), ("alpha", 1, MAX_ALPHA)):
             if not low <= getattr(self, key) <= high:
                 raise InputError(f"model.{key}: expected {low} to {high}")
@@ -150,19 +151,19 @@ class ModelSpec:
 
     @property
     def base_kind(self) -> BaseKind:
-        """What is known of the base without its code."""
+        """What is known of the base without loading its code."""
         return BASES[self.base]
 
     @property
     def base_alone(self) -> bool:
-        """Whether the base is all that trains; then its dose is the prediction."""
+        """Whether only the base trains. Then its dose is the prediction."""
         return self.adapter == "base"
 
     def to_json(self) -> str:
-        """Canonical form: sorted keys, no spaces.
+        """Canonical JSON: sorted keys, no spaces.
 
-        A switch at its default is not written, nor an empty hash of the prior or anything of a base that is not there,
-        so that new fields change neither the identity of earlier adapters nor that of runs that do not use them.
+        A switch at its default, an empty hash of the prior and the fields of an absent base are not written. So a new
+        field does not change the identity of earlier adapters, nor that of runs that do not use it.
         """
         raw = {**asdict(self), "switches": self.switches.changed()}
         unsaid = {key for key in ("switches", "prior_sha256") if not raw[key]}
@@ -173,7 +174,7 @@ class ModelSpec:
 
     @classmethod
     def from_json(cls, text: str) -> ModelSpec:
-        """Inverse of ``to_json``; InputError names an unknown key or a value of the wrong type."""
+        """Inverse of ``to_json``. InputError names an unknown key or a value of the wrong type."""
         try:
             raw = json.loads(text)
         except (ValueError, RecursionError) as error:  # also a number of thousands of digits

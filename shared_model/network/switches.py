@@ -1,4 +1,4 @@
-"""The model's switches: one for each row of the paper's ablation table, and those that only cost or save time."""
+"""The model's switches: one for each row of the paper's ablation table, and some that affect only time or memory."""
 
 from __future__ import annotations
 
@@ -24,14 +24,15 @@ _WORDS: Mapping[str, tuple[str, ...]] = {
 class Switches:
     """How the model differs from the default, which is the paper's model. Raises InputError on an unknown word.
 
-    ``rope``: how the slot axis enters the rotary phases (tokens.rope_phases); ``none`` keeps the three spatial axes.
-    ``patch_embedding``: one per modality, or one ``shared`` by all (heads stay per modality).
-    ``role_embedding``: whether target and condition are told apart by a learned embedding. Without it the noise time
-    still tells them apart, since conditions stand at t = 0.
-    ``attention``: ``condition-causal`` lets conditions see conditions only, so that their keys and values can be kept
+    ``rope``: how the slot axis enters the rotary phases (tokens.rope_phases). ``none`` keeps the three spatial axes.
+    ``patch_embedding``: one per modality, or one ``shared`` by all. Each modality always has its own head.
+    ``role_embedding``: whether a learned embedding tells target and conditions apart. Without it the noise time still
+    tells them apart, since conditions are at t = 0.
+    ``attention``: ``condition-causal`` lets conditions see only conditions, so that their keys and values can be kept
     over sampling steps and candidates. It is not the token-causal attention of the paper's ablation.
-    ``predicts``: what the network's output is read as (diffusion.recover).
-    ``checkpointing``: compute the blocks twice in training instead of keeping their activations; same result.
+    ``predicts``: how the network's output is read (diffusion.schedule.recover).
+    ``checkpointing``: compute the blocks twice in training instead of keeping their activations. The result is the
+    same.
     """
 
     rope: str = "overlay"
@@ -57,9 +58,9 @@ class Switches:
 
     @classmethod
     def from_raw(cls, raw: object) -> Switches:
-        """From a JSON object; a switch that it does not name is at its default. InputError on an unknown name."""
+        """Read a JSON object. A switch that it does not name is at its default. InputError for an unknown name."""
         if not isinstance(raw, dict):
-            raise InputError("model spec: switches is not a mapping of switches to their values")
+            raise InputError("model spec: switches: expected a mapping of switches to their values")
         known = [f.name for f in fields(cls)]
         for key in raw:
             if key not in known:

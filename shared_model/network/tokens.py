@@ -16,16 +16,16 @@ def _rates(pairs: int) -> Tensor:
 
 
 def rope_phases(slots: list[int], grid: tuple[int, int, int], head_dim: int, kind: str = "overlay") -> Tensor:
-    """Rotation angles (S*n, head_dim/2) in radians of the tokens of ``slots``, each an (z, y, x) ``grid`` of n tokens.
+    """Rotation angles (S*n, head_dim/2) in radians of the tokens of ``slots``, each a (z, y, x) ``grid`` of n tokens.
 
-    The three spatial axes keep the angles of the video backbone (Wan 2.1 splits the head in t, h, w) in all
-    kinds of slot axis but the last:
+    There are four kinds of slot axis. All but the last keep the three spatial axes' angles of the video backbone
+    (Wan 2.1 splits the head in t, h, w):
 
-    - ``overlay``: the slot index turns the lowest-frequency pairs of each axis, which are almost still over any grid
-      that fits, on top of their spatial angle. Phases inside one slot differ exactly as they do in the backbone.
-    - ``split``: the same pairs belong to the slot alone, the paper's literal d_S + d_H + d_W + d_D.
-    - ``none``: no slot axis, the backbone's own three.
-    - ``naive``: the head is split anew in four, so that every frequency differs from what the backbone learned.
+    - ``overlay``: the slot index adds a turn to the lowest-frequency pairs of each axis, on top of their spatial angle.
+      These pairs hardly turn over any grid that fits. Within one slot, phases differ exactly as in the backbone.
+    - ``split``: the same pairs encode only the slot, as in the paper's literal d_S + d_H + d_W + d_D.
+    - ``none``: no slot axis, only the backbone's own three.
+    - ``naive``: the head is split into four new parts, so that every frequency differs from what the backbone learned.
     """
     pairs = head_dim // 2
     slot_pairs = head_dim // 8 if kind == "naive" else 0
@@ -56,7 +56,7 @@ def rotate(x_blhd: Tensor, cos_l1p: Tensor, sin_l1p: Tensor) -> Tensor:
 
 
 def unpatchify(tokens_bnp: Tensor, grid: tuple[int, int, int], patch: tuple[int, int, int], channels: int) -> Tensor:
-    """(B, n, patch volume * channels) -> (B, channels, z, y, x); the channel is the fastest index, as in Wan."""
+    """(B, n, patch volume * channels) -> (B, channels, z, y, x). The channel is the fastest index, as in Wan."""
     b = tokens_bnp.shape[0]
     x = tokens_bnp.reshape(b, *grid, *patch, channels).permute(0, 7, 1, 4, 2, 5, 3, 6)
     return x.reshape(b, channels, *(g * p for g, p in zip(grid, patch, strict=True)))
