@@ -1,14 +1,14 @@
 """Dose and DVH metrics, batched over predictions of one patient.
 
-Two families, kept apart because their numbers look alike and do not compare:
+There are two families. They are kept apart because their numbers look alike but cannot be compared:
 
 * OpenKBP (Babier et al. 2021, Medical Physics 48(9), doi:10.1002/mp.14845): ``dose_score_gy`` and the DVH score.
-  They depend on the voxel size (D0.1cc of a coarse grid is its hottest voxel): compare scores of one grid only.
+  They depend on the voxel size (D0.1cc of a coarse grid is its hottest voxel): compare only scores on the same grid.
 * Mean absolute error above 5 Gy: ``mae_ref5_gy`` where the reference reaches 5 Gy, and ``mae_gdp_gy`` in the form of
   the leaderboard of the GDP-HMM challenge (AAPM 2025).
 
-Everything is torch and keeps the device and dtype of the dose, and gradients flow to it (percentiles pass theirs to
-the two neighbouring order statistics). Doses in Gy, masks boolean (z, y, x), b predictions of the same patient.
+Everything is torch and keeps the device and dtype of the dose. Gradients flow to the dose; those of percentiles go to
+the two neighbouring order statistics. Doses are in Gy, masks are boolean (z, y, x). b predictions are of one patient.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ SCORE_KEYS = ("dose_score_gy", "dvh_score_gy", "mae_ref5_gy", "mae_gdp_gy")
 
 @dataclass(frozen=True, kw_only=True)
 class CaseScore:
-    """How far one predicted dose is from one patient's reference; all in Gy, lower is better.
+    """How far one predicted dose is from the patient's reference dose, all in Gy. Lower is better.
 
-    ``dvh_errors`` maps ``'PTV_7000/D95'``, ``'Brainstem/D0.1cc'``, ... to |prediction - reference|, only for structures
-    that the patient has.
+    ``dvh_errors`` maps ``'PTV_7000/D95'``, ``'Brainstem/D0.1cc'``, ... to |prediction - reference|. It holds only
+    structures that the patient has.
     """
 
     dose_score_gy: float
@@ -49,10 +49,10 @@ def structure_dose(dose_bzyx: torch.Tensor, mask_zyx: torch.Tensor) -> torch.Ten
 
 
 def dose_at_volume(dose_bn: torch.Tensor, volume_percent: float) -> torch.Tensor:
-    """D_x%: the dose that the hottest ``volume_percent`` of the structure receives at least, (b,) Gy.
+    """D_x%: the least dose in the hottest ``volume_percent`` of the structure, (b,) Gy.
 
     It is the (100 - x)-th percentile of the voxel doses, linear between order statistics as in ``numpy.percentile``
-    (OpenKBP's convention). Sorted here because ``torch.quantile`` refuses more than 16 million values.
+    (OpenKBP's convention). This code sorts because ``torch.quantile`` refuses more than 16 million values.
     Raises InputError if the structure has no voxel or the volume is not within 0 to 100 percent.
     """
     ordered = _sort(dose_bn, "dose at volume")
@@ -73,10 +73,10 @@ def _rank_of_percentile(voxels: int, percent: float) -> float:
 
 
 def _rank_of_01cc(voxels: int, voxel_cc: float) -> float:
-    """Where OpenKBP reads D0.1cc: 0.1 cm3 is whole voxels (half to even), at least one, at most the structure.
+    """The rank at which OpenKBP reads D0.1cc. 0.1 cm3 is rounded to whole voxels (half to even), at least one.
 
-    The rank is rounded to single precision at each step, as it is where voxel sizes are stored so: that shows in the
-    fourth decimal of D0.1cc in Gy, and the reference values carry it.
+    It is at most the structure. The rank is rounded to single precision at each step, as in code that stores voxel
+    sizes so. This shows in the fourth decimal of D0.1cc in Gy, and the reference values include it.
     """
     whole = np.float32(max(1, round(0.1 / voxel_cc)))
     hundred = np.float32(100.0)
@@ -104,7 +104,8 @@ def dvh_metrics(
 ) -> dict[str, torch.Tensor]:
     """OpenKBP's DVH metrics of every structure that has a voxel: name -> (b,) Gy.
 
-    Organs at risk: ``D0.1cc`` and ``mean``; targets: ``D99``, ``D95``, ``D1``. Keys are ``'<TG-263 name>/<metric>'``.
+    Organs at risk have ``D0.1cc`` and ``mean``, targets have ``D99``, ``D95`` and ``D1``. Keys are
+    ``'<TG-263 name>/<metric>'``.
     """
     metrics: dict[str, torch.Tensor] = {}
     for name, mask in structures.items():
@@ -124,7 +125,7 @@ def dvh_metrics(
 def dvh_curve(dose_bzyx: torch.Tensor, mask_zyx: torch.Tensor, levels_gy: torch.Tensor) -> torch.Tensor:
     """Cumulative DVH: the fraction of the structure that receives at least each of the m levels, (b, m) in 0..1.
 
-    Exact for the voxel doses (no bins); a step function, so without gradient. Raises InputError on an empty mask.
+    It is exact for the voxel doses (no bins). As a step function it has no gradient. InputError if the mask is empty.
     """
     ordered = _sort(structure_dose(dose_bzyx, mask_zyx).detach(), "DVH").contiguous()
     b, n = ordered.shape
@@ -136,7 +137,7 @@ def dvh_curve(dose_bzyx: torch.Tensor, mask_zyx: torch.Tensor, levels_gy: torch.
 def dose_score_gy(reference_zyx: torch.Tensor, dose_bzyx: torch.Tensor, body_zyx: torch.Tensor) -> torch.Tensor:
     """OpenKBP's dose score of one patient, (b,) Gy: sum of |prediction - reference| over the WHOLE grid / body voxels.
 
-    Body is the possible-dose mask. Dose predicted outside it is therefore punished, and no voxel is diluted.
+    Body is the possible-dose mask. So dose predicted outside the body adds to the score but not to the voxel count.
     """
     return (dose_bzyx - reference_zyx).abs().sum(dim=(-3, -2, -1)) / body_zyx.sum()
 
@@ -154,8 +155,9 @@ def mae_gdp_gy(reference_zyx: torch.Tensor, dose_bzyx: torch.Tensor, body_zyx: t
     """The GDP-HMM leaderboard's mean absolute error, (b,) Gy; NaN where no reference voxel exceeds 5 Gy.
 
     Sum of |prediction - reference| over the body's voxels where EITHER exceeds 5 Gy, divided by the number where the
-    REFERENCE does: false dose adds to the sum and not to the count. The challenge first scales the reference (alone) to
-    its prescription: do that with ``scale_to_prescription`` to compare with its numbers; nothing is scaled here.
+    REFERENCE does. False dose adds to the sum but not to the count. Nothing is scaled here. The challenge first scales
+    the reference, and only the reference, to its prescription: use ``scale_to_prescription`` before comparing with its
+    numbers.
     """
     over_reference = (reference_zyx > LOW_DOSE_GY) & body_zyx
     over_either = over_reference | ((dose_bzyx > LOW_DOSE_GY) & body_zyx)
@@ -166,10 +168,10 @@ def mae_gdp_gy(reference_zyx: torch.Tensor, dose_bzyx: torch.Tensor, body_zyx: t
 def scale_to_prescription(
     dose_bzyx: torch.Tensor, target_zyx: torch.Tensor, prescription_gy: float, volume_percent: float = 97.0
 ) -> torch.Tensor:
-    """Each dose (b, z, y, x) times a factor so that D97% of the target equals its prescription.
+    """Scale each dose (b, z, y, x) so that D97% of the target equals its prescription.
 
-    GDP-HMM normalises reference doses so, by the highest target, before training and scoring; predictions are left as
-    they are. Raises InputError where D97% is not above 0 Gy: no factor can reach the prescription then.
+    GDP-HMM does this to reference doses, with the highest target, before training and scoring. It does not scale
+    predictions. Raises InputError if D97% is not above 0 Gy, because then no factor reaches the prescription.
     """
     reached = dose_at_volume(structure_dose(dose_bzyx, target_zyx), volume_percent)
     if not bool((reached > 0).all()):
@@ -178,10 +180,10 @@ def scale_to_prescription(
 
 
 def score_candidates(case: Case, dose_bzyx: torch.Tensor) -> list[CaseScore]:
-    """Scores b predictions of one patient against ``case.dose_gy``; one CaseScore each.
+    """Score b predictions of one patient against ``case.dose_gy``, with one CaseScore for each.
 
-    Computed in double precision. Raises InputError if the case has no reference dose or none above 5 Gy, if the shape
-    is not the case's grid, or if a prediction is not finite.
+    Scores are computed in double precision. Raises InputError if the case has no reference dose or none above 5 Gy, if
+    the shape is not that of the case's grid, or if a prediction is not finite.
     """
     reference = _reference(case)
     if dose_bzyx.ndim != 4 or tuple(dose_bzyx.shape[1:]) != case.grid.shape:
@@ -207,15 +209,15 @@ def score_candidates(case: Case, dose_bzyx: torch.Tensor) -> list[CaseScore]:
 
 
 def score_case(case: Case, dose_gy: torch.Tensor) -> CaseScore:
-    """Scores one predicted dose (z, y, x) in Gy against ``case.dose_gy``; errors as in ``score_candidates``."""
+    """Score one predicted dose (z, y, x) in Gy against ``case.dose_gy``. Errors are those of ``score_candidates``."""
     return score_candidates(case, dose_gy[None])[0]
 
 
 def summarise(scores: Sequence[CaseScore]) -> dict[str, float]:
-    """Cohort scores: the four metrics in Gy (``SCORE_KEYS``) and ``patients``.
+    """Scores of a cohort: the four metrics in Gy (``SCORE_KEYS``) and the number of ``patients``.
 
     The DVH score is the mean over all (patient, structure, metric) cells, as in OpenKBP: a patient with more structures
-    weighs more. The others are means over patients. Raises InputError on no score, or where no patient has a structure.
+    weighs more. The others are means over patients. InputError if there is no score, or no patient has a structure.
     """
     if not scores:
         raise InputError("summary of scores: no patient was scored; expected at least one")

@@ -42,7 +42,7 @@ _FORMS: Mapping[str, re.Pattern[str]] = {
     "spill": re.compile(rf"R{_NUMBER}%"),
 }
 _DOSES = ("dose_at_percent", "dose_at_cc", "mean", "max", "min")
-# Isodose volumes are counted in the whole body; the structure is the target they belong to.
+# These count isodose volumes in the whole body. Their structure is the target that the isodose belongs to.
 OF_ISODOSE = ("conformity", "gradient", "spill")
 OF_PRESCRIPTION = (*OF_ISODOSE, "volume_at_percent", "cold_volume_at_percent")
 MAX_GY, MAX_PERCENT, MAX_CC = 200.0, 200.0, 20_000.0
@@ -50,7 +50,7 @@ MAX_GY, MAX_PERCENT, MAX_CC = 200.0, 200.0, 20_000.0
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
-    """``kind`` is a key of the table above in words; ``amount`` its x: percent, cm3 or Gy, as the name says."""
+    """``kind``: a key of ``_FORMS``. ``amount``: the x in the name, in percent, cm3 or Gy, as the name says."""
 
     name: str
     kind: str
@@ -58,7 +58,7 @@ class Metric:
 
     @classmethod
     def parse(cls, text: str) -> Metric:
-        """From a name; InputError on any other text, or an amount that no dose or volume can have."""
+        """Read a metric's name. InputError for any other text, or an amount that no dose or volume can have."""
         for kind, form in _FORMS.items():
             match = form.fullmatch(text)
             if match:
@@ -71,13 +71,13 @@ class Metric:
 
     @property
     def units(self) -> tuple[str, ...]:
-        """The units that its value may be given in."""
+        """The units in which its value may be given."""
         if self.kind in _DOSES:
             return DOSE_UNITS
         return VOLUME_UNITS if "volume" in self.kind else RATIO_UNITS
 
     def highest(self, unit: str) -> float:
-        """The most that the value can reach in ``unit``."""
+        """The highest value that the metric can have in ``unit``."""
         if unit == "ratio":
             return 1.0 if self.kind == "conformity" else 1000.0
         return {"Gy": MAX_GY, "%Rx": MAX_PERCENT, "%": 100.0, "cc": MAX_CC}[unit]

@@ -1,12 +1,13 @@
-"""Dose-volume metrics of structures whose voxels may belong to them in part; exact, batched and differentiable.
+"""Dose-volume metrics of structures that may fill only part of a voxel. Exact, batched and differentiable.
 
 Throughout, ``dose_bn`` is the dose in the n voxels of a structure for b candidates (Gy), and ``cc_n`` the volume of
-the structure in each of them (cm3, above 0). With whole voxels of one size the dose at a volume is
+the structure in each voxel (cm3, above 0). For whole voxels of one size, the dose at a volume equals
 ``dosimetry.dose_at_volume``, OpenKBP's and numpy's convention.
 
-Gradients: a dose at a volume passes its gradient to the two neighbouring order statistics, mean to all voxels. A volume
-at a dose is a step in each voxel's dose: exact it has no gradient; with ``soft_gy`` the step is a logistic of that
-width, whose bias on the volume vanishes with it (0.25 Gy: below a tenth of a voxel in a gradient of 0.5 Gy/mm).
+Gradients: a dose at a volume passes its gradient to the two neighbouring order statistics, a mean passes it to all
+voxels. A volume at a dose is a step in each voxel's dose, and an exact step has no gradient. With ``soft_gy`` the step
+is a logistic of that width. Its bias on the volume vanishes as the width goes to 0 (0.25 Gy: below a tenth of a voxel
+in a dose gradient of 0.5 Gy/mm).
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ from torch import Tensor
 
 
 def dose_at_percent(dose_bn: Tensor, cc_n: Tensor, percent: float) -> Tensor:
-    """D_x%: the dose that the hottest ``percent`` of the volume receives at least, (b,) Gy.
+    """D_x%: the least dose in the hottest ``percent`` of the volume, (b,) Gy.
 
-    Doses stand at the middle of their voxels' volumes in ascending order, the coldest at 0 and the hottest at 1; linear
-    between them. For equal volumes that is ``numpy.percentile``'s default.
+    Voxels are put in ascending order of dose. Each dose is placed at the middle of its voxel's volume, the coldest at 0
+    and the hottest at 1, and doses are linear between these places. For equal volumes this is ``numpy.percentile``'s
+    default.
     """
     ordered, order = dose_bn.sort(dim=-1)
     volume = cc_n[order]
@@ -36,9 +38,9 @@ def dose_at_percent(dose_bn: Tensor, cc_n: Tensor, percent: float) -> Tensor:
 
 
 def dose_at_cc(dose_bn: Tensor, cc_n: Tensor, cc: float) -> Tensor:
-    """D_xcc: the least dose in the hottest ``cc`` cm3, (b,) Gy; of all of a structure that is smaller.
+    """D_xcc: the least dose in the hottest ``cc`` cm3, (b,) Gy. A smaller structure counts as a whole.
 
-    On coarse grids it differs from ``dosimetry.dose_at_01cc``, which counts whole voxels as OpenKBP does.
+    On coarse grids this differs from ``dosimetry.dose_at_01cc``, which counts whole voxels as OpenKBP does.
     """
     return dose_at_percent(dose_bn, cc_n, 100.0 * min(1.0, cc / float(cc_n.sum())))
 

@@ -1,7 +1,7 @@
-"""Which voxels a scorecard's criterion speaks of, and how much of each: structures, whole groups, rings around targets.
+"""The region of a scorecard's criterion: which voxels, and how much of each. A structure, or a ring around one.
 
 A structure is named as in TG-263. ``PTV_High``, ``PTV_Mid`` and ``PTV_Low`` are the case's targets by prescription, so
-that one card serves other dose levels; ``Body`` is where dose may be other than zero.
+that one scorecard serves other dose levels. ``Body`` is where dose may differ from zero.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ VolumeCc = NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True)
 class Region:
-    """A structure, or with ``to_mm`` the shell of the body from ``from_mm`` to ``to_mm`` outside of it."""
+    """A structure, or with ``to_mm`` the ring around it: the part of the body ``from_mm`` to ``to_mm`` outside it."""
 
     structure: str
     from_mm: float = 0.0
@@ -37,13 +37,13 @@ class Region:
 
     @property
     def label(self) -> str:
-        """For tables: ``PTV_High`` or ``ring PTV_High 5-20 mm``."""
+        """The region's name in tables: ``PTV_High`` or ``ring PTV_High 5-20 mm``."""
         return self.structure if self.to_mm is None else f"ring {self.structure} {self.from_mm:g}-{self.to_mm:g} mm"
 
 
 @lru_cache(maxsize=1)
 def _tg263() -> Callable[[str], bool]:
-    import tg263  # compiles 700 patterns: only where a card is read
+    import tg263  # compiles 700 patterns, so it is imported only when a scorecard is read
 
     allowed: Callable[[str], bool] = tg263.is_structure_name_allowed
     return allowed
@@ -51,20 +51,20 @@ def _tg263() -> Callable[[str], bool]:
 
 @lru_cache(maxsize=1024)
 def is_structure_name(name: str) -> bool:
-    """Whether TG-263 has such a structure, or the model (``PTV_7000``)."""
+    """Whether TG-263 or the model (``PTV_7000``) knows a structure of this name."""
     return name == BODY or is_known(name) or bool(_tg263()(name))
 
 
 def is_target_name(name: str) -> bool:
-    """Whether the name is one of a target volume."""
+    """Whether the name is that of a target volume."""
     return _TARGET.fullmatch(name) is not None
 
 
 def own_name(name: str, case: Case) -> str | None:
-    """The case's own name of a structure; None where it has none of that name, or an empty one."""
+    """The case's own name for a structure. None if the case lacks the structure or its mask is empty."""
     if name in RELATIVE_TARGETS:
         targets = case.targets
-        # High is always there; low from two targets on, mid from three.
+        # Any case with a target has High. Low needs two targets, Mid needs three.
         places = {"PTV_High": 0, "PTV_Low": len(targets) - 1, "PTV_Mid": 1}
         needed = {"PTV_High": 1, "PTV_Low": 2, "PTV_Mid": 3}[name]
         return targets[places[name]] if len(targets) >= needed else None
@@ -75,7 +75,10 @@ def own_name(name: str, case: Case) -> str | None:
 
 
 def prescription_gy(name: str | None, case: Case) -> float | None:
-    """The prescription of a target of the case; of the highest target for None or a structure that has none."""
+    """The prescription (Gy) of a target of the case. For None or a structure without one, that of the highest target.
+
+    None if the case has no target.
+    """
     if not case.targets:
         return None
     found = own_name(name, case) if name else None
@@ -83,9 +86,9 @@ def prescription_gy(name: str | None, case: Case) -> float | None:
 
 
 def region_cc(region: Region, case: Case, cover: Mapping[str, NDArray[np.floating]]) -> VolumeCc | None:
-    """Volume of the region in each voxel, (z, y, x) cm3; None where the case lacks it.
+    """Volume of the region in each voxel, (z, y, x) cm3. None if the case lacks the region.
 
-    ``cover``: share 0..1 of a structure in each voxel, (z, y, x), for structures that have more than a mask.
+    ``cover``: share 0..1 of a structure in each voxel, (z, y, x), for structures that are known better than by a mask.
     """
     name = own_name(region.structure, case)
     if name is None:

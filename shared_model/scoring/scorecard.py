@@ -1,9 +1,9 @@
-"""Scorecard: a clinic's preferences as criteria with points, and the score of candidate doses under it.
+"""Scorecard: a clinic's preferences as criteria with points. It scores candidate doses.
 
 A criterion is a metric of a structure and a piecewise-linear map from its value to points (at most its weight). The
-score of a plan is 100 * sum of points / sum of weights, over the criteria whose structures the patient has. A criterion
-may carry a hard constraint: how far a value lies beyond it is a violation, apart from the points. Files are read by
-shared_model/scoring/scorecard_read.py; the format is in docs/scorecards.md.
+score of a dose is 100 * sum of points / sum of weights, over the criteria whose structures the patient has. A criterion
+may have a hard constraint. How far a value lies beyond it is a violation, which does not affect the points. The module
+shared_model/scoring/scorecard_read.py reads files; docs/scorecards.md describes their format.
 """
 
 from __future__ import annotations
@@ -29,10 +29,11 @@ REDUCTIONS = ("min", "max", "mean", "union")
 class Criterion:
     """One line of a scorecard.
 
-    Of several ``regions`` the metric is the ``reduce`` (min, max, mean) of theirs, or that of their union. ``higher``:
-    whether more is better. ``points``: (value, points) with rising values, linear between and constant outside.
-    ``constraint``: the value that no plan may fall short of where more is better, else exceed.
-    ``prescription``: the target whose prescription ``%`` of dose means; None: the structure's own, else the highest.
+    ``reduce``: how several ``regions`` give one value: the min, max or mean of theirs, or that of their union.
+    ``higher``: whether more is better. ``points``: pairs (value, points) with rising values; points are linear between
+    values and constant outside. ``constraint``: the least value that a dose may have if more is better, else the
+    greatest. ``prescription``: the target whose prescription is 100 % of dose. None means the structure's own
+    prescription, or the highest if it has none.
     """
 
     id: str
@@ -51,19 +52,19 @@ class Criterion:
 
     @property
     def span(self) -> float:
-        """From the first to the last value of the map: the scale of a violation."""
+        """The distance from the first to the last value of the map. Violations are measured in it."""
         return self.points[-1][0] - self.points[0][0]
 
     @property
     def label(self) -> str:
-        """For tables: structures and metric."""
+        """Structures and metric, as a name in tables."""
         names = " / ".join(region.label for region in self.regions)
         return f"{names} {self.metric.name}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scorecard:
-    """A named, versioned list of criteria. ``prescriptions_gy``: the dose levels it was written for, if any."""
+    """A named list of criteria with a version. ``prescriptions_gy``: the dose levels it was written for, if any."""
 
     schema: str
     name: str
@@ -74,10 +75,10 @@ class Scorecard:
     sha256: str
 
     def bind(self, case: Case, cover: Mapping[str, NDArray[np.floating]] | None = None) -> BoundCard:
-        """The card on one patient: voxels and volumes worked out once, for any number of candidates.
+        """Apply the scorecard to one patient. Voxels and volumes are computed once, for any number of candidates.
 
-        ``cover``: share 0..1 of a structure in each voxel, (z, y, x); without it a structure is its mask. Raises
-        InputError where the patient has none of the card's structures.
+        ``cover``: share 0..1 of a structure in each voxel, (z, y, x). A structure without it is its mask. Raises
+        InputError if the patient has none of the scorecard's structures.
         """
         bound = [one for c in self.criteria if (one := _bind(c, case, cover or {})) is not None]
         if not bound:
@@ -87,7 +88,7 @@ class Scorecard:
 
 @dataclass(frozen=True, kw_only=True)
 class _Part:
-    """Voxels of one region as flat indices into the grid, and its volume in each."""
+    """Voxels of one region as flat indices into the grid, and the region's volume (cm3) in each."""
 
     index_n: Tensor
     cc_n: Tensor
@@ -125,9 +126,9 @@ def _bind(criterion: Criterion, case: Case, cover: Mapping[str, NDArray[np.float
 
 
 class BoundCard:
-    """A scorecard on one patient. Doses are (b, z, y, x) in Gy on the patient's grid; results keep their dtype.
+    """A scorecard for one patient. Doses are (b, z, y, x) in Gy on the patient's grid. Results keep the dose's dtype.
 
-    ``criteria``: those that apply to the patient, in the card's order: the c of the results.
+    ``criteria``: the c criteria that apply to the patient, in the scorecard's order. Results (b, c) follow this order.
     """
 
     def __init__(self, bound: Sequence[_BoundCriterion]) -> None:
@@ -137,16 +138,16 @@ class BoundCard:
         self.constrained = tuple(n for n, c in enumerate(self.criteria) if c.constraint is not None)
 
     def values(self, dose_bzyx: Tensor, soft_gy: float = 0.0) -> Tensor:
-        """Each criterion's metric in its unit, (b, c). ``soft_gy``: see shared_model/scoring/partial_volume.py."""
+        """The metric of each criterion in its unit, (b, c). ``soft_gy``: see shared_model/scoring/partial_volume.py."""
         flat = dose_bzyx.flatten(1)
         return torch.stack([_value(one, flat, soft_gy) for one in self._bound], dim=1)
 
     def points(self, values_bc: Tensor) -> Tensor:
-        """Points of each criterion, (b, c), from ``values``; the gradient is that of the map's pieces."""
+        """Points of each criterion, (b, c), from its value. The gradient is that of the map's pieces."""
         return torch.stack([_interpolate(c.points, values_bc[:, n]) for n, c in enumerate(self.criteria)], dim=1)
 
     def violations(self, values_bc: Tensor) -> Tensor:
-        """How far each value is beyond its constraint, (b, c), in spans of the criterion's map; 0 where it holds."""
+        """How far each value is beyond its constraint, (b, c), in units of ``span``. 0 if the constraint holds."""
         columns = []
         for n, c in enumerate(self.criteria):
             value = values_bc[:, n]
@@ -198,7 +199,7 @@ def _metric(bound: _BoundCriterion, part: _Part, dose_bv: Tensor, soft_gy: float
 def _isodose_metric(
     bound: _BoundCriterion, part: _Part, body: _Part, dose_bv: Tensor, level_gy: float, soft_gy: float
 ) -> Tensor:
-    """Conformity, gradient or spill: ratios of volumes of isodoses in the whole body."""
+    """Conformity, gradient or spill, (b,): ratios of the volumes of isodoses in the whole body."""
     everywhere, everywhere_cc = dose_bv[:, body.index_n], body.cc_n.to(dose_bv.dtype)
 
     def isodose_cc(gy: float) -> Tensor:
@@ -215,7 +216,7 @@ def _isodose_metric(
 
 
 def _interpolate(points: Sequence[tuple[float, float]], value_b: Tensor) -> Tensor:
-    """The piecewise-linear map, constant outside, (b,) -> (b,)."""
+    """Apply a piecewise-linear map that is constant outside its points, (b,) -> (b,)."""
     x, y = (torch.tensor([p[i] for p in points], dtype=value_b.dtype) for i in (0, 1))
     piece = (torch.searchsorted(x, value_b.detach().contiguous()) - 1).clamp(0, len(points) - 2)
     slope = (y[1:] - y[:-1]) / (x[1:] - x[:-1])

@@ -1,13 +1,15 @@
-"""Scorecards from other programs' JSON, rewritten as text of our own schema, which is then read like any card.
+"""Import scorecards from other programs' JSON. They are rewritten in our own schema and then read like any scorecard.
 
 Two layouts are known, each as far as it is public:
 
 * Varian PlanScoreCard: ``ScoreTemplates[]`` with Structure, MetricType, InputValue, InputUnit, OutputUnit and
   ``ScorePoints[{PointX, Score}]``, linear between points as ours are.
-* ProKnow: ``computed[]`` with type, roi_name, arg_1 and ``objectives[{label, max | min}]``, best first: pass levels
-  without points. Levels are spread evenly from 1 point down to 0, every criterion weighs 1: ours, to be reviewed.
+* ProKnow: ``computed[]`` with type, roi_name, arg_1 and ``objectives[{label, max | min}]``, best first. Its levels have
+  no points. We spread the levels evenly from 1 point down to 0 and give every criterion the weight 1. The clinic must
+  review these choices.
 
-What has no counterpart here is refused with its line, not left out: a card that lost a criterion is another card.
+A criterion with no counterpart here is an error that names its line. It is not left out, because a scorecard without
+one of its criteria is a different scorecard.
 """
 
 from __future__ import annotations
@@ -37,9 +39,9 @@ _PROKNOW: Mapping[str, tuple[str, str]] = {
 
 
 def import_scorecard(path: Path, names: Mapping[str, str] | None = None) -> tuple[Scorecard, str]:
-    """(card, its YAML text) of a JSON file of either layout; our own YAML is read as it is.
+    """Read a JSON file of either layout: (scorecard, its YAML text).
 
-    ``names``: the clinic's structure names -> TG-263. InputError names the line that cannot be kept.
+    ``names``: the clinic's structure names -> TG-263. InputError names the line that cannot be imported.
     """
     top = read_located(path)
     keys = top.mapping()
@@ -50,7 +52,7 @@ def import_scorecard(path: Path, names: Mapping[str, str] | None = None) -> tupl
         criteria = [_proknow(one, names or {}) for one in keys["computed"].items()]
         title = keys.get("name")
     else:
-        raise top.error("no scorecard: expected ScoreTemplates (PlanScoreCard) or computed (ProKnow)")
+        raise top.error("not a scorecard: expected ScoreTemplates (PlanScoreCard) or computed (ProKnow)")
     for number, one in enumerate(criteria, 1):
         one["id"] = f"{number:02d}_{one['structure']}_{one['metric']}"
     card = {
@@ -70,7 +72,7 @@ def _structure(value: Located, names: Mapping[str, str]) -> str:
         value = value.mapping(required=("StructureId",))["StructureId"]
     name = names.get(value.text(), value.text())
     if not is_structure_name(name):
-        raise value.error(f"{name!r} is no TG-263 name; say what it is: --name {name!r}=TG263_NAME")
+        raise value.error(f"{name!r} is not a TG-263 name; give its TG-263 name: --name {name!r}=TG263_NAME")
     return name
 
 
@@ -126,13 +128,13 @@ def _proknow(one: Located, names: Mapping[str, str]) -> dict[str, Any]:
         values = level.mapping()
         given = [key for key in ("max", "min") if key in values and not values[key].is_null]
         if not given:
-            continue  # the last level has no bound: whatever is worse
+            continue  # the last level has no bound: it is for everything worse
         if len(given) > 1 or (side and given[0] != side):
-            raise level.error("expected max alone or min alone, the same in every objective")
+            raise level.error("expected only max or only min, the same one in every objective")
         side = given[0]
         bounds.append(values[side].number())
     if len(bounds) < 2:
-        raise keys["objectives"].error("expected at least two levels with a bound: one alone is pass or fail, no map")
+        raise keys["objectives"].error("expected at least two levels with a bound; one bound gives no map to points")
     share = [round(1 - n / (len(bounds) - 1), 6) for n in range(len(bounds))]
     points = sorted([bound, points] for bound, points in zip(bounds, share, strict=True))
     source = "ProKnow objectives, points spread evenly (ours)"

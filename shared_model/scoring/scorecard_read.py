@@ -1,6 +1,6 @@
-"""Scorecard files: YAML of schema ``rt-scorecard/2`` (and ``/1``, which knows fewer keys), checked line by line.
+"""Read scorecard files: YAML of schema ``rt-scorecard/2``, or ``/1``, which has fewer keys.
 
-Every error names the file, the line and the key at fault, what was expected there and what to do.
+Every error names the file, the line and the wrong key, what was expected there and what to do.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ MAX_RING_MM = 500.0
 MAX_WEIGHT = 1e6
 _TOP = ("schema", "name", "institution", "prescription_gy", "fractions", "missing_structure", "metrics")
 _CRITERION = ("id", "structure", "reduce", "metric", "unit", "direction", "goal", "limit", "weight", "points", "source")
-# Only from version 2 of the format on.
+# Only in version 2 of the format.
 _NEW_TOP = ("version", "site", "description")
 _NEW_CRITERION = ("constraint", "prescription")
-# Names of the data set that version 1 was written for.
+# Structure names of the data set that version 1 was written for.
 _OLD_NAMES = {"RightParotid": "Parotid_R", "LeftParotid": "Parotid_L", "Mandible": "Bone_Mandible"}
 _OLD_TARGET = re.compile(r"PTV(\d{2})")
 
 
 def read_scorecard(path: Path) -> Scorecard:
-    """The card in the YAML file ``path``; InputError names the line at fault."""
+    """Read the scorecard in the YAML file ``path``. InputError names the wrong line."""
     return scorecard(read_located(path))
 
 
 def parse_scorecard(text: str, file: str = "scorecard") -> Scorecard:
-    """The card in a YAML text; ``file`` names it in errors."""
+    """Read the scorecard in a YAML text. ``file`` names the text in errors."""
     return scorecard(parse_located(text, file))
 
 
 def scorecard(top: Located) -> Scorecard:
-    """The card in a document that was read."""
+    """Make the scorecard from a document that was read. InputError names the wrong line."""
     keys = top.mapping(required=("schema", "name", "metrics"))
     schema = keys["schema"].text()
     if schema not in SCHEMAS:
@@ -126,7 +126,7 @@ def _regions(value: Located, old: bool) -> tuple[Region, ...]:
             raise keys["to_mm"].error(f"{high:g}: expected more than from_mm ({low:g})")
         name = _name(keys["ring"], keys["ring"].text(), old)
         if name == BODY:
-            raise keys["ring"].error("a ring lies around a structure inside the body")
+            raise keys["ring"].error("a ring must be around a structure inside the body")
         return (Region(structure=name, from_mm=low, to_mm=high),)
     names = value.items() if value.is_list else [value]
     if not names:
@@ -169,7 +169,7 @@ def _constraint(value: Located, highest: float, higher: bool) -> float:
     word, other = ("at_least", "at_most") if higher else ("at_most", "at_least")
     keys = value.mapping()
     if other in keys:
-        raise keys[other].error(f"impossible beside direction {'higher' if higher else 'lower'}; expected {word}")
+        raise keys[other].error(f"does not fit direction {'higher' if higher else 'lower'}; expected {word}")
     return value.mapping((word,), (word,))[word].number(0, highest)
 
 
@@ -181,7 +181,7 @@ def _prescription(value: Located) -> str:
 
 
 def _check_together(lines: Sequence[Located], criteria: Sequence[Criterion]) -> None:
-    """Ids that stand twice, and constraints that no plan can meet together."""
+    """InputError for an id that appears twice, and for two constraints that no dose can meet together."""
     seen: set[str] = set()
     for line, one in zip(lines, criteria, strict=True):
         if one.id in seen:
@@ -194,7 +194,7 @@ def _check_together(lines: Sequence[Located], criteria: Sequence[Criterion]) -> 
 
 
 def _heat(metric: Metric) -> float | None:
-    """Where a dose stands between the hottest (0) and the coldest (100 %) voxel; None where that is not known."""
+    """The place of a dose between the hottest (0) and the coldest (100 %) voxel. None if that is not known."""
     return {"max": 0.0, "min": 100.0, "dose_at_percent": metric.amount}.get(metric.kind)
 
 

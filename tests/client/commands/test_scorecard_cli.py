@@ -95,7 +95,7 @@ def test_a_card_is_checked_and_imported(folder: Path) -> None:
     theirs = {"type": "MEAN_DOSE_ROI", "roi_name": "larynx_ours", "objectives": [{"max": 20}, {"max": 40}]}
     (folder / "theirs.json").write_text(json.dumps({"computed": [theirs]}))
     arguments = ["scorecard", str(folder / "theirs.json"), "--out", str(folder / "ours.yaml")]
-    with pytest.raises(InputError, match="is no TG-263 name"):
+    with pytest.raises(InputError, match="is not a TG-263 name"):
         CliRunner().invoke(app, arguments, catch_exceptions=False)
     made = CliRunner().invoke(app, [*arguments, "--name", "larynx_ours=Larynx"], catch_exceptions=False)
     assert made.exit_code == 0

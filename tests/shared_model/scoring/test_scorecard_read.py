@@ -46,7 +46,7 @@ BAD = {
     "wrong unit": ("unit: Gy\n    direction: lower", "unit: cc\n    direction: lower", 16, "given in Gy or %Rx"),
     "unknown metric": ("metric: Mean", "metric: Meen", 15, "metric 'Meen' is unknown"),
     "metric beyond 100 %": ("D95%", "D195%", 7, "expected a number above 0, up to 100"),
-    "constraint against the direction": ("{at_least: 66}", "{at_most: 66}", 12, "impossible beside direction higher"),
+    "constraint against the direction": ("{at_least: 66}", "{at_most: 66}", 12, "does not fit direction higher"),
     "constraint beyond any dose": ("{at_least: 66}", "{at_least: 660}", 12, "660: expected a number from 0 to 200"),
     "unknown key": ("    weight: 30", "    wieght: 30", 18, "unknown key"),
     "direction": ("direction: lower", "direction: down", 17, "expected higher or lower"),
@@ -127,7 +127,7 @@ def test_a_plan_score_card_is_imported(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "line", "message"),
     [
-        ({"Structure": {"StructureId": "Larinx"}}, 6, "'Larinx' is no TG-263 name"),
+        ({"Structure": {"StructureId": "Larinx"}}, 6, "'Larinx' is not a TG-263 name"),
         ({"Structure": "Larynx", "MetricType": "HomogeneityIndex"}, 6, "has no counterpart here"),
         ({"Structure": "Larynx", "MetricType": "VolumeOfRegret", "OutputUnit": "cc"}, 6, "has no counterpart here"),
         ({"Structure": "Larynx", "OutputUnit": "furlong"}, 9, "expected one of Gy"),
@@ -170,5 +170,5 @@ def test_a_proknow_template_is_imported(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"proknow\.json:4: .*'INTEGRAL_DOSE_ROI' has no counterpart"):
         import_scorecard(path)
     path.write_text(json.dumps({"metrics": []}))
-    with pytest.raises(InputError, match="no scorecard: expected ScoreTemplates"):
+    with pytest.raises(InputError, match="not a scorecard: expected ScoreTemplates"):
         import_scorecard(path)
