@@ -6,15 +6,26 @@ READY := $(VENV)/.ready
 # One thread per process: results do not depend on the machine's load, and small tensors are faster so.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: install demo test e2e check format bench bench-gpu clean
+.PHONY: install demo test e2e check format dist dist-check bench bench-gpu clean
 
 install: $(READY)
 
-# torch first and exactly: from PyPI this version is the CPU build where no other is asked for.
+# torch first and exactly. TORCH=cpu or TORCH=cuda takes that build from PyTorch's own index; without it pip's index
+# decides, which on Linux is mostly the CUDA build. CUDA names the release for TORCH=cuda, such as cu126.
+CUDA ?= cu130
+TORCH_INDEX_cpu := https://download.pytorch.org/whl/cpu
+TORCH_INDEX_cuda = https://download.pytorch.org/whl/$(CUDA)
+TORCH_FROM := --constraint constraints.txt
+ifdef TORCH
+  ifeq ($(TORCH_INDEX_$(TORCH)),)
+    $(error TORCH=$(TORCH): expected cpu or cuda)
+  endif
+  TORCH_FROM := --index-url $(TORCH_INDEX_$(TORCH))
+endif
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.11")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch==2.13.0
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH_FROM) torch==2.13.0
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	touch $(READY)
 
@@ -51,6 +62,21 @@ check: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# The sdist and the wheel, in dist/.
+dist: $(READY)
+	rm -rf dist build
+	$(BIN)/python -m build
+
+# The wheel alone, in an empty environment and an empty folder outside the repository: it must bring all that it needs.
+dist-check: dist
+	set -e; empty=$$(mktemp -d); trap 'rm -rf "$$empty"' EXIT; \
+	$(PYTHON) -m venv "$$empty/venv"; \
+	"$$empty/venv/bin/python" -m pip install --quiet --disable-pip-version-check $(TORCH_FROM) torch==2.13.0; \
+	"$$empty/venv/bin/python" -m pip install --quiet --disable-pip-version-check --constraint constraints.txt dist/*.whl; \
+	cd "$$empty"; venv/bin/client --help > client.txt; venv/bin/server --help > server.txt; \
+	venv/bin/simulate run out=out name=alone data.sites=2 data.patients=4 data.root=data privacy.mode=none \
+	  rounds.count=1 train.local_steps=1
+
 format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -73,4 +99,4 @@ bench-gpu: $(READY)
 	$(BIN)/python -m simulations.benchmarks.gpu_forward
 
 clean:
-	rm -rf out build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf out build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
