@@ -173,6 +173,17 @@ def convert(overrides: Overrides = None) -> None:
 
 
 @app.command()
+def train(overrides: Overrides = None) -> None:
+    """Train the U-shaped network on all training patients, in legs; the same command goes on where it stopped."""
+    from simulations.studies.train_backbone import train_backbone, train_settings
+
+    settings = train_settings(overrides or [])
+    with progress_bars() as bars:
+        report = train_backbone(settings, bars)
+    print(report)
+
+
+@app.command()
 def pretrain(overrides: Overrides = None) -> None:
     """Train a prior of the bundled size on procedural video or phantom patients and write it with its card."""
     from simulations.settings.commands import pretrain_settings

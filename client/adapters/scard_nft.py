@@ -26,7 +26,7 @@ from shared_model.adapter.shared import PRIVATE
 from shared_model.core.errors import InputError
 from shared_model.diffusion.nft import nft_loss, reward_weights
 from shared_model.diffusion.sampler import PatientNetwork, Sampling
-from shared_model.diffusion.schedule import add_noise, sample_ddim, sampling_times, shift_time
+from shared_model.network.schedule import add_noise, sample_ddim, sampling_times, shift_time
 from shared_model.patient.case import CONDITIONS
 from shared_model.prediction.predictor import noise_generator
 

@@ -12,8 +12,8 @@ from client.data.latent_cache import content_hash
 from client.data.load import load_split
 from client.site.config import SiteConfig
 from shared_model.base import ridge
-from shared_model.base.features import Features
 from shared_model.base.interface import TrainingRows, base_of
+from shared_model.channels.features import Features
 from shared_model.network.spec import ModelSpec
 from shared_model.patient.case import Case, Volume
 

@@ -19,9 +19,9 @@ from torch import Tensor
 
 from shared_model.backbone.checkpoint import Checkpoint
 from shared_model.core.errors import InputError
-from shared_model.diffusion.schedule import flow_state, velocity_of_flow
 from shared_model.network.attention import Memory
 from shared_model.network.dit import EPS, TARGET, Any2AnyDiT
+from shared_model.network.schedule import flow_state, velocity_of_flow
 from shared_model.network.spec import Architecture
 from shared_model.network.switches import Switches
 
@@ -53,7 +53,7 @@ class WanDiT(Any2AnyDiT):
     """Any2AnyDiT around a flow-matching backbone. To its caller it predicts v like any other network.
 
     Inside, in training and in sampling, the network gets the rectified-flow state, and its output is read as flow
-    velocity (shared_model/diffusion/schedule.py). Under bf16 the residual stream, norms, modulation and time embedding
+    velocity (shared_model/network/schedule.py). Under bf16 the residual stream, norms, modulation and time embedding
     stay float32, as in diffusers.
     """
 

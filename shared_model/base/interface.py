@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Generator, Tensor, nn
 
-from shared_model.base.features import Features, highest_gy, physics_features
+from shared_model.channels.features import Features, highest_gy, physics_features
 from shared_model.core.errors import InputError
 from shared_model.network.spec import ModelSpec
 from shared_model.patient.case import Case, Volume

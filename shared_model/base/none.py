@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from shared_model.base.features import Features
 from shared_model.base.interface import Base
+from shared_model.channels.features import Features
 from shared_model.patient.case import Case, Volume
 
 

@@ -16,12 +16,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Generator, Tensor, nn
 
-from shared_model.base.features import Features
 from shared_model.base.interface import Base, TrainingRows, dose_ratio
 from shared_model.base.public import PublicBase
 from shared_model.base.ridge import VOXELS_PER_PATIENT, design, predict
 from shared_model.base.voxel_training import draw, voxel_loss
 from shared_model.bundled import PRIOR_FOLDERS
+from shared_model.channels.features import Features
 from shared_model.patient.case import Case, Volume
 
 PUBLIC = PRIOR_FOLDERS / "phantom-base" / "public.npz"

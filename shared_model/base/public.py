@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from shared_model.base.features import Features
 from shared_model.base.ridge import PENALTY, columns, design
+from shared_model.channels.features import Features
 
 Matrix = NDArray[np.floating[Any]]
 # One patient: features (n, 24), and dose divided by the highest prescription (n,).

@@ -16,8 +16,8 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from shared_model.base.features import NAMES, Features, highest_gy
 from shared_model.base.interface import Base
+from shared_model.channels.features import NAMES, Features, highest_gy
 from shared_model.core.errors import InputError
 from shared_model.network.spec import ModelSpec
 from shared_model.patient.case import Case, Volume

@@ -8,10 +8,10 @@ from functools import lru_cache
 from torch import Generator, Tensor, nn
 
 from shared_model.base import voxel_network
-from shared_model.base.features import Features
 from shared_model.base.interface import Base, TrainingRows
 from shared_model.base.voxel_network import VoxelNetwork, voxel_features
 from shared_model.base.voxel_training import draw, training_rows, voxel_loss
+from shared_model.channels.features import Features
 from shared_model.network.seeding import seeded
 from shared_model.patient.case import Case, Volume
 

@@ -13,9 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from shared_model.base import light, surroundings
-from shared_model.base.features import NAMES, highest_gy, levels, physics_features, relative_prescription
 from shared_model.base.ridge import BASIS, HOTTEST
+from shared_model.channels import light, surroundings
+from shared_model.channels.features import NAMES, highest_gy, levels, physics_features, relative_prescription
 from shared_model.network.seeding import seeded
 from shared_model.patient.case import Case, Volume
 

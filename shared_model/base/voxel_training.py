@@ -17,9 +17,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from shared_model.base.features import Features
 from shared_model.base.interface import TrainingRows, dose_ratio
 from shared_model.base.voxel_network import COLUMNS
+from shared_model.channels.features import Features
 from shared_model.patient.case import Case
 
 # Signed distances, negative inside. They tell which structure a voxel is in, left and right alike.

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from shared_model.diffusion.schedule import recover
+from shared_model.network.schedule import recover
 
 FORMS = ("x0", "velocity")
 # A candidate this many standard deviations above its patient's mean has the full weight of 1.

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from shared_model.diffusion.modalities import Example
-from shared_model.diffusion.schedule import add_noise, shift_time, training_target
 from shared_model.network.dit import Any2AnyDiT
+from shared_model.network.schedule import add_noise, shift_time, training_target
 from shared_model.patient.case import CONDITIONS, MODALITIES
 
 STAGES: tuple[str, ...] = ("any2any", "dose")

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from shared_model.diffusion.schedule import sample_ddim
 from shared_model.diffusion.tiling import Triple, Window, blend, tiles
 from shared_model.network.dit import Any2AnyDiT
+from shared_model.network.schedule import sample_ddim
 
 
 @dataclass(frozen=True, kw_only=True)

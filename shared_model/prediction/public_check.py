@@ -25,10 +25,10 @@ from numpy.typing import NDArray
 from shared_model.adapter.manifest import unpack
 from shared_model.adapter.shared import adapted_model
 from shared_model.backbone.prior import load_latents
-from shared_model.base.features import Features
 from shared_model.base.interface import base_of
 from shared_model.base.model import base_weights
 from shared_model.bundled import PUBLIC_CASES
+from shared_model.channels.features import Features
 from shared_model.core.errors import InputError
 from shared_model.core.files import ORDINARY, whole_file
 from shared_model.diffusion.modalities import Example, example

@@ -18,7 +18,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from shared_model.backbone.wan import WAN_1_3B, WanDiT
-from shared_model.diffusion.schedule import sample_ddim
+from shared_model.network.schedule import sample_ddim
 from shared_model.network.spec import Architecture
 from shared_model.patient.case import CONDITIONS
 

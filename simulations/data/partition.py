@@ -13,7 +13,7 @@ from client.data.npz import read_arrays
 from client.site.config import SiteConfig
 from shared_model.core.errors import FieldError, InputError
 from simulations.data.csv_patient import TARGETS
-from simulations.data.partition_rules import BY_VOXELS, RULES, Patient, ruled
+from simulations.data.partition_rules import BY_VOXELS, RULES, CohortPatient, ruled
 
 OPENKBP_SPLITS = ("train", "validation", "test")
 
@@ -101,13 +101,15 @@ def _listed_sites(root: Path, path: Path, data: str) -> list[SiteConfig]:
     return sites
 
 
-def _cohort(root: Path, *, with_voxels: bool) -> list[Patient]:
+def _cohort(root: Path, *, with_voxels: bool) -> list[CohortPatient]:
     """The training and validation patients of a data set, as the rules want them."""
     patients = []
     for split in ("train", "validation"):
         for case_id in openkbp_split(root, split).validation:
             y_mm, slice_mm, targets = _voxels_and_targets(root, case_id) if with_voxels else (0.0, 0.0, 0)
-            patients.append(Patient(case_id=case_id, split=split, in_plane_mm=y_mm, slice_mm=slice_mm, targets=targets))
+            patients.append(
+                CohortPatient(case_id=case_id, split=split, in_plane_mm=y_mm, slice_mm=slice_mm, targets=targets)
+            )
     return patients
 
 

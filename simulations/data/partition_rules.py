@@ -14,7 +14,7 @@ from functools import partial
 
 
 @dataclass(frozen=True, kw_only=True)
-class Patient:
+class CohortPatient:
     """What a rule may know of a patient: his split, his native voxels in mm (in plane, between slices), his targets."""
 
     case_id: str
@@ -32,8 +32,8 @@ class Hospital:
     validation: list[str] = field(default_factory=list)
 
 
-Assignment = dict[str, list[Patient]]
-Rule = Callable[[Sequence[Patient]], Assignment]
+Assignment = dict[str, list[CohortPatient]]
+Rule = Callable[[Sequence[CohortPatient]], Assignment]
 
 _QUANTITY_PERCENT = (30, 20, 15, 12, 9, 6, 5, 3)
 # hospitals_8: a hospital with fewer validation patients than this sets its last training patients aside for tests of
@@ -41,14 +41,14 @@ _QUANTITY_PERCENT = (30, 20, 15, 12, 9, 6, 5, 3)
 _LEAST_VALIDATION, _LEAST_TRAINING = 2, 4
 
 
-def hospital_of_four(patient: Patient) -> str:
+def hospital_of_four(patient: CohortPatient) -> str:
     """A: 3.9 x 2.5 mm. B: 3.9 mm with another spacing, and 3.6 to 3.85 mm. C: 4.7 x 3.0 mm. D: all others."""
     if 3.5 <= patient.in_plane_mm < 3.95:
         return "A" if patient.in_plane_mm >= 3.89 and _is(patient.slice_mm, 2.5) else "B"
     return "C" if 4.605 <= patient.in_plane_mm < 4.72 and _is(patient.slice_mm, 3.0) else "D"
 
 
-def hospital_of_eight(patient: Patient) -> str:
+def hospital_of_eight(patient: CohortPatient) -> str:
     """A is split by its targets (H1: three, H2: fewer), B into 3.9 mm (H3) and less (H4), C is H5, D is split into
     5.08 mm (H6), thin slices (H7) and slices of 3 mm (H8)."""
     family = hospital_of_four(patient)
@@ -67,12 +67,12 @@ def _is(value_mm: float, expected_mm: float) -> bool:
     return abs(value_mm - expected_mm) < 0.005
 
 
-def _by_voxels(of: Callable[[Patient], str], patients: Sequence[Patient]) -> Assignment:
+def _by_voxels(of: Callable[[CohortPatient], str], patients: Sequence[CohortPatient]) -> Assignment:
     names = sorted({of(patient) for patient in patients})
     return {name: [patient for patient in patients if of(patient) == name] for name in names}
 
 
-def _by_chance(seed: str, shares: Sequence[int], patients: Sequence[Patient]) -> Assignment:
+def _by_chance(seed: str, shares: Sequence[int], patients: Sequence[CohortPatient]) -> Assignment:
     """Hospital S1, S2, ... gets its share of each split, rounded, of patients in the order of their names' hash."""
     found: Assignment = {f"S{number + 1}": [] for number in range(len(shares))}
     for split in sorted({patient.split for patient in patients}):
@@ -98,7 +98,7 @@ RULES: Mapping[str, Rule] = {
 BY_VOXELS = ("hospitals_4", "hospitals_8")
 
 
-def ruled(name: str, patients: Sequence[Patient]) -> dict[str, Hospital]:
+def ruled(name: str, patients: Sequence[CohortPatient]) -> dict[str, Hospital]:
     """The hospitals that the rule ``name`` makes of the training and validation patients.
 
     Patients keep their order. Patients whose hospital has nobody to train on join the first hospital that has: a small

@@ -2,7 +2,7 @@
 
 constant: one dose everywhere in the body. atlas: the mean dose of the training patients about the high target's
 centroid. gbm5 and gbm24: gradient boosting (LightGBM, L1) of five target distances, and of all 24 physics features
-(shared_model/base/features.py). ridge: the closed-form base (shared_model/base/ridge.py). unet:
+(shared_model/channels/features.py). ridge: the closed-form base (shared_model/base/ridge.py). unet:
 simulations/studies/unet.py.
 """
 
@@ -23,7 +23,7 @@ from client.data.load import load_case
 from client.site.config import SiteConfig
 from client.training.base import base_sums
 from shared_model.base import ridge as base
-from shared_model.base.features import Features, highest_gy, physics_features
+from shared_model.channels.features import Features, highest_gy, physics_features
 from shared_model.core.errors import InputError
 from shared_model.patient.case import Case, Volume
 from shared_model.patient.geometry import Grid, Resampler

@@ -25,9 +25,9 @@ from privacy.dp.accountant import epsilon, noise_multiplier
 from privacy.dp.encoding import add_to
 from privacy.dp.terms import PrivacyTerms
 from server.config.renamed import refuse_old_keys
-from shared_model.base.features import Features, highest_gy, physics_features
 from shared_model.base.public import PublicBase, Reduced, exact_correction, learn, pull
 from shared_model.base.ridge import HOTTEST, design
+from shared_model.channels.features import Features, highest_gy, physics_features
 from shared_model.core.errors import InputError
 from shared_model.patient.case import Case
 from shared_model.scoring.dosimetry import CaseScore, score_case, summarise

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from shared_model.base.features import NAMES, highest_gy, physics_features
+from shared_model.channels.features import NAMES, highest_gy, physics_features
 from shared_model.diffusion.modalities import mirror
 from shared_model.network.seeding import seeded
 from shared_model.patient.anatomy import OAR_NAMES

@@ -14,9 +14,9 @@ from shared_model.adapter.shared import adapted_model, trainable
 from shared_model.backbone.checkpoint import WEIGHTS, locate, open_part
 from shared_model.backbone.wan import CLASS_NAME, WAN_1_3B, WanDiT, load_transformer, wan_name
 from shared_model.core.errors import InputError
-from shared_model.diffusion.schedule import add_noise, flow_state
 from shared_model.network.attention import attend_all
 from shared_model.network.dit import Any2AnyDiT
+from shared_model.network.schedule import add_noise, flow_state
 from shared_model.network.spec import ModelSpec
 from shared_model.network.tokens import rope_phases
 from shared_model.patient.case import MODALITIES

@@ -12,9 +12,9 @@ from shared_model.backbone.checkpoint import WEIGHTS
 from shared_model.backbone.prior import load_latents, load_prior, pin_prior, prior_hash
 from shared_model.backbone.wan import WanDiT
 from shared_model.base import ridge as base
-from shared_model.base.features import physics_features
 from shared_model.base.interface import base_of
 from shared_model.base.model import DoseModel
+from shared_model.channels.features import physics_features
 from shared_model.core.errors import InputError
 from shared_model.diffusion.modalities import HAAR, dose_gy, example, volumes
 from shared_model.diffusion.sampler import Sampling, sample_latents

@@ -9,8 +9,8 @@ import torch
 from shared_model.adapter.manifest import base_hash, initial_vector, load_adapter, manifest_hash, save_adapter
 from shared_model.adapter.shared import adapted_model
 from shared_model.base import ridge as base
-from shared_model.base.features import FAR_MM, NAMES, physics_features
 from shared_model.base.interface import base_of
+from shared_model.channels.features import FAR_MM, NAMES, physics_features
 from shared_model.core.errors import InputError
 from shared_model.diffusion.latents import RESIDUAL
 from shared_model.diffusion.modalities import HAAR, dose_gy, example, mirror, volumes

@@ -14,10 +14,10 @@ from privacy.wire.messages import TrainTask
 from shared_model.adapter.manifest import initial_vector, load_adapter, manifest_hash, save_adapter, stage_mask
 from shared_model.base import phantom as phantom_base
 from shared_model.base import ridge as base
-from shared_model.base.features import physics_features
 from shared_model.base.interface import base_of
 from shared_model.base.phantom import Correction, phantom_rows, public_base, squared_loss
 from shared_model.base.public import pull
+from shared_model.channels.features import physics_features
 from shared_model.core.errors import InputError
 from shared_model.network.spec import ModelSpec
 from simulations.phantom.hospitals import STYLES, phantom_case, write_hospital

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from shared_model.base.features import NAMES
 from shared_model.base.public import exact_correction, learn, pull
 from shared_model.base.ridge import columns, design
+from shared_model.channels.features import NAMES
 
 
 def _patients(count: int, shift: float, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:

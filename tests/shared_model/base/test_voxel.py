@@ -8,10 +8,10 @@ import torch
 
 from shared_model.adapter.manifest import initial_vector, load_adapter, manifest_hash, save_adapter
 from shared_model.adapter.shared import adapted_model, trainable
-from shared_model.base import light
-from shared_model.base.features import levels, relative_prescription
 from shared_model.base.model import base_gy, base_weights
 from shared_model.base.voxel_network import FEATURES, VoxelNetwork, from_weights, predict, voxel_features, weights
+from shared_model.channels import light
+from shared_model.channels.features import levels, relative_prescription
 from shared_model.diffusion.modalities import mirror
 from shared_model.network.spec import ModelSpec
 from shared_model.patient.case import Case

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from scipy.stats import wasserstein_distance
 
 from shared_model.base import voxel_network, voxel_training
-from shared_model.base.features import highest_gy
 from shared_model.base.interface import TrainingRows
 from shared_model.base.voxel_training import draw, dvh_distance, training_rows, voxel_loss
+from shared_model.channels.features import highest_gy
 from shared_model.core.errors import InputError
 from shared_model.patient.case import Case
 from simulations.phantom.hospitals import STYLES, phantom_case

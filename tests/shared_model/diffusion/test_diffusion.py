@@ -3,7 +3,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from shared_model.diffusion.schedule import (
+from shared_model.network.schedule import (
     DDPM_LAST_ALPHA,
     EPS_START,
     X0_LIMIT,

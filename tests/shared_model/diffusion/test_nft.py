@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared_model.diffusion.nft import nft_loss, reward_weights
-from shared_model.diffusion.schedule import add_noise
+from shared_model.network.schedule import add_noise
 
 
 @given(st.lists(st.lists(st.floats(-100, 100), min_size=4, max_size=4), min_size=1, max_size=5), st.floats(-50, 50))

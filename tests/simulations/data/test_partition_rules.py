@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 
 from simulations.data.partition import load_partition, openkbp_split
-from simulations.data.partition_rules import RULES, Patient, hospital_of_eight, hospital_of_four, ruled
+from simulations.data.partition_rules import RULES, CohortPatient, hospital_of_eight, hospital_of_four, ruled
 
 
-def _patient(number: int, in_plane_mm: float, slice_mm: float, split: str = "train", targets: int = 3) -> Patient:
-    return Patient(case_id=f"pt_{number}", split=split, in_plane_mm=in_plane_mm, slice_mm=slice_mm, targets=targets)
+def _patient(number: int, in_plane_mm: float, slice_mm: float, split: str = "train", targets: int = 3) -> CohortPatient:
+    return CohortPatient(
+        case_id=f"pt_{number}", split=split, in_plane_mm=in_plane_mm, slice_mm=slice_mm, targets=targets
+    )
 
 
 @pytest.mark.parametrize(
@@ -38,7 +40,7 @@ def test_hospital_by_voxel_size(in_plane_mm: float, slice_mm: float, targets: in
     assert (hospital_of_four(patient), hospital_of_eight(patient)) == (of_four, of_eight)
 
 
-def _cohort(train: int, validation: int) -> list[Patient]:
+def _cohort(train: int, validation: int) -> list[CohortPatient]:
     splits = ["train"] * train + ["validation"] * validation
     return [_patient(number, 3.906, 2.5, split) for number, split in enumerate(splits)]
 

@@ -52,17 +52,17 @@ def _mean_in(volume: Tensor, mask: Tensor) -> Tensor:
 
 def _beam(volumes: Tensor, grid: Grid, angle: float) -> Tensor:
     """Level, high target, passing and thickness of one beam, (4, Z, Y, X). All but passing are dimmed with depth."""
-    body, *targets = _turn(volumes, grid, angle)
+    body, *targets = turn(volumes, grid, angle)
     dimmed = torch.exp(-PER_MM * PIXEL_MM * body.cumsum(1))
     opening = torch.stack(targets).amax(2, keepdim=True)
     # The edge of a leaf is blurred over three pixels.
     edged = F.avg_pool2d(opening.flatten(0, 1)[:, None], (1, 3), 1, (0, 1))[:, 0].reshape(opening.shape)
     level, high, passing = edged.expand(-1, -1, body.shape[1], -1)
     thick = (targets[2].sum(1, keepdim=True) * (PIXEL_MM / THICK_MM)).expand_as(body)
-    return _turn_back(torch.stack([level * dimmed, high * dimmed, passing, thick * dimmed]), grid, angle)
+    return turn_back(torch.stack([level * dimmed, high * dimmed, passing, thick * dimmed]), grid, angle)
 
 
-def _turn(volumes: Tensor, grid: Grid, angle: float) -> Tensor:
+def turn(volumes: Tensor, grid: Grid, angle: float) -> Tensor:
     """Turn the slices of volumes (C, Z, Y, X) about their middle -> (C, Z, N, N), square pixels, rays down the rows."""
     (_, rows, columns), (_, dy, dx) = grid.shape, grid.spacing_mm
     count = _pixels(grid)
@@ -73,8 +73,8 @@ def _turn(volumes: Tensor, grid: Grid, angle: float) -> Tensor:
     return _sample(volumes, where)
 
 
-def _turn_back(volumes: Tensor, grid: Grid, angle: float) -> Tensor:
-    """Inverse of ``_turn``: (C, Z, N, N) -> (C, Z, Y, X)."""
+def turn_back(volumes: Tensor, grid: Grid, angle: float) -> Tensor:
+    """Inverse of ``turn``: (C, Z, N, N) -> (C, Z, Y, X)."""
     (_, rows, columns), (_, dy, dx) = grid.shape, grid.spacing_mm
     y, x = torch.meshgrid(
         (torch.arange(rows) + 0.5 - rows / 2) * dy, (torch.arange(columns) + 0.5 - columns / 2) * dx, indexing="ij"

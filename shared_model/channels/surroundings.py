@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from shared_model.base.features import signed_distance_mm
+from shared_model.channels.features import signed_distance_mm
 from shared_model.patient.case import Case
 
 ORGANS: tuple[str, ...] = ("Bone_Mandible", "Larynx", "Esophagus")

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from shared_model.base.surroundings import FAR_MM, NAMES, surroundings
+from shared_model.channels.surroundings import FAR_MM, NAMES, surroundings
 from shared_model.diffusion.modalities import mirror
 from shared_model.patient.case import Case
 from shared_model.patient.geometry import Grid

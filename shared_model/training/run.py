@@ -1,0 +1,232 @@
+"""A training that can stop at any moment and goes on as if it had not.
+
+All chance comes from (seed, step): which patient, which view, which noise. So weights, their average, the optimiser's
+moments and the number of the step are the whole state; a run that was killed repeats what followed its last checkpoint
+to the bit, on the same machine and libraries.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import math
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from shared_model.backbone.pyramid_file import packed
+from shared_model.channels.layout import UNIT_GY
+from shared_model.channels.volumes import PatientChannels
+from shared_model.core.errors import InputError
+from shared_model.network.pyramid import PyramidDiT, PyramidSpec
+from shared_model.network.seeding import seeded
+from shared_model.training.recipe import Recipe
+from shared_model.training.step import teach
+
+CHECKPOINT = "checkpoint.pt"
+CURVE = "curve.csv"
+# The averaged weights as of the curve's last row, for prediction, and their card beside them.
+MODEL = "model.safetensors"
+CHECKPOINT_S = 60.0
+# What may change between two legs of a run without a word: how long it is, and how it ends.
+OF_A_LEG: tuple[str, ...] = ("finish", "decay")
+# What never may, for the patients' order and the steps' chance come from it.
+OF_THE_RUN: tuple[str, ...] = ("seed", "patients")
+
+Row = dict[str, float]
+
+
+class Trainer:
+    """The state of one training, and its steps. ``patients`` keep their order over all legs."""
+
+    def __init__(
+        self, recipe: Recipe, spec: PyramidSpec, patients: Sequence[PatientChannels], precision: str = "bf16"
+    ) -> None:
+        self.recipe, self.patients, self.precision = recipe, patients, precision
+        with seeded(recipe.seed):
+            self.network = PyramidDiT(spec)
+        decayed = [p for p in self.network.parameters() if p.ndim > 1]
+        others = [p for p in self.network.parameters() if p.ndim <= 1]
+        groups = [
+            {"params": decayed, "weight_decay": recipe.weight_decay},
+            {"params": others, "weight_decay": 0.0},
+        ]
+        self.optimiser = torch.optim.AdamW(groups, lr=recipe.lr, betas=(0.9, 0.99), fused=True)
+        self.average = [p.detach().clone() for p in self.network.parameters()]
+        self.step = 0
+        self.cpu_s = 0.0
+        self.curve: list[Row] = []
+        # Since the last row of the curve: sum of dose errors at t = 1, and their number.
+        self.errors = [0.0, 0.0]
+
+    @property
+    def samples(self) -> int:
+        """Patients seen so far, again and again."""
+        return self.step * self.recipe.patients
+
+    def advance(self) -> None:
+        """One step of the optimiser."""
+        recipe, began = self.recipe, time.process_time()
+        for group in self.optimiser.param_groups:
+            group["lr"] = recipe.rate(self.step)
+        self.optimiser.zero_grad(set_to_none=True)
+        generator = _generator(recipe.seed, "step", self.step)
+        for k in range(recipe.patients):
+            taught = teach(self.network, self._patient(self.samples + k), recipe, generator, self.precision)
+            (taught.loss / recipe.patients).backward()
+            if taught.error is not None:
+                self.errors = [self.errors[0] + taught.error, self.errors[1] + 1]
+        parameters = list(self.network.parameters())
+        # A parameter that no sample of the step used keeps its place: its moments are not moved by a zero.
+        norm = torch.nn.utils.clip_grad_norm_(parameters, recipe.clip)
+        if bool(torch.isfinite(norm)):
+            self.optimiser.step()
+        with torch.no_grad():
+            torch._foreach_lerp_(self.average, list[Tensor](parameters), 1 - recipe.ema_kept(self.step))
+        self.step += 1
+        self.cpu_s += time.process_time() - began
+
+    def averaged(self) -> PyramidDiT:
+        """A network with the averaged weights, in evaluation."""
+        with seeded(self.recipe.seed):
+            network = PyramidDiT(self.network.spec)
+        with torch.no_grad():
+            for parameter, mean in zip(network.parameters(), self.average, strict=True):
+                parameter.copy_(mean)
+        return network.eval()
+
+    def record(self, scores: Mapping[str, float]) -> Row:
+        """A row of the curve: samples, CPU minutes, training error at t = 1 (Gy at 70 Gy), rate, and ``scores``."""
+        total, count = self.errors
+        row = {
+            "samples": float(self.samples),
+            "cpu_min": round(self.cpu_s / 60, 2),
+            "train_gy": round(total / count * UNIT_GY, 4) if count else math.nan,
+            "rate": self.recipe.rate(self.step),
+            **scores,
+        }
+        self.curve.append(row)
+        self.errors = [0.0, 0.0]
+        return row
+
+    def _patient(self, sample: int) -> PatientChannels:
+        """Every patient once in each round, in an order of its own."""
+        round_, place = divmod(sample, len(self.patients))
+        order = torch.randperm(len(self.patients), generator=_generator(self.recipe.seed, "round", round_))
+        return self.patients[int(order[place])]
+
+    def save(self, folder: Path) -> None:
+        """Write the checkpoint and the curve, each whole or not at all."""
+        state = {
+            "recipe": asdict(self.recipe),
+            "spec": asdict(self.network.spec),
+            "patients": [p.case_id for p in self.patients],
+            "network": self.network.state_dict(),
+            "average": self.average,
+            "optimiser": self.optimiser.state_dict(),
+            "step": self.step,
+            "cpu_s": self.cpu_s,
+            "curve": self.curve,
+            "errors": self.errors,
+        }
+        content = io.BytesIO()
+        torch.save(state, content)
+        _write(folder / CHECKPOINT, content.getbuffer())
+        _write(folder / CURVE, _csv(self.curve).encode())
+
+    def export(self, folder: Path) -> None:
+        """Write the averaged weights in bf16 and their card."""
+        words = {"training": {"recipe": asdict(self.recipe), "patients": len(self.patients), "curve": self.curve[-1:]}}
+        content, card = packed(tensors(self), self.network.spec, words)
+        _write(folder / MODEL, content)
+        _write((folder / MODEL).with_suffix(".json"), card.encode())
+
+    def load(self, folder: Path, changed: bool = False) -> bool:
+        """Go on from the checkpoint in ``folder``; False if there is none. InputError if it is of another run.
+
+        ``changed``: the recipe may be another one from here on (stronger views after over-fitting, say).
+        """
+        path = folder / CHECKPOINT
+        if not path.is_file():
+            return False
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        here = {"recipe": asdict(self.recipe), "spec": asdict(self.network.spec)}
+        for part, values in here.items():
+            for key, value in values.items():
+                free = part == "recipe" and (key in OF_A_LEG or (changed and key not in OF_THE_RUN))
+                if not free and state[part].get(key) != value:
+                    raise InputError(
+                        f"{path}: {key}={state[part].get(key)!r} there, here {value!r}; choose another out"
+                    )
+        if state["patients"] != [p.case_id for p in self.patients]:
+            raise InputError(f"{path}: was trained on other patients; choose another out")
+        self.network.load_state_dict(state["network"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.average = state["average"]
+        self.step, self.cpu_s, self.curve, self.errors = (state[k] for k in ("step", "cpu_s", "curve", "errors"))
+        return True
+
+
+def run(
+    trainer: Trainer,
+    folder: Path,
+    *,
+    samples: int,
+    every: int,
+    validate: Callable[[Trainer], Mapping[str, float]],
+    told: Callable[[Trainer, Row | None], None] = lambda trainer, row: None,
+    hours: float = math.inf,
+    changed: bool = False,
+) -> None:
+    """Train until ``samples`` are seen or ``hours`` have passed, from the checkpoint in ``folder`` if there is one.
+
+    Every ``every`` samples ``validate`` scores the averaged weights; about each minute the state is written. ``told``
+    hears of every step, with a row where one was made. ``changed``: see Trainer.load.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    trainer.load(folder, changed)
+    began = saved = time.monotonic()
+    while trainer.samples < samples and time.monotonic() - began < hours * 3600:
+        trainer.advance()
+        row = None
+        if trainer.samples // every > (trainer.samples - trainer.recipe.patients) // every:
+            row = trainer.record(validate(trainer))
+        if row is not None:
+            trainer.export(folder)
+        if row is not None or time.monotonic() - saved > CHECKPOINT_S:
+            trainer.save(folder)
+            saved = time.monotonic()
+        told(trainer, row)
+    trainer.save(folder)
+
+
+def _generator(seed: int, kind: str, number: int) -> torch.Generator:
+    digest = hashlib.sha256(f"{seed} {kind} {number}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+
+
+def _csv(rows: Sequence[Row]) -> str:
+    names = list(dict.fromkeys(key for row in rows for key in row))
+    lines = [",".join(names)]
+    lines += [",".join(f"{row[name]:.6g}" if name in row else "" for name in names) for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def _write(path: Path, content: bytes | memoryview) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    with open(partial, "wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(partial, path)
+
+
+def tensors(trainer: Trainer) -> dict[str, Tensor]:
+    """The averaged weights by name."""
+    return {name: mean for (name, _), mean in zip(trainer.network.named_parameters(), trainer.average, strict=True)}

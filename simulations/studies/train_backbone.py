@@ -1,0 +1,152 @@
+"""`simulate train`: the U-shaped network on a cohort's training patients, scored on its validation patients.
+
+A leg goes on from ``out/checkpoint.pt`` if it is there. Patients without CT or without other modalities take part.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.progress import Progress
+
+from client.data.channel_cache import cached_patient
+from client.data.load import load_case
+from shared_model.channels.volumes import PatientChannels
+from shared_model.core.errors import InputError
+from shared_model.network.pyramid import PyramidDiT, PyramidSpec
+from shared_model.patient.case import Case
+from shared_model.prediction.sampling import on_grid, predicted
+from shared_model.scoring.dosimetry import CaseScore, score_case, summarise
+from shared_model.training.recipe import Recipe
+from shared_model.training.run import Row, Trainer, run
+from simulations.data.datasets import evaluation_sites
+from simulations.settings.commands import DataSettings, data_settings
+from simulations.settings.composition import check_number, check_range, compose_values, optional_path, path
+
+# oneDNN keeps what it compiled for each size of volume; a body's box has some hundred sizes.
+_KERNELS = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "12000")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings:
+    """See simulations/conf/train.yaml."""
+
+    data: DataSettings
+    recipe: Recipe
+    out: Path
+    cache: Path
+    samples: int
+    hours: float
+    every: int
+    sampled: int
+    threads: int
+    precision: str
+    changed: bool
+
+    def __post_init__(self) -> None:
+        check_range("samples", self.samples, 1, 10**9)
+        check_range("every", self.every, 1, 10**9)
+        check_range("sampled", self.sampled, 0, 100_000)
+        check_range("threads", self.threads, 1, 256)
+        check_number("hours", self.hours, 0.0, 1e6)
+        if not isinstance(self.changed, bool):
+            raise InputError(f"changed={self.changed!r}: expected true or false")
+
+
+def train_settings(overrides: Sequence[str]) -> TrainSettings:
+    """Compose and check ``simulate train``'s settings."""
+    raw, _ = compose_values("train", overrides)
+    out = path(raw["out"], "out")
+    keys = ("seed", "lr", "weight_decay", "any_share", "whole_share", "plain_share", "turn_share", "dvh_weight")
+    recipe = Recipe(finish=raw["finish"], decay=raw["decay"], **{key: raw[key] for key in keys})
+    legs = {key: raw[key] for key in ("samples", "hours", "every", "sampled", "threads", "precision", "changed")}
+    return TrainSettings(
+        data=data_settings(raw),
+        recipe=recipe,
+        out=out,
+        cache=optional_path(raw["cache"], "cache") or out / "cache",
+        **legs,
+    )
+
+
+def train_backbone(settings: TrainSettings, bars: Progress) -> str:
+    """Train one leg; returns the last row of the curve in words."""
+    os.environ.setdefault(*_KERNELS)
+    torch.set_num_threads(settings.threads)
+    patients, _ = _cohort(settings, "train", bars)
+    seen, cases = _cohort(settings, "validation", bars)
+    trainer = Trainer(settings.recipe, PyramidSpec(), patients, settings.precision)
+    bar = bars.add_task("training", total=settings.samples, note="")
+    began, first = time.monotonic(), -1
+
+    def validate(trainer: Trainer) -> dict[str, float]:
+        return scores(trainer.averaged(), cases, seen, settings.sampled, settings.precision)
+
+    def told(trainer: Trainer, row: Row | None) -> None:
+        nonlocal first
+        if first < 0:
+            first = trainer.samples
+        bars.update(bar, completed=trainer.samples)
+        if row is None:
+            return
+        note = ", ".join(f"{key} {value:.3g}" for key, value in row.items() if key != "samples")
+        rate = (trainer.samples - first) / max(1e-9, time.monotonic() - began)
+        left = (settings.samples - trainer.samples) / max(rate, 1e-9) / 3600
+        bars.update(bar, note=note)
+        if not bars.console.is_terminal:
+            bars.console.print(f"{trainer.samples} samples: {note}; {left:.1f} h to go", markup=False, soft_wrap=True)
+
+    run(
+        trainer,
+        settings.out,
+        samples=settings.samples,
+        every=settings.every,
+        validate=validate,
+        told=told,
+        hours=settings.hours,
+        changed=settings.changed,
+    )
+    last = trainer.curve[-1] if trainer.curve else {}
+    return f"{trainer.samples} samples: " + ", ".join(f"{key} {value:.4g}" for key, value in last.items())
+
+
+def scores(
+    network: PyramidDiT, cases: Sequence[Case], patients: Sequence[PatientChannels], sampled: int, precision: str
+) -> dict[str, float]:
+    """OpenKBP's scores (Gy) of the mean, of all and of those with CT, and of four steps on the first ``sampled``."""
+    one = [_score(network, case, patient, 1, precision) for case, patient in zip(cases, patients, strict=True)]
+    with_ct = [score for score, case in zip(one, cases, strict=True) if case.ct_hu is not None]
+    few = list(zip(cases, patients, strict=True))[:sampled]
+    four = [_score(network, case, patient, 4, precision) for case, patient in few]
+    out: dict[str, float] = {}
+    for name, found in (("", one), ("_ct", with_ct), ("_few", one[:sampled]), ("_few_4", four)):
+        if found:
+            summary = summarise(found)
+            out |= {f"dose{name}": summary["dose_score_gy"], f"dvh{name}": summary["dvh_score_gy"]}
+    return out
+
+
+def _score(network: PyramidDiT, case: Case, patient: PatientChannels, steps: int, precision: str) -> CaseScore:
+    dose = on_grid(predicted(network, patient, steps=steps, precision=precision)[0], patient, case.grid.shape)
+    return score_case(case, torch.from_numpy(np.ascontiguousarray(dose)))
+
+
+def _cohort(settings: TrainSettings, split: str, bars: Progress) -> tuple[list[PatientChannels], list[Case]]:
+    """Patients of a split; of validation also their cases, to score."""
+    sites = evaluation_sites(settings.data, split, settings.out, settings.recipe.seed)
+    listed = [(site, case_id) for site in sites for case_id in site.validation]
+    bar = bars.add_task(f"{split} patients", total=len(listed), note="")
+    patients, cases = [], []
+    for site, case_id in listed:
+        case = load_case(site, case_id)
+        patients.append(cached_patient(case, settings.cache))
+        if split == "validation":
+            cases.append(case)
+        bars.advance(bar)
+    return patients, cases

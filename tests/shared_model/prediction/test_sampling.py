@@ -1,0 +1,66 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from shared_model.channels.volumes import patient_channels
+from shared_model.diffusion.modalities import mirror
+from shared_model.network.pyramid import PyramidDiT
+from shared_model.network.seeding import seeded
+from shared_model.patient.geometry import Grid
+from shared_model.prediction.case_dose import case_dose, factors
+from shared_model.prediction.sampling import on_grid, predicted
+from tests.builders.small_case import TINY, small_case
+
+CASE = small_case()
+PATIENT = patient_channels(CASE)
+
+
+@pytest.fixture(scope="module")
+def network() -> PyramidDiT:
+    with seeded(0):
+        made = PyramidDiT(TINY)
+        for parameter in made.parameters():
+            parameter.data += 0.05 * torch.randn(parameter.shape)
+    return made.eval()
+
+
+def test_doses_are_of_the_body_and_not_negative(network: PyramidDiT) -> None:
+    dose = predicted(network, PATIENT, steps=2, candidates=3, precision="fp32")
+    assert dose.shape == (3, *PATIENT.stack.shape[:3])
+    assert not np.array_equal(dose[0], dose[1])
+    whole = on_grid(dose, PATIENT, CASE.grid.shape)
+    assert whole.shape == (3, *CASE.grid.shape)
+    assert not whole[:, ~CASE.body].any()
+    assert (whole >= 0).all()
+
+
+def test_one_step_is_the_mean_and_the_same_for_every_seed(network: PyramidDiT) -> None:
+    one, other = (predicted(network, PATIENT, candidates=2, seed=s, precision="fp32") for s in (0, 1))
+    assert np.array_equal(one, other)
+    assert np.array_equal(one[0], one[1])
+
+
+def test_with_flips_a_mirrored_patient_gets_the_mirrored_dose(network: PyramidDiT) -> None:
+    dose = predicted(network, PATIENT, flips=True, precision="fp32")
+    there = predicted(network, patient_channels(mirror(CASE)), flips=True, precision="fp32")
+    assert np.allclose(there[..., ::-1], dose, atol=0.02 * dose.max())
+
+
+def test_conditions_can_be_left_out(network: PyramidDiT) -> None:
+    whole = predicted(network, PATIENT, precision="fp32")
+    without = predicted(network, PATIENT, conditions=("ptv", "body"), precision="fp32")
+    assert not np.allclose(whole, without)
+
+
+def test_a_finer_case_gets_its_dose_on_its_own_grid(network: PyramidDiT) -> None:
+    fine = replace(CASE, grid=Grid(CASE.grid.shape, (2.5, 4.0, 4.0)))
+    assert factors(fine.grid) == (2, 2, 2)
+    assert factors(CASE.grid) == (1, 2, 2)
+    dose = case_dose(network, fine, candidates=2, precision="fp32")
+    assert dose.shape == (2, *CASE.grid.shape)
+    assert not dose[:, ~CASE.body].any()
+    usual = replace(CASE, grid=Grid(CASE.grid.shape, (5.0, 8.0, 8.0)))
+    alike = on_grid(predicted(network, patient_channels(usual), flips=True, precision="fp32"), PATIENT, CASE.grid.shape)
+    assert np.array_equal(case_dose(network, usual, precision="fp32"), alike)
