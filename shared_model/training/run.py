@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import io
 import math
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -24,6 +23,7 @@ from shared_model.backbone.pyramid_file import packed
 from shared_model.channels.layout import UNIT_GY
 from shared_model.channels.volumes import PatientChannels
 from shared_model.core.errors import InputError
+from shared_model.core.files import ORDINARY, write_bytes, write_text
 from shared_model.network.pyramid import PyramidDiT, PyramidSpec
 from shared_model.network.seeding import seeded
 from shared_model.training.recipe import Recipe
@@ -137,15 +137,15 @@ class Trainer:
         }
         content = io.BytesIO()
         torch.save(state, content)
-        _write(folder / CHECKPOINT, content.getbuffer())
-        _write(folder / CURVE, _csv(self.curve).encode())
+        write_bytes(folder / CHECKPOINT, content.getbuffer(), mode=ORDINARY)
+        write_text(folder / CURVE, _csv(self.curve), mode=ORDINARY)
 
     def export(self, folder: Path) -> None:
         """Write the averaged weights in bf16 and their card."""
         words = {"training": {"recipe": asdict(self.recipe), "patients": len(self.patients), "curve": self.curve[-1:]}}
         content, card = packed(tensors(self), self.network.spec, words)
-        _write(folder / MODEL, content)
-        _write((folder / MODEL).with_suffix(".json"), card.encode())
+        write_bytes(folder / MODEL, content, mode=ORDINARY)
+        write_text((folder / MODEL).with_suffix(".json"), card, mode=ORDINARY)
 
     def load(self, folder: Path, changed: bool = False) -> bool:
         """Go on from the checkpoint in ``folder``; False if there is none. InputError if it is of another run.
@@ -216,15 +216,6 @@ def _csv(rows: Sequence[Row]) -> str:
     lines = [",".join(names)]
     lines += [",".join(f"{row[name]:.6g}" if name in row else "" for name in names) for row in rows]
     return "\n".join(lines) + "\n"
-
-
-def _write(path: Path, content: bytes | memoryview) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    with open(partial, "wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(partial, path)
 
 
 def tensors(trainer: Trainer) -> dict[str, Tensor]:
