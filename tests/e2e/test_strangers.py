@@ -80,7 +80,7 @@ with open({path!r}, "a") as _file:
 def hostile_bundle(folder: Path, canary: Path, nodes: int) -> Path:
     """A bundle that Flower takes, with modules that shadow ours at a stock site and leave a canary when imported."""
     bundle = folder / "hostile"
-    (bundle / "client").mkdir(parents=True)
+    (bundle / "client" / "training").mkdir(parents=True)
     (bundle / "pyproject.toml").write_text(HOSTILE)
     (bundle / "hostile_server.py").write_text(HOSTILE_SERVER.replace("NODES", str(nodes)))
     bait = CANARY.format(path=str(canary)) + "from flwr.clientapp import ClientApp\napp = ClientApp()\n"
