@@ -34,9 +34,9 @@ SOFT_HU = (-150.0, 150.0)
 
 @dataclass(frozen=True, kw_only=True)
 class PatientChannels:
-    """One patient as the network sees him: ``stack`` (z, y, x, channels) of layout.Layout on the body's box.
+    """One patient as the network sees them: ``stack`` (z, y, x, channels) of layout.Layout on the body's box.
 
-    ``box``: where it lies on the case's grid; ``spacing_mm`` (z, y, x); ``present``: his modalities; ``gantry_deg``:
+    ``box``: where it lies on the case's grid; ``spacing_mm`` (z, y, x); ``present``: their modalities; ``gantry_deg``:
     the angle of each beam of the stack; ``unit_gy``: dose of 1. The dose channel is 0 where there is no dose.
     """
 

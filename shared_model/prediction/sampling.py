@@ -1,6 +1,6 @@
 """Dose of a patient from a PyramidDiT: the mean in one pass, or candidates by DDIM steps from noise.
 
-Conditions are computed once a patient, and once more for his mirror image where flips are averaged.
+Conditions are computed once a patient, and once more for their mirror image where flips are averaged.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def predicted(
     """(candidates, z, y, x) doses in Gy on the patient's box, 0 outside the body.
 
     ``steps`` 1: the network's mean, the same for every candidate. ``flips``: each is averaged with the answer to the
-    patient's mirror image and the mirrored noise. ``conditions``: those to use of what he has; None: all.
+    patient's mirror image and the mirrored noise. ``conditions``: those to use of what they have; None: all.
     """
     names = [m for m in CONDITIONS if m in patient.present and (conditions is None or m in conditions)]
     doses = []

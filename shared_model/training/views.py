@@ -1,4 +1,4 @@
-"""A patient as he might have lain: mirrored, turned about the axis of the couch, on a finer or coarser grid, shifted.
+"""A patient as they might have lain: mirrored, turned about the axis of the couch, on a finer or coarser grid, shifted.
 
 Patient, beams and dose turn together, which is an exact symmetry: gantry angles turn with them, channels that know up
 from down are carried along, and millimetres stay millimetres (a finer grid tells the network its own spacing). What is
@@ -24,7 +24,7 @@ WINDOW = (32, 40, 48)
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """How a patient lies: first the mirror (left for right), then the turn (deg), on a grid of ``spacing`` times his.
+    """How a patient lies: first the mirror (left for right), then the turn (deg), on a grid of ``spacing`` times theirs.
 
     ``spacing`` (z, in the slice) factors; ``shift`` (z, y, x) in voxels. The turn moves gantry 0 to gantry ``turn``.
     ``window``: of a body longer than WINDOW only a part is seen, which lies (z, y, x) between its ends, 0 to 1; None:
@@ -57,7 +57,7 @@ class Sight:
 
 
 def seen_from(patient: PatientChannels, view: View) -> Sight:
-    """The patient's stack in a view, float32, and 0 outside of what he has."""
+    """The patient's stack in a view, float32, and 0 outside of what they have."""
     stack = torch.from_numpy(patient.stack.astype(np.float32))
     angles = torch.tensor(patient.gantry_deg, dtype=torch.float32) * (math.pi / 180)
     if view.mirrored:
