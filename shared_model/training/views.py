@@ -24,7 +24,7 @@ WINDOW = (32, 40, 48)
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """How a patient lies: first the mirror (left for right), then the turn (deg), on a grid of ``spacing`` times theirs.
+    """How a patient lies: the mirror (left for right), then the turn (deg), on a grid of ``spacing`` times theirs.
 
     ``spacing`` (z, in the slice) factors; ``shift`` (z, y, x) in voxels. The turn moves gantry 0 to gantry ``turn``.
     ``window``: of a body longer than WINDOW only a part is seen, which lies (z, y, x) between its ends, 0 to 1; None:
