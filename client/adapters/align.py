@@ -33,7 +33,6 @@ from shared_model.bundled import DEFAULT_ADAPTER
 from shared_model.core.errors import InputError
 from shared_model.core.files import whole_file, write_bytes, write_text
 from shared_model.core.vector import Vector
-from shared_model.diffusion.sampler import Sampling
 from shared_model.network.spec import ModelSpec
 from shared_model.scoring.scorecard import Scorecard
 from shared_model.scoring.scorecard_read import read_scorecard
@@ -155,8 +154,9 @@ class SharedModel:
 
     def predict(self, patient: ScoredPatient, settings: AlignSettings) -> torch.Tensor:
         """The dose (z, y, x) in Gy that the site would predict with it."""
-        how = Sampling(steps=settings.predict_steps, precision=self.spec.precision)
-        return patient.sample(self.model, how, settings.predict_candidates, seed=settings.seed).mean(0)
+        return patient.sample(self.model, settings.predict_steps, settings.predict_candidates, seed=settings.seed).mean(
+            0
+        )
 
 
 def _write(

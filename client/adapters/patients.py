@@ -8,25 +8,23 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from client.data.latent_cache import content_hash, encode_case
+from client.data.encoded import encoded
+from client.data.latent_cache import content_hash
 from client.data.load import load_case
 from client.data.npz import read_arrays, write_arrays
 from client.site.config import SiteConfig
-from shared_model.backbone.prior import load_latents
 from shared_model.base.interface import base_of
 from shared_model.base.model import DoseModel, base_gy, base_weights
 from shared_model.core.errors import InputError
-from shared_model.diffusion.latents import Latents
-from shared_model.diffusion.modalities import Example, dose_gy
-from shared_model.diffusion.sampler import Sampling
+from shared_model.forms.interface import Drawing, Form, form_of
 from shared_model.network.spec import ModelSpec
 from shared_model.patient.case import Case, Volume
-from shared_model.prediction.predictor import sample_volumes
 from shared_model.scoring.dosimetry import mae_ref5_gy
 from shared_model.scoring.scorecard import BoundCard, Scorecard
 
@@ -36,13 +34,13 @@ FORMAT = 1
 
 @dataclass(frozen=True, kw_only=True)
 class ScoredPatient:
-    """One patient: the case, its latents, its base dose (None without one) and the scorecard bound to it."""
+    """One patient: the case, the same as the model sees it, base dose (None without one) and the bound scorecard."""
 
     case: Case
-    example: Example
+    encoded: Any
     base: Volume | None
     card: BoundCard
-    latents: Latents
+    form: Form[Any]
 
     @property
     def reference(self) -> Tensor:
@@ -50,20 +48,18 @@ class ScoredPatient:
         assert self.case.dose_gy is not None
         return torch.from_numpy(self.case.dose_gy)
 
-    def doses(self, volumes_kzyx: Tensor) -> Tensor:
-        """Predicted volumes on the training grid, (k, z, y, x), as doses in Gy on the case's grid."""
-        return dose_gy(volumes_kzyx, self.case, self.example.grid, self.latents, self.base)
+    def doses(self, volumes: Tensor) -> Tensor:
+        """Volumes (k, ...) in the network's scale as doses (k, z, y, x) in Gy on the case's grid."""
+        return self.form.in_gy(volumes, self.encoded, self.case, self.base)
 
     def mae_gy(self, dose_kzyx: Tensor) -> Tensor:
         """``mae_ref5_gy`` of each dose, (k,)."""
         return mae_ref5_gy(self.reference, dose_kzyx, torch.from_numpy(self.case.body))
 
-    def sample(self, model: DoseModel, how: Sampling, candidates: int, seed: int) -> Tensor:
+    def sample(self, model: DoseModel, steps: int, candidates: int, seed: int) -> Tensor:
         """Candidate doses (k, z, y, x) in Gy on the case's grid."""
-        drawn = sample_volumes(
-            model.network, self.example, "dose", how, candidates=candidates, seed=seed, latents=self.latents
-        )
-        return self.doses(drawn)
+        how = Drawing(steps=steps)
+        return self.doses(self.form.draw(model.network, self.encoded, how, candidates=candidates, seed=seed))
 
 
 def load_patients(
@@ -78,7 +74,7 @@ def load_patients(
 
     InputError for a patient without a reference dose: every reward is anchored to it.
     """
-    latents = load_latents(spec)
+    form = form_of(spec)
     found = []
     for case_id in case_ids:
         case = load_case(site, case_id)
@@ -88,10 +84,10 @@ def load_patients(
         found.append(
             ScoredPatient(
                 case=case,
-                example=encode_case(case, spec, site.cache, base),
+                encoded=encoded(case, spec, site.cache, base),
                 base=base,
                 card=card.bind(case),
-                latents=latents,
+                form=form,
             )
         )
         loaded(1)

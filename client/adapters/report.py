@@ -22,7 +22,6 @@ from client.reports.scorecard import plans_png
 from shared_model.adapter.private import PrivateAdapter, PrivatePolicy, aligned_policy
 from shared_model.adapter.shared import PRIVATE
 from shared_model.core.files import write_text
-from shared_model.diffusion.sampler import Sampling
 from shared_model.scoring.scorecard import Scorecard
 
 _STYLE = (
@@ -73,8 +72,8 @@ def _plans(job: AlignJob, patient: ScoredPatient, shared: SharedModel, policy: P
     settings = job.settings
     doses = {"reference": patient.reference, "shared": shared.predict(patient, settings)}
     if policy is not None:
-        how = Sampling(steps=settings.predict_steps, precision=policy.spec.precision)
-        drawn = patient.sample(policy.use(PRIVATE), how, settings.predict_candidates, seed=settings.seed)
+        model = policy.use(PRIVATE)
+        drawn = patient.sample(model, settings.predict_steps, settings.predict_candidates, seed=settings.seed)
         doses["aligned"] = drawn.mean(0)
     scores = {name: plan_score(patient, dose) for name, dose in doses.items()}
     return Plans(patient=patient, doses=doses, scores=scores)

@@ -25,10 +25,9 @@ from shared_model.adapter.private import OLD, PrivatePolicy
 from shared_model.adapter.shared import PRIVATE
 from shared_model.core.errors import InputError
 from shared_model.diffusion.nft import nft_loss, reward_weights
-from shared_model.diffusion.sampler import PatientNetwork, Sampling
-from shared_model.network.schedule import add_noise, sample_ddim, sampling_times, shift_time
-from shared_model.patient.case import CONDITIONS
-from shared_model.prediction.predictor import noise_generator
+from shared_model.forms.interface import Denoiser
+from shared_model.network.schedule import add_noise, sampling_times, shift_time
+from shared_model.network.seeding import noise_generator
 
 STRENGTHS = (1.0, 0.75, 0.5, 0.25)
 
@@ -129,9 +128,8 @@ class Alignment:
 
     def predict(self, patient: ScoredPatient) -> Tensor:
         """The dose (z, y, x) that the site would predict with the private adapter."""
-        how = Sampling(steps=self.settings.predict_steps, precision=self.policy.spec.precision)
-        model = self.policy.use(PRIVATE)
-        return patient.sample(model, how, self.settings.predict_candidates, seed=self.settings.seed).mean(0)
+        settings, model = self.settings, self.policy.use(PRIVATE)
+        return patient.sample(model, settings.predict_steps, settings.predict_candidates, seed=settings.seed).mean(0)
 
     def _epoch(self, patient_done: Callable[[], None]) -> dict[str, float]:
         """Go once over the training patients; return sums for the progress line."""
@@ -155,26 +153,23 @@ class Alignment:
     def _draw(self, patient: ScoredPatient) -> _Draw:
         """Draw candidates of the old policy, their rewards, and the old policy's velocities at their new noise."""
         settings = self.settings
-        some = patient.example.latents["dose"]
         key = ("align", patient.case.case_id, str(self.state.epoch))
         generator = noise_generator(settings.seed, *key)
         # Pairs have opposite noise: what roughness costs the score is in both and cancels in their difference.
-        half = torch.randn(((settings.candidates + 1) // 2, *some.shape), generator=generator)
+        half = patient.form.noise(patient.encoded, (settings.candidates + 1) // 2, generator)
         noise = torch.cat([half, -half])[: settings.candidates]
         with self._autocast():
             network = self._network(OLD, patient)
-            x0 = sample_ddim(network, noise, settings.candidate_steps)
-            states = [_add_noise(x0, t, generator) for t in sampling_times(settings.candidate_steps)[:-1]]
+            x0 = patient.form.sampled(network, noise, settings.candidate_steps)
+            times = sampling_times(settings.candidate_steps, shift=patient.form.shift)[:-1]
+            states = [_add_noise(patient, x0, t, generator) for t in times]
             olds = [network(state.x_t, state.t_b) for state in states]
-        rewards = self.rewards(patient, patient.doses(patient.latents.decode(x0)))
+        rewards = self.rewards(patient, patient.doses(patient.form.decode(x0)))
         return _Draw(x0=x0, states=states, v_old=olds, rewards=rewards)
 
-    def _network(self, policy: str, patient: ScoredPatient) -> PatientNetwork:
+    def _network(self, policy: str, patient: ScoredPatient) -> Denoiser:
         """The network under ``policy`` for the dose of one patient."""
-        how = Sampling(precision=self.policy.spec.precision)
-        estimate = patient.example.estimate
-        estimate = None if estimate is None else estimate.float()
-        return PatientNetwork(self.policy.use(policy).network, _conditions(patient), "dose", how, estimate)
+        return patient.form.denoiser(self.policy.use(policy).network, patient.encoded)
 
     def _autocast(self) -> torch.autocast:
         """Around all of a patient's passes: the weights are cast once."""
@@ -220,8 +215,9 @@ class Alignment:
                 losses.append(nft_loss(settings.form, draw.x0, x_t, state.v, t_b, old, v_theta, r, settings.beta))
             loss = torch.stack(losses).mean()
             if settings.lambda_diffusion > 0:
-                reference = patient.example.latents["dose"].float()[None]
-                state = _add_noise(reference, shift_time(torch.rand((), generator=generator)), generator)
+                reference = patient.form.clean(patient.encoded)[None]
+                t = shift_time(torch.rand((), generator=generator), patient.form.shift)
+                state = _add_noise(patient, reference, t, generator)
                 error = network(state.x_t, state.t_b) - state.v
                 loss = loss + settings.lambda_diffusion * error.square().mean()
         return loss
@@ -246,10 +242,10 @@ class _Draw:
     rewards: Tensor
 
 
-def _add_noise(x0: Tensor, t: Tensor, generator: torch.Generator) -> _State:
+def _add_noise(patient: ScoredPatient, x0: Tensor, t: Tensor, generator: torch.Generator) -> _State:
     """Add noise of time ``t``. At t = 1 the state is noise alone: one draw serves all candidates, at 1/8 the cost."""
     alone = float(t) >= 1.0
-    eps = torch.randn(x0[:1].shape if alone else x0.shape, generator=generator)
+    eps = patient.form.noise(patient.encoded, 1 if alone else len(x0), generator)
     x_t, v = add_noise(x0, eps.expand_as(x0), t.expand(len(x0)))
     return _State(x_t=eps if alone else x_t, t_b=t.expand(1 if alone else len(x0)), v=v)
 
@@ -262,8 +258,3 @@ def _weighted_sum(patient: ScoredPatient, of_criteria_bc: Tensor) -> Tensor:
     """Sum over criteria, each times its weight, (b,)."""
     weights = torch.tensor([c.weight for c in patient.card.criteria], dtype=of_criteria_bc.dtype)
     return (of_criteria_bc * weights).sum(1)
-
-
-def _conditions(patient: ScoredPatient) -> dict[str, Tensor]:
-    """All modalities of the patient but the dose, which is predicted from them."""
-    return {m: v.float() for m, v in patient.example.latents.items() if m in CONDITIONS}

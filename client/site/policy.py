@@ -65,7 +65,7 @@ ledger: null
 tasks: [describe, base, train, evaluate]
 
 # Which kinds of adapter may leave, and how large one update may be (10^6 bytes).
-adapters: [full, blocks, lora+embeddings, lora, base]
+adapters: [full, blocks, lora+embeddings, lora, base, film, bias, head]
 max_adapter_mb: 256
 
 # Names of the numbers that may leave with an answer. All others are removed from it.

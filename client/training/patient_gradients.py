@@ -7,8 +7,9 @@ loop is exact for every module, holds one gradient in memory whatever the number
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from client.site.config import SiteConfig
 from client.training.base import base_rows
-from client.training.train import data_part, loading, model_at, stage_parameters, training_examples
+from client.training.train import data_part, loading, model_at, stage_parameters, training_patients
 from privacy.dp.clipping import clip_to_norm, flatten_gradient
 from privacy.dp.noise import Integers, NoiseStream
 from privacy.dp.release import clipped_sum
@@ -25,10 +26,9 @@ from privacy.wire.messages import TrainTask
 from shared_model.base.interface import base_of
 from shared_model.base.model import DoseModel, base_weights
 from shared_model.core.vector import Vector
-from shared_model.diffusion.modalities import Example
-from shared_model.diffusion.objective import velocity_loss
+from shared_model.forms.interface import Lesson, form_of
+from shared_model.network.seeding import noise_generator
 from shared_model.network.spec import ModelSpec
-from shared_model.prediction.predictor import noise_generator
 
 # Loss of one patient, an average over their views; None if there is nothing to learn from this patient.
 PatientLoss = Callable[[int, torch.Generator], Tensor | None]
@@ -86,30 +86,34 @@ def patients_of(site: SiteConfig, spec: ModelSpec, vector: Vector, task: TrainTa
 def _velocity_loss(
     site: SiteConfig, spec: ModelSpec, model: DoseModel, task: TrainTask, terms: PrivacyTerms
 ) -> PatientLoss:
+    form, lesson = form_of(spec), Lesson(stage=task.stage, least_visible=task.least_visible)
     with loading:
-        examples = training_examples(site, data_part(spec), base_weights(model))
+        encoded = training_patients(site, data_part(spec), base_weights(model))
     patients = site.patients()
 
     def loss(patient: int, generator: torch.Generator) -> Tensor | None:
-        views = _views(patients[patient], examples, terms.views, generator)
+        views = _views(patients[patient], encoded, terms.views, generator)
         if task.stage == "dose":
             # Nothing can be learned from a patient without a dose. A refusal would reveal that the patient is there.
-            views = [view for view in views if "dose" in view.latents]
+            views = [view for view in views if form.has_dose(view)]
             batches = [views] if views else []
         else:
             batches = [[view] for view in views]  # a target and conditions of its own each
-        losses = [
-            velocity_loss(model.network, batch, task.stage, generator, spec.precision, task.least_visible)
-            for batch in batches
-        ]
+        losses = [_sum(form.losses(model.network, batch, lesson, generator)) for batch in batches]
         return torch.stack(losses).mean() if losses else None
 
     return loss
 
 
-def _views(cases: Sequence[int], examples: Sequence[Example], count: int, generator: torch.Generator) -> list[Example]:
+def _sum(parts: Iterable[Tensor]) -> Tensor:
+    return torch.stack(list(parts)).sum()
+
+
+def _views(
+    cases: Sequence[int], encoded: Sequence[tuple[Any, ...]], count: int, generator: torch.Generator
+) -> list[Any]:
     """Return ``count`` of a patient's plans and sides; numbers of uses differ by one at most."""
-    ways = [examples[2 * case + side] for side in (0, 1) for case in cases]
+    ways = [encoded[case][side] for side in range(len(encoded[cases[0]])) for case in cases]
     start = int(torch.randint(len(ways), (), generator=generator))
     return [ways[(start + i) % len(ways)] for i in range(count)]
 

@@ -9,13 +9,14 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from client.data.encoded import encoded, encoded_sides
 from client.data.kept import latest_per_site
-from client.data.latent_cache import encode_case
 from client.data.load import load_split
 from client.site.config import SiteConfig
 from client.training.base import base_doses, base_rows
@@ -26,11 +27,11 @@ from shared_model.base.interface import TrainingRows, base_of
 from shared_model.base.model import BASE_PREFIX, DoseModel, base_weights
 from shared_model.core.errors import InputError
 from shared_model.core.vector import Vector
-from shared_model.diffusion.modalities import Example, mirror
-from shared_model.diffusion.objective import velocity_loss
+from shared_model.forms.interface import Lesson, form_of
+from shared_model.network.seeding import noise_generator
 from shared_model.network.spec import TRAINED, ModelSpec
 from shared_model.patient.case import Case, Volume
-from shared_model.prediction.predictor import noise_generator, predict_dose
+from shared_model.prediction.predictor import predict_dose
 from shared_model.scoring.dosimetry import CaseScore, score_case, summarise
 
 # A model per thread: the simulation engine trains several sites of one process side by side.
@@ -62,44 +63,41 @@ def data_part(spec: ModelSpec) -> ModelSpec:
 
 
 @latest_per_site
-def training_examples(site: SiteConfig, spec: ModelSpec, weights: bytes) -> tuple[Example, ...]:
-    """Return the training examples: each patient as they are, followed by the same mirrored left to right.
+def training_patients(site: SiteConfig, spec: ModelSpec, weights: bytes) -> tuple[tuple[Any, ...], ...]:
+    """Return the training patients as the model sees them, each in every view that is encoded apart.
 
     ``weights``, here and below: those of a base that trains.
     """
     cases = load_split(site, "train")
     if not cases:
         raise InputError(f"site {site.site}: no training cases; list some under 'train' in the site configuration")
-    found: list[Example] = []
-    for case, base in zip(cases, base_doses(site, spec, weights, "train"), strict=True):
-        # The features see no side, so the base of a mirrored case is the mirrored base.
-        mirrored = None if base is None else np.ascontiguousarray(base[:, :, ::-1])
-        found += [encode_case(c, spec, site.cache, b) for c, b in ((case, base), (mirror(case), mirrored))]
-    return tuple(found)
+    bases = base_doses(site, spec, weights, "train")
+    return tuple(encoded_sides(case, spec, site.cache, base) for case, base in zip(cases, bases, strict=True))
 
 
 @latest_per_site
-def _validation(site: SiteConfig, spec: ModelSpec, weights: bytes) -> tuple[tuple[Case, Example, Volume | None], ...]:
+def _validation(site: SiteConfig, spec: ModelSpec, weights: bytes) -> tuple[tuple[Case, Any, Volume | None], ...]:
     cases, bases = load_split(site, "validation"), base_doses(site, spec, weights, "validation")
-    return tuple((c, encode_case(c, spec, site.cache, base), base) for c, base in zip(cases, bases, strict=True))
+    return tuple((c, encoded(c, spec, site.cache, base), base) for c, base in zip(cases, bases, strict=True))
 
 
-def _batches(examples: Sequence[Example], size: int, generator: torch.Generator) -> Iterator[list[Example]]:
-    """Yield batches of ``size`` without end. Each patient comes once, mirrored or not, before any comes again."""
-    patients = len(examples) // 2
+def _batches(patients: Sequence[tuple[Any, ...]], size: int, generator: torch.Generator) -> Iterator[list[Any]]:
+    """Yield batches of ``size`` without end. Each patient comes once, in one of their views, before any comes again."""
     queue: list[int] = []
     while True:
         while len(queue) < size:
-            queue += torch.randperm(patients, generator=generator).tolist()
+            queue += torch.randperm(len(patients), generator=generator).tolist()
         chosen, queue = queue[:size], queue[size:]
-        sides = torch.randint(2, (size,), generator=generator).tolist()
-        yield [examples[2 * patient + side] for patient, side in zip(chosen, sides, strict=True)]
+        views = len(patients[0])
+        sides = torch.randint(views, (size,), generator=generator).tolist() if views > 1 else [0] * size
+        yield [patients[patient][side] for patient, side in zip(chosen, sides, strict=True)]
 
 
 def train_round(site: SiteConfig, spec: ModelSpec, vector: Vector, task: TrainTask) -> tuple[Vector, dict[str, float]]:
     """Train ``task.local_steps`` steps from ``vector`` (d,); returns (local minus global (d,), metrics).
 
-    AdamW with the round's learning rate, gradients clipped to ``task.grad_clip``; stage ``base`` trains the base
+    AdamW with the round's learning rate, to which it rises over the first steps where the form of the model asks for
+    that; gradients clipped to ``task.grad_clip``; stage ``base`` trains the base
     alone, the others everything else. Raises InputError on bad data.
     """
     started = time.monotonic()
@@ -108,14 +106,19 @@ def train_round(site: SiteConfig, spec: ModelSpec, vector: Vector, task: TrainTa
     generator = noise_generator(task.seed, site.site, str(task.round))
     step = (_base_losses if task.stage == "base" else _losses)(site, spec, model, task, generator)
     optimiser = torch.optim.AdamW(parameters, lr=task.lr, weight_decay=task.weight_decay)
+    warmup = 0 if task.stage == "base" else form_of(spec).warmup(task.local_steps)
     losses: list[float] = []
-    for _ in range(task.local_steps):
-        loss = next(step)
+    for number in range(task.local_steps):
+        for group in optimiser.param_groups:
+            group["lr"] = task.lr * min(1.0, (number + 1) / warmup) if warmup else task.lr
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        total = 0.0
+        for part in next(step):
+            part.backward()
+            total += part.item()
         torch.nn.utils.clip_grad_norm_(parameters, task.grad_clip)
         optimiser.step()
-        losses.append(loss.item())
+        losses.append(total)
     metrics = {"loss": float(np.mean(losses)), "seconds": time.monotonic() - started}
     return pack(model) - vector, metrics
 
@@ -136,14 +139,15 @@ def stage_parameters(model: DoseModel, stage: str) -> list[nn.Parameter]:
     return [p for name, p in trainable(model).items() if name.startswith(BASE_PREFIX) == of_base]
 
 
-def stage_examples(site: SiteConfig, spec: ModelSpec, model: DoseModel, stage: str) -> tuple[Example, ...]:
-    """Return the training examples of every stage but base; InputError if a stage learns dose and a case has none."""
+def stage_patients(site: SiteConfig, spec: ModelSpec, model: DoseModel, stage: str) -> tuple[tuple[Any, ...], ...]:
+    """Return the training patients of every stage but base; InputError if a stage learns dose and one has none."""
+    form = form_of(spec)
     with loading:
-        examples = training_examples(site, data_part(spec), base_weights(model))
+        patients = training_patients(site, data_part(spec), base_weights(model))
     if stage == "dose":
-        for lacking in (e for e in examples if "dose" not in e.latents):
+        for lacking in (views[0] for views in patients if not form.has_dose(views[0])):
             raise InputError(f"site {site.site}: case {lacking.case_id} has no dose; stage dose cannot train on it")
-    return examples
+    return patients
 
 
 def stage_rows(site: SiteConfig, spec: ModelSpec) -> tuple[TrainingRows, ...]:
@@ -157,23 +161,24 @@ def stage_rows(site: SiteConfig, spec: ModelSpec) -> tuple[TrainingRows, ...]:
 
 def _losses(
     site: SiteConfig, spec: ModelSpec, model: DoseModel, task: TrainTask, generator: torch.Generator
-) -> Iterator[Tensor]:
-    """Yield the loss of the diffusion model, step by step."""
-    examples = stage_examples(site, spec, model, task.stage)
-    for batch in _batches(examples, task.batch_size, generator):
-        yield velocity_loss(model.network, batch, task.stage, generator, spec.precision, task.least_visible)
+) -> Iterator[Iterator[Tensor]]:
+    """Yield the parts of the diffusion model's loss, step by step."""
+    form, lesson = form_of(spec), Lesson(stage=task.stage, least_visible=task.least_visible)
+    patients = stage_patients(site, spec, model, task.stage)
+    for batch in _batches(patients, task.batch_size, generator):
+        yield form.losses(model.network, batch, lesson, generator)
 
 
 def _base_losses(
     site: SiteConfig, spec: ModelSpec, model: DoseModel, task: TrainTask, generator: torch.Generator
-) -> Iterator[Tensor]:
+) -> Iterator[Iterator[Tensor]]:
     """Yield the loss of the base, step by step: ``batch_size`` patients a step."""
     base, network = base_of(spec), model.base
     assert network is not None
     patients = stage_rows(site, spec)
     while True:
         chosen = torch.randint(len(patients), (task.batch_size,), generator=generator).tolist()
-        yield base.loss(network, [patients[i] for i in chosen], generator)
+        yield iter((base.loss(network, [patients[i] for i in chosen], generator),))
 
 
 def score_validation(site: SiteConfig, spec: ModelSpec, vector: Vector, task: EvaluateTask) -> list[CaseScore]:

@@ -13,10 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from shared_model.backbone.prior import prior_hash
-from shared_model.backbone.wan_vae import SCALE
+from shared_model.backbone.prior import normalisation, prior_hash
 from shared_model.core.software import versions
-from shared_model.diffusion.modalities import HAAR
 from shared_model.network.spec import ModelSpec
 from shared_model.patient.case import MODALITIES
 
@@ -56,7 +54,6 @@ def adapter_card(
     and start if it has them. ``metrics``: those of the last evaluation, averaged over patients. ``date``: ISO 8601,
     UTC.
     """
-    scale = SCALE if spec.prior == "wan" else HAAR.scale
     privacy = dict(report["privacy"])
     told = {key: report[key] for key in ("name", "seed", "rounds", "base", "public", "start") if key in report}
     statement = STATEMENTS[str(privacy["mode"])]
@@ -70,7 +67,7 @@ def adapter_card(
         "model": json.loads(replace(spec, base_weights="").to_json()),
         "prior": {"name": spec.prior, "sha256": prior_hash(spec)},
         "modalities": list(MODALITIES),
-        "normalisation": {name: {"mean": mean, "sd": sd} for name, (mean, sd) in sorted(scale.items())},
+        "normalisation": {name: {"mean": mean, "sd": sd} for name, (mean, sd) in sorted(normalisation(spec).items())},
         "sites": dict(sorted(report["sites"].items())),
         "patients": sum(report["sites"].values()),
         "metrics": dict(metrics),

@@ -4,7 +4,7 @@ Private weights cannot get into a message. Messages are made of the vector that 
 refuses a model that carries private weights. The adapter can neither be pickled nor copied out as an array. Only its
 owner can read its file, and no reader of shared adapters accepts the file's format.
 
-It trains what the paper's stage C trains: the linear layers of the blocks, and the modulation through its projection.
+What it trains, each form of the model says (shared_model/forms, ``private_lora``).
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from shared_model.adapter.manifest import unpack, vector_hash
-from shared_model.adapter.shared import LORA_MODULES, PRIVATE, adapted_model
+from shared_model.adapter.shared import PRIVATE, adapted_model
 from shared_model.base.model import DoseModel
 from shared_model.core.errors import InputError
 from shared_model.core.files import write_bytes
 from shared_model.core.vector import Vector
+from shared_model.forms.interface import form_of
 from shared_model.network.seeding import seeded
 from shared_model.network.spec import ModelSpec
 
 FORMAT = "fedkt3d-private/1"
 OLD = f"{PRIVATE}_old"
-MODULATION = "time_proj"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +93,10 @@ class PrivatePolicy:
     """A model with two sets of private weights: the set that trains, and the old policy that draws the candidates."""
 
     def __init__(self, spec: ModelSpec, vector: Vector, shape: PrivateShape, seed: int = 0) -> None:
-        self.spec = replace(spec, switches=replace(spec.switches, attention=shape.attention))
+        self.spec = spec
+        if spec.network == "transformer":  # the pyramid's conditions never see the target
+            self.spec = replace(spec, switches=replace(spec.switches, attention=shape.attention))
+        self.form = form_of(self.spec)
         self.shape = shape
         self.shared_sha256 = vector_hash(vector)
         self.model: DoseModel = adapted_model(self.spec)
@@ -103,7 +106,7 @@ class PrivatePolicy:
             parameter.requires_grad_(False)
         # If the shared adapter is LoRA, peft has already added its layers.
         self._shared = ["shared"] if any(isinstance(m, BaseTunerLayer) for m in self.model.modules()) else []
-        config = LoraConfig(r=shape.rank, lora_alpha=shape.alpha, target_modules=[*LORA_MODULES, MODULATION])
+        config = LoraConfig(r=shape.rank, lora_alpha=shape.alpha, target_modules=list(self.form.private_lora))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # peft warns about a second adapter, but we want one
             for name in (PRIVATE, OLD):

@@ -18,6 +18,8 @@ from shared_model.backbone.checkpoint import tensors_hash
 from shared_model.backbone.wan_prior import VARIABLE, wan_hash, wan_latents, wan_transformer
 from shared_model.backbone.wan_vae import SCALE
 from shared_model.bundled import PRIOR_FOLDERS
+from shared_model.channels.layout import RECIPE as CHANNEL_RECIPE
+from shared_model.channels.layout import SCALE as CHANNEL_SCALE
 from shared_model.core.errors import InputError
 from shared_model.core.files import ORDINARY, write_bytes, write_text
 from shared_model.diffusion.latents import Latents
@@ -93,13 +95,24 @@ def load_latents(spec: ModelSpec) -> Latents:
     return wan_latents(spec.shape[0])
 
 
+def normalisation(spec: ModelSpec) -> Mapping[str, tuple[float, float]]:
+    """(mean, standard deviation) of each modality: public constants of this installation."""
+    if spec.network == "pyramid":
+        return CHANNEL_SCALE
+    return SCALE if spec.prior == "wan" else HAAR.scale
+
+
 def normalisation_hash(spec: ModelSpec) -> str:
     """SHA-256 hex of the constants that normalise volumes: mean and unit of each modality, and the CT range.
 
     They are those of this installation for ``spec``'s prior. Every party of a federation must have the same.
     """
-    scale = SCALE if spec.prior == "wan" else HAAR.scale
-    constants = {"scale": {name: list(pair) for name, pair in scale.items()}, "ct_range_hu": list(CT_RANGE_HU)}
+    scale = normalisation(spec)
+    constants: dict[str, object] = {"scale": {name: list(pair) for name, pair in scale.items()}}
+    if spec.network == "pyramid":
+        constants["channels"] = CHANNEL_RECIPE
+    else:
+        constants["ct_range_hu"] = list(CT_RANGE_HU)
     return hashlib.sha256(json.dumps(constants, sort_keys=True).encode()).hexdigest()
 
 

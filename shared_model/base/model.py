@@ -1,4 +1,4 @@
-"""The model of a federation: the transformer, and beside it the part of the base that trains."""
+"""The model of a federation: the network, and beside it the part of the base that trains."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from torch import nn
 
 from shared_model.base.interface import base_of
-from shared_model.network.dit import Any2AnyDiT
 from shared_model.network.spec import ModelSpec
 from shared_model.patient.case import Case, Volume
 
@@ -16,9 +15,9 @@ BASE_PREFIX = "voxel."
 
 
 class DoseModel(nn.Module):
-    """``network`` is the transformer. ``base`` is the base's own network, None if the base does not train."""
+    """``network``: the form's (shared_model/forms). ``base``: the network of a base that trains, else None."""
 
-    def __init__(self, network: Any2AnyDiT, base: nn.Module | None = None) -> None:
+    def __init__(self, network: nn.Module, base: nn.Module | None = None) -> None:
         super().__init__()
         self.network, self.base = network, base
 

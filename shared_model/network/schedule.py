@@ -52,6 +52,12 @@ def training_target(predicts: str, x0: Tensor, eps: Tensor, v: Tensor) -> Tensor
     return {"v": v, "eps": eps, "x0": x0}[predicts]
 
 
+def velocity_of_clean(x_t: Tensor, x0: Tensor, t_b: Tensor) -> Tensor:
+    """The velocity at x_t that gives back the clean sample ``x0``: v = alpha eps - sigma x_0."""
+    alpha, sigma = alpha_sigma(t_b, x_t.ndim)
+    return alpha * recover(x_t, x0, t_b, "x0")[1] - sigma * x0
+
+
 def recover(x_t: Tensor, output: Tensor, t_b: Tensor, predicts: str = "v") -> tuple[Tensor, Tensor]:
     """(x_0, eps) from a state and the network's output. For v: x_0 = alpha x_t - sigma v, eps = sigma x_t + alpha v."""
     alpha, sigma = alpha_sigma(t_b, x_t.ndim)
@@ -78,20 +84,26 @@ def velocity_of_flow(x_t: Tensor, flow: Tensor, t_b: Tensor) -> Tensor:
     return ((alpha - sigma) * x_t + flow) / (alpha + sigma)
 
 
-def sampling_times(steps: int, predicts: str = "v") -> Tensor:
+def sampling_times(steps: int, predicts: str = "v", shift: float = FLOW_SHIFT) -> Tensor:
     """The shifted grid of ``steps`` + 1 noise times from 1 (EPS_START for eps) down to 0."""
-    times = shift_time(torch.linspace(1.0, 0.0, steps + 1))
+    times = shift_time(torch.linspace(1.0, 0.0, steps + 1), shift)
     return times.clamp_max(EPS_START) if predicts == "eps" else times
 
 
-def sample_ddim(network: Callable[[Tensor, Tensor], Tensor], noise: Tensor, steps: int, predicts: str = "v") -> Tensor:
+def sample_ddim(
+    network: Callable[[Tensor, Tensor], Tensor],
+    noise: Tensor,
+    steps: int,
+    predicts: str = "v",
+    shift: float = FLOW_SHIFT,
+) -> Tensor:
     """Deterministic DDIM (Song et al. 2021) from ``noise`` (B, ...) to x_0 in ``steps`` steps on the shifted grid.
 
     The output of ``network(x_t, t_b)`` is read as ``predicts``. One step from pure noise
     gives a v network's mean of x_0.
     """
     x = noise
-    for now, then in pairwise(sampling_times(steps, predicts)):
+    for now, then in pairwise(sampling_times(steps, predicts, shift)):
         t_b = now.expand(noise.shape[0]).to(noise.device)
         x0, eps = recover(x, network(x, t_b), t_b, predicts)
         x, _ = add_noise(x0, eps, then.expand_as(t_b).to(noise.device))

@@ -1,7 +1,8 @@
-"""Random starts of modules that depend only on a seed."""
+"""Random draws and random starts of modules that depend only on a seed and on names."""
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,3 +24,9 @@ def seeded(seed: int) -> Iterator[None]:
     with _one_at_a_time, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
+
+
+def noise_generator(seed: int, *key: str) -> torch.Generator:
+    """A random generator whose draws depend only on the seed and the names in ``key`` (site, round, patient)."""
+    digest = hashlib.sha256("/".join((str(seed), *key)).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)

@@ -11,7 +11,12 @@ from dataclasses import asdict, dataclass, field, fields
 from shared_model.core.errors import InputError
 from shared_model.network.switches import Switches
 
-ADAPTERS: tuple[str, ...] = ("full", "blocks", "lora+embeddings", "lora", "base")
+# Which network, and the adapters that each knows (shared_model/forms).
+ADAPTERS_OF: Mapping[str, tuple[str, ...]] = {
+    "pyramid": ("full", "lora+embeddings", "lora", "film", "bias", "head"),
+    "transformer": ("full", "blocks", "lora+embeddings", "lora", "base"),
+}
+ADAPTERS: tuple[str, ...] = ("full", "blocks", "lora+embeddings", "lora", "base", "film", "bias", "head")
 # A coordinator's specification decides how much memory a site allocates. 128^3 is the native resolution of OpenKBP;
 # twice that leaves room for longer fields of view.
 MAX_VOXELS = 2 * 128**3
@@ -72,6 +77,9 @@ class Architecture:
 class ModelSpec:
     """The model of one federation. It travels as canonical JSON. The prior's weights never travel.
 
+    ``network``: ``pyramid``, the U-shaped network on a patient's own grid, or ``transformer``, the paper's form on
+    latents of the training grid. The pyramid starts from ``prior`` ``none`` and has neither grid, switches nor base.
+
     ``prior``: a bundled one (``video-small``; its control ``video-shuffled``; ``phantom-small``), ``none`` (random
     start from ``init_seed``) or ``wan`` (Wan 2.1 from files that each party has). ``prior_sha256``: the content hash of
     Wan's files; empty means those of the coordinator. ``adapter``: what trains and travels. With ``base`` only the base
@@ -87,6 +95,7 @@ class ModelSpec:
     of the vector.
     """
 
+    network: str = "transformer"
     prior: str = "video-small"
     prior_sha256: str = ""
     init_seed: int = 0
@@ -101,8 +110,13 @@ class ModelSpec:
     base_weights: str = ""
 
     def __post_init__(self) -> None:
-        if self.adapter not in ADAPTERS:
-            raise InputError(f"model.adapter={self.adapter!r}: expected one of {', '.join(ADAPTERS)}")
+        if self.network not in ADAPTERS_OF:
+            raise InputError(f"model.network={self.network!r}: expected one of {', '.join(ADAPTERS_OF)}")
+        if self.adapter not in ADAPTERS_OF[self.network]:
+            known = ", ".join(ADAPTERS_OF[self.network])
+            raise InputError(
+                f"model.adapter={self.adapter!r}: expected one of {known} with model.network={self.network}"
+            )
         if self.prior not in PRIORS:
             raise InputError(f"model.prior={self.prior!r}: expected one of {', '.join(PRIORS)}")
         if self.prior_sha256 and (self.prior != "wan" or _SHA256.fullmatch(self.prior_sha256) is None):
@@ -113,9 +127,22 @@ class ModelSpec:
         for key, low, high in (("init_seed", 0, 2**63 - 1), ("rank", 1, MAX_RANK), ("alpha", 1, MAX_ALPHA)):
             if not low <= getattr(self, key) <= high:
                 raise InputError(f"model.{key}: expected {low} to {high}")
+        if self.network == "pyramid":
+            self._check_pyramid()
+            return
         self._check_shape()
         self._check_switches()
         self._check_base()
+
+    def _check_pyramid(self) -> None:
+        default = type(self)()
+        for key, fitting in (
+            ("prior", "none"), ("shape", default.shape), ("switches", default.switches), ("base", "none"),
+            ("base_weights", ""), ("base_fourier", default.base_fourier),
+        ):  # fmt: skip
+            if getattr(self, key) != fitting:
+                told = "the default" if key == "switches" else fitting
+                raise InputError(f"model.{key}: expected {told} with model.network=pyramid")
 
     def _check_shape(self) -> None:
         if self.prior == "wan":
@@ -169,6 +196,7 @@ class ModelSpec:
         unsaid = {key for key in ("switches", "prior_sha256") if not raw[key]}
         unsaid |= set() if self.base_kind.fitted_by_sums else {"base_fourier", "base_weights"}
         unsaid |= set() if self.base_kind.gives_dose else {"base"}
+        unsaid |= {"shape"} if self.network == "pyramid" else {"network"}
         raw = {key: value for key, value in raw.items() if key not in unsaid}
         return json.dumps(raw, sort_keys=True, separators=(",", ":"))
 
@@ -182,7 +210,7 @@ class ModelSpec:
         if not isinstance(raw, dict):
             raise InputError("model spec: expected a JSON object")
         numbers: dict[str, type] = dict.fromkeys(("init_seed", "rank", "alpha", "base_fourier"), int)
-        names = ("prior", "prior_sha256", "adapter", "precision", "base", "base_weights")
+        names = ("network", "prior", "prior_sha256", "adapter", "precision", "base", "base_weights")
         types: dict[str, type] = {**dict.fromkeys(names, str), **numbers, "shape": list, "switches": dict}
         for key, value in raw.items():
             if key not in types:

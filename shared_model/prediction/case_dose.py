@@ -9,11 +9,11 @@ import torch
 from numpy.typing import NDArray
 
 from shared_model.channels.volumes import patient_channels
+from shared_model.forms.volume_sampling import on_grid, predicted
 from shared_model.network.pyramid import USUAL_MM, PyramidDiT
 from shared_model.patient.case import Case
 from shared_model.patient.geometry import Grid
 from shared_model.prediction.regrid import coarsen, refine
-from shared_model.prediction.sampling import on_grid, predicted
 
 
 def case_dose(

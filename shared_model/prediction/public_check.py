@@ -24,14 +24,13 @@ from numpy.typing import NDArray
 
 from shared_model.adapter.manifest import unpack
 from shared_model.adapter.shared import adapted_model
-from shared_model.backbone.prior import load_latents
 from shared_model.base.interface import base_of
 from shared_model.base.model import base_weights
 from shared_model.bundled import PUBLIC_CASES
 from shared_model.channels.features import Features
 from shared_model.core.errors import InputError
 from shared_model.core.files import ORDINARY, whole_file
-from shared_model.diffusion.modalities import Example, example
+from shared_model.forms.interface import form_of
 from shared_model.network.spec import ModelSpec
 from shared_model.patient.case import Case
 from shared_model.patient.geometry import Grid
@@ -130,10 +129,10 @@ class PublicCheck:
         self._spec, self._cases = spec, cases
         self._model = adapted_model(spec).eval()
         self._base = base_of(spec)
-        self._latents = load_latents(spec)
+        self._form = form_of(spec)
         # By place in ``cases``, since names may repeat.
         self._features: dict[int, Features] = {}
-        self._examples: dict[int, Example] = {}
+        self._patients: dict[int, Any] = {}
 
     def __call__(self, vector: NDArray[np.float32], stage: str) -> float:
         """Score ``vector`` (d,) in Gy: in stage ``base`` only the base, else the whole model with one sampling step.
@@ -155,13 +154,13 @@ class PublicCheck:
         if stage == "base" and base is not None:
             dose = torch.from_numpy(base)
         else:
-            patient = self._example(place) if base is None else None
+            patient = self._patient(place) if base is None else None
             dose = predict_dose(self._model, case, self._spec, patient=patient, base=base)
         score = dose_score_gy(torch.from_numpy(case.dose_gy), dose.float()[None], torch.from_numpy(case.body))
         return float(score)
 
-    def _example(self, place: int) -> Example:
+    def _patient(self, place: int) -> Any:
         """The encoded case, made once. Only for a model without a base, whose dose would change the encoding."""
-        if place not in self._examples:
-            self._examples[place] = example(self._cases[place], self._spec.shape, self._latents)
-        return self._examples[place]
+        if place not in self._patients:
+            self._patients[place] = self._form.encode(self._cases[place])
+        return self._patients[place]

@@ -24,7 +24,8 @@ class Recipe:
     condition and the rest lose some, each with its share of ``dropped``. ``shift`` of the noise times. Views:
     ``plain_share`` of samples are mirrored at most; ``turn_share`` of the others are turned by a multiple of 40
     degrees; all of the others by ``small_deg`` (sd), with grids finer or coarser by ``spacing_sd``, shifted, and of
-    large bodies a window alone.
+    large bodies a window alone. ``least_visible``: of samples that ask for any modality, the least share of conditions
+    that are seen.
     """
 
     seed: int = 0
@@ -41,6 +42,7 @@ class Recipe:
     dvh_weight: float = 0.1
     noisy_weight: float = 1.0
     any_share: float = 0.12
+    least_visible: float = 0.0
     whole_share: float = 0.6
     dropped: tuple[tuple[str, float], ...] = (
         ("ct", 0.35), ("ptv", 0.05), ("oar", 0.15), ("body", 0.05), ("beam", 0.3), ("angle", 0.3),
@@ -51,7 +53,7 @@ class Recipe:
     spacing_sd: float = 0.05
 
     def __post_init__(self) -> None:
-        for key in ("any_share", "whole_share", "plain_share", "turn_share"):
+        for key in ("any_share", "least_visible", "whole_share", "plain_share", "turn_share"):
             if not 0.0 <= getattr(self, key) <= 1.0:
                 raise InputError(f"{key}={getattr(self, key)}: expected 0 to 1")
         for name, share in self.dropped:
@@ -90,7 +92,7 @@ def ask(recipe: Recipe, present: tuple[str, ...], generator: torch.Generator) ->
     if "dose" not in present or chance() < recipe.any_share:
         there = [m for m in MODALITIES if m in present]
         target = there[int(chance() * len(there))]
-        visible = chance()
+        visible = recipe.least_visible + (1.0 - recipe.least_visible) * chance()
         kept = tuple(m for m in CONDITIONS if m in present and m != target and chance() < visible)
         return Ask(target=target, conditions=kept, view=view)
     conditions = tuple(m for m in CONDITIONS if m in present)

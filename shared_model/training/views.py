@@ -8,6 +8,7 @@ left is the error of interpolation: channels are smooth and read linearly, dose 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -75,11 +76,17 @@ def seen_from(patient: PatientChannels, view: View) -> Sight:
     return Sight(stack=stack, spacing_mm=spacing, gantry_rad=angles, low=low)
 
 
+def frame(shape: Sequence[int]) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+    """The least sizes (z, y, x) that are multiples of STRIDE and hold a box of ``shape``, and where the box begins."""
+    whole = [-(-n // STRIDE) * STRIDE for n in shape]
+    low = [(w - n) // 2 for w, n in zip(whole, shape, strict=True)]
+    return (whole[0], whole[1], whole[2]), (low[0], low[1], low[2])
+
+
 def _padded(stack: Tensor) -> tuple[Tensor, tuple[int, int, int]]:
-    wanted = [-(-n // STRIDE) * STRIDE for n in stack.shape[:3]]
-    low = [(w - n) // 2 for w, n in zip(wanted, stack.shape, strict=False)]
-    z, y, x = ((a, w - n - a) for a, w, n in zip(low, wanted, stack.shape, strict=False))
-    return F.pad(stack, (0, 0, *x, *y, *z)), (low[0], low[1], low[2])
+    whole, low = frame(stack.shape[:3])
+    z, y, x = ((a, w - n - a) for a, w, n in zip(low, whole, stack.shape, strict=False))
+    return F.pad(stack, (0, 0, *x, *y, *z)), low
 
 
 def _turned(stack: Tensor, body: int, spacing_mm: tuple[float, float, float], view: View) -> Tensor:

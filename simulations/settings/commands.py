@@ -114,6 +114,7 @@ class EvaluateSettings:
     threads: int
     sampler_steps: int
     candidates: int
+    flips: bool
     data: DataSettings
     prior_path: Path | None
 
@@ -121,6 +122,8 @@ class EvaluateSettings:
         if self.split not in SPLITS:
             raise InputError(f"split={self.split!r}: expected one of {', '.join(SPLITS)}")
         check_range("seed", self.seed, 0, 2**63 - 1)
+        if not isinstance(self.flips, bool):
+            raise InputError(f"flips={self.flips!r}: expected true or false")
         if self.targets not in ("dose", "all"):
             raise InputError(f"targets={self.targets!r}: expected dose or all")
         if self.part not in ("whole", "base"):

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from rich.progress import Progress
 from torch import Tensor
 
-from client.data.latent_cache import encode_case
+from client.data.encoded import encoded
 from client.site.config import SiteConfig
 from shared_model.adapter.manifest import load_adapter, unpack, vector_hash
 from shared_model.adapter.shared import adapted_model
@@ -22,7 +22,7 @@ from shared_model.backbone.wan_prior import use_checkpoint
 from shared_model.base.model import base_gy
 from shared_model.bundled import DEFAULT_ADAPTER
 from shared_model.core.errors import InputError
-from shared_model.diffusion.sampler import Sampling
+from shared_model.forms.interface import Drawing
 from shared_model.network.spec import ModelSpec
 from shared_model.patient.case import Case
 from shared_model.prediction.predictor import predict_dose
@@ -61,7 +61,9 @@ def evaluate_adapter(settings: EvaluateSettings, bars: Progress) -> str:
         "seed": settings.seed,
         "sampler_steps": settings.sampler_steps,
         "candidates": settings.candidates,
+        "flips": settings.flips,
         "part": settings.part,
+        "model": model_record(settings, spec),
         "wall_s": round(time.monotonic() - started, 1),
         "metrics": overall(scores),
         "per_site": study_summary(scores)["per_site"],
@@ -73,7 +75,7 @@ def evaluate_adapter(settings: EvaluateSettings, bars: Progress) -> str:
     screen = _screen(settings, sites, summary)
     if settings.targets == "all":
         bar = bars.add_task("every modality", total=patients, note="")
-        how = Sampling(steps=settings.sampler_steps, precision=spec.precision)
+        how = Drawing(steps=settings.sampler_steps)
         found = score_any(
             sites, spec, vector, how, candidates=settings.candidates, seed=settings.seed,
             scored=lambda n: bars.advance(bar, n),
@@ -82,6 +84,18 @@ def evaluate_adapter(settings: EvaluateSettings, bars: Progress) -> str:
         (settings.out / "predict_any.csv").write_text(any_csv(found))
         screen = f"{any_table(found)}\n{screen}"
     return screen
+
+
+def model_record(settings: EvaluateSettings, spec: ModelSpec) -> dict[str, Any]:
+    """What made the dose: ``kind`` diffusion or base, its network, ``parameters`` in all, and sampling ``steps``."""
+    model = adapted_model(spec)
+    if spec.base_alone or settings.part == "base":
+        of_base = [] if model.base is None else list(model.base.parameters())
+        return {"kind": "base", "network": spec.base, "parameters": sum(p.numel() for p in of_base), "steps": 0}
+    parameters = sum(p.numel() for _, p in model.stored_parameters())
+    return {
+        "kind": "diffusion", "network": spec.network, "parameters": parameters, "steps": settings.sampler_steps
+    }  # fmt: skip
 
 
 def _predictor(
@@ -105,7 +119,8 @@ def _predictor(
             steps=settings.sampler_steps,
             candidates=settings.candidates,
             seed=settings.seed,
-            patient=encode_case(case, spec, site.cache, base),
+            flips=settings.flips,
+            patient=encoded(case, spec, site.cache, base),
             base=base,
         )
 

@@ -26,11 +26,11 @@ from shared_model.backbone.prior import load_latents
 from shared_model.base.model import base_gy
 from shared_model.core.vector import Vector
 from shared_model.diffusion.modalities import Example, scale_of, volumes
-from shared_model.diffusion.sampler import Sampling
+from shared_model.forms.interface import Drawing
+from shared_model.forms.latents import LatentForm
 from shared_model.network.spec import ModelSpec
 from shared_model.patient.anatomy import OAR_CODES
 from shared_model.patient.case import MODALITIES, Case
-from shared_model.prediction.predictor import sample_volumes
 
 UNITS: Mapping[str, str] = {"dose": "Gy", "ct": "HU", "beam": "plate value", "angle": "plate value"}
 # (modality, structure or whole, measure) -> one value for each patient.
@@ -47,7 +47,7 @@ def score_any(
     sites: Sequence[SiteConfig],
     spec: ModelSpec,
     vector: Vector,
-    how: Sampling,
+    how: Drawing,
     *,
     candidates: int,
     seed: int,
@@ -57,16 +57,14 @@ def score_any(
     model = adapted_model(spec)
     unpack(model, vector)
     model.eval()
-    latents = load_latents(spec)
+    form, latents = LatentForm(spec), load_latents(spec)
     found: Scores = {}
     for site in sites:
         for case in load_split(site, "validation"):
             base = base_gy(case, spec, model)
             patient = encode_case(case, spec, site.cache, base)
             for target in (m for m in MODALITIES if m in patient.latents):
-                drawn = sample_volumes(
-                    model.network, patient, target, how, candidates=candidates, seed=seed, latents=latents
-                )
+                drawn = form.draw(model.network, patient, how, candidates=candidates, seed=seed, target=target)
                 offset, unit = scale_of(target, latents, residual=base is not None)
                 predicted = drawn.mean(0) * unit + offset
                 if base is not None and target == "dose":

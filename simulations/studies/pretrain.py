@@ -21,9 +21,8 @@ from shared_model.core.files import ORDINARY, whole_file
 from shared_model.diffusion.modalities import Example, example, mirror
 from shared_model.diffusion.objective import velocity_loss
 from shared_model.network.dit import Any2AnyDiT
-from shared_model.network.seeding import seeded
+from shared_model.network.seeding import noise_generator, seeded
 from shared_model.network.spec import Architecture, ModelSpec
-from shared_model.prediction.predictor import noise_generator
 from simulations.phantom.hospitals import STYLES, phantom_case
 from simulations.settings.commands import PretrainSettings
 from simulations.studies.video import clip_examples

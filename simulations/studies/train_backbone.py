@@ -19,9 +19,9 @@ from client.data.channel_cache import cached_patient
 from client.data.load import load_case
 from shared_model.channels.volumes import PatientChannels
 from shared_model.core.errors import InputError
+from shared_model.forms.volume_sampling import on_grid, predicted
 from shared_model.network.pyramid import PyramidDiT, PyramidSpec
 from shared_model.patient.case import Case
-from shared_model.prediction.sampling import on_grid, predicted
 from shared_model.scoring.dosimetry import CaseScore, score_case, summarise
 from shared_model.training.recipe import Recipe
 from shared_model.training.run import Row, Trainer, run

@@ -16,12 +16,12 @@ from shared_model.adapter.manifest import initial_vector, manifest_hash
 from shared_model.backbone.prior import load_prior
 from shared_model.diffusion.modalities import Example
 from shared_model.diffusion.objective import velocity_loss
-from shared_model.diffusion.sampler import Sampling
+from shared_model.forms.interface import Drawing
+from shared_model.forms.latents import LatentForm
 from shared_model.network.dit import Any2AnyDiT
 from shared_model.network.spec import Architecture, ModelSpec
 from shared_model.patient.case import MODALITIES, Case
 from shared_model.patient.geometry import Grid
-from shared_model.prediction.predictor import sample_volumes
 
 SPEC = ModelSpec(prior="none")
 LAYOUT = "6e40f2a5415acfbf9729ef22e6a6bfc6537174826d224ab2e460695f42bdef0e"
@@ -74,8 +74,8 @@ def test_losses_and_draws(
 
 
 def test_sampler(model: Any2AnyDiT, patients: list[Example]) -> None:
-    how = Sampling(steps=3, precision="fp32")
-    dose = sample_volumes(model, patients[0], "dose", how, candidates=2, seed=5)
+    form = LatentForm(replace(SPEC, precision="fp32"))
+    dose = form.draw(model, patients[0], Drawing(steps=3), candidates=2, seed=5)
     found = [dose.mean(), dose.std(), *dose.flatten()[[0, 777, 2222]]]
     assert [float(v) for v in found] == pytest.approx([0.04219, 0.87272, 1.60754, -0.26495, -0.79684], abs=1e-4)
 

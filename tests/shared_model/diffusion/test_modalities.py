@@ -12,9 +12,10 @@ from shared_model.base.model import DoseModel
 from shared_model.diffusion.latents import decode
 from shared_model.diffusion.modalities import NORMALISATION, dose_gy, example, mirror, volumes
 from shared_model.diffusion.objective import gate, velocity_loss
+from shared_model.network.seeding import noise_generator
 from shared_model.network.spec import ModelSpec
 from shared_model.patient.case import MODALITIES, Case
-from shared_model.prediction.predictor import noise_generator, predict_dose
+from shared_model.prediction.predictor import predict_dose
 from shared_model.scoring.dosimetry import score_case
 from simulations.data.partition import openkbp_split
 from simulations.phantom.hospitals import STYLES, phantom_case

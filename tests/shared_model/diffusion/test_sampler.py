@@ -3,14 +3,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from shared_model.diffusion.modalities import Example
 from shared_model.diffusion.sampler import Sampling, sample_latents
 from shared_model.network.dit import Any2AnyDiT
 from shared_model.network.spec import Architecture
 from shared_model.network.switches import PREDICTIONS, Switches
-from shared_model.patient.case import MODALITIES
-from shared_model.patient.geometry import Grid
-from shared_model.prediction.predictor import sample_volumes
 
 SMALL = Architecture(dim=48, heads=2, ffn_dim=64, layers=2, freq_dim=32, latent_channels=32, patch=(1, 2, 2))
 HOW = Sampling(steps=4, precision="fp32")
@@ -76,34 +72,3 @@ def test_tiles_see_their_own_part_alone_and_cover_all(attention: str) -> None:
     torch.testing.assert_close(out[..., :4], left[..., :4], atol=1e-5, rtol=0)
     assert not torch.allclose(out[..., 4:8], left[..., 4:8], atol=1e-3)
     assert out.shape == start.shape
-
-
-def patient(*names: str) -> Example:
-    return Example(case_id="p", grid=Grid((8, 16, 16), (3.0, 3.0, 3.0)), latents=latents(4, 4, 4, names=names))
-
-
-def test_any_modality_from_whatever_is_there() -> None:
-    model = made()
-    for target in MODALITIES:
-        for names in (("body",), ("body", "ct", "dose"), MODALITIES):
-            volumes = sample_volumes(model, patient(*names), target, HOW, candidates=2, seed=0)
-            assert volumes.shape == (2, 8, 16, 16)
-            assert not torch.equal(volumes[0], volumes[1])
-
-
-def test_the_target_itself_is_never_looked_at() -> None:
-    whole = patient(*MODALITIES)
-    for target in ("dose", "ct"):
-        other = replace(whole, latents={**whole.latents, target: whole.latents[target] + 1})
-        a, b = (sample_volumes(made(), p, target, HOW, seed=1) for p in (whole, other))
-        assert torch.equal(a, b)
-
-
-def test_seeds_patients_and_targets_draw_their_own_noise_and_candidates_are_a_series() -> None:
-    model, one = made(), patient("body", "ct")
-    first = sample_volumes(model, one, "dose", HOW, candidates=4, seed=1)
-    torch.testing.assert_close(sample_volumes(model, one, "dose", HOW, seed=1)[0], first[0], atol=1e-5, rtol=0)
-    assert torch.equal(sample_volumes(model, one, "dose", HOW, candidates=4, seed=1), first)
-    for other in (sample_volumes(model, one, "dose", HOW, seed=2),
-                  sample_volumes(model, replace(one, case_id="q"), "dose", HOW, seed=1)):  # fmt: skip
-        assert not torch.allclose(other[0], first[0], atol=1e-3)

@@ -6,11 +6,11 @@ import torch
 
 from shared_model.channels.volumes import patient_channels
 from shared_model.diffusion.modalities import mirror
+from shared_model.forms.volume_sampling import on_grid, predicted
 from shared_model.network.pyramid import PyramidDiT
 from shared_model.network.seeding import seeded
 from shared_model.patient.geometry import Grid
 from shared_model.prediction.case_dose import case_dose, factors
-from shared_model.prediction.sampling import on_grid, predicted
 from tests.builders.small_case import TINY, small_case
 
 CASE = small_case()

@@ -1,0 +1,171 @@
+"""Samples from a PyramidDiT: the mean in one pass, or candidates by DDIM steps from noise.
+
+Conditions are computed once a patient, and once more for their mirror image where flips are averaged. Volumes here are
+those of the patient's box, filled up to multiples of the network's stride.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from shared_model.channels.layout import SCALE, TARGET_CHANNELS
+from shared_model.channels.volumes import PatientChannels
+from shared_model.network.pyramid import PyramidDiT
+from shared_model.network.schedule import sample_ddim, velocity_of_clean
+from shared_model.patient.anatomy import mirror_name
+from shared_model.patient.case import CONDITIONS
+from shared_model.training.step import autocast, conditions_of, plan_noise
+from shared_model.training.views import View, frame, seen_from
+
+SHIFT = 6.0
+
+
+class VolumeDenoiser:
+    """The network for one patient, or for their mirror image; gives velocities.
+
+    ``conditions``: those to use of what the patient has; None: all but the target.
+    """
+
+    def __init__(
+        self,
+        network: PyramidDiT,
+        patient: PatientChannels,
+        target: str = "dose",
+        *,
+        conditions: Sequence[str] | None = None,
+        mirrored: bool = False,
+        precision: str = "bf16",
+    ) -> None:
+        self._network, self._target, self._precision = network, target, precision
+        sight = seen_from(patient, View(mirrored=mirrored))
+        self._device = network.spacing.weight.device
+        names = [
+            m for m in CONDITIONS if m in patient.present and m != target and (conditions is None or m in conditions)
+        ]
+        self._inside = None
+        if target == "dose":
+            self._inside = (sight.stack[..., patient.layout.index("body")] > 0.5).to(self._device)
+        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        with autocast(self._device, precision):
+            self._seen = network.remember(conditions_of(sight, patient.layout, names, self._device, dtype))
+
+    def clean(self, x_t: Tensor, t_b: Tensor) -> Tensor:
+        """The network's estimate of the clean target (k, C, z, y, x); dose is of the body alone."""
+        with autocast(self._device, self._precision):
+            x0 = self._network.denoise(self._seen, self._target, x_t, t_b)
+        return x0 if self._inside is None else x0 * self._inside
+
+    def __call__(self, x_t: Tensor, t_b: Tensor) -> Tensor:
+        """The velocity (k, C, z, y, x) at states ``x_t`` and noise times (k,)."""
+        return velocity_of_clean(x_t, self.clean(x_t, t_b), t_b)
+
+
+def patient_noise(
+    patient: PatientChannels, candidates: int, generator: torch.Generator, target: str = "dose"
+) -> Tensor:
+    """Noise (candidates, C, z, y, x) in the frame of the patient's box; that of dose is 0 outside the body.
+
+    Candidates are drawn one after the other, so that the first are the same however many are asked for.
+    """
+    shape, _ = frame(patient.stack.shape[:3])
+    one = (1, len(TARGET_CHANNELS[target]), *shape)
+    noise = torch.cat([plan_noise(one, generator) for _ in range(candidates)])
+    return noise * body_in_frame(patient) if target == "dose" else noise
+
+
+def body_in_frame(patient: PatientChannels) -> Tensor:
+    """1 in the body, 0 elsewhere, (z, y, x) in the frame."""
+    sight = seen_from(patient, View())
+    return (sight.stack[..., patient.layout.index("body")] > 0.5).float()
+
+
+@torch.no_grad()
+def samples(
+    network: PyramidDiT,
+    patient: PatientChannels,
+    noise: Tensor,
+    target: str = "dose",
+    *,
+    steps: int = 1,
+    batch: int = 8,
+    flips: bool = False,
+    conditions: Sequence[str] | None = None,
+    precision: str = "bf16",
+) -> Tensor:
+    """Clean samples (k, C, z, y, x) of ``target`` from ``noise`` of that shape, on the CPU.
+
+    ``steps`` 1: the network's mean, the same for every candidate. ``flips``: each is averaged with the answer to the
+    patient's mirror image and the mirrored noise.
+    """
+    device = network.spacing.weight.device
+    found = []
+    for mirrored in (False, True) if flips else (False,):
+        denoiser = VolumeDenoiser(
+            network, patient, target, conditions=conditions, mirrored=mirrored, precision=precision
+        )
+        here = _mirror(noise, patient, target, back=False) if mirrored else noise
+        if steps == 1:  # the state says nothing at t = 1
+            one = denoiser.clean(here[:1].to(device), torch.ones(1, device=device)).cpu()
+            x0 = one.expand(len(noise), *one.shape[1:])
+        else:
+            parts = [sample_ddim(denoiser, part.to(device), steps, shift=SHIFT).cpu() for part in here.split(batch)]
+            x0 = torch.cat(parts)
+        found.append(_mirror(x0, patient, target, back=True) if mirrored else x0)
+    return torch.stack(found).mean(0)
+
+
+def _mirror(volume: Tensor, patient: PatientChannels, target: str, *, back: bool) -> Tensor:
+    """From a patient's frame to that of their mirror image, or ``back``. Organs that come in pairs change places.
+
+    The box need not lie in the middle of its frame, so what is flipped is also moved by up to one voxel.
+    """
+    names = [name.removeprefix("is_") for name in TARGET_CHANNELS[target]]
+    places = [names.index(mirror_name(name)) if target == "oar" else k for k, name in enumerate(names)]
+    shape, low = frame(patient.stack.shape[:3])
+    shift = 2 * low[2] - (shape[2] - patient.stack.shape[2])
+    flipped = volume.flip(-1).roll(shift, -1) if back else volume.roll(-shift, -1).flip(-1)
+    return flipped[:, places]
+
+
+def in_box(volume: Tensor, patient: PatientChannels) -> Tensor:
+    """(..., z, y, x) in the frame -> the patient's box."""
+    _, low = frame(patient.stack.shape[:3])
+    z, y, x = (slice(a, a + n) for a, n in zip(low, patient.stack.shape, strict=False))
+    return volume[..., z, y, x]
+
+
+def dose_of(x0: Tensor, patient: PatientChannels) -> Tensor:
+    """Clean doses (k, 1, z, y, x) in the frame as Gy on the patient's box, (k, z, y, x); 0 outside the body."""
+    mean, unit = SCALE["dose"]
+    inside = torch.from_numpy(np.asarray(patient.stack[..., patient.layout.index("body")] > 0.5))
+    return ((in_box(x0[:, 0], patient) * unit + mean) * inside).clamp_min(0.0) * patient.unit_gy
+
+
+def predicted(
+    network: PyramidDiT,
+    patient: PatientChannels,
+    *,
+    steps: int = 1,
+    candidates: int = 1,
+    seed: int = 0,
+    flips: bool = False,
+    conditions: Sequence[str] | None = None,
+    precision: str = "bf16",
+) -> NDArray[np.float32]:
+    """(candidates, z, y, x) doses in Gy on the patient's box, 0 outside the body; see ``samples``."""
+    noise = patient_noise(patient, candidates, torch.Generator().manual_seed(seed))
+    x0 = samples(network, patient, noise, steps=steps, flips=flips, conditions=conditions, precision=precision)
+    return np.asarray(dose_of(x0, patient).numpy(), dtype=np.float32)
+
+
+def on_grid(dose_zyx: NDArray[np.float32], patient: PatientChannels, shape: Sequence[int]) -> NDArray[np.float32]:
+    """(..., z, y, x) of the patient's box on the whole grid of ``shape``, 0 elsewhere."""
+    out = np.zeros((*dose_zyx.shape[:-3], *shape), dtype=np.float32)
+    z, y, x = patient.slices
+    out[..., z, y, x] = dose_zyx
+    return out
