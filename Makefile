@@ -6,28 +6,40 @@ READY := $(VENV)/.ready
 # One thread per process: results do not depend on the machine's load, and small tensors are faster so.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: install demo test e2e check format dist dist-check bench bench-gpu clean
+.PHONY: install constraints demo test e2e check format dist dist-check bench bench-gpu clean
 
 install: $(READY)
 
-# torch first and exactly. TORCH=cpu or TORCH=cuda takes that build from PyTorch's own index; without it pip's index
-# decides, which on Linux is mostly the CUDA build. CUDA names the release for TORCH=cuda, such as cu126.
+# Each file that pip downloads must have a hash of constraints.txt, but for torch: its builds for CPU and CUDA differ, and
+# so do their hashes. TORCH=cpu or TORCH=cuda takes that build from PyTorch's own index; without it pip's index decides,
+# which on Linux is mostly the CUDA build. CUDA names the release for TORCH=cuda, such as cu126.
+TORCH_VERSION := 2.13.0
 CUDA ?= cu130
 TORCH_INDEX_cpu := https://download.pytorch.org/whl/cpu
 TORCH_INDEX_cuda = https://download.pytorch.org/whl/$(CUDA)
-TORCH_FROM := --constraint constraints.txt
 ifdef TORCH
   ifeq ($(TORCH_INDEX_$(TORCH)),)
     $(error TORCH=$(TORCH): expected cpu or cuda)
   endif
   TORCH_FROM := --index-url $(TORCH_INDEX_$(TORCH))
 endif
+PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.11")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH_FROM) torch==2.13.0
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python $(PIP_INSTALL) --no-deps --require-hashes --requirement constraints.txt
+	$(BIN)/python $(PIP_INSTALL) $(TORCH_FROM) torch==$(TORCH_VERSION)
+	$(BIN)/python $(PIP_INSTALL) --no-deps --no-build-isolation --editable .
+	$(BIN)/python -m pip check
 	touch $(READY)
+
+# Brings constraints.txt up to date with pyproject.toml; versions that still fit stay. `make constraints NEWER=--upgrade`
+# takes the newest, `NEWER='--upgrade-package flwr'` that of one package.
+NEWER ?=
+constraints: $(READY)
+	$(BIN)/uv pip compile pyproject.toml --extra dev --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
+	  --generate-hashes --no-emit-package torch --no-annotate --custom-compile-command 'make constraints' \
+	  --quiet --output-file constraints.txt $(NEWER)
 
 # Five phantom hospitals with few patients each: first each alone and all together, without privacy, then the default mode.
 # Where FEDKT3D_OPENKBP names the data set, also a few OpenKBP patients. Settings: docs/results/demo.md.
@@ -49,7 +61,7 @@ demo: $(READY)
 	fi
 
 test: $(READY)
-	$(BIN)/python -m pytest -m 'not e2e'
+	$(BIN)/python -m pytest -m 'not e2e' -n 2 --dist loadfile
 
 # Real processes: the walk-through of docs/deploy.md, strangers and hostile messages, kills, cuts and restarts. Two files
 # at a time: most of a test is waiting.
@@ -68,11 +80,13 @@ dist: $(READY)
 	$(BIN)/python -m build
 
 # The wheel alone, in an empty environment and an empty folder outside the repository: it must bring all that it needs.
+# Versions without hashes: pip would ask for a hash of the wheel that was just built.
 dist-check: dist
 	set -e; empty=$$(mktemp -d); trap 'rm -rf "$$empty"' EXIT; \
 	$(PYTHON) -m venv "$$empty/venv"; \
-	"$$empty/venv/bin/python" -m pip install --quiet --disable-pip-version-check $(TORCH_FROM) torch==2.13.0; \
-	"$$empty/venv/bin/python" -m pip install --quiet --disable-pip-version-check --constraint constraints.txt dist/*.whl; \
+	sed -n 's/^\([^ #]*==[^ ]*\).*/\1/p' constraints.txt > "$$empty/versions.txt"; \
+	"$$empty/venv/bin/python" $(PIP_INSTALL) --constraint "$$empty/versions.txt" $(TORCH_FROM) torch==$(TORCH_VERSION); \
+	"$$empty/venv/bin/python" $(PIP_INSTALL) --constraint "$$empty/versions.txt" dist/*.whl; \
 	cd "$$empty"; venv/bin/client --help > client.txt; venv/bin/server --help > server.txt; \
 	venv/bin/simulate run out=out name=alone data.sites=2 data.patients=4 data.root=data privacy.mode=none \
 	  rounds.count=1 train.local_steps=1
