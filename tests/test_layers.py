@@ -21,6 +21,16 @@ NOT_LOADED = {
     "privacy/wire": ("torch",),
     "shared_model/core": ("torch", "flwr"),
 }
+# What Flower documents. All else of it may change with any version, and is touched in one room.
+FLOWERS_ROOM = "privacy/flower/internals"
+FLOWER_DOCUMENTS = (
+    "flwr",
+    "flwr.app",
+    "flwr.clientapp",
+    "flwr.serverapp",
+    "flwr.serverapp.strategy",
+    "flwr.simulation",
+)
 
 
 def _sources(root: str = "") -> list[Path]:
@@ -66,3 +76,25 @@ def test_every_class_has_a_name_of_its_own() -> None:
                 modules[node.name].append(_module(path))
     twice = {name: where for name, where in modules.items() if len(where) > 1}
     assert twice == {}, "give the new class another name"
+
+
+def test_flowers_internals_are_touched_in_one_room() -> None:
+    elsewhere: dict[str, set[str]] = defaultdict(set)
+    for path in _sources():
+        where = str(path.relative_to(HOUSE))
+        if not where.startswith(f"{FLOWERS_ROOM}/"):
+            elsewhere[where] = {name for name in _flower_modules(path) if name not in FLOWER_DOCUMENTS}
+    assert {where: names for where, names in elsewhere.items() if names} == {}, f"move them into {FLOWERS_ROOM}"
+
+
+def _flower_modules(path: Path) -> set[str]:
+    """Modules of Flower that a file imports, by a statement or by a text that names one."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and " " not in node.value:
+            found.add(node.value)
+    return {name for name in found if name.partition(".")[0] == "flwr" and not name.startswith("flwr/")}

@@ -9,8 +9,7 @@ Stock Flower unpacks the coordinator's bundle at the site and imports it. This p
 - an exception's text may hold a patient's name, so neither the coordinator nor the log gets it: the coordinator gets a
   fixed sentence, and the log gets the exception's type and the lines of code it came through.
 
-Run as `python -m client.node.executor HOME ADDRESS` by `client start`. Flower internals used here are named in
-tests/test_flower_version.py.
+Run as `python -m client.node.executor HOME ADDRESS` by `client start`.
 """
 
 from __future__ import annotations
@@ -21,39 +20,24 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import httpx
-from flwr.app import ConfigRecord, Context, Error, Message
-from flwr.common.constant import ErrorCode, SubStatus
-from flwr.proto.message_pb2 import PullObjectRequest, PullObjectResponse
-from flwr.proto.runtime_pb2 import AcquireTaskRequest
-from flwr.supercore.constant import TaskType
-from flwr.supercore.heartbeat import HeartbeatSender, make_task_heartbeat_fn_http
-from flwr.supercore.interceptors import (
-    RuntimeTokenHttpInterceptor,
-    RuntimeVersionHttpInterceptor,
-    SuperExecAuthHttpInterceptor,
-)
-from flwr.supercore.retry import make_simple_http_retry_invoker
-from flwr.supercore.runtime import RuntimeHttpClient
-from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, push_task_output
+from flwr.app import ConfigRecord, Context, Message
 
 from client.app import HOME_KEY, NODE_CONFIG_KEY
 from client.app import app as installed_app
 from client.node.site_log import log_failure, log_to_stdout
 from client.site.home import ClientHome
-from privacy.flower.pace import until_there
+from privacy.flower.internals.client_task import failure, lease, pull_message, push_end, push_reply
+from privacy.flower.internals.runtime import PromptRuntime, executor_proof, runtime_client, take_client_task, task_proof
 from privacy.flower.processes import end_with_parent, read_state, write_state
 from privacy.wire.messages import SITE_STOPS
 
 APP_FAILED = "the site's app failed; the reason is in the site's own log"
-ACQUIRE_TASK = "/flwr.proto.Runtime/AcquireTask"
+COMPONENT = "flwr-clientapp"  # what Flower's version check takes this process for
 LOOK_S = 0.02  # between two looks at the SuperNode's note of when it took a message
 ASK_S = 5.0  # longest time between two requests for a task, whatever the SuperNode noted
 RETRY_S = 1.0
@@ -67,13 +51,6 @@ class _StopSite(BaseException):
 
 class _Abandon(BaseException):
     """SIGINT from Flower's own threads: the task is no longer ours (its run ended, its token expired)."""
-
-
-class _Runtime(RuntimeHttpClient):
-    """Soon asks again for a part of a message that the SuperNode still fetches. Flower waits a second or more."""
-
-    def PullObject(self, request: PullObjectRequest) -> PullObjectResponse:  # noqa: N802
-        return until_there(partial(super().PullObject, request))
 
 
 class SiteExecutor:
@@ -99,7 +76,7 @@ class SiteExecutor:
         signal.signal(signal.SIGINT, self._on_abandon)
         self._report()
         try:
-            with self._client(self._superexec_proof()) as poll:
+            with runtime_client(self._address, executor_proof(self._secret), COMPONENT, None) as poll:
                 while True:
                     token = self._next_task(poll)
                     if token is not None:
@@ -114,39 +91,17 @@ class SiteExecutor:
         if self._working:
             raise _Abandon
 
-    def _superexec_proof(self) -> SuperExecAuthHttpInterceptor:
-        return SuperExecAuthHttpInterceptor(master_secret=self._secret, protected_methods=frozenset({ACQUIRE_TASK}))
-
-    @contextmanager
-    def _client(self, proof: Any, *, patient: bool = False) -> Iterator[RuntimeHttpClient]:
-        """Give a client of the SuperNode's runtime API; a `patient` one retries without end."""
-        client = _Runtime.from_server_address(
-            server_address=self._address,
-            insecure=True,  # loopback, inside one machine
-            root_certificates=None,
-            interceptors=[RuntimeVersionHttpInterceptor(component_name="flwr-clientapp"), proof],
-            retry_invoker=make_simple_http_retry_invoker() if patient else None,
-        )
-        try:
-            yield client
-        finally:
-            client.close()
-
-    def _next_task(self, poll: RuntimeHttpClient) -> str | None:
+    def _next_task(self, poll: PromptRuntime) -> str | None:
         """Ask once for a task; return its token, or None after a pause."""
         try:
-            answer = poll.AcquireTask(AcquireTaskRequest(supported_task_types=[TaskType.CLIENT_APP]))
+            token = take_client_task(poll)
         except httpx.HTTPError as error:  # SuperNode starts, restarts or is busy
             _log.info("SuperNode not ready (%s)", type(error).__name__)
             time.sleep(RETRY_S)
             return None
-        if not answer.HasField("task") or not answer.token:
+        if token is None:
             self._await_message()
-            return None
-        if answer.task.type != TaskType.CLIENT_APP:
-            _log.error("refused a task that is not a CLIENT_APP task")
-            return None
-        return str(answer.token)
+        return token
 
     def _await_message(self) -> None:
         """Return once the SuperNode has taken another message in full, or ASK_S later."""
@@ -164,7 +119,7 @@ class SiteExecutor:
         self._report(state="working")
         self._working = True
         try:
-            with self._client(RuntimeTokenHttpInterceptor(token), patient=True) as client:
+            with runtime_client(self._address, task_proof(token), COMPONENT, None, insists=True) as client:
                 succeeded = self._do_task(client)
         except _Abandon:
             succeeded = False
@@ -178,30 +133,24 @@ class SiteExecutor:
         last = {**self._state.get("task", {}), "ok": succeeded, "wall_s": round(time.monotonic() - started, 2)}
         self._report(state="idle", task=None, last=last)
 
-    def _do_task(self, client: RuntimeHttpClient) -> bool:
+    def _do_task(self, client: PromptRuntime) -> bool:
         """Pull the message, run the app, push its reply; True when the app did its part."""
-        heartbeat = HeartbeatSender(partial(_heartbeat, make_task_heartbeat_fn_http(client)))
-        heartbeat.start()
         context: Context | None = None
         reply: Message | None = None
         stop = False
-        try:
-            message, context, _, _ = pull_task_input(client)  # the fourth is the bundle: dropped here, unread
-            self._report(task=_describe(message.metadata.message_type, message.metadata.group_id))
+        with lease(client):
             try:
-                reply = self._call_app(message, context)
-            except _StopSite:
-                stop = True
-                reply = _error(message, SITE_STOPS)
-            push_message(client, reply, context)
-        finally:
-            succeeded = reply is not None and not reply.has_error()
-            status = SubStatus.COMPLETED if succeeded else SubStatus.FAILED
-            try:
-                push_task_output(client=client, context=context, sub_status=status, details="")
-            finally:  # a heartbeat that goes on would abandon the next task instead of this one
-                if heartbeat.is_running:
-                    heartbeat.stop()
+                message, context = pull_message(client)
+                self._report(task=_describe(message.metadata.message_type, message.metadata.group_id))
+                try:
+                    reply = self._call_app(message, context)
+                except _StopSite:
+                    stop = True
+                    reply = failure(message, SITE_STOPS)
+                push_reply(client, reply, context)
+            finally:
+                succeeded = reply is not None and not reply.has_error()
+                push_end(client, context, succeeded=succeeded)
         if stop:
             raise _StopSite
         return succeeded
@@ -216,7 +165,7 @@ class SiteExecutor:
             return reply
         except Exception as error:
             log_failure("the app failed", error)
-            return _error(message, APP_FAILED)
+            return failure(message, APP_FAILED)
 
     def _note_refusal(self, reply: Message) -> None:
         head = reply.content.config_records.get("head", ConfigRecord())
@@ -227,21 +176,6 @@ class SiteExecutor:
     def _report(self, **changes: Any) -> None:
         self._state |= {**changes, "since": time.time()}
         write_state(self._home.state("executor"), self._state)
-
-
-def _heartbeat(send: Callable[[], bool]) -> bool:
-    """Renew the task's lease. A SuperNode that has restarted does not know the task: then it is no longer ours."""
-    try:
-        return send()
-    except httpx.HTTPStatusError as error:
-        if error.response.status_code >= 500:
-            return False
-        signal.raise_signal(signal.SIGINT)
-        return True
-
-
-def _error(message: Message, reason: str) -> Message:
-    return Message(Error(code=ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason=reason), reply_to=message)
 
 
 def _describe(kind: str, group: str) -> dict[str, str]:

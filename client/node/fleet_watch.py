@@ -8,8 +8,6 @@ Flower retries some failures without end and gives up on others silently: the pr
 - a failure after which the coordinator may wait for this site in vain (a message or an answer was lost on the way)
   ends the process: it tells the coordinator before it ends, and `client start` restarts it at once;
 - what happens is noted in a file, which `client start` watches (client/node/watchdog.py).
-
-Flower internals used here are named in tests/test_flower_version.py.
 """
 
 from __future__ import annotations
@@ -22,15 +20,23 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from flwr.proto.fleet_pb2 import ActivateNodeResponse
-from flwr.supercore.protobuf.client import ProtobufCall, ProtobufRequestContext
 
+from privacy.flower.internals.fleet import (
+    ACTIVATE,
+    CONFIRM,
+    DEACTIVATE,
+    HEARTBEAT,
+    PULL,
+    PULL_OBJECT,
+    ProtobufCall,
+    ProtobufRequestContext,
+    activated_node,
+    call_of,
+)
 from privacy.flower.processes import read_state, write_state
 
 NOTE_EVERY_S = 2.0
 QUICK_S = 1.0  # only an answer that comes this soon shows the coordinator's present time
-HEARTBEAT, ACTIVATE, DEACTIVATE = "send-node-heartbeat", "activate-node", "deactivate-node"
-PULL, PULL_OBJECT, CONFIRM = "pull-messages", "pull-object", "confirm-message-received"
 LOST = 3  # exit status
 # Raised before anything was sent: the coordinator cannot have handed out a message.
 _NOTHING_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
@@ -72,8 +78,8 @@ class FleetWatch:
         self._note()
 
     def intercept(self, context: ProtobufRequestContext, call_next: ProtobufCall) -> httpx.Response:
-        """Make one request and judge its outcome (flwr.supercore.protobuf.client.ProtobufClientInterceptor)."""
-        call = context.request.url.path.rpartition("/")[2]
+        """Make one request and judge its outcome (internals/fleet.py: ProtobufClientInterceptor)."""
+        call = call_of(context)
         loop = call != HEARTBEAT
         if call == ACTIVATE and self.node_id is not None:
             self.released = False  # from here on the coordinator may wait for this node, whatever the answer
@@ -115,7 +121,7 @@ class FleetWatch:
         if call != HEARTBEAT:
             changes["busy"] = False
         if call == ACTIVATE and code == 200:
-            self.node_id, self.released = ActivateNodeResponse.FromString(response.read()).node_id, False
+            self.node_id, self.released = activated_node(response), False
         elif call == ACTIVATE and 400 <= code < 500:
             changes["connection"] = "refused"
         elif call == DEACTIVATE and code < 500 and code != 401:

@@ -13,8 +13,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from flwr.supercore.logger import LOGGER_NAME
-
+from privacy.flower.internals.logs import silence_flowers_handler
 from privacy.flower.process_log import JsonFormatter
 from shared_model.core.errors import FedKT3DError
 
@@ -52,7 +51,7 @@ def log_to_stdout() -> None:
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(JsonFormatter())
     logging.basicConfig(level=logging.INFO, handlers=[handler])
-    logging.getLogger(LOGGER_NAME).handlers.clear()  # Flower's own would log everything twice
+    silence_flowers_handler()
     logging.getLogger("httpx").setLevel(logging.WARNING)  # otherwise it logs a line for every poll
     logging.getLogger(SITE_LOGGER).addHandler(SiteLog())
     warnings.showwarning = _show_warning  # type: ignore[assignment]

@@ -13,30 +13,16 @@ import signal
 import sys
 import threading
 import time
-from functools import partial
 from pathlib import Path
-from typing import Any
 
-import httpx
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key
-from flwr.proto.fleet_pb2 import DeactivateNodeRequest
-from flwr.proto.message_pb2 import PullObjectRequest, PullObjectResponse
-from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
-from flwr.supercore.protobuf.client import ProtobufClientInterceptor
-from flwr.supercore.retry import make_simple_http_retry_invoker
-from flwr.supercore.run import RunNotRunningException
-from flwr.supernode import fleet_http_connection, start_client_internal
-from flwr.supernode import main as supernode_api
-from flwr.supernode.cli.flower_supernode import flower_supernode
-from flwr.supernode.fleet_http_client import FleetHttpClient
-from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
 from client.node.fleet_watch import LOST, FleetWatch
 from client.site.home import ClientHome
-from privacy.flower.pace import pause_s, until_there
+from privacy.flower.internals.fleet import deactivate_node
+from privacy.flower.internals.supernode import read_bodies_whole, run_supernode, shorten_pauses, watch_requests
 from privacy.flower.processes import end_with_parent
-from privacy.flower.whole_body import WholeBody
 
 # How long a node stays away after it has left. The coordinator's run polls four times a second; when it finds that a
 # node is away, it no longer expects an answer.
@@ -46,7 +32,7 @@ _log = logging.getLogger("client.node.supernode")
 
 
 def flags(home: ClientHome, address: str) -> list[str]:
-    """Return the command line for Flower's own parser, the one supported way to configure a SuperNode."""
+    """Return the SuperNode's command line."""
     host, _, port = address.rpartition(":")
     return [
         *("--superlink", home.server, "--root-certificates", str(home.ca_certificate)),
@@ -65,51 +51,8 @@ def release(home: ClientHome, watch: FleetWatch) -> None:
         return
     key = load_ssh_private_key(home.node_key.read_bytes(), None)
     assert isinstance(key, ec.EllipticCurvePrivateKey)  # made by `client init`
-    auth: list[ProtobufClientInterceptor] = [
-        RuntimeVersionHttpInterceptor(component_name="SuperNode"),
-        NodeAuthHttpInterceptor(key, key.public_key()),
-    ]
-    with FleetHttpClient.from_server_address(home.server, False, str(home.ca_certificate), [watch, *auth]) as client:
-        request = DeactivateNodeRequest(node_id=watch.node_id)
-        try:
-            make_simple_http_retry_invoker().invoke(client.DeactivateNode, request)
-        except (httpx.HTTPError, RunNotRunningException):  # the coordinator does not know this node: nothing to release
-            return
-    time.sleep(RELEASE_S)
-
-
-def watch_requests(watch: FleetWatch) -> None:
-    """Put ``watch`` before every request of Flower's SuperNode; soon ask again for parts that are on their way."""
-
-    class Watched(FleetHttpClient):
-        def __init__(self, base_url: str, *, interceptors: Any = (), **rest: Any) -> None:
-            super().__init__(base_url, interceptors=(watch, *interceptors), **rest)
-
-        def PullObject(self, request: PullObjectRequest) -> PullObjectResponse:  # noqa: N802
-            return until_there(partial(super().PullObject, request))
-
-    fleet_http_connection.FleetHttpClient = Watched  # type: ignore[attr-defined]
-
-
-def read_bodies_whole() -> None:
-    """Put privacy/flower/whole_body.py in front of the API that the executor talks to."""
-    create_app = supernode_api.create_app
-
-    def create(*arguments: Any, **options: Any) -> WholeBody:
-        return WholeBody(create_app(*arguments, **options))
-
-    supernode_api.create_app = create  # type: ignore[assignment]
-
-
-def shorten_pauses(watch: FleetWatch) -> None:
-    """Shorten the pauses of Flower's main loop by how lately it worked; none is longer than the loop asks for."""
-
-    class Pauses:
-        @staticmethod
-        def sleep(seconds: float) -> None:
-            time.sleep(pause_s(watch.idle_s(), longest_s=seconds))
-
-    start_client_internal.time = Pauses  # type: ignore[attr-defined, assignment]
+    if deactivate_node(home.server, str(home.ca_certificate), key, watch.node_id, watch):
+        time.sleep(RELEASE_S)
 
 
 def _end(failed: threading.ExceptHookArgs) -> None:
@@ -129,10 +72,9 @@ def main() -> None:
     try:
         release(home, watch)
         watch_requests(watch)
-        shorten_pauses(watch)
+        shorten_pauses(watch.idle_s)
         read_bodies_whole()
-        sys.argv = ["flower-supernode", *flags(home, sys.argv[2])]
-        flower_supernode()
+        run_supernode(flags(home, sys.argv[2]))
     except SystemExit as end:
         code = end.code
     except KeyboardInterrupt:  # from Flower's own threads: the coordinator does not accept this site's key

@@ -8,8 +8,7 @@ It takes the place of Flower's SuperExec, with three differences that a long run
 - It reports a killed ServerApp at once, with the signal, not after a minute of silence.
 - After a restart of the coordinator it reports the tasks that were open before. So no dead run is called "running".
 
-Run as `python -m server.deployment.executor HOME` by `server start`. Flower internals used here are named in
-tests/test_flower_version.py.
+Run as `python -m server.deployment.executor HOME` by `server start`.
 """
 
 from __future__ import annotations
@@ -21,30 +20,27 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 import httpx
-from flwr.common.constant import SubStatus
-from flwr.proto.runtime_pb2 import AcquireTaskRequest, PushTaskOutputRequest, SendTaskHeartbeatRequest
-from flwr.supercore.constant import TaskType
-from flwr.supercore.interceptors import (
-    RuntimeTokenHttpInterceptor,
-    RuntimeVersionHttpInterceptor,
-    SuperExecAuthHttpInterceptor,
-)
-from flwr.supercore.runtime import RuntimeHttpClient
 
+from privacy.flower.internals.runtime import (
+    PromptRuntime,
+    executor_proof,
+    renew_lease,
+    report_failure,
+    runtime_client,
+    take_server_task,
+    task_proof,
+)
 from privacy.flower.processes import end_with_parent, module_command, rotate
 from server.deployment.home import ServerHome
-from server.sites.patience import patiently, transient
+from server.sites.patience import call_again, may_pass
 from shared_model.core.files import PRIVATE, create_file
 
-ACQUIRE_TASK = "/flwr.proto.Runtime/AcquireTask"
 LOOK_S = 0.25  # between two looks at the running tasks
 ASK_S, ASK_WHILE_WORKING_S = 0.25, 2.0  # between two questions for a task: each holds up all others at the SuperLink
 RETRY_S = 1.0
@@ -83,16 +79,14 @@ class CoordinatorExecutor:
         """Work until SIGTERM."""
         signal.signal(signal.SIGTERM, self._on_stop)
         self._notes.mkdir(mode=0o700, exist_ok=True)
-        proof = SuperExecAuthHttpInterceptor(
-            master_secret=self._home.secret("superexec").read_bytes(), protected_methods=frozenset({ACQUIRE_TASK})
-        )
+        proof = executor_proof(self._home.secret("superexec").read_bytes())
         try:
-            with self._client(proof) as poll:
+            with runtime_client(self._home.control_address, proof, "SuperExec", self._home.ca_certificate) as poll:
                 while True:
                     self._report_left_over()
                     if time.monotonic() >= self._next_question:
                         self._next_question = time.monotonic() + self._take(poll)
-                    self._tasks = [task for task in self._tasks if self._tended(task)]
+                    self._tasks = [task for task in self._tasks if self._look_after(task)]
                     time.sleep(LOOK_S)
         except _StopCoordinator:
             self._stop_all()
@@ -101,35 +95,21 @@ class CoordinatorExecutor:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         raise _StopCoordinator
 
-    @contextmanager
-    def _client(self, proof: Any) -> Iterator[RuntimeHttpClient]:
-        client = RuntimeHttpClient.from_server_address(
-            server_address=self._home.control_address,
-            insecure=False,
-            root_certificates=str(self._home.ca_certificate),
-            interceptors=[RuntimeVersionHttpInterceptor(component_name="SuperExec"), proof],
-            retry_invoker=None,
-        )
-        try:
-            yield client
-        finally:
-            client.close()
-
-    def _take(self, poll: RuntimeHttpClient) -> float:
+    def _take(self, poll: PromptRuntime) -> float:
         """Ask once for a task and start it. Return how long to wait before the next question."""
         try:
-            answer = poll.AcquireTask(AcquireTaskRequest(supported_task_types=[TaskType.SERVER_APP]))
+            token = take_server_task(poll)
         except httpx.HTTPError as error:
             _log.info("SuperLink not ready (%s)", type(error).__name__)
             return RETRY_S
-        if answer.HasField("task") and answer.token and answer.task.type == TaskType.SERVER_APP:
+        if token is not None:
             note = self._notes / uuid.uuid4().hex
-            create_file(note, answer.token.encode(), PRIVATE)
-            task = _RunningApp(token=answer.token, note=note, process=self._started(answer.token))
+            create_file(note, token.encode(), PRIVATE)
+            task = _RunningApp(token=token, note=note, process=self._start(token))
             self._tasks.append(task)
         return ASK_WHILE_WORKING_S if self._tasks else ASK_S
 
-    def _started(self, token: str) -> subprocess.Popen[bytes]:
+    def _start(self, token: str) -> subprocess.Popen[bytes]:
         """Start server/deployment/serverapp.py in our own process group, so that it never outlives us; the token goes
         by pipe."""
         path = self._home.log("serverapp")
@@ -147,8 +127,8 @@ class CoordinatorExecutor:
             pipe.write(token.encode())
         return process
 
-    def _tended(self, task: _RunningApp) -> bool:
-        """Keep a task's lease; False when it is over."""
+    def _look_after(self, task: _RunningApp) -> bool:
+        """Renew a task's lease when it is time; False when the task is over."""
         code = task.process.poll()
         if code is not None:
             how = f"signal {-code}" if code < 0 else f"exit code {code}"
@@ -160,28 +140,31 @@ class CoordinatorExecutor:
             task.process.kill()
         elif task.stopping_since is None and now >= task.next_heartbeat:
             task.next_heartbeat = now + HEARTBEAT_S
-            if not self._lease_kept(task.token):
+            if not self._renew_lease(task.token):
                 _log.warning("a run was stopped or its lease is lost; ending its server app")
                 task.process.terminate()
                 task.stopping_since = now
         return True
 
-    def _lease_kept(self, token: str) -> bool:
+    def _renew_lease(self, token: str) -> bool:
+        """Renew one lease; False when the task is no longer ours. A fault that may pass does not lose it."""
         try:
-            with self._client(RuntimeTokenHttpInterceptor(token)) as client:
-                return bool(client.SendTaskHeartbeat(SendTaskHeartbeatRequest()).success)
+            with self._task_client(token) as client:
+                return renew_lease(client)
         except httpx.HTTPError as error:
-            return transient(error)
+            return may_pass(error)
+
+    def _task_client(self, token: str) -> AbstractContextManager[PromptRuntime]:
+        return runtime_client(self._home.control_address, task_proof(token), "SuperExec", self._home.ca_certificate)
 
     def _report_end(self, token: str, note: Path, details: str, within_s: float = 30.0) -> None:
         """Tell the SuperLink that a task failed, unless it is over there already. Then forget the task."""
-        request = PushTaskOutputRequest(sub_status=SubStatus.FAILED, details=details)
         try:
-            with self._client(RuntimeTokenHttpInterceptor(token)) as client:
-                patiently(lambda: client.PushTaskOutput(request), "reporting a task's end", within_s)
+            with self._task_client(token) as client:
+                call_again(lambda: report_failure(client, details), "reporting a task's end", within_s)
             _log.warning("%s", details)
         except httpx.HTTPStatusError as error:
-            if transient(error):
+            if may_pass(error):
                 return  # the note stays: the next start tries again
         except httpx.HTTPError:
             return

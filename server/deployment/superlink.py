@@ -10,8 +10,7 @@ listens twice, with the same certificate:
   installation's secret (HTTP Basic, inside TLS); the Runtime API has Flower's own proof (an HMAC by the SuperExec
   secret to take a task, that task's token afterwards), which Flower asks for in process isolation only.
 
-Run as `python -m server.deployment.superlink HOME` by `server start`. Flower internals used here are named in
-tests/test_flower_version.py.
+Run as `python -m server.deployment.superlink HOME` by `server start`.
 """
 
 from __future__ import annotations
@@ -26,12 +25,6 @@ from pathlib import Path
 from privacy.flower.processes import LOOPBACK, end_with_parent
 from privacy.flower.whole_body import Application, Receive, Scope, Send, WholeBody, refuse
 from server.deployment.home import CONTROL_USER, ServerHome
-from server.deployment.superlink_speed import (
-    count_no_traffic,
-    look_for_lapsed_leases_at_times,
-    store_large_parts,
-    without_idle_layers,
-)
 
 FLEET = "/v1/fleet/"
 CONTROL = "/v1/control/"
@@ -84,7 +77,7 @@ def _without_basic(scope: Scope) -> Scope:
 
 
 def superlink_arguments(home: ServerHome) -> list[str]:
-    """Command line for Flower's own parser, which is the one supported way to configure a SuperLink."""
+    """Return the SuperLink's command line."""
     return [
         *("--ssl-ca-certfile", str(home.ca_certificate)),
         *("--ssl-certfile", str(home.tls_certificate)),
@@ -107,18 +100,10 @@ def listen(host: str, port: int) -> socket.socket:
 def run(home: ServerHome) -> None:
     """Serve until SIGTERM."""
     import uvicorn  # the web stack is needed in this process only
-    from flwr.supercore.http_logging import get_uvicorn_log_config
-    from flwr.supercore.logger import console_handler
-    from flwr.superlink.cli.flower_superlink import SuperLinkLifespan, _parse_superlink_lifespan_config
-    from flwr.superlink.main import create_app
 
-    sys.argv = ["flower-superlink", *superlink_arguments(home)]
-    configuration = _parse_superlink_lifespan_config()
-    store_large_parts()
-    look_for_lapsed_leases_at_times()
-    count_no_traffic()
-    application = create_app(configuration, SuperLinkLifespan)
-    without_idle_layers(application)
+    from privacy.flower.internals.superlink import log_settings, superlink_application
+
+    application = superlink_application(superlink_arguments(home))
     guard = Guard(WholeBody(application), home.control_port, home.secret("control").read_bytes())
     server = uvicorn.Server(
         uvicorn.Config(
@@ -126,9 +111,9 @@ def run(home: ServerHome) -> None:
             access_log=False,  # sites poll every few seconds
             proxy_headers=False,  # nobody's header decides who a caller is
             server_header=False,
-            log_config=get_uvicorn_log_config(console_handler.level),
-            ssl_certfile=configuration.ssl_certfile,
-            ssl_keyfile=configuration.ssl_keyfile,
+            log_config=log_settings(),
+            ssl_certfile=str(home.tls_certificate),
+            ssl_keyfile=str(home.tls_key),
         )
     )
     server.run(sockets=[listen(home.host, home.port), listen(LOOPBACK, home.control_port)])

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 
 import httpx
 from flwr.app import Error, Message, RecordDict
-from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 
+from privacy.flower.internals.codes import ErrorCode
 from privacy.flower.pace import pause_s
 from privacy.wire.messages import MESSAGE_TYPES, SITE_STOPS, Reply, parse_reply, wire_bytes
 from server.record.history import Drop
-from server.sites.patience import patiently
+from server.sites.patience import call_again
 from shared_model.core.fields import MessageError
 
 _LOG = logging.getLogger("fedkt3d.server")
@@ -87,7 +87,7 @@ class Exchange:
             for node in nodes
         ]
         # If the same messages are pushed again, their ids are the same, and the SuperLink stores each once.
-        ids: list[str | None] = [*patiently(lambda: self._grid.push_messages(messages), "sending a request", ttl_s)]
+        ids: list[str | None] = [*call_again(lambda: self._grid.push_messages(messages), "sending a request", ttl_s)]
         ids += [None] * (len(messages) - len(ids))
         until = time.monotonic() + ttl_s
         failed = []
@@ -166,7 +166,7 @@ class Exchange:
 
 def connected_nodes(grid: Grid) -> set[int]:
     """Return the nodes that the SuperLink reports as online now."""
-    return set(patiently(lambda: list(grid.get_node_ids()), "listing the sites"))
+    return set(call_again(lambda: list(grid.get_node_ids()), "listing the sites"))
 
 
 def _flower_error(error: Error | None) -> tuple[str, str]:

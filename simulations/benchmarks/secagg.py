@@ -18,6 +18,7 @@ from collections.abc import Sequence
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
+from privacy.flower.internals.secagg_plus import flower_costs
 from privacy.secagg.context import Cohort, Floors, SumTerms, least_threshold
 from privacy.secagg.layout import Packed
 from privacy.secagg.masks import RINGS, Ring
@@ -25,7 +26,6 @@ from privacy.secagg.replay import MemoryReplay
 from privacy.secagg.server import Server
 from privacy.secagg.site import MaskingSite
 from privacy.secagg.summation import Summation
-from simulations.benchmarks.flower_secagg import flower_costs
 
 SEED = 0
 CLIENT_GOAL, UNMASK_GOAL = 8.0, 15.0

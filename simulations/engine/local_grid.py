@@ -15,25 +15,12 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from flwr.app import (
-    DEFAULT_TTL,
-    Array,
-    ArrayRecord,
-    ConfigRecord,
-    Context,
-    Error,
-    Message,
-    Metadata,
-    MetricRecord,
-    RecordDict,
-    UserConfig,
-)
-from flwr.app.message import make_message
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict, UserConfig
 from flwr.clientapp import ClientApp
-from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
 from flwr.serverapp import Grid
-from flwr.supercore.run import Run
 
+from privacy.flower.internals.client_task import failure
+from privacy.flower.internals.envelopes import Run, copy_with, empty_run, new_request, set_message_id
 from shared_model.core.errors import InputError
 
 _FIRST_NODE_ID = 1001
@@ -62,7 +49,7 @@ class LocalGrid(Grid):
         if workers < 1 or not node_configs:
             raise InputError(f"LocalGrid: workers {workers} and nodes {len(node_configs)} must be 1 or more")
         self._app = client_app
-        self._run = Run.create_empty(next(_run_ids))
+        self._run = empty_run(next(_run_ids))
         self._contexts = {
             _FIRST_NODE_ID + i: Context(
                 run_id=self._run.run_id,
@@ -112,18 +99,7 @@ class LocalGrid(Grid):
         self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
     ) -> Message:
         """Make a message from this grid's own run, not from Flower's process-wide TaskIdentity."""
-        metadata = Metadata(
-            run_id=self._run.run_id,
-            message_id="",
-            src_node_id=SUPERLINK_NODE_ID,
-            dst_node_id=dst_node_id,
-            reply_to_message_id="",
-            group_id=group_id,
-            created_at=time.time(),
-            ttl=ttl or DEFAULT_TTL,
-            message_type=message_type,
-        )
-        return make_message(metadata=metadata, content=content)
+        return new_request(self._run.run_id, dst_node_id, message_type, content, group_id, ttl)
 
     def get_node_ids(self) -> Iterable[int]:
         """All nodes; in a simulation they are always connected."""
@@ -134,7 +110,7 @@ class LocalGrid(Grid):
         ids = []
         for message in messages:
             message_id = uuid.uuid4().hex
-            message.metadata.__dict__["_message_id"] = message_id  # as Flower's own grids do: there is no setter
+            set_message_id(message, message_id)
             task = _QueuedMessage(message=_deliver(message), until=time.monotonic() + message.metadata.ttl)
             with self._changed:
                 self._tasks[message_id] = task
@@ -200,18 +176,15 @@ class LocalGrid(Grid):
         except NoAnswer:
             return None
         except (Exception, SystemExit) as error:  # what a SuperNode sends when an app fails, exception text and all
-            reason = f"{type(error)}:<'{error}'>"
-            reply = Message(Error(code=ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason=reason), reply_to=message)
-        reply.metadata.__dict__["_message_id"] = uuid.uuid4().hex
+            reply = failure(message, f"{type(error)}:<'{error}'>")
+        set_message_id(reply, uuid.uuid4().hex)
         return reply
 
 
 def _deliver(message: Message) -> Message:
     """Copy a message as a wire would: the receiver shares nothing with the sender except immutable bytes."""
-    metadata = Metadata.__new__(Metadata)
-    metadata.__dict__.update(message.metadata.__dict__)
     if message.has_error():
-        return make_message(metadata=metadata, error=Error(message.error.code, message.error.reason))
+        return copy_with(message, None)
     content = RecordDict()
     for key, record in message.content.items():
         if isinstance(record, ArrayRecord):
@@ -220,7 +193,7 @@ def _deliver(message: Message) -> Message:
             content[key] = ConfigRecord.inflate(record.deflate())
         else:
             content[key] = MetricRecord.inflate(record.deflate())
-    return make_message(metadata=metadata, content=content)
+    return copy_with(message, content)
 
 
 def _array(array: Array) -> Array:

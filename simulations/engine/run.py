@@ -8,9 +8,9 @@ from typing import TypeVar
 
 from flwr.app import Context, Message, RecordDict, UserConfig
 from flwr.clientapp import ClientApp
-from flwr.common.constant import SUPERLINK_NODE_ID
 from flwr.serverapp import Grid, ServerApp
 
+from privacy.flower.internals.codes import SUPERLINK_NODE_ID
 from shared_model.core.errors import InputError
 from simulations.engine.local_grid import LocalGrid as LocalGrid
 from simulations.engine.local_grid import NoAnswer as NoAnswer

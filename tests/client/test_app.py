@@ -10,13 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from flwr.app import ConfigRecord, Context, Message, RecordDict
-from flwr.app.message import make_message
-from flwr.app.metadata import Metadata
+from flwr.app import ConfigRecord, Context, Message, Metadata, RecordDict
 from flwr.common.serde import message_to_proto
 
 from client.app import SITE_LOG, client_app
 from client.site.config import SiteConfig
+from privacy.flower.internals.envelopes import make_message
 from privacy.wire.messages import EvaluateTask, Request, TrainTask, parse_reply, request
 from shared_model.core.errors import InputError, PolicyError
 from simulations.engine.quadratic import MANIFEST_HASH, SPEC_JSON, QuadraticTraining, write_sites

@@ -12,9 +12,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
-from flwr.app import Context, RecordDict
-from flwr.app.message import make_message
-from flwr.app.metadata import Metadata
+from flwr.app import Context, Metadata, RecordDict
 from flwr.common.serde import message_to_proto
 from pydicom.datadict import DicomDictionary, keyword_for_tag
 from pydicom.dataset import Dataset
@@ -30,6 +28,7 @@ from client.setup.forget import forget, forgotten
 from client.site.config import DICOM, SiteConfig
 from client.site.home import ClientHome
 from client.site.pseudonyms import Pseudonyms
+from privacy.flower.internals.envelopes import make_message
 from shared_model.core.errors import InputError
 from tests.builders.consortium import Consortium
 from tests.builders.small_study import ellipsoid_case, write_small_study

@@ -8,9 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from flwr.app import Context, Message, RecordDict
-from flwr.app.message import make_message
-from flwr.app.metadata import Metadata
+from flwr.app import Context, Message, Metadata, RecordDict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -20,6 +18,7 @@ from client.site.config import SiteConfig
 from client.site.hours import Window
 from client.site.policy import Policy, default_policy_text
 from privacy.agreement.federation_plan import FederationPlan
+from privacy.flower.internals.envelopes import make_message
 from privacy.wire.messages import EvaluateTask, Request, TrainTask, parse_reply, request
 from shared_model.core.errors import InputError, PolicyError
 from shared_model.network.spec import ADAPTERS, ModelSpec

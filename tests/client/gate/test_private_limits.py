@@ -6,9 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from flwr.app import Context, RecordDict
-from flwr.app.message import make_message
-from flwr.app.metadata import Metadata
+from flwr.app import Context, Metadata, RecordDict
 
 from client.app import client_app
 from client.site.budget import budget_report
@@ -17,6 +15,7 @@ from client.site.home import ClientHome
 from client.site.policy import Policy, default_policy_text
 from privacy.dp.accountant import epsilon
 from privacy.dp.terms import PrivacyTerms
+from privacy.flower.internals.envelopes import make_message
 from privacy.wire.messages import EvaluateTask, Reply, Request, TrainTask, parse_reply, request
 from shared_model.network.spec import ModelSpec
 

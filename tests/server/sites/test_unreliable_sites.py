@@ -7,16 +7,16 @@ import httpx
 import numpy as np
 import pytest
 from flwr.app import Error
-from flwr.common.constant import ErrorCode
 
 from client.app import client_app
+from privacy.flower.internals.codes import ErrorCode
 from privacy.wire.messages import SITE_STOPS
 from server.config.run import RunConfig
 from server.record.history import DROP_REASONS
 from server.rounds.loop import run_federation
 from server.sites.attendance import Members, Register
 from server.sites.exchange import _flower_error
-from server.sites.patience import patiently
+from server.sites.patience import call_again
 from simulations.engine.faults import Fault, add_faults
 from simulations.engine.quadratic import MANIFEST_HASH, SPEC_JSON, QuadraticTraining, run_quadratic, write_sites
 from simulations.engine.run import LocalGrid
@@ -161,7 +161,7 @@ def test_a_refused_call_is_not_tried_again():
         raise http_error(403)
 
     with pytest.raises(httpx.HTTPStatusError):
-        patiently(refuse, "a call")
+        call_again(refuse, "a call")
     assert len(seen) == 1
 
 

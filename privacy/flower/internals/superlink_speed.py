@@ -1,7 +1,6 @@
 """Switch off work that takes a SuperLink most of a round and is not needed. Call this in its process before it serves.
 
-Measured with 20 MB and two sites (docs/results/deployed_round.md). Flower internals used here are named in
-tests/test_flower_version.py.
+Measured with 20 MB and two sites (docs/results/deployed_round.md).
 """
 
 from __future__ import annotations

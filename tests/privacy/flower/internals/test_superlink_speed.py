@@ -10,7 +10,7 @@ import pytest
 PROGRAM = """
 import sqlite3, sys
 from flwr.superlink.federation import NoOpFederationManager
-from server.deployment import superlink_speed as speed
+from privacy.flower.internals import superlink_speed as speed
 
 speed.store_large_parts()
 from flwr.supercore.corestate.sql_corestate import SqlCoreState
@@ -51,7 +51,7 @@ def test_the_settings_take_hold(tmp_path: Path) -> None:
 def test_leases_are_looked_at_again_once_their_time_has_come(monkeypatch: pytest.MonkeyPatch) -> None:
     from flwr.supercore.corestate.sql_corestate import SqlCoreState
 
-    from server.deployment import superlink_speed as speed
+    from privacy.flower.internals import superlink_speed as speed
 
     looks: list[object] = []
     monkeypatch.setattr(SqlCoreState, "_cleanup_expired_task_tokens", lambda state: looks.append(state))

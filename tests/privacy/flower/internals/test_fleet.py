@@ -1,0 +1,57 @@
+"""The Fleet API of a real SuperLink, as a node sees it that the coordinator does not know."""
+
+import httpx
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from flwr.proto.fleet_pb2 import ActivateNodeResponse
+
+from privacy.flower.internals import fleet
+from server.deployment.home import ServerHome
+
+
+class Watch:
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, int]] = []
+
+    def intercept(self, context: fleet.ProtobufRequestContext, call_next: fleet.ProtobufCall) -> httpx.Response:
+        response = call_next(context)
+        self.seen.append((fleet.call_of(context), response.status_code))
+        return response
+
+
+def test_a_key_that_the_coordinator_does_not_accept_interrupts_the_process(superlink: ServerHome) -> None:
+    watch = Watch()
+    key = ec.generate_private_key(ec.SECP384R1())
+    with pytest.raises(KeyboardInterrupt):  # Flower's own way: client/node/supernode.py waits for it
+        fleet.deactivate_node(superlink.address, str(superlink.ca_certificate), key, 12345, watch)
+    assert watch.seen == [(fleet.DEACTIVATE, 401)]
+
+
+def test_the_nodes_id_is_read_from_the_answer() -> None:
+    content = ActivateNodeResponse(node_id=2**64 - 3).SerializeToString()
+    assert fleet.activated_node(httpx.Response(200, content=content)) == 2**64 - 3
+
+
+@pytest.mark.parametrize(
+    "call", [fleet.HEARTBEAT, fleet.ACTIVATE, fleet.DEACTIVATE, fleet.PULL, fleet.PULL_OBJECT, fleet.CONFIRM]
+)
+def test_each_call_is_one_that_the_superlink_serves(superlink: ServerHome, call: str) -> None:
+    import ssl
+
+    context = ssl.create_default_context(cafile=str(superlink.ca_certificate))
+    url = f"https://{superlink.address}/v1/fleet/{call}"
+    assert httpx.post(url, verify=context, trust_env=False).status_code not in (404, 405)
+    assert httpx.post(f"{url}-not", verify=context, trust_env=False).status_code == 404
+
+
+def test_faults_pass_or_end_the_supernode_as_the_watch_expects() -> None:
+    """client/node/fleet_watch.py turns a 500 into a 503 and a cut handshake into a lost connection."""
+    import inspect
+
+    from flwr.supercore.retry import http_retry
+    from flwr.supernode import fleet_http_connection
+
+    assert "if exc.response.status_code in (502, 503, 504)" in inspect.getsource(fleet_http_connection)
+    retry = inspect.getsource(http_retry)
+    assert '("certificate", "ssl", "tls")' in retry
+    assert "INTERNAL_SERVER_ERROR" not in retry
