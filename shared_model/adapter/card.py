@@ -21,6 +21,10 @@ from shared_model.patient.case import MODALITIES
 SCHEMA = 1
 
 STATEMENTS: Mapping[str, str] = {
+    "central": (
+        "Trained in one place on patients who were pooled there: no federation, no differential privacy. The adapter"
+        " may reveal whether a patient took part in its training."
+    ),
     "none": (
         "No differential privacy and no secure aggregation: the coordinator saw every site's update, and the adapter"
         " may reveal whether a patient took part in its training."
@@ -57,7 +61,7 @@ def adapter_card(
     privacy = dict(report["privacy"])
     told = {key: report[key] for key in ("name", "seed", "rounds", "base", "public", "start") if key in report}
     statement = STATEMENTS[str(privacy["mode"])]
-    if privacy["mode"] != "none" and "start" in report:
+    if privacy["mode"] not in ("none", "central") and "start" in report:
         statement += " " + _describe_uncovered(report["start"])
     return {
         **told,

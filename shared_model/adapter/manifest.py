@@ -106,6 +106,11 @@ def base_hash(spec: ModelSpec) -> str:
     return base_of(spec).fixed_hash() or "none"
 
 
+def rounded(vector: Vector) -> Vector:
+    """The vector (d,) with each number rounded to bf16, so that its file is half as large."""
+    return np.asarray(torch.from_numpy(vector).to(torch.bfloat16).float().numpy())
+
+
 def vector_hash(vector: Vector) -> str:
     """SHA-256 hex of the vector's float32 bytes."""
     return hashlib.sha256(np.ascontiguousarray(vector, dtype=np.float32).tobytes()).hexdigest()
@@ -114,9 +119,9 @@ def vector_hash(vector: Vector) -> str:
 def save_adapter(path: Path, spec: ModelSpec, vector: Vector) -> str:
     """Write the adapter as one safetensors file, whole or not at all. Returns the file's SHA-256 in hex.
 
-    The file has one tensor for each parameter; the header holds the spec and hashes. The base's coefficients are a
-    separate tensor, with their hash in the header. The same spec and vector always give the same bytes. Everything
-    else is in the card beside the file (shared_model/adapter/card.py).
+    The file has one tensor for each parameter, of a pyramid in half the bytes where no bit is lost; the header holds
+    the spec and hashes. The base's coefficients are a separate tensor, with their hash in the header. The same spec and
+    vector always give the same bytes. Everything else is in the card beside the file (shared_model/adapter/card.py).
     """
     names, _ = _layout(spec)
     tensors, offset = {}, 0
@@ -135,19 +140,24 @@ def save_adapter(path: Path, spec: ModelSpec, vector: Vector) -> str:
         "prior": prior_hash(spec),
         "base": base_hash(spec),
     }
-    content = _safetensors(tensors, header)
+    content = _safetensors(tensors, header, small=spec.network == "pyramid")
     write_bytes(path, content, mode=ORDINARY)
     return hashlib.sha256(content).hexdigest()
 
 
-def _safetensors(tensors: Mapping[str, Vector], metadata: Mapping[str, str]) -> bytes:
-    """Serialise float32 arrays. The library's own writer would change the order of the metadata each time."""
+def _safetensors(tensors: Mapping[str, Vector], metadata: Mapping[str, str], small: bool) -> bytes:
+    """Serialise float32 arrays, those that bf16 holds exactly as bf16 if ``small``.
+
+    The library's own writer would change the order of the metadata each time.
+    """
     header: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))}
     parts, offset = [], 0
     for name in sorted(tensors):
-        raw = np.ascontiguousarray(tensors[name], dtype="<f4").tobytes()
+        bits = np.ascontiguousarray(tensors[name], dtype="<f4").view("<u4")
+        halved = small and not (bits & 0xFFFF).any()
+        raw = (bits >> 16).astype("<u2").tobytes() if halved else bits.tobytes()
         header[name] = {
-            "dtype": "F32",
+            "dtype": "BF16" if halved else "F32",
             "shape": list(tensors[name].shape),
             "data_offsets": [offset, offset + len(raw)],
         }

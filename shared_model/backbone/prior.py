@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from shared_model.backbone.checkpoint import tensors_hash
+from shared_model.backbone.pyramid_prior import pyramid_hash
 from shared_model.backbone.wan_prior import VARIABLE, wan_hash, wan_latents, wan_transformer
 from shared_model.backbone.wan_vae import SCALE
 from shared_model.bundled import PRIOR_FOLDERS
@@ -26,7 +27,7 @@ from shared_model.diffusion.latents import Latents
 from shared_model.diffusion.modalities import CT_RANGE_HU, HAAR
 from shared_model.network.dit import SHARED, Any2AnyDiT
 from shared_model.network.seeding import seeded
-from shared_model.network.spec import Architecture, ModelSpec
+from shared_model.network.spec import FROM_FILES, Architecture, ModelSpec
 from shared_model.network.switches import Switches
 from shared_model.patient.case import MODALITIES
 
@@ -71,6 +72,8 @@ def prior_hash(spec: ModelSpec) -> str:
 
     Raises InputError if the specification names a Wan checkpoint other than the one on this machine.
     """
+    if spec.network == "pyramid":
+        return pyramid_hash(spec)
     if spec.prior == "wan":
         found = wan_hash()
         if spec.prior_sha256 not in ("", found):
@@ -83,8 +86,8 @@ def prior_hash(spec: ModelSpec) -> str:
 
 
 def pin_prior(spec: ModelSpec) -> ModelSpec:
-    """Write the content hash of this machine's Wan checkpoint into the specification, before a coordinator sends it."""
-    return replace(spec, prior_sha256=prior_hash(spec)) if spec.prior == "wan" else spec
+    """Write the content hash of this machine's weights from files into the specification, before it is sent."""
+    return replace(spec, prior_sha256=prior_hash(spec)) if spec.prior in FROM_FILES else spec
 
 
 def load_latents(spec: ModelSpec) -> Latents:

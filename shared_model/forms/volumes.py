@@ -8,12 +8,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from shared_model.backbone.pyramid_prior import pyramid_network
 from shared_model.channels.layout import SCALE
 from shared_model.channels.volumes import PatientChannels, patient_channels
 from shared_model.forms.interface import Denoiser, Drawing, Form, Lesson
 from shared_model.forms.volume_sampling import SHIFT, VolumeDenoiser, body_in_frame, dose_of, patient_noise, samples
 from shared_model.network.pyramid import PyramidDiT
-from shared_model.network.seeding import noise_generator, seeded
+from shared_model.network.seeding import noise_generator
 from shared_model.patient.case import Case, Volume
 from shared_model.training.recipe import Recipe
 from shared_model.training.step import teach
@@ -53,9 +54,8 @@ class VolumeForm(Form[PatientChannels]):
     shift = SHIFT
 
     def network(self) -> nn.Module:
-        """The network with random weights from ``init_seed``."""
-        with seeded(self.spec.init_seed):
-            return PyramidDiT()
+        """The network with the prior's weights."""
+        return pyramid_network(self.spec)
 
     def trains(self, name: str) -> bool:
         """See the class."""

@@ -23,8 +23,13 @@ MAX_VOXELS = 2 * 128**3
 MAX_RANK, MAX_ALPHA = 1024, 65_536
 # The coefficients travel in the spec. A message limits the spec to 20,000 characters.
 MAX_BASE_FOURIER = 2500
-# Bundled priors (shared_model/bundled/priors), a random start, and Wan 2.1 from files.
-PRIORS: tuple[str, ...] = ("video-small", "video-shuffled", "phantom-small", "none", "wan")
+# Priors of each network: a random start, bundled ones, and weights from files.
+PRIORS_OF: Mapping[str, tuple[str, ...]] = {
+    "pyramid": ("none", "bundled", "file"),
+    "transformer": ("video-small", "video-shuffled", "phantom-small", "none", "wan"),
+}
+# Priors of which every party has its own copy, known by the hash of its weights.
+FROM_FILES = ("file", "wan")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -78,15 +83,16 @@ class ModelSpec:
     """The model of one federation. It travels as canonical JSON. The prior's weights never travel.
 
     ``network``: ``pyramid``, the U-shaped network on a patient's own grid, or ``transformer``, the paper's form on
-    latents of the training grid. The pyramid starts from ``prior`` ``none`` and has neither grid, switches nor base.
+    latents of the training grid. The pyramid has neither grid, switches nor base.
 
-    ``prior``: a bundled one (``video-small``; its control ``video-shuffled``; ``phantom-small``), ``none`` (random
-    start from ``init_seed``) or ``wan`` (Wan 2.1 from files that each party has). ``prior_sha256``: the content hash of
-    Wan's files; empty means those of the coordinator. ``adapter``: what trains and travels. With ``base`` only the base
-    trains, and its dose is the prediction. ``rank`` and ``alpha`` are those of LoRA. ``shape``: the training grid
-    (z, y, x), which covers each patient's body. For Wan's video autoencoder the number of slices (z) is best 4k + 1
-    (shared_model/backbone/wan_vae.py). ``precision`` of the forward pass: ``bf16`` (weights and sums stay float32) or
-    ``fp32``. ``switches``: how the model differs from the default one.
+    ``prior``: ``none`` (random start from ``init_seed``); of the pyramid also ``bundled`` (the default adapter's
+    weights) or ``file`` (backbone/pyramid_prior.py); of the transformer a bundled one (``video-small``; its control
+    ``video-shuffled``; ``phantom-small``) or ``wan`` (Wan 2.1). ``prior_sha256``: the content hash of weights that each
+    party has in files; empty means those of the coordinator. ``adapter``: what trains and travels (shared_model/forms).
+    With ``base`` only the base trains, and its dose is the prediction. ``rank`` and ``alpha`` are those of LoRA.
+    ``shape``: the training grid (z, y, x), which covers each patient's body. For Wan's video autoencoder the number of
+    slices (z) is best 4k + 1 (shared_model/backbone/wan_vae.py). ``precision`` of the forward pass: ``bf16`` (weights
+    and sums stay float32) or ``fp32``. ``switches``: how the model differs from the default one.
 
     ``base``: ``none`` (the paper's form), or the base whose dose is subtracted from the dose that the model learns.
     ``ridge`` is a closed-form estimate (shared_model/base/ridge.py) with ``base_fourier`` random features; once fitted,
@@ -117,10 +123,13 @@ class ModelSpec:
             raise InputError(
                 f"model.adapter={self.adapter!r}: expected one of {known} with model.network={self.network}"
             )
-        if self.prior not in PRIORS:
-            raise InputError(f"model.prior={self.prior!r}: expected one of {', '.join(PRIORS)}")
-        if self.prior_sha256 and (self.prior != "wan" or _SHA256.fullmatch(self.prior_sha256) is None):
-            raise InputError("model.prior_sha256: expected 64 hex digits with model.prior=wan, else nothing")
+        if self.prior not in PRIORS_OF[self.network]:
+            known = ", ".join(PRIORS_OF[self.network])
+            raise InputError(f"model.prior={self.prior!r}: with network {self.network} expected one of {known}")
+        if self.prior_sha256 and (self.prior not in FROM_FILES or _SHA256.fullmatch(self.prior_sha256) is None):
+            raise InputError(
+                f"model.prior_sha256: expected 64 hex digits with model.prior={' or '.join(FROM_FILES)}, else nothing"
+            )
         if self.precision not in ("bf16", "fp32"):
             raise InputError(f"model.precision={self.precision!r}: expected bf16 or fp32")
         # The errors do not quote the values, since one may have thousands of digits.
@@ -137,7 +146,7 @@ class ModelSpec:
     def _check_pyramid(self) -> None:
         default = type(self)()
         for key, fitting in (
-            ("prior", "none"), ("shape", default.shape), ("switches", default.switches), ("base", "none"),
+            ("shape", default.shape), ("switches", default.switches), ("base", "none"),
             ("base_weights", ""), ("base_fourier", default.base_fourier),
         ):  # fmt: skip
             if getattr(self, key) != fitting:

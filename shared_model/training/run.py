@@ -19,7 +19,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from shared_model.backbone.pyramid_file import packed
 from shared_model.channels.layout import UNIT_GY
 from shared_model.channels.volumes import PatientChannels
 from shared_model.core.errors import InputError
@@ -31,8 +30,6 @@ from shared_model.training.step import teach
 
 CHECKPOINT = "checkpoint.pt"
 CURVE = "curve.csv"
-# The averaged weights as of the curve's last row, for prediction, and their card beside them.
-MODEL = "model.safetensors"
 CHECKPOINT_S = 60.0
 # What may change between two legs of a run without a word: how long it is, and how it ends.
 OF_A_LEG: tuple[str, ...] = ("finish", "decay")
@@ -140,13 +137,6 @@ class Trainer:
         write_bytes(folder / CHECKPOINT, content.getbuffer(), mode=ORDINARY)
         write_text(folder / CURVE, _csv(self.curve), mode=ORDINARY)
 
-    def export(self, folder: Path) -> None:
-        """Write the averaged weights in bf16 and their card."""
-        words = {"training": {"recipe": asdict(self.recipe), "patients": len(self.patients), "curve": self.curve[-1:]}}
-        content, card = packed(tensors(self), self.network.spec, words)
-        write_bytes(folder / MODEL, content, mode=ORDINARY)
-        write_text((folder / MODEL).with_suffix(".json"), card, mode=ORDINARY)
-
     def load(self, folder: Path, changed: bool = False) -> bool:
         """Go on from the checkpoint in ``folder``; False if there is none. InputError if it is of another run.
 
@@ -181,13 +171,14 @@ def run(
     every: int,
     validate: Callable[[Trainer], Mapping[str, float]],
     told: Callable[[Trainer, Row | None], None] = lambda trainer, row: None,
+    export: Callable[[Trainer], None] = lambda trainer: None,
     hours: float = math.inf,
     changed: bool = False,
 ) -> None:
     """Train until ``samples`` are seen or ``hours`` have passed, from the checkpoint in ``folder`` if there is one.
 
     Every ``every`` samples ``validate`` scores the averaged weights; about each minute the state is written. ``told``
-    hears of every step, with a row where one was made. ``changed``: see Trainer.load.
+    hears of every step, with a row where one was made; ``export`` follows each row. ``changed``: see Trainer.load.
     """
     folder.mkdir(parents=True, exist_ok=True)
     trainer.load(folder, changed)
@@ -198,7 +189,7 @@ def run(
         if trainer.samples // every > (trainer.samples - trainer.recipe.patients) // every:
             row = trainer.record(validate(trainer))
         if row is not None:
-            trainer.export(folder)
+            export(trainer)
         if row is not None or time.monotonic() - saved > CHECKPOINT_S:
             trainer.save(folder)
             saved = time.monotonic()

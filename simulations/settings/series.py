@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from shared_model.core.errors import InputError
-from shared_model.network.spec import PRIORS
+from shared_model.network.spec import PRIORS_OF
 from simulations.settings.commands import CLONE_FOLDER
 from simulations.settings.composition import check_number, check_range, compose_values, optional_path, path
 
@@ -51,8 +51,9 @@ class TransferSettings:
         for key in ("seeds", "steps", "priors"):
             _each_once(key, getattr(self, key))
         for prior in self.priors:
-            if prior not in PRIORS or prior == "wan":
-                raise InputError(f"priors: {prior!r}: expected some of {', '.join(p for p in PRIORS if p != 'wan')}")
+            known = [p for p in PRIORS_OF["transformer"] if p != "wan"]
+            if prior not in known:
+                raise InputError(f"priors: {prior!r}: expected some of {', '.join(known)}")
 
 
 @dataclass(frozen=True, kw_only=True)

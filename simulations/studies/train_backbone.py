@@ -8,7 +8,9 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +19,17 @@ from rich.progress import Progress
 
 from client.data.channel_cache import cached_patient
 from client.data.load import load_case
+from client.site.config import SiteConfig
+from shared_model.adapter.card import adapter_card, card_bytes, card_path
+from shared_model.adapter.envelope import Envelope
+from shared_model.adapter.manifest import manifest_hash, pack, rounded, save_adapter, vector_hash
+from shared_model.adapter.shared import adapted_model
 from shared_model.channels.volumes import PatientChannels
 from shared_model.core.errors import InputError
+from shared_model.core.files import ORDINARY, write_bytes
 from shared_model.forms.volume_sampling import on_grid, predicted
 from shared_model.network.pyramid import PyramidDiT, PyramidSpec
+from shared_model.network.spec import ModelSpec
 from shared_model.patient.case import Case
 from shared_model.scoring.dosimetry import CaseScore, score_case, summarise
 from shared_model.training.recipe import Recipe
@@ -29,6 +38,8 @@ from simulations.data.datasets import evaluation_sites
 from simulations.settings.commands import DataSettings, data_settings
 from simulations.settings.composition import check_number, check_range, compose_values, optional_path, path
 
+# The averaged weights as of the curve's last row.
+ADAPTER = "adapter.safetensors"
 # oneDNN keeps what it compiled for each size of volume; a body's box has some hundred sizes.
 _KERNELS = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "12000")
 
@@ -109,11 +120,47 @@ def train_backbone(settings: TrainSettings, bars: Progress) -> str:
         every=settings.every,
         validate=validate,
         told=told,
+        export=lambda trainer: export(settings, trainer),
         hours=settings.hours,
         changed=settings.changed,
     )
     last = trainer.curve[-1] if trainer.curve else {}
     return f"{trainer.samples} samples: " + ", ".join(f"{key} {value:.4g}" for key, value in last.items())
+
+
+def export(settings: TrainSettings, trainer: Trainer) -> None:
+    """Write the averaged weights, rounded to bf16, as a full adapter with its card."""
+    spec = ModelSpec(network="pyramid", prior="none", init_seed=trainer.recipe.seed, adapter="full")
+    model = adapted_model(spec)
+    averaged = trainer.averaged()
+    model.network.load_state_dict(averaged.state_dict())
+    vector = rounded(pack(model))
+    file_sha256 = save_adapter(settings.out / ADAPTER, spec, vector)
+    identity = {
+        "sha256": vector_hash(vector),
+        "file_sha256": file_sha256,
+        "numbers": vector.size,
+        "manifest": manifest_hash(spec),
+    }
+    sites = evaluation_sites(settings.data, "train", settings.out, settings.recipe.seed)
+    report = {
+        "name": "central",
+        "seed": trainer.recipe.seed,
+        "rounds": 0,
+        "sites": {site.site: len(site.validation) for site in sites},
+        "privacy": {"mode": "central"},
+    }
+    row = trainer.curve[-1]
+    metrics = {"dose_score_gy": row["dose"], "dvh_score_gy": row["dvh"]} if "dose" in row else {}
+    card = adapter_card(spec, identity, report, metrics, datetime.now(UTC).isoformat(timespec="seconds"))
+    card["training"] = {"recipe": asdict(trainer.recipe), "patients": len(trainer.patients), "curve": trainer.curve}
+    card["trained_on"] = _ranges(tuple(sites)).record()
+    write_bytes(card_path(settings.out / ADAPTER), card_bytes(card), mode=ORDINARY)
+
+
+@lru_cache(maxsize=1)
+def _ranges(sites: tuple[SiteConfig, ...]) -> Envelope:
+    return Envelope.measure(load_case(site, case_id) for site in sites for case_id in site.validation)
 
 
 def scores(

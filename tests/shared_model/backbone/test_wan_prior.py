@@ -101,7 +101,10 @@ def test_where_the_checkpoint_is_must_be_said(monkeypatch: pytest.MonkeyPatch) -
         ({"shape": (3, 32, 32)}, "best 4k"),
         ({"shape": (9, 24, 32)}, "multiples of 16"),
         ({"prior_sha256": "abc"}, "64 hex digits"),
-        ({"prior": "video-small", "prior_sha256": "a" * 64, "shape": (32, 32, 32)}, "model.prior=wan, else nothing"),
+        (
+            {"prior": "video-small", "prior_sha256": "a" * 64, "shape": (32, 32, 32)},
+            "model.prior=file or wan, else nothing",
+        ),
     ],
 )
 def test_specifications_that_do_not_fit_are_refused(changes: dict[str, object], words: str) -> None:
