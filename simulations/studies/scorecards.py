@@ -27,7 +27,6 @@ from shared_model.adapter.private import PrivateAdapter, PrivatePolicy, aligned_
 from shared_model.adapter.shared import PRIVATE
 from shared_model.bundled import DEFAULT_ADAPTER
 from shared_model.core.errors import InputError
-from shared_model.diffusion.sampler import Sampling
 from shared_model.scoring.scorecard import Scorecard
 from shared_model.scoring.scorecard_read import read_scorecard
 from simulations.data.datasets import hospitals
@@ -146,12 +145,10 @@ def _patient_scores(
     found[SHARED] = _score_under(ones, cards, shared.predict(first, given))
     single_s = time.process_time() - started
     for name, policy in policies.items():
-        how = Sampling(steps=given.predict_steps, precision=shared.spec.precision)
-        dose = first.sample(policy.use(PRIVATE), how, given.predict_candidates, seed=seed).mean(0)
+        dose = first.sample(policy.use(PRIVATE), given.predict_steps, given.predict_candidates, seed=seed).mean(0)
         found[name] = _score_under(ones, cards, dose)
     started = time.process_time()
-    how = Sampling(steps=given.candidate_steps, precision=shared.spec.precision)
-    doses = first.sample(shared.model, how, settings.best_of, seed=seed)
+    doses = first.sample(shared.model, given.candidate_steps, settings.best_of, seed=seed)
     many_s = time.process_time() - started
     best = {}
     for one, card in zip(ones, cards, strict=True):

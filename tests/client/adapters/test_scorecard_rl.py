@@ -17,9 +17,10 @@ from client.adapters.scard_nft import Alignment, Held
 from client.adapters.settings import AlignSettings
 from client.data.case_files import load_case, save_case
 from client.site.config import SiteConfig
-from shared_model.adapter.manifest import save_adapter
+from shared_model.adapter.manifest import initial_vector, save_adapter
 from shared_model.adapter.private import PrivateAdapter, PrivatePolicy
 from shared_model.core.errors import InputError
+from shared_model.network.spec import ModelSpec
 from shared_model.scoring.scorecard import Scorecard
 from shared_model.scoring.scorecard_read import parse_scorecard
 from tests.builders.phantom_patients import SPEC, trained_vector, write_site
@@ -68,6 +69,30 @@ def criterion(summary: dict[str, Any], name: str, column: str) -> float:
 def aligned(site: SiteConfig, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     out = tmp_path_factory.mktemp("aligned")
     return out, align(job(site, out), quiet)
+
+
+def test_a_pyramid_is_aligned_in_the_same_way(site: SiteConfig, tmp_path: Path) -> None:
+    """One epoch moves the private weights alone, and what they predict differs from the shared model."""
+    spec = ModelSpec(network="pyramid", prior="none")
+    settings = replace(SETTINGS, epochs=1, candidates=4, batch=1, rank=2, mae_drift=10.0)
+    vector = initial_vector(spec)
+    few = replace(site, train=site.train[:2], validation=site.validation[:1])
+    made = AlignJob(
+        card=parse_scorecard(CARD), spec=spec, vector=vector, site=few, out=tmp_path / "out", settings=settings
+    )
+    summary = align(made, quiet)
+    weights = load_file(tmp_path / "out" / PRIVATE_FILE)
+    assert all("lora" in name for name in weights)
+    assert any(name.startswith("core.blocks") for name in weights)
+    assert set(summary) == {"before", "after", "per_criterion"}
+    policy = PrivatePolicy(spec, vector, settings.shape)
+    train, _ = cohort(made, policy, quiet)
+    alignment = Alignment(policy, train, train, settings)
+    before = {name: p.detach().clone() for name, p in policy.parameters().items()}
+    alignment._epoch(lambda: None)
+    assert any(not torch.equal(before[name], p) for name, p in policy.parameters().items())
+    frozen = [p for name, p in policy.model.named_parameters() if "private" not in name]
+    assert all(p.grad is None for p in frozen)
 
 
 def test_the_held_back_score_rises_and_the_files_say_so(site: SiteConfig, tmp_path: Path) -> None:
