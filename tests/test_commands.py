@@ -53,6 +53,11 @@ def test_help_still_says_what_the_command_is_for(run: Run, name: str) -> None:
     assert "--version" in told
 
 
+def test_help_explains_the_arguments_too(run: Run) -> None:
+    _, told, _ = run("client", "predict", "--help")
+    assert "One patient's .npz, or a folder" in told
+
+
 @pytest.mark.parametrize("name", APPS)
 def test_a_wrong_option_is_bad_input(run: Run, name: str) -> None:
     code, _, told = run(name, "--colour")

@@ -47,7 +47,7 @@ Listener = Callable[[Event], None]
 
 
 class EventLog:
-    """Appends every event to ``out/events.jsonl``, logs it, and passes it to the listener."""
+    """Appends every event to ``out/events.jsonl`` and passes it to the listener; without one it goes to the log."""
 
     def __init__(self, out: Path, listener: Listener | None = None) -> None:
         self._path = out / "events.jsonl"
@@ -59,12 +59,10 @@ class EventLog:
         """Record one event. The file is opened for each event, so a copy of the folder always has whole lines."""
         plain = {key: value for key, value in asdict(event).items() if value not in ("", 0, 0.0, {})}
         self._write(json.dumps({"time": round(time.time(), 3), **plain}) + "\n")
-        _LOG.log(
-            logging.WARNING if event.kind in LOUD else logging.INFO,
-            event.line(),
-        )
         if self._listener is not None:
             self._listener(event)
+        else:
+            _LOG.log(logging.WARNING if event.kind in LOUD else logging.INFO, event.line())
 
     def _write(self, text: str) -> None:
         try:

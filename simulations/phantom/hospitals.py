@@ -15,6 +15,7 @@ import numpy as np
 from client.data.case_files import save_case
 from client.site.config import SiteConfig
 from shared_model.core.errors import InputError
+from shared_model.core.files import ORDINARY, write_text
 from shared_model.patient.anatomy import target_name
 from shared_model.patient.case import Case, Mask
 from shared_model.patient.plates import angle_plate, beam_plate, target_centroid_mm
@@ -218,6 +219,6 @@ def _claim(folder: Path, record: str) -> None:
         raise InputError(f"{folder}: is not an empty folder and holds no phantom hospital; choose a new folder")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(record, encoding="utf-8")
+        write_text(path, record, mode=ORDINARY)
     except OSError as error:
         raise InputError(f"{folder}: cannot be written ({error.strerror}); choose another folder") from error

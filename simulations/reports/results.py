@@ -27,6 +27,7 @@ from shared_model.adapter.card import card_bytes, card_path
 from shared_model.adapter.envelope import Envelope
 from shared_model.adapter.manifest import unpack, vector_bytes, vector_hash
 from shared_model.adapter.shared import adapted_model
+from shared_model.core.files import ORDINARY, write_bytes, write_text
 from shared_model.core.vector import Vector
 from shared_model.network.spec import ModelSpec
 from shared_model.prediction.predictor import predict_dose
@@ -97,9 +98,9 @@ def write_results(
     summary = _summary(settings, sites, trained, ordered, everywhere, started)
     write_summary(out / "summary.json", summary)
     promised = "\n".join([*stop_lines(summary), privacy_line(summary["privacy"])])
-    (out / "metrics.md").write_text(f"{metrics_table(summary)}\n{promised}\n")
-    (out / "metrics.csv").write_text(metrics_csv(summary))
-    (out / "patients.csv").write_text(patients_csv(ordered))
+    write_text(out / "metrics.md", f"{metrics_table(summary)}\n{promised}\n", mode=ORDINARY)
+    write_text(out / "metrics.csv", metrics_csv(summary), mode=ORDINARY)
+    write_text(out / "patients.csv", patients_csv(ordered), mode=ORDINARY)
     _curves(out)
     lead = settings.study[0]
     if lead != "local":
@@ -108,7 +109,7 @@ def write_results(
         card = json.loads(card_path(trained_there).read_text(encoding="utf-8"))
         card["metrics"] = {column: round(summary["studies"][lead][column], 4) for column in COLUMNS}
         card["trained_on"] = training_ranges(sites).record()
-        card_path(out / ADAPTER).write_bytes(card_bytes(card))
+        write_bytes(card_path(out / ADAPTER), card_bytes(card), mode=ORDINARY)
     pictures = _pictures(settings, sites, trained, lead)
     lines = [metrics_table(summary), promised, f"summary   {out / 'summary.json'}", f"curves    {out / 'curves.png'}"]
     lines += [f"adapter   {out / ADAPTER}"] if lead != "local" else []
@@ -204,7 +205,7 @@ def _curves(out: Path) -> None:
             loss = f"{entry['metrics']['loss']:.6f}" if "loss" in entry["metrics"] else ""
             writer.writerow([label, entry["round"], loss, f"{entry['wall_s']:.2f}", *found])
     curves_picture(out / "curves.png", curves, "round", "velocity loss")
-    (out / "curves.csv").write_text(text.getvalue())
+    write_text(out / "curves.csv", text.getvalue(), mode=ORDINARY)
 
 
 def _pictures(settings: RunSettings, sites: list[SiteConfig], trained: Trained, study: str) -> list[Path]:

@@ -18,6 +18,7 @@ from shared_model.adapter.manifest import load_adapter, vector_bytes, vector_has
 from shared_model.backbone.prior import prior_hash
 from shared_model.backbone.wan_prior import use_checkpoint
 from shared_model.core.errors import InputError
+from shared_model.core.files import ORDINARY, write_text
 from simulations.data.datasets import hospitals
 from simulations.reports.ablation import AblationTrial, table_csv, table_markdown
 from simulations.reports.results import ADAPTER
@@ -102,8 +103,8 @@ def run_ablation(settings: AblationSettings, bars: Progress) -> str:
         bars.update(bar, note=f"{name}, seed {seed}")
         trials.append(run_trial(name, seed, run, settings.steps, bars))
         table = table_markdown(VARIANTS, FULL, trials)
-        (settings.out / "ablation.md").write_text(table)
-        (settings.out / "ablation.csv").write_text(table_csv(trials))
+        write_text(settings.out / "ablation.md", table, mode=ORDINARY)
+        write_text(settings.out / "ablation.csv", table_csv(trials), mode=ORDINARY)
         for finished in (task for task in bars.task_ids if task != bar):
             bars.update(finished, visible=False)
         bars.advance(bar)

@@ -28,6 +28,7 @@ from privacy.dp.terms import PrivacyTerms
 from privacy.wire.messages import TrainTask
 from server.config.renamed import refuse_old_keys
 from shared_model.adapter.manifest import initial_vector
+from shared_model.core.files import ORDINARY, write_text
 from shared_model.network.spec import ModelSpec
 from simulations.phantom.hospitals import STYLES, write_hospital
 from simulations.reports.tables import write_json
@@ -107,7 +108,7 @@ def run_audit(settings: AuditSettings) -> str:
     settings.out.mkdir(parents=True, exist_ok=True)
     write_json(settings.out / "audit.json", found)
     report = _table(found)
-    (settings.out / "audit.md").write_text(report + "\n")
+    write_text(settings.out / "audit.md", report + "\n", mode=ORDINARY)
     return report
 
 

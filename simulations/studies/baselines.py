@@ -25,6 +25,7 @@ from client.training.base import base_sums
 from shared_model.base import ridge as base
 from shared_model.channels.features import Features, highest_gy, physics_features
 from shared_model.core.errors import InputError
+from shared_model.core.files import ORDINARY, write_text
 from shared_model.patient.case import Case, Volume
 from shared_model.patient.geometry import Grid, Resampler
 from shared_model.scoring.dosimetry import summarise
@@ -167,7 +168,7 @@ def run_baselines(settings: BaselinesSettings, bars: Progress) -> str:
             bars.console.print(f"{name}: {results[name]}")
     summary = {"split": settings.split, "seed": settings.seed, "methods": results}
     write_json(settings.out / "baselines.json", summary)
-    (settings.out / "baselines.md").write_text(baselines_table(results))
+    write_text(settings.out / "baselines.md", baselines_table(results), mode=ORDINARY)
     return f"{baselines_table(results)}\ntable     {settings.out / 'baselines.md'}"
 
 

@@ -22,6 +22,7 @@ from shared_model.backbone.wan_prior import use_checkpoint
 from shared_model.base.model import base_gy
 from shared_model.bundled import DEFAULT_ADAPTER
 from shared_model.core.errors import InputError
+from shared_model.core.files import ORDINARY, write_text
 from shared_model.forms.interface import Drawing
 from shared_model.network.spec import ModelSpec
 from shared_model.patient.case import Case
@@ -71,7 +72,7 @@ def evaluate_adapter(settings: EvaluateSettings, bars: Progress) -> str:
         **({"native": summarise(native)} if native else {}),
     }
     write_json(settings.out / "summary.json", summary)
-    (settings.out / "patients.csv").write_text(patients_csv({settings.split: scores}))
+    write_text(settings.out / "patients.csv", patients_csv({settings.split: scores}), mode=ORDINARY)
     screen = _screen(settings, sites, summary)
     if settings.targets == "all":
         bar = bars.add_task("every modality", total=patients, note="")
@@ -80,8 +81,8 @@ def evaluate_adapter(settings: EvaluateSettings, bars: Progress) -> str:
             sites, spec, vector, how, candidates=settings.candidates, seed=settings.seed,
             scored=lambda n: bars.advance(bar, n),
         )  # fmt: skip
-        (settings.out / "predict_any.md").write_text(any_table(found))
-        (settings.out / "predict_any.csv").write_text(any_csv(found))
+        write_text(settings.out / "predict_any.md", any_table(found), mode=ORDINARY)
+        write_text(settings.out / "predict_any.csv", any_csv(found), mode=ORDINARY)
         screen = f"{any_table(found)}\n{screen}"
     return screen
 

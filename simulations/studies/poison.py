@@ -21,6 +21,7 @@ from privacy.dp.terms import SUMMED
 from server.rounds.loop import QuorumError
 from server.runs.index import Tail
 from shared_model.core.errors import InputError
+from shared_model.core.files import ORDINARY, write_text
 from simulations.data.datasets import hospitals
 from simulations.engine.faults import PoisonedTraining
 from simulations.reports.ablation import spread
@@ -66,7 +67,7 @@ def run_poison(settings: PoisonSettings, bars: Progress) -> str:
         bars.update(bar, note=f"factor {factor:g}, check {check}, seed {seed}")
         trials.append(run_trial(settings.liar, factor, check, seed, run, bars))
         table = table_markdown(trials)
-        (settings.out / "poison.md").write_text(table)
+        write_text(settings.out / "poison.md", table, mode=ORDINARY)
         for finished in (task for task in bars.task_ids if task != bar):
             bars.update(finished, visible=False)
         bars.advance(bar)

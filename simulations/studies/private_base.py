@@ -29,6 +29,7 @@ from shared_model.base.public import PublicBase, Reduced, exact_correction, lear
 from shared_model.base.ridge import HOTTEST, design
 from shared_model.channels.features import Features, highest_gy, physics_features
 from shared_model.core.errors import InputError
+from shared_model.core.files import ORDINARY, whole_file, write_text
 from shared_model.patient.case import Case
 from shared_model.scoring.dosimetry import CaseScore, score_case, summarise
 from simulations.data.datasets import hospitals
@@ -115,7 +116,7 @@ def run_private_base(settings: PrivateBaseSettings) -> str:
     found = {"fits": scores, "cpu_s": round(time.process_time() - started, 1), "patients": sum(map(len, own))}
     write_json(settings.out / "private_base.json", found)
     report = _table(scores)
-    (settings.out / "private_base.md").write_text(report + "\n")
+    write_text(settings.out / "private_base.md", report + "\n", mode=ORDINARY)
     return report
 
 
@@ -126,7 +127,8 @@ def write_public_base(out: Path, phantoms: int, directions: int) -> str:
     base = learn(rows, directions)
     out.mkdir(parents=True, exist_ok=True)
     directions_dk = base.directions.astype(np.float32)
-    np.savez(out / "public.npz", weights=base.weights, directions=directions_dk, clip=np.float64(base.clip))
+    with whole_file(out / "public.npz", ORDINARY) as stream:
+        np.savez(stream, weights=base.weights, directions=directions_dk, clip=np.float64(base.clip))
     card = {
         "what": "public coefficients and directions of model.base=phantom",
         "recipe": f"simulate phantom-base --out DIR --phantoms {phantoms} --directions {directions}",
@@ -197,7 +199,8 @@ def _rows(out: Path, sites: Sequence[SiteConfig]) -> list[_Rows]:
             if not kept.is_file():
                 kept.parent.mkdir(parents=True, exist_ok=True)
                 features, ratio = _case_rows(load_case(site, case_id))
-                np.savez(kept, features=features, ratio=ratio)
+                with whole_file(kept, ORDINARY) as stream:
+                    np.savez(stream, features=features, ratio=ratio)
             with np.load(kept) as file:
                 if file["ratio"].size:
                     found.append((file["features"], file["ratio"]))

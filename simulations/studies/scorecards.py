@@ -27,6 +27,7 @@ from shared_model.adapter.private import PrivateAdapter, PrivatePolicy, aligned_
 from shared_model.adapter.shared import PRIVATE
 from shared_model.bundled import DEFAULT_ADAPTER
 from shared_model.core.errors import InputError
+from shared_model.core.files import ORDINARY, write_text
 from shared_model.scoring.scorecard import Scorecard
 from shared_model.scoring.scorecard_read import read_scorecard
 from simulations.data.datasets import hospitals
@@ -60,7 +61,7 @@ def run_scorecards(settings: ScorecardsSettings, bars: Progress) -> str:
     study = ScorecardStudy(cards=cards_of, patients=scores, align_cpu_s=costs, best_of=settings.best_of)
     write_json(settings.out / "scorecards.json", study.record())
     table = study_markdown(study)
-    (settings.out / "scorecards.md").write_text(table)
+    write_text(settings.out / "scorecards.md", table, mode=ORDINARY)
     return f"{table}\ntables    {settings.out / 'scorecards.md'}"
 
 

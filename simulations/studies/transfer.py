@@ -19,6 +19,7 @@ from rich.progress import Progress
 
 from shared_model.backbone.prior import prior_card
 from shared_model.core.errors import InputError
+from shared_model.core.files import ORDINARY, write_text
 from simulations.data.datasets import hospital_count
 from simulations.reports.ablation import spread
 from simulations.reports.curves import curves_picture
@@ -75,8 +76,8 @@ def run_transfer(settings: TransferSettings, bars: Progress) -> str:
             run_studies(run, bars)
         trials.append(read_trial(prior, steps, seed, run))
         table = table_markdown(trials)
-        (settings.out / "transfer.md").write_text(table)
-        (settings.out / "transfer.csv").write_text(table_csv(trials))
+        write_text(settings.out / "transfer.md", table, mode=ORDINARY)
+        write_text(settings.out / "transfer.csv", table_csv(trials), mode=ORDINARY)
         for finished in (task for task in bars.task_ids if task != bar):
             bars.update(finished, visible=False)
         bars.advance(bar)
