@@ -11,7 +11,7 @@ from server.config.privacy import run_terms
 from server.config.run import RunConfig
 from server.config.schedule import round_lr, round_stage
 from server.record.history import RoundRecord
-from server.rounds.aggregate import State, UpdateSum, server_optimizer
+from server.rounds.aggregate import State, UpdateSum, server_optimiser
 from server.rounds.kept_sums import read_sum
 from server.rounds.ring_sum import Mask, RingSum
 from shared_model.core.errors import InputError
@@ -28,7 +28,7 @@ def advance(
     train, count = config.train, config.rounds.count
     # In mode shared the sites send a direction. The learning rate is applied here.
     scale = round_lr(train, number, count) if config.privacy.mode == "shared" else 1.0
-    after, state = server_optimizer(config.aggregate).step(vector, total.mean(), state, scale)
+    after, state = server_optimiser(config.aggregate).step(vector, total.mean(), state, scale)
     # Keep them even if the sites send zeros for them: momentum would go on moving them.
     return np.where(masks(round_stage(train, number, count)[0]), after, vector), state
 
@@ -40,7 +40,7 @@ def replay(out: Path, config: RunConfig, initial: Vector, masks: Masks, history:
     run's report) marks as taken back are left out. Raises InputError when a sum is missing.
     """
     terms = run_terms(config)
-    vector, state = initial, server_optimizer(config.aggregate).initial_state(initial.size)
+    vector, state = initial, server_optimiser(config.aggregate).initial_state(initial.size)
     for number in (record.round for record in history if not record.rolled_back):
         kept = read_sum(out, number)
         if kept is None or kept.total is None or terms is None:

@@ -106,7 +106,7 @@ def _norm(update: Vector) -> float:
 State = Mapping[str, NDArray[np.float64]]
 
 
-class ServerOptimizer(Protocol):
+class ServerOptimiser(Protocol):
     """Turns the mean update into the next shared vector. A state is named (d,) float64 arrays; checkpoints hold it."""
 
     def initial_state(self, size: int) -> State:
@@ -175,7 +175,7 @@ class FedAdam:
         return (vector + self.lr * scale * m / (np.sqrt(v) + self.tau)).astype(np.float32), {"m": m, "v": v}
 
 
-def server_optimizer(config: AggregateConfig) -> ServerOptimizer:
+def server_optimiser(config: AggregateConfig) -> ServerOptimiser:
     """Make the optimiser that the run's configuration names."""
     if config.name == "fedadam":
         return FedAdam(lr=config.lr, beta1=config.beta1, beta2=config.beta2, tau=config.tau)

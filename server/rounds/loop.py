@@ -27,7 +27,7 @@ from server.record.events import Event, EventLog, Listener
 from server.record.history import Drop, PublicVerdict, RoundRecord
 from server.record.journal import Journal, RunState
 from server.rounds.advance import Masks, advance
-from server.rounds.aggregate import server_optimizer
+from server.rounds.aggregate import server_optimiser
 from server.rounds.public_gate import Check, PublicGate, stop_reason
 from server.rounds.secure_step import SummedSteps
 from server.rounds.steps import Link, TrainOutcome, TrainRules, evaluate_step, train_step
@@ -90,7 +90,7 @@ def run_federation(
             events(Event(kind="notice", detail=notice))
         resumed_from = 0 if state is None else state.round
         if state is None:
-            optimizer = server_optimizer(cfg.aggregate).initial_state(initial.size)
+            optimizer = server_optimiser(cfg.aggregate).initial_state(initial.size)
             state = RunState(run_id=uuid.uuid4().hex, identity=identity, round=0, vector=initial, optimizer=optimizer)
             journal.save(state)
             events(Event(kind="started", rounds=cfg.rounds.count))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from server.rounds.advance import advance
-from server.rounds.aggregate import UpdateSum, server_optimizer
+from server.rounds.aggregate import UpdateSum, server_optimiser
 from tests.builders.run_config import aggregate_config, plain_run, rounds_config, train_config
 
 BASE = np.array([True, True, False, False])
@@ -24,7 +24,7 @@ def test_momentum_does_not_move_a_base_whose_rounds_are_over(name: str) -> None:
         aggregate=aggregate_config(name=name),
     )
     vector = np.zeros(4, dtype=np.float32)
-    state = server_optimizer(config.aggregate).initial_state(4)
+    state = server_optimiser(config.aggregate).initial_state(4)
     for number in range(1, 7):
         total = UpdateSum(4, sites=1, max_norm=1e3)
         trained = masks("base" if number <= 3 else "dose")

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from server.rounds.aggregate import FedAdam, FedAvg, UpdateRejectedError, UpdateSum, server_optimizer
+from server.rounds.aggregate import FedAdam, FedAvg, UpdateRejectedError, UpdateSum, server_optimiser
 from shared_model.core.errors import FedKT3DError, InputError
 from tests.builders.run_config import aggregate_config
 
@@ -117,6 +117,6 @@ def test_fedadam_follows_the_paper_without_bias_correction():
         assert vector[i] == pytest.approx(x, rel=1e-6)
 
 
-def test_the_configuration_names_the_optimizer():
-    assert server_optimizer(aggregate_config(lr=0.5)) == FedAvg(lr=0.5)
-    assert server_optimizer(aggregate_config(name="fedadam", lr=0.1, tau=0.01)) == FedAdam(lr=0.1, tau=0.01)
+def test_the_configuration_names_the_optimiser():
+    assert server_optimiser(aggregate_config(lr=0.5)) == FedAvg(lr=0.5)
+    assert server_optimiser(aggregate_config(name="fedadam", lr=0.1, tau=0.01)) == FedAdam(lr=0.1, tau=0.01)

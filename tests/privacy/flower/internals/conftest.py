@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from privacy.flower.processes import LOOPBACK, free_loopback_port, module_command
+from privacy.flower.processes import LOOPBACK, free_loopback_port, module_command, sole_instance
 from server.deployment.home import ServerHome, create
 
 
@@ -26,7 +26,8 @@ def superlink(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerHome]:
             assert process.poll() is None, log.read_text()
             assert time.monotonic() < end, log.read_text()
             time.sleep(0.2)
-        yield home
+        with sole_instance(home.lock, "the coordinator"):  # as `server start` does; Control asks for it
+            yield home
     finally:
         process.terminate()
         process.wait(30)

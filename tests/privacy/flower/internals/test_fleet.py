@@ -1,11 +1,16 @@
 """The Fleet API of a real SuperLink, as a node sees it that the coordinator does not know."""
 
+from pathlib import Path
+
 import httpx
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import load_ssh_private_key
 from flwr.proto.fleet_pb2 import ActivateNodeResponse
 
 from privacy.flower.internals import fleet
+from privacy.trust.identity import new_node_key
+from server.deployment.control import Control
 from server.deployment.home import ServerHome
 
 
@@ -25,6 +30,17 @@ def test_a_key_that_the_coordinator_does_not_accept_interrupts_the_process(super
     with pytest.raises(KeyboardInterrupt):  # Flower's own way: client/node/supernode.py waits for it
         fleet.deactivate_node(superlink.address, str(superlink.ca_certificate), key, 12345, watch)
     assert watch.seen == [(fleet.DEACTIVATE, 401)]
+
+
+def test_a_registered_nodes_key_proves_who_asks(superlink: ServerHome, tmp_path: Path) -> None:
+    private, public = new_node_key()
+    (tmp_path / "node.pub").write_bytes(public)
+    node_id = int(Control(superlink).register(tmp_path / "node.pub"))
+    key = load_ssh_private_key(private, None)
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    watch = Watch()
+    fleet.deactivate_node(superlink.address, str(superlink.ca_certificate), key, node_id, watch)
+    assert watch.seen == [(fleet.DEACTIVATE, 412)]  # let in, but the node was never active
 
 
 def test_the_nodes_id_is_read_from_the_answer() -> None:
