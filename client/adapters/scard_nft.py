@@ -158,22 +158,17 @@ class Alignment:
         # Pairs have opposite noise: what roughness costs the score is in both and cancels in their difference.
         half = patient.form.noise(patient.encoded, (settings.candidates + 1) // 2, generator)
         noise = torch.cat([half, -half])[: settings.candidates]
-        with self._autocast():
-            network = self._network(OLD, patient)
-            x0 = patient.form.sampled(network, noise, settings.candidate_steps)
-            times = sampling_times(settings.candidate_steps, shift=patient.form.shift)[:-1]
-            states = [_add_noise(patient, x0, t, generator) for t in times]
-            olds = [network(state.x_t, state.t_b) for state in states]
+        network = self._network(OLD, patient)
+        x0 = patient.form.sampled(network, noise, settings.candidate_steps)
+        times = sampling_times(settings.candidate_steps, shift=patient.form.shift)[:-1]
+        states = [_add_noise(patient, x0, t, generator) for t in times]
+        olds = [network(state.x_t, state.t_b) for state in states]
         rewards = self.rewards(patient, patient.doses(patient.form.decode(x0)))
         return _Draw(x0=x0, states=states, v_old=olds, rewards=rewards)
 
     def _network(self, policy: str, patient: ScoredPatient) -> Denoiser:
         """The network under ``policy`` for the dose of one patient."""
         return patient.form.denoiser(self.policy.use(policy).network, patient.encoded)
-
-    def _autocast(self) -> torch.autocast:
-        """Around all of a patient's passes: the weights are cast once."""
-        return torch.autocast("cpu", torch.bfloat16, enabled=self.policy.spec.precision == "bf16")
 
     def rewards(self, patient: ScoredPatient, dose_kzyx: Tensor) -> Tensor:
         """Raw reward of each candidate, (k,), in points of 100."""
@@ -205,21 +200,20 @@ class Alignment:
         settings = self.settings
         generator = noise_generator(settings.seed, "reference", patient.case.case_id, str(self.state.epoch))
         k = len(draw.x0)
-        with self._autocast():
-            network = self._network(PRIVATE, patient)
-            losses = []
-            for state, v_old in zip(draw.states, draw.v_old, strict=True):
-                v_theta = network(state.x_t, state.t_b).expand(k, -1, -1, -1, -1)
-                x_t, t_b = state.x_t.expand_as(v_theta), state.t_b.expand(k)
-                old = v_old.expand_as(v_theta)
-                losses.append(nft_loss(settings.form, draw.x0, x_t, state.v, t_b, old, v_theta, r, settings.beta))
-            loss = torch.stack(losses).mean()
-            if settings.lambda_diffusion > 0:
-                reference = patient.form.clean(patient.encoded)[None]
-                t = shift_time(torch.rand((), generator=generator), patient.form.shift)
-                state = _add_noise(patient, reference, t, generator)
-                error = network(state.x_t, state.t_b) - state.v
-                loss = loss + settings.lambda_diffusion * error.square().mean()
+        network = self._network(PRIVATE, patient)
+        losses = []
+        for state, v_old in zip(draw.states, draw.v_old, strict=True):
+            v_theta = network(state.x_t, state.t_b).expand(k, -1, -1, -1, -1)
+            x_t, t_b = state.x_t.expand_as(v_theta), state.t_b.expand(k)
+            old = v_old.expand_as(v_theta)
+            losses.append(nft_loss(settings.form, draw.x0, x_t, state.v, t_b, old, v_theta, r, settings.beta))
+        loss = torch.stack(losses).mean()
+        if settings.lambda_diffusion > 0:
+            reference = patient.form.clean(patient.encoded)[None]
+            t = shift_time(torch.rand((), generator=generator), patient.form.shift)
+            state = _add_noise(patient, reference, t, generator)
+            error = network(state.x_t, state.t_b) - state.v
+            loss = loss + settings.lambda_diffusion * error.square().mean()
         return loss
 
 

@@ -14,6 +14,7 @@ from rich.progress import Progress
 
 from client.site.config import DICOM, SiteConfig
 from client.site.home import ClientHome
+from shared_model.core.device_words import DEVICES
 from shared_model.core.errors import InputError
 from shared_model.core.files import ORDINARY, write_text
 
@@ -84,11 +85,13 @@ def predict(
     home_folder: MaybeHome = None,
     adapter: Annotated[Path | None, typer.Option(help="Default: the home's adopted one, or the bundled one.")] = None,
     private: Annotated[Path | None, typer.Option(help="File that `client align` made. Default: the home's.")] = None,
-    mean_of: Annotated[int | None, typer.Option(help="Draw so many samples and take their mean. Default: 4.")] = None,
+    mean_of: Annotated[int | None, typer.Option(help="Draw so many samples and take their mean. Default: 1.")] = None,
     best_of: Annotated[int | None, typer.Option(help="Draw so many samples and take the one that scores best.")] = None,
     scorecard: Annotated[Path | None, typer.Option(help="Scorecard (YAML) for --best-of. Default: the home's.")] = None,
     case: Annotated[str | None, typer.Option(help="The plan's case id, if the folder holds several plans.")] = None,
-    steps: Annotated[int, typer.Option(help="Steps of the sampler.")] = 1,
+    steps: Annotated[int | None, typer.Option(help="Steps of the sampler. Default: 1 of one sample, else 4.")] = None,
+    flips: Annotated[bool, typer.Option(help="Average with the mirrored patient, in twice the time.")] = True,
+    device: Annotated[str | None, typer.Option(help=f"{DEVICES}. Default: the home's, or auto.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same dose.")] = 0,
     names: Annotated[Path | None, typer.Option(help="Structure names (dicom, gdp); default: the home's.")] = None,
     kind: Annotated[str | None, typer.Option("--kind", help=f"{KINDS}. Default: told from the files.")] = None,
@@ -113,9 +116,10 @@ def predict(
     shared = preference.adapter_in_use(home, adapter)
     own = preference.private_in_use(home, shared, private)
     build = preference.model_with(own)
-    samples = next((asked for asked in (best_of, mean_of) if asked is not None), 4)
-    how = Sampled(samples=samples, steps=steps, seed=seed, score_of=score)
-    predictor = Predictor(shared, build)
+    samples = next((asked for asked in (best_of, mean_of) if asked is not None), 1)
+    steps = steps if steps is not None else 1 if samples == 1 else 4
+    how = Sampled(samples=samples, steps=steps, seed=seed, flips=flips, score_of=score)
+    predictor = Predictor(shared, build, device or (config.device if config is not None else "auto"))
     salt = config.pseudonyms if config is not None else None
     rules = NameRules.load(names or (config.names if config is not None else None))
     subject = load_subject(study, case, None if salt is None else Pseudonyms.from_file(salt), rules, kind)

@@ -50,6 +50,10 @@ cache: {cache}
 # CPU threads to train with. 0: all. For equal results use equal numbers of threads.
 threads: {threads}
 
+# Where to train and predict: auto (this machine's accelerator, else the CPU), cpu, cuda, cuda:N or mps. `client check`
+# says which it will be. Accelerators round otherwise than CPUs, so equal results need equal devices.
+device: {device}
+
 # For dicom and gdp: the file of the site's rules for structure names (null: none). Only for dicom: the file of the salt
 # that makes the pseudonyms. Keep the salt: another one gives every patient another pseudonym, and then the lists above
 # name no patient.
@@ -69,6 +73,7 @@ def site_text(config: SiteConfig) -> str:
         plans=_yaml([list(group) for group in config.plans]),
         cache=_path(config.cache),
         threads=config.threads,
+        device=config.device,
         names=_path(config.names),
         pseudonyms=_path(config.pseudonyms),
     )

@@ -25,6 +25,7 @@ from shared_model.base.model import DoseModel
 from shared_model.bundled import DEFAULT_ADAPTER
 from shared_model.core.errors import InputError
 from shared_model.core.vector import Vector
+from shared_model.network.device import chosen_device, memory_named
 from shared_model.network.spec import ModelSpec
 from shared_model.patient.case import Case, Volume
 from shared_model.prediction.predictor import Score, predict_with_spread
@@ -41,11 +42,15 @@ MAX_SAMPLES = 64
 
 @dataclass(frozen=True, kw_only=True)
 class Sampled:
-    """How a dose is drawn: ``samples`` of ``steps`` each; their mean, or with ``score_of`` the best of them."""
+    """How a dose is drawn: ``samples`` of ``steps`` each; their mean, or with ``score_of`` the best of them.
 
-    samples: int = 4
+    One sample of one step is the network's mean. ``flips``: average with the dose of the mirrored patient.
+    """
+
+    samples: int = 1
     steps: int = 1
     seed: int = 0
+    flips: bool = True
     score_of: ScoreOf | None = None
 
     def __post_init__(self) -> None:
@@ -83,14 +88,18 @@ def build_shared(spec: ModelSpec, vector: Vector) -> tuple[DoseModel, ModelSpec]
 class Predictor:
     """One adapter, loaded once. ``name``: the start of its SHA-256. ``card``: its model card (empty without one)."""
 
-    def __init__(self, adapter: Path = DEFAULT_ADAPTER, build: Build = build_shared) -> None:
-        """Raises InputError where the adapter cannot be read or belongs to another prior."""
+    def __init__(self, adapter: Path = DEFAULT_ADAPTER, build: Build = build_shared, device: str = "auto") -> None:
+        """``device``: a word of network/device.py.
+
+        Raises InputError where the adapter cannot be read or belongs to another prior, or the device is not there.
+        """
         if not adapter.is_file():
             raise InputError(f"--adapter {adapter}: no such file; expected a .safetensors that a run wrote")
         spec, vector, self.card = load_adapter(adapter)
         self.name = vector_hash(vector)[:12]
         self._model, self.spec = build(spec, vector)
-        self._model.eval()
+        self.device = chosen_device(device)
+        self._model.to(self.device).eval()
         self.envelope, self._stand_in = _envelope(self.card)
 
     def predict(self, case: Case, how: Sampled, notes: Sequence[str] = ()) -> PredictedDose:
@@ -103,9 +112,16 @@ class Predictor:
         asked = coarsen(case, factors)
         told = [*notes, *self._stand_in, *self._judge(asked), *_coarse_notes(case, factors)]
         score = None if how.score_of is None else how.score_of(asked)
-        with torch.no_grad():
+        with torch.no_grad(), memory_named(self.device, "predicting a dose"):
             found = predict_with_spread(
-                self._model, asked, self.spec, steps=how.steps, candidates=how.samples, seed=how.seed, score=score
+                self._model,
+                asked,
+                self.spec,
+                steps=how.steps,
+                candidates=how.samples,
+                seed=how.seed,
+                flips=how.flips,
+                score=score,
             )
             dose, spread = (None if v is None else refine(v, asked, case) for v in (found.dose_gy, found.spread_gy))
         assert dose is not None

@@ -27,8 +27,10 @@ from client.setup.check_machine import FAIL, Finding
 from client.setup.check_patient import CheckedPatient
 from client.setup.check_patients import Looked, Source, look
 from client.setup.forget import forgotten, is_of
+from client.site.config import SiteConfig
 from client.site.home import ClientHome
 from shared_model.adapter.envelope import Envelope
+from shared_model.core.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,12 +94,21 @@ def check(
     looked = look(source, envelope, workers, seen)
     if home is not None:
         looked = replace(looked, patients=_without_forgotten(looked.patients, forgotten(home.folder), source.kind))
-    findings = check_machine.machine(source.root if home is None else home.folder)
+    device = "auto" if home is None else _device_of(home)
+    findings = check_machine.machine(source.root if home is None else home.folder, device)
     if home is not None:
         usable = sum(patient.usable for patient in looked.patients)
         findings += check_machine.site(home, usable, offline=offline)
     seconds = time.monotonic() - started
     return SiteReport(kind=source.kind, looked=looked, findings=tuple(findings), seconds=seconds, peak_mb=_peak_mb())
+
+
+def _device_of(home: ClientHome) -> str:
+    """The device of the home's site.yaml. ``auto`` if that cannot be read, which its own finding tells."""
+    try:
+        return SiteConfig.load(home.site_config).device
+    except InputError:
+        return "auto"
 
 
 def _without_forgotten(

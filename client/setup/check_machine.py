@@ -47,9 +47,9 @@ class Finding:
         return asdict(self)
 
 
-def machine(folder: Path) -> list[Finding]:
-    """Disk below ``folder``, memory, GPU, clock service."""
-    return [_disk(folder), _memory(), _gpu(), _clock_service()]
+def machine(folder: Path, device: str = "auto") -> list[Finding]:
+    """Disk below ``folder``, memory, the device that ``device`` of site.yaml asks for, clock service."""
+    return [_disk(folder), _memory(), _finding("device", lambda: _device(device)), _clock_service()]
 
 
 def site(home: ClientHome, usable: int | None, *, offline: bool) -> list[Finding]:
@@ -90,14 +90,21 @@ def _memory() -> Finding:
     return Finding(check="memory", state=OK if enough else WARN, found=f"{total_gb:.0f} GB", todo=todo)
 
 
-def _gpu() -> Finding:
+def _device(word: str) -> Finding:
     import torch
 
+    from shared_model.network.device import chosen_device
+
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    if torch.cuda.is_available():
-        one = torch.cuda.get_device_properties(0)
-        return Finding(check="gpu", state=OK, found=f"{one.name}, {one.total_memory / 1e9:.0f} GB; {cores} CPU cores")
-    return Finding(check="gpu", state=OK, found=f"none; training runs on {cores} CPU cores")
+    device = chosen_device(word)
+    if device.type == "cuda":
+        one = torch.cuda.get_device_properties(device)
+        found = f"{device}: {one.name}, {one.total_memory / 1e9:.0f} GB; {cores} CPU cores"
+    elif device.type == "cpu":
+        found = f"training and prediction run on {cores} CPU cores"
+    else:
+        found = f"{device}; {cores} CPU cores"
+    return Finding(check="device", state=OK, found=found)
 
 
 def _clock_service() -> Finding:

@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from shared_model.core.device_words import DEVICES, is_device_word
 from shared_model.core.errors import FieldError, InputError
 from shared_model.core.files import ORDINARY, write_text
 from shared_model.core.located import Located, read_located
@@ -52,9 +53,10 @@ class SiteConfig:
     ``PATIENT+PLAN.npz`` per plan (``gdp``), or DICOM-RT studies in any folders (``dicom``).
 
     ``train`` and ``validation`` are disjoint case ids, in the order in which they are used. ``cache`` is a folder for
-    derived files, ``threads`` the CPU threads to train with (0: all). ``plans``: training cases that are plans of one
-    and the same patient, a group each; every other case is a patient of its own. ``pseudonyms`` is the file of the salt
-    that makes DICOM's case ids, ``names`` the site's rules for structure names. Raises InputError naming the key.
+    derived files, ``threads`` the CPU threads to train with (0: all), ``device`` where to train and predict (auto, cpu,
+    mps, cuda or cuda:N). ``plans``: training cases that are plans of one and the same patient, a group each; every
+    other case is a patient of its own. ``pseudonyms`` is the file of the salt that makes DICOM's case ids, ``names``
+    the site's rules for structure names. Raises InputError naming the key.
     """
 
     site: str
@@ -64,6 +66,7 @@ class SiteConfig:
     validation: tuple[str, ...]
     cache: Path | None = None
     threads: int = 0
+    device: str = "auto"
     plans: tuple[tuple[str, ...], ...] = ()
     names: Path | None = None
     pseudonyms: Path | None = None
@@ -75,6 +78,8 @@ class SiteConfig:
             raise FieldError("data", f"{self.data!r}: expected one of {', '.join(DATA_KINDS)}")
         if isinstance(self.threads, bool) or not isinstance(self.threads, int) or not 0 <= self.threads <= 1024:
             raise FieldError("threads", f"{self.threads!r}: expected a whole number from 0 to 1024")
+        if not is_device_word(self.device):
+            raise FieldError("device", f"{self.device!r}: expected {DEVICES}")
         for key in ("train", "validation"):
             for case_id in getattr(self, key):
                 check_case_id(case_id, key)
@@ -137,6 +142,7 @@ class SiteConfig:
             "validation": list(self.validation),
             "cache": None if self.cache is None else str(self.cache.resolve()),
             "threads": self.threads,
+            "device": self.device,
             "plans": [list(group) for group in self.plans],
         }
         content |= {

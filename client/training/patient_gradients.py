@@ -76,7 +76,7 @@ class Patients:
 
 def patients_of(site: SiteConfig, spec: ModelSpec, vector: Vector, task: TrainTask, terms: PrivacyTerms) -> Patients:
     """A site's training patients under the model at ``vector`` (d,). Raises InputError on data that cannot be read."""
-    model = model_at(spec, vector)
+    model = model_at(site, spec, vector)
     parameters = stage_parameters(model, task.stage)
     of_base = task.stage == "base"
     loss = _base_loss(site, spec, model, terms) if of_base else _velocity_loss(site, spec, model, task, terms)

@@ -49,6 +49,6 @@ def local_round(site: SiteConfig, spec: ModelSpec, vector: Vector, task: TrainTa
         flat = torch.from_numpy(descent * -unit).float()
         parts = flat.split([p.numel() for p in patients.parameters])
         for parameter, part in zip(patients.parameters, parts, strict=True):
-            parameter.grad = part.view_as(parameter)
+            parameter.grad = part.view_as(parameter).to(parameter.device)
         optimiser.step()
-    return pack(resident_model(spec)) - vector
+    return pack(resident_model(spec, site.device)) - vector

@@ -28,6 +28,7 @@ from shared_model.base.model import BASE_PREFIX, DoseModel, base_weights
 from shared_model.core.errors import InputError
 from shared_model.core.vector import Vector
 from shared_model.forms.interface import Lesson, form_of
+from shared_model.network.device import chosen_device, device_of, memory_named
 from shared_model.network.seeding import noise_generator
 from shared_model.network.spec import TRAINED, ModelSpec
 from shared_model.patient.case import Case, Volume
@@ -39,13 +40,14 @@ _models = threading.local()
 loading = threading.Lock()
 
 
-def resident_model(spec: ModelSpec) -> DoseModel:
-    """Return this thread's model of ``spec``, kept from call to call."""
-    cache: dict[ModelSpec, DoseModel] = _models.__dict__.setdefault("by_spec", {})
-    if spec not in cache:
+def resident_model(spec: ModelSpec, device: str = "cpu") -> DoseModel:
+    """Return this thread's model of ``spec`` on ``device`` (network/device.py), kept from call to call."""
+    cache: dict[tuple[ModelSpec, torch.device], DoseModel] = _models.__dict__.setdefault("by_spec", {})
+    place = chosen_device(device)
+    if (spec, place) not in cache:
         cache.clear()
-        cache[spec] = adapted_model(spec)
-    return cache[spec]
+        cache[spec, place] = adapted_model(spec).to(place)
+    return cache[spec, place]
 
 
 def data_part(spec: ModelSpec) -> ModelSpec:
@@ -101,7 +103,7 @@ def train_round(site: SiteConfig, spec: ModelSpec, vector: Vector, task: TrainTa
     alone, the others everything else. Raises InputError on bad data.
     """
     started = time.monotonic()
-    model = model_at(spec, vector)
+    model = model_at(site, spec, vector)
     parameters = stage_parameters(model, task.stage)
     generator = noise_generator(task.seed, site.site, str(task.round))
     step = (_base_losses if task.stage == "base" else _losses)(site, spec, model, task, generator)
@@ -113,9 +115,10 @@ def train_round(site: SiteConfig, spec: ModelSpec, vector: Vector, task: TrainTa
             group["lr"] = task.lr * min(1.0, (number + 1) / warmup) if warmup else task.lr
         optimiser.zero_grad(set_to_none=True)
         total = 0.0
-        for part in next(step):
-            part.backward()
-            total += part.item()
+        with memory_named(device_of(model), "training on one patient"):
+            for part in next(step):
+                part.backward()
+                total += part.item()
         torch.nn.utils.clip_grad_norm_(parameters, task.grad_clip)
         optimiser.step()
         losses.append(total)
@@ -123,9 +126,9 @@ def train_round(site: SiteConfig, spec: ModelSpec, vector: Vector, task: TrainTa
     return pack(model) - vector, metrics
 
 
-def model_at(spec: ModelSpec, vector: Vector) -> DoseModel:
-    """The resident model with the adapter ``vector`` (d,), in training mode."""
-    model = resident_model(spec)
+def model_at(site: SiteConfig, spec: ModelSpec, vector: Vector) -> DoseModel:
+    """The resident model on the site's device with the adapter ``vector`` (d,), in training mode."""
+    model = resident_model(spec, site.device)
     unpack(model, vector)
     model.train()
     return model
@@ -183,7 +186,7 @@ def _base_losses(
 
 def score_validation(site: SiteConfig, spec: ModelSpec, vector: Vector, task: EvaluateTask) -> list[CaseScore]:
     """Score the model at ``vector`` on each of the site's validation patients, on their own grids."""
-    model = resident_model(spec)
+    model = resident_model(spec, site.device)
     unpack(model, vector)
     model.eval()
     with loading:

@@ -38,7 +38,7 @@ def pack(model: DoseModel) -> Vector:
     """
     if holds_private(model):
         raise ValueError("a model with a private adapter is never packed; its weights stay at the site")
-    return np.concatenate([p.detach().float().numpy().ravel() for p in trainable(model).values()])
+    return np.concatenate([p.detach().float().cpu().numpy().ravel() for p in trainable(model).values()])
 
 
 def unpack(model: DoseModel, vector: Vector) -> None:

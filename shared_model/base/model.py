@@ -31,7 +31,7 @@ class DoseModel(nn.Module):
 def base_weights(model: DoseModel) -> bytes:
     """Weights of a base that trains, as float32 bytes. Empty if the model has no such base."""
     parameters = [] if model.base is None else list(model.base.parameters())
-    return b"".join(p.detach().float().numpy().tobytes() for p in parameters)
+    return b"".join(p.detach().float().cpu().numpy().tobytes() for p in parameters)
 
 
 def base_gy(case: Case, spec: ModelSpec, model: DoseModel) -> Volume | None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from shared_model.diffusion.modalities import Example
+from shared_model.network.device import autocast, device_of
 from shared_model.network.dit import Any2AnyDiT
 from shared_model.network.schedule import add_noise, shift_time, training_target
 from shared_model.patient.case import CONDITIONS, MODALITIES
@@ -86,10 +87,12 @@ def _loss(
     eps = torch.randn(x0.shape, generator=generator)
     t_b = shift_time(torch.rand(len(examples), generator=generator))
     x_t, v = add_noise(x0, eps, t_b)
-    # No cache: all threads share torch's cache of cast weights, and any thread that leaves such a block empties it.
-    # Then the gradient of a weight that a pass uses several times (a shared patch embedding) would depend on other
-    # threads.
-    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16", cache_enabled=False):
-        predicted = network(batch, draw.target, x_t, t_b, estimate_bczyx=estimate)
-    loss: Tensor = (predicted.float() - training_target(predicts, x0, eps, v)).square().mean()
+    device = device_of(network)
+    batch = {m: volume.to(device) for m, volume in batch.items()}
+    with autocast(device, precision):
+        predicted = network(
+            batch, draw.target, x_t.to(device), t_b.to(device),
+            estimate_bczyx=None if estimate is None else estimate.to(device),
+        )  # fmt: skip
+    loss: Tensor = (predicted.float() - training_target(predicts, x0, eps, v).to(device)).square().mean()
     return loss

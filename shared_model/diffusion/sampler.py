@@ -7,12 +7,14 @@ candidates run at once nor on whether the conditions' keys and values are kept.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from shared_model.diffusion.tiling import Triple, Window, blend, tiles
+from shared_model.network.device import autocast, device_of
 from shared_model.network.dit import Any2AnyDiT
 from shared_model.network.schedule import sample_ddim
 
@@ -85,22 +87,25 @@ class PatientNetwork:
         how: Sampling,
         estimate: Tensor | None = None,
     ) -> None:
-        self._model, self._target, self._bf16 = model, target, how.precision == "bf16"
-        self._conditions = {m: v[None] for m, v in conditions.items()}
-        self._estimate = estimate
+        self._model, self._target, self._precision = model, target, how.precision
+        self._device = device_of(model)
+        self._conditions = {m: v[None].to(self._device) for m, v in conditions.items()}
+        self._estimate = None if estimate is None else estimate.to(self._device)
         self._memory = None
         if how.keep and model.switches.attention == "condition-causal":
             with self._autocast():
                 self._memory = model.remember(self._conditions)
 
     def __call__(self, x_t: Tensor, t_b: Tensor) -> Tensor:
-        """The output (k, C, z, y, x) for k candidates ``x_t`` at their noise times (k,)."""
+        """The output (k, C, z, y, x) for k candidates ``x_t`` at their noise times (k,), where ``x_t`` lies."""
         candidates = x_t.shape[0]
         conditions = {m: v.expand(candidates, -1, -1, -1, -1) for m, v in self._conditions.items()}
         estimate = None if self._estimate is None else self._estimate.expand(candidates, -1, -1, -1, -1)
         with self._autocast():
-            out = self._model(conditions, self._target, x_t, t_b, self._memory, estimate)
-        return torch.as_tensor(out, dtype=x_t.dtype)
+            out: Tensor = self._model(
+                conditions, self._target, x_t.to(self._device), t_b.to(self._device), self._memory, estimate
+            )
+        return out.to(x_t)
 
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast("cpu", torch.bfloat16, enabled=self._bf16)
+    def _autocast(self) -> AbstractContextManager[None]:
+        return autocast(self._device, self._precision)

@@ -15,11 +15,12 @@ from torch import Tensor
 
 from shared_model.channels.layout import SCALE, TARGET_CHANNELS
 from shared_model.channels.volumes import PatientChannels
+from shared_model.network.device import autocast, device_of, memory_named
 from shared_model.network.pyramid import PyramidDiT
 from shared_model.network.schedule import sample_ddim, velocity_of_clean
 from shared_model.patient.anatomy import mirror_name
 from shared_model.patient.case import CONDITIONS
-from shared_model.training.step import autocast, conditions_of, plan_noise
+from shared_model.training.step import conditions_of, plan_noise
 from shared_model.training.views import View, frame, seen_from
 
 SHIFT = 6.0
@@ -43,22 +44,22 @@ class VolumeDenoiser:
     ) -> None:
         self._network, self._target, self._precision = network, target, precision
         sight = seen_from(patient, View(mirrored=mirrored))
-        self._device = network.spacing.weight.device
+        self.device = device_of(network)
         names = [
             m for m in CONDITIONS if m in patient.present and m != target and (conditions is None or m in conditions)
         ]
         self._inside = None
         if target == "dose":
-            self._inside = (sight.stack[..., patient.layout.index("body")] > 0.5).to(self._device)
+            self._inside = (sight.stack[..., patient.layout.index("body")] > 0.5).to(self.device)
         dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-        with autocast(self._device, precision):
-            self._seen = network.remember(conditions_of(sight, patient.layout, names, self._device, dtype))
+        with autocast(self.device, precision):
+            self._seen = network.remember(conditions_of(sight, patient.layout, names, self.device, dtype))
 
     def clean(self, x_t: Tensor, t_b: Tensor) -> Tensor:
-        """The network's estimate of the clean target (k, C, z, y, x); dose is of the body alone."""
-        with autocast(self._device, self._precision):
-            x0 = self._network.denoise(self._seen, self._target, x_t, t_b)
-        return x0 if self._inside is None else x0 * self._inside
+        """The network's estimate of the clean target (k, C, z, y, x) where ``x_t`` lies; dose is of the body alone."""
+        with autocast(self.device, self._precision):
+            x0 = self._network.denoise(self._seen, self._target, x_t.to(self.device), t_b.to(self.device))
+        return (x0 if self._inside is None else x0 * self._inside).to(x_t.device)
 
     def __call__(self, x_t: Tensor, t_b: Tensor) -> Tensor:
         """The velocity (k, C, z, y, x) at states ``x_t`` and noise times (k,)."""
@@ -102,7 +103,6 @@ def samples(
     ``steps`` 1: the network's mean, the same for every candidate. ``flips``: each is averaged with the answer to the
     patient's mirror image and the mirrored noise.
     """
-    device = network.spacing.weight.device
     found = []
     for mirrored in (False, True) if flips else (False,):
         denoiser = VolumeDenoiser(
@@ -110,13 +110,23 @@ def samples(
         )
         here = _mirror(noise, patient, target, back=False) if mirrored else noise
         if steps == 1:  # the state says nothing at t = 1
-            one = denoiser.clean(here[:1].to(device), torch.ones(1, device=device)).cpu()
+            one = denoiser.clean(here[:1], torch.ones(1))
             x0 = one.expand(len(noise), *one.shape[1:])
         else:
-            parts = [sample_ddim(denoiser, part.to(device), steps, shift=SHIFT).cpu() for part in here.split(batch)]
-            x0 = torch.cat(parts)
+            x0 = _in_batches(denoiser, here, steps, batch)
         found.append(_mirror(x0, patient, target, back=True) if mirrored else x0)
     return torch.stack(found).mean(0)
+
+
+def _in_batches(denoiser: VolumeDenoiser, noise: Tensor, steps: int, batch: int) -> Tensor:
+    """DDIM of all candidates, ``batch`` at once; half as many each time that an accelerator's memory does not do."""
+    while batch > 1:
+        try:
+            return torch.cat([sample_ddim(denoiser, part, steps, shift=SHIFT) for part in noise.split(batch)])
+        except torch.OutOfMemoryError:
+            batch //= 2
+    with memory_named(denoiser.device, "drawing one dose"):
+        return torch.cat([sample_ddim(denoiser, part, steps, shift=SHIFT) for part in noise.split(1)])
 
 
 def _mirror(volume: Tensor, patient: PatientChannels, target: str, *, back: bool) -> Tensor:

@@ -36,6 +36,7 @@ OF_A_LEG: tuple[str, ...] = ("finish", "decay")
 # What never may, for the patients' order and the steps' chance come from it.
 OF_THE_RUN: tuple[str, ...] = ("seed", "patients")
 
+CPU = torch.device("cpu")
 Row = dict[str, float]
 
 
@@ -43,11 +44,16 @@ class Trainer:
     """The state of one training, and its steps. ``patients`` keep their order over all legs."""
 
     def __init__(
-        self, recipe: Recipe, spec: PyramidSpec, patients: Sequence[PatientChannels], precision: str = "bf16"
+        self,
+        recipe: Recipe,
+        spec: PyramidSpec,
+        patients: Sequence[PatientChannels],
+        precision: str = "bf16",
+        device: torch.device = CPU,
     ) -> None:
-        self.recipe, self.patients, self.precision = recipe, patients, precision
+        self.recipe, self.patients, self.precision, self.device = recipe, patients, precision, device
         with seeded(recipe.seed):
-            self.network = PyramidDiT(spec)
+            self.network = PyramidDiT(spec).to(device)
         decayed = [p for p in self.network.parameters() if p.ndim > 1]
         others = [p for p in self.network.parameters() if p.ndim <= 1]
         groups = [
@@ -78,7 +84,7 @@ class Trainer:
             taught = teach(self.network, self._patient(self.samples + k), recipe, generator, self.precision)
             (taught.loss / recipe.patients).backward()
             if taught.error is not None:
-                self.errors = [self.errors[0] + taught.error, self.errors[1] + 1]
+                self.errors = [self.errors[0] + float(taught.error), self.errors[1] + 1]
         parameters = list(self.network.parameters())
         # A parameter that no sample of the step used keeps its place: its moments are not moved by a zero.
         norm = torch.nn.utils.clip_grad_norm_(parameters, recipe.clip)
@@ -92,7 +98,7 @@ class Trainer:
     def averaged(self) -> PyramidDiT:
         """A network with the averaged weights, in evaluation."""
         with seeded(self.recipe.seed):
-            network = PyramidDiT(self.network.spec)
+            network = PyramidDiT(self.network.spec).to(self.device)
         with torch.no_grad():
             for parameter, mean in zip(network.parameters(), self.average, strict=True):
                 parameter.copy_(mean)
@@ -158,7 +164,7 @@ class Trainer:
             raise InputError(f"{path}: was trained on other patients; choose another out")
         self.network.load_state_dict(state["network"])
         self.optimiser.load_state_dict(state["optimiser"])
-        self.average = state["average"]
+        self.average = [mean.to(self.device) for mean in state["average"]]
         self.step, self.cpu_s, self.curve, self.errors = (state[k] for k in ("step", "cpu_s", "curve", "errors"))
         return True
 

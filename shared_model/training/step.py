@@ -8,7 +8,6 @@ Both share what the conditions become. Any other modality is learned by mean squ
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +16,7 @@ from torch import Tensor
 from shared_model.base.voxel_training import dvh_distance
 from shared_model.channels.layout import BEAM, ORGAN_ON_RAY, SCALE, Layout
 from shared_model.channels.volumes import PatientChannels
+from shared_model.network.device import autocast
 from shared_model.network.pyramid import Conditions, PyramidDiT
 from shared_model.network.schedule import add_noise, shift_time
 from shared_model.patient.anatomy import OAR_NAMES
@@ -38,7 +38,7 @@ class Taught:
     """The loss to descend, and the mean absolute error of dose at t = 1 in units of prescription (None: another)."""
 
     loss: Tensor
-    error: float | None
+    error: Tensor | None
 
 
 def plan_noise(shape: Sequence[int], generator: torch.Generator) -> Tensor:
@@ -75,14 +75,6 @@ def conditions_of(
     )
 
 
-def autocast(device: torch.device, precision: str) -> AbstractContextManager[None]:
-    """bf16 where asked for and known to the device."""
-    if precision != "bf16" or device.type == "meta":
-        return nullcontext()
-    context: AbstractContextManager[None] = torch.autocast(device.type, torch.bfloat16)
-    return context
-
-
 def teach(
     network: PyramidDiT, patient: PatientChannels, recipe: Recipe, generator: torch.Generator, precision: str = "bf16"
 ) -> Taught:
@@ -95,7 +87,7 @@ def teach(
     mean, unit = SCALE[question.target]
     truth = sight.stack[..., patient.layout.target(question.target)].permute(3, 0, 1, 2)[None].to(device)
     of_dose = question.target == "dose"
-    inside = sight.stack[..., patient.layout.index("body")].to(device) > 0.5 if of_dose else None
+    inside = (sight.stack[..., patient.layout.index("body")] > 0.5).to(device) if of_dose else None
     x0 = (truth - mean) / unit
     eps = plan_noise((2, *x0.shape[1:]), generator).to(device)
     if inside is not None:
@@ -112,8 +104,10 @@ def teach(
     errors = ((dose - truth[0]).abs() * inside).sum((1, 2, 3)) / inside.sum()
     loss = (errors[0] + recipe.noisy_weight * errors[1]) / 2
     if recipe.dvh_weight:
-        masks = [sight.stack[..., patient.layout.index(name)].to(device) > 0.5 for name in STRUCTURES]
-        apart = [dvh_distance(dose[0][m], truth[0, 0][m]) for m in masks if int(m.sum()) >= LEAST_VOXELS]
+        # Where structures are is found on the CPU: an accelerator would have to wait for each count.
+        places = [(sight.stack[..., patient.layout.index(name)] > 0.5).flatten().nonzero()[:, 0] for name in STRUCTURES]
+        flat, true = dose[0].flatten(), truth[0, 0].flatten()
+        apart = [dvh_distance(flat[p], true[p]) for q in places if len(q) >= LEAST_VOXELS for p in (q.to(device),)]
         if apart:
             loss = loss + recipe.dvh_weight / 2 * torch.stack(apart).mean()
-    return Taught(loss=loss, error=float(errors[0].detach()))
+    return Taught(loss=loss, error=errors[0].detach())

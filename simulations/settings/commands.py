@@ -13,7 +13,15 @@ from server.config.renamed import refuse_old_keys
 from server.config.run import RunConfig
 from shared_model.core.errors import InputError
 from shared_model.network.spec import ModelSpec
-from simulations.settings.composition import check_number, check_range, compose_values, mapping, optional_path, path
+from simulations.settings.composition import (
+    check_device,
+    check_number,
+    check_range,
+    compose_values,
+    mapping,
+    optional_path,
+    path,
+)
 
 STUDIES: tuple[str, ...] = ("federated", "local", "centralised")
 BASELINES: tuple[str, ...] = ("constant", "atlas", "gbm5", "gbm24", "ridge", "unet")
@@ -72,6 +80,7 @@ class RunSettings:
     engine: str
     workers: int
     threads: int
+    device: str
     data: DataSettings
     prior_path: Path | None
     federation: RunConfig
@@ -97,6 +106,7 @@ class RunSettings:
             )
         check_range("workers", self.workers, 1, 256)
         check_range("threads", self.threads, 1, 256)
+        check_device(self.device)
         if self.engine == "ray" and self.threads != 1:
             raise InputError(f"engine=ray: Ray's workers have one thread each; expected threads=1, not {self.threads}")
 
@@ -112,6 +122,7 @@ class EvaluateSettings:
     out: Path
     seed: int
     threads: int
+    device: str
     sampler_steps: int
     candidates: int
     flips: bool
@@ -131,6 +142,7 @@ class EvaluateSettings:
         check_range("evaluate.sampler_steps", self.sampler_steps, 1, 1000)
         check_range("evaluate.candidates", self.candidates, 1, 64)
         check_range("threads", self.threads, 0, 256)
+        check_device(self.device)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,6 +242,7 @@ def run_settings(overrides: Sequence[str]) -> RunSettings:
         engine=raw["engine"],
         workers=raw["workers"],
         threads=raw["threads"],
+        device=raw["device"],
         data=data_settings(raw),
         prior_path=optional_path(mapping(raw, "prior")["path"], "prior.path"),
         federation=_federation(raw),

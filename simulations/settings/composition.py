@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from server.config.compose import one_line  # with it run_schema and ${chosen:...} are known to Hydra
+from shared_model.core.device_words import DEVICES, is_device_word
 from shared_model.core.errors import InputError
 
 # Hydra's message continues with advice to add the key, but we refuse added keys.
@@ -23,6 +24,12 @@ def check_range(key: str, value: object, low: int, high: int) -> None:
     """InputError unless ``value`` is a whole number from ``low`` to ``high``."""
     if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
         raise InputError(f"{key}={value!r}: expected a whole number from {low} to {high}")
+
+
+def check_device(word: object) -> None:
+    """InputError unless ``word`` is one that the key ``device`` knows."""
+    if not is_device_word(word):
+        raise InputError(f"device={word!r}: expected {DEVICES}")
 
 
 def check_number(key: str, value: object, least: float, most: float) -> None:

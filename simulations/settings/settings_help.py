@@ -16,6 +16,7 @@ OWN: Settings = {
         "data.patients": "Patients of each phantom hospital.",
         "workers": "Sites or studies that train side by side.",
         "threads": "CPU threads of each.",
+        "device": "Where the network computes: auto, cpu, cuda, cuda:N or mps.",
     },
 }
 # `simulate run` counts these from its partition, so it refuses them as settings.

@@ -24,6 +24,7 @@ from shared_model.bundled import DEFAULT_ADAPTER
 from shared_model.core.errors import InputError
 from shared_model.core.files import ORDINARY, write_text
 from shared_model.forms.interface import Drawing
+from shared_model.network.device import chosen_device
 from shared_model.network.spec import ModelSpec
 from shared_model.patient.case import Case
 from shared_model.prediction.predictor import predict_dose
@@ -105,7 +106,7 @@ def _predictor(
     """Predictor of a case's dose (z, y, x) in Gy: the adapter's, or with ``part=base`` only its base's."""
     model = adapted_model(spec)
     unpack(model, vector)
-    model.eval()
+    model.to(chosen_device(settings.device)).eval()
     if settings.part == "base" and not spec.base_kind.gives_dose:
         raise InputError("part=base: this adapter has no base (model.base=none); expected part=whole")
 

@@ -89,7 +89,7 @@ def declare_sites(federation: RunConfig, sites: Sequence[SiteConfig]) -> RunConf
 # Keys that decide where, how fast and how patiently to run, but not the result.
 _HARMLESS = ("out", "workers", "engine", "rounds.deadline_s", "rounds.wait_for_sites_s", "rounds.attempts")
 # Keys that may differ between the runs of a mean over seeds: folders and seeds.
-_OF_ONE_RUN = ("seed", "model.init_seed", "name", "study", "data.root", "prior.path", "threads")
+_OF_ONE_RUN = ("seed", "model.init_seed", "name", "study", "data.root", "prior.path", "threads", "device")
 
 
 def claim_folder(settings: RunSettings) -> None:
@@ -156,7 +156,7 @@ def run_studies(settings: RunSettings, bars: Progress, app: ClientApp = client_a
     use_checkpoint(settings.prior_path)
     claim_folder(settings)
     sites = hospitals(settings.data, settings.partition, settings.out, settings.federation.seed)
-    sites = [replace(site, cache=settings.out / "cache") for site in sites]
+    sites = [replace(site, cache=settings.out / "cache", device=settings.device) for site in sites]
     jobs = plan_jobs(settings, sites)
     # A process has only one Ray. So jobs take turns, and the workers go to the sites.
     in_turn = len(jobs) == 1 or settings.engine == "ray"

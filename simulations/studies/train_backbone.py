@@ -28,6 +28,7 @@ from shared_model.channels.volumes import PatientChannels
 from shared_model.core.errors import InputError
 from shared_model.core.files import ORDINARY, write_bytes
 from shared_model.forms.volume_sampling import on_grid, predicted
+from shared_model.network.device import chosen_device
 from shared_model.network.pyramid import PyramidDiT, PyramidSpec
 from shared_model.network.spec import ModelSpec
 from shared_model.patient.case import Case
@@ -36,7 +37,14 @@ from shared_model.training.recipe import Recipe
 from shared_model.training.run import Row, Trainer, run
 from simulations.data.datasets import evaluation_sites
 from simulations.settings.commands import DataSettings, data_settings
-from simulations.settings.composition import check_number, check_range, compose_values, optional_path, path
+from simulations.settings.composition import (
+    check_device,
+    check_number,
+    check_range,
+    compose_values,
+    optional_path,
+    path,
+)
 
 # The averaged weights as of the curve's last row.
 ADAPTER = "adapter.safetensors"
@@ -57,6 +65,7 @@ class TrainSettings:
     every: int
     sampled: int
     threads: int
+    device: str
     precision: str
     changed: bool
 
@@ -66,6 +75,7 @@ class TrainSettings:
         check_range("sampled", self.sampled, 0, 100_000)
         check_range("threads", self.threads, 1, 256)
         check_number("hours", self.hours, 0.0, 1e6)
+        check_device(self.device)
         if not isinstance(self.changed, bool):
             raise InputError(f"changed={self.changed!r}: expected true or false")
 
@@ -76,7 +86,9 @@ def train_settings(overrides: Sequence[str]) -> TrainSettings:
     out = path(raw["out"], "out")
     keys = ("seed", "lr", "weight_decay", "any_share", "whole_share", "plain_share", "turn_share", "dvh_weight")
     recipe = Recipe(finish=raw["finish"], decay=raw["decay"], **{key: raw[key] for key in keys})
-    legs = {key: raw[key] for key in ("samples", "hours", "every", "sampled", "threads", "precision", "changed")}
+    legs = {
+        key: raw[key] for key in ("samples", "hours", "every", "sampled", "threads", "device", "precision", "changed")
+    }
     return TrainSettings(
         data=data_settings(raw),
         recipe=recipe,
@@ -92,7 +104,7 @@ def train_backbone(settings: TrainSettings, bars: Progress) -> str:
     torch.set_num_threads(settings.threads)
     patients, _ = _cohort(settings, "train", bars)
     seen, cases = _cohort(settings, "validation", bars)
-    trainer = Trainer(settings.recipe, PyramidSpec(), patients, settings.precision)
+    trainer = Trainer(settings.recipe, PyramidSpec(), patients, settings.precision, chosen_device(settings.device))
     bar = bars.add_task("training", total=settings.samples, note="")
     began, first = time.monotonic(), -1
 

@@ -109,7 +109,7 @@ def test_the_record_has_its_promised_shape(folder: Path) -> None:
     assert record["cohort"]["structures"]["SpinalCord"] == 3
     assert record["cohort"]["prescriptions"] == {"70.0": 3}
     assert record["cohort"]["spans"]["slice_mm"] == [5.0, 5.0, 5.0]
-    assert {finding["check"] for finding in record["checks"]} == {"disk", "memory", "gpu", "clock service"}
+    assert {finding["check"] for finding in record["checks"]} == {"disk", "memory", "device", "clock service"}
     assert record["ready"] is True
 
 

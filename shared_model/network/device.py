@@ -1,0 +1,68 @@
+"""Where the network computes: the words of the key ``device``, and autocast there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import torch
+from torch import nn
+
+from shared_model.core.device_words import DEVICES, is_device_word
+from shared_model.core.errors import InputError
+
+
+def chosen_device(word: str) -> torch.device:
+    """The device that ``word`` asks for. ``auto``: this machine's accelerator, else the CPU.
+
+    InputError if the word is not known, or if the machine or this build of torch does not have the device.
+    """
+    if not is_device_word(word):
+        raise InputError(f"device={word!r}: expected {DEVICES}")
+    there = torch.accelerator.current_accelerator(check_available=True)
+    if word == "auto":
+        return torch.device("cpu") if there is None else there
+    wanted = torch.device(word)
+    if wanted.type == "cpu":
+        return wanted
+    if there is None or there.type != wanted.type:
+        found = "no accelerator" if there is None else f"only {there.type}"
+        raise InputError(f"device={word}: torch {torch.__version__} finds {found} here; expected device=cpu or auto")
+    if wanted.index is not None and wanted.index >= torch.accelerator.device_count():
+        raise InputError(f"device={word}: {torch.accelerator.device_count()} devices here; the first is {there.type}:0")
+    return wanted
+
+
+def device_name(device: torch.device) -> str:
+    """The device in words for a person, such as ``cuda:0 (NVIDIA H200)``."""
+    if device.type != "cuda":
+        return str(device)
+    return f"{device} ({torch.cuda.get_device_name(device)})"
+
+
+def device_of(network: nn.Module) -> torch.device:
+    """Where a network's weights lie."""
+    return next(network.parameters()).device
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[None]:
+    """bf16 where asked for and known to the device.
+
+    No cache: all threads share torch's cache of cast weights, and any thread that leaves such a block empties it. Then
+    the gradient of a weight that a pass uses several times would depend on other threads.
+    """
+    if precision != "bf16" or device.type == "meta":
+        return nullcontext()
+    context: AbstractContextManager[None] = torch.autocast(device.type, torch.bfloat16, cache_enabled=False)
+    return context
+
+
+@contextmanager
+def memory_named(device: torch.device, doing: str) -> Iterator[None]:
+    """Turn the device's "out of memory" in this block into an InputError that says what to do."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise InputError(
+            f"device {device}: out of memory while {doing}; free the device, or use device=cpu, which is slower"
+        ) from None

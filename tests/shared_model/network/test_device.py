@@ -1,0 +1,75 @@
+"""Words of the key ``device``; and a whole step, sample and private gradient on a device that is not the CPU.
+
+The meta device computes shapes alone. A constant that was made on the CPU and not moved fails there as on a GPU.
+"""
+
+import pytest
+import torch
+
+from shared_model.channels.volumes import patient_channels
+from shared_model.core.errors import InputError
+from shared_model.forms.volume_sampling import VolumeDenoiser, patient_noise
+from shared_model.network.device import chosen_device, memory_named
+from shared_model.network.pyramid import PyramidDiT
+from shared_model.network.schedule import sample_ddim
+from shared_model.training.recipe import Recipe
+from shared_model.training.step import teach
+from tests.builders.small_case import TINY, small_case
+
+PATIENT = patient_channels(small_case())
+META = torch.device("meta")
+
+
+@pytest.fixture
+def network() -> PyramidDiT:
+    with META:
+        return PyramidDiT(TINY)
+
+
+def test_words() -> None:
+    assert chosen_device("cpu") == torch.device("cpu")
+    assert chosen_device("auto").type in ("cpu", "cuda", "mps", "xpu")
+    for word in ("gpu", "cuda:x", "CPU", "meta", ""):
+        with pytest.raises(InputError, match="expected auto, cpu"):
+            chosen_device(word)
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="this machine has an accelerator")
+def test_a_device_that_is_not_there_is_named() -> None:
+    with pytest.raises(InputError, match=r"device=cuda:1: torch .* finds no accelerator here; expected device=cpu"):
+        chosen_device("cuda:1")
+
+
+def test_out_of_memory_says_what_to_do() -> None:
+    with pytest.raises(InputError, match=r"out of memory while predicting; .*device=cpu"):  # noqa: SIM117
+        with memory_named(torch.device("cuda:0"), "predicting"):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+@pytest.mark.parametrize("any_share", [0.0, 1.0])
+def test_a_training_step(network: PyramidDiT, any_share: float) -> None:
+    optimiser = torch.optim.AdamW(network.parameters(), lr=1e-3)
+    for seed in range(4):  # other views and other questions
+        loss = teach(network, PATIENT, Recipe(any_share=any_share), torch.Generator().manual_seed(seed), "fp32").loss
+        assert loss.device == META
+        loss.backward()  # type: ignore[no-untyped-call]
+    torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+    optimiser.step()
+    optimiser.zero_grad()
+
+
+@torch.no_grad()
+def test_a_sample(network: PyramidDiT) -> None:
+    denoiser = VolumeDenoiser(network, PATIENT, precision="fp32")
+    noise = patient_noise(PATIENT, 2, torch.Generator().manual_seed(0)).to(META)
+    drawn = sample_ddim(denoiser, noise, 3)
+    assert drawn.shape == noise.shape
+    assert drawn.device == META
+
+
+def test_a_private_gradient(network: PyramidDiT) -> None:
+    parameters = list(network.parameters())
+    loss = teach(network, PATIENT, Recipe(any_share=0.0), torch.Generator().manual_seed(0), "fp32").loss
+    gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+    assert sum(g is not None for g in gradients) > len(parameters) / 2
+    assert all(g.device == META for g in gradients if g is not None)
