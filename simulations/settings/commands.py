@@ -29,6 +29,8 @@ PRETRAINING: tuple[str, ...] = ("video", "video-shuffled", "phantom")
 # The folder of a clone of OpenKBP's repository that holds the patients.
 CLONE_FOLDER = "provided-data"
 SPLITS: tuple[str, ...] = ("train", "validation", "test", "all")
+# Modalities that `simulate evaluate` can withhold.
+WITHHELD = ("ct", "oar", "beam", "angle")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,6 +128,7 @@ class EvaluateSettings:
     sampler_steps: int
     candidates: int
     flips: bool
+    without: tuple[str, ...]
     data: DataSettings
     prior_path: Path | None
 
@@ -133,6 +136,8 @@ class EvaluateSettings:
         if self.split not in SPLITS:
             raise InputError(f"split={self.split!r}: expected one of {', '.join(SPLITS)}")
         check_range("seed", self.seed, 0, 2**63 - 1)
+        if any(name not in WITHHELD for name in self.without):
+            raise InputError(f"without={list(self.without)}: expected some of {', '.join(WITHHELD)}")
         if not isinstance(self.flips, bool):
             raise InputError(f"flips={self.flips!r}: expected true or false")
         if self.targets not in ("dose", "all"):
@@ -285,6 +290,7 @@ def evaluate_settings(overrides: Sequence[str]) -> EvaluateSettings:
             "out": path(raw["out"], "out"),
             "data": data_settings(raw),
             "prior_path": prior_path,
+            "without": tuple(raw["without"]),
         }
     )
 

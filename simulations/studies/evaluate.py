@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,9 @@ from simulations.reports.tables import write_json
 from simulations.settings.commands import EvaluateSettings
 from simulations.studies.predict_any import any_csv, any_table, score_any
 
+# What can be withheld from the model, and the Case's field of it.
+WITHHOLDS: Mapping[str, str] = {"ct": "ct_hu", "oar": "structures", "beam": "beam_plate", "angle": "angle_plate"}
+
 
 def evaluate_adapter(settings: EvaluateSettings, bars: Progress) -> str:
     """Score and write ``out/summary.json`` (key ``metrics``) and ``out/patients.csv``; returns lines for the screen."""
@@ -64,6 +67,7 @@ def evaluate_adapter(settings: EvaluateSettings, bars: Progress) -> str:
         "sampler_steps": settings.sampler_steps,
         "candidates": settings.candidates,
         "flips": settings.flips,
+        "without": list(settings.without),
         "part": settings.part,
         "model": model_record(settings, spec),
         "wall_s": round(time.monotonic() - started, 1),
@@ -79,13 +83,21 @@ def evaluate_adapter(settings: EvaluateSettings, bars: Progress) -> str:
         bar = bars.add_task("every modality", total=patients, note="")
         how = Drawing(steps=settings.sampler_steps)
         found = score_any(
-            sites, spec, vector, how, candidates=settings.candidates, seed=settings.seed,
+            sites, spec, vector, how, candidates=settings.candidates, seed=settings.seed, device=settings.device,
             scored=lambda n: bars.advance(bar, n),
         )  # fmt: skip
         write_text(settings.out / "predict_any.md", any_table(found), mode=ORDINARY)
         write_text(settings.out / "predict_any.csv", any_csv(found), mode=ORDINARY)
         screen = f"{any_table(found)}\n{screen}"
     return screen
+
+
+def withheld(case: Case, without: Sequence[str]) -> Case:
+    """The case as a site has it that lacks some modalities."""
+    changes: dict[str, Any] = {WITHHOLDS[name]: None for name in without if name != "oar"}
+    if "oar" in without:
+        changes["structures"] = {name: case.structures[name] for name in case.targets}
+    return replace(case, **changes)
 
 
 def model_record(settings: EvaluateSettings, spec: ModelSpec) -> dict[str, Any]:
@@ -110,7 +122,8 @@ def _predictor(
     if settings.part == "base" and not spec.base_kind.gives_dose:
         raise InputError("part=base: this adapter has no base (model.base=none); expected part=whole")
 
-    def predict(site: SiteConfig, case: Case) -> Tensor:
+    def predict(site: SiteConfig, whole: Case) -> Tensor:
+        case = withheld(whole, settings.without)
         base = base_gy(case, spec, model)
         if settings.part == "base" and base is not None:
             return torch.from_numpy(base)

@@ -1,10 +1,11 @@
 """The remaining-1 table (`simulate evaluate targets=all`): each modality predicted from all the others of a patient.
 
-Scored on the training grid, where every modality is what the model can represent at best: Dice for what is a mask, mean
-absolute error inside the body for what is a field. A mask is a value above half of the least value inside it: half of
-the lowest prescription for ``ptv``, the nearest organ code for ``oar``, one half for ``body``. Codes are averaged
-over a voxel, so at its border an organ can pass for one of lower code, in the reference as in the prediction: these are
-overlaps of the modality as the model sees it, not of contours.
+The pyramid is scored on the patient's own voxels, organ by organ. The transformer is scored on the training grid, where
+every modality is what that model can represent at best. What is a mask is scored by Dice, what is a field by mean
+absolute error inside the body. A mask of the transformer is a value above half of the least value inside it: half of
+the lowest prescription for ``ptv``, the nearest organ code for ``oar``, one half for ``body``. Codes are averaged over
+a voxel, so at its border an organ can pass for one of lower code, in the reference as in the prediction: these are
+overlaps of the modality as that model sees it, not of contours.
 """
 
 from __future__ import annotations
@@ -13,24 +14,30 @@ import csv
 import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from client.data.latent_cache import encode_case
+from client.data.encoded import encoded
 from client.data.load import load_split
 from client.site.config import SiteConfig
 from shared_model.adapter.manifest import unpack
 from shared_model.adapter.shared import adapted_model
 from shared_model.backbone.prior import load_latents
 from shared_model.base.model import base_gy
+from shared_model.channels.layout import SCALE, TARGET_CHANNELS
+from shared_model.channels.volumes import HU_UNIT, PatientChannels
 from shared_model.core.vector import Vector
+from shared_model.diffusion.latents import Latents
 from shared_model.diffusion.modalities import Example, scale_of, volumes
-from shared_model.forms.interface import Drawing
-from shared_model.forms.latents import LatentForm
+from shared_model.forms.interface import Drawing, form_of
+from shared_model.forms.volume_sampling import in_box
+from shared_model.network.device import chosen_device
 from shared_model.network.spec import ModelSpec
-from shared_model.patient.anatomy import OAR_CODES
-from shared_model.patient.case import MODALITIES, Case
+from shared_model.patient.anatomy import OAR_CODES, OAR_NAMES
+from shared_model.patient.case import MODALITIES, Case, Volume
 
 UNITS: Mapping[str, str] = {"dose": "Gy", "ct": "HU", "beam": "plate value", "angle": "plate value"}
 # (modality, structure or whole, measure) -> one value for each patient.
@@ -51,28 +58,71 @@ def score_any(
     *,
     candidates: int,
     seed: int,
+    device: str = "cpu",
     scored: Callable[[int], None] = lambda patients: None,
 ) -> Scores:
     """Scores of the model at ``vector`` on the sites' validation patients; mean of ``candidates`` samples."""
     model = adapted_model(spec)
     unpack(model, vector)
-    model.eval()
-    form, latents = LatentForm(spec), load_latents(spec)
+    model.to(chosen_device(device)).eval()
+    form = form_of(spec)
     found: Scores = {}
     for site in sites:
         for case in load_split(site, "validation"):
             base = base_gy(case, spec, model)
-            patient = encode_case(case, spec, site.cache, base)
-            for target in (m for m in MODALITIES if m in patient.latents):
+            patient = encoded(case, spec, site.cache, base)
+
+            def draw(target: str, patient: Any = patient) -> Tensor:
                 drawn = form.draw(model.network, patient, how, candidates=candidates, seed=seed, target=target)
-                offset, unit = scale_of(target, latents, residual=base is not None)
-                predicted = drawn.mean(0) * unit + offset
-                if base is not None and target == "dose":
-                    predicted += volumes(replace(case, dose_gy=base), patient.grid)["dose"]
-                for key, value in score_modality(target, predicted, case, patient):
-                    found.setdefault((target, *key), []).append(value)
+                return drawn.mean(0)
+
+            of_case = _of_volumes(patient, case, draw) if spec.network == "pyramid" else _of_latents(
+                patient, case, base, load_latents(spec), draw
+            )  # fmt: skip
+            for key, value in of_case:
+                found.setdefault(key, []).append(value)
             scored(1)
     return found
+
+
+def _of_latents(
+    patient: Example, case: Case, base: Volume | None, latents: Latents, draw: Callable[[str], Tensor]
+) -> Iterable[tuple[tuple[str, str, str], float]]:
+    for target in (m for m in MODALITIES if m in patient.latents):
+        offset, unit = scale_of(target, latents, residual=base is not None)
+        predicted = draw(target) * unit + offset
+        if base is not None and target == "dose":
+            predicted += volumes(replace(case, dose_gy=base), patient.grid)["dose"]
+        for key, value in score_modality(target, predicted, case, patient):
+            yield (target, *key), value
+
+
+def _of_volumes(
+    patient: PatientChannels, case: Case, draw: Callable[[str], Tensor]
+) -> Iterable[tuple[tuple[str, str, str], float]]:
+    """On the patient's own voxels, in the box of the body."""
+    body = channel(patient, "body") > 0.5
+    for target in (m for m in MODALITIES if m in patient.present):
+        offset, unit = SCALE[target]
+        predicted = in_box(draw(target), patient) * unit + offset
+        if target == "oar":
+            for name, mask in zip(OAR_NAMES, predicted > 0.5, strict=True):
+                if case.structures.get(name, body.numpy() & False).any():
+                    yield (target, name, "Dice"), dice(mask, channel(patient, f"is_{name}") > 0.5)
+        elif target == "body":
+            yield (target, "body", "Dice"), dice(predicted[0] > 0.5, body)
+        elif target == "ptv":
+            least = min(case.prescriptions_gy.values()) / max(case.prescriptions_gy.values()) / 2
+            yield (target, "targets", "Dice"), dice(predicted[0] > least, channel(patient, "prescription") > least)
+        else:
+            per_unit = {"dose": patient.unit_gy, "ct": HU_UNIT}.get(target, 1.0)
+            error = (predicted[0] - channel(patient, TARGET_CHANNELS[target][0])) * per_unit
+            yield (target, target, f"MAE ({UNITS[target]})"), float(error[body].abs().mean())
+
+
+def channel(patient: PatientChannels, name: str) -> Tensor:
+    """One named channel on the patient's box, (z, y, x) float32."""
+    return torch.from_numpy(np.asarray(patient.stack[..., patient.layout.index(name)], dtype=np.float32))
 
 
 def score_modality(

@@ -16,7 +16,8 @@ from shared_model.network.spec import ModelSpec
 from shared_model.scoring.dosimetry import score_case, summarise
 from simulations.data.datasets import evaluation_sites
 from simulations.settings.commands import evaluate_settings
-from simulations.studies.evaluate import evaluate_adapter
+from simulations.studies.evaluate import evaluate_adapter, withheld
+from tests.builders.small_case import small_case
 
 VOXEL = ModelSpec(prior="none", shape=(16, 16, 16), base="voxel", precision="fp32")
 COHORT = ("data.sites=1", "data.patients=4", "threads=1")
@@ -59,3 +60,23 @@ def test_limits_that_would_not_be_followed_are_refused(tmp_path: Path) -> None:
     settings = evaluate_settings(["data=openkbp", f"data.root={tmp_path}", "data.validation_per_site=4"])
     with pytest.raises(InputError, match=r"data\.validation_per_site=4"):
         evaluation_sites(settings.data, "validation", tmp_path, 0)
+
+
+def test_the_summary_says_what_made_the_dose_and_what_was_withheld(tmp_path: Path) -> None:
+    spec = ModelSpec(network="pyramid", prior="none", adapter="bias")
+    whole = scored(tmp_path / "whole", spec, "flips=false")
+    summary = json.loads((tmp_path / "whole" / "summary.json").read_text())
+    assert summary["model"] == {"kind": "diffusion", "network": "pyramid", "parameters": 9_398_733, "steps": 1}
+    without = scored(tmp_path / "without", spec, "flips=false", "without=[ct,beam]")
+    assert without != whole
+    with pytest.raises(InputError, match=r"without=\['ptv'\]: expected some of ct, oar, beam, angle"):
+        evaluate_settings(["without=[ptv]"])
+
+
+def test_withholding_leaves_everything_else() -> None:
+    case = small_case()
+    bare = withheld(case, ("ct", "oar"))
+    assert bare.ct_hu is None
+    assert set(bare.structures) == set(case.targets)
+    assert bare.beam_plate is case.beam_plate
+    assert withheld(case, ()) == case

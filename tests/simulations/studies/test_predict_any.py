@@ -14,13 +14,13 @@ from shared_model.adapter.shared import adapted_model
 from shared_model.base import ridge as base
 from shared_model.base.model import base_gy
 from shared_model.diffusion.modalities import example, volumes
-from shared_model.diffusion.sampler import Sampling
+from shared_model.forms.interface import Drawing, form_of
 from shared_model.network.spec import ModelSpec
 from shared_model.patient.case import MODALITIES, Case
 from simulations.phantom.hospitals import STYLES, write_hospital
 from simulations.settings.commands import evaluate_settings
 from simulations.studies.evaluate import evaluate_adapter
-from simulations.studies.predict_any import dice, score_any, score_modality
+from simulations.studies.predict_any import _of_volumes, dice, score_any, score_modality
 
 SHAPE = (16, 16, 16)
 
@@ -69,7 +69,7 @@ def test_the_residual_form_is_scored_as_dose(site: SiteConfig) -> None:
     with torch.no_grad():
         for parameter in model.network.head.parameters():
             parameter.zero_()
-    found = score_any([site], spec, pack(model), Sampling(precision="fp32"), candidates=1, seed=0)
+    found = score_any([site], spec, pack(model), Drawing(), candidates=1, seed=0)
     case = load_case(site, site.validation[0])
     patient = example(case, SHAPE)
     alone = volumes(replace(case, dose_gy=base_gy(case, spec, model)), patient.grid)["dose"]
@@ -91,3 +91,23 @@ def test_evaluate_targets_all_writes_the_table(site: SiteConfig, tmp_path: Path)
                  "| body | body | Dice", "| oar | ", "| beam |", "| angle |"):  # fmt: skip
         assert word in table
     assert (tmp_path / "predict_any.csv").read_text().startswith("target,of,measure,patients,mean,sd\n")
+
+
+def test_a_pyramids_modalities_are_scored_on_the_patients_own_voxels(case: Case) -> None:
+    """The patient's own volumes score perfectly, and wrong ones do not."""
+    spec = ModelSpec(network="pyramid", prior="none")
+    form = form_of(spec)
+    patient = form.encode(case)
+    found = dict(_of_volumes(patient, case, lambda target: form.clean(patient, target)))
+    assert {target for target, _, _ in found} == set(MODALITIES)
+    for (target, of, measure), value in found.items():
+        assert value == pytest.approx(1.0 if measure == "Dice" else 0.0, abs=0.06), (target, of)
+    wrong = dict(_of_volumes(patient, case, lambda target: form.clean(patient, target).roll(6, -1)))
+    assert all(abs(value - found[key]) > 0.05 for key, value in wrong.items() if key[0] in ("dose", "ptv", "oar"))
+
+
+def test_score_any_of_a_pyramid(site: SiteConfig) -> None:
+    spec = ModelSpec(network="pyramid", prior="none")
+    scores = score_any([site], spec, initial_vector(spec), Drawing(), candidates=1, seed=0)
+    assert {target for target, _, _ in scores} == set(MODALITIES)
+    assert all(len(values) == 1 for values in scores.values())
