@@ -5,7 +5,7 @@ Raw bytes instead of NumPy's file format: reading copies nothing and parses no h
 
 from __future__ import annotations
 
-import sys
+from typing import Any
 
 import numpy as np
 from flwr.app import Array, ArrayRecord
@@ -28,40 +28,24 @@ def pack_vector(vector: Vector) -> ArrayRecord:
     """Pack a (d,) float32 vector, 1 <= d <= MAX_PARAMETERS; raises MessageError ("schema") for any other array."""
     if vector.dtype != np.float32 or vector.ndim != 1 or not 1 <= vector.size <= MAX_PARAMETERS:
         raise MessageError("schema", f"vector: expected one flat float32 array of 1 to {MAX_PARAMETERS} values")
-    data = np.ascontiguousarray(vector, dtype="<f4").tobytes()
-    return ArrayRecord({_KEY: Array(dtype="float32", shape=(vector.size,), stype=_STYPE, data=data)})
+    return _pack(vector, _STYPE)
 
 
 def unpack_vector(record: ArrayRecord) -> Vector:
     """Read the (d,) float32 vector, read-only and without a copy; raises MessageError ("schema")."""
-    array = record.get(_KEY)
-    if len(record) != 1 or array is None or array.dtype != "float32" or array.stype != _STYPE:
-        raise MessageError("schema", "vector: expected one array of raw float32")
-    shape = tuple(array.shape)
-    if len(shape) != 1 or not 1 <= shape[0] <= MAX_PARAMETERS or len(array.data) != 4 * shape[0]:
-        raise MessageError("schema", f"vector: expected a flat array of 1 to {MAX_PARAMETERS} values and its bytes")
-    values: Vector = np.frombuffer(array.data, dtype="<f4")
-    return values if sys.byteorder == "little" else values.astype(np.float32)
+    return _unpack(record, "vector", np.dtype(np.float32), _STYPE, MAX_PARAMETERS)
 
 
 def pack_sums(sums: Sums) -> ArrayRecord:
     """Pack (s,) int64 sums, 1 <= s <= MAX_SUMS; raises MessageError ("schema") for any other array."""
     if sums.dtype != np.int64 or sums.ndim != 1 or not 1 <= sums.size <= MAX_SUMS:
         raise MessageError("schema", f"sums: expected one flat int64 array of 1 to {MAX_SUMS} values")
-    data = np.ascontiguousarray(sums, dtype="<i8").tobytes()
-    return ArrayRecord({_KEY: Array(dtype="int64", shape=(sums.size,), stype=_SUMS_STYPE, data=data)})
+    return _pack(sums, _SUMS_STYPE)
 
 
 def unpack_sums(record: ArrayRecord) -> Sums:
     """Read the (s,) int64 sums, read-only and without a copy; raises MessageError ("schema")."""
-    array = record.get(_KEY)
-    if len(record) != 1 or array is None or array.dtype != "int64" or array.stype != _SUMS_STYPE:
-        raise MessageError("schema", "sums: expected one array of raw int64")
-    shape = tuple(array.shape)
-    if len(shape) != 1 or not 1 <= shape[0] <= MAX_SUMS or len(array.data) != 8 * shape[0]:
-        raise MessageError("schema", f"sums: expected a flat array of 1 to {MAX_SUMS} values and its bytes")
-    values: Sums = np.frombuffer(array.data, dtype="<i8")
-    return values if sys.byteorder == "little" else values.astype(np.int64)
+    return _unpack(record, "sums", np.dtype(np.int64), _SUMS_STYPE, MAX_SUMS)
 
 
 def pack_ring(ring: Ring) -> ArrayRecord:
@@ -69,18 +53,30 @@ def pack_ring(ring: Ring) -> ArrayRecord:
     bits = 8 * ring.dtype.itemsize
     if ring.dtype != RING_TYPES.get(bits) or ring.ndim != 1 or not 1 <= ring.size <= MAX_PARAMETERS:
         raise MessageError("schema", f"ring: expected one flat array of 1 to {MAX_PARAMETERS} numbers of a ring")
-    data = np.ascontiguousarray(ring, dtype=ring.dtype.newbyteorder("<")).tobytes()
-    return ArrayRecord({_KEY: Array(dtype=f"uint{bits}", shape=(ring.size,), stype=f"fedkt3d.u{bits}le", data=data)})
+    return _pack(ring, f"fedkt3d.u{bits}le")
 
 
 def unpack_ring(record: ArrayRecord) -> Ring:
     """Read the (d,) ring numbers, read-only and without a copy; raises MessageError ("schema")."""
     array = record.get(_KEY)
-    bits = next((b for b in RING_TYPES if array is not None and array.stype == f"fedkt3d.u{b}le"), 0)
-    if len(record) != 1 or array is None or not bits or array.dtype != f"uint{bits}":
+    bits = next((b for b in RING_TYPES if array is not None and array.stype == f"fedkt3d.u{b}le"), None)
+    if bits is None:
         raise MessageError("schema", "ring: expected one array of raw ring numbers")
+    return _unpack(record, "ring", np.dtype(RING_TYPES[bits]), f"fedkt3d.u{bits}le", MAX_PARAMETERS)
+
+
+def _pack(values: NDArray[Any], stype: str) -> ArrayRecord:
+    """Pack checked values as little-endian bytes under their type's name."""
+    data = np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("<")).tobytes()
+    return ArrayRecord({_KEY: Array(dtype=values.dtype.name, shape=(values.size,), stype=stype, data=data)})
+
+
+def _unpack(record: ArrayRecord, what: str, dtype: np.dtype[Any], stype: str, most: int) -> NDArray[Any]:
+    """Check and read one flat array. Where the machine is little-endian too, nothing is copied."""
+    array = record.get(_KEY)
+    if len(record) != 1 or array is None or array.dtype != dtype.name or array.stype != stype:
+        raise MessageError("schema", f"{what}: expected one array of raw {dtype.name}")
     shape = tuple(array.shape)
-    if len(shape) != 1 or not 1 <= shape[0] <= MAX_PARAMETERS or len(array.data) != bits // 8 * shape[0]:
-        raise MessageError("schema", f"ring: expected a flat array of 1 to {MAX_PARAMETERS} numbers and its bytes")
-    values: Ring = np.frombuffer(array.data, dtype=f"<u{bits // 8}").astype(RING_TYPES[bits], copy=False)
-    return values
+    if len(shape) != 1 or not 1 <= shape[0] <= most or len(array.data) != dtype.itemsize * shape[0]:
+        raise MessageError("schema", f"{what}: expected a flat array of 1 to {most} values and its bytes")
+    return np.frombuffer(array.data, dtype=dtype.newbyteorder("<")).astype(dtype, copy=False)

@@ -95,15 +95,15 @@ class Attendance:
             news = [self._register(answer, nodes) for answer in [*arrived, *self._exchange.expire()]]
             yield from filter(None, news)
             silent = self._exchange.waiting_for & nodes
-            if time.monotonic() >= end or (not silent and len(self._named(nodes)) >= min_sites):
+            if time.monotonic() >= end or (not silent and len(self._name_sites(nodes)) >= min_sites):
                 return
             pause.after(progress=bool(arrived))
 
     def present(self) -> list[ConnectedSite]:
         """Return the sites that are connected now, in order of names."""
-        return self._named(connected_nodes(self._grid))
+        return self._name_sites(connected_nodes(self._grid))
 
-    def _named(self, nodes: set[int]) -> list[ConnectedSite]:
+    def _name_sites(self, nodes: set[int]) -> list[ConnectedSite]:
         return sorted((s for s in self._sites.values() if s.node in nodes), key=lambda site: site.name)
 
     def _register(self, answer: Answer, nodes: set[int]) -> ConnectedSite | Drop | None:
@@ -111,7 +111,7 @@ class Attendance:
         if answer.reply is not None:
             if not self._admitted.allows(answer.node, answer.site):
                 drop = Drop(site=f"node-{answer.node}", reason="wrong_name")
-            elif not any(site.name == answer.site for site in self._named(nodes)):
+            elif not any(site.name == answer.site for site in self._name_sites(nodes)):
                 site = ConnectedSite(node=answer.node, name=answer.site, patients=answer.reply.patients)
                 self._sites[answer.node] = site
                 self.drops.pop(answer.node, None)

@@ -17,9 +17,6 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
 from client.setup import enrol
 from client.site.config import SiteConfig
 from client.site.home import ClientHome
@@ -40,6 +37,7 @@ from server.deployment.start import is_ready
 from server.runs.bundle import write_run_config
 from shared_model.core.files import PRIVATE, PUBLIC, create_file
 from simulations.benchmarks.deployed_apps import SITES, STOCK
+from simulations.benchmarks.printing import print_numbers
 
 GOAL = 0.4
 _PYPROJECT = """\
@@ -233,15 +231,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     args = parser.parse_args()
     numbers = measure(args.megabytes, args.rounds, with_stock=not args.ours)
-    if args.json:
-        print(json.dumps(numbers))
-        return
-    table = Table(title="A deployed round, ours and stock Flower's")
-    table.add_column("what")
-    table.add_column("value", justify="right")
-    for name, value in numbers.items():
-        table.add_row(name, f"{value:g}")
-    Console().print(table)
+    print_numbers("A deployed round, ours and stock Flower's", numbers, as_json=args.json)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import resource
 import tempfile
 import time
@@ -16,12 +15,11 @@ import numpy as np
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
-from rich.console import Console
-from rich.table import Table
 
 from privacy.wire.messages import Reply, parse_request, reply
 from server.config.compose import compose_run
 from server.rounds.loop import FederationResult, run_federation
+from simulations.benchmarks.printing import print_numbers
 from simulations.engine.run import run_local
 
 GOAL_S = 3.0
@@ -91,15 +89,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     args = parser.parse_args()
     numbers = measure(args.sites, args.rounds, args.megabytes, args.workers)
-    if args.json:
-        print(json.dumps(numbers))
-        return
-    table = Table(title="Round overhead of LocalGrid")
-    table.add_column("what")
-    table.add_column("value", justify="right")
-    for name, value in numbers.items():
-        table.add_row(name, f"{value:g}")
-    Console().print(table)
+    print_numbers("Round overhead of LocalGrid", numbers, as_json=args.json)
 
 
 if __name__ == "__main__":

@@ -65,26 +65,26 @@ class Conversion:
         """Lines for the screen: counts by split, who lacks what, and each patient that could not be read."""
         total, expected = len(self.written), sum(EXPECTED.values())
         lines = [f"{total} of OpenKBP's {expected} patients are in {self.out}", ""]
-        lines += _aligned([("split", "expected", "found", "written"), *self._rows()])
+        lines += _align_columns([("split", "expected", "found", "written"), *self._rows()])
         fewer = [f"{split} {expected - found}" for split, expected, found, _ in self._rows() if found < expected]
         if fewer:
             lines += ["", f"patients that {self.clone} does not have: {', '.join(fewer)} (fewer patients are fine)"]
         rows = [("ct", self.lacking("ct")), *((name, self.lacking(name)) for name in STRUCTURES)]
-        without = [(name, len(ids), _shown(ids)) for name, ids in rows if ids]
+        without = [(name, len(ids), _list_first(ids)) for name, ids in rows if ids]
         if without:
-            lines += ["", *_aligned([("without", "patients", "who"), *without])]
+            lines += ["", *_align_columns([("without", "patients", "who"), *without])]
         problems = [record.problem for record in self.patients.values() if record.problem is not None]
         if problems:
             lines += ["", f"patients left out, as they cannot be read: {len(problems)}", *problems]
         return "\n".join(lines)
 
 
-def _shown(case_ids: Sequence[str]) -> str:
+def _list_first(case_ids: Sequence[str]) -> str:
     more = len(case_ids) - _SHOWN
     return " ".join(case_ids[:_SHOWN]) + (f" and {more} more (conversion.json)" if more > 0 else "")
 
 
-def _aligned(rows: Sequence[Sequence[object]]) -> list[str]:
+def _align_columns(rows: Sequence[Sequence[object]]) -> list[str]:
     """Rows as text, each column as wide as its widest cell."""
     widths = [max(len(str(cell)) for cell in column) for column in zip(*rows, strict=True)]
     return ["  ".join(str(c).ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows]

@@ -13,7 +13,7 @@ from client.data.npz import read_arrays
 from client.site.config import SiteConfig
 from shared_model.core.errors import FieldError, InputError
 from simulations.data.csv_patient import TARGETS
-from simulations.data.partition_rules import BY_VOXELS, RULES, CohortPatient, ruled
+from simulations.data.partition_rules import BY_VOXELS, RULES, CohortPatient, assign_hospitals
 
 OPENKBP_SPLITS = ("train", "validation", "test")
 
@@ -45,7 +45,7 @@ def check_files(site: SiteConfig) -> SiteConfig:
     return site
 
 
-def limited(site: SiteConfig, train: int | None = None, validation: int | None = None) -> SiteConfig:
+def first_cases(site: SiteConfig, train: int | None = None, validation: int | None = None) -> SiteConfig:
     """The first ``train`` and ``validation`` cases of a site alone (``None``: all). Raises InputError below 1."""
     for key, limit in (("train_per_site", train), ("validation_per_site", validation)):
         if limit is not None and limit < 1:
@@ -70,14 +70,14 @@ def load_partition(
     if partition.endswith(".json"):
         sites = _listed_sites(root, Path(partition).expanduser(), data)
     elif partition in RULES:
-        hospitals = ruled(partition, _cohort(root, with_voxels=partition in BY_VOXELS))
+        hospitals = assign_hospitals(partition, _cohort(root, with_voxels=partition in BY_VOXELS))
         sites = [
             SiteConfig(site=name, data=data, root=root, train=tuple(h.train), validation=tuple(h.validation))
             for name, h in hospitals.items()
         ]
     else:
         raise InputError(f"partition {partition!r}: expected one of {', '.join(RULES)}, or a file NAME.json")
-    return [check_files(limited(site, train_per_site, validation_per_site)) for site in sites]
+    return [check_files(first_cases(site, train_per_site, validation_per_site)) for site in sites]
 
 
 def _listed_sites(root: Path, path: Path, data: str) -> list[SiteConfig]:
@@ -135,7 +135,7 @@ def openkbp_split(root: Path, split: str, *, limit: int | None = None, data: str
     wanted = OPENKBP_SPLITS if split == "all" else (split,)
     cases = tuple(case_id for part in wanted for case_id in _patients(content, part, path, "splits"))
     site = SiteConfig(site=f"openkbp_{split}", data=data, root=root, train=(), validation=cases)
-    return check_files(limited(site, None, limit))
+    return check_files(first_cases(site, None, limit))
 
 
 def one_site(sites: Sequence[SiteConfig], name: str) -> SiteConfig:

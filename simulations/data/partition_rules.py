@@ -98,7 +98,7 @@ RULES: Mapping[str, Rule] = {
 BY_VOXELS = ("hospitals_4", "hospitals_8")
 
 
-def ruled(name: str, patients: Sequence[CohortPatient]) -> dict[str, Hospital]:
+def assign_hospitals(name: str, patients: Sequence[CohortPatient]) -> dict[str, Hospital]:
     """The hospitals that the rule ``name`` makes of the training and validation patients.
 
     Patients keep their order. Patients whose hospital has nobody to train on join the first hospital that has: a small

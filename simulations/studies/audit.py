@@ -181,13 +181,13 @@ def _inversion(settings: AuditSettings, terms: PrivacyTerms) -> dict[str, float]
     noise = np.random.default_rng(settings.seed).standard_normal(gradient.size) * terms.z * terms.clip
     truth = inputs[0].numpy()
 
-    def recovered(vector: NDArray[Any]) -> float:
+    def similarity(vector: NDArray[Any]) -> float:
         rows, offsets = vector[:size].reshape(width, -1), vector[size : size + width]
         # Least squares over all rows: the direction that explains the rows from their biases.
         guess = offsets @ rows
         return float(abs(guess @ truth) / (np.linalg.norm(guess) * np.linalg.norm(truth)))
 
-    return {"plain": recovered(gradient), "shared": recovered(gradient + noise)}
+    return {"plain": similarity(gradient), "shared": similarity(gradient + noise)}
 
 
 def _table(found: dict[str, Any]) -> str:

@@ -176,13 +176,13 @@ def _score(predict: Predict, test: Sequence[SiteConfig], fine: SiteConfig | None
     """Scores on the patients' own grid, and upsampled on the native one."""
     seconds: list[float] = []
 
-    def timed(site: SiteConfig, case: Case) -> torch.Tensor:
+    def predict_timed(site: SiteConfig, case: Case) -> torch.Tensor:
         before = time.process_time()
         dose = torch.from_numpy(predict(case))
         seconds.append(time.process_time() - before)
         return dose
 
-    scores, native = score_predictions(test, timed, fine)
+    scores, native = score_predictions(test, predict_timed, fine)
     found: dict[str, Any] = {**overall(scores), "predict_cpu_s": round(sum(seconds) / len(seconds), 2)}
     if native:
         found["native"] = summarise(native)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from simulations.data.partition import load_partition, openkbp_split
-from simulations.data.partition_rules import RULES, CohortPatient, hospital_of_eight, hospital_of_four, ruled
+from simulations.data.partition_rules import RULES, CohortPatient, assign_hospitals, hospital_of_eight, hospital_of_four
 
 
 def _patient(number: int, in_plane_mm: float, slice_mm: float, split: str = "train", targets: int = 3) -> CohortPatient:
@@ -51,7 +51,7 @@ def _cohort(train: int, validation: int) -> list[CohortPatient]:
 )
 def test_chance_gives_every_patient_to_one_hospital(name: str, sizes: list[int]) -> None:
     patients = _cohort(200, 40)
-    hospitals = ruled(name, patients)
+    hospitals = assign_hospitals(name, patients)
     for split in ("train", "validation"):
         listed = [case_id for h in hospitals.values() for case_id in getattr(h, split)]
         assert sorted(listed) == sorted(p.case_id for p in patients if p.split == split)
@@ -62,26 +62,26 @@ def test_chance_gives_every_patient_to_one_hospital(name: str, sizes: list[int])
 
 
 def test_chance_is_the_same_on_every_machine() -> None:
-    assert ruled("iid_4", _cohort(12, 0))["S1"].train == ["pt_3", "pt_7", "pt_9"]
+    assert assign_hospitals("iid_4", _cohort(12, 0))["S1"].train == ["pt_3", "pt_7", "pt_9"]
 
 
 def test_a_patient_less_moves_few_of_the_others() -> None:
     patients = _cohort(200, 40)
-    whole, fewer = ruled("iid_4", patients), ruled("iid_4", patients[1:])
+    whole, fewer = assign_hospitals("iid_4", patients), assign_hospitals("iid_4", patients[1:])
     assert sum(len(set(fewer[name].train) - set(whole[name].train)) for name in whole) <= 3
 
 
 def test_a_small_cohort_loses_nobody() -> None:
     patients = [_patient(1, 3.906, 2.5), _patient(2, 4.688, 3.0, "validation"), _patient(3, 3.906, 2.5, "validation")]
     for name in RULES:
-        (hospital,) = ruled(name, patients).values()
+        (hospital,) = assign_hospitals(name, patients).values()
         assert (hospital.train, hospital.validation) == (["pt_1"], ["pt_2", "pt_3"])
 
 
 def test_eight_hospitals_set_patients_aside_where_they_have_too_few_to_validate_on() -> None:
     """docs/results/privacy_utility.md was made so: three training patients of two hospitals do not train."""
     patients = [_patient(n, 5.078, 2.5) for n in range(7)] + [_patient(8, 3.75, 2.5), _patient(9, 3.75, 2.5)]
-    hospitals = ruled("hospitals_8", patients)
+    hospitals = assign_hospitals("hospitals_8", patients)
     assert hospitals["H6"].train == ["pt_0", "pt_1", "pt_2", "pt_3", "pt_4"]
     assert hospitals["H4"].train == ["pt_8", "pt_9"]  # too small to lose one
 
