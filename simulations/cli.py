@@ -186,7 +186,7 @@ def train(overrides: Overrides = None) -> None:
 @app.command()
 def pretrain(overrides: Overrides = None) -> None:
     """Train a prior of the bundled size on procedural video or phantom patients and write it with its card."""
-    from simulations.settings.commands import pretrain_settings
+    from simulations.settings.pretrain import pretrain_settings
     from simulations.studies.pretrain import pretrain as train_prior
 
     settings = pretrain_settings(overrides or [])

@@ -24,7 +24,7 @@ from shared_model.network.dit import Any2AnyDiT
 from shared_model.network.seeding import noise_generator, seeded
 from shared_model.network.spec import Architecture, ModelSpec
 from simulations.phantom.hospitals import STYLES, phantom_case
-from simulations.settings.commands import PretrainSettings
+from simulations.settings.pretrain import PretrainSettings
 from simulations.studies.video import clip_examples
 
 Progress = Callable[[str, int, int, float], None]

@@ -7,7 +7,8 @@ import pytest
 
 from server.config.compose import compose_run
 from shared_model.core.errors import InputError
-from simulations.settings.commands import baselines_settings, evaluate_settings, pretrain_settings, run_settings
+from simulations.settings.commands import baselines_settings, evaluate_settings, run_settings
+from simulations.settings.pretrain import pretrain_settings
 from simulations.settings.series import ablation_settings, poison_settings, transfer_settings
 from simulations.studies import ablation, poison, transfer
 from simulations.studies.audit import audit_settings

@@ -7,7 +7,7 @@ import pytest
 
 from shared_model.backbone.prior import prior_card
 from shared_model.core.errors import InputError
-from simulations.settings.commands import PretrainSettings, pretrain_settings
+from simulations.settings.pretrain import PretrainSettings, pretrain_settings
 from simulations.studies.pretrain import pretrain, training_examples
 
 TINY = ["examples=3", "steps=4", "batch_size=2", "log_every=2"]

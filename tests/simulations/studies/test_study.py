@@ -16,7 +16,8 @@ from privacy.dp.accountant import epsilon
 from shared_model.adapter.manifest import load_adapter, vector_hash
 from shared_model.core.errors import InputError
 from simulations.reports.tables import read_summary
-from simulations.settings.commands import evaluate_settings, pretrain_settings, run_settings
+from simulations.settings.commands import evaluate_settings, run_settings
+from simulations.settings.pretrain import pretrain_settings
 from simulations.studies.evaluate import evaluate_adapter
 from simulations.studies.pretrain import pretrain
 from simulations.studies.study import check_alike, claim_folder, plan_jobs, run_studies
