@@ -89,6 +89,17 @@ def transfer(overrides: Overrides = None) -> None:
 
 
 @app.command()
+def sampling(overrides: Overrides = None) -> None:
+    """Compare numbers of sampling steps, and the spread of candidates with their error."""
+    from simulations.studies.sampling import compare_steps, sampling_settings
+
+    settings = sampling_settings(overrides or [])
+    with progress_bars() as bars:
+        report = compare_steps(settings, bars)
+    print(report)
+
+
+@app.command()
 def poison(overrides: Overrides = None) -> None:
     """Let one hospital lie in a federation under secure aggregation, with and without the check on public patients."""
     from simulations.settings.series import poison_settings

@@ -57,6 +57,8 @@ class Form(ABC, Generic[E]):
     # Ends of the paths of modules that low-rank updates are added to: those that travel, and those that stay.
     lora: tuple[str, ...]
     private_lora: tuple[str, ...]
+    # Whether one step from pure noise gives the same dose for any noise: the mean.
+    mean_in_one_step: bool = False
     # Shift of the sampler's noise times.
     shift: float = FLOW_SHIFT
 

@@ -51,6 +51,7 @@ class VolumeForm(Form[PatientChannels]):
         "to_q", "to_k", "to_v", "to_out.0", "ffn.net.0.proj", "ffn.net.2", "core.modulation", "conv1", "conv2",
     )  # fmt: skip
     private_lora = lora
+    mean_in_one_step = True
     shift = SHIFT
 
     def network(self) -> nn.Module:

@@ -23,7 +23,8 @@ Score = Callable[[Tensor], float]
 class Prediction:
     """A dose (z, y, x) in Gy on the case's grid, and how far apart its samples were.
 
-    ``spread_gy``: standard deviation over the samples in each voxel, None if there was only one sample. ``scores``: the
+    ``spread_gy``: standard deviation over the samples in each voxel, None if there was only one sample, or if all are
+    the same by the form of the model (its mean in one step). ``scores``: the
     samples' scores in the order of the samples, empty if they were not scored.
     """
 
@@ -121,6 +122,8 @@ def _draw(
     if spec.base_alone and base is not None:  # every sample is the base dose, already in Gy on the case's grid
         return torch.from_numpy(base).expand(candidates, *base.shape), lambda volume: volume
     form = form_of(spec) if shape is None else LatentForm(spec, shape)
+    if how.steps == 1 and form.mean_in_one_step:
+        candidates = 1
     patient = form.encode(case, base) if patient is None else patient
     drawn = form.draw(model.network, patient, how, candidates=candidates, seed=seed)
     return drawn, lambda one: form.in_gy(one[None], patient, case, base)[0]

@@ -23,9 +23,9 @@ from shared_model.diffusion.objective import velocity_loss
 from shared_model.network.dit import Any2AnyDiT
 from shared_model.network.seeding import noise_generator, seeded
 from shared_model.network.spec import Architecture, ModelSpec
+from simulations.data.video import clip_examples
 from simulations.phantom.hospitals import STYLES, phantom_case
 from simulations.settings.pretrain import PretrainSettings
-from simulations.studies.video import clip_examples
 
 Progress = Callable[[str, int, int, float], None]
 Pair = tuple[Example, Example]
@@ -34,8 +34,8 @@ SHAPE = ModelSpec().shape
 MAIN_STYLE = "openkbp_like"
 CHECKPOINT, CURVE = "checkpoint.pt", "curve.csv"
 SOURCES = {
-    "video": "procedural video of simulations/studies/video.py; no patient data",
-    "video-shuffled": "procedural video of simulations/studies/video.py, frames of each clip shuffled; no patient data",
+    "video": "procedural video of simulations/data/video.py; no patient data",
+    "video-shuffled": "procedural video of simulations/data/video.py, frames of each clip shuffled; no patient data",
     "phantom": "synthetic head-and-neck phantoms of simulations/phantom/hospitals.py; no patient data",
 }
 

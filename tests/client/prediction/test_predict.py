@@ -39,7 +39,7 @@ def case() -> Case:
 
 @pytest.fixture(scope="module")
 def answer(predictor: Predictor, case: Case) -> PredictedDose:
-    return predictor.predict(case, Sampled(samples=3))
+    return predictor.predict(case, Sampled(samples=3, steps=2))
 
 
 def test_the_answer_is_a_dose_with_a_spread(answer: PredictedDose, case: Case) -> None:
@@ -54,7 +54,7 @@ def test_the_answer_is_a_dose_with_a_spread(answer: PredictedDose, case: Case) -
 
 
 def test_the_cases_own_dose_has_no_part_in_it(predictor: Predictor, case: Case, answer: PredictedDose) -> None:
-    blind = predictor.predict(replace(case, dose_gy=None), Sampled(samples=3))
+    blind = predictor.predict(replace(case, dose_gy=None), Sampled(samples=3, steps=2))
     np.testing.assert_array_equal(blind.dose_gy, answer.dose_gy)
 
 
@@ -119,7 +119,7 @@ def test_a_private_adapter_is_laid_over_the_model(case: Case, answer: PredictedD
                 parameter.mul_(1.01)
         return model, spec
 
-    changed = Predictor(build=build).predict(case, Sampled(samples=3))
+    changed = Predictor(build=build).predict(case, Sampled(samples=3, steps=2))
     assert len(seen) == 1
     assert not np.array_equal(changed.dose_gy, answer.dose_gy)
 
@@ -162,7 +162,7 @@ def test_a_dicom_study_gets_its_dose_as_rtdose(predictor: Predictor, tmp_path: P
     write_small_study(tmp_path / "study")
     subject = load_subject(tmp_path / "study")
     assert subject.origin is not None
-    found = predictor.predict(subject.case, Sampled(samples=2), subject.notes)
+    found = predictor.predict(subject.case, Sampled(samples=2, steps=2), subject.notes)
     record = write_answer(tmp_path / "out", found, predictor, subject.origin)
     assert {"dose.dcm", "spread.dcm"} <= set(record["files"])
     written = pydicom.dcmread(tmp_path / "out" / "dose.dcm")

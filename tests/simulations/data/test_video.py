@@ -6,7 +6,7 @@ import torch
 
 from shared_model.diffusion.modalities import HAAR
 from shared_model.patient.case import MODALITIES
-from simulations.studies.video import PASSES, clip_examples, render_clip
+from simulations.data.video import PASSES, clip_examples, render_clip
 
 SHAPE = (16, 32, 32)
 
