@@ -38,7 +38,7 @@ def private(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_best_sample_by_the_card_is_taken() -> None:
     case = ellipsoid_case()
-    best = Predictor().predict(case, Sampled(samples=3, score_of=score_by(CARD)))
+    best = Predictor().predict(case, Sampled(samples=3, steps=2, score_of=score_by(CARD)))
     bound = read_scorecard(CARD).bind(case)
     assert len(best.scores) == 3
     found = float(bound.score(torch.from_numpy(best.dose_gy)[None].double())[0])

@@ -65,7 +65,7 @@ def test_the_best_of_n_is_the_one_that_the_score_likes(predictor: Predictor, cas
         assert of.case_id == case.case_id
         return lambda dose: -float(dose[target].mean())
 
-    best = predictor.predict(case, Sampled(samples=3, score_of=coldest))
+    best = predictor.predict(case, Sampled(samples=3, steps=2, score_of=coldest))
     assert len(best.scores) == 3
     assert float(best.dose_gy[case.structures["PTV_7000"]].mean()) == pytest.approx(-max(best.scores), abs=1e-3)
 
