@@ -22,6 +22,10 @@ _VOLUMES = ("ct_hu", "beam_plate", "angle_plate", "dose_gy")
 _HEADER_KEYS = {"schema", "case_id", "shape", "spacing_mm", "origin_mm", "structures", "prescriptions_gy"}
 
 
+# Written where the beams' directions are known.
+_ANGLES = "gantry_deg"
+
+
 def save_case(path: Path, case: Case) -> None:
     """Write ``case`` to ``path`` atomically; replace an existing file. Raises InputError if it cannot write."""
     header = {
@@ -32,6 +36,7 @@ def save_case(path: Path, case: Case) -> None:
         "origin_mm": case.grid.origin_mm,
         "structures": list(case.structures),
         "prescriptions_gy": dict(case.prescriptions_gy),
+        **({"gantry_deg": list(case.gantry_deg)} if case.gantry_deg else {}),
     }
     masks = [np.packbits(mask) for mask in case.structures.values()]
     arrays: dict[str, Array] = {
@@ -64,6 +69,7 @@ def load_case(path: Path) -> Case:
             body=_mask("body", arrays["body"], grid),
             structures={name: _mask(name, row, grid) for name, row in rows},
             prescriptions_gy={name: float(level) for name, level in header["prescriptions_gy"].items()},
+            gantry_deg=tuple(float(angle) for angle in header.get("gantry_deg", ())),
             **{name: arrays[name].astype(np.float32) for name in _VOLUMES if name in arrays},
         )
     except InputError as error:
@@ -80,8 +86,8 @@ def _header(raw: Array, path: Path) -> dict[str, Any]:
     if not isinstance(header, dict) or header.get("schema") != SCHEMA:
         found = header.get("schema") if isinstance(header, dict) else None
         raise InputError(f"{path}: case file of schema {found!r}; this version reads schema {SCHEMA}")
-    if set(header) != _HEADER_KEYS:
-        wrong = sorted(set(header) ^ _HEADER_KEYS)[0]
+    if set(header) - {_ANGLES} != _HEADER_KEYS:
+        wrong = sorted((set(header) - {_ANGLES}) ^ _HEADER_KEYS)[0]
         raise InputError(f"{path}: header key {wrong!r} is unknown or missing")
     if not isinstance(header["case_id"], str):
         raise InputError(f"{path}: header key 'case_id': expected text")

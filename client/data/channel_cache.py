@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,7 @@ from shared_model.core.files import whole_file
 from shared_model.patient.case import Case
 
 
-def case_hash(case: Case, gantry_deg: Sequence[float] | None = None) -> str:
+def case_hash(case: Case) -> str:
     """SHA-256 over the recipe and everything of the case that its channels depend on, hex."""
     grid = case.grid
     words = {
@@ -25,7 +24,7 @@ def case_hash(case: Case, gantry_deg: Sequence[float] | None = None) -> str:
         "spacing_mm": grid.spacing_mm,
         "prescriptions_gy": dict(case.prescriptions_gy),
         "structures": sorted(case.structures),
-        "gantry_deg": None if gantry_deg is None else list(gantry_deg),
+        "gantry_deg": list(case.gantry_deg) or None,
     }
     digest = hashlib.sha256(json.dumps(words, sort_keys=True).encode())
     volumes = [case.body, *(case.structures[name] for name in sorted(case.structures))]
@@ -34,12 +33,12 @@ def case_hash(case: Case, gantry_deg: Sequence[float] | None = None) -> str:
     return digest.hexdigest()
 
 
-def cached_patient(case: Case, folder: Path, gantry_deg: Sequence[float] | None = None) -> PatientChannels:
+def cached_patient(case: Case, folder: Path) -> PatientChannels:
     """``patient_channels`` of a case, from ``folder`` if it is kept there. The stack is mapped, read-only."""
-    key = case_hash(case, gantry_deg)[:32]
+    key = case_hash(case)[:32]
     stack_path, words_path = folder / f"{key}.npy", folder / f"{key}.json"
     if not words_path.is_file():
-        made = patient_channels(case, gantry_deg)
+        made = patient_channels(case)
         with whole_file(stack_path) as stream:
             np.save(stream, made.stack)
         words = {

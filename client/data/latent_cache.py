@@ -56,7 +56,8 @@ def encode_case(case: Case, spec: ModelSpec, cache: Path | None, base_gy: Volume
 
 def content_hash(case: Case) -> str:
     """SHA-256 hex of everything in a case that the model sees; the pseudonym is not part of it."""
-    digest = hashlib.sha256(json.dumps([astuple(case.grid), sorted(case.prescriptions_gy.items())]).encode())
+    words = [astuple(case.grid), sorted(case.prescriptions_gy.items()), *([case.gantry_deg] if case.gantry_deg else [])]
+    digest = hashlib.sha256(json.dumps(words).encode())
     arrays: dict[str, NDArray[np.float32] | NDArray[np.bool_] | None] = {
         "body": case.body,
         "ct": case.ct_hu,

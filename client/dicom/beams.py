@@ -57,6 +57,11 @@ def beam_angles(beams: Sequence[Beam], position: str) -> tuple[float, ...]:
     return tuple(about_patient(angle, position) for beam in beams for angle in beam.gantry_deg[::2])
 
 
+def plan_angles(plan: Plan, position: str) -> tuple[float, ...]:
+    """Directions of the plan's photon beams about an HFS patient; ``position``: the CT's, if the plan names none."""
+    return beam_angles(photon_beams(plan)[0], plan.position or position)
+
+
 def photon_beams(plan: Plan) -> tuple[tuple[Beam, ...], tuple[str, ...]]:
     """Return the beams that plates are drawn for, and notes on what was left out."""
     beams = tuple(beam for beam in plan.beams if beam.radiation in ("PHOTON", ""))

@@ -17,7 +17,7 @@ from typing import TypeVar
 import numpy as np
 from pydicom.dataset import Dataset
 
-from client.dicom.beams import PLATES, plan_plates
+from client.dicom.beams import PLATES, plan_angles, plan_plates
 from client.dicom.find import DicomStudy
 from client.dicom.headers import Header
 from client.dicom.images import VOXEL_MM, ct_hu, grid_about, plan_dose, stack
@@ -168,6 +168,7 @@ def _read_images(study: DicomStudy, records: _Records, plates: str, voxel_mm: fl
         ct_hu=hu,
         beam_plate=beam,
         angle_plate=angle,
+        gantry_deg=() if plan is None or beam is None else plan_angles(plan, position),
         dose_gy=None if dose is None else np.where(body, dose, np.float32(0)),
     )
     notes += [*ct.notes, *empty, *dose_notes, *body_notes, *plate_notes]

@@ -22,6 +22,8 @@ _Volume = NDArray[np.floating]
 
 # Coplanar delivery of unknown angles is stood in for by nine even ones (shared_model/channels/light.py).
 EVEN_DEG: tuple[float, ...] = tuple(40.0 * k for k in range(9))
+# Each beam of its own is four volumes; an arc is seen from so many directions at most.
+MOST_BEAMS = 12
 # A structure's nearness falls by e over this far outside, and rises by one over that far inside.
 TARGET_MM, TARGET_DEEP_MM = 60.0, 20.0
 ORGAN_MM, ORGAN_DEEP_MM = 30.0, 10.0
@@ -59,11 +61,11 @@ class PatientChannels:
         return tuple(slice(low, high) for low, high in self.box)
 
 
-def patient_channels(case: Case, gantry_deg: Sequence[float] | None = None) -> PatientChannels:
-    """The stack of a case. ``gantry_deg``: its beams; None: nine even ones, if it has a beam plate, else none."""
+def patient_channels(case: Case) -> PatientChannels:
+    """The stack of a case. Where it has a beam plate and no angles are known, nine even beams stand in for them."""
     small, box = cropped(case)
     with_beams = small.beam_plate is not None and bool(small.targets)
-    angles = tuple(float(a) for a in (EVEN_DEG if gantry_deg is None else gantry_deg)) if with_beams else ()
+    angles = (thinned(case.gantry_deg) or EVEN_DEG) if with_beams else ()
     layout = Layout(beams=len(angles))
     stack = np.zeros((*small.grid.shape, layout.channels), dtype=np.float16)
     parts = {"body": _body(small)}
@@ -99,6 +101,17 @@ def patient_channels(case: Case, gantry_deg: Sequence[float] | None = None) -> P
         gantry_deg=angles,
         unit_gy=unit_gy,
     )
+
+
+def thinned(gantry_deg: Sequence[float]) -> tuple[float, ...]:
+    """The directions in order, each once to half a degree; of more than MOST_BEAMS (an arc) so many, evenly chosen."""
+    ordered = sorted(float(angle) % 360.0 for angle in gantry_deg)
+    once = [angle for k, angle in enumerate(ordered) if k == 0 or angle - ordered[k - 1] > 0.5]
+    if len(once) > 1 and once[0] + 360.0 - once[-1] <= 0.5:
+        once.pop()
+    if len(once) <= MOST_BEAMS:
+        return tuple(once)
+    return tuple(once[round(k * len(once) / MOST_BEAMS)] for k in range(MOST_BEAMS))
 
 
 def cropped(case: Case) -> tuple[Case, tuple[tuple[int, int], ...]]:

@@ -122,5 +122,6 @@ def mirror(case: Case) -> Case:
         ct_hu=flip(case.ct_hu),
         beam_plate=flip(case.beam_plate),
         angle_plate=flip(case.angle_plate),
+        gantry_deg=tuple(-angle % 360.0 for angle in case.gantry_deg),
         dose_gy=flip(case.dose_gy),
     )

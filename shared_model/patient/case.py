@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -26,8 +27,9 @@ class Case:
 
     ``case_id`` is a pseudonym. ``ct_hu`` is in Hounsfield units. ``structures`` are masks by TG-263 name. The keys of
     ``prescriptions_gy`` are the targets among them. ``body`` marks the voxels where dose may differ from zero.
-    ``beam_plate`` and ``angle_plate`` are those of the GDP-HMM challenge (shared_model/patient/plates.py). ``dose_gy``
-    is absolute dose. Raises InputError if any of this does not hold.
+    ``beam_plate`` and ``angle_plate`` are those of the GDP-HMM challenge (shared_model/patient/plates.py).
+    ``gantry_deg``: directions of the coplanar beams about a patient who lies head first and supine, of an arc many;
+    empty where they are not known. ``dose_gy`` is absolute dose. Raises InputError if any of this does not hold.
     """
 
     case_id: str
@@ -38,6 +40,7 @@ class Case:
     ct_hu: Volume | None = None
     beam_plate: Volume | None = None
     angle_plate: Volume | None = None
+    gantry_deg: tuple[float, ...] = ()
     dose_gy: Volume | None = None
 
     def __post_init__(self) -> None:
@@ -48,6 +51,8 @@ class Case:
         self._check_mask("body", self.body)
         if not self.body.any():
             raise InputError(f"case {self.case_id}: body mask is empty; expected at least one voxel")
+        if not all(math.isfinite(angle) for angle in self.gantry_deg):
+            raise InputError(f"case {self.case_id}: a gantry angle is not finite")
         self._check_structures()
         self._check_dose()
 

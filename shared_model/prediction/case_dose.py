@@ -20,7 +20,6 @@ def case_dose(
     network: PyramidDiT,
     case: Case,
     *,
-    gantry_deg: Sequence[float] | None = None,
     steps: int = 1,
     candidates: int = 1,
     seed: int = 0,
@@ -34,7 +33,7 @@ def case_dose(
     back-projection, which keeps the coarse voxels' means.
     """
     coarse = coarsen(case, factors(case.grid))
-    patient = patient_channels(coarse, gantry_deg)
+    patient = patient_channels(coarse)
     doses = predicted(
         network,
         patient,

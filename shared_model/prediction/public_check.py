@@ -53,6 +53,7 @@ def pack_case(case: Case) -> _Arrays:
         "grid": [case.grid.shape, case.grid.spacing_mm, case.grid.origin_mm],
         "structures": list(case.structures),
         "prescriptions_gy": dict(case.prescriptions_gy),
+        "gantry_deg": list(case.gantry_deg),
     }
     arrays: _Arrays = {
         "header": np.frombuffer(json.dumps(header).encode(), np.uint8),
@@ -87,6 +88,7 @@ def unpack_case(arrays: _Arrays) -> Case:
         body=masks[0],
         structures=dict(zip(header["structures"], masks[1:], strict=True)),
         prescriptions_gy=header["prescriptions_gy"],
+        gantry_deg=tuple(header.get("gantry_deg", ())),
         ct_hu=arrays["ct_hu"].astype(np.float32) if "ct_hu" in arrays else None,
         **volumes,
     )

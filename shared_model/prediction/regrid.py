@@ -37,6 +37,7 @@ def coarsen(case: Case, factors: tuple[int, int, int]) -> Case:
         ct_hu=mean(case.ct_hu, AIR_HU),
         beam_plate=mean(case.beam_plate),
         angle_plate=mean(case.angle_plate),
+        gantry_deg=case.gantry_deg,
         dose_gy=None if dose is None else np.clip(dose, 0.0, None),
     )
 

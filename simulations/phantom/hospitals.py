@@ -153,6 +153,7 @@ def phantom_case(
         ct_hu=anatomy.ct_hu,
         beam_plate=beam_plate(weights, anatomy.grid, isocentre_mm, style.plan.gantry_deg),
         angle_plate=angle_plate(anatomy.grid, isocentre_mm, style.plan.gantry_deg),
+        gantry_deg=tuple(style.plan.gantry_deg),
         dose_gy=dose_gy,
     )
 

@@ -33,6 +33,7 @@ def case() -> Case:
         prescriptions_gy={"PTV_7000": 70.0},
         ct_hu=rng.normal(0, 300, SHAPE).astype(np.float32),
         angle_plate=rng.random(SHAPE).astype(np.float32),
+        gantry_deg=(0.0, 120.5),
         dose_gy=(rng.random(SHAPE) * 70).astype(np.float32),
     )
 

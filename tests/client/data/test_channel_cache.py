@@ -23,7 +23,7 @@ def test_another_case_has_another_key(tmp_path: Path) -> None:
     assert case.ct_hu is not None
     keys = {
         case_hash(case),
-        case_hash(case, (0.0, 90.0)),
+        case_hash(small_case(gantry_deg=(0.0, 90.0))),
         case_hash(small_case(dose_gy=case.dose_gy * 0.5)),
         case_hash(small_case(dose_gy=None)),
         case_hash(small_case(ct_hu=None)),

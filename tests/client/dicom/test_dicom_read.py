@@ -58,6 +58,7 @@ def test_round_trip_in_every_position(position: str, tmp_path: Path) -> None:
         assert true is not None
         assert np.abs(truth_on(read.grid, true, case, 1, 0.0) - plate)[read.body].max() < 0.02
     assert reading.notes == ()
+    assert read.gantry_deg == pytest.approx(case.gantry_deg, abs=0.1)
 
 
 def test_pixels_that_are_not_square_nor_the_grids_own(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from shared_model.channels.layout import BEAM, NAMES, ORGAN_ON_RAY, Layout
-from shared_model.channels.volumes import EVEN_DEG, PatientChannels, nearness, patient_channels
+from shared_model.channels.volumes import EVEN_DEG, MOST_BEAMS, PatientChannels, nearness, patient_channels, thinned
 from shared_model.diffusion.modalities import mirror
 from shared_model.patient.case import CONDITIONS
 from shared_model.training.views import View, seen_from
@@ -83,7 +83,7 @@ def test_without_targets_there_is_neither_prescription_nor_light() -> None:
 
 
 def test_any_number_of_beams_at_any_angles() -> None:
-    patient = patient_channels(small_case(), gantry_deg=(10.0, 200.0))
+    patient = patient_channels(small_case(gantry_deg=(10.0, 200.0)))
     assert patient.gantry_deg == (10.0, 200.0)
     assert patient.layout.beams == 2
     assert _block(patient, "beam").any()
@@ -104,3 +104,20 @@ def test_the_channels_of_a_mirrored_case_are_the_mirrored_channels() -> None:
 
 def test_nearness_tells_surface_far_and_deep() -> None:
     assert nearness(np.array([0.0, 1e9, -20.0]), 60.0, 20.0).tolist() == [1.0, 0.0, 2.0]
+
+
+def test_each_direction_once_and_of_an_arc_a_few_all_round() -> None:
+    assert thinned(()) == ()
+    assert thinned((200.0, 10.0, 10.2, 370.0)) == (10.0, 200.0)
+    assert thinned((359.8, 0.0)) == (0.0,)
+    arc = thinned([181.0 + 2.0 * k for k in range(179)])
+    assert len(arc) == MOST_BEAMS
+    gaps = np.diff([*arc, arc[0] + 360.0])
+    assert gaps.min() > 25
+    assert gaps.max() < 35
+
+
+def test_a_mirrored_case_has_mirrored_directions() -> None:
+    turned = mirror(small_case(gantry_deg=(0.0, 40.0)))
+    assert turned.gantry_deg == (0.0, 320.0)
+    assert patient_channels(turned).gantry_deg == (0.0, 320.0)
