@@ -184,7 +184,7 @@ def pull(
 
 
 def send(
-    files: Annotated[list[Path], typer.Argument(help="dose.dcm and spread.dcm of `client predict`.")],
+    files: Annotated[list[Path], typer.Argument(help="dose.dcm of `client predict`.")],
     peer: Annotated[str, typer.Option("--to", help="AE@HOST:PORT of the planning system or archive.")],
     ae_title: Annotated[str, typer.Option(help="This node's AE title.")] = "FEDKT3D",
 ) -> None:

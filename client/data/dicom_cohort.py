@@ -16,6 +16,7 @@ from client.data.kept import latest_per_site
 from client.dicom.find import DicomStudy, Findings, find_studies
 from client.dicom.study import read_case, read_names
 from client.names.rules import NameRules
+from client.names.tg263 import synonyms_digest
 from client.site.config import SiteConfig
 from client.site.pseudonyms import Pseudonyms
 from shared_model.core.errors import InputError
@@ -23,7 +24,7 @@ from shared_model.patient.anatomy import is_target
 from shared_model.patient.case import Case
 
 # Raise this number when equal files would become another Case.
-FORMAT = 2
+FORMAT = 3
 
 
 def load_case(site: SiteConfig, case_id: str) -> Case:
@@ -53,10 +54,11 @@ def findings(site: SiteConfig) -> Findings:
 
 
 def case_file(cache: Path, study: DicomStudy, names: Path | None) -> Path:
-    """Return where the Case of ``study`` is kept, given the present state of its files and the site's file of names."""
+    """Return where the Case of ``study`` is kept, given the state of its files, the site's names and our own table."""
     parts = (*study.ct, study.structures, study.plan, *study.doses)
     files = [header.path for header in parts if header is not None]
     digest = hashlib.sha256(json.dumps([FORMAT, [_state(path) for path in files]]).encode())
+    digest.update(synonyms_digest())
     digest.update(names.read_bytes() if names is not None and names.is_file() else b"")
     return cache / "cases" / f"{study.case_id}-{digest.hexdigest()[:16]}.npz"
 

@@ -41,24 +41,8 @@ COPIED = (
 COPIED_IF_THERE = ("SpecificCharacterSet", "IssuerOfPatientID", "StudyDescription")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Kind:
-    """What the voxels of a file are: its texts, and DoseType (PS3.3 C.8.8.3)."""
-
-    description: str
-    comment: str
-    dose_type: str
-
-
-PREDICTED = Kind(
-    description=f"{LABEL}: predicted dose", comment=f"{LABEL}: dose predicted by a model, no plan", dose_type="PHYSICAL"
-)
-# A spread is not a dose that anyone would give: DoseType ERROR keeps planning systems from adding it to others.
-SPREAD = Kind(
-    description=f"{LABEL}: spread of predictions",
-    comment=f"{LABEL}: standard deviation of predicted doses",
-    dose_type="ERROR",
-)
+DESCRIPTION = f"{LABEL}: predicted dose"
+COMMENT = f"{LABEL}: dose predicted by a model, no plan"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,22 +57,18 @@ class Origin:
     plan: Dataset | None = None
 
 
-def write_dose(
-    path: Path, volume_gy: NDArray[np.floating], grid: Grid, origin: Origin, kind: Kind = PREDICTED, adapter: str = ""
-) -> None:
+def write_dose(path: Path, volume_gy: NDArray[np.floating], grid: Grid, origin: Origin, adapter: str = "") -> None:
     """Write ``volume_gy`` (z, y, x) >= 0 on ``grid`` as one RTDOSE file, whole or not at all.
 
     ``adapter`` names what made it. Raises InputError where the volume is not on the grid, not finite or negative, where
     the source lacks an identifier, or where the folder cannot be written to.
     """
-    dataset = dose_dataset(volume_gy, grid, origin, kind, adapter)
+    dataset = dose_dataset(volume_gy, grid, origin, adapter)
     with whole_file(path) as stream:
         dataset.save_as(stream, enforce_file_format=True)
 
 
-def dose_dataset(
-    volume_gy: NDArray[np.floating], grid: Grid, origin: Origin, kind: Kind = PREDICTED, adapter: str = ""
-) -> FileDataset:
+def dose_dataset(volume_gy: NDArray[np.floating], grid: Grid, origin: Origin, adapter: str = "") -> FileDataset:
     """The RTDOSE dataset of ``write_dose``. Raises InputError as there."""
     _check(volume_gy, grid, origin)
     dataset = _new_dataset()
@@ -99,7 +79,7 @@ def dose_dataset(
             setattr(dataset, keyword, origin.study[keyword].value)
     dataset.StudyInstanceUID = origin.study.StudyInstanceUID
     dataset.FrameOfReferenceUID = origin.frame_of_reference
-    _describe(dataset, kind, adapter)
+    _describe(dataset, adapter)
     _place(dataset, grid)
     _fill(dataset, np.asarray(volume_gy, dtype=np.float64))
     _refer(dataset, origin)
@@ -130,20 +110,20 @@ def _new_dataset() -> FileDataset:
     return dataset
 
 
-def _describe(dataset: Dataset, kind: Kind, adapter: str) -> None:
+def _describe(dataset: Dataset, adapter: str) -> None:
     """Series, equipment, content and the research label."""
     now = datetime.now()
     dataset.Modality, dataset.SeriesNumber, dataset.InstanceNumber = "RTDOSE", SERIES_NUMBER, 1
-    dataset.SeriesDescription, dataset.OperatorsName = kind.description, ""
+    dataset.SeriesDescription, dataset.OperatorsName = DESCRIPTION, ""
     dataset.Manufacturer, dataset.ManufacturerModelName = MANUFACTURER, "client predict"
     dataset.SoftwareVersions = [versions()["fedkt3d"], *([f"adapter {adapter[:40]}"] if adapter else [])]
     for prefix in ("InstanceCreation", "Content"):
         setattr(dataset, f"{prefix}Date", now.strftime("%Y%m%d"))
         setattr(dataset, f"{prefix}Time", now.strftime("%H%M%S"))
     dataset.ImageType = ["DERIVED", "SECONDARY"]
-    dataset.DerivationDescription = kind.comment
+    dataset.DerivationDescription = COMMENT
     dataset.ContentQualification = "RESEARCH"
-    dataset.DoseUnits, dataset.DoseType, dataset.DoseComment = "GY", kind.dose_type, kind.comment
+    dataset.DoseUnits, dataset.DoseType, dataset.DoseComment = "GY", "PHYSICAL", COMMENT
 
 
 def _place(dataset: Dataset, grid: Grid) -> None:

@@ -7,6 +7,8 @@ Upper and lower case, separators and the side's place and form do not matter. An
 from __future__ import annotations
 
 import difflib
+import hashlib
+import json
 import re
 from functools import lru_cache
 
@@ -51,6 +53,11 @@ _SYNONYMS = {
 # First words of TG-263 names that are targets or what they cover.
 _NO_ORGAN = {"ptv", "ctv", "gtv", "itv", "ln", "boost"}
 _PAIRED_WITHOUT_SIDE = {"Parotid", "OpticNrv", "Glnd_Submand"}
+
+
+def synonyms_digest() -> bytes:
+    """A hash of the table of usual names: what was read by another table must be read again."""
+    return hashlib.sha256(json.dumps(_SYNONYMS, sort_keys=True).encode()).digest()
 
 
 def is_tg263(name: str) -> bool:

@@ -1,8 +1,8 @@
 """The files that `client predict` writes: doses, DVHs, a report for a physicist, numbers for a program.
 
-``dose.npz`` (dose_gy, spread_gy, spacing_mm, origin_mm; axes z, y, x) always; ``dose.dcm`` and ``spread.dcm`` where the
-input was DICOM; ``dvh.csv``, ``report.html``, ``report.json``. The RTDOSE files carry the patient's identifiers, as
-they must, or they could not be imported. All others name the case by its pseudonym.
+``dose.npz`` (dose_gy, spacing_mm, origin_mm; of several samples also spread_gy; axes z, y, x) always; ``dose.dcm``
+where the input was DICOM; ``dvh.csv``, ``report.html``, ``report.json``. The RTDOSE carries the patient's identifiers,
+as it must, or it could not be imported. All others name the case by its pseudonym.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from client.data.npz import write_arrays
-from client.dicom.write import SPREAD, Origin, write_dose
+from client.dicom.write import Origin, write_dose
 from client.prediction.predict import PredictedDose, Predictor
 from client.reports.page import Page
 from client.reports.patient import prediction_figure
@@ -41,8 +41,6 @@ def write_answer(out: Path, answer: PredictedDose, predictor: Predictor, origin:
     write_arrays(out / "dose.npz", arrays)
     if origin is not None:
         write_dose(out / "dose.dcm", answer.dose_gy, grid, origin, adapter=predictor.name)
-        if answer.spread_gy is not None:
-            write_dose(out / "spread.dcm", answer.spread_gy, grid, origin, SPREAD, predictor.name)
     write_text(out / "dvh.csv", dvh_csv(answer), mode=ORDINARY)
     write_text(out / "report.html", _page(answer, record).html(), mode=ORDINARY)
     write_text(out / "report.json", json.dumps(record, indent=1, allow_nan=False) + "\n", mode=ORDINARY)
@@ -82,7 +80,7 @@ def _record(answer: PredictedDose, predictor: Predictor, dicom: bool) -> dict[st
     metrics = dvh_metrics(doses, {name: case.structures[name] for name in _present(case)}, case.grid.voxel_cc)
     spread = answer.spread_gy
     files = ["dose.npz", "dvh.csv", "report.html"]
-    files += (["dose.dcm"] + (["spread.dcm"] if spread is not None else [])) if dicom else []
+    files += ["dose.dcm"] if dicom else []
     record: dict[str, Any] = {
         "case": case.case_id,
         "adapter": predictor.name,
@@ -121,13 +119,8 @@ def _page(answer: PredictedDose, record: dict[str, Any]) -> Page:
         f"Adapter {record['adapter']} {record['adapter_name']}. Dose: {what}, {how.steps} steps each, seed {how.seed}. "
         f"{answer.seconds:.1f} s, at most {answer.peak_mb:.0f} MB of memory in this process."
     )
-    if "spread_gy" in record:
-        page.paragraph(
-            f"Spread: standard deviation of the samples, {record['spread_gy']:.2f} Gy on average where dose is 5 Gy or"
-            " more. It says how far the model's own answers differ, not how far they are from a plan."
-        )
     page.items(record["notes"])
-    page.picture(prediction_figure(case, answer.dose_gy, answer.spread_gy, f"Case {case.case_id}"), "slices and DVHs")
+    page.picture(prediction_figure(case, answer.dose_gy, f"Case {case.case_id}"), "slices and DVHs")
     page.heading("DVH metrics (Gy)")
     reference = record.get("reference_gy", {})
     header = ["structure", "metric", "predicted", *(["reference", "difference"] if reference else [])]

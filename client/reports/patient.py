@@ -87,24 +87,14 @@ def site_figure(case: Case, dose_gy: NDArray[np.floating[Any]], title: str) -> F
     return _figure(case, np.stack([case.dose_gy, dose]), _comparison(case.dose_gy, dose, case), title)
 
 
-def prediction_figure(
-    case: Case, dose_gy: NDArray[np.floating[Any]], spread_gy: NDArray[np.floating[Any]] | None, title: str
-) -> Figure:
-    """One prediction (z, y, x) in Gy, with the spread of its samples and the case's own dose where there are any.
+def prediction_figure(case: Case, dose_gy: NDArray[np.floating[Any]], title: str) -> Figure:
+    """One prediction (z, y, x) in Gy, beside the case's own dose if it has one.
 
     ``title`` as in ``site_figure``, InputError likewise.
     """
     dose = _check(case, dose_gy)
     reference = case.dose_gy
     columns = _comparison(reference, dose, case)
-    if spread_gy is not None:
-        spread = _check(case, spread_gy)
-        limit_gy = max(1.0, math.ceil(float(np.percentile(spread[case.body], 99))))
-        colours = {"cmap": "magma", "vmin": 0.0, "vmax": limit_gy}
-        opacity = np.clip(1.6 * spread / limit_gy, 0, 0.9).astype(np.float32)
-        columns.append(
-            _Column(name="spread", volume=spread, opacity=opacity, colours=colours, label="spread, 1 SD (Gy)")
-        )
     doses = dose[None] if reference is None else np.stack([reference, dose])
     return _figure(case, doses, columns, title)
 

@@ -78,7 +78,7 @@ def test_a_study_comes_in_is_predicted_and_its_dose_goes_back(
     assert len(list((tmp_path / "in").rglob("*.dcm"))) == len(sent)
 
     done = json.loads(client("predict", tmp_path / "in", "--out", tmp_path / "out", "--mean-of", "2", "--json").stdout)
-    assert {"dose.dcm", "spread.dcm", "dvh.csv", "report.html"} <= set(done["files"])
+    assert {"dose.dcm", "dvh.csv", "report.html"} <= set(done["files"])
     client("send", tmp_path / "out" / "dose.dcm", "--to", f"ORTHANC@127.0.0.1:{archive.dicom_port}")
     doses = [pydicom.dcmread(io.BytesIO(archive.file(one))) for one in archive.instances("RTDOSE")]
     (back,) = (dose for dose in doses if "RESEARCH ONLY" in str(dose.get("SeriesDescription", "")))

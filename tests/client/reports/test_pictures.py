@@ -219,17 +219,16 @@ def test_bad_input_writes_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_prediction_without_a_reference_shows_dose_and_spread() -> None:
+def test_a_prediction_without_a_reference_shows_dose_alone() -> None:
     case = replace(example(), dose_gy=None)
-    spread = np.where(case.body, 3.0, 0.0)
-    figure = prediction_figure(case, np.full(GRID.shape, 35.0), spread, "north-003")
+    figure = prediction_figure(case, np.full(GRID.shape, 35.0), "north-003")
     titles = [axes.get_title() for axes in figure.axes if axes.get_title()]
-    assert titles == ["prediction", "spread", "dose-volume histograms"]
+    assert titles == ["prediction", "dose-volume histograms"]
     assert any("PTV_7000/D95 35.0 Gy" in text.get_text() for text in figure.texts)
     dvh = next(axes for axes in figure.axes if axes.get_title() == "dose-volume histograms")
     assert len(dvh.get_lines()) == 3  # one curve a structure
-    with_dose = prediction_figure(example(), np.full(GRID.shape, 35.0), spread, "north-003")
+    with_dose = prediction_figure(example(), np.full(GRID.shape, 35.0), "north-003")
     titles = [axes.get_title() for axes in with_dose.axes if axes.get_title()]
-    assert titles[:4] == ["reference", "prediction", "prediction - reference", "spread"]
+    assert titles[:3] == ["reference", "prediction", "prediction - reference"]
     with pytest.raises(InputError, match="shape"):
-        prediction_figure(case, np.full(GRID.shape, 35.0), spread[1:], "north-003")
+        prediction_figure(case, np.full(GRID.shape, 35.0)[1:], "north-003")
