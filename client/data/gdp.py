@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import ndimage
 
 from client.data.gdp_pickle import read_dictionary
@@ -59,15 +60,20 @@ def read_gdp(path: Path, case_id: str, rules: NameRules | None = None) -> tuple[
         targets = _targets(content, prescribed, shape)
         names = _names(content, rules or NameRules())
         organs = _organs(content, shape, names)
-        plates = {"beam_plate": _beam_plate(content, shape), "angle_plate": _angle_plate(content, shape)}
-        case_volumes = {"ct_hu": content["img"], "dose_gy": dose, **plates}
+
+        def turned(volume: NDArray[Any] | None) -> NDArray[Any] | None:
+            return None if volume is None else _flip(_single(volume), signs)
+
         case = Case(
             case_id=case_id,
             grid=grid,
             body=_flip(body, signs),
             structures={name: _flip(mask, signs) for name, mask in (organs | targets).items()},
             prescriptions_gy={name: int(name.removeprefix("PTV_")) / 100 for name in targets},
-            **{name: _flip(_single(v), signs) for name, v in case_volumes.items() if v is not None},
+            ct_hu=turned(content["img"]),
+            beam_plate=turned(_beam_plate(content, shape)),
+            angle_plate=turned(_angle_plate(content, shape)),
+            dose_gy=turned(dose),
         )
         return case, names
 
