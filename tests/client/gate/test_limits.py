@@ -303,6 +303,7 @@ def test_a_value_is_read_as_it_stands_or_refused_with_its_key(key: str, value: o
     except InputError as error:
         assert key in str(error)  # noqa: PT017
     else:
+        read = str(read) if isinstance(read, Path) else read
         assert list(read) == value if isinstance(read, tuple) else read == value
 
 

@@ -1,5 +1,7 @@
 """The Fleet API of a real SuperLink, as a node sees it that the coordinator does not know."""
 
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -24,6 +26,15 @@ class Watch:
         return response
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """As in a process of its own: a worker of pytest-xdist ignores SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_a_key_that_the_coordinator_does_not_accept_interrupts_the_process(superlink: ServerHome) -> None:
     watch = Watch()
     key = ec.generate_private_key(ec.SECP384R1())
