@@ -25,12 +25,6 @@ from shared_model.network.spec import ModelSpec
 VARIABLE = "FEDKT3D_PRIOR"
 
 
-def use_prior_file(path: Path | None) -> None:
-    """Set ``FEDKT3D_PRIOR`` for this process and its children. None leaves it as it is."""
-    if path is not None:
-        os.environ[VARIABLE] = str(path.expanduser().resolve())
-
-
 def pyramid_hash(spec: ModelSpec) -> str:
     """SHA-256 hex of the prior's weights, or the seed of a random start.
 
@@ -69,7 +63,7 @@ def _weights(spec: ModelSpec) -> tuple[dict[str, Tensor], str]:
     try:
         stat = path.stat()
     except OSError:
-        raise InputError(f"{VARIABLE}={path}: no such file; expected the .safetensors of a full adapter") from None
+        raise InputError(f"model.prior={spec.prior}: {path}: no such file; expected a full adapter's file") from None
     return _read(path, stat.st_mtime_ns, stat.st_size)
 
 

@@ -33,13 +33,6 @@ def chosen_device(word: str) -> torch.device:
     return wanted
 
 
-def device_name(device: torch.device) -> str:
-    """The device in words for a person, such as ``cuda:0 (NVIDIA H200)``."""
-    if device.type != "cuda":
-        return str(device)
-    return f"{device} ({torch.cuda.get_device_name(device)})"
-
-
 def device_of(network: nn.Module) -> torch.device:
     """Where a network's weights lie."""
     return next(network.parameters()).device

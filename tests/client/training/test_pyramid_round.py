@@ -11,21 +11,14 @@ from client.site.config import SiteConfig
 from client.training.patient_gradients import patients_of
 from client.training.train import evaluate_round, train_round
 from privacy.dp.terms import PrivacyTerms
-from privacy.wire.messages import EvaluateTask, TrainTask
+from privacy.wire.messages import EvaluateTask
 from shared_model.adapter.manifest import initial_vector
 from shared_model.network.spec import ModelSpec
 from simulations.phantom.hospitals import STYLES, write_hospital
+from tests.builders.train_task import train_task
 
 SPEC = ModelSpec(network="pyramid", prior="none", adapter="lora+embeddings", rank=2)
 EVALUATE = EvaluateTask(round=1, split="validation", sampler_steps=1, candidates=1, seed=0)
-
-
-def task(**changes: object) -> TrainTask:
-    fields = {
-        "round": 1, "rounds": 2, "local_steps": 2, "batch_size": 2, "lr": 1e-3, "seed": 0, "stage": "dose",
-        "grad_clip": 1.0, "weight_decay": 0.0,
-    }  # fmt: skip
-    return TrainTask(**{**fields, **changes})  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
@@ -37,20 +30,22 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> SiteConfig:
 
 def test_a_round_replays_to_the_bit_with_and_without_kept_channels(site: SiteConfig, tmp_path: Path) -> None:
     start = initial_vector(SPEC)
-    first, metrics = train_round(site, SPEC, start, task())
-    again, _ = train_round(replace(site, cache=tmp_path), SPEC, start, task())
+    first, metrics = train_round(site, SPEC, start, train_task())
+    again, _ = train_round(replace(site, cache=tmp_path), SPEC, start, train_task())
     assert first.tobytes() == again.tobytes()
     assert metrics["loss"] > 0
     assert np.abs(first).max() > 0
-    assert train_round(site, SPEC, start, task(round=2))[0].tobytes() != first.tobytes()
+    assert train_round(site, SPEC, start, train_task(round=2))[0].tobytes() != first.tobytes()
 
 
 def test_training_lowers_the_loss(site: SiteConfig) -> None:
     spec = replace(SPEC, adapter="full")
     start = initial_vector(spec)
-    _, before = train_round(site, spec, start, task(local_steps=4, batch_size=1, lr=1e-9))
-    update, _ = train_round(site, spec, start, task(local_steps=15, batch_size=1, lr=3e-3))
-    _, after = train_round(site, spec, (start + update).astype(np.float32), task(local_steps=4, batch_size=1, lr=1e-9))
+    _, before = train_round(site, spec, start, train_task(local_steps=4, batch_size=1, lr=1e-9))
+    update, _ = train_round(site, spec, start, train_task(local_steps=15, batch_size=1, lr=3e-3))
+    _, after = train_round(
+        site, spec, (start + update).astype(np.float32), train_task(local_steps=4, batch_size=1, lr=1e-9)
+    )
     assert after["loss"] < 0.9 * before["loss"]
 
 
@@ -66,7 +61,7 @@ def test_a_patients_private_gradient_is_clipped_and_averages_their_views(site: S
         views=2,
     )  # fmt: skip
     spec = replace(SPEC, adapter="bias")
-    asked = task(local_steps=1, batch_size=1, privacy=terms.to_json())
+    asked = train_task(local_steps=1, batch_size=1, privacy=terms.to_json())
     patients = patients_of(site, spec, initial_vector(spec), asked, terms)
     gradient = patients.gradient(0)
     assert gradient.shape == initial_vector(spec).shape

@@ -7,24 +7,17 @@ import torch
 from client.site.config import SiteConfig
 from client.training.base import base_sums
 from client.training.train import evaluate_round, train_round
-from privacy.wire.messages import EvaluateTask, TrainTask
+from privacy.wire.messages import EvaluateTask
 from shared_model.adapter.manifest import initial_vector
 from shared_model.adapter.shared import adapted_model, trainable
 from shared_model.base import ridge as base
 from shared_model.core.errors import InputError
 from shared_model.network.spec import ModelSpec
 from simulations.phantom.hospitals import STYLES, write_hospital
+from tests.builders.train_task import train_task
 
 SPEC = ModelSpec(prior="none", shape=(16, 16, 16))
 EVALUATE = EvaluateTask(round=1, split="validation", sampler_steps=1, candidates=1, seed=0)
-
-
-def task(**changes: object) -> TrainTask:
-    fields = {
-        "round": 1, "rounds": 2, "local_steps": 3, "batch_size": 2, "lr": 1e-3, "seed": 0, "stage": "dose",
-        "grad_clip": 1.0, "weight_decay": 0.0,
-    }  # fmt: skip
-    return TrainTask(**{**fields, **changes})  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
@@ -40,25 +33,25 @@ def _one_thread() -> None:
 
 def test_a_round_replays_to_the_bit_and_depends_on_seed_and_round(site: SiteConfig) -> None:
     start = initial_vector(SPEC)
-    first, metrics = train_round(site, SPEC, start, task())
-    again, _ = train_round(site, SPEC, start, task())
+    first, metrics = train_round(site, SPEC, start, train_task())
+    again, _ = train_round(site, SPEC, start, train_task())
     assert first.tobytes() == again.tobytes()
     assert first.shape == start.shape
     assert metrics["loss"] > 0
-    for other in (task(seed=1), task(round=2)):
+    for other in (train_task(seed=1), train_task(round=2)):
         assert train_round(site, SPEC, start, other)[0].tobytes() != first.tobytes()
 
 
 def test_training_lowers_the_loss(site: SiteConfig) -> None:
     start = initial_vector(SPEC)
-    update, before = train_round(site, SPEC, start, task(local_steps=20))
-    _, after = train_round(site, SPEC, (start + update).astype(np.float32), task(local_steps=20, lr=1e-9))
+    update, before = train_round(site, SPEC, start, train_task(local_steps=20))
+    _, after = train_round(site, SPEC, (start + update).astype(np.float32), train_task(local_steps=20, lr=1e-9))
     assert after["loss"] < 0.9 * before["loss"]
 
 
 def test_only_the_adapter_moves(site: SiteConfig) -> None:
     spec = ModelSpec(prior="none", shape=(16, 16, 16), adapter="lora", rank=2)
-    update, _ = train_round(site, spec, initial_vector(spec), task())
+    update, _ = train_round(site, spec, initial_vector(spec), train_task())
     assert update.size == initial_vector(spec).size
     assert np.abs(update).max() > 0
 
@@ -72,13 +65,13 @@ def test_scores_of_the_validation_patients(site: SiteConfig) -> None:
 def test_a_site_without_training_patients_is_refused(site: SiteConfig) -> None:
     empty = SiteConfig(site="b", data="cases", root=site.root, train=(), validation=site.validation)
     with pytest.raises(InputError, match="no training cases"):
-        train_round(empty, SPEC, initial_vector(SPEC), task())
+        train_round(empty, SPEC, initial_vector(SPEC), train_task())
 
 
 def test_a_missing_patient_names_the_file(site: SiteConfig, tmp_path: Path) -> None:
     lost = SiteConfig(site="c", data="cases", root=tmp_path, train=("gone",), validation=())
     with pytest.raises(InputError, match=r"gone\.npz"):
-        train_round(lost, SPEC, initial_vector(SPEC), task())
+        train_round(lost, SPEC, initial_vector(SPEC), train_task())
 
 
 def fitted(site: SiteConfig) -> ModelSpec:
@@ -89,8 +82,8 @@ def fitted(site: SiteConfig) -> ModelSpec:
 def test_the_residual_form_trains_replays_and_starts_from_the_base(site: SiteConfig) -> None:
     spec = fitted(site)
     start = initial_vector(spec)
-    update, _ = train_round(site, spec, start, task())
-    again, _ = train_round(site, spec, start, task())
+    update, _ = train_round(site, spec, start, train_task())
+    again, _ = train_round(site, spec, start, train_task())
     assert update.tobytes() == again.tobytes()
     plain = initial_vector(SPEC)
     residual, dose = evaluate_round(site, spec, start, EVALUATE), evaluate_round(site, SPEC, plain, EVALUATE)
@@ -107,7 +100,7 @@ def test_two_bases_at_one_site_are_not_mixed_up(site: SiteConfig) -> None:
 def test_the_residual_form_without_coefficients_is_refused(site: SiteConfig) -> None:
     spec = ModelSpec(prior="none", shape=(16, 16, 16), base="ridge")
     with pytest.raises(InputError, match="no coefficients"):
-        train_round(site, spec, initial_vector(spec), task())
+        train_round(site, spec, initial_vector(spec), train_task())
 
 
 VOXEL = ModelSpec(prior="none", shape=(16, 16, 16), base="voxel")
@@ -117,16 +110,16 @@ def test_rounds_of_the_base_train_it_alone_and_later_rounds_the_rest(site: SiteC
     start = initial_vector(VOXEL)
     names = [(name, p.numel()) for name, p in trainable(adapted_model(VOXEL)).items()]
     of_base = np.concatenate([np.full(size, name.startswith("voxel.")) for name, size in names])
-    update, metrics = train_round(site, VOXEL, start, task(stage="base", local_steps=20))
+    update, metrics = train_round(site, VOXEL, start, train_task(stage="base", local_steps=20))
     assert np.abs(update[of_base]).max() > 0
     assert not update[~of_base].any()
     assert metrics["loss"] > 0
     based = (start + update).astype(np.float32)
-    after, _ = train_round(site, VOXEL, based, task())
+    after, _ = train_round(site, VOXEL, based, train_task())
     assert not after[of_base].any()
     assert np.abs(after[~of_base]).max() > 0
     # The rest learns dose minus that base: from another base it learns something else.
-    other, _ = train_round(site, VOXEL, start, task())
+    other, _ = train_round(site, VOXEL, start, train_task())
     assert other.tobytes() != after.tobytes()
     scores = [evaluate_round(site, VOXEL, v, EVALUATE)["dose_score_gy"] for v in (start, based, start)]
     assert scores[0] == scores[2] != scores[1]
@@ -134,4 +127,4 @@ def test_rounds_of_the_base_train_it_alone_and_later_rounds_the_rest(site: SiteC
 
 def test_a_model_without_such_a_base_refuses_its_rounds(site: SiteConfig) -> None:
     with pytest.raises(InputError, match=r"model\.base=voxel"):
-        train_round(site, SPEC, initial_vector(SPEC), task(stage="base"))
+        train_round(site, SPEC, initial_vector(SPEC), train_task(stage="base"))

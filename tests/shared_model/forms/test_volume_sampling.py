@@ -1,5 +1,3 @@
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -9,8 +7,6 @@ from shared_model.diffusion.modalities import mirror
 from shared_model.forms.volume_sampling import on_grid, predicted
 from shared_model.network.pyramid import PyramidDiT
 from shared_model.network.seeding import seeded
-from shared_model.patient.geometry import Grid
-from shared_model.prediction.case_dose import case_dose, factors
 from tests.builders.small_case import TINY, small_case
 
 CASE = small_case()
@@ -52,15 +48,3 @@ def test_conditions_can_be_left_out(network: PyramidDiT) -> None:
     whole = predicted(network, PATIENT, precision="fp32")
     without = predicted(network, PATIENT, conditions=("ptv", "body"), precision="fp32")
     assert not np.allclose(whole, without)
-
-
-def test_a_finer_case_gets_its_dose_on_its_own_grid(network: PyramidDiT) -> None:
-    fine = replace(CASE, grid=Grid(CASE.grid.shape, (2.5, 4.0, 4.0)))
-    assert factors(fine.grid) == (2, 2, 2)
-    assert factors(CASE.grid) == (1, 2, 2)
-    dose = case_dose(network, fine, candidates=2, precision="fp32")
-    assert dose.shape == (2, *CASE.grid.shape)
-    assert not dose[:, ~CASE.body].any()
-    usual = replace(CASE, grid=Grid(CASE.grid.shape, (5.0, 8.0, 8.0)))
-    alike = on_grid(predicted(network, patient_channels(usual), flips=True, precision="fp32"), PATIENT, CASE.grid.shape)
-    assert np.array_equal(case_dose(network, usual, precision="fp32"), alike)
