@@ -131,6 +131,8 @@ def _answer(
     if secure is not None:
         secure.open(asked)
     done = _run(training, site, asked)
+    if isinstance(asked.task, TrainTask):
+        gate.count_answer()
     if account is not None:
         # On the disk before anything leaves. From here on nothing may fail that could be asked for again.
         account.spend()

@@ -14,6 +14,7 @@ import typer
 
 from client.commands import data as data_cli
 from client.commands import scorecard as scorecard_cli
+from client.commands import trust
 from client.node import start as node
 from client.node import status as site_status
 from client.setup import enrol
@@ -140,6 +141,7 @@ def budget(
 
 data_cli.add_to(app)
 scorecard_cli.add_to(app)
+app.add_typer(trust.app)
 
 
 def _print(output: dict[str, Any] | list[str]) -> None:

@@ -18,6 +18,7 @@ from client.site.home import ClientHome
 from privacy.dp.ledger import SiteLedger
 from privacy.dp.terms import PrivacyTerms
 from privacy.wire.messages import Request
+from shared_model.core.errors import PolicyError
 
 
 class Gate(Protocol):
@@ -34,6 +35,9 @@ class Gate(Protocol):
 
     def ledger(self, terms: PrivacyTerms) -> SiteLedger | None:
         """Return the ledger that a release by ``terms`` is charged to; None where the site keeps none."""
+
+    def count_answer(self) -> None:
+        """Count a training answer under the pinned plan, durably. Raises PolicyError when the plan allows no more."""
 
     def secure_site(self) -> SecureSite:
         """Return the site's part in secure aggregation. Raises SecAggError where it has no identity for it."""
@@ -68,8 +72,25 @@ class HospitalGate:
         """Return the hospital's ledger; its delta and its limit are the policy's, whatever ``terms`` ask for."""
         return self.limits.ledger
 
+    def count_answer(self) -> None:
+        """Count it in the home's state; without a plan there is nothing to count."""
+        if self.limits.plan is not None and self.limits.answers is not None:
+            self.limits.answers.add(self.limits.plan_digest.hex(), self.limits.plan.answers)
+
     def secure_site(self) -> SecureSite:
-        """Return the hospital's part, made from its own key, roster, plan and floors."""
+        """Return the hospital's part, made from its own key, roster, plan and floors.
+
+        Raises PolicyError when the sums would be over a site whose key nobody here has compared.
+        """
+        cohort = self.home.cohort(self.limits.plan)
+        if self.limits.policy.known_peers:
+            keys = {name: key.hex() for name, key in zip(cohort.names, cohort.keys, strict=True)}
+            unknown = self.home.peers.unknown(keys, self.home.site)
+            if unknown:
+                raise PolicyError(
+                    f"known_peers: {len(unknown)} of {len(keys)} sites are unknown here, such as {unknown[0]}:"
+                    " `client trust`"
+                )
         return SITES.of_home(self.home, self.limits.floors(), self.limits.plan, self.limits.plan_digest)
 
 
@@ -101,6 +122,9 @@ class SimulatedGate:
         ledger = SiteLedger(folder=Path(self.ledger_folder), delta=terms.delta)
         ledger.create()
         return ledger
+
+    def count_answer(self) -> None:
+        """Count nothing: there is no plan."""
 
     def secure_site(self) -> SecureSite:
         """Return the SecureSite that the simulation has enrolled."""

@@ -10,10 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
+from client.gate.plan_answers import PlanAnswers
 from client.site.config import SiteConfig
 from client.site.home import ClientHome
 from client.site.policy import Policy
-from privacy.agreement.federation_plan import FederationPlan, check_request, plan_hash
+from privacy.agreement.federation_plan import FederationPlan, check_current, check_request, plan_hash
 from privacy.dp.ledger import SiteLedger
 from privacy.dp.terms import SUMMED
 from privacy.secagg.context import Floors
@@ -33,19 +34,23 @@ class Limits:
     """A site's policy, its pinned plan, if it has one, and its privacy ledger; without one, no private mode.
 
     ``plan_digest``: SHA-256 of the plan's file, empty without one; both ends put it into secure aggregation.
+    ``answers``: how often this site has answered under each plan.
     """
 
     policy: Policy
     plan: FederationPlan | None = None
     plan_digest: bytes = b""
     ledger: SiteLedger | None = None
+    answers: PlanAnswers | None = None
 
     @classmethod
     def of_home(cls, home: ClientHome) -> Limits:
         """Read both from a site's folder; InputError when either cannot be read or is not signed as it should be."""
         policy, plan = Policy.load(home.policy), home.pinned_plan()
         digest = b"" if plan is None else bytes.fromhex(plan_hash(read_input(home.plan_file)))
-        return cls(policy=policy, ledger=policy.ledger_in(home.folder), plan=plan, plan_digest=digest)
+        answers = PlanAnswers(path=home.folder / "state" / "plan_answers.json")
+        ledger = policy.ledger_in(home.folder)
+        return cls(policy=policy, ledger=ledger, plan=plan, plan_digest=digest, answers=answers)
 
     def floors(self) -> Floors:
         """Return the least that this site's policy and pinned plan demand of the sums that its releases enter.
@@ -105,6 +110,9 @@ class Limits:
             raise PolicyError(f"modes: this site does not take part in mode {self.plan.mode}")
         if self.plan.least_sites < self.policy.least_sites:
             raise PolicyError(f"least_sites: at least {self.policy.least_sites} at this site")
+        check_current(self.plan)
+        if self.answers is not None and isinstance(asked.task, TrainTask):
+            self.answers.check(self.plan_digest.hex(), self.plan.answers)
         check_request(self.plan, asked)
 
     def _check_mode(self, asked: Request) -> None:

@@ -21,9 +21,10 @@ from client.site.policy import Policy, default_policy_text
 from client.site.pseudonyms import Pseudonyms
 from privacy.agreement.admission import Admission
 from privacy.agreement.federation_plan import FederationPlan, plan_hash
+from privacy.agreement.peers import check_peers
 from privacy.flower.processes import STOP_TIMEOUT_S, is_running, read_state
 from privacy.trust import certificates, identity, signed
-from privacy.trust.membership import AdmissionRequest, Invitation, leave_note
+from privacy.trust.membership import AdmissionRequest, Invitation, check_not_expired, leave_note
 from privacy.trust.passphrase import passphrase, read_private_key, write_private_key
 from shared_model.core.errors import FedKT3DError, InputError, naming
 from shared_model.core.files import PRIVATE, PUBLIC, create_file, write_bytes
@@ -126,7 +127,8 @@ def join(home: ClientHome, admission_file: Path) -> Admission:
 def pin_plan(home: ClientHome, path: Path) -> str:
     """Pin a signed federation plan: from now on this site answers only requests that fit it. Returns its SHA-256.
 
-    InputError when it is not this consortium's plan, or not for the software that is installed here.
+    InputError when it is not this consortium's plan, is not newer than the pinned one, has expired, names a site that
+    the consortium's CA has not certified, or is not for the software that is installed here. Then nothing is changed.
     """
     from shared_model.backbone.prior import normalisation_hash
     from shared_model.network.spec import ModelSpec
@@ -135,9 +137,27 @@ def pin_plan(home: ClientHome, path: Path) -> str:
         plan = home.read_plan(path)
         if plan.normalisation != normalisation_hash(ModelSpec.from_json(plan.model)):
             raise InputError("plan: its normalisation constants are not those installed here; update fedkt3d")
+        check_not_expired(plan.expires, "the plan", "`server plan` makes a new one")
+        roster = home.roster()
+        if roster is None:
+            raise InputError("plan: this site is not admitted yet; first `client join`")
+        check_peers(plan, identity.read_input(home.ca_certificate), roster)
+        _check_newer(home, plan, identity.read_input(path))
     content = identity.read_input(path)
     write_bytes(home.plan_file, content, mode=PUBLIC)
     return plan_hash(content)
+
+
+def _check_newer(home: ClientHome, plan: FederationPlan, content: bytes) -> None:
+    """Raise InputError when another plan of this version or a later one is pinned already."""
+    pinned = home.pinned_plan()
+    if pinned is None or plan_hash(content) == plan_hash(identity.read_input(home.plan_file)):
+        return
+    if plan.version <= pinned.version:
+        raise InputError(
+            f"plan: it has version {plan.version}, this site has pinned version {pinned.version}; an older"
+            " plan is never accepted"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,8 @@ ca.crt signer.crt     from the invitation: the authority that the site trusts, a
 keys/identity         the site's Ed25519 identity (0600), keys/node: its Flower node key (P-384, 0600). Both are made
                       here and never leave this folder
 SITE.csr.json         the public halves, for the coordinator
-trust/                from the admission: site.crt, roster.json, offered_plan.json; plan.json: what this site has pinned
+trust/                from the admission: site.crt, roster.json, offered_plan.json; plan.json: what this site has
+                      pinned; peers.json: digits of other sites' keys that people have compared
 secrets/superexec     the secret with which our executor takes tasks from the local SuperNode
 flwr/ state/ logs/    FLWR_HOME, lock and state, what the processes print
 ```
@@ -25,7 +26,9 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
+from client.site.peers import KnownPeers
 from privacy.agreement.federation_plan import FederationPlan
+from privacy.agreement.peers import check_peers
 from privacy.flower.processes import closed_environment
 from privacy.secagg.context import Cohort
 from privacy.secagg.errors import SecAggError
@@ -106,6 +109,11 @@ class ClientHome:
         return self.folder / "trust" / "plan.json"
 
     @property
+    def peers(self) -> KnownPeers:
+        """The other sites whose keys people here have compared."""
+        return KnownPeers(path=self.folder / "trust" / "peers.json", consortium=self.consortium)
+
+    @property
     def secret(self) -> Path:
         """Secret that our executor shows to the local SuperNode."""
         return self.folder / "secrets" / "superexec"
@@ -155,15 +163,17 @@ class ClientHome:
     def cohort(self, plan: FederationPlan | None) -> Cohort:
         """Return the sites that take part in sums with this one: those of its plan, or else those of its roster.
 
-        SecAggError if the plan names a site that this site's roster no longer admits.
+        SecAggError if the plan names a site that the CA has not certified, or that this site's roster does not admit.
         """
         roster = self.roster()
         if roster is None:
             raise InputError(f"{self.roster_file}: missing; this site is not admitted yet")
         if plan is None or not plan.sites:
             return Cohort.of(roster)
-        if any(roster.shuts_out(name, key) for name, key in plan.sites.items()):
-            raise SecAggError("roster", "the pinned plan names a site that this site's roster does not admit")
+        try:
+            check_peers(plan, identity.read_input(self.ca_certificate), roster)
+        except InputError as error:
+            raise SecAggError("roster", str(error)) from error
         return plan.cohort
 
     def require_admission(self) -> None:

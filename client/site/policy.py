@@ -34,6 +34,10 @@ require_plan: true
 # Without none in this list, base and evaluate are refused.
 modes: [shared]
 
+# Take part in sums only with hospitals whose keys somebody here has compared with them (`client trust`). Without it, a
+# coordinator that also holds the consortium's CA could be all other hospitals to this one, and see its vector.
+known_peers: true
+
 # An accepted plan must add up the updates of at least this many hospitals in a round. In modes shared and site the
 # least is 3, whatever stands here: with two hospitals, each could subtract its own part from the sum.
 least_sites: 2
@@ -46,10 +50,10 @@ least_patients: 1
 # The most privacy budget that this site spends in all, over every run and coordinator, in the private modes. When it is
 # spent, the site releases nothing more. null means no limit.
 #   max_epsilon: towards a coordinator and as many colluding sites as a plan allows for.
-#   max_epsilon_alone: towards all others together.
+#   max_epsilon_alone: towards all others together. It bounds how far a plan of many sites may dilute this site's noise.
 # Both are epsilon at this delta.
 max_epsilon: 8.0
-max_epsilon_alone: null
+max_epsilon_alone: 60.0
 delta: 1.0e-5
 
 # Folder of the privacy ledger. null means ledger/ in this site's home, which `client init` makes.
@@ -98,6 +102,7 @@ class Policy:
 
     require_plan: bool
     modes: tuple[str, ...]
+    known_peers: bool
     least_sites: int
     least_patients: int
     max_epsilon: float | None
@@ -216,6 +221,7 @@ def _windows(key: str, value: object) -> tuple[Window, ...]:
 _CHOICES: Mapping[str, tuple[str, ...]] = {"modes": MODES, "tasks": KINDS, "adapters": ADAPTERS}
 _READ: Mapping[str, Any] = {
     "require_plan": _flag,
+    "known_peers": _flag,
     **dict.fromkeys(("modes", "tasks", "adapters", "metrics"), _words),
     **dict.fromkeys(("max_epsilon", "max_epsilon_alone"), _budget),
     "delta": _delta,

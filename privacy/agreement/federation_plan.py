@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
@@ -19,7 +18,8 @@ from privacy.dp.accountant import epsilon, profile
 from privacy.dp.terms import MODES, SUMMED, PrivacyTerms
 from privacy.secagg.context import Cohort
 from privacy.trust import signed
-from privacy.trust.roster import CONSORTIUM, DIGEST, SITE_NAME
+from privacy.trust.peers import check_identities, peer_digits
+from privacy.trust.roster import CONSORTIUM, DIGEST, SITE_NAME, TIME, utc_now
 from privacy.wire.messages import EvaluateTask, Request, TrainTask
 from shared_model.core.errors import InputError, PolicyError
 from shared_model.core.fields import OneOf, Rule, Text, Whole, check_values
@@ -27,6 +27,7 @@ from shared_model.core.fields import OneOf, Rule, Text, Whole, check_values
 SCHEMA = 1
 KIND = "plan"
 _WORD = Text(r"[A-Za-z0-9][A-Za-z0-9_.+-]*", 64, "a name (letters, digits, _ . + -)")
+_PEM = Text(r"[\x20-\x7e\n]+", 8000, "PEM")
 _MOST_METRICS, _MOST_PACKAGES = 64, 32
 _FITTED = "base_weights"  # added to the specification once the sites have fitted the base together
 
@@ -38,7 +39,9 @@ class FederationPlan:
     ``manifest``, ``prior`` and ``normalisation``: hashes that the site's own installation must agree with.
     ``privacy``: the terms without the mode (privacy/dp/terms.py), empty in mode ``none``. ``sites``: identity keys
     (hex) of the sites that take part, by name; in modes shared and site the sums are over exactly these sites.
-    ``stopping``: when the run stops, in words.
+    ``stopping``: when the run stops, in words. ``certificates``: each site's certificate (PEM), issued by the CA.
+    ``version``: grows with each plan of a coordinator. ``expires``: a time in UTC. ``answers``: the most training
+    answers that a site gives under this plan, repeated rounds and repeated runs included.
     """
 
     consortium: str
@@ -61,6 +64,10 @@ class FederationPlan:
     metrics: tuple[str, ...]
     software: Mapping[str, str]
     stopping: str
+    certificates: Mapping[str, str]
+    version: int
+    expires: str
+    answers: int
 
     RULES: ClassVar[Mapping[str, Rule]] = {
         "schema": Whole(SCHEMA, SCHEMA),
@@ -80,6 +87,9 @@ class FederationPlan:
         "sampler_steps": Whole(1, 1000),
         "candidates": Whole(1, 64),
         "stopping": Text(r"[\x20-\x7e]+", 200, "printable ASCII"),
+        "version": Whole(1, 2**31),
+        "expires": TIME,
+        "answers": Whole(1, 10_000_000),
     }
 
     def to_signed(self, key_pem: bytes) -> bytes:
@@ -92,11 +102,12 @@ class FederationPlan:
         document = signed.verify(KIND, content, signer)
         metrics, software = document.pop("metrics", None), document.pop("software", None)
         privacy, sites = document.pop("privacy", None), document.pop("sites", None)
+        certified = document.pop("certificates", None)
         check_values("schema", KIND, document, FederationPlan.RULES)
         if document.pop("consortium") != consortium:
             raise InputError("plan: it belongs to another consortium")
         _check_privacy(document["mode"], privacy)
-        _check_sites(document["mode"], privacy, sites)
+        _check_sites(document["mode"], privacy, sites, certified)
         if not isinstance(metrics, list) or len(metrics) > _MOST_METRICS or not all(map(_WORD.accepts, metrics)):
             raise InputError("plan: metrics must be a list of names")
         if not isinstance(software, dict) or not all(map(_WORD.accepts, [*software, *software.values()])):
@@ -108,6 +119,7 @@ class FederationPlan:
             consortium=consortium,
             privacy=privacy,
             sites=sites,
+            certificates=certified,
             metrics=tuple(metrics),
             software=software,
             **document,
@@ -143,15 +155,17 @@ class FederationPlan:
             f"at most: {self.rounds} rounds of {self.local_steps} steps, {self.batch_size} patients a step;"
             f" {self.sampler_steps} sampling steps and {self.candidates} candidates a patient when it scores",
             f"the run stops: {self.stopping}",
+            f"plan version {self.version}, until {self.expires[:10]}; a site answers at most {self.answers} times,"
+            " repeated rounds and runs included",
             f"software: {', '.join(f'{name} {version}' for name, version in sorted(self.software.items()))}",
         ]
 
     def _keys_in_words(self) -> list[str]:
         """List each site's key: whoever signs the plan assigns the keys and could have invented those of others."""
         keys = [
-            f"  key of {name}: {' '.join(re.findall('....', key[:32]))}" for name, key in sorted(self.sites.items())
+            f"  digits of {name}: {peer_digits(self.consortium, name, key)}" for name, key in sorted(self.sites.items())
         ]
-        return [*keys, "  compare keys, or the plan's sha256, with these sites directly, not through the coordinator"]
+        return [*keys, "  compare them with each site directly, not through the coordinator: client trust add"]
 
 
 _MODES: Mapping[str, str] = {
@@ -169,11 +183,18 @@ def _check_privacy(mode: str, privacy: object) -> None:
         PrivacyTerms.from_plain({**privacy, "mode": mode})
 
 
-def _check_sites(mode: str, privacy: Mapping[str, Any], sites: object) -> None:
+def _check_sites(mode: str, privacy: Mapping[str, Any], sites: object, certified: object) -> None:
     if not isinstance(sites, dict) or not all(
         SITE_NAME.accepts(name) and DIGEST.accepts(key) for name, key in sites.items()
     ):
         raise InputError("plan: sites must map names of sites to their identity keys")
+    if (
+        not isinstance(certified, dict)
+        or set(certified) != set(sites)
+        or not all(map(_PEM.accepts, certified.values()))
+    ):
+        raise InputError("plan: certificates must map each of its sites to one certificate in PEM")
+    check_identities(sites)
     if mode in SUMMED and len(sites) != privacy["sites"]:
         raise InputError(f"plan: its terms are for {privacy['sites']} sites, but it names {len(sites)}")
 
@@ -209,6 +230,12 @@ def check_request(plan: FederationPlan, asked: Request) -> None:
         limit = getattr(plan, key)
         if value > limit:
             raise PolicyError(f"plan: {key} at most {limit} in this site's pinned plan; the request asks for {value}")
+
+
+def check_current(plan: FederationPlan) -> None:
+    """Raise PolicyError when the plan has expired."""
+    if utc_now() > plan.expires:
+        raise PolicyError(f"plan: it expired on {plan.expires[:10]}; accept a new one")
 
 
 def _check_terms(plan: FederationPlan, asked: Request) -> None:

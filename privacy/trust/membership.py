@@ -109,14 +109,14 @@ def code_key(code: str) -> str:
     return hashlib.sha256(b"fedkt3d:invitation:v1\n" + code.encode()).hexdigest()
 
 
-def check_not_expired(expires: str, what: str) -> None:
-    """Raise InputError when the time ``expires`` (ISO, UTC) has passed or is not a time."""
+def check_not_expired(expires: str, what: str, todo: str = "`server invite` makes a new one") -> None:
+    """Raise InputError when the time ``expires`` (ISO, UTC) has passed or is not a time. ``todo``: what helps then."""
     try:
         over = dt.datetime.now(dt.UTC) > dt.datetime.fromisoformat(expires)
     except (ValueError, TypeError) as error:
         raise InputError(f"{what}: expires is not a time in UTC") from error
     if over:
-        raise InputError(f"{what} expired on {expires[:10]}; `server invite` makes a new one")
+        raise InputError(f"{what} expired on {expires[:10]}; {todo}")
 
 
 @dataclass(frozen=True, kw_only=True)

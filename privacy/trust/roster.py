@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from privacy.trust import signed
+from privacy.trust.peers import check_identities
 from shared_model.core.errors import InputError
 from shared_model.core.fields import OneOf, Rule, Text, Whole, check_values
 
@@ -24,7 +25,7 @@ KIND = "roster"
 SITE_NAME = Text(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}", 32, "a site's name (letters, digits, _ and -)")
 CONSORTIUM = Text(r"[0-9a-f]{32}", 32, "a consortium's id (32 hex digits)")
 DIGEST = Text(r"[0-9a-f]{64}", 64, "64 hex digits")
-_TIME = Text(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", 25, "a time in UTC")
+TIME = Text(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", 25, "a time in UTC")
 _MOST_SITES = 1000
 
 
@@ -43,7 +44,7 @@ class RosterEntry:
         "certificate": DIGEST,
         "node_key": DIGEST,
         "state": OneOf(("admitted", "revoked")),
-        "since": _TIME,
+        "since": TIME,
     }
 
 
@@ -72,6 +73,7 @@ class Roster:
         """Add a site; InputError when the name is taken or the roster knows one of the keys already."""
         if self.admitted(site):
             raise InputError(f"site {site}: admitted already; `server revoke {site}` first to change its keys")
+        check_identities({site: identity})
         if self.knows(identity) or self.knows(node_key):
             raise InputError(f"site {site}: a key in its request was used before; a key is never accepted twice")
         entry = RosterEntry(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from privacy.agreement.federation_plan import FederationPlan
 from privacy.dp.terms import SUMMED
@@ -15,11 +17,33 @@ from shared_model.core.errors import InputError
 METRICS = ("loss", "seconds", "dose_score_gy", "dvh_score_gy", "mae_ref5_gy", "mae_gdp_gy", "patients")
 
 
-def make_plan(consortium: str, roster_version: int, sites: Mapping[str, str], config: RunConfig) -> FederationPlan:
-    """Return the federation plan of ``config``. ``sites``: name -> identity key in hex, for each of the consortium.
+PLAN_DAYS = 90  # as long as a site's certificate
+
+
+def spare_answers(rounds: int) -> int:
+    """Return how many answers beyond one a round a plan allows a site, for rounds that have to be repeated."""
+    return max(2, rounds // 10)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parties:
+    """Who agrees to a plan: the consortium's id, its roster's version, the sites with their keys and certificates.
+
+    ``sites``: name -> identity key in hex; ``certificates``: name -> PEM.
+    """
+
+    consortium: str
+    roster_version: int
+    sites: Mapping[str, str]
+    certificates: Mapping[str, str]
+
+
+def make_plan(parties: Parties, config: RunConfig, version: int = 1, days: int = PLAN_DAYS) -> FederationPlan:
+    """Return the federation plan of ``config``, valid for ``days``. ``version``: above that of every earlier plan.
 
     InputError if the privacy terms are for another number of sites.
     """
+    sites = parties.sites
     from shared_model.adapter.manifest import initial_vector, manifest_hash
     from shared_model.backbone.prior import normalisation_hash, pin_prior, prior_hash
     from shared_model.core.software import versions
@@ -34,9 +58,9 @@ def make_plan(consortium: str, roster_version: int, sites: Mapping[str, str], co
         )
     privacy = {} if terms is None else {key: value for key, value in terms.to_plain().items() if key != "mode"}
     return FederationPlan(
-        consortium=consortium,
+        consortium=parties.consortium,
         name=config.name,
-        roster_version=roster_version,
+        roster_version=parties.roster_version,
         sites=dict(sites),
         mode=config.privacy.mode,
         privacy=privacy,
@@ -53,5 +77,9 @@ def make_plan(consortium: str, roster_version: int, sites: Mapping[str, str], co
         candidates=config.evaluate.candidates,
         metrics=METRICS if terms is None else (),
         software=versions(),
+        certificates=dict(parties.certificates),
+        version=version,
+        expires=(dt.datetime.now(dt.UTC) + dt.timedelta(days=days)).isoformat(timespec="seconds"),
+        answers=config.rounds.count + spare_answers(config.rounds.count),
         stopping=f"after {config.rounds.count} rounds at most; earlier if the coordinator stops it or rounds do harm",
     )

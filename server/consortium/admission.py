@@ -29,6 +29,7 @@ from privacy.trust.membership import (
 )
 from privacy.trust.passphrase import read_private_key
 from privacy.trust.roster import SITE_NAME, Roster, utc_now
+from server.config.federation_plan import Parties
 from server.deployment.control import Control
 from server.deployment.home import ServerHome
 from shared_model.core.errors import FedKT3DError, InputError, naming
@@ -63,6 +64,31 @@ class Admissions:
         """Read a signed federation plan of this consortium; InputError when anyone but us changed it."""
         with naming(self._home.plan_file):
             return FederationPlan.from_signed(content, self._signer(), self._consortium)
+
+    def parties(self) -> Parties:
+        """Return who agrees to a plan made now. InputError when a site's certificate is missing or ends soon."""
+        roster, certified = self.roster(), {}
+        for site in roster.names():
+            path = self._home.site_certificate(site)
+            if not path.exists() or certificates.certificate_fingerprint(path.read_bytes()) != (
+                roster.sites[site].certificate
+            ):
+                raise InputError(f"{path}: the certificate of {site} is missing; `server renew {site}` makes a new one")
+            with naming(path):
+                certificates.check_dates(path.read_bytes(), f"certificate of {site}")
+            certified[site] = path.read_text(encoding="ascii")
+        return Parties(
+            consortium=roster.consortium,
+            roster_version=roster.version,
+            sites=roster.identities(),
+            certificates=certified,
+        )
+
+    def next_plan_version(self) -> int:
+        """Return the version of the next plan."""
+        if not self._home.plan_file.exists():
+            return 1
+        return self.plan(identity.read_input(self._home.plan_file)).version + 1
 
     def invite(self, site: str, days: int, address: str | None = None) -> Invitation:
         """Make an invitation for ``site``, valid for ``days``. An earlier invitation for this site becomes invalid."""
@@ -104,6 +130,7 @@ class Admissions:
             node_key=identity.node_fingerprint(request.node_key),
         )
         node_id = self._register(Control(self._home), site, node_key)
+        write_bytes(self._home.site_certificate(site), certificate, mode=PUBLIC)
         self._save_roster(roster)
         invitations = read_state(self._home.invitations_file)
         invitations.pop(site, None)
@@ -117,6 +144,7 @@ class Admissions:
             raise InputError(f"site {site}: not admitted; admitted sites: {', '.join(roster.names()) or 'none'}")
         key = ed25519.Ed25519PublicKey.from_public_bytes(bytes.fromhex(roster.sites[site].identity))
         certificate = certificates.issue_site_certificate(read_ca_key(ca_key), self._authority, site, key)
+        write_bytes(self._home.site_certificate(site), certificate, mode=PUBLIC)
         self._save_roster(roster.renew(site, certificates.certificate_fingerprint(certificate)))
         return self._admission(site, certificate)
 

@@ -16,8 +16,9 @@ from privacy.flower.processes import sole_instance
 from privacy.trust import certificates, identity
 from privacy.trust.membership import AdmissionRequest
 from privacy.trust.passphrase import read_private_key
+from server.config.federation_plan import PLAN_DAYS
 from server.config.settings_help import command_with_settings, shared_settings
-from server.consortium.admission import Admissions, read_ca_key
+from server.consortium.admission import LONGEST_DAYS, Admissions, read_ca_key
 from server.deployment.home import ServerHome, renew_tls
 from shared_model.core.errors import InputError, naming
 from shared_model.core.files import PRIVATE, PUBLIC, create_file, write_bytes
@@ -143,6 +144,7 @@ def tls(
 def plan(
     home_folder: Home,
     overrides: Annotated[list[str] | None, typer.Argument(help="Hydra overrides, as for `server run`.")] = None,
+    days: Annotated[int, typer.Option(help="Days for which the plan is valid.")] = PLAN_DAYS,
     as_json: AsJson = False,
 ) -> None:
     """Write and sign a run's federation plan, plan.json in the home: what the sites are asked to accept."""
@@ -151,9 +153,11 @@ def plan(
     from server.config.federation_plan import make_plan
 
     server = ServerHome.load(home_folder)
-    roster = Admissions(server).roster()
-    config = compose_run(overrides or [], len(roster.names()))
-    made = make_plan(roster.consortium, roster.version, roster.identities(), config)
+    if not 1 <= days <= LONGEST_DAYS:
+        raise InputError(f"--days {days}: expected 1 to {LONGEST_DAYS}")
+    admissions = Admissions(server)
+    config = compose_run(overrides or [], len(admissions.roster().names()))
+    made = make_plan(admissions.parties(), config, admissions.next_plan_version(), days)
     # Before anything is signed: two accountants must agree on what the plan promises.
     found = None if made.terms is None else outlook(made.terms, made.parameters, made.rounds)
     content = made.to_signed(read_private_key(server.roster_key))

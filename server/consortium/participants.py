@@ -8,7 +8,8 @@ from privacy.agreement.federation_plan import FederationPlan, plan_hash
 from privacy.dp.terms import SUMMED
 from privacy.secagg.context import Cohort
 from privacy.trust.identity import read_input
-from server.config.federation_plan import make_plan
+from privacy.trust.membership import check_not_expired
+from server.config.federation_plan import Parties, make_plan
 from server.config.run import RunConfig
 from server.consortium.admission import Admissions
 from server.deployment.home import ServerHome
@@ -31,6 +32,7 @@ def members_of(home: ServerHome, config: RunConfig) -> Members:
     plan = admissions.plan(content) if content else None
     if plan is None or not _is_of(plan, config):
         return Members(register=register, cohort=Cohort.of(roster))
+    check_not_expired(plan.expires, f"{home.plan_file}: the plan", "`server plan` makes a new one")
     admitted = roster.identities()
     gone = sorted(name for name, key in plan.sites.items() if admitted.get(name) != key)
     if gone:
@@ -45,5 +47,11 @@ def _is_of(plan: FederationPlan, config: RunConfig) -> bool:
     """Return whether the plan is this run's. The roster may have grown since, and software may be newer."""
     if plan.mode not in SUMMED or len(plan.sites) != config.privacy.sites:
         return False
-    made = make_plan(plan.consortium, plan.roster_version, plan.sites, config)
-    return replace(made, software=plan.software) == plan
+    parties = Parties(
+        consortium=plan.consortium,
+        roster_version=plan.roster_version,
+        sites=plan.sites,
+        certificates=plan.certificates,
+    )
+    made = make_plan(parties, config, plan.version)
+    return replace(made, software=plan.software, expires=plan.expires) == plan

@@ -4,6 +4,7 @@
 server.json            the consortium's name, addresses and ports
 ca/ca.key ca.crt       the consortium's authority; ca.key may be kept elsewhere: `start` and `run` never need it
 ca/roster.key .crt     what signs rosters, plans and admissions; certified by the authority
+ca/sites/SITE.crt      the certificate of each site
 tls/server.key .crt    what the SuperLink shows to the sites
 secrets/               superexec: who may take the ServerApp's task; control: who may use the control channel
 flwr/ROLE/             FLWR_HOME of control, superlink and superexec
@@ -79,6 +80,10 @@ class ServerHome:
     def plan_file(self) -> Path:
         """The signed federation plan, once there is one."""
         return self.folder / "plan.json"
+
+    def site_certificate(self, site: str) -> Path:
+        """The certificate that the CA issued to a site last; plans carry it."""
+        return self.folder / "ca" / "sites" / f"{site}.crt"
 
     @property
     def invitations_file(self) -> Path:

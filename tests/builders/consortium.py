@@ -1,6 +1,9 @@
 """A consortium's keys and a site's, for the tests of documents; nothing of it touches a disk."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from privacy.agreement.admission import Admission
 from privacy.agreement.federation_plan import FederationPlan
@@ -56,6 +59,15 @@ class Consortium:
         )
         return Admission.make(request.site, certificate, self.roster.to_signed(self.signer_key), plan, self.signer_key)
 
+    def certificates(self, sites: Mapping[str, str], key: bytes = b"") -> dict[str, str]:
+        """A certificate for each name and identity key (hex), by this consortium's CA or by another key."""
+        return {
+            name: certificates.issue_site_certificate(
+                key or self.authority_key, self.authority, name, Ed25519PublicKey.from_public_bytes(bytes.fromhex(raw))
+            ).decode()
+            for name, raw in sites.items()
+        }
+
     def plan(self, **changes: object) -> FederationPlan:
         values: dict[str, object] = {
             "consortium": self.id,
@@ -78,7 +90,12 @@ class Consortium:
             "metrics": ("loss",),
             "software": {"torch": "2.13.0+cpu"},
             "stopping": "after 4 rounds",
+            "version": 1,
+            "expires": "2999-01-01T00:00:00+00:00",
+            "answers": 1000,
         }
+        sites: object = changes.get("sites", {})
+        values["certificates"] = self.certificates(sites)  # type: ignore[arg-type]
         return FederationPlan(**{**values, **changes})  # type: ignore[arg-type]
 
 

@@ -40,7 +40,9 @@ CONFIG = plain_run(
 )
 POLICY = {
     "require_plan: true": "require_plan: false",
+    "known_peers: true": "known_peers: false",
     "max_epsilon: 8.0": "max_epsilon: null",
+    "max_epsilon_alone: 60.0": "max_epsilon_alone: null",
 }
 
 
@@ -84,6 +86,10 @@ class Homes:
         Policy.load(home.policy).ledger_in(home.folder).create()
         self.consortium.admission(AdmissionRequest.read(keys.request(self.consortium.invitation(name))))
         return home
+
+    def site(self, name: str) -> SiteConfig:
+        """One hospital's configuration."""
+        return SiteConfig.load(self.homes[name].site_config)
 
     def change_policy(self, name: str, before: str, after: str) -> None:
         """Edit one hospital's policy."""

@@ -111,7 +111,7 @@ class Deployment:
         return process
 
     def make_site(self, name: str, site_config: Path, mode: str = "none") -> Path:
-        """`server invite` and `client init`; the request. The policy asks for no plan, so that any run may be tried.
+        """`server invite` and `client init`; the request. Any run may be tried: no plan, no compared keys are asked for.
 
         Most tests are about other things than privacy: their sites take part in mode none, and say so.
         """
@@ -121,6 +121,7 @@ class Deployment:
             "client", "init", invitation, "--home", self.site(name), "--site-config", site_config, "--json"
         )
         change_policy(self.site(name), "require_plan: true", "require_plan: false")
+        change_policy(self.site(name), "known_peers: true", "known_peers: false")
         change_policy(self.site(name), "modes: [shared]", f"modes: [{mode}]")
         return Path(json.loads(made)["request"])
 
@@ -129,6 +130,13 @@ class Deployment:
         admission = self.folder / f"{name}.admission"
         self.must("server", "admit", request, "--home", self.home, "--out", admission)
         self.must("client", "join", admission, "--home", self.site(name))
+
+    def compare_keys(self, *names: str) -> None:
+        """`client trust` between all sites, each with every other, as people would over the telephone."""
+        shown = {n: json.loads(self.must("client", "trust", "show", "--home", self.site(n), "--json")) for n in names}
+        for name in names:
+            for other in set(names) - {name}:
+                self.must("client", "trust", "add", other, shown[other]["digits"], "--home", self.site(name))
 
     def join(self, name: str, site_config: Path) -> subprocess.Popen[bytes]:
         """Make a site, have it admitted and start it."""

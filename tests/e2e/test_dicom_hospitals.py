@@ -90,6 +90,7 @@ def join(deployment: Deployment, name: str, data: Path) -> None:
         deployment.must("client", "init", invitation, "--home", home, "--data-root", data, "--data", "dicom", "--json")
     )
     change_policy(home, "require_plan: true", "require_plan: false")
+    change_policy(home, "known_peers: true", "known_peers: false")
     change_policy(home, "modes: [shared]", "modes: [none]")
     config = SiteConfig.load(home / "site.yaml")
     cases = (*config.train, *config.validation)

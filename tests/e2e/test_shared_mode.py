@@ -64,9 +64,11 @@ def consortium(tmp_path_factory: pytest.TempPathFactory, hospitals: dict[str, Pa
         for name in NAMES:
             deployment.admit(name, deployment.make_site(name, hospitals[name], "shared"))
         deployment.must("server", "plan", "--home", deployment.home, *RUN)
+        deployment.compare_keys(*NAMES)
         for name in NAMES:
             # Private releases under an accepted plan and nothing else; the budget is that of six.
             change_policy(deployment.site(name), "require_plan: false", "require_plan: true")
+            change_policy(deployment.site(name), "known_peers: false", "known_peers: true")
             change_policy(deployment.site(name), "max_epsilon: 8.0", f"max_epsilon: {BUDGET}")
             plan = deployment.home / "plan.json"
             deployment.must("client", "plan", "--home", deployment.site(name), "--accept", plan)

@@ -59,6 +59,10 @@ PLAN = FederationPlan(
     metrics=("loss",),
     software={},
     stopping="after the last round",
+    certificates={},
+    version=1,
+    expires="2999-01-01T00:00:00+00:00",
+    answers=100,
 )
 TRAIN = TrainTask(round=1, rounds=4, local_steps=10, batch_size=2, lr=0.1, seed=0)
 
@@ -183,6 +187,7 @@ def test_nothing_passes_that_goes_beyond_the_policy(changes: dict[str, object], 
 STRICT = Policy(
     require_plan=False,
     modes=("none",),
+    known_peers=False,
     least_sites=1,
     least_patients=1,
     max_epsilon=None,

@@ -9,6 +9,7 @@ from privacy.agreement.federation_plan import FederationPlan, check_request, pla
 from privacy.dp.accountant import epsilon
 from privacy.dp.terms import PrivacyTerms
 from privacy.trust import signed
+from privacy.trust.peers import peer_digits
 from privacy.wire.messages import EvaluateTask, Request, TrainTask
 from shared_model.core.errors import InputError, PolicyError
 from tests.builders.consortium import Consortium
@@ -52,6 +53,11 @@ def test_a_plan_reads_back_from_its_signed_file() -> None:
         ({"sites": ["a"]}, "sites"),
         ({"sites": {"a b": "a" * 64}}, "sites"),
         ({"sites": {"a": "b"}}, "sites"),
+        ({"sites": {"a": "b" * 64}}, "certificates"),
+        ({"certificates": {"a": "x"}}, "certificates"),
+        ({"version": 0}, "version"),
+        ({"expires": "tomorrow"}, "expires"),
+        ({"answers": 0}, "answers"),
         ({"more": 1}, "field"),
     ],
 )
@@ -111,9 +117,15 @@ TERMS = PrivacyTerms(
     mode="shared", z=4.25, q=1.0, steps=50, clip=0.1, delta=1e-5, cohort=60, sites=4, survivors=4, colluders=1
 )  # fmt: skip
 SITES = {name: name * 64 for name in "abcd"}
+PAPERS = {name: f"certificate of {name}" for name in SITES}
 PRIVATE = replace(
-    PLAN, mode="shared", privacy={k: v for k, v in TERMS.to_plain().items() if k != "mode"}, metrics=(), sites=SITES
-)  # fmt: skip
+    PLAN,
+    certificates=PAPERS,
+    mode="shared",
+    privacy={k: v for k, v in TERMS.to_plain().items() if k != "mode"},
+    metrics=(),
+    sites=SITES,
+)
 
 
 def test_a_private_plan_carries_its_terms_and_says_both_epsilons() -> None:
@@ -127,9 +139,9 @@ def test_a_private_plan_carries_its_terms_and_says_both_epsilons() -> None:
     assert "at most 1 colluding sites" in words
     assert f"{epsilon({(4.25, 1.0): 50}, 1e-5):.2f} towards the coordinator" in words
     assert "if all others collude" in words
-    assert "key of b: bbbb bbbb bbbb bbbb bbbb bbbb bbbb bbbb " in words
-    assert "with these sites directly" in words
-    assert "key of" not in " ".join(PLAN.in_words())
+    assert f"digits of b: {peer_digits(PLAN.consortium, 'b', 'b' * 64)}" in words
+    assert "with each site directly" in words
+    assert "digits of" not in " ".join(PLAN.in_words())
 
 
 def test_a_private_plan_is_held_by_its_terms() -> None:
@@ -146,7 +158,9 @@ def test_a_private_plan_is_held_by_its_terms() -> None:
 
 def test_a_private_plan_names_as_many_sites_as_its_terms_count_on() -> None:
     for sites in ({}, {**SITES, "e": "e" * 64}):
-        document = signed.read_unverified("plan", PRIVATE.to_signed(CONSORTIUM.signer_key)) | {"sites": sites}
+        papers = dict.fromkeys(sites, "a certificate")
+        changes = {"sites": sites, "certificates": papers}
+        document = signed.read_unverified("plan", PRIVATE.to_signed(CONSORTIUM.signer_key)) | changes
         content = signed.sign("plan", document, CONSORTIUM.signer_key)
         with pytest.raises(InputError, match="terms are for 4 sites"):
             FederationPlan.from_signed(content, CONSORTIUM.signer_public, CONSORTIUM.id)

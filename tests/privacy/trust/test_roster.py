@@ -16,7 +16,11 @@ NAMES = ("a", "b", "c")
 
 
 def keys(number: int) -> dict[str, str]:
-    return {"identity": f"{number:064x}", "certificate": f"{number + 500:064x}", "node_key": f"{number + 1000:064x}"}
+    return {
+        "identity": f"{number + 77:064x}",
+        "certificate": f"{number + 500:064x}",
+        "node_key": f"{number + 1000:064x}",
+    }
 
 
 @given(st.lists(st.tuples(st.sampled_from(["admit", "revoke", "renew"]), st.sampled_from(NAMES), st.integers(0, 5))))

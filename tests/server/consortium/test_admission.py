@@ -15,7 +15,7 @@ from privacy.trust.certificates import server_hosts
 from privacy.trust.membership import AdmissionRequest, Invitation, leave_note
 from privacy.trust.roster import Roster
 from server.config.compose import compose_run
-from server.config.federation_plan import make_plan
+from server.config.federation_plan import Parties, make_plan
 from server.consortium.admission import Admissions
 from server.deployment.home import ServerHome, create, renew_tls
 from shared_model.core.errors import InputError
@@ -161,11 +161,13 @@ def test_the_plan_is_what_the_run_asks_for(home: ServerHome) -> None:
         ]
     )
     roster = Admissions(home).roster()
-    plan = make_plan(roster.consortium, roster.version, {}, config)
+    parties = Parties(consortium=roster.consortium, roster_version=roster.version, sites={}, certificates={})
+    plan = make_plan(parties, config)
+    assert (plan.version, plan.answers) == (1, 5)
     assert (plan.name, plan.rounds, plan.local_steps, plan.least_sites) == ("first", 3, 7, 3)
     assert plan.prior == "none:0"
     other = compose_run(["privacy.mode=none", "model.prior=none", "model.init_seed=1"])
-    assert plan.manifest != make_plan(roster.consortium, roster.version, {}, other).manifest
+    assert plan.manifest != make_plan(parties, other).manifest
 
 
 def test_a_leave_note_counts_only_from_the_site_itself(home: ServerHome) -> None:

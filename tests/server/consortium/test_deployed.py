@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 from privacy.agreement.federation_plan import plan_hash
 from privacy.dp import accountant
 from privacy.dp.accountant import AccountantError
+from privacy.trust import certificates
 from privacy.trust.roster import Roster
 from server.config.compose import compose_run
 from server.config.federation_plan import make_plan
@@ -38,16 +39,21 @@ def home(tmp_path: Path) -> ServerHome:
 def save(home: ServerHome, *names: str) -> Roster:
     roster = Admissions(home).roster()
     for number, name in enumerate(names):
-        key = Site().public.public_bytes_raw().hex()
+        public = Site().public
         node_key = f"{roster.version}{number}".rjust(64, "0")
-        roster = roster.admit(name, identity=key, certificate="0" * 64, node_key=node_key)
+        authority, authority_key = home.ca_certificate.read_bytes(), home.ca_key.read_bytes()
+        certificate = certificates.issue_site_certificate(authority_key, authority, name, public)
+        home.site_certificate(name).parent.mkdir(exist_ok=True)
+        home.site_certificate(name).write_bytes(certificate)
+        fingerprint = certificates.certificate_fingerprint(certificate)
+        key = public.public_bytes_raw().hex()
+        roster = roster.admit(name, identity=key, certificate=fingerprint, node_key=node_key)
     home.roster_file.write_bytes(roster.to_signed(home.roster_key.read_bytes()))
     return roster
 
 
 def sign(home: ServerHome, asked: RunConfig) -> bytes:
-    roster = Admissions(home).roster()
-    plan = make_plan(roster.consortium, roster.version, roster.identities(), asked)
+    plan = make_plan(Admissions(home).parties(), asked)
     home.plan_file.write_bytes(plan.to_signed(home.roster_key.read_bytes()))
     return bytes.fromhex(plan_hash(home.plan_file.read_bytes()))
 
