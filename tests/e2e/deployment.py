@@ -111,7 +111,7 @@ class Deployment:
         return process
 
     def make_site(self, name: str, site_config: Path, mode: str = "none") -> Path:
-        """`server invite` and `client init`; the request. Any run may be tried: no plan, no compared keys are asked for.
+        """`server invite` and `client init`; the request. Any run may be tried: it needs no plan and no compared keys.
 
         Most tests are about other things than privacy: their sites take part in mode none, and say so.
         """
