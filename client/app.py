@@ -93,7 +93,17 @@ def _handle(kinds: Sequence[str], training: Training, message: Message, context:
         refusal = _refusal(error, _FAILED[kind])
         _LOG.warning("%s of round %d refused: %s (%s)", kind, known.round, refusal.code, type(error).__name__)
         SITE_LOG.error("%s of round %d refused: %s", kind, known.round, refusal.code, exc_info=error)
-        content = reply(Reply(kind=kind, site=known.site, round=known.round, run_id=known.run_id, refusal=refusal))
+        complaint = error.complaint if isinstance(error, SecAggError) else None
+        content = reply(
+            Reply(
+                kind=kind,
+                site=known.site,
+                round=known.round,
+                run_id=known.run_id,
+                refusal=refusal,
+                secure=complaint,
+            )
+        )
     return Message(content, reply_to=message)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass
 
-from client.gate.secure_inputs import SecureInputs
+from client.gate.secure_inputs import SecureInputs, inputs_key
 from client.site.home import ClientHome
 from privacy.agreement.federation_plan import FederationPlan
 from privacy.secagg.context import Floors, SumTerms
@@ -133,7 +133,9 @@ class SecureSites:
                 raise
             if known is not None:
                 known.site.end()
-            secure = SecureSite(site, plan_digest, SecureInputs(home.folder / "state" / INPUTS_FOLDER))
+            secure = SecureSite(
+                site, plan_digest, SecureInputs(home.folder / "state" / INPUTS_FOLDER, inputs_key(identity))
+            )
             self._known[key] = _MadeFrom(made_from, secure, replay)
             return secure
 

@@ -8,7 +8,7 @@ commits to each share. So the receiver recognises a wrong share, and a site that
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from cryptography.exceptions import InvalidTag
@@ -22,6 +22,7 @@ from privacy.secagg.errors import SecAggError
 from privacy.secagg.messages import SEED, STEP_COMMITMENTS, STEP_SHARES, TAG_BYTES, Advert, Deal
 from privacy.secagg.shamir import SHARE_BYTES, is_share, split
 
+_PROBE = x25519.X25519PrivateKey.generate()  # any key shows it: low order is a property of the other one
 _NONCE = bytes(12)  # each box has a key of its own
 
 
@@ -58,9 +59,14 @@ def make_advert(
 Identity = ed25519.Ed25519PrivateKey
 
 
-def check_adverts(adverts: Mapping[int, Advert], setup: bytes, cohort: Cohort, steps: int) -> None:
-    """Raise SecAggError unless each site signed its keys for this set-up and no key appears twice."""
-    seen: set[bytes] = set()
+def check_adverts(
+    adverts: Mapping[int, Advert], setup: bytes, cohort: Cohort, steps: int, known: Iterable[Advert] = ()
+) -> None:
+    """Raise SecAggError unless each site signed usable keys for this set-up and no key appears twice.
+
+    ``known``: adverts of other sites that were checked before.
+    """
+    seen = {key for advert in known for key in (advert.share_key, *advert.mask_keys)}
     for site, advert in adverts.items():
         name = cohort.name(site)
         if advert.site != site or len(advert.mask_keys) != steps or len(advert.commitments) != steps:
@@ -69,7 +75,18 @@ def check_adverts(adverts: Mapping[int, Advert], setup: bytes, cohort: Cohort, s
         keys = {advert.share_key, *advert.mask_keys}
         if len(keys) != steps + 1 or keys & seen:
             raise SecAggError("keys", f"{name} uses a key twice, or uses another site's key", [name])
+        if not all(map(_gives_secrets, keys)):
+            raise SecAggError("keys", f"{name} sent a key that cannot be used", [name])
         seen |= keys
+
+
+def _gives_secrets(key: bytes) -> bool:
+    """Return whether X25519 with this public key gives a secret: a key of low order gives none."""
+    try:
+        _PROBE.exchange(x25519.X25519PublicKey.from_public_bytes(key))
+    except ValueError:
+        return False
+    return True
 
 
 def seed_commitment(seed: bytes, setup: bytes, site: int, step: int) -> bytes:

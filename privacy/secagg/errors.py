@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from privacy.secagg.layout import Packed
 from shared_model.core.errors import FedKT3DError
 
 # What went wrong, for a program; the text says it to a person.
@@ -28,6 +29,9 @@ ROUND_SPENT = "was revealed already"
 
 class SecAggError(FedKT3DError):
     """A message or a step is refused. No secret has left. ``blamed``: names of the sites at fault, if known."""
+
+    # A site's signed word against dealers, for the coordinator (messages.Complaint).
+    complaint: Packed | None = None
 
     def __init__(self, code: str, text: str, blamed: Sequence[str] = ()) -> None:
         if code not in CODES:

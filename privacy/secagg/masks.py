@@ -6,6 +6,7 @@ second-level cache while every mask is applied to it. So the vector passes throu
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -64,3 +65,10 @@ def _apply(vector: Ring, masks: Sequence[tuple[bytes, int]], first_block: int) -
         for encryptor, fold in streams:
             encryptor.update_into(zeros[:count], target)
             fold(chunk, mask, out=chunk)
+
+
+def masked_hash(vector: Ring) -> bytes:
+    """Return the SHA-256 of a masked vector (d,): its sender signs it, so that nobody can change it unseen."""
+    found = hashlib.sha256(b"fedkt3d:secagg/masked:v1\n" + vector.itemsize.to_bytes(1, "big"))
+    found.update(vector.data.cast("B"))
+    return found.digest()

@@ -109,10 +109,11 @@ class Inbox(Packed):
 
 @dataclass(frozen=True, kw_only=True)
 class Masked(SignedPacked):
-    """Accompanies a masked vector: a hiding commitment to the vector before masking, for a later audit."""
+    """Accompanies a masked vector: its hash, and a hiding commitment to the unmasked vector for a later audit."""
 
     site: int
     step: int
+    masked: bytes
     commitment: bytes
     signature: bytes
 
@@ -120,6 +121,7 @@ class Masked(SignedPacked):
     LAYOUT: ClassVar[dict[str, Field]] = {
         "site": _SITE,
         "step": _STEP,
+        "masked": Raw(HASH_BYTES),
         "commitment": Raw(HASH_BYTES),
         "signature": Raw(SIGNATURE_BYTES),
     }
@@ -194,4 +196,20 @@ class Reveal(Packed):
         "site": _SITE,
         "step": _STEP,
         "shares": BySite(Raw(1 + SHARE_BYTES), MOST_SITES),
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Complaint(SignedPacked):
+    """A site's signed refusal of a set-up: the dealers whose shares it cannot open, or that break their commitment."""
+
+    site: int
+    dealers: tuple[int, ...]
+    signature: bytes
+
+    TAG: ClassVar[int] = 11
+    LAYOUT: ClassVar[dict[str, Field]] = {
+        "site": _SITE,
+        "dealers": Many(_SITE, MOST_SITES),
+        "signature": Raw(SIGNATURE_BYTES),
     }

@@ -6,10 +6,10 @@ on with the others. When too few sites are left, the step ends with an error and
 
 from __future__ import annotations
 
-from privacy.secagg.context import Cohort, SumTerms, deal_context, setup_context
+from privacy.secagg.context import Cohort, SumTerms, deal_context, setup_context, to_sign
 from privacy.secagg.dealing import check_adverts, check_deal
 from privacy.secagg.errors import SecAggError
-from privacy.secagg.messages import Advert, Adverts, Deal, Inbox
+from privacy.secagg.messages import Advert, Adverts, Complaint, Deal, Inbox
 from privacy.secagg.summation import Dealt, Summation
 
 
@@ -24,6 +24,7 @@ class Server:
         self._deals: dict[int, Deal] = {}
         self._deal_hash: bytes | None = None
         self._dealt: Dealt | None = None
+        self._complaints: dict[int, set[int]] = {}
         self._steps = 0
 
     @property
@@ -41,7 +42,7 @@ class Server:
         index = self.cohort.index(site)
         if index in self._adverts or self._deal_hash is not None:
             raise SecAggError("stage", f"keys of {site} came twice or too late", [site])
-        check_adverts({index: advert}, self.setup, self.cohort, self.terms.steps)
+        check_adverts({index: advert}, self.setup, self.cohort, self.terms.steps, self._adverts.values())
         self._adverts[index] = advert
 
     def adverts(self) -> Adverts:
@@ -58,6 +59,21 @@ class Server:
             raise SecAggError("stage", f"shares of {site} came twice, too early or too late", [site])
         check_deal(deal, index, self._deal_hash, set(self._adverts), self.terms.steps, self.cohort)
         self._deals[index] = deal
+
+    def add_complaint(self, site: str, complaint: Complaint) -> None:
+        """Note whose shares a site cannot use; SecAggError unless that site signed it for this set-up."""
+        index = self.cohort.index(site)
+        if complaint.site != index or self._deal_hash is None or index not in self._deals:
+            raise SecAggError("stage", f"{site} sent a complaint that is not its own", [site])
+        signed = to_sign("complaint", self._deal_hash, complaint.body_to_sign())
+        self.cohort.verify(index, complaint.signature, signed)
+        for dealer in set(complaint.dealers) & set(self._deals) - {index}:
+            self._complaints.setdefault(dealer, set()).add(index)
+
+    def proven_bad(self) -> tuple[str, ...]:
+        """Names of the dealers that more than t sites complain of: at least one of these is honest."""
+        bad = [dealer for dealer, by in self._complaints.items() if len(by) > self.terms.colluders]
+        return tuple(self.cohort.name(dealer) for dealer in sorted(bad))
 
     def open_step(self, round_number: int, model: bytes) -> Summation:
         """Close the second stage if it is open, and begin the next sum. ``model``: hash of what the sites work on."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from cryptography.hazmat.primitives.asymmetric import x25519
 
-from privacy.secagg.context import Cohort, SumTerms, deal_context, digest, setup_context
+from privacy.secagg.context import Cohort, SumTerms, deal_context, digest, setup_context, to_sign
 from privacy.secagg.dealing import (
     Identity,
     StepSecrets,
@@ -18,7 +18,7 @@ from privacy.secagg.dealing import (
     open_box,
 )
 from privacy.secagg.errors import SecAggError
-from privacy.secagg.messages import Advert, Adverts, Deal, Inbox
+from privacy.secagg.messages import Advert, Adverts, Complaint, Deal, Inbox
 
 
 @dataclass
@@ -93,11 +93,25 @@ class SiteSetup:
         if others != set(message.commitments) or not others <= set(self.adverts) or self.site in others:
             raise SecAggError("shares", "shares from sites that are not in this set-up")
         self.check_enough(len(others) + 1, "dealt shares")
-        opened = {dealer: self._open_box(message, deal_hash, dealer) for dealer in others}
+        opened, bad = {}, {}
+        for dealer in sorted(others):
+            try:
+                opened[dealer] = self._open_box(message, deal_hash, dealer)
+            except SecAggError as error:
+                bad[dealer] = error
+        if bad:
+            first = next(iter(bad.values()))
+            first.complaint = self._complaint(tuple(bad), deal_hash)
+            raise first
         for dealer, pairs in opened.items():
             for secrets, pair in zip(self.steps, pairs, strict=True):
                 secrets.held[dealer] = pair
         self.dealers = others | {self.site}
+
+    def _complaint(self, dealers: tuple[int, ...], deal_hash: bytes) -> Complaint:
+        unsigned = Complaint(site=self.site, dealers=dealers, signature=bytes(64))
+        signature = self.identity.sign(to_sign("complaint", deal_hash, unsigned.body_to_sign()))
+        return Complaint(site=self.site, dealers=dealers, signature=signature)
 
     def _open_box(self, message: Inbox, deal_hash: bytes, dealer: int) -> list[tuple[bytes, bytes]]:
         shared = agree(self.share_key, self.adverts[dealer].share_key, self.cohort, dealer)

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ed25519
 from privacy.secagg.context import Cohort, Floors, SumTerms, digest, setup_context, step_context, to_sign
 from privacy.secagg.dealing import StepSecrets, agree, derive, open_key
 from privacy.secagg.errors import SecAggError
-from privacy.secagg.masks import Ring, apply_masks, is_ring_vector
+from privacy.secagg.masks import Ring, apply_masks, is_ring_vector, masked_hash
 from privacy.secagg.messages import (
     KEY,
     SEED,
@@ -50,10 +50,15 @@ class _Step:
 
 @dataclass(frozen=True, kw_only=True)
 class Opening:
-    """What opens a commitment in an audit, together with the vector itself. It stays at the site."""
+    """What opens a site's part in one sum in an audit, together with the vector itself. It stays at the site.
+
+    ``seed`` and ``mask_key``: that step's secrets. With them anybody can take the site's masks off what it sent.
+    """
 
     context: bytes
     salt: bytes
+    seed: bytes
+    mask_key: bytes
 
 
 def input_commitment(context: bytes, site: int, salt: bytes, vector: Ring) -> bytes:
@@ -133,13 +138,14 @@ class MaskingSite:
         commitment = input_commitment(step.context, me, salt, vector)
         masked = vector.copy()
         apply_masks(masked, masks)
-        unsigned = Masked(site=me, step=step.number, commitment=commitment, signature=bytes(64))
+        hashed = masked_hash(masked)
+        unsigned = Masked(site=me, step=step.number, masked=hashed, commitment=commitment, signature=bytes(64))
         signature = self._identity.sign(to_sign("input", step.context, unsigned.body_to_sign()))
         step.done = "masked"
         return (
-            Masked(site=me, step=step.number, commitment=commitment, signature=signature),
+            Masked(site=me, step=step.number, masked=hashed, commitment=commitment, signature=signature),
             masked,
-            Opening(context=step.context, salt=salt),
+            Opening(context=step.context, salt=salt, seed=bytes(secrets.seed), mask_key=key.private_bytes_raw()),
         )
 
     def confirm(self, message: Survivors) -> Confirmation:

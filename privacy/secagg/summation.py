@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import x25519
 from privacy.secagg.context import Cohort, SumTerms, step_context, to_sign
 from privacy.secagg.dealing import agree, derive, fits_commitment, seed_commitment
 from privacy.secagg.errors import SecAggError
-from privacy.secagg.masks import RINGS, Ring, apply_masks, is_ring_vector
+from privacy.secagg.masks import RINGS, Ring, apply_masks, is_ring_vector, masked_hash
 from privacy.secagg.messages import (
     KEY,
     SEED,
@@ -59,6 +59,11 @@ class Summation:
         self._reveals: dict[int, Reveal] = {}
 
     @property
+    def dealt(self) -> Dealt:
+        """The finished set-up that this sum belongs to."""
+        return self._dealt
+
+    @property
     def inputs(self) -> dict[str, Masked]:
         """Each survivor's signed commitment to its input, for a later audit."""
         return {self._dealt.cohort.name(site): self._masked[site] for site in sorted(self._masked)}
@@ -70,6 +75,8 @@ class Summation:
             raise SecAggError("stage", f"the vector of {site} came twice or too late", [site])
         if not is_ring_vector(vector, terms.ring_bits, terms.length):
             raise SecAggError("vector", f"the vector of {site} has another length or ring", [site])
+        if masked_hash(vector) != message.masked:
+            raise SecAggError("vector", f"the masked vector of {site} is not the one that it signed", [site])
         self._dealt.cohort.verify(index, message.signature, to_sign("input", self.context, message.body_to_sign()))
         if self._total is None:
             self._total = vector.astype(RINGS[terms.ring_bits], copy=True)

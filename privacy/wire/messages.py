@@ -31,7 +31,9 @@ from privacy.wire.secure_records import (
     MASKED_KINDS,
     SECURE_KINDS,
     asked_round,
+    pack_complaint,
     pack_secure,
+    unpack_complaint,
     unpack_secure,
 )
 from privacy.wire.tasks import TASKS, Task
@@ -164,7 +166,7 @@ def parse_request(content: RecordDict) -> Request:
 
 
 def reply(message: Reply) -> RecordDict:
-    """Pack a reply at the site. A refusal holds no patients, metrics or vector."""
+    """Pack a reply at the site. A refusal holds no patients, metrics or vector, but may hold a signed complaint."""
     head: dict[str, int | str] = {
         "schema": SCHEMA,
         "kind": message.kind,
@@ -176,7 +178,10 @@ def reply(message: Reply) -> RecordDict:
     if message.refusal is not None:
         head.update(refusal=message.refusal.code, text=message.refusal.text)
         check_refusal(head)
-        return RecordDict({"head": ConfigRecord({**head})})
+        refused = RecordDict({"head": ConfigRecord({**head})})
+        if message.secure is not None:
+            refused["secure"] = pack_complaint(message.secure)
+        return refused
     check_values("schema", "reply", head, REPLY_HEAD if message.secure is None else SECURE_HEAD)
     metrics = {name: float(value) for name, value in message.metrics.items()}
     if not all(math.isfinite(value) for value in metrics.values()):
@@ -205,8 +210,10 @@ def parse_reply(content: RecordDict) -> Reply:
     head: dict[str, Any] = dict(_record(content, "head", ConfigRecord))
     if "refusal" in head:
         check_refusal(head)
-        _expect_records(content, {"head"})
-        return _reply(head, refusal=Refusal(code=head["refusal"], text=head["text"]))
+        complained = "secure" in content
+        _expect_records(content, {"head", "secure"} if complained else {"head"})
+        complaint = unpack_complaint(_record(content, "secure", ConfigRecord)) if complained else None
+        return _reply(head, refusal=Refusal(code=head["refusal"], text=head["text"]), secure=complaint)
     masked = "secure" in content
     check_values("schema", "reply", head, SECURE_HEAD if masked else REPLY_HEAD)
     array = _reply_arrays(head["kind"], masked)

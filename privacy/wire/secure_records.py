@@ -15,6 +15,7 @@ from privacy.secagg.layout import Packed
 from privacy.secagg.messages import (
     Advert,
     Adverts,
+    Complaint,
     Confirmation,
     Confirmations,
     Deal,
@@ -40,6 +41,8 @@ ANSWERED: Mapping[str, type[Packed]] = {
     **dict.fromkeys(MASKED_KINDS, Masked),
 }
 
+_REFUSED: Mapping[str, type[Packed]] = {"refusal": Complaint}
+
 
 def pack_secure(message: Packed, kinds: Mapping[str, type[Packed]], kind: str) -> ConfigRecord:
     """Pack a message of ``kind``; MessageError ("schema") for a message of another kind."""
@@ -54,6 +57,16 @@ def unpack_secure(record: ConfigRecord, kinds: Mapping[str, type[Packed]], kind:
     if len(record) != 1 or type(data) is not bytes or kind not in kinds:
         raise MessageError("schema", "secure aggregation: expected one message in bytes")
     return kinds[kind].from_bytes(data)
+
+
+def pack_complaint(message: Packed) -> ConfigRecord:
+    """Pack the signed complaint of a refusal."""
+    return pack_secure(message, _REFUSED, "refusal")
+
+
+def unpack_complaint(record: ConfigRecord) -> Packed:
+    """Read the signed complaint of a refusal, strictly; MessageError ("schema")."""
+    return unpack_secure(record, _REFUSED, "refusal")
 
 
 def asked_round(message: Packed) -> int:

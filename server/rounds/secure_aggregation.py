@@ -19,7 +19,7 @@ from privacy.secagg.context import Cohort, SumTerms
 from privacy.secagg.errors import ROUND_SPENT, SecAggError
 from privacy.secagg.layout import Packed
 from privacy.secagg.masks import Ring
-from privacy.secagg.messages import Advert, Confirmation, Deal, Masked, Reveal
+from privacy.secagg.messages import Advert, Complaint, Confirmation, Deal, Masked, Reveal
 from privacy.secagg.server import Server
 from privacy.secagg.summation import Summation
 from privacy.wire.messages import Reply, wire_bytes
@@ -254,11 +254,27 @@ class SecureAggregation:
             account.wire_bytes += answer.wire_bytes
             if answer.drop is not None:
                 account.drop(answer.drop.site, answer.drop.reason, answer.drop.detail)
+            if isinstance(answer.complaint, Complaint):
+                self._hear(answer.site, answer.complaint, account)
             if answer.reply is not None:
                 try:
                     add(answer.site, answer.reply)
                 except SecAggError as error:
                     account.drop(answer.site, "secure", str(error))
+
+    def _hear(self, site: str, complaint: Complaint, account: _Account) -> None:
+        """Note a signed complaint. A dealer that more than t sites complain of takes no part in later set-ups."""
+        if self._server is None:
+            return
+        try:
+            self._server.add_complaint(site, complaint)
+        except SecAggError as error:
+            account.drop(site, "secure", str(error))
+            return
+        for dealer in set(self._server.proven_bad()) - self._excluded:
+            self._excluded.add(dealer)
+            account.lost = True
+            account.drop(dealer, "secure", f"more than {self._rules.colluders} sites signed that its shares are bad")
 
     def _blame(self, error: SecAggError, account: _Account) -> None:
         """Exclude a site from all later set-ups when its own signed messages prove it wrong."""

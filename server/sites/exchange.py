@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import httpx
 from flwr.app import Error, Message, RecordDict
@@ -17,6 +17,7 @@ from flwr.serverapp import Grid
 
 from privacy.flower.internals.codes import ErrorCode
 from privacy.flower.pace import pause_s
+from privacy.secagg.layout import Packed
 from privacy.wire.messages import MESSAGE_TYPES, SITE_STOPS, Reply, parse_reply, wire_bytes
 from server.record.history import Drop
 from server.sites.patience import call_again
@@ -36,6 +37,8 @@ class Answer:
     reply: Reply | None = None
     drop: Drop | None = None
     wire_bytes: int = 0
+    # A signed complaint that came with a refusal (privacy/secagg/messages.py).
+    complaint: Packed | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,7 +160,7 @@ class Exchange:
         if reply.refusal is not None:
             site = sent.site if self._kind != "describe" else reply.site or sent.site
             detail = reply.refusal.code + (f": {reply.refusal.text}" if reply.refusal.text else "")
-            return _drop(sent.node, site, "refused", detail, size)
+            return replace(_drop(sent.node, site, "refused", detail, size), complaint=reply.secure)
         fits = (reply.run_id, reply.kind, reply.round) == (self._run_id, self._kind, self._round)
         if not fits or (self._kind != "describe" and reply.site != sent.site):
             return _drop(sent.node, sent.site, "wrong_round", f"expected {self._kind} of round {self._round}", size)

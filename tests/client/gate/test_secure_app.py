@@ -44,7 +44,7 @@ def test_hospitals_under_a_pinned_plan_sum_up_and_pay(homes: Homes, tmp_path: Pa
     result = homes.run(tmp_path / "out", APP, config, plan)
     assert [list(record.sites) for record in result.history] == [["a", "b", "c"]] * 3
     assert [homes.releases(name) for name in homes.homes] == [3, 3, 3]
-    assert len(list((homes.homes["b"].folder / "state" / "secagg_inputs").glob("*.npz"))) == 3
+    assert len(list((homes.homes["b"].folder / "state" / "secagg_inputs").glob("*.sealed"))) == 3
 
 
 def refused(homes: Homes, out: Path, words: str, plan: bytes = b"") -> None:

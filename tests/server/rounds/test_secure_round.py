@@ -10,12 +10,13 @@ import pytest
 from flwr.app import Message
 from flwr.clientapp import ClientApp
 
-from client.gate.secure_inputs import SecureInputs, check_input
+from client.gate.secure_inputs import SecureInputs, read_input
 from client.gate.secure_site import SecureSite, SecureSites
 from privacy.dp.encoding import fine_integers
 from privacy.dp.noise import NoiseStream, integer_gaussian
 from privacy.dp.terms import PrivacyTerms
-from privacy.secagg import dealing
+from privacy.secagg import dealing, setup
+from privacy.secagg.context import to_sign
 from privacy.secagg.errors import ROUND_SPENT, SecAggError
 from privacy.secagg.masks import RINGS
 from privacy.secagg.messages import Masked
@@ -27,12 +28,14 @@ from server.rounds.ring_sum import RingSum
 from server.rounds.secure_aggregation import SecureAggregation, SecureRules
 from server.rounds.steps import Link
 from server.sites.attendance import ConnectedSite
+from shared_model.core.errors import InputError
 from simulations.engine.local_grid import LocalGrid, NoAnswer
 from tests.builders.secagg_rounds import Federation, name, plain_sum
 
 RUN_ID = "ab" * 16
 VECTOR = np.ones(9, np.float32)
 PLAN = b"p" * 32
+KEY = b"k" * 32  # of the inputs that a site keeps
 
 
 def task(round_number: int) -> TrainTask:
@@ -53,7 +56,7 @@ class Hospitals:
 
     def restart(self, i: int) -> None:
         site = self.federation.site(i, replay=self.replays[i])
-        self.sites.enrol(name(i), SecureSite(site, PLAN, SecureInputs(self.folder / f"inputs{i}")))
+        self.sites.enrol(name(i), SecureSite(site, PLAN, SecureInputs(self.folder / f"inputs{i}", KEY)))
 
     def app(self) -> ClientApp:
         flower = ClientApp()
@@ -82,10 +85,11 @@ class Hospitals:
                 secure.open(asked)
                 masked, ring = secure.mask(asked, self.vectors[i])
                 if fault == "lie":
-                    masked = Masked(site=i, step=masked.step, commitment=bytes(32), signature=masked.signature)
+                    masked = replace(masked, commitment=bytes(32))
                 content = reply(Reply(**back, secure=masked, ring=ring, metrics={"loss": float(i)}))
         except SecAggError as error:
-            content = reply(Reply(**back, refusal=Refusal(code="secure", text=str(error))))
+            refusal = Refusal(code="secure", text=str(error))
+            content = reply(Reply(**back, refusal=refusal, secure=error.complaint))
         return Message(content, reply_to=message)
 
 
@@ -268,18 +272,41 @@ def test_two_coordinators_plans_do_not_mix():
 def test_what_a_site_put_in_is_kept_there_and_opens_what_it_signed(tmp_path):
     with Run(Federation(size=3, bits=16), steps=3) as run:
         outcomes = [run.sum(number) for number in range(1, 7)]
-        files = sorted((run.hospitals.folder / "inputs1").glob("*.npz"))
-        assert [path.name for path in files] == [f"{i:08d}.npz" for i in (3, 4, 5, 6)]
-        run_id, number, commitment = check_input(files[-1], 1)
-        assert (run_id, number) == (RUN_ID, 6)
-        assert Masked.from_bytes(outcomes[-1].inputs[name(1)]).commitment == commitment
+        files = sorted((run.hospitals.folder / "inputs1").glob("*.sealed"))
+        assert [path.name for path in files] == [f"{i:08d}.sealed" for i in (3, 4, 5, 6)]
+        kept = read_input(files[-1], KEY, 1)
+        assert (kept.run_id, kept.round) == (RUN_ID, 6)
+        assert Masked.from_bytes(outcomes[-1].inputs[name(1)]).commitment == kept.commitment
         assert files[0].stat().st_mode & 0o777 == 0o600
-        with np.load(files[-1]) as kept:
-            assert kept["vector"].dtype == RINGS[16]
-            changed = {key: kept[key] for key in kept} | {"vector": kept["vector"] + 1}
-        np.savez(tmp_path / "changed.npz", **changed)
-        with pytest.raises(Exception, match="not the one that was committed to"):
-            check_input(tmp_path / "changed.npz", 1)
+        assert kept.vector.dtype == RINGS[16]
+        assert kept.vector.tobytes()[:64] not in files[-1].read_bytes()
+        with pytest.raises(InputError, match="cannot be read as an input"):
+            read_input(files[-1], b"x" * 32, 1)
+        changed = SecureInputs(tmp_path / "changed", KEY)
+        changed.keep(RUN_ID, 6, kept.commitment, kept.opening, kept.vector + np.uint16(1))
+        with pytest.raises(InputError, match="not the one that was committed to"):
+            read_input(next((tmp_path / "changed").iterdir()), KEY, 1)
+
+
+def test_a_dealer_of_garbage_is_left_out_and_the_run_goes_on(monkeypatch):
+    """H2: before, each attempt ended with all honest sites refusing, whatever the number of attempts."""
+    with Run(Federation(size=5)) as run:
+        bad = run.federation.keys[2].public_key().public_bytes_raw()
+        honest = setup.make_deal
+
+        def garbage(site, context, threshold, share_key, steps, adverts, cohort, identity):
+            deal = honest(site, context, threshold, share_key, steps, adverts, cohort, identity)
+            if identity.public_key().public_bytes_raw() != bad:
+                return deal
+            spoilt = replace(deal, boxes={other: bytes(len(box)) for other, box in deal.boxes.items()})
+            return replace(spoilt, signature=identity.sign(to_sign("deal", context, spoilt.body_to_sign())))
+
+        monkeypatch.setattr(setup, "make_deal", garbage)
+        first, second = run.sum(1), run.sum(1)
+        assert first.total is None
+        assert ("site-002", "secure") in {(drop.site, drop.reason) for drop in first.drops}
+        assert second.sites == ("site-000", "site-001", "site-003", "site-004")
+        assert np.array_equal(second.total, plain_sum(run.hospitals.vectors, [0, 1, 3, 4]))
 
 
 def test_wire_bytes_count_both_directions():
