@@ -19,7 +19,6 @@ from client.node import start as node
 from client.node import status as site_status
 from client.setup import enrol
 from client.site.home import ClientHome
-from client.site.policy import Policy
 from privacy.trust import certificates
 from shared_model.core.command import add_version, run_command
 
@@ -130,11 +129,11 @@ def budget(
     as_json: AsJson = False,
 ) -> None:
     """Verify the privacy ledger and show what this site has spent of its privacy budget."""
-    from client.site.budget import budget_report
+    from client.site.budget import budget_report, make_site_ledger
 
     home = ClientHome.load(home_folder)
     if make_ledger:
-        Policy.load(home.policy).ledger_in(home.folder).create()
+        make_site_ledger(home)
     report = budget_report(home)
     _print(report.record() if as_json else report.lines())
 

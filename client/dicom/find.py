@@ -15,6 +15,7 @@ from pathlib import Path
 from client.dicom.headers import OTHER, Header, read_header
 from client.dicom.open import NotDicomError
 from client.dicom.worker import AT_ONCE, worker
+from client.site.ledger_binding import MARK
 from client.site.pseudonyms import Pseudonyms
 from shared_model.core.errors import FedKT3DError, InputError
 
@@ -83,7 +84,7 @@ def walk(root: Path) -> Iterator[Path]:
         folders.sort()
         for name in sorted(files):
             path = Path(folder, name)
-            if name != "DICOMDIR" and not path.is_symlink() and path.is_file():
+            if name not in ("DICOMDIR", MARK) and not path.is_symlink() and path.is_file():
                 yield path
 
 

@@ -15,6 +15,7 @@ from client.gate.limits import Limits
 from client.gate.secure_site import SITES, SecureSite
 from client.site.config import SiteConfig
 from client.site.home import ClientHome
+from client.site.ledger_binding import bind
 from privacy.dp.ledger import SiteLedger
 from privacy.dp.terms import PrivacyTerms
 from privacy.wire.messages import Request
@@ -69,8 +70,14 @@ class HospitalGate:
         return self.limits.filter_metrics(metrics)
 
     def ledger(self, terms: PrivacyTerms) -> SiteLedger | None:
-        """Return the hospital's ledger; its delta and its limit are the policy's, whatever ``terms`` ask for."""
-        return self.limits.ledger
+        """Return the hospital's ledger; its delta and its limit are the policy's, whatever ``terms`` ask for.
+
+        Raises InputError when another ledger counts for the patients in this site's data folder.
+        """
+        ledger = self.limits.ledger
+        if ledger is not None and ledger.made:
+            bind(SiteConfig.load(self.home.site_config).root, ledger)
+        return ledger
 
     def count_answer(self) -> None:
         """Count it in the home's state; without a plan there is nothing to count."""
@@ -91,7 +98,9 @@ class HospitalGate:
                     f"known_peers: {len(unknown)} of {len(keys)} sites are unknown here, such as {unknown[0]}:"
                     " `client trust`"
                 )
-        return SITES.of_home(self.home, self.limits.floors(), self.limits.plan, self.limits.plan_digest)
+        return SITES.of_home(
+            self.home, self.limits.floors(), self.limits.plan, self.limits.plan_digest, self.limits.ledger
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

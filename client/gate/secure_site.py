@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from client.gate.secure_inputs import SecureInputs, inputs_key
 from client.site.home import ClientHome
 from privacy.agreement.federation_plan import FederationPlan
+from privacy.dp.ledger import SiteLedger
 from privacy.secagg.context import Floors, SumTerms
 from privacy.secagg.errors import SecAggError
+from privacy.secagg.heads import LedgerHead, PeerHeads
 from privacy.secagg.layout import Packed
 from privacy.secagg.masks import Ring
 from privacy.secagg.messages import Adverts, Confirmations, Inbox, Masked, Survivors
@@ -27,17 +29,25 @@ from privacy.wire.secure_work import config_hash, session_of, work_hash
 
 REPLAY_FILE = "secagg.replay"
 INPUTS_FOLDER = "secagg_inputs"
+HEADS_FILE = "peer_heads.json"
 
 
 class SecureSite:
     """Answers the coordinator's messages for one site, one at a time.
 
     ``plan``: hash of the plan that the site has pinned, empty without one. ``inputs``: where what it puts into sums is
-    kept for an audit. Every refusal is a SecAggError, whose text may be sent to the coordinator.
+    kept for an audit. ``ledger``: the site's privacy ledger, whose state its peers are shown with each set of keys.
+    Every refusal is a SecAggError, whose text may be sent to the coordinator.
     """
 
-    def __init__(self, site: MaskingSite, plan: bytes = b"", inputs: SecureInputs | None = None) -> None:
-        self._site, self._plan, self._inputs = site, plan, inputs
+    def __init__(
+        self,
+        site: MaskingSite,
+        plan: bytes = b"",
+        inputs: SecureInputs | None = None,
+        ledger: SiteLedger | None = None,
+    ) -> None:
+        self._site, self._plan, self._inputs, self._ledger = site, plan, inputs, ledger
         self._lock = threading.Lock()
 
     def answer(self, asked: Request) -> Packed:
@@ -47,7 +57,7 @@ class SecureSite:
             if isinstance(message, SumTerms):
                 if message.session != session_of(asked):
                     raise SecAggError("terms", "the terms are for another run than the request")
-                return self._site.begin(message, config_hash(asked, self._plan))
+                return self._site.begin(message, config_hash(asked, self._plan), self._show_ledger)
             if isinstance(message, Adverts):
                 return self._site.deal(message)
             if isinstance(message, Survivors):
@@ -55,6 +65,11 @@ class SecureSite:
             if isinstance(message, Confirmations):
                 return self._site.reveal(message)
         raise SecAggError("stage", "not a message of secure aggregation that stands alone")
+
+    def _show_ledger(self) -> bytes:
+        if self._ledger is None or not self._ledger.made:
+            return b""
+        return LedgerHead.of(self._ledger.show()).to_bytes()
 
     def open(self, asked: Request) -> None:
         """Open the sum that a masked request is for: before the work, and before any budget is charged."""
@@ -111,7 +126,12 @@ class SecureSites:
         self._simulated: dict[str, SecureSite] = {}
 
     def of_home(
-        self, home: ClientHome, floors: Floors, plan: FederationPlan | None = None, plan_digest: bytes = b""
+        self,
+        home: ClientHome,
+        floors: Floors,
+        plan: FederationPlan | None = None,
+        plan_digest: bytes = b"",
+        ledger: SiteLedger | None = None,
     ) -> SecureSite:
         """Return the site of a hospital's folder, from its own identity, roster, pinned plan and floors.
 
@@ -126,16 +146,22 @@ class SecureSites:
             identity = private_key(read_private_key(home.identity_key))
             replay = known.replay if known is not None else FileReplay(home.folder / "state" / REPLAY_FILE)
             try:
-                site = MaskingSite(name=home.site, identity=identity, cohort=cohort, floors=floors, replay=replay)
+                site = MaskingSite(
+                    name=home.site,
+                    identity=identity,
+                    cohort=cohort,
+                    floors=floors,
+                    replay=replay,
+                    heads=PeerHeads(home.folder / "state" / HEADS_FILE),
+                )
             except SecAggError:
                 if known is None:  # or the file would be locked although no site holds it
                     replay.close()
                 raise
             if known is not None:
                 known.site.end()
-            secure = SecureSite(
-                site, plan_digest, SecureInputs(home.folder / "state" / INPUTS_FOLDER, inputs_key(identity))
-            )
+            inputs = SecureInputs(home.folder / "state" / INPUTS_FOLDER, inputs_key(identity))
+            secure = SecureSite(site, plan_digest, inputs, ledger)
             self._known[key] = _MadeFrom(made_from, secure, replay)
             return secure
 

@@ -17,6 +17,7 @@ from client.data.site_file import find_dicom_site, find_site, site_text
 from client.names.rules import NAMES_TEXT
 from client.site.config import DICOM, SiteConfig
 from client.site.home import FOLDERS, ClientHome
+from client.site.ledger_binding import bind, bound_ledger
 from client.site.policy import Policy, default_policy_text
 from client.site.pseudonyms import Pseudonyms
 from privacy.agreement.admission import Admission
@@ -90,8 +91,12 @@ def create(invitation_file: Path, folder: Path, data: Data) -> ClientHome:
     create_file(home.signer_certificate, invitation.signer.encode(), PUBLIC)
     create_file(home.request_file, AdmissionRequest.make(invitation, identity_key, node_public_key), PUBLIC)
     create_file(home.site_config, site_text(config).encode(), PUBLIC)
-    create_file(home.policy, default_policy_text().encode(), PUBLIC)
-    Policy.load(home.policy).ledger_in(home.folder).create()
+    known = bound_ledger(config.root)
+    create_file(home.policy, default_policy_text(None if known is None else known.folder).encode(), PUBLIC)
+    ledger = Policy.load(home.policy).ledger_in(home.folder)
+    if known is None:
+        ledger.create()
+        bind(config.root, ledger)
     if data.root is not None and config.names is not None and config.pseudonyms is not None:
         create_file(config.pseudonyms, pseudonyms.salt, PRIVATE)
         create_file(config.names, NAMES_TEXT.encode(), PUBLIC)

@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from client.site.config import SiteConfig
 from client.site.home import ClientHome
+from client.site.ledger_binding import bind, bound_ledger
 from client.site.policy import Policy
 from privacy.dp.accountant import epsilon, profile
 from privacy.dp.ledger import Spent
 from privacy.dp.ledger_record import LedgerEntry
+from shared_model.core.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +52,22 @@ class BudgetReport:
                 f" {self.planned_alone:.3f} if all others collude{refused}"
             )
         return lines
+
+
+def make_site_ledger(home: ClientHome) -> None:
+    """Make the ledger in policy.yaml's folder and bind it to the site's data. An existing one stays.
+
+    InputError, and nothing is made, when another ledger counts for these patients.
+    """
+    ledger, root = Policy.load(home.policy).ledger_in(home.folder), SiteConfig.load(home.site_config).root
+    known = bound_ledger(root)
+    if known is not None and not ledger.made:
+        raise InputError(
+            f"{ledger.folder}: the patients of this site are counted in another privacy ledger, which lay in"
+            f" {known.folder}; name that folder as `ledger` in policy.yaml, or restore it"
+        )
+    ledger.create()
+    bind(root, ledger)
 
 
 def budget_report(home: ClientHome) -> BudgetReport:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -91,9 +92,11 @@ hours: []
 """
 
 
-def default_policy_text() -> str:
-    """Return the commented policy.yaml that a new site starts with."""
-    return _DEFAULT
+def default_policy_text(ledger: Path | None = None) -> str:
+    """Return the commented policy.yaml that a new site starts with. ``ledger``: the folder of an existing ledger."""
+    return (
+        _DEFAULT if ledger is None else _DEFAULT.replace("\nledger: null\n", f"\nledger: {json.dumps(str(ledger))}\n")
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,13 +1,15 @@
 """A site's privacy ledger: all that the site has spent, over every run, stage and coordinator. Nobody can overdraw it.
 
-``ledger.jsonl`` holds one record per charge, each with the hash of the record before it. ``head.json`` holds the number
-of records and the last record's hash. A charge is on the disk (fsync) BEFORE its release leaves the site. So a process
+``ledger.jsonl`` holds one record per charge, each with the hash of the record before it. ``head.json`` holds the
+ledger's id, the number of records and the last record's hash. ``shown.json`` holds what the site last showed its peers
+of it (``show``). A charge is on the disk (fsync) BEFORE its release leaves the site. So a process
 that is killed in between has paid for a release that never left, never the other way round. Reading the ledger finds
-records that were edited, cut off or reordered, unless the head was changed to fit. The site then releases nothing. It
-also releases nothing when there is no ledger (its disk may not be mounted): only ``create`` makes one.
+records that were edited, cut off or reordered, and files that are missing, unless the head was changed to fit. The
+site then releases nothing. It also releases nothing when there is no ledger (its disk may not be mounted): only
+``create`` makes one.
 
-The ledger cannot detect two things: a whole folder restored from an older copy, and records and head rewritten by
-someone with write access, because the hashes have no key. Keep the ledger out of such backups.
+By itself the ledger cannot detect a whole folder restored from an older copy, nor records and head rewritten by someone
+with write access, because the hashes have no key. The site's peers detect the first (privacy/secagg/heads.py).
 """
 
 from __future__ import annotations
@@ -15,19 +17,20 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from privacy.dp.accountant import Charge, budget, epsilon, profile
-from privacy.dp.ledger_record import FIRST, LedgerEntry, charge_of, entry_of, read_record, record_of
+from privacy.dp.ledger_record import FIRST, SHOWINGS, LedgerEntry, Shown, charge_of, entry_of, read_record, record_of
 from privacy.trust.signed import canonical
 from shared_model.core.errors import InputError, PolicyError
 from shared_model.core.files import sync_folder
 
-_RECORDS, _HEAD, _LOCK = "ledger.jsonl", "head.json", "lock"
+_RECORDS, _HEAD, _LOCK, _SHOWN = "ledger.jsonl", "head.json", "lock", "shown.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,21 +61,46 @@ class SiteLedger:
         return (self.folder / _LOCK).is_file()
 
     def create(self) -> None:
-        """Make a ledger with nothing spent. An existing ledger stays as it is.
+        """Make a ledger with nothing spent and an id of its own. An existing ledger stays as it is.
 
-        In earlier versions a first charge could be killed before it wrote the head. Then this restores the head.
+        The lock comes last: until it is there, there is no ledger, and a call that was killed can be repeated. Raises
+        InputError when the folder holds parts of a ledger.
         """
+        if self.made:
+            return
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if (self.folder / _RECORDS).exists():
+                raise self._change_error("its lock is missing")
+            with suppress(FileExistsError), _linked(self.folder / _HEAD) as descriptor:  # of two calls the first wins
+                _write_all(descriptor, canonical(_head([], os.urandom(16).hex())))
+                os.fsync(descriptor)
             os.close(os.open(self.folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o600))
-            with self._hold_lock():
-                if not _read(self.folder / _HEAD):
-                    records, _ = self._read_chain()
-                    if len(records) > 1:
-                        raise self._change_error("its head is missing")
-                    self._write_head(records)
+            sync_folder(self.folder)
         except OSError as error:
             raise InputError(f"{self.folder}: the privacy ledger cannot be made ({error.strerror})") from error
+
+    @property
+    def id(self) -> str:
+        """The ledger's id, 32 hex digits, made with it."""
+        with self._hold_lock():
+            return self._read_head()[0]
+
+    def show(self) -> Shown:
+        """Return what the site shows its peers of this ledger now, with a number that grows; durable on return."""
+        with self._hold_lock():
+            records = self._repair()
+            path = self.folder / _SHOWN
+            number, before = _shown(_read(path)) if path.exists() else (0, (FIRST,))
+            shown = Shown(
+                number=number + 1,
+                records=len(records),
+                head=records[-1]["hash"] if records else FIRST,
+                mark=os.urandom(16).hex(),
+                before=before,
+            )
+            self._replace(path, {"number": shown.number, "hashes": [shown.hash, *before][:SHOWINGS]})
+            return shown
 
     def check(self, charge: Charge, ahead: int = 0) -> None:
         """Raise PolicyError when the budget does not allow ``charge`` now. Writes and promises nothing."""
@@ -135,10 +163,7 @@ class SiteLedger:
             os.close(descriptor)
 
     def _verify(self) -> tuple[list[dict[str, Any]], int, int]:
-        """Return all records, the length in bytes of the file's part that holds them, and the head's record count.
-
-        Without a head there are no records, and the count is -1.
-        """
+        """Return all records, the length in bytes of the file's part that holds them, and the head's record count."""
         records, length = self._read_chain()
         return records, length, self._check_head(records)
 
@@ -155,17 +180,19 @@ class SiteLedger:
             records.append(record)
         return records, len(whole)
 
-    def _check_head(self, records: list[dict[str, Any]]) -> int:
+    def _read_head(self) -> tuple[str, int, str]:
+        """Return id, number of records and last hash that the head names."""
         raw = _read(self.folder / _HEAD)
-        if not raw and records:
-            raise self._change_error("its head is missing")
         if not raw:
-            return -1
+            raise self._change_error("its head is missing")
         try:
             head: dict[str, Any] = json.loads(raw)
-            count, digest = int(head["records"]), str(head["hash"])
+            return str(head["id"]), int(head["records"]), str(head["hash"])
         except (ValueError, KeyError, TypeError):
             raise self._change_error("its head cannot be read") from None
+
+    def _check_head(self, records: list[dict[str, Any]]) -> int:
+        _, count, digest = self._read_head()
         # One record more than the head says: the process died between writing the record and the head.
         if len(records) - count not in (0, 1):
             raise self._change_error(f"it holds {len(records)} records where {count} were written")
@@ -212,16 +239,42 @@ class SiteLedger:
     def _write_head(self, records: list[dict[str, Any]]) -> None:
         # Own code, not shared_model/core/files.py: the head belongs to an append-only file under one lock. Its partial
         # has a fixed name that the next charge writes over, and an OSError must reach `_append`: then nothing is sent.
-        head = {"records": len(records), "hash": records[-1]["hash"] if records else FIRST}
-        partial = self.folder / f"{_HEAD}.part"
+        self._replace(self.folder / _HEAD, _head(records, self._read_head()[0]))
+
+    def _replace(self, path: Path, content: Mapping[str, Any]) -> None:
+        partial = path.with_name(f"{path.name}.part")
         descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         try:
-            _write_all(descriptor, canonical(head))
+            _write_all(descriptor, canonical(content))
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-        os.replace(partial, self.folder / _HEAD)
+        os.replace(partial, path)
         sync_folder(self.folder)
+
+
+def _head(records: Sequence[Mapping[str, Any]], identifier: str) -> dict[str, Any]:
+    return {"id": identifier, "records": len(records), "hash": records[-1]["hash"] if records else FIRST}
+
+
+def _shown(raw: bytes) -> tuple[int, tuple[str, ...]]:
+    try:
+        found = json.loads(raw)
+        return int(found["number"]), tuple(map(str, found["hashes"]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError("privacy ledger: shown.json cannot be read; restore the ledger's folder") from error
+
+
+@contextmanager
+def _linked(path: Path) -> Iterator[int]:
+    """Give a descriptor whose content becomes the new file ``path`` at the end; FileExistsError if there is one."""
+    descriptor, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    try:
+        yield descriptor
+        os.link(partial, path)
+    finally:
+        os.close(descriptor)
+        os.unlink(partial)
 
 
 def _read(path: Path) -> bytes:

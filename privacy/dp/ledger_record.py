@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,6 +15,7 @@ from shared_model.core.errors import InputError
 from shared_model.core.fields import Real, Rule, Text, Whole, check_values
 
 SCHEMA = 1
+SHOWINGS = 32
 FIRST = "0" * 64  # stands for the hash before the first record
 _HASH = Text(r"[0-9a-f]{64}", 64, "a SHA-256 in hex")
 _RULES: Mapping[str, Rule] = {
@@ -42,6 +43,26 @@ class LedgerEntry:
     round: int
     charge: Charge
     time: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """What a site shows of its ledger: the ``number`` of this showing, how many records, and their last hash.
+
+    ``mark`` is random, so that two copies of a ledger never show the same. ``before``: hashes of the showings before
+    this one, newest first, up to SHOWINGS; FIRST stands before the first one.
+    """
+
+    number: int
+    records: int
+    head: str
+    mark: str
+    before: tuple[str, ...]
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 over all of it, in hex."""
+        return hashlib.sha256(b"fedkt3d:shown:v1\n" + canonical(asdict(self))).hexdigest()
 
 
 def record_of(entry: LedgerEntry, number: int, before: str) -> dict[str, Any]:

@@ -42,14 +42,20 @@ class StepSecrets:
 
 
 def make_advert(
-    site: int, setup: bytes, share_key: x25519.X25519PrivateKey, steps: Sequence[StepSecrets], identity: Identity
+    site: int,
+    setup: bytes,
+    share_key: x25519.X25519PrivateKey,
+    steps: Sequence[StepSecrets],
+    identity: Identity,
+    ledger: bytes = b"",
 ) -> Advert:
-    """Return the site's signed keys."""
+    """Return the site's signed keys, with what it shows of its privacy ledger."""
     unsigned = Advert(
         site=site,
         share_key=share_key.public_key().public_bytes_raw(),
         mask_keys=tuple(open_key(s.mask_key).public_key().public_bytes_raw() for s in steps),
         commitments=tuple(seed_commitment(bytes(s.seed), setup, site, k) for k, s in enumerate(steps)),
+        ledger=ledger,
         signature=bytes(64),
     )
     signature = identity.sign(to_sign("advert", setup, unsigned.body_to_sign()))

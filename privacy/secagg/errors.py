@@ -18,6 +18,7 @@ CODES = (
     "keys",  # keys cannot be used, or are used twice
     "shares",  # shares cannot be opened, break their commitment, or do not fit together
     "survivors",  # a site may not sign this set of survivors
+    "ledger",  # a site's privacy ledger went back
     "vector",  # the length or ring is not the one in the terms
 )
 

@@ -29,12 +29,16 @@ _COMMITMENTS = BytesField(MOST_STEPS * STEP_COMMITMENTS)
 
 @dataclass(frozen=True, kw_only=True)
 class Advert(SignedPacked):
-    """A site's keys for one set-up: one X25519 key for receiving shares, and for each step a mask key and H(seed)."""
+    """A site's keys for one set-up: one X25519 key for receiving shares, and for each step a mask key and H(seed).
+
+    ``ledger``: what the site shows of its privacy ledger (privacy/secagg/heads.py); empty without one.
+    """
 
     site: int
     share_key: bytes
     mask_keys: tuple[bytes, ...]
     commitments: tuple[bytes, ...]
+    ledger: bytes
     signature: bytes
 
     TAG: ClassVar[int] = 2
@@ -43,6 +47,7 @@ class Advert(SignedPacked):
         "share_key": Raw(KEY_BYTES),
         "mask_keys": Many(Raw(KEY_BYTES), MOST_STEPS),
         "commitments": Many(Raw(HASH_BYTES), MOST_STEPS),
+        "ledger": BytesField(1200),
         "signature": Raw(SIGNATURE_BYTES),
     }
 
@@ -59,7 +64,7 @@ class Adverts(Packed):
     LAYOUT: ClassVar[dict[str, Field]] = {
         "setup": Raw(HASH_BYTES),
         "round": _ROUND,
-        "adverts": BySite(BytesField(2 * MOST_STEPS * HASH_BYTES + 256), MOST_SITES),
+        "adverts": BySite(BytesField(2 * MOST_STEPS * HASH_BYTES + 2048), MOST_SITES),
     }
 
 

@@ -63,15 +63,15 @@ class Server:
     def add_complaint(self, site: str, complaint: Complaint) -> None:
         """Note whose shares a site cannot use; SecAggError unless that site signed it for this set-up."""
         index = self.cohort.index(site)
-        if complaint.site != index or self._deal_hash is None or index not in self._deals:
+        if complaint.site != index or self._deal_hash is None or index not in self._adverts:
             raise SecAggError("stage", f"{site} sent a complaint that is not its own", [site])
         signed = to_sign("complaint", self._deal_hash, complaint.body_to_sign())
         self.cohort.verify(index, complaint.signature, signed)
-        for dealer in set(complaint.dealers) & set(self._deals) - {index}:
+        for dealer in set(complaint.dealers) & set(self._adverts) - {index}:
             self._complaints.setdefault(dealer, set()).add(index)
 
     def proven_bad(self) -> tuple[str, ...]:
-        """Names of the dealers that more than t sites complain of: at least one of these is honest."""
+        """Names of the sites that more than t others complain of: at least one of these is honest."""
         bad = [dealer for dealer, by in self._complaints.items() if len(by) > self.terms.colluders]
         return tuple(self.cohort.name(dealer) for dealer in sorted(bad))
 

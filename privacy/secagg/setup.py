@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from cryptography.hazmat.primitives.asymmetric import x25519
@@ -18,6 +19,7 @@ from privacy.secagg.dealing import (
     open_box,
 )
 from privacy.secagg.errors import SecAggError
+from privacy.secagg.heads import PeerHeads
 from privacy.secagg.messages import Advert, Adverts, Complaint, Deal, Inbox
 
 
@@ -29,6 +31,8 @@ class SiteSetup:
     cohort: Cohort
     site: int
     identity: Identity
+    ledger: bytes = b""
+    heads: PeerHeads = field(default_factory=PeerHeads)
     share_key: x25519.X25519PrivateKey = field(default_factory=x25519.X25519PrivateKey.generate)
     steps: list[StepSecrets] = field(init=False)
     hash: bytes = field(init=False)
@@ -41,7 +45,7 @@ class SiteSetup:
     def __post_init__(self) -> None:
         self.steps = [StepSecrets() for _ in range(self.terms.steps)]
         self.hash = setup_context(self.terms, self.cohort)
-        self.advert = make_advert(self.site, self.hash, self.share_key, self.steps, self.identity)
+        self.advert = make_advert(self.site, self.hash, self.share_key, self.steps, self.identity, self.ledger)
 
     def deal(self, message: Adverts) -> Deal:
         """Check the keys of all sites and share this site's secrets among them."""
@@ -52,7 +56,9 @@ class SiteSetup:
             raise SecAggError("keys", "this site's own keys were left out or changed")
         adverts = {site: Advert.from_bytes(data) for site, data in message.adverts.items()}
         check_adverts(adverts, self.hash, self.cohort, self.terms.steps)
-        self.deal_hash = deal_context(self.hash, [message.adverts[site] for site in sorted(adverts)])
+        deal_hash = deal_context(self.hash, [message.adverts[site] for site in sorted(adverts)])
+        self._see_ledgers(adverts, deal_hash)
+        self.deal_hash = deal_hash
         self.adverts = adverts
         return make_deal(
             self.site,
@@ -64,6 +70,17 @@ class SiteSetup:
             self.cohort,
             self.identity,
         )
+
+    def _see_ledgers(self, adverts: Mapping[int, Advert], deal_hash: bytes) -> None:
+        """Refuse, with a signed complaint, to deal shares to a peer whose privacy ledger went back."""
+        others = {site: advert for site, advert in adverts.items() if site != self.site}
+        names = {self.cohort.name(site): site for site in others}
+        shown = {self.cohort.keys[s].hex(): (self.cohort.name(s), advert.ledger) for s, advert in others.items()}
+        try:
+            self.heads.see(shown)
+        except SecAggError as error:
+            error.complaint = self._complaint(tuple(names[name] for name in error.blamed), deal_hash)
+            raise
 
     def take(self, message: Inbox) -> bytes:
         """Open the boxes once and refuse other boxes later. Return the hash that covers all dealt shares and keys."""

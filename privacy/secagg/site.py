@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from cryptography.hazmat.primitives.asymmetric import ed25519
@@ -16,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ed25519
 from privacy.secagg.context import Cohort, Floors, SumTerms, digest, setup_context, step_context, to_sign
 from privacy.secagg.dealing import StepSecrets, agree, derive, open_key
 from privacy.secagg.errors import SecAggError
+from privacy.secagg.heads import PeerHeads
 from privacy.secagg.masks import Ring, apply_masks, is_ring_vector, masked_hash
 from privacy.secagg.messages import (
     KEY,
@@ -70,12 +72,20 @@ class MaskingSite:
     """One site. ``identity`` is the key that the cohort has for ``name``; SecAggError ("roster") otherwise."""
 
     def __init__(
-        self, *, name: str, identity: ed25519.Ed25519PrivateKey, cohort: Cohort, floors: Floors, replay: ReplayState
+        self,
+        *,
+        name: str,
+        identity: ed25519.Ed25519PrivateKey,
+        cohort: Cohort,
+        floors: Floors,
+        replay: ReplayState,
+        heads: PeerHeads | None = None,
     ) -> None:
         self._index = cohort.index(name)
         if identity.public_key().public_bytes_raw() != cohort.keys[self._index]:
             raise SecAggError("roster", f"the key of {name} in the pinned roster is not this site's own key")
         self._identity, self._cohort, self._floors, self._replay = identity, cohort, floors, replay
+        self._heads = heads or PeerHeads()
         self._setup: SiteSetup | None = None
         self._step: _Step | None = None
         self._next_step = 0
@@ -85,10 +95,11 @@ class MaskingSite:
         """Terms of the open set-up, as this site accepted them."""
         return None if self._setup is None else self._setup.terms
 
-    def begin(self, terms: SumTerms, config: bytes) -> Advert:
+    def begin(self, terms: SumTerms, config: bytes, ledger: Callable[[], bytes] = bytes) -> Advert:
         """Check the terms against the pinned roster and the site's own floors. Make keys for every step.
 
-        ``config``: hash (32 bytes) of what this site itself knows about the run.
+        ``config``: hash (32 bytes) of what this site itself knows about the run. ``ledger`` returns what it shows of
+        its privacy ledger (``LedgerHead``); called once, when nothing can be refused any more.
         """
         terms.check(self._cohort)
         if terms.config != config:
@@ -97,7 +108,14 @@ class MaskingSite:
         self._check_round(terms.session, terms.round)
         self._replay.begin(setup_context(terms, self._cohort))
         self.end()
-        self._setup = SiteSetup(terms=terms, cohort=self._cohort, site=self._index, identity=self._identity)
+        self._setup = SiteSetup(
+            terms=terms,
+            cohort=self._cohort,
+            site=self._index,
+            identity=self._identity,
+            ledger=ledger(),
+            heads=self._heads,
+        )
         self._next_step = 0
         return self._setup.advert
 

@@ -175,7 +175,7 @@ class SecureAggregation:
             ring_bits=rules.ring_bits,
             length=length,
         )
-        server = Server(terms, self._cohort)
+        self._server = server = Server(terms, self._cohort)  # complaints may come from here on
         self._stage("secure_keys", terms, list(nodes), nodes, account, Advert, server.add_advert)
         adverts = server.adverts()
         have_keys = [self._cohort.name(site) for site in adverts.adverts]

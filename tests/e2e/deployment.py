@@ -12,6 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from client.site.config import SiteConfig
+from client.site.ledger_binding import MARK
 from privacy.flower.processes import free_loopback_port
 
 SCRIPTS = Path(sysconfig.get_path("scripts"))
@@ -117,6 +119,8 @@ class Deployment:
         """
         invitation = self.folder / f"{name}.invitation"
         self.must("server", "invite", name, "--home", self.home, "--out", invitation)
+        # Several deployments of the tests share data; each stands for a world of its own.
+        (SiteConfig.load(site_config).root / MARK).unlink(missing_ok=True)
         made = self.must(
             "client", "init", invitation, "--home", self.site(name), "--site-config", site_config, "--json"
         )

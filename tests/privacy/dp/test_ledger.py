@@ -44,34 +44,37 @@ def test_a_ledger_that_is_not_there_is_not_taken_for_an_empty_one(tmp_path: Path
     assert len(ledger.entries()) == 1
 
 
-def test_an_empty_ledger_of_an_earlier_version_is_still_one(tmp_path: Path) -> None:
-    """It was made with its lock alone."""
-    (tmp_path / "lock").touch()
-    ledger = SiteLedger(folder=tmp_path, delta=1e-5)
-    assert ledger.entries() == []
-    ledger.charge(entry())
-    assert len(ledger.entries()) == 1
-
-
-def test_a_ledger_that_was_cut_to_its_first_record_is_found(tmp_path: Path) -> None:
-    """Only a person may say that the missing head is that of a first charge which was killed, by making the ledger."""
-    first = _three(tmp_path)[0]
-    (tmp_path / "ledger.jsonl").write_text(first)
-    (tmp_path / "head.json").unlink()
-    ledger = SiteLedger(folder=tmp_path, delta=1e-5)
-    for use in (lambda: ledger.charge(entry(4)), ledger.entries):
-        with pytest.raises(InputError, match="its head is missing"):
+@pytest.mark.parametrize("gone", [("head.json",), ("ledger.jsonl",), ("ledger.jsonl", "head.json"), ("lock",)])
+@pytest.mark.parametrize("charges", [0, 1, 3])
+def test_a_file_that_is_missing_is_an_error_in_every_state(tmp_path: Path, gone: tuple[str, ...], charges: int) -> None:
+    """Records and head deleted together, with the lock left: before, that was a ledger with nothing spent."""
+    ledger = opened(tmp_path)
+    for number in range(charges):
+        ledger.charge(entry(number + 1))
+    for name in gone:
+        (tmp_path / name).unlink(missing_ok=True)
+    if gone == ("ledger.jsonl",) and charges == 0:
+        assert ledger.entries() == []  # nothing was there to delete
+        return
+    for use in (lambda: ledger.check(CHARGE), lambda: ledger.charge(entry(9)), ledger.entries, ledger.show):
+        with pytest.raises(InputError, match=r"ledger was changed|no privacy ledger is here"):
             use()
-    ledger.create()
-    assert len(ledger.entries()) == 1
+    if gone == ("lock",) and charges:
+        with pytest.raises(InputError, match="its lock is missing"):
+            ledger.create()
 
 
-def test_a_ledger_without_a_head_is_never_made_anew_over_its_records(tmp_path: Path) -> None:
-    _three(tmp_path)
-    (tmp_path / "head.json").unlink()
-    with pytest.raises(InputError, match="its head is missing"):
-        SiteLedger(folder=tmp_path, delta=1e-5).create()
-    assert len((tmp_path / "ledger.jsonl").read_text().splitlines()) == 3
+def test_a_ledger_keeps_its_id_and_numbers_what_it_shows(tmp_path: Path) -> None:
+    ledger = opened(tmp_path / "one")
+    assert len(ledger.id) == 32
+    assert opened(tmp_path / "one").id == ledger.id != opened(tmp_path / "two").id
+    first = ledger.show()
+    ledger.charge(entry(1))
+    second, third = ledger.show(), opened(tmp_path / "one").show()
+    assert [shown.number for shown in (first, second, third)] == [1, 2, 3]
+    assert [shown.records for shown in (first, second, third)] == [0, 1, 1]
+    assert (second.before[0], third.before[0]) == (first.hash, second.hash)
+    assert ledger.id == opened(tmp_path / "one").id
 
 
 def test_charges_stay_over_runs_stages_and_coordinators(tmp_path: Path) -> None:
@@ -219,7 +222,7 @@ def _round_killed_at(folder: Path, wire: Path, call: int, when: str, create: boo
     return not os.WIFSIGNALED(status)
 
 
-@pytest.mark.parametrize("made", ["made", "lock alone", "not made"])
+@pytest.mark.parametrize("made", ["made", "not made"])
 def test_kill_9_at_a_first_charge_locks_nobody_out(tmp_path: Path, made: str) -> None:
     for call in range(1, 40):
         for when in ("before", "middle", "after"):
@@ -227,9 +230,6 @@ def test_kill_9_at_a_first_charge_locks_nobody_out(tmp_path: Path, made: str) ->
             ledger = SiteLedger(folder=folder, delta=1e-5)
             if made == "made":
                 ledger.create()
-            elif made == "lock alone":
-                folder.mkdir()
-                (folder / "lock").touch()
             alive = _round_killed_at(folder, tmp_path / "wire", call, when, create=made == "not made")
             if made == "not made":
                 ledger.create()
