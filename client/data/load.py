@@ -6,8 +6,10 @@ data. `client check`, `client predict`, `client align` and training all read thr
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from client.data import case_files, dicom_cohort
 from client.data.gdp import read_gdp
@@ -19,6 +21,8 @@ from shared_model.core.errors import InputError
 from shared_model.patient.case import Case
 
 SPLITS = ("train", "validation")
+SITE_LOG = logging.getLogger("fedkt3d.site")  # stays at the site (client/node/site_log.py)
+Made = TypeVar("Made")
 
 
 def _case_file(path: Path, case_id: str, rules: NameRules) -> Reading:
@@ -82,6 +86,18 @@ def load_case(site: SiteConfig, case_id: str) -> Case:
     if site.data == DICOM:
         return dicom_cohort.load_case(site, case_id)
     return read_file(site.data, case_path(site, case_id), NameRules.load(site.names), listed=True).case
+
+
+def or_none(site: SiteConfig, case_id: str, make: Callable[[Case], Made]) -> Made | None:
+    """Return ``make(case)``; None if the case cannot be read or used. Only the site's own log says so.
+
+    For answers under differential privacy: whether a site answers must not depend on one patient.
+    """
+    try:
+        return make(load_case(site, case_id))
+    except Exception as error:  # whatever one patient's files raise
+        SITE_LOG.error("case %s cannot be used and counts as zero (%s)", case_id, type(error).__name__, exc_info=error)
+        return None
 
 
 def load_split(site: SiteConfig, split: str) -> list[Case]:

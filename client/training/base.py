@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from client.data.kept import latest_per_site
 from client.data.latent_cache import content_hash
-from client.data.load import load_split
+from client.data.load import load_split, or_none
 from client.site.config import SiteConfig
 from shared_model.base import ridge
 from shared_model.base.interface import TrainingRows, base_of
@@ -34,6 +34,18 @@ def base_rows(site: SiteConfig, spec: ModelSpec) -> tuple[TrainingRows | None, .
     """What a base trains on: rows of each training case, None without targets. Raises as ``base_sums`` does."""
     base = base_of(spec)
     return tuple(base.rows(case, _features(spec, case)) for case in load_split(site, "train"))
+
+
+@latest_per_site
+def readable_rows(site: SiteConfig, spec: ModelSpec) -> tuple[TrainingRows | None, ...]:
+    """As ``base_rows``, with None also for a case that cannot be read, which only the site's log says."""
+    base = base_of(spec)
+    return tuple(or_none(site, case_id, lambda case: base.rows(case, _features(spec, case))) for case_id in site.train)
+
+
+def case_dose(case: Case, spec: ModelSpec, weights: bytes) -> Volume | None:
+    """Base dose of one patient, (z, y, x) Gy on their own grid; None for a model without a base."""
+    return base_of(spec).dose(case, _features(spec, case), weights) if spec.base_kind.gives_dose else None
 
 
 def base_doses(site: SiteConfig, spec: ModelSpec, weights: bytes, split: str) -> tuple[Volume | None, ...]:

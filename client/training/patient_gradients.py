@@ -7,6 +7,7 @@ loop is exact for every module, holds one gradient in memory whatever the number
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from client.site.config import SiteConfig
-from client.training.base import base_rows
-from client.training.train import data_part, loading, model_at, stage_parameters, training_patients
+from client.training.base import readable_rows
+from client.training.train import data_part, loading, model_at, readable_patients, stage_parameters
 from privacy.dp.clipping import clip_to_norm, flatten_gradient
 from privacy.dp.noise import Integers, NoiseStream
 from privacy.dp.release import clipped_sum
@@ -30,6 +31,7 @@ from shared_model.forms.interface import Lesson, form_of
 from shared_model.network.seeding import noise_generator
 from shared_model.network.spec import ModelSpec
 
+SITE_LOG = logging.getLogger("fedkt3d.site")  # stays at the site (client/node/site_log.py)
 # Loss of one patient, an average over their views; None if there is nothing to learn from this patient.
 PatientLoss = Callable[[int, torch.Generator], Tensor | None]
 
@@ -64,18 +66,22 @@ class Patients:
         generator = noise_generator(
             self.task.seed, self.site.site, str(self.task.round), str(step), self.site.train[self._first(patient)]
         )
-        loss = self.loss(patient, generator)
         sizes = [p.numel() for p in self.parameters]
-        if loss is None:
+        try:
+            loss = self.loss(patient, generator)
+            if loss is None:
+                return torch.zeros(sum(sizes))
+            return flatten_gradient(torch.autograd.grad(loss, list(self.parameters), allow_unused=True), sizes)
+        except Exception as error:  # one patient must not decide whether the site answers
+            SITE_LOG.error("a patient counts as zero (%s)", type(error).__name__, exc_info=error)
             return torch.zeros(sum(sizes))
-        return flatten_gradient(torch.autograd.grad(loss, list(self.parameters), allow_unused=True), sizes)
 
     def _first(self, patient: int) -> int:
         return self.site.patients()[patient][0]
 
 
 def patients_of(site: SiteConfig, spec: ModelSpec, vector: Vector, task: TrainTask, terms: PrivacyTerms) -> Patients:
-    """A site's training patients under the model at ``vector`` (d,). Raises InputError on data that cannot be read."""
+    """A site's training patients under the model at ``vector`` (d,). A case that cannot be read gives nothing."""
     model = model_at(site, spec, vector)
     parameters = stage_parameters(model, task.stage)
     of_base = task.stage == "base"
@@ -88,11 +94,12 @@ def _velocity_loss(
 ) -> PatientLoss:
     form, lesson = form_of(spec), Lesson(stage=task.stage, least_visible=task.least_visible)
     with loading:
-        encoded = training_patients(site, data_part(spec), base_weights(model))
+        encoded = readable_patients(site, data_part(spec), base_weights(model))
     patients = site.patients()
 
     def loss(patient: int, generator: torch.Generator) -> Tensor | None:
-        views = _views(patients[patient], encoded, terms.views, generator)
+        cases = [case for case in patients[patient] if encoded[case]]
+        views = _views(cases, encoded, terms.views, generator) if cases else []
         if task.stage == "dose":
             # Nothing can be learned from a patient without a dose. A refusal would reveal that the patient is there.
             views = [view for view in views if form.has_dose(view)]
@@ -122,7 +129,7 @@ def _base_loss(site: SiteConfig, spec: ModelSpec, model: DoseModel, terms: Priva
     base, network = base_of(spec), model.base
     assert network is not None
     with loading:
-        rows = base_rows(site, data_part(spec))
+        rows = readable_rows(site, data_part(spec))
     patients = site.patients()
 
     def loss(patient: int, generator: torch.Generator) -> Tensor | None:

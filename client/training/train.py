@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from client.data.encoded import encoded, encoded_sides
 from client.data.kept import latest_per_site
-from client.data.load import load_split
+from client.data.load import load_split, or_none
 from client.site.config import SiteConfig
-from client.training.base import base_doses, base_rows
+from client.training.base import base_doses, base_rows, case_dose
 from privacy.wire.messages import EvaluateTask, TrainTask
 from shared_model.adapter.manifest import pack, unpack
 from shared_model.adapter.shared import adapted_model, trainable
@@ -75,6 +75,16 @@ def training_patients(site: SiteConfig, spec: ModelSpec, weights: bytes) -> tupl
         raise InputError(f"site {site.site}: no training cases; list some under 'train' in the site configuration")
     bases = base_doses(site, spec, weights, "train")
     return tuple(encoded_sides(case, spec, site.cache, base) for case, base in zip(cases, bases, strict=True))
+
+
+@latest_per_site
+def readable_patients(site: SiteConfig, spec: ModelSpec, weights: bytes) -> tuple[tuple[Any, ...], ...]:
+    """As ``training_patients``, with no view of a case that cannot be read, which only the site's log says."""
+
+    def views(case: Case) -> tuple[Any, ...]:
+        return encoded_sides(case, spec, site.cache, case_dose(case, spec, weights))
+
+    return tuple(or_none(site, case_id, views) or () for case_id in site.train)
 
 
 @latest_per_site

@@ -62,6 +62,18 @@ def epsilon(spent: Profile, delta: float) -> float:
     return rdp if rdp > _HOPELESS else _pld(merged, delta)
 
 
+def adaptive_epsilon(spent: Profile, delta: float) -> float:
+    """Return an epsilon that also holds where later terms were chosen after earlier releases had been seen.
+
+    Releases with q = 1 are Gaussians, whose precisions add up whoever chooses them (Smith and Thakurta 2022, fully
+    adaptive composition of Gaussian differential privacy). One mechanism alone leaves nothing to choose. Several
+    mechanisms with sampling are counted in Renyi differential privacy, which is a filter (Feldman and Zrnic 2021,
+    arXiv:2008.11193; Lecuyer 2021, arXiv:2103.01379).
+    """
+    merged = _merge(spent)
+    return epsilon(spent, delta) if len(merged) < 2 else _rdp(merged, delta)
+
+
 def epsilon_prv(spent: Profile, delta: float, error: float = 0.01) -> float:
     """Return the same by Opacus' PRV accountant: an upper bound, at most ``error`` above the true epsilon.
 
@@ -139,7 +151,7 @@ class Budget:
         """Return whether ``spent`` costs at most the limit."""
         if any(_is_below(spent, known) for known in self._within):
             return True
-        if epsilon(spent, self._delta) > self._limit:
+        if adaptive_epsilon(spent, self._delta) > self._limit:
             return False
         self._within = [known for known in self._within if not _is_below(known, spent)] + [dict(spent)]
         return True

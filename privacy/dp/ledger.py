@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from privacy.dp.accountant import Charge, budget, epsilon, profile
+from privacy.dp.accountant import Charge, adaptive_epsilon, budget, profile
 from privacy.dp.ledger_record import FIRST, SHOWINGS, LedgerEntry, Shown, charge_of, entry_of, read_record, record_of
 from privacy.trust.signed import canonical
 from shared_model.core.errors import InputError, PolicyError
@@ -129,8 +129,8 @@ class SiteLedger:
         """Return what all charges cost together; takes about a second."""
         charges = [entry.charge for entry in self.entries()]
         return Spent(
-            epsilon=epsilon(profile(charges), self.delta),
-            epsilon_alone=epsilon(profile(charges, alone=True), self.delta),
+            epsilon=adaptive_epsilon(profile(charges), self.delta),
+            epsilon_alone=adaptive_epsilon(profile(charges, alone=True), self.delta),
             delta=self.delta,
             entries=len(charges),
         )

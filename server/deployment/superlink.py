@@ -5,7 +5,8 @@ whoever holds the CA certificate can list nodes, register a key, start a run or 
 the source address does not mend that, since a reverse proxy on the same host makes everyone local. So this process
 listens twice, with the same certificate:
 
-- host:port, for sites. Only /v1/fleet/ (node keys, checked by Flower) and /health exist there, for everyone.
+- host:port, for sites. Only /v1/fleet/ and /health exist there. A request to the first must be signed by an admitted
+  node key: this is checked before its body is read, and again by Flower.
 - 127.0.0.1:control_port, for the coordinator's own tools, on no other interface. The Control API needs the
   installation's secret (HTTP Basic, inside TLS); the Runtime API has Flower's own proof (an HMAC by the SuperExec
   secret to take a task, that task's token afterwards), which Flower asks for in process isolation only.
@@ -20,16 +21,20 @@ import hmac
 import os
 import socket
 import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from privacy.flower.processes import LOOPBACK, end_with_parent
+from privacy.flower.internals.node_headers import signing_node
+from privacy.flower.processes import LOOPBACK, end_with_parent, read_state
 from privacy.flower.whole_body import Application, Receive, Scope, Send, WholeBody, refuse
+from privacy.trust.identity import canonical_node_key
 from server.deployment.home import CONTROL_USER, ServerHome
 
 FLEET = "/v1/fleet/"
 CONTROL = "/v1/control/"
 RUNTIME = "/v1/runtime/"
 HEALTH = "/health"
+Headers = Iterable[tuple[bytes, bytes]]
 
 
 class Guard:
@@ -38,8 +43,10 @@ class Guard:
     The port of the connection decides, as the operating system reports it. No header can change that.
     """
 
-    def __init__(self, application: Application, control_port: int, control_secret: bytes) -> None:
-        self._application = application
+    def __init__(
+        self, application: Application, control_port: int, control_secret: bytes, admits: Callable[[Headers], bool]
+    ) -> None:
+        self._application, self._admits = application, admits
         self._control_port = control_port
         credentials = base64.b64encode(CONTROL_USER.encode() + b":" + control_secret)
         self._control_authorization = b"Basic " + credentials
@@ -51,9 +58,17 @@ class Guard:
         elif scope["type"] != "http":
             await send({"type": "websocket.close", "code": 1008})
         elif self._allows(scope):
+            if self._of_a_stranger(scope):
+                await refuse(send, 401)
+                return
             await self._application(_without_basic(scope), receive, send)
         else:
             await refuse(send, 404)
+
+    def _of_a_stranger(self, scope: Scope) -> bool:
+        """Whether a site's request has no admitted node key: nothing of its body is read then."""
+        fleet = scope["path"].startswith(FLEET)
+        return fleet and not self._admits(scope["headers"])
 
     def _allows(self, scope: Scope) -> bool:
         path: str = scope["path"]
@@ -74,6 +89,29 @@ def _without_basic(scope: Scope) -> Scope:
     """Drop our Authorization header: Flower's own middleware refuses every scheme but Bearer."""
     headers = [(n, v) for n, v in scope["headers"] if not (n == b"authorization" and v.startswith(b"Basic "))]
     return {**scope, "headers": headers}
+
+
+class AdmittedNodes:
+    """Whether a request's headers are signed by a node key in ``sites.json``, which is read anew when it changes."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._read: tuple[int, frozenset[bytes]] = (-1, frozenset())
+
+    def __call__(self, headers: Headers) -> bool:
+        """Return it. A request that is signed by nobody costs no look at the file."""
+        key = signing_node(headers)
+        return key is not None and key in self._keys()
+
+    def _keys(self) -> frozenset[bytes]:
+        try:
+            changed = self._path.stat().st_mtime_ns
+        except FileNotFoundError:
+            return frozenset()
+        if changed != self._read[0]:
+            sites = read_state(self._path).values()
+            self._read = (changed, frozenset(canonical_node_key(site["public_key"].encode()) for site in sites))
+        return self._read[1]
 
 
 def superlink_arguments(home: ServerHome) -> list[str]:
@@ -104,7 +142,9 @@ def run(home: ServerHome) -> None:
     from privacy.flower.internals.superlink import log_settings, superlink_application
 
     application = superlink_application(superlink_arguments(home))
-    guard = Guard(WholeBody(application), home.control_port, home.secret("control").read_bytes())
+    guard = Guard(
+        WholeBody(application), home.control_port, home.secret("control").read_bytes(), AdmittedNodes(home.sites_file)
+    )
     server = uvicorn.Server(
         uvicorn.Config(
             guard,

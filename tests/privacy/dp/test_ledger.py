@@ -10,7 +10,7 @@ import pytest
 
 from privacy.dp import ledger as module
 from privacy.dp import ledger_record
-from privacy.dp.accountant import Charge, epsilon
+from privacy.dp.accountant import Charge, adaptive_epsilon, epsilon
 from privacy.dp.ledger import SiteLedger
 from privacy.dp.ledger_record import LedgerEntry
 from shared_model.core.errors import InputError, PolicyError
@@ -85,8 +85,8 @@ def test_charges_stay_over_runs_stages_and_coordinators(tmp_path: Path) -> None:
     found = opened(tmp_path).entries()
     assert [(e.purpose, e.run_id[0], e.round) for e in found] == [("shared", "0", 1), ("local", "1", 7)]
     spent = opened(tmp_path).spent()
-    assert spent.epsilon == epsilon({(4.0, 1.0): 1, (1.0, 0.1): 1}, 1e-5)
-    assert spent.epsilon_alone == epsilon({(2.0, 1.0): 1, (1.0, 0.1): 1}, 1e-5)
+    assert spent.epsilon == adaptive_epsilon({(4.0, 1.0): 1, (1.0, 0.1): 1}, 1e-5)
+    assert spent.epsilon_alone == adaptive_epsilon({(2.0, 1.0): 1, (1.0, 0.1): 1}, 1e-5)
     assert spent.entries == 2
     assert oct((tmp_path / "ledger.jsonl").stat().st_mode)[-3:] == "600"
 

@@ -10,10 +10,13 @@ from server.deployment.superlink import Guard
 
 SECRET = b"s3cret"
 FLEET_PORT, CONTROL_PORT = 9092, 9093
+KEY = (b"flwr-public-key", b"stands for an admitted one")
 BASIC = b"Basic " + base64.b64encode(b"coordinator:" + SECRET)
 
 
-def ask(path: str, port: int | None, headers: list[tuple[bytes, bytes]] | None = None) -> tuple[int, list[Any]]:
+def ask(
+    path: str, port: int | None, headers: list[tuple[bytes, bytes]] | None = None, admitted: bool = True
+) -> tuple[int, list[Any]]:
     """Status that the guard answers (200 from the app behind it), and the headers that the app saw."""
     seen: list[Any] = []
     statuses: list[int] = []
@@ -36,7 +39,7 @@ def ask(path: str, port: int | None, headers: list[tuple[bytes, bytes]] | None =
         "client": ("127.0.0.1", 5),
         "server": None if port is None else ("127.0.0.1", port),
     }
-    asyncio.run(Guard(application, CONTROL_PORT, SECRET)(scope, receive, send))
+    asyncio.run(Guard(application, CONTROL_PORT, SECRET, lambda given: admitted or KEY in given)(scope, receive, send))
     return statuses[0], seen
 
 
