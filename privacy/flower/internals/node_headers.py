@@ -16,8 +16,6 @@ from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER, FLEET_HTTP_SIG
 from flwr.supercore.date import now
 from flwr.supercore.primitives.asymmetric import bytes_to_public_key, verify_signature
 
-from privacy.trust.identity import canonical_node_key
-
 _NAMES = (FLEET_HTTP_PUBLIC_KEY_HEADER, FLEET_HTTP_SIGNATURE_HEADER, TIMESTAMP_HEADER)
 
 
@@ -38,6 +36,6 @@ def signing_node(headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:
             key, time, b64decode(signature, validate=True)
         )
         openssh = key.public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
-        return canonical_node_key(openssh) if fits else None
+        return openssh if fits else None
     except (ValueError, TypeError, UnicodeError, binascii.Error):
         return None
