@@ -25,7 +25,7 @@ from client.gate.spending import Account
 from client.site.config import SiteConfig
 from client.training.installed import InstalledTraining, Training
 from privacy.dp.encoding import Ring
-from privacy.dp.terms import SUMMED
+from privacy.dp.terms import NOISE_SHARED, SUMMED
 from privacy.secagg.errors import SecAggError
 from privacy.wire.messages import (
     MESSAGE_TYPES,
@@ -146,8 +146,9 @@ def _answer(
     if account is not None:
         # On the disk before anything leaves. From here on nothing may fail that could be asked for again.
         account.spend()
-    if secure is not None and done.ring is not None:
-        message, masked = secure.mask(asked, done.ring)
+    if secure is not None:
+        ring = _exact_ring(asked, done, patients, gate.filter_metrics(done.metrics)) if done.ring is None else done.ring
+        message, masked = secure.mask(asked, ring)
         return reply(answered(secure=message, ring=masked))
     return reply(
         answered(
@@ -168,7 +169,7 @@ def _count_patients(site: SiteConfig, kind: str) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class _Done:
-    """The result of a task. ``ring`` is a release with noise: it leaves this site only under masks."""
+    """The result of a task. ``ring`` is a release whose noise is drawn in the ring."""
 
     update: Vector | None = None
     ring: Ring | None = None
@@ -178,17 +179,26 @@ class _Done:
 def _secure(gate: Gate, asked: Request) -> SecureSite | None:
     """Return this site's part in secure aggregation if the request belongs to it, else None.
 
-    Only a release with noise of its own is summed under masks, and such a release leaves in no other way.
+    In every mode but none, answers leave under masks and in no other way.
     """
-    terms = asked.task.terms if isinstance(asked.task, TrainTask) else None
-    summed = terms is not None and terms.mode in SUMMED
+    summed = asked.task is not None and asked.task.mode in SUMMED
     if asked.secure is None and not summed:
         return None
     if asked.secure is None:
-        raise PolicyError("modes: in modes shared and site, a release leaves this site only under masks")
+        raise PolicyError("modes: in every mode but none, an answer leaves this site only under masks")
     if asked.kind not in SECURE_KINDS and not summed:
-        raise PolicyError("modes: under masks, this site answers only with releases of modes shared and site")
+        raise PolicyError("modes: in mode none, this site's answers have no masks")
     return gate.secure_site()
+
+
+def _exact_ring(asked: Request, done: _Done, patients: int, means: Mapping[str, float]) -> Ring:
+    """Write an update, or scores, in the fixed-point numbers of the task's exact sum (privacy/secagg/exact_sums.py)."""
+    task = asked.task
+    exact = None if task is None else task.mask_terms
+    if task is None or exact is None:
+        raise _RefusedError("training_failed")
+    update = np.empty(0, np.float32) if done.update is None else done.update
+    return exact.encode(update, patients, means, task.means)
 
 
 def _run(training: Training, site: SiteConfig, asked: Request) -> _Done:
@@ -205,7 +215,7 @@ def _run(training: Training, site: SiteConfig, asked: Request) -> _Done:
         return _Done(update=_check_update(update, vector), metrics=metrics)
     # No metrics: each would be a release that nobody has paid for.
     found = training.private_round(site, asked.spec_json, vector, task, task.terms)
-    if task.terms.mode in SUMMED:
+    if task.terms.mode in NOISE_SHARED:
         return _Done(ring=found)  # type: ignore[arg-type]
     return _Done(update=_check_update(found, vector))
 

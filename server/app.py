@@ -21,7 +21,7 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 from numpy.typing import NDArray
 
-from server.config.privacy import privacy_report, releases, run_terms
+from server.config.privacy import mask_terms, privacy_report, releases, run_terms
 from server.config.run import RunConfig
 from server.consortium.participants import members_of
 from server.deployment.home import ServerHome
@@ -136,7 +136,7 @@ def federation_report(config: RunConfig, result: FederationResult, adapter_hash:
         "name": config.name,
         "seed": config.seed,
         "config": asdict(config),
-        "privacy": privacy_report(run_terms(config), result.history, releases(config)),
+        "privacy": privacy_report(run_terms(config), result.history, releases(config), mask_terms(config)),
         "rounds": result.rounds,
         "resumed_from": result.resumed_from,
         "public": public_summary(result.history),

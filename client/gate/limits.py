@@ -55,11 +55,12 @@ class Limits:
     def floors(self) -> Floors:
         """Return the least that this site's policy and pinned plan demand of the sums that its releases enter.
 
-        Each release has noise of its own and is charged by itself, so that several of one round may be revealed.
+        Several sums of one round may be revealed where each has noise of its own; client/gate/secure_site.py holds
+        sums without noise to one a round.
         """
         sites = survivors = max(Floors.sites, self.policy.least_sites)
-        terms = None if self.plan is None else self.plan.terms
-        if terms is None or terms.mode not in SUMMED:
+        terms = None if self.plan is None else self.plan.mask_terms or self.plan.terms
+        if terms is None:
             return Floors(sites=sites, survivors=survivors, one_sum_a_round=False)
         return Floors(
             sites=max(sites, terms.sites),
@@ -117,14 +118,15 @@ class Limits:
 
     def _check_mode(self, asked: Request) -> None:
         """Raise PolicyError unless the site takes part in the request's mode, whatever its plan says."""
-        if isinstance(asked.task, TrainTask):
-            mode = "none" if asked.task.terms is None else asked.task.terms.mode
-            if mode not in self.policy.modes:
-                raise PolicyError(f"modes: this site does not take part in mode {mode}")
-        if asked.kind in _EXACT and "none" not in self.policy.modes:
-            raise PolicyError(f"modes: {asked.kind} sends exact numbers, and this site does not take part in mode none")
+        mode = "none" if asked.task is None else asked.task.mode
+        if isinstance(asked.task, TrainTask) and mode not in self.policy.modes:
+            raise PolicyError(f"modes: this site does not take part in mode {mode}")
+        if asked.kind in _EXACT and mode not in self.policy.modes:
+            raise PolicyError(
+                f"modes: {asked.kind} in mode {mode} sends exact numbers, and this site does not take part in it"
+            )
         if asked.kind in SECURE_KINDS and not set(SUMMED) & set(self.policy.modes):
-            raise PolicyError(f"modes: this site takes part in neither mode {' nor '.join(SUMMED)}")
+            raise PolicyError(f"modes: this site takes part in none of the modes {', '.join(SUMMED)}")
 
 
 def _asked_work(asked: Request) -> dict[str, int]:

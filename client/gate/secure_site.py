@@ -14,7 +14,7 @@ from client.gate.secure_inputs import SecureInputs, inputs_key
 from client.site.home import ClientHome
 from privacy.agreement.federation_plan import FederationPlan
 from privacy.dp.ledger import SiteLedger
-from privacy.secagg.context import Floors, SumTerms
+from privacy.secagg.context import Floors, SumTerms, digest
 from privacy.secagg.errors import SecAggError
 from privacy.secagg.heads import LedgerHead, PeerHeads
 from privacy.secagg.layout import Packed
@@ -37,7 +37,8 @@ class SecureSite:
 
     ``plan``: hash of the plan that the site has pinned, empty without one. ``inputs``: where what it puts into sums is
     kept for an audit. ``ledger``: the site's privacy ledger, whose state its peers are shown with each set of keys.
-    Every refusal is a SecAggError, whose text may be sent to the coordinator.
+    Sums of scores have set-ups of their own beside those of training. Every refusal is a SecAggError, whose text may be
+    sent to the coordinator.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class SecureSite:
         ledger: SiteLedger | None = None,
     ) -> None:
         self._site, self._plan, self._inputs, self._ledger = site, plan, inputs, ledger
+        self._scorer = site.twin()
         self._lock = threading.Lock()
 
     def answer(self, asked: Request) -> Packed:
@@ -55,15 +57,16 @@ class SecureSite:
         message = asked.secure
         with self._lock:
             if isinstance(message, SumTerms):
-                if message.session != session_of(asked):
-                    raise SecAggError("terms", "the terms are for another run than the request")
-                return self._site.begin(message, config_hash(asked, self._plan), self._show_ledger)
+                for kind, site in (("train", self._site), ("evaluate", self._scorer)):
+                    if message.session == session_of(asked, kind):
+                        return site.begin(message, config_hash(asked, self._plan), self._show_ledger)
+                raise SecAggError("terms", "the terms are for another run than the request")
             if isinstance(message, Adverts):
-                return self._site.deal(message)
+                return self._of_setup(message.setup).deal(message)
             if isinstance(message, Survivors):
-                return self._site.confirm(message)
+                return self._of_setup(message.setup).confirm(message)
             if isinstance(message, Confirmations):
-                return self._site.reveal(message)
+                return self._of_setup(message.setup).reveal(message)
         raise SecAggError("stage", "not a message of secure aggregation that stands alone")
 
     def _show_ledger(self) -> bytes:
@@ -76,28 +79,40 @@ class SecureSite:
         if not isinstance(asked.secure, Inbox):
             raise SecAggError("stage", "the request does not ask for a masked answer")
         with self._lock:
-            self._check_noise(asked)
-            self._site.open_step(asked.secure, work_hash(asked))
+            self._check_promise(asked)
+            self._of_kind(asked.kind).open_step(asked.secure, work_hash(asked), self._frozen(asked))
 
-    def _check_noise(self, asked: Request) -> None:
-        """Refuse a set-up that would accept a sum with less noise than the task's privacy terms count on."""
-        promised = asked.task.terms if isinstance(asked.task, TrainTask) else None
-        agreed = self._site.terms
-        if promised is None or agreed is None:
+    def _of_setup(self, setup: bytes) -> MaskingSite:
+        return self._scorer if self._scorer.holds(setup) else self._site
+
+    def _of_kind(self, kind: str) -> MaskingSite:
+        return self._scorer if kind == "evaluate" else self._site
+
+    def _frozen(self, asked: Request) -> bytes:
+        """Return under which hash the sites of a sum without noise are frozen: the plan's, or without one the run's."""
+        if asked.task is None or asked.task.mode != "masked":
+            return b""
+        return digest("frozen", self._plan or session_of(asked))
+
+    def _check_promise(self, asked: Request) -> None:
+        """Refuse a set-up that would accept a sum of fewer sites than the task's terms, or its noise, count on."""
+        agreed, promised = self._of_kind(asked.kind).terms, _promised(asked)
+        if agreed is None or promised is None:
             return
-        if agreed.ring_bits != promised.encoding().bits:
+        bits, survivors, colluders = promised
+        if agreed.ring_bits != bits:
             raise SecAggError("terms", "the set-up is for another ring than the task's privacy terms")
-        if agreed.least_survivors < promised.survivors or agreed.colluders < promised.colluders:
+        if agreed.least_survivors < survivors or agreed.colluders < colluders:
             raise SecAggError(
                 "terms",
-                f"the task's noise counts on sums of {promised.survivors} sites with {promised.colluders} colluders;"
+                f"the task's terms count on sums of {survivors} sites with {colluders} colluders;"
                 f" the set-up would take {agreed.least_survivors} with {agreed.colluders}",
             )
 
     def mask(self, asked: Request, vector: Ring) -> tuple[Masked, Ring]:
         """Mask the result of the work, (d,) over the terms' ring. The site alone keeps the unmasked one, for audits."""
         with self._lock:
-            message, masked, opening = self._site.mask(vector)
+            message, masked, opening = self._of_kind(asked.kind).mask(vector)
         if self._inputs is not None:
             self._inputs.keep(asked.run_id, asked.round, message.commitment, opening, vector)
         return message, masked
@@ -106,6 +121,16 @@ class SecureSite:
         """Forget the open set-up."""
         with self._lock:
             self._site.end()
+            self._scorer.end()
+
+
+def _promised(asked: Request) -> tuple[int, int, int] | None:
+    """Return bits of the ring, fewest survivors and colluders of a task's terms; None for work without terms."""
+    exact = asked.task.mask_terms if asked.task is not None else None
+    if exact is not None:
+        return exact.ring_bits, exact.survivors, exact.colluders
+    noise = asked.task.terms if isinstance(asked.task, TrainTask) else None
+    return None if noise is None else (noise.encoding().bits, noise.survivors, noise.colluders)
 
 
 @dataclass

@@ -17,7 +17,7 @@ from client.node.watchdog import Watchdog
 from client.site.config import SiteConfig
 from client.site.home import ClientHome
 from client.site.policy import Policy
-from privacy.dp.terms import SUMMED
+from privacy.dp.terms import NOISED, SUMMED
 from privacy.flower.processes import (
     LOOPBACK,
     Child,
@@ -44,7 +44,7 @@ def start(home: ClientHome, say: Callable[[str], None]) -> None:
     if set(policy.modes) & set(SUMMED):
         with naming(home.identity_key):
             private_key(read_private_key(home.identity_key))
-    if set(policy.modes) != {"none"}:
+    if set(policy.modes) & set(NOISED):
         policy.ledger_in(home.folder).entries()
     os.umask(0o077)
     with sole_instance(home.lock, "the site"):

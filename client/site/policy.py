@@ -31,15 +31,19 @@ require_plan: true
 #   shared: noise that all sites add together hides each patient; the coordinator sees only the sum.
 #   local: this site's own noise hides each patient.
 #   site: as shared, but the noise hides each hospital instead of each patient.
-#   none: NO privacy. The coordinator sees this site's updates as they are, and exact answers to base and evaluate.
-# Without none in this list, base and evaluate are refused.
+#   masked: NO noise. The coordinator sees exact sums over all sites, of updates, losses and scores, and no single
+#     one of them. That hides this hospital from the coordinator. It does not hide a patient: sums and adapter may
+#     reveal them.
+#   none: NO privacy, for tests. The coordinator sees this site's updates as they are, and exact answers to base and
+#     evaluate.
+# With neither masked nor none in this list, base and evaluate are refused; base needs none.
 modes: [shared]
 
 # Take part in sums only with hospitals whose keys somebody here has compared with them (`client trust`). Without it, a
 # coordinator that also holds the consortium's CA could be all other hospitals to this one, and see its vector.
 known_peers: true
 
-# An accepted plan must add up the updates of at least this many hospitals in a round. In modes shared and site the
+# An accepted plan must add up the updates of at least this many hospitals in a round. In every mode but none the
 # least is 3, whatever stands here: with two hospitals, each could subtract its own part from the sum.
 least_sites: 2
 

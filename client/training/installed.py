@@ -37,7 +37,7 @@ class Training(Protocol):
     def private_round(
         self, site: SiteConfig, spec_json: str, vector: Vector, task: TrainTask, terms: PrivacyTerms
     ) -> Vector | Ring:
-        """Train under differential privacy; returns a release (modes shared and site) or an update (mode local)."""
+        """Train under differential privacy; returns a release in the ring, or in mode local an update."""
         ...
 
     def evaluate_round(

@@ -15,8 +15,9 @@ from typing import Any, ClassVar
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from privacy.dp.accountant import epsilon, profile
-from privacy.dp.terms import MODES, SUMMED, PrivacyTerms
+from privacy.dp.terms import MODES, NOISED, SUMMED, PrivacyTerms
 from privacy.secagg.context import Cohort
+from privacy.secagg.exact_sums import MaskTerms
 from privacy.trust import signed
 from privacy.trust.peers import check_identities, peer_digits
 from privacy.trust.roster import CONSORTIUM, DIGEST, SITE_NAME, TIME, utc_now
@@ -37,8 +38,9 @@ class FederationPlan:
     """One run's promise. ``model``: canonical JSON of the specification; ``parameters``: numbers in one update.
 
     ``manifest``, ``prior`` and ``normalisation``: hashes that the site's own installation must agree with.
-    ``privacy``: the terms without the mode (privacy/dp/terms.py), empty in mode ``none``. ``sites``: identity keys
-    (hex) of the sites that take part, by name; in modes shared and site the sums are over exactly these sites.
+    ``privacy``: the terms of the noise without the mode (privacy/dp/terms.py), empty in modes masked and none.
+    ``masks``: the terms of exact sums (privacy/secagg/exact_sums.py), in modes masked and local. ``sites``: identity
+    keys (hex) of the sites that take part, by name; in every mode but none the sums are over exactly these sites.
     ``stopping``: when the run stops, in words. ``certificates``: each site's certificate (PEM), issued by the CA.
     ``version``: grows with each plan of a coordinator. ``expires``: a time in UTC. ``answers``: the most training
     answers that a site gives under this plan, repeated rounds and repeated runs included.
@@ -50,6 +52,7 @@ class FederationPlan:
     sites: Mapping[str, str]
     mode: str
     privacy: Mapping[str, Any]
+    masks: Mapping[str, Any]
     model: str
     manifest: str
     prior: str
@@ -101,13 +104,13 @@ class FederationPlan:
         """Verify and read a federation plan; InputError unless it is ``consortium``'s and ``signer`` signed it."""
         document = signed.verify(KIND, content, signer)
         metrics, software = document.pop("metrics", None), document.pop("software", None)
-        privacy, sites = document.pop("privacy", None), document.pop("sites", None)
-        certified = document.pop("certificates", None)
+        privacy, masks = document.pop("privacy", None), document.pop("masks", None)
+        sites, certified = document.pop("sites", None), document.pop("certificates", None)
         check_values("schema", KIND, document, FederationPlan.RULES)
         if document.pop("consortium") != consortium:
             raise InputError("plan: it belongs to another consortium")
-        _check_privacy(document["mode"], privacy)
-        _check_sites(document["mode"], privacy, sites, certified)
+        _check_privacy(document["mode"], privacy, masks)
+        _check_sites(document["mode"], masks or privacy, sites, certified)
         if not isinstance(metrics, list) or len(metrics) > _MOST_METRICS or not all(map(_WORD.accepts, metrics)):
             raise InputError("plan: metrics must be a list of names")
         if not isinstance(software, dict) or not all(map(_WORD.accepts, [*software, *software.values()])):
@@ -118,6 +121,7 @@ class FederationPlan:
         return FederationPlan(
             consortium=consortium,
             privacy=privacy,
+            masks=masks,
             sites=sites,
             certificates=certified,
             metrics=tuple(metrics),
@@ -134,8 +138,13 @@ class FederationPlan:
 
     @property
     def terms(self) -> PrivacyTerms | None:
-        """The privacy terms; None in mode none."""
+        """The terms of the noise; None in modes masked and none."""
         return PrivacyTerms.from_plain({"mode": self.mode, **self.privacy}) if self.privacy else None
+
+    @property
+    def mask_terms(self) -> MaskTerms | None:
+        """The terms of exact sums; None in the other modes."""
+        return MaskTerms.from_plain(self.masks) if self.masks else None
 
     def in_words(self) -> list[str]:
         """Tell a person what the site would agree to."""
@@ -147,6 +156,7 @@ class FederationPlan:
             *(self._keys_in_words() if self.mode in SUMMED else []),
             f"privacy: {_MODES[self.mode]}",
             *([] if self.terms is None else terms_in_words(self.terms)),
+            *([] if self.mask_terms is None else _masks_in_words(self.mask_terms)),
             f"model: prior {model['prior']} ({self.prior[:16]}), adapter {model['adapter']}, grid {model['shape']}",
             f"leaves this site in a round: one update of {self.parameters} numbers ({megabytes:.1f} MB)"
             f"{', under masks' if self.mode in SUMMED else ', how many patients it trained on'}"
@@ -169,21 +179,35 @@ class FederationPlan:
 
 
 _MODES: Mapping[str, str] = {
-    "none": "NONE. No differential privacy, no secure aggregation: the coordinator sees each site's update as it is",
+    "none": "NONE. No differential privacy, no secure aggregation: the coordinator sees each site's update as it is."
+    " For tests and simulations",
+    "masked": "MASKED. The coordinator sees sums over all sites, and no site's update, loss or score. No noise: a sum"
+    " and the adapter may reveal a patient",
     "shared": "patient-level differential privacy; the sites share the noise, under secure aggregation",
-    "local": "patient-level differential privacy; each site adds all of its noise itself",
+    "local": "patient-level differential privacy; each site adds all of its noise itself, under secure aggregation",
     "site": "hospital-level differential privacy; the sites share the noise, under secure aggregation",
 }
 
 
-def _check_privacy(mode: str, privacy: object) -> None:
-    if not isinstance(privacy, dict) or (mode == "none") != (privacy == {}):
-        raise InputError("plan: privacy: expected terms in a private mode, and no terms in mode none")
+def _check_privacy(mode: str, privacy: object, masks: object) -> None:
+    if not isinstance(privacy, dict) or (mode in NOISED) != (privacy != {}):
+        raise InputError("plan: privacy: expected terms in a mode with noise, and no terms in the others")
+    if not isinstance(masks, dict) or (mode in ("local", "masked")) != (masks != {}):
+        raise InputError("plan: masks: expected terms in modes masked and local, and no terms in the others")
     if privacy:
         PrivacyTerms.from_plain({**privacy, "mode": mode})
+    if masks:
+        MaskTerms.from_plain(masks)
 
 
-def _check_sites(mode: str, privacy: Mapping[str, Any], sites: object, certified: object) -> None:
+def _masks_in_words(terms: MaskTerms) -> list[str]:
+    return [
+        f"  sums of updates of norm {terms.bound:g} at most, from at least {terms.survivors} of {terms.sites} sites;"
+        f" rounding moves a number of the mean by {terms.error:.1e} at most",
+    ]
+
+
+def _check_sites(mode: str, terms: Mapping[str, Any], sites: object, certified: object) -> None:
     if not isinstance(sites, dict) or not all(
         SITE_NAME.accepts(name) and DIGEST.accepts(key) for name, key in sites.items()
     ):
@@ -195,8 +219,8 @@ def _check_sites(mode: str, privacy: Mapping[str, Any], sites: object, certified
     ):
         raise InputError("plan: certificates must map each of its sites to one certificate in PEM")
     check_identities(sites)
-    if mode in SUMMED and len(sites) != privacy["sites"]:
-        raise InputError(f"plan: its terms are for {privacy['sites']} sites, but it names {len(sites)}")
+    if mode in SUMMED and len(sites) != terms["sites"]:
+        raise InputError(f"plan: its terms are for {terms['sites']} sites, but it names {len(sites)}")
 
 
 def terms_in_words(terms: PrivacyTerms) -> list[str]:
@@ -243,6 +267,10 @@ def _check_terms(plan: FederationPlan, asked: Request) -> None:
         raise PolicyError("plan: the request's privacy terms are not those in this site's pinned plan")
     if plan.terms is not None and asked.kind in ("base", "evaluate"):
         raise PolicyError(f"plan: in mode {plan.mode} this site answers no {asked.kind} request")
+    if plan.mode == "masked" and asked.kind == "base":
+        raise PolicyError("plan: in mode masked this site answers no base request")
+    if asked.task is not None and asked.task.mask_terms != plan.mask_terms:
+        raise PolicyError("plan: the request's mask terms are not those in this site's pinned plan")
 
 
 def _requested_numbers(asked: Request) -> dict[str, int]:

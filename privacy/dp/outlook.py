@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from privacy.dp.accountant import checked_epsilon
-from privacy.dp.terms import SUMMED, PrivacyTerms
+from privacy.dp.terms import NOISE_SHARED, PrivacyTerms
 
 # Exchanges of secure aggregation per step (masked vector, who is in, unmask) and per set-up of keys; steps per set-up.
 EXCHANGES_A_STEP, EXCHANGES_A_SETUP, STEPS_A_SETUP = 3, 2, 16
@@ -52,16 +52,21 @@ def useful_size(spent: float, delta: float, units: float) -> int:
     return int((gaussian_mu(spent, delta) * units) ** 2)
 
 
-def outlook(terms: PrivacyTerms, parameters: int, rounds: int) -> Outlook:
+def exchanges_of(rounds: int) -> int:
+    """Return how many exchanges the secure sums of so many rounds take."""
+    return EXCHANGES_A_STEP * rounds + EXCHANGES_A_SETUP * math.ceil(rounds / STEPS_A_SETUP)
+
+
+def outlook(terms: PrivacyTerms, parameters: int, rounds: int, ring_bits: int = 32) -> Outlook:
     """Compute the figures for an adapter of ``parameters`` numbers over ``rounds`` rounds; takes some seconds.
+
+    ``ring_bits``: the ring of mode local, whose noise is not drawn in the ring.
 
     Raises AccountantError where two independent accountants disagree on an epsilon.
     """
     near, alone = (checked_epsilon({(z, terms.q): terms.steps}, terms.delta) for z in (terms.z, terms.z_alone))
-    summed = terms.mode in SUMMED
-    setups = math.ceil(rounds / STEPS_A_SETUP)
-    exchanges = EXCHANGES_A_STEP * rounds + EXCHANGES_A_SETUP * setups if summed else rounds
-    up = terms.encoding().bits / 8 if summed else _VALUE_BYTES
+    exchanges = exchanges_of(rounds)
+    up = (terms.encoding().bits if terms.mode in NOISE_SHARED else ring_bits) / 8
     units = {"shared": float(terms.cohort), "local": terms.cohort / terms.sites, "site": float(terms.sites)}[terms.mode]
     useful = useful_size(near, terms.delta, units)
     return Outlook(
@@ -85,7 +90,7 @@ def _warnings(terms: PrivacyTerms, near: float, parameters: int, useful: int) ->
         )
     elif parameters > useful:
         found.append(f"doubtful: {parameters:,} numbers, but there is room for about {useful:,}")
-    if terms.mode in SUMMED and terms.honest == 1:
+    if terms.mode in NOISE_SHARED and terms.honest == 1:
         found.append(
             "no noise is shared: survivors minus colluders is 1, so each site adds all of the noise; ask for more sites"
         )

@@ -3,10 +3,11 @@
 shared  patient-level: in each step every site releases its clipped gradient sum with a share of the noise (default)
 local   patient-level: DP-SGD at the site, which adds all of the noise itself; several local steps per round
 site    hospital-level: each site releases its whole clipped update with a share of the noise
-none    updates as they are; both ends must choose this mode explicitly
+masked  no noise: the exact sum of multi-step updates, under masks (privacy/secagg/exact_sums.py)
+none    updates as they are, for tests and simulations; both ends must choose this mode explicitly
 
-The terms are public, fixed before the first release, and the same at every site. The accounting follows from the terms
-alone, never from data.
+A mode has noise, or masks, or both. The terms below are those of the noise. They are public, fixed before the first
+release, and the same at every site. The accounting follows from the terms alone, never from data.
 """
 
 from __future__ import annotations
@@ -25,10 +26,13 @@ from privacy.dp.noise import SAMPLER_TV
 from shared_model.core.errors import InputError
 from shared_model.core.fields import MessageError, OneOf, Real, Rule, Whole, check_fields
 
-MODES: tuple[str, ...] = ("shared", "local", "site", "none")
-PRIVATE: tuple[str, ...] = ("shared", "local", "site")
-# Modes whose releases are ring vectors that get summed. The other modes send float updates.
-SUMMED: tuple[str, ...] = ("shared", "site")
+MODES: tuple[str, ...] = ("shared", "local", "site", "masked", "none")
+# Modes whose answers carry noise that a ledger is charged for.
+NOISED: tuple[str, ...] = ("shared", "local", "site")
+# Modes whose noise is drawn in the ring and adds up over the sites. In mode local each site adds all of it before.
+NOISE_SHARED: tuple[str, ...] = ("shared", "site")
+# Modes whose answers leave a site only under masks.
+SUMMED: tuple[str, ...] = ("shared", "local", "site", "masked")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +60,7 @@ class PrivacyTerms:
     views: int = 2
 
     RULES: ClassVar[Mapping[str, Rule]] = {
-        "mode": OneOf(PRIVATE),
+        "mode": OneOf(NOISED),
         "z": Real(0.1, 10_000.0),
         "q": Real(0.0, 1.0, above=True),
         "steps": Whole(1, 10_000_000),
@@ -72,7 +76,7 @@ class PrivacyTerms:
 
     def __post_init__(self) -> None:
         check_fields(self, "privacy terms", self.RULES)
-        if self.mode in SUMMED and not 1 <= self.colluders < self.survivors <= self.sites:
+        if not 1 <= self.colluders < self.survivors <= self.sites:
             raise MessageError(
                 "bad_task",
                 f"privacy terms: {self.sites} sites, at least {self.survivors} in a sum, {self.colluders} colluders:"
@@ -80,7 +84,7 @@ class PrivacyTerms:
             )
         if self.mode == "site" and self.q != 1.0:
             raise MessageError("bad_task", "privacy terms: mode site takes every site in every round; expected q = 1")
-        if self.mode in SUMMED:
+        if self.mode in NOISE_SHARED:
             try:
                 self.encoding()
             except InputError as error:
@@ -89,7 +93,7 @@ class PrivacyTerms:
     @property
     def honest(self) -> int:
         """Sites whose noise is surely in a sum and unknown to colluders: m - t; in mode local only the site itself."""
-        return self.survivors - self.colluders if self.mode in SUMMED else 1
+        return self.survivors - self.colluders if self.mode in NOISE_SHARED else 1
 
     @property
     def z_alone(self) -> float:
@@ -107,7 +111,7 @@ class PrivacyTerms:
         return self.q * self.units
 
     def encoding(self) -> Encoding:
-        """Return how a release of a summed mode is encoded; InputError when no ring fits."""
+        """Return how a release with shared noise is encoded; InputError when no ring fits."""
         return _encoding(self)
 
     def check_size(self, size: int) -> None:
@@ -144,7 +148,7 @@ class PrivacyTerms:
 
     @classmethod
     def from_json(cls, text: str) -> PrivacyTerms | None:
-        """Read what ``to_json`` wrote. Empty text means mode none and gives None. Other text raises MessageError."""
+        """Read what ``to_json`` wrote. Empty text means no noise and gives None. Other text raises MessageError."""
         if not text:
             return None
         try:

@@ -26,6 +26,8 @@ CODES = (
 # When this site helped to reveal a round, each later refusal of that round ends with this text. The coordinator then
 # goes on with the next round.
 ROUND_SPENT = "was revealed already"
+# Two exact sums over different sites, subtracted, nearly show the updates of the sites that differ.
+OTHER_SITES = "sums without noise stay over the sites of the first one; this one is over others"
 
 
 class SecAggError(FedKT3DError):

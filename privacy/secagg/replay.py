@@ -2,8 +2,9 @@
 
 A set-up begins only once. In a session only the newest round may be revealed again, and only with exactly the same sum.
 So a coordinator that lost a result may ask for it again. But two sums of one round over different sites are refused,
-because their difference is one site's vector. The file is a list of lines, each with a checksum. A line is appended and
-fsynced before anything leaves. The site never acted on a line that a crash cut off, so that line is dropped.
+because their difference is one site's vector. Sums without noise are all over the sites of the first one (``freeze``).
+The file is a list of lines, each with a checksum. A line is appended and fsynced before anything leaves. The site never
+acted on a line that a crash cut off, so that line is dropped.
 """
 
 from __future__ import annotations
@@ -15,11 +16,14 @@ import re
 from pathlib import Path
 from typing import Protocol, Self
 
-from privacy.secagg.errors import ROUND_SPENT, SecAggError
+from privacy.secagg.errors import OTHER_SITES, ROUND_SPENT, SecAggError
 from shared_model.core.errors import InputError
 from shared_model.core.files import sync_folder
 
-_LINE = re.compile(r"(setup ([0-9a-f]{64})|reveal ([0-9a-f]{32}) (\d{1,10}) ([0-9a-f]{64})) ([0-9a-f]{16})")
+_LINE = re.compile(
+    r"(setup ([0-9a-f]{64})|reveal ([0-9a-f]{32}) (\d{1,10}) ([0-9a-f]{64})|sites ([0-9a-f]{64}) ([0-9a-f]{64}))"
+    r" ([0-9a-f]{16})"
+)
 
 
 class ReplayState(Protocol):
@@ -37,6 +41,14 @@ class ReplayState(Protocol):
         """Record which sum of a round is about to be revealed; SecAggError if another sum was revealed before."""
         ...
 
+    def check_sites(self, frozen: bytes, sites: bytes) -> None:
+        """Raise SecAggError if sums under ``frozen`` are over other sites than ``sites`` (both: hashes)."""
+        ...
+
+    def freeze(self, frozen: bytes, sites: bytes) -> None:
+        """Record over which sites all sums under ``frozen`` are; SecAggError if they are over others."""
+        ...
+
 
 class MemoryReplay:
     """Forgets everything when the process ends. For simulations, whose sites end with the process too."""
@@ -44,6 +56,7 @@ class MemoryReplay:
     def __init__(self) -> None:
         self._setups: set[bytes] = set()
         self._revealed: dict[bytes, tuple[int, bytes]] = {}
+        self._frozen: dict[bytes, bytes] = {}
 
     def begin(self, setup: bytes) -> None:
         """Record a set-up."""
@@ -68,6 +81,18 @@ class MemoryReplay:
             raise SecAggError("replay", f"another sum of round {round_number} {ROUND_SPENT}")
         self._write(f"reveal {session.hex()} {round_number} {what.hex()}")
         self._revealed[session] = (round_number, what)
+
+    def check_sites(self, frozen: bytes, sites: bytes) -> None:
+        """Refuse a sum over other sites."""
+        if self._frozen.get(frozen, sites) != sites:
+            raise SecAggError("survivors", OTHER_SITES)
+
+    def freeze(self, frozen: bytes, sites: bytes) -> None:
+        """Record the sites."""
+        self.check_sites(frozen, sites)
+        if frozen not in self._frozen:
+            self._write(f"sites {frozen.hex()} {sites.hex()}")
+            self._frozen[frozen] = sites
 
     def _write(self, line: str) -> None:
         """Do nothing: there is no file."""
@@ -122,13 +147,15 @@ class FileReplay(MemoryReplay):
 
     def _take(self, line: str, number: int) -> None:
         match = _LINE.fullmatch(line)
-        if match is None or match[6] != _checksum(match[1]):
+        if match is None or match[8] != _checksum(match[1]):
             raise InputError(
                 f"{self._path}: line {number} is damaged; this site cannot tell what it has revealed. Restore the file,"
                 " or move it away and have the coordinator start a new run"
             )
         if match[2]:
             self._setups.add(bytes.fromhex(match[2]))
+        elif match[6]:
+            self._frozen[bytes.fromhex(match[6])] = bytes.fromhex(match[7])
         else:
             self._revealed[bytes.fromhex(match[3])] = (int(match[4]), bytes.fromhex(match[5]))
 

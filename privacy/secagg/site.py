@@ -46,6 +46,7 @@ class _Step:
     round: int
     model: bytes
     context: bytes
+    frozen: bytes = b""
     done: str = "opened"
     survivors: Survivors | None = None
 
@@ -123,9 +124,25 @@ class MaskingSite:
         """Check the others' keys and deal them shares of this site's secrets. Once per set-up."""
         return self._open_setup(message.setup).deal(message)
 
-    def open_step(self, message: Inbox, model: bytes) -> None:
+    def twin(self) -> MaskingSite:
+        """Return another machine of the same site, for set-ups beside those of this one; they share the record."""
+        return MaskingSite(
+            name=self._cohort.name(self._index),
+            identity=self._identity,
+            cohort=self._cohort,
+            floors=self._floors,
+            replay=self._replay,
+        )
+
+    def holds(self, setup: bytes) -> bool:
+        """Return whether the set-up with this hash is the open one."""
+        return self._setup is not None and self._setup.hash == setup
+
+    def open_step(self, message: Inbox, model: bytes, frozen: bytes = b"") -> None:
         """Open the next step, before its work is done. ``model``: hash of the work that this site was asked to do.
 
+        ``frozen``: given for a vector without noise of its own. Then one sum of a round is revealed, and all sums under
+        this hash (32 bytes) are over the same sites, so that two sums never differ by a few sites' vectors.
         A step may be skipped but never used twice. The secrets of earlier steps are wiped.
         """
         setup = self._open_setup(message.setup)
@@ -133,12 +150,13 @@ class MaskingSite:
             raise SecAggError("replay", f"step {message.step} was used before, or is not in this set-up")
         if message.round < setup.terms.round:
             raise SecAggError("replay", "the round comes before the set-up's first round")
-        self._check_round(setup.terms.session, message.round)
+        if frozen or self._floors.one_sum_a_round:
+            self._replay.check(setup.terms.session, message.round)
         deal_hash = setup.take(message)
         for secrets in setup.steps[: message.step]:
             secrets.wipe()
         context = step_context(deal_hash, sorted(setup.dealers), message.step, message.round, model)
-        self._step = _Step(number=message.step, round=message.round, model=model, context=context)
+        self._step = _Step(number=message.step, round=message.round, model=model, context=context, frozen=frozen)
         self._next_step = message.step + 1
 
     def mask(self, vector: Ring) -> tuple[Masked, Ring, Opening]:
@@ -173,6 +191,8 @@ class MaskingSite:
         if message.round != step.round or self._index not in survivors or not survivors <= setup.dealers:
             raise SecAggError("survivors", "the survivors lack this site, or hold a site that dealt no shares")
         setup.check_enough(len(survivors), "have survived")
+        if step.frozen:
+            self._replay.check_sites(step.frozen, self._names(message))
         step.survivors, step.done = message, "confirmed"
         signature = self._identity.sign(to_sign("survivors", step.context, message.signed_part()))
         return Confirmation(site=self._index, step=step.number, signature=signature)
@@ -194,7 +214,9 @@ class MaskingSite:
             self._cohort.verify(site, signature, signed)
         names = "\n".join(self._cohort.name(site) for site in survivors.sites).encode()
         what = hashlib.sha256(setup.terms.config + step.model + names).digest()
-        if self._floors.one_sum_a_round:
+        if step.frozen:
+            self._replay.freeze(step.frozen, self._names(survivors))
+        if step.frozen or self._floors.one_sum_a_round:
             self._replay.reveal(setup.terms.session, step.round, what)
         shares = {
             dealer: bytes([SEED]) + held[0] if dealer in survivors.sites else bytes([KEY]) + held[1]
@@ -211,6 +233,10 @@ class MaskingSite:
         if self._setup is not None:
             self._setup.wipe()
         self._setup = self._step = None
+
+    def _names(self, survivors: Survivors) -> bytes:
+        """Hash of the names of the sites in a sum."""
+        return digest("sites", *(self._cohort.name(site).encode() for site in survivors.sites))
 
     def _check_round(self, session: bytes, round_number: int) -> None:
         if self._floors.one_sum_a_round:

@@ -4,8 +4,8 @@ A request is a ``RecordDict`` of ``head`` (ConfigRecord: schema, kind, run id, s
 evaluate) and ``vector`` (train and evaluate: one ArrayRecord with one flat float32 array). A reply is ``head`` (schema,
 kind, run id, site, patients, round; a refusal's code and text), ``metrics`` and, for train, ``vector`` (the update),
 or, for base, ``sums`` (int64: the closed-form base is solved from them, shared_model/base/ridge.py). Secure aggregation
-adds ``secure``, one message of privacy/secagg, to both. If a train or base request has ``secure``, the answer holds
-only ``secure`` and a masked ``ring``. Releases of modes shared and site travel only this way.
+adds ``secure``, one message of privacy/secagg, to both. If a train, base or evaluate request has ``secure``, the answer
+holds only ``secure`` and a masked ``ring``. In every mode but none, answers travel only this way.
 Arrays travel as raw little-endian bytes, so reading one copies nothing and parses no foreign header.
 Every field is checked when a message is made and again when it is read. A wrong field raises MessageError.
 """
@@ -68,7 +68,7 @@ _Record = TypeVar("_Record", ConfigRecord, MetricRecord, ArrayRecord)
 class Request:
     """What the coordinator asks. ``vector`` is (d,) float32, read-only. Only train and evaluate have task and vector.
 
-    ``secure``: the protocol's message. SECURE_KINDS always have it; train and base have it if the answer is masked.
+    ``secure``: the protocol's message. SECURE_KINDS always have it; MASKED_KINDS have it if the answer is masked.
     """
 
     kind: str
@@ -91,8 +91,8 @@ class Request:
 class Reply:
     """What a site answers. ``vector`` is the update (local - global), (d,) float32, only in a train reply.
 
-    ``secure`` is the protocol's message. With it, ``ring`` replaces the update or the sums of a train or base reply:
-    the masked vector, (d,) numbers of a ring. ``sums`` are the (s,) int64 sums of a base reply. ``site`` and ``run_id``
+    ``secure`` is the protocol's message. With it, ``ring`` replaces the update, the sums or the metrics of a reply: the
+    masked vector, (d,) numbers of a ring. ``sums`` are the (s,) int64 sums of a base reply. ``site`` and ``run_id``
     may be empty in a refusal. The values of ``vector`` and ``sums`` are not checked here. The server checks them while
     it adds them up (server/rounds/aggregate.py, server/rounds/base_fit.py), where it can name the site and the reason.
     """

@@ -26,6 +26,10 @@ def work_hash(asked: Request) -> bytes:
     return digest("work", *(part.encode() for part in head), vector)
 
 
-def session_of(asked: Request) -> bytes:
-    """Return the session of a run: the run's id as bytes."""
-    return bytes.fromhex(asked.run_id)
+def session_of(asked: Request, kind: str = "train") -> bytes:
+    """Return the session of a run's sums of one kind of work: the run's id as bytes, or for scores a hash of it.
+
+    Scores have a session of their own, because their sums have another length and come between those of the rounds.
+    """
+    run = bytes.fromhex(asked.run_id)
+    return digest("scores", run)[: len(run)] if kind == "evaluate" else run

@@ -7,10 +7,14 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import ClassVar
 
-from privacy.dp.terms import PrivacyTerms
+from privacy.dp.terms import NOISE_SHARED, PrivacyTerms
+from privacy.secagg.exact_sums import MaskTerms
 from shared_model.core.fields import MessageError, OneOf, Real, Rule, Text, Whole, check_fields
 
 _SEED = Whole(0, 2**63 - 1)
+_TERMS = Text(r"(\{[\x20-\x7e]*\})?", 2000, "terms in JSON or nothing")
+# What a site may report of training, and of scoring. Under masks they travel in this order, and no others do.
+METRICS = ("loss", "seconds", "dose_score_gy", "dvh_score_gy", "mae_ref5_gy", "mae_gdp_gy", "patients")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,8 +22,9 @@ class TrainTask:
     """One round of local training. ``lr`` is this round's; randomness is keyed by (seed, site, round, patient).
 
     ``grad_clip`` is the largest global gradient norm. ``least_visible``: in stage "any2any", the least probability that
-    a condition is visible (the curriculum). ``privacy``: the run's terms in JSON, empty for mode none. In mode shared a
-    round is one step. Raises MessageError ("bad_task").
+    a condition is visible (the curriculum). ``privacy``: the terms of the run's noise in JSON, empty in modes masked
+    and none. ``masks``: the terms of its exact sums, in modes local and masked. In mode shared a round is one step.
+    Raises MessageError ("bad_task").
     """
 
     round: int
@@ -33,6 +38,7 @@ class TrainTask:
     weight_decay: float = 0.0
     least_visible: float = 0.0
     privacy: str = ""
+    masks: str = ""
 
     RULES: ClassVar[Mapping[str, Rule]] = {
         "round": Whole(1, 1_000_000),
@@ -45,14 +51,17 @@ class TrainTask:
         "grad_clip": Real(0.0, 1e6, above=True),
         "weight_decay": Real(0.0, 1.0),
         "least_visible": Real(0.0, 1.0),
-        "privacy": Text(r"(\{[\x20-\x7e]*\})?", 2000, "terms in JSON or nothing"),
+        "privacy": _TERMS,
+        "masks": _TERMS,
     }
 
     def __post_init__(self) -> None:
         check_fields(self, "train task", self.RULES)
         if self.round > self.rounds:
             raise MessageError("bad_task", "train task: round must not be above rounds")
-        terms = self.terms
+        terms, exact = self.terms, self.mask_terms
+        if terms is not None and (exact is None) != (terms.mode in NOISE_SHARED):
+            raise MessageError("bad_task", "train task: mode local, and no other with noise, has terms of exact sums")
         if terms is not None and terms.mode == "shared" and self.local_steps != 1:
             raise MessageError(
                 "bad_task", "train task: local_steps must be 1 in mode shared, where a round is one step"
@@ -60,8 +69,25 @@ class TrainTask:
 
     @property
     def terms(self) -> PrivacyTerms | None:
-        """The privacy terms; None in mode none."""
+        """The terms of the noise; None in modes masked and none."""
         return _terms(self.privacy)
+
+    @property
+    def mask_terms(self) -> MaskTerms | None:
+        """The terms of exact sums; None where noise is drawn in the ring, and in mode none."""
+        return _mask_terms(self.masks)
+
+    @property
+    def mode(self) -> str:
+        """The privacy mode."""
+        if self.terms is not None:
+            return self.terms.mode
+        return "masked" if self.masks else "none"
+
+    @property
+    def means(self) -> tuple[str, ...]:
+        """Means that an exact sum carries: none beside noise, since each would be a release that nobody pays for."""
+        return () if self.privacy else METRICS
 
     @property
     def releases(self) -> int:
@@ -71,13 +97,17 @@ class TrainTask:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateTask:
-    """Score the shared vector on the site's own patients after ``round`` rounds. Raises MessageError ("bad_task")."""
+    """Score the shared vector on the site's own patients after ``round`` rounds. Raises MessageError ("bad_task").
+
+    ``masks``: terms of the exact sum that the scores go into, empty in mode none.
+    """
 
     round: int
     split: str = "validation"
     sampler_steps: int = 20
     candidates: int = 1
     seed: int = 0
+    masks: str = ""
 
     RULES: ClassVar[Mapping[str, Rule]] = {
         "round": Whole(0, 1_000_000),
@@ -85,15 +115,37 @@ class EvaluateTask:
         "sampler_steps": Whole(1, 1000),
         "candidates": Whole(1, 64),
         "seed": _SEED,
+        "masks": _TERMS,
     }
 
     def __post_init__(self) -> None:
         check_fields(self, "evaluate task", self.RULES)
+        _mask_terms(self.masks)
+
+    @property
+    def mask_terms(self) -> MaskTerms | None:
+        """The terms of exact sums; None in mode none."""
+        return _mask_terms(self.masks)
+
+    @property
+    def mode(self) -> str:
+        """The privacy mode."""
+        return "masked" if self.masks else "none"
+
+    @property
+    def means(self) -> tuple[str, ...]:
+        """Means that the sum carries."""
+        return METRICS
 
 
 @lru_cache(maxsize=8)
 def _terms(text: str) -> PrivacyTerms | None:
     return PrivacyTerms.from_json(text)
+
+
+@lru_cache(maxsize=8)
+def _mask_terms(text: str) -> MaskTerms | None:
+    return MaskTerms.from_json(text)
 
 
 Task = TrainTask | EvaluateTask

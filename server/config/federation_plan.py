@@ -9,12 +9,10 @@ from dataclasses import dataclass
 
 from privacy.agreement.federation_plan import FederationPlan
 from privacy.dp.terms import SUMMED
-from server.config.privacy import run_terms
+from privacy.wire.tasks import METRICS
+from server.config.privacy import mask_terms, run_terms
 from server.config.run import RunConfig
 from shared_model.core.errors import InputError
-
-# Metrics that client/training/train.py and dosimetry.summarise report. A site's policy may withhold any of them.
-METRICS = ("loss", "seconds", "dose_score_gy", "dvh_score_gy", "mae_ref5_gy", "mae_gdp_gy", "patients")
 
 
 PLAN_DAYS = 90  # as long as a site's certificate
@@ -50,11 +48,11 @@ def make_plan(parties: Parties, config: RunConfig, version: int = 1, days: int =
     from shared_model.network.spec import ModelSpec
 
     spec = pin_prior(ModelSpec.from_json(json.dumps(config.model)))
-    terms = run_terms(config)
-    if terms is not None and terms.mode in SUMMED and terms.sites != len(sites):
+    terms, exact = run_terms(config), mask_terms(config)
+    if config.privacy.mode in SUMMED and config.privacy.sites != len(sites):
         raise InputError(
-            f"privacy.sites={terms.sites}: {len(sites)} sites are admitted ({', '.join(sites) or 'none'}), and the plan"
-            " names them; admit the others first, or leave privacy.sites out"
+            f"privacy.sites={config.privacy.sites}: {len(sites)} sites are admitted ({', '.join(sites) or 'none'}), and"
+            " the plan names them; admit the others first, or leave privacy.sites out"
         )
     privacy = {} if terms is None else {key: value for key, value in terms.to_plain().items() if key != "mode"}
     return FederationPlan(
@@ -64,6 +62,7 @@ def make_plan(parties: Parties, config: RunConfig, version: int = 1, days: int =
         sites=dict(sites),
         mode=config.privacy.mode,
         privacy=privacy,
+        masks={} if exact is None else exact.to_plain(),
         model=spec.to_json(),
         manifest=manifest_hash(spec),
         prior=prior_hash(spec),

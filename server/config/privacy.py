@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from privacy.dp.accountant import epsilon, noise_multiplier, profile
-from privacy.dp.terms import SUMMED, PrivacyTerms
+from privacy.dp.terms import NOISED, SUMMED, PrivacyTerms
 from privacy.secagg.context import MOST_SITES, Floors, least_threshold
+from privacy.secagg.exact_sums import MaskTerms
 from server.config.run import RunConfig
 from server.record.history import RoundRecord
 from shared_model.core.errors import InputError
@@ -21,13 +22,16 @@ def releases(config: RunConfig) -> int:
 def fewest_sites(mode: str, sites: int, colluders: int) -> int:
     """Fewest sites in a round if the run names none: two, or under secure aggregation all but one if that is enough.
 
-    A smaller number would let more sites be absent, but each site would have to add more noise.
+    A smaller number would let more sites be absent, but each site would have to add more noise. In mode masked all
+    sites: whoever is not in the first sum is in none.
     """
+    if mode == "masked":
+        return sites
     return max(least_threshold(sites, colluders), sites - 1) if mode in SUMMED else 2
 
 
 def check_sums(config: RunConfig) -> None:
-    """Raise InputError if a run in mode shared or site has numbers of sites that secure aggregation cannot sum."""
+    """Raise InputError if a run has numbers of sites that secure aggregation cannot sum."""
     asked, least_sites = config.privacy, config.rounds.min_sites
     if asked.mode not in SUMMED:
         return
@@ -45,14 +49,14 @@ def check_sums(config: RunConfig) -> None:
 
 
 def run_terms(config: RunConfig) -> PrivacyTerms | None:
-    """The terms that a run's configuration asks for; None in mode none. InputError if they promise no privacy.
+    """The noise that a run's configuration asks for; None in modes masked and none. InputError if it gives no privacy.
 
     If ``privacy.z`` is 0, the noise is the least with which all rounds together cost no more than ``privacy.epsilon``.
     """
     asked = config.privacy
-    if asked.mode == "none":
-        return None
     check_sums(config)
+    if asked.mode not in NOISED:
+        return None
     steps = config.rounds.count * releases(config)
     z = asked.z or noise_multiplier(asked.epsilon, asked.delta, asked.q, steps)
     return PrivacyTerms(
@@ -71,10 +75,32 @@ def run_terms(config: RunConfig) -> PrivacyTerms | None:
     )
 
 
+def mask_terms(config: RunConfig) -> MaskTerms | None:
+    """Return the terms of exact sums in modes masked and local, None in the others. InputError if no ring fits them."""
+    asked = config.privacy
+    if asked.mode not in ("masked", "local"):
+        return None
+    check_sums(config)
+    return MaskTerms(
+        sites=asked.sites,
+        survivors=min(config.rounds.min_sites, asked.sites),
+        colluders=asked.colluders,
+        cohort=asked.cohort,
+        weighting=config.aggregate.weighting,
+        bound=config.rounds.max_update_norm,
+        bits=asked.bits,
+    )
+
+
 def privacy_line(privacy: Mapping[str, Any]) -> str:
     """The ``privacy`` part of a report, in one line for a person."""
     if privacy["mode"] == "none":
         return "privacy: NONE; the coordinator saw each site's update as it was"
+    if privacy["mode"] == "masked":
+        return (
+            f"privacy: MASKED; the coordinator saw sums over at least {privacy['survivors']} sites, exact to"
+            f" {privacy['rounding']:.1e}; no noise hides a patient"
+        )
     if "epsilon" not in privacy:
         return f"privacy: {privacy['mode']}"
     return (
@@ -84,13 +110,25 @@ def privacy_line(privacy: Mapping[str, Any]) -> str:
     )
 
 
-def privacy_report(terms: PrivacyTerms | None, history: tuple[RoundRecord, ...], per_round: int) -> dict[str, Any]:
+def privacy_report(
+    terms: PrivacyTerms | None, history: tuple[RoundRecord, ...], per_round: int, masks: MaskTerms | None = None
+) -> dict[str, Any]:
     """What the run promised and spent: mode, two epsilons, delta, z, q, steps and the numbers behind them.
 
     ``steps`` counts every charged step. A round that was tried twice was released twice, even if an earlier start of
     the run tried it (server/record/attempts.py). The epsilons protect the mode's unit: a patient, or in mode site a
     hospital.
     """
+    if terms is None and masks is not None:
+        return {
+            "mode": "masked",
+            "rounding": masks.error,
+            "bound": masks.bound,
+            "ring_bits": masks.ring_bits,
+            "sites": masks.sites,
+            "survivors": masks.survivors,
+            "colluders": masks.colluders,
+        }
     if terms is None:
         return {"mode": "none"}
     steps = sum(record.attempt for record in history) * per_round

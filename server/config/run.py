@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from typing import Any, ClassVar, get_type_hints
 
-from privacy.dp.terms import MODES
+from privacy.dp.terms import MODES, NOISED
 from shared_model.core.errors import InputError
 from shared_model.core.fields import OneOf, Real, Rule, Text, Whole, check_fields
 from shared_model.network.spec import BASES, TRAINED, BaseKind
@@ -153,7 +153,7 @@ class EvaluateConfig:
 class PrivacyConfig:
     """The privacy that the coordinator asks for (privacy/dp/terms.py). Every site's own policy may refuse it.
 
-    ``mode`` none must be named explicitly, here and in every site's policy.
+    ``mode`` masked and none must be named explicitly, here and in every site's policy.
     ``epsilon`` at ``delta`` holds for the whole run; ``z`` 0: the least noise that keeps to it. ``q``: the chance that
     a patient takes part in a step. ``clip``: largest norm of a patient's gradient (mode site: of a site's update).
     ``cohort`` and ``sites``: the declared numbers of patients and sites, which are public. A sum needs at least
@@ -238,9 +238,9 @@ class RunConfig:
         if self.privacy.cohort < 1 or self.privacy.sites < 1:
             wrong = (
                 "privacy.cohort and privacy.sites: expected the patients and sites that take part, as declared;"
-                " privacy.mode=none trains without privacy, where every site's policy allows it"
+                " privacy.mode=none trains without masks and noise, where every site's policy allows it"
             )
-        elif self.rounds.evaluate_every:
+        elif self.rounds.evaluate_every and mode in NOISED:
             wrong = "rounds.evaluate_every: expected 0; a metric of patients would be a release without a budget"
         elif mode == "shared" and self.train.local_steps != 1:
             wrong = "train.local_steps: expected 1; a round is one step"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from privacy.wire.tasks import TrainTask
+from privacy.wire.tasks import EvaluateTask, TrainTask
 from server.config.run import RunConfig, TrainConfig
 
 
@@ -40,9 +40,8 @@ def round_stage(train: TrainConfig, round_number: int, rounds: int) -> tuple[str
     return "any2any", (round_number - 1) / (stage_a - 1) if rising and stage_a > 1 else float(rising)
 
 
-def train_task(config: RunConfig, number: int, privacy: str) -> TrainTask:
-    """What round ``number`` asks of each site; ``privacy``: the run's terms (privacy/dp/terms.py), empty in mode
-    none."""
+def train_task(config: RunConfig, number: int, privacy: str, masks: str = "") -> TrainTask:
+    """What round ``number`` asks of each site; ``privacy`` and ``masks``: terms of the run's noise and exact sums."""
     train, count = config.train, config.rounds.count
     stage, least_visible = round_stage(train, number, count)
     return TrainTask(
@@ -57,4 +56,13 @@ def train_task(config: RunConfig, number: int, privacy: str) -> TrainTask:
         weight_decay=train.weight_decay,
         least_visible=least_visible,
         privacy=privacy,
+        masks=masks,
+    )
+
+
+def evaluate_task(config: RunConfig, number: int, masks: str) -> EvaluateTask:
+    """What scoring the vector after round ``number`` asks of each site; ``masks``: terms of exact sums."""
+    how = config.evaluate
+    return EvaluateTask(
+        round=number, sampler_steps=how.sampler_steps, candidates=how.candidates, seed=config.seed, masks=masks
     )

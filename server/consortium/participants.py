@@ -18,7 +18,7 @@ from shared_model.core.errors import InputError
 
 
 def members_of(home: ServerHome, config: RunConfig) -> Members:
-    """Return who may take part; in modes shared and site also which sites the sums are over, and the plan's hash.
+    """Return who may take part; in every mode but none also which sites the sums are over, and the plan's hash.
 
     If the signed federation plan is this run's, exactly its sites take part. Otherwise all sites that the roster admits
     take part. InputError when the plan names a site that was revoked since.

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from server.config.privacy import run_terms
 from server.config.run import RunConfig
 from server.config.schedule import round_lr, round_stage
 from server.record.history import RoundRecord
 from server.rounds.aggregate import State, UpdateSum, server_optimiser
 from server.rounds.kept_sums import read_sum
+from server.rounds.masked_sum import MaskedSum, SumForm
 from server.rounds.ring_sum import Mask, RingSum
 from shared_model.core.errors import InputError
 from shared_model.core.vector import Vector
@@ -22,7 +22,12 @@ Masks = Callable[[str], Mask]
 
 
 def advance(
-    config: RunConfig, masks: Masks, number: int, total: UpdateSum | RingSum, vector: Vector, state: State
+    config: RunConfig,
+    masks: Masks,
+    number: int,
+    total: UpdateSum | RingSum | MaskedSum,
+    vector: Vector,
+    state: State,
 ) -> tuple[Vector, State]:
     """Return vector (d,) and optimiser state after round ``number``. Numbers that its stage does not train stay."""
     train, count = config.train, config.rounds.count
@@ -34,17 +39,17 @@ def advance(
 
 
 def replay(out: Path, config: RunConfig, initial: Vector, masks: Masks, history: Sequence[RoundRecord]) -> Vector:
-    """Compute the shared vector (d,) again from ``initial`` and the kept sums of a finished run in mode shared or site.
+    """Compute the shared vector (d,) again from ``initial`` and the kept sums of a finished run.
 
     It equals the adapter to the bit, because only these sums went into the adapter. Rounds that ``history`` (from the
     run's report) marks as taken back are left out. Raises InputError when a sum is missing.
     """
-    terms = run_terms(config)
+    form = SumForm.of(config)
     vector, state = initial, server_optimiser(config.aggregate).initial_state(initial.size)
     for number in (record.round for record in history if not record.rolled_back):
         kept = read_sum(out, number)
-        if kept is None or kept.total is None or terms is None:
+        if kept is None or kept.total is None or form is None:
             raise InputError(f"{out}: the sum of round {number} is not here, so the run cannot be replayed")
-        total = RingSum(terms, masks(round_stage(config.train, number, config.rounds.count)[0]), kept.total)
+        total = form.read(masks(round_stage(config.train, number, config.rounds.count)[0]), kept.total)
         vector, state = advance(config, masks, number, total, vector, state)
     return vector

@@ -1,4 +1,4 @@
-"""Sums of noised releases, saved as they were decoded: ``OUT/sums/ROUND.npz``, one for each finished round.
+"""Sums of a run under masks, saved as they were unmasked: ``OUT/sums/ROUND.npz``, one for each finished round.
 
 A sum is on the disk before the optimiser uses it. A coordinator that dies in between goes on with the saved sum. If it
 asked the sites again, they would release, and charge, a second time. These files hold everything that went into an
@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 
 from privacy.dp.encoding import Ring
-from privacy.dp.terms import PrivacyTerms
 from server.record.history import Drop
-from server.rounds.ring_sum import Mask, RingSum
+from server.rounds.masked_sum import MaskedSum, SumForm
+from server.rounds.ring_sum import Mask
 from server.rounds.steps import TrainOutcome
 from shared_model.core.files import ORDINARY, write_bytes
 
@@ -37,13 +37,14 @@ class KeptSum:
     wire_bytes: int
     wall_s: float
 
-    def outcome(self, terms: PrivacyTerms, mask: Mask) -> TrainOutcome:
+    def outcome(self, form: SumForm, mask: Mask) -> TrainOutcome:
         """Return the outcome of the exchange that gave this sum."""
+        total = None if self.total is None else form.read(mask, self.total)
         return TrainOutcome(
-            total=None if self.total is None else RingSum(terms, mask, self.total),
+            total=total,
             sites=dict.fromkeys(self.sites, 1),
             norms={},
-            metrics={},
+            metrics=dict(total.means) if isinstance(total, MaskedSum) else {},
             per_site={site: {} for site in self.sites},
             drops=self.drops,
             wire_bytes=self.wire_bytes,

@@ -16,18 +16,16 @@ from pathlib import Path
 import numpy as np
 from flwr.serverapp import Grid
 
-from privacy.dp.terms import SUMMED
-from privacy.wire.messages import EvaluateTask
 from server.config.identity import run_identity
-from server.config.privacy import run_terms
 from server.config.run import RunConfig
-from server.config.schedule import round_lr, train_task
+from server.config.schedule import evaluate_task, round_lr, train_task
 from server.record.attempts import Attempts
 from server.record.events import Event, EventLog, Listener
 from server.record.history import Drop, PublicVerdict, RoundRecord
 from server.record.journal import Journal, RunState
 from server.rounds.advance import Masks, advance
 from server.rounds.aggregate import server_optimiser
+from server.rounds.masked_sum import SumForm
 from server.rounds.public_gate import Check, PublicGate, stop_reason
 from server.rounds.secure_step import SummedSteps
 from server.rounds.steps import Link, TrainOutcome, TrainRules, evaluate_step, train_step
@@ -123,10 +121,10 @@ class _Federation:
         self._link, self._cfg, self._events, self._state = link, cfg, events, state
         self._masks = masks or (lambda _: np.ones(state.vector.size, dtype=bool))
         self._gate = PublicGate(cfg, check) if check is not None else None
-        terms = run_terms(cfg)
-        self._privacy = "" if terms is None else terms.to_json()
-        summed = terms is not None and terms.mode in SUMMED
-        self._summed = SummedSteps(link, terms, cfg, self._masks, members, out) if terms and summed else None
+        form = SumForm.of(cfg)
+        self._summed = None if form is None else SummedSteps(link, form, cfg, self._masks, members, out)
+        self._privacy = "" if form is None or form.noise is None else form.noise.to_json()
+        self._exact = "" if form is None or form.exact is None else form.exact.to_json()
         self._attempts = Attempts(out, link.run_id)
         self._sites: dict[str, int] = dict(state.sites)
         self._earlier_drops = state.drops
@@ -179,8 +177,8 @@ class _Federation:
             return self._apply(number, max(earlier, kept[0]), kept[1], (*drops, *kept[1].drops), standing)
         for tried in range(1, rounds.attempts + 1):
             sites = self._gather(number)
-            accepted, failed = len(sites), ""
-            if accepted >= rounds.min_sites:
+            accepted, failed, least = len(sites), "", max(rounds.min_sites, len(self._frozen()))
+            if accepted >= least:
                 self._emit(Event(kind="round_started", round=number, sites=len(sites)))
                 attempt = self._attempts.begin(number)
                 outcome = self._attempt(number, attempt, sites)
@@ -189,7 +187,7 @@ class _Federation:
                 if accepted >= rounds.min_sites:
                     return self._apply(number, attempt, outcome, drops, standing)
                 self._attempts.note_failure(number, outcome.drops)
-            why = f"{accepted} of at least {rounds.min_sites} sites in attempt {tried} of {rounds.attempts}{failed}"
+            why = f"{accepted} of at least {least} sites in attempt {tried} of {rounds.attempts}{failed}"
             self._emit(Event(kind="round_failed", round=number, sites=accepted, detail=why))
         named = [d.line() for d in (*self._roster.drops.values(), *(d for d in drops if d.attempt > earlier))]
         raise QuorumError(
@@ -199,20 +197,29 @@ class _Federation:
         )
 
     def _gather(self, number: int) -> list[ConnectedSite]:
-        """Add new sites. Wait for a quorum at the start and whenever too few sites are connected."""
-        rounds = self._cfg.rounds
-        waiting = not self._sites or len(self._roster.present()) < rounds.min_sites
+        """Add new sites. Wait for a quorum at the start and whenever too few sites are connected.
+
+        Where all sums are over the same sites, the quorum is those sites, and no other is asked to work.
+        """
+        rounds, frozen = self._cfg.rounds, self._frozen()
+        here = self._roster.present()
+        waiting = not self._sites or len(here) < rounds.min_sites or not frozen <= {site.name for site in here}
         wait_s = rounds.wait_for_sites_s if waiting else 0.0
-        for news in self._roster.gather(min_sites=rounds.min_sites, wait_s=wait_s):
+        for news in self._roster.gather(min_sites=rounds.min_sites, wait_s=wait_s, names=frozen):
             if isinstance(news, ConnectedSite):
                 self._sites[news.name] = news.patients
                 self._emit(Event(kind="site_joined", round=number, site=news.name, detail=f"{news.patients} patients"))
             else:
                 self._witness(number, news.site, news)
-        return self._roster.present()
+        return [site for site in self._roster.present() if not frozen or site.name in frozen]
+
+    def _frozen(self) -> frozenset[str]:
+        """Return the sites that every further sum is over; none where sums may be over any."""
+        history = self._state.history
+        return frozenset() if self._summed is None or not history else self._summed.freeze(history[0].sites)
 
     def _attempt(self, number: int, attempt: int, sites: list[ConnectedSite]) -> TrainOutcome:
-        rounds, task = self._cfg.rounds, train_task(self._cfg, number, self._privacy)
+        rounds, task = self._cfg.rounds, train_task(self._cfg, number, self._privacy, self._exact)
         witness = partial(self._witness, number)
         if self._summed is not None:
             return self._summed.step(task, self._state.vector, sites, attempt, witness)
@@ -263,29 +270,17 @@ class _Federation:
         return number % every == 0 or number == self._cfg.rounds.count or bool(stop_reason(self._state.history))
 
     def _evaluate(self) -> RunState:
-        number, how = self._state.round, self._cfg.evaluate
-        task = EvaluateTask(
-            round=number, sampler_steps=how.sampler_steps, candidates=how.candidates, seed=self._cfg.seed
-        )
-        started = time.monotonic()
-        evaluation = evaluate_step(
-            self._link,
-            task,
-            self._state.vector,
-            self._gather(number),
-            self._cfg.rounds.deadline_s,
-            partial(self._witness, number),
-        )
+        number = self._state.round
+        task = evaluate_task(self._cfg, number, self._exact)
+        started, sites, witness = time.monotonic(), self._gather(number), partial(self._witness, number)
+        vector = self._state.vector
+        if self._summed is not None:
+            evaluation = self._summed.evaluate(task, vector, sites, witness)
+        else:
+            evaluation = evaluate_step(self._link, task, vector, sites, self._cfg.rounds.deadline_s, witness)
         wall_s = time.monotonic() - started
-        self._emit(
-            Event(
-                kind="evaluated",
-                round=number,
-                sites=len(evaluation.per_site),
-                metrics=evaluation.metrics,
-                wall_s=wall_s,
-            )
-        )
+        count, means = len(evaluation.per_site), evaluation.metrics
+        self._emit(Event(kind="evaluated", round=number, sites=count, metrics=means, wall_s=wall_s))
         *earlier, last = self._state.history
         return replace(self._state, history=(*earlier, replace(last, evaluation=evaluation)))
 

@@ -32,6 +32,8 @@ from server.sites.attendance import ConnectedSite
 from server.sites.exchange import Exchange
 from shared_model.core.vector import Vector
 
+SAME_SITES = "sums without noise stay over the same sites"
+
 
 @dataclass(frozen=True, kw_only=True)
 class SecureRules:
@@ -95,17 +97,22 @@ class _Account:
 
 
 class SecureAggregation:
-    """Secure sums of one run. ``cohort``: sites of the pinned roster; ``plan``: hash of the signed plan, or empty."""
+    """Secure sums of one run. ``cohort``: sites of the pinned roster; ``plan``: hash of the signed plan, or empty.
 
-    def __init__(self, link: Link, cohort: Cohort, rules: SecureRules, plan: bytes = b"") -> None:
-        self._link, self._cohort, self._rules, self._plan = link, cohort, rules, plan
+    ``kind``: the work, train or evaluate. ``frozen``: the sites that every further sum is over, empty for any.
+    """
+
+    def __init__(
+        self, link: Link, cohort: Cohort, rules: SecureRules, plan: bytes = b"", *, kind: str = "train"
+    ) -> None:
+        self._link, self._cohort, self._rules, self._plan, self._kind = link, cohort, rules, plan, kind
+        self.frozen: frozenset[str] = frozenset()
         self._server: Server | None = None
         self._asked: set[str] = set()
         self._excluded: set[str] = set()
 
     def sum(
         self,
-        kind: str,
         sites: Sequence[ConnectedSite],
         length: int,
         witness: Witness,
@@ -115,7 +122,7 @@ class SecureAggregation:
         vector: Vector | None = None,
         attempt: int = 1,
     ) -> SecureOutcome:
-        """Have the sites work (``kind``: train or base) and sum their masked vectors of ``length`` ring numbers.
+        """Have the sites work and sum their masked vectors of ``length`` ring numbers.
 
         ``witness`` is called for every drop. A task's round must equal ``round_number``. Raises SecAggError for terms
         or a roster that no site could accept. Mistakes of the sites never raise: at worst the outcome is a failed one.
@@ -126,8 +133,8 @@ class SecureAggregation:
         total, step, failed = None, None, ""
         try:
             server = self._ensure_setup(nodes, round_number, length, account)
-            step = server.open_step(round_number, work_hash(self._link.make_request(kind, task, vector)))
-            total = self._run(server, step, kind, nodes, account, task, vector)
+            step = server.open_step(round_number, work_hash(self._link.make_request(self._kind, task, vector)))
+            total = self._run(server, step, nodes, account, task, vector)
         except SecAggError as error:
             if error.code in ("terms", "roster"):
                 raise
@@ -163,7 +170,7 @@ class SecureAggregation:
     def _set_up(self, nodes: Mapping[str, int], round_number: int, length: int, account: _Account) -> Server:
         asked, rules = self._link.make_request("describe"), self._rules
         terms = SumTerms(
-            session=session_of(asked),
+            session=session_of(asked, self._kind),
             nonce=secrets.token_bytes(16),
             round=round_number,
             steps=rules.steps,
@@ -186,13 +193,12 @@ class SecureAggregation:
         self,
         server: Server,
         step: Summation,
-        kind: str,
         nodes: Mapping[str, int],
         account: _Account,
         task: Task | None,
         vector: Vector | None,
     ) -> Ring:
-        dealers = [site for site in server.dealers if site in nodes]
+        dealers, kind = [site for site in server.dealers if site in nodes], self._kind
         content = self._link.request(kind, task, vector, server.inbox(dealers[0], step))
         contents = {site: with_secure(content, kind, server.inbox(site, step)) for site in dealers}
 
@@ -205,6 +211,9 @@ class SecureAggregation:
         self._exchange(kind, step.round, contents, nodes, self._rules.deadline_s, account, add)
         survivors = step.survivors()
         names = [self._cohort.name(site) for site in survivors.sites]
+        missing = sorted(self.frozen - set(names))
+        if missing:
+            raise SecAggError("too_few", f"{', '.join(missing)} sent no vector, and {SAME_SITES}")
         self._stage("secure_confirm", survivors, names, nodes, account, Confirmation, step.add_confirmation)
         confirmations = step.confirmations()
         account.spent = True

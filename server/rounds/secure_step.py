@@ -1,20 +1,20 @@
-"""The train exchange of modes shared and site: secure aggregation of noised releases. Only their sum is seen."""
+"""The exchanges of every mode but none: secure aggregation of what the sites release. Only sums are seen."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
 from privacy.dp.outlook import STEPS_A_SETUP
-from privacy.dp.terms import PrivacyTerms
 from privacy.secagg.context import least_threshold
-from privacy.wire.tasks import TrainTask
+from privacy.wire.tasks import METRICS, EvaluateTask, TrainTask
 from server.config.run import RunConfig
 from server.config.schedule import round_stage
-from server.record.history import Drop
+from server.record.history import Drop, Evaluation
 from server.rounds.advance import Masks
 from server.rounds.kept_sums import KeptSum, keep_sum, read_sum
-from server.rounds.ring_sum import RingSum
+from server.rounds.masked_sum import SumForm
 from server.rounds.secure_aggregation import SecureAggregation, SecureRules
 from server.rounds.steps import Link, TrainOutcome, Witness
 from server.sites.attendance import ConnectedSite, Members
@@ -27,12 +27,12 @@ STAGE_S = 120.0
 class SummedSteps:
     """The sums of one run, one per step, over the sites of its federation plan or roster. Each is saved in ``out``."""
 
-    def __init__(
-        self, link: Link, terms: PrivacyTerms, config: RunConfig, masks: Masks, members: Members, out: Path
-    ) -> None:
-        cohort, rounds = members.cohort, config.rounds
+    def __init__(self, link: Link, form: SumForm, config: RunConfig, masks: Masks, members: Members, out: Path) -> None:
+        cohort, rounds, terms = members.cohort, config.rounds, form.who
         if cohort is None:
-            raise InputError(f"privacy.mode={terms.mode}: masked sums need the sites' identity keys; there are none")
+            raise InputError(
+                f"privacy.mode={config.privacy.mode}: masked sums need the sites' identity keys; there are none"
+            )
         if len(cohort) != terms.sites:
             raise InputError(
                 f"privacy.sites={terms.sites}: {len(cohort)} sites are admitted ({', '.join(cohort.names)})"
@@ -41,13 +41,20 @@ class SummedSteps:
             threshold=least_threshold(terms.sites, terms.colluders),
             least_survivors=terms.survivors,
             colluders=terms.colluders,
-            ring_bits=terms.encoding().bits,
+            ring_bits=form.ring_bits,
             steps=min(rounds.count, STEPS_A_SETUP),
             deadline_s=rounds.deadline_s,
             stage_s=min(rounds.deadline_s, STAGE_S),
         )
-        self._terms, self._config, self._masks, self._out, self._run_id = terms, config, masks, out, link.run_id
+        self._form, self._config, self._masks, self._out, self._run_id = form, config, masks, out, link.run_id
         self._sums = SecureAggregation(link, cohort, rules, members.plan)
+        self._scores = SecureAggregation(link, cohort, rules, members.plan, kind="evaluate")
+
+    def freeze(self, sites: Iterable[str]) -> frozenset[str]:
+        """Tell which sites the run's sums so far were over. Return those that every further sum must be over."""
+        if self._form.frozen:
+            self._sums.frozen = self._scores.frozen = frozenset(sites)
+        return self._sums.frozen
 
     def read_kept(self, number: int) -> tuple[int, TrainOutcome] | None:
         """Return attempt and outcome of a round whose sum is saved because a coordinator died before its checkpoint."""
@@ -55,7 +62,7 @@ class SummedSteps:
         if found is None or found.run_id != self._run_id:
             return None
         stage = round_stage(self._config.train, number, self._config.rounds.count)[0]
-        return found.attempt, found.outcome(self._terms, self._masks(stage))
+        return found.attempt, found.outcome(self._form, self._masks(stage))
 
     def step(
         self, task: TrainTask, vector: Vector, sites: list[ConnectedSite], attempt: int, witness: Witness
@@ -63,16 +70,15 @@ class SummedSteps:
         """Have the sites release what the task's stage trains; sum the releases. A failed attempt accepts no site."""
         mask = self._masks(task.stage)
         outcome = self._sums.sum(
-            "train",
             sites,
-            int(mask.sum()),
+            self._form.length(mask),
             witness,
             round_number=task.round,
             task=task,
             vector=vector,
             attempt=attempt,
         )
-        total = None if outcome.total is None else RingSum(self._terms, mask, outcome.total)
+        total = None if outcome.total is None else self._form.read(mask, outcome.total)
         drops, accepted = list(outcome.drops), outcome.sites
         excess = "" if total is None else total.excess()
         if excess:
@@ -92,4 +98,24 @@ class SummedSteps:
         )
         if total is not None:
             keep_sum(self._out, task.round, found)
-        return replace(found.outcome(self._terms, mask), failed=outcome.failed or excess)
+        return replace(found.outcome(self._form, mask), failed=outcome.failed or excess)
+
+    def evaluate(self, task: EvaluateTask, vector: Vector, sites: list[ConnectedSite], witness: Witness) -> Evaluation:
+        """Have the sites score ``vector`` (d,); return the means over their patients, and no site's own scores.
+
+        A failed exchange gives no metrics. It is not repeated, since nothing depends on it.
+        """
+        exact = self._form.exact
+        assert exact is not None
+        found = self._scores.sum(
+            sites, exact.length(0, METRICS), witness, round_number=task.round, task=task, vector=vector
+        )
+        total = None if found.total is None else self._form.read_scores(found.total)
+        for site in found.sites:
+            witness(site, None)
+        return Evaluation(
+            metrics={} if total is None else dict(total.means),
+            per_site={site: {} for site in found.sites},
+            patients={},
+            drops=found.drops,
+        )

@@ -15,6 +15,7 @@ from privacy.wire.messages import EvaluateTask, Reply, Request, TrainTask, reque
 from privacy.wire.tasks import Task
 from server.record.history import Drop, Evaluation, PublicVerdict, RoundRecord, weighted_mean
 from server.rounds.aggregate import UpdateRejectedError, UpdateSum
+from server.rounds.masked_sum import MaskedSum
 from server.rounds.ring_sum import RingSum
 from server.sites.attendance import ANYONE, ConnectedSite, Register
 from server.sites.exchange import Answer, Exchange
@@ -79,7 +80,7 @@ class TrainOutcome:
     If there is no sum, ``total`` is None, ``sites`` is empty, and ``failed`` says why in words, if that is known.
     """
 
-    total: UpdateSum | RingSum | None
+    total: UpdateSum | RingSum | MaskedSum | None
     sites: dict[str, int]
     norms: dict[str, float]
     metrics: dict[str, float]

@@ -77,10 +77,12 @@ class Attendance:
         self._sites: dict[int, ConnectedSite] = {}
         self.drops: dict[int, Drop] = {}
 
-    def gather(self, *, min_sites: int, wait_s: float) -> Iterator[ConnectedSite | Drop]:
-        """Yield new sites and drops. It ends when ``min_sites`` are there and no node is silent, or when time is over.
+    def gather(
+        self, *, min_sites: int, wait_s: float, names: frozenset[str] = frozenset()
+    ) -> Iterator[ConnectedSite | Drop]:
+        """Yield new sites and drops. It ends when ``min_sites`` and the sites ``names`` are there, or time is over.
 
-        With ``wait_s`` 0 it only handles what has arrived. Read the result with ``present``.
+        It waits for silent nodes, too. With ``wait_s`` 0 it only handles what has arrived. ``present`` has the result.
         """
         end = time.monotonic() + wait_s
         pause = Pause()
@@ -95,7 +97,8 @@ class Attendance:
             news = [self._register(answer, nodes) for answer in [*arrived, *self._exchange.expire()]]
             yield from filter(None, news)
             silent = self._exchange.waiting_for & nodes
-            if time.monotonic() >= end or (not silent and len(self._name_sites(nodes)) >= min_sites):
+            here = {site.name for site in self._name_sites(nodes)}
+            if time.monotonic() >= end or (not silent and len(here) >= min_sites and names <= here):
                 return
             pause.after(progress=bool(arrived))
 

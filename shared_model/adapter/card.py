@@ -25,6 +25,11 @@ STATEMENTS: Mapping[str, str] = {
         "Trained in one place on patients who were pooled there: no federation, no differential privacy. The adapter"
         " may reveal whether a patient took part in its training."
     ),
+    "masked": (
+        "No differential privacy. Under secure aggregation the coordinator saw sums over the sites of this run, and no"
+        " site's update, loss or score. A sum is not patient privacy: sums and adapter may reveal whether a patient"
+        " took part in the training."
+    ),
     "none": (
         "No differential privacy and no secure aggregation: the coordinator saw every site's update, and the adapter"
         " may reveal whether a patient took part in its training."
@@ -47,6 +52,8 @@ STATEMENTS: Mapping[str, str] = {
     ),
 }
 
+_WITHOUT_NOISE = ("central", "masked", "none")
+
 
 def adapter_card(
     spec: ModelSpec, adapter: Mapping[str, Any], report: Mapping[str, Any], metrics: Mapping[str, float], date: str
@@ -61,7 +68,7 @@ def adapter_card(
     privacy = dict(report["privacy"])
     told = {key: report[key] for key in ("name", "seed", "rounds", "base", "public", "start") if key in report}
     statement = STATEMENTS[str(privacy["mode"])]
-    if privacy["mode"] not in ("none", "central") and "start" in report:
+    if privacy["mode"] not in _WITHOUT_NOISE and "start" in report:
         statement += " " + _describe_uncovered(report["start"])
     return {
         **told,
@@ -99,7 +106,7 @@ def _describe_uncovered(start: Mapping[str, Any], which: str = "This run") -> st
     privacy = start.get("privacy")
     if not privacy:
         how = "no card says what it was trained on"
-    elif privacy["mode"] == "none":
+    elif privacy["mode"] in _WITHOUT_NOISE:
         how = (
             f"by its card {start['patients']} patients of {start['sites']} sites, with no differential privacy; the"
             " adapter may reveal whether one of them took part"

@@ -22,7 +22,7 @@ from privacy.secagg.replay import MemoryReplay
 from privacy.secagg.site import MaskingSite
 from server.sites.attendance import Members
 
-FLOORS = Floors(one_sum_a_round=False)  # for noised releases only (client/app.py)
+FLOORS = Floors(one_sum_a_round=False)  # sums without noise are held to one a round all the same
 
 
 @contextmanager

@@ -76,6 +76,7 @@ class Consortium:
             "sites": {},
             "mode": "none",
             "privacy": {},
+            "masks": {},
             "model": '{"adapter":"full","prior":"none","shape":[32,32,32]}',
             "manifest": "a" * 64,
             "prior": "none:0",

@@ -233,7 +233,7 @@ def test_a_request_for_a_masked_answer_is_never_answered_in_clear(node):
     masked = asked(secure=federation.server.inbox("site-000", step))
     told = answer(QuadraticTraining(8), node, masked)
     assert (told.refusal.code, told.vector, told.ring) == ("policy", None, None)
-    assert "only with releases of modes shared and site" in told.refusal.text
+    assert "in mode none, this site's answers have no masks" in told.refusal.text
     keys = request(Request(**{"kind": "secure_keys", "run_id": RUN_ID, "spec_json": SPEC_JSON,
                               "manifest_hash": MANIFEST_HASH, "secure": federation.terms}))  # fmt: skip
     refusal = answer(QuadraticTraining(8), node, keys, "query").refusal

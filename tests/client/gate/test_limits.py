@@ -45,6 +45,7 @@ PLAN = FederationPlan(
     sites={},
     mode="none",
     privacy={},
+    masks={},
     model=SPEC,
     manifest="a" * 64,
     prior="none",

@@ -23,7 +23,7 @@ def test_noise_is_shared_among_the_sites_that_are_sure_to_be_honest() -> None:
 
 
 def test_a_local_site_stands_alone() -> None:
-    assert terms(mode="local", colluders=0).z_alone == 4.0
+    assert terms(mode="local").z_alone == 4.0
 
 
 def test_hospital_level_terms_cost_a_patient_twice_the_distance() -> None:

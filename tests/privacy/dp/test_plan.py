@@ -48,7 +48,8 @@ def test_warnings() -> None:
 
 def test_a_local_site_learns_from_its_own_patients_alone() -> None:
     shared = outlook(TERMS, 7000, 200)
-    local = outlook(replace(TERMS, mode="local", colluders=0), 7000, 50)
+    local = outlook(replace(TERMS, mode="local"), 7000, 50)
     assert local.useful == pytest.approx(shared.useful / 100, rel=0.01)
-    assert local.exchanges == 50
+    assert local.exchanges == 158  # three each, and two for each of four set-ups
+    assert local.warnings == ("doubtful: 7,000 numbers, but there is room for about 1,109",)
     assert local.epsilon == local.epsilon_alone == shared.epsilon

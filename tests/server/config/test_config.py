@@ -50,9 +50,9 @@ def test_what_is_no_whole_configuration_is_refused(text, message):
         ('{"rounds":{"count":0}}', "rounds: count must be"),
         ('{"rounds":{"deadline_s":-1}}', "deadline_s must be"),
         ('{"aggregate":{"name":"krum"}}', "name must be one of fedavg, fedavgm, fedadam"),
-        ('{"privacy":{"mode":"open"}}', "mode must be one of shared, local, site, none"),
+        ('{"privacy":{"mode":"open"}}', "mode must be one of shared, local, site, masked, none"),
         ('{"privacy":{"mode":"shared"}}', "with privacy.mode=shared: privacy.cohort and privacy.sites"),
-        ('{"privacy":{"mode":"shared"}}', "privacy.mode=none trains without privacy"),
+        ('{"privacy":{"mode":"shared"}}', "privacy.mode=none trains without masks and noise"),
         ('{"privacy":{"mode":"shared","cohort":9,"sites":3}}', "rounds.evaluate_every: expected 0"),
     ],
 )

@@ -129,7 +129,6 @@ class Run:
 
     def sum(self, round_number: int, sites=None, **more):
         return self.driver.sum(
-            "train",
             self.sites if sites is None else sites,
             self.federation.length,
             lambda site, drop: self.told.append((site, drop)),
