@@ -1,4 +1,4 @@
-"""One gradient a patient: plans, sides, timesteps and noise averaged first, clipped after, one patient at a time.
+"""One vector a patient: plans, sides, timesteps and noise averaged first, clipped after, one patient at a time.
 
 We loop over patients, with each patient's views as one batch, instead of splitting a batch of patients with hooks. The
 loop is exact for every module, holds one gradient in memory whatever the number of patients, and is as fast on a CPU
@@ -53,13 +53,37 @@ class Patients:
         return sum(p.numel() for p in self.parameters)
 
     def gradient(self, patient: int, step: int = 0) -> Tensor:
-        """Clipped gradient of one patient, (d,) float32; zero if it is not finite or there is nothing to learn."""
-        return clip_to_norm(self._gradient(patient, step), self.terms.clip)
+        """Clipped vector of one patient, (d,) float32; zero if it is not finite or there is nothing to learn."""
+        return clip_to_norm(self._vector(patient, step), self.terms.clip)
 
     def descent_sum(self, stream: NoiseStream, step: int = 0) -> Integers:
-        """Sum of minus the clipped gradients of the patients drawn for a step, (d,) integers on the fine grid."""
-        total = clipped_sum(self.count, self.size, lambda i: self._gradient(i, step).numpy(), self.terms, stream)
+        """Sum of minus the clipped vectors of the patients drawn for a step, (d,) integers on the fine grid."""
+        total = clipped_sum(self.count, self.size, lambda i: self._vector(i, step).numpy(), self.terms, stream)
         return np.negative(total, out=total)
+
+    def _vector(self, patient: int, step: int) -> Tensor:
+        """A patient's gradient, or the mean of those along a path of K steps on this patient alone, (d,) not clipped.
+
+        The model is afterwards what it was before, so that no patient's vector depends on another patient.
+        """
+        count = self.terms.local_steps
+        if count == 1:
+            return self._gradient(patient, step)
+        start = [p.detach().clone() for p in self.parameters]
+        total = torch.zeros(self.size)
+        try:
+            for number in range(count):
+                found = self._gradient(patient, step * count + number)
+                total += found
+                with torch.no_grad():
+                    parts = found.split([p.numel() for p in self.parameters])
+                    for parameter, part in zip(self.parameters, parts, strict=True):
+                        parameter -= self.terms.local_lr * part.view_as(parameter).to(parameter)
+        finally:
+            with torch.no_grad():
+                for parameter, value in zip(self.parameters, start, strict=True):
+                    parameter.copy_(value)
+        return total / count
 
     def _gradient(self, patient: int, step: int) -> Tensor:
         # The run's seed draws the views: they are not secret and not part of the noise.

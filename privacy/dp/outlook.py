@@ -15,12 +15,23 @@ EXCHANGE_S = (3.4, 6.9)
 _VALUE_BYTES = 4  # the shared vector travels down as float32
 # A plan with more numbers than this many times the useful size is called hopeless.
 _HOPELESS = 10.0
+# Assumptions of "numbers that pay": cosine of one patient's clipped vector with the mean of all, from low to high, and
+# the norm of the noise in that mean as a share of the mean's own. They are guesses from practice, not measured here.
+ALIGNMENT = (0.14, 0.31)
+NOISE_SHARE = 0.3
+# Up to so many numbers, what there is to train (shared_model/network/spec.py, ADAPTERS).
+_KINDS = (
+    (2_000, "a last layer, FiLM or biases: model.adapter=head, film, bias or base"),
+    (50_000, "all biases, or a low-rank adapter of rank 1 to 2: model.adapter=bias or lora"),
+    (10**12, "a low-rank adapter, or the whole network: model.adapter=lora or full"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outlook:
     """Figures of a federation plan. ``useful``: how many adapter numbers the noise leaves room for.
 
+    ``pays``: from and to how many numbers an adapter should have, under the assumptions ALIGNMENT and NOISE_SHARE.
     ``hours``: least and most; ``gigabytes``: one site's traffic in both directions; ``warnings``: in words, empty for
     a plan that may work.
     """
@@ -32,6 +43,7 @@ class Outlook:
     gigabytes: float
     parameters: int
     useful: int
+    pays: tuple[int, int]
     warnings: tuple[str, ...]
 
 
@@ -50,6 +62,16 @@ def gaussian_mu(spent: float, delta: float) -> float:
 def useful_size(spent: float, delta: float, units: float) -> int:
     """Return (mu n)^2. Rule of thumb: with more numbers, the noise in n patients' mean outweighs the signal."""
     return int((gaussian_mu(spent, delta) * units) ** 2)
+
+
+def paying_sizes(spent: float, delta: float, units: float) -> tuple[int, int]:
+    """Return from and to how many numbers pay for n units: (alignment x share x mu n)^2.
+
+    The mean of n vectors of norm C has a norm of alignment x C. The noise in it has sqrt(d) C / (mu n). The share of
+    the second in the first is NOISE_SHARE at this d.
+    """
+    low, high = ((a * NOISE_SHARE * gaussian_mu(spent, delta) * units) ** 2 for a in ALIGNMENT)
+    return int(low), int(high)
 
 
 def exchanges_of(rounds: int) -> int:
@@ -77,6 +99,7 @@ def outlook(terms: PrivacyTerms, parameters: int, rounds: int, ring_bits: int = 
         gigabytes=rounds * parameters * (_VALUE_BYTES + up) / 1e9,
         parameters=parameters,
         useful=useful,
+        pays=paying_sizes(near, terms.delta, units),
         warnings=tuple(_warnings(terms, near, parameters, useful)),
     )
 
@@ -111,6 +134,26 @@ def table(found: Outlook) -> list[str]:
         ("hours of exchanges, before training", f"{low:.1f} to {high:.1f}"),
         ("gigabytes at each site", f"{found.gigabytes:.2f}"),
         ("numbers that are trained", f"{found.parameters:,}"),
-        ("numbers that can be learned, about", f"{found.useful:,}"),
+        ("numbers that can be learned, at most", f"{found.useful:,}"),
+        ("numbers that pay, about", f"{found.pays[0]:,} to {found.pays[1]:,}"),
     ]
-    return [f"  {name:<38}{value}" for name, value in rows] + [f"  warning: {text}" for text in found.warnings]
+    advice = [
+        f"    {next(kind for most, kind in _KINDS if found.pays[1] <= most)}",
+        f"    assumed: alignment {ALIGNMENT[0]:g} to {ALIGNMENT[1]:g} of one patient's vector with the mean, and noise of"
+        f" {NOISE_SHARE:g} of the mean's norm",
+    ]
+    warnings = [f"  warning: {text}" for text in found.warnings]
+    return [*(f"  {name:<38}{value}" for name, value in rows), *advice, *warnings]
+
+
+def masked_table(parameters: int, rounds: int, evaluations: int, ring_bits: int) -> list[str]:
+    """Return what sums without noise cost, as lines for a person to read."""
+    exchanges = exchanges_of(rounds) + (exchanges_of(evaluations) if evaluations else 0)
+    low, high = (exchanges * seconds / 3600 for seconds in EXCHANGE_S)
+    gigabytes = (rounds * (_VALUE_BYTES + ring_bits / 8) + evaluations * _VALUE_BYTES) * parameters / 1e9
+    rows = [
+        ("exchanges in a deployment", f"{exchanges:,}"),
+        ("hours of exchanges, before training", f"{low:.1f} to {high:.1f}"),
+        ("gigabytes at each site", f"{gigabytes:.2f}"),
+    ]
+    return [f"  {name:<38}{value}" for name, value in rows]

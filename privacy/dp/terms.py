@@ -43,7 +43,10 @@ class PrivacyTerms:
     ``steps``: most releases of a site; ``clip``: largest norm of a unit's vector; ``cohort``: patients that all sites
     declared; ``sites``: N of the roster; ``survivors``: m, fewest sites in an accepted sum; ``colluders``: t;
     ``bits``: bits of the ring, 0 for the smallest ring that fits; ``views``: how many draws of plan, side, timestep
-    and noise are averaged into a patient's one gradient.
+    and noise are averaged into a patient's one gradient. ``local_steps``: K; with K above 1 (mode shared) a patient's
+    vector is not one gradient but the mean of the K along a path of K steps of ``local_lr`` on this patient alone
+    (DP-FedAvg with the patient as the unit: their delta, over the public K x local_lr). It is clipped once and released
+    once a round, so the accounting is the same.
     """
 
     mode: str
@@ -58,6 +61,8 @@ class PrivacyTerms:
     colluders: int
     bits: int = 0
     views: int = 2
+    local_steps: int = 1
+    local_lr: float = 0.01
 
     RULES: ClassVar[Mapping[str, Rule]] = {
         "mode": OneOf(NOISED),
@@ -72,6 +77,8 @@ class PrivacyTerms:
         "colluders": Whole(0, 10_000),
         "bits": Whole(0, 64),
         "views": Whole(1, 256),
+        "local_steps": Whole(1, 1000),
+        "local_lr": Real(0.0, 10.0, above=True),
     }
 
     def __post_init__(self) -> None:
@@ -82,6 +89,8 @@ class PrivacyTerms:
                 f"privacy terms: {self.sites} sites, at least {self.survivors} in a sum, {self.colluders} colluders:"
                 " expected 1 <= colluders < survivors <= sites",
             )
+        if self.mode != "shared" and self.local_steps != 1:
+            raise MessageError("bad_task", "privacy terms: local_steps: only mode shared has steps on one patient")
         if self.mode == "site" and self.q != 1.0:
             raise MessageError("bad_task", "privacy terms: mode site takes every site in every round; expected q = 1")
         if self.mode in NOISE_SHARED:

@@ -23,8 +23,8 @@ class TrainTask:
 
     ``grad_clip`` is the largest global gradient norm. ``least_visible``: in stage "any2any", the least probability that
     a condition is visible (the curriculum). ``privacy``: the terms of the run's noise in JSON, empty in modes masked
-    and none. ``masks``: the terms of its exact sums, in modes local and masked. In mode shared a round is one step.
-    Raises MessageError ("bad_task").
+    and none. ``masks``: the terms of its exact sums, in modes local and masked. In mode shared
+    ``local_steps`` are steps on each patient alone, and a round is one release. Raises MessageError ("bad_task").
     """
 
     round: int
@@ -62,10 +62,8 @@ class TrainTask:
         terms, exact = self.terms, self.mask_terms
         if terms is not None and (exact is None) != (terms.mode in NOISE_SHARED):
             raise MessageError("bad_task", "train task: mode local, and no other with noise, has terms of exact sums")
-        if terms is not None and terms.mode == "shared" and self.local_steps != 1:
-            raise MessageError(
-                "bad_task", "train task: local_steps must be 1 in mode shared, where a round is one step"
-            )
+        if terms is not None and terms.mode == "shared" and self.local_steps != terms.local_steps:
+            raise MessageError("bad_task", "train task: local_steps must be those of the terms in mode shared")
 
     @property
     def terms(self) -> PrivacyTerms | None:

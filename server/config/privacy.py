@@ -72,6 +72,8 @@ def run_terms(config: RunConfig) -> PrivacyTerms | None:
         colluders=asked.colluders,
         bits=asked.bits,
         views=asked.views,
+        local_steps=config.train.local_steps if asked.mode == "shared" else 1,
+        local_lr=asked.local_lr,
     )
 
 

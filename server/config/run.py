@@ -111,6 +111,7 @@ class AggregateConfig:
     """The server's optimiser on the mean update (server/rounds/aggregate.py). ``tau`` and ``beta2`` belong to fedadam.
 
     In privacy mode shared the mean is a descent direction, and the step is ``lr`` times the round's ``train.lr``.
+    ``average``: the share of the last rounds whose vectors are averaged into the adapter; 0: the last vector is it.
     """
 
     name: str
@@ -119,6 +120,7 @@ class AggregateConfig:
     beta2: float
     tau: float
     weighting: str
+    average: float
 
     RULES: ClassVar[Mapping[str, Rule]] = {
         "name": OneOf(("fedavg", "fedavgm", "fedadam")),
@@ -127,6 +129,7 @@ class AggregateConfig:
         "beta2": Real(0.0, 0.999999),
         "tau": Real(0.0, 1.0, above=True),
         "weighting": OneOf(("patients", "equal")),
+        "average": Real(0.0, 1.0),
     }
 
     def __post_init__(self) -> None:
@@ -158,7 +161,8 @@ class PrivacyConfig:
     a patient takes part in a step. ``clip``: largest norm of a patient's gradient (mode site: of a site's update).
     ``cohort`` and ``sites``: the declared numbers of patients and sites, which are public. A sum needs at least
     ``rounds.min_sites`` sites; ``colluders`` of them may tell the coordinator what they know. ``bits``: size of the
-    ring, 0: the smallest that fits. ``views``: random draws that are averaged into one gradient.
+    ring, 0: the smallest that fits. ``views``: random draws that are averaged into one gradient. ``local_lr``: rate of
+    the steps on one patient, in mode shared with ``train.local_steps`` above 1.
     """
 
     mode: str
@@ -172,6 +176,7 @@ class PrivacyConfig:
     colluders: int
     bits: int
     views: int
+    local_lr: float
 
     RULES: ClassVar[Mapping[str, Rule]] = {
         "mode": OneOf(MODES),
@@ -185,6 +190,7 @@ class PrivacyConfig:
         "colluders": Whole(0, 10_000),
         "bits": Whole(0, 64),
         "views": Whole(1, 256),
+        "local_lr": Real(0.0, 10.0, above=True),
     }
 
     def __post_init__(self) -> None:
@@ -242,8 +248,6 @@ class RunConfig:
             )
         elif self.rounds.evaluate_every and mode in NOISED:
             wrong = "rounds.evaluate_every: expected 0; a metric of patients would be a release without a budget"
-        elif mode == "shared" and self.train.local_steps != 1:
-            wrong = "train.local_steps: expected 1; a round is one step"
         elif base is not None and base.fitted_by_sums and not self.model.get("base_weights"):
             wrong = (
                 f"model.base={self.model['base']}: its sums would leave the sites unprotected;"

@@ -23,7 +23,7 @@ from server.record.attempts import Attempts
 from server.record.events import Event, EventLog, Listener
 from server.record.history import Drop, PublicVerdict, RoundRecord
 from server.record.journal import Journal, RunState
-from server.rounds.advance import Masks, advance
+from server.rounds.advance import Masks, adapter_of, advance
 from server.rounds.aggregate import server_optimiser
 from server.rounds.masked_sum import SumForm
 from server.rounds.public_gate import Check, PublicGate, stop_reason
@@ -152,7 +152,7 @@ class _Federation:
         """Return the result of the run."""
         history = self._state.history
         return FederationResult(
-            vector=self._state.vector,
+            vector=adapter_of(self._state.vector, self._state.optimizer),
             rounds=self._state.round,
             sites=dict(sorted(self._sites.items())),
             history=history,

@@ -139,7 +139,7 @@ def test_the_coordinator_hears_no_update_loss_or_score_of_a_site(runs: dict[str,
         plain = [p for p in pieces(update.tobytes(), 60) if len(set(p)) > 8]
         rings = [
             piece
-            for weight in (3, 1)
+            for weight in (len(runs["sites"][name].patients()), 1)
             for kind in (np.int32, np.int64)
             for piece in pieces(np.rint(update * (weight / terms.step)).astype(kind).tobytes(), 60)
             if len(set(piece)) > 8

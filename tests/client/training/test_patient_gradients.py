@@ -13,6 +13,7 @@ from client.training.private_train import local_round, private_release
 from privacy.dp.encoding import FINE, from_ring
 from privacy.dp.noise import NoiseStream
 from privacy.dp.terms import PrivacyTerms
+from privacy.secagg.exact_sums import MaskTerms
 from privacy.wire.messages import TrainTask
 from shared_model.adapter.manifest import initial_vector, stage_mask
 from shared_model.adapter.shared import adapted_model, trainable
@@ -44,7 +45,8 @@ def _one_thread() -> None:
 
 
 def patients(site: SiteConfig, spec: ModelSpec, stage: str, terms: PrivacyTerms = TERMS) -> Patients:
-    return patients_of(site, spec, initial_vector(spec), task(stage, terms), terms)
+    asked = task(stage, terms, local_steps=terms.local_steps)
+    return patients_of(site, spec, initial_vector(spec), asked, terms)
 
 
 def test_opacus_hooks_give_the_loops_gradients() -> None:
@@ -117,6 +119,42 @@ def test_plans_of_one_patient_are_one_gradient(site: SiteConfig, spec: ModelSpec
     assert torch.linalg.vector_norm(found.gradient(0)).item() == pytest.approx(1e-3, rel=1e-4)
 
 
+def test_steps_on_one_patient_give_the_mean_gradient_along_their_path(site: SiteConfig) -> None:
+    """K = 3 by hand: the model moves on this patient alone and is put back before the next one."""
+    terms = replace(TERMS, local_steps=3, local_lr=0.05)
+    before = patients(site, BASE, "base")
+    found = patients(site, BASE, "base", terms)
+    start = [p.detach().clone() for p in found.parameters]
+    path, flat = [], torch.cat([p.reshape(-1) for p in start])
+    for number in range(3):
+        at = flat - 0.05 * sum(path) if path else flat
+        with torch.no_grad():
+            for p, part in zip(before.parameters, at.split([p.numel() for p in start]), strict=True):
+                p.copy_(part.view_as(p))
+        path.append(before.gradient(1, number))
+    with torch.no_grad():
+        for p, value in zip(before.parameters, start, strict=True):
+            p.copy_(value)
+    first = found.gradient(1)
+    torch.testing.assert_close(first, sum(path) / 3, rtol=1e-4, atol=1e-7)
+    assert not torch.allclose(first, path[0], rtol=1e-2)
+    for p, value in zip(found.parameters, start, strict=True):
+        assert torch.equal(p, value)
+    # No patient's vector depends on which others were drawn before.
+    found.gradient(0)
+    assert torch.equal(found.gradient(1), first)
+    assert torch.linalg.vector_norm(replace(found, terms=replace(terms, clip=1e-3)).gradient(1)) <= 1e-3 * (1 + 1e-6)
+
+
+def test_a_path_that_breaks_counts_as_zero_and_leaves_the_model_whole(site: SiteConfig) -> None:
+    found = patients(site, BASE, "base", replace(TERMS, local_steps=3, local_lr=0.05))
+    start = [p.detach().clone() for p in found.parameters]
+    broken = replace(found, loss=lambda i, g: found.loss(i, g) * float("inf"))
+    assert not broken.gradient(1).any()
+    for p, value in zip(found.parameters, start, strict=True):
+        assert torch.equal(p, value)
+
+
 def test_a_broken_patient_counts_as_zero(site: SiteConfig) -> None:
     found = patients(site, BASE, "base")
     broken = replace(found, loss=lambda i, g: found.loss(i, g) * (float("nan") if i == 1 else 1.0))
@@ -154,8 +192,9 @@ def test_hospital_level_release_is_the_clipped_update(site: SiteConfig) -> None:
 
 
 def test_local_steps_move_by_noise_and_gradient(site: SiteConfig) -> None:
-    terms = replace(TERMS, mode="local", colluders=0, clip=0.01, q=0.5)
-    asked = task("base", terms, local_steps=3, lr=1e-3)
+    terms = replace(TERMS, mode="local", clip=0.01, q=0.5)
+    exact = MaskTerms(sites=3, survivors=3, colluders=1, cohort=5, weighting="patients", bound=1.0)
+    asked = task("base", terms, local_steps=3, lr=1e-3, masks=exact.to_json())
     update = local_round(site, BASE, initial_vector(BASE), asked, terms)
     assert 0 < np.abs(update).max() <= 3.1e-3
     assert not np.array_equal(update, local_round(site, BASE, initial_vector(BASE), asked, terms))

@@ -4,7 +4,7 @@ import pytest
 
 from privacy.dp import accountant
 from privacy.dp.accountant import AccountantError
-from privacy.dp.outlook import gaussian_mu, outlook, table, useful_size
+from privacy.dp.outlook import gaussian_mu, outlook, paying_sizes, table, useful_size
 from privacy.dp.terms import PrivacyTerms
 
 TERMS = PrivacyTerms(
@@ -53,3 +53,21 @@ def test_a_local_site_learns_from_its_own_patients_alone() -> None:
     assert local.exchanges == 158  # three each, and two for each of four set-ups
     assert local.warnings == ("doubtful: 7,000 numbers, but there is room for about 1,109",)
     assert local.epsilon == local.epsilon_alone == shared.epsilon
+
+
+@pytest.mark.parametrize(
+    ("patients", "low", "high"), [(170, (120, 160), (600, 750)), (1000, (4_500, 5_500), (22_000, 26_000)),
+                                  (10_000, (4.5e5, 5.5e5), (2.2e6, 2.6e6))],
+)  # fmt: skip
+def test_what_pays_at_epsilon_eight(patients: int, low: tuple[float, float], high: tuple[float, float]) -> None:
+    """About 140 to 700 numbers for 170 patients, 5 to 25 thousand for 1,000, up to millions for 10,000."""
+    found = paying_sizes(8.0, 1e-5, patients)
+    assert low[0] < found[0] < low[1]
+    assert high[0] < found[1] < high[1]
+
+
+def test_a_plan_says_what_pays_and_what_it_assumes() -> None:
+    lines = "\n".join(table(outlook(TERMS, 7000, 200)))
+    assert "numbers that pay, about" in lines
+    assert "assumed: alignment 0.14 to 0.31" in lines
+    assert "model.adapter=" in lines
