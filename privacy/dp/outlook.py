@@ -139,7 +139,7 @@ def table(found: Outlook) -> list[str]:
     ]
     advice = [
         f"    {next(kind for most, kind in _KINDS if found.pays[1] <= most)}",
-        f"    assumed: alignment {ALIGNMENT[0]:g} to {ALIGNMENT[1]:g} of one patient's vector with the mean, and noise of"
+        f"    assumed: alignment {ALIGNMENT[0]:g} to {ALIGNMENT[1]:g} of a patient's vector with the mean, and noise of"
         f" {NOISE_SHARE:g} of the mean's norm",
     ]
     warnings = [f"  warning: {text}" for text in found.warnings]

@@ -14,7 +14,6 @@ from server.config.privacy import mask_terms, run_terms
 from server.config.run import RunConfig
 from shared_model.core.errors import InputError
 
-
 PLAN_DAYS = 90  # as long as a site's certificate
 
 
