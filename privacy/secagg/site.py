@@ -132,6 +132,7 @@ class MaskingSite:
             cohort=self._cohort,
             floors=self._floors,
             replay=self._replay,
+            heads=self._heads,
         )
 
     def holds(self, setup: bytes) -> bool:

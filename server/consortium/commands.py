@@ -148,7 +148,7 @@ def plan(
     as_json: AsJson = False,
 ) -> None:
     """Write and sign a run's federation plan, plan.json in the home: what the sites are asked to accept."""
-    from privacy.dp.outlook import outlook, table
+    from privacy.dp.outlook import masked_table, outlook, table
     from server.config.compose import compose_run
     from server.config.federation_plan import make_plan
 
@@ -159,7 +159,10 @@ def plan(
     config = compose_run(overrides or [], len(admissions.roster().names()))
     made = make_plan(admissions.parties(), config, admissions.next_plan_version(), days)
     # Before anything is signed: two accountants must agree on what the plan promises.
-    found = None if made.terms is None else outlook(made.terms, made.parameters, made.rounds)
+    exact, bits = made.mask_terms, 32 if made.mask_terms is None else made.mask_terms.ring_bits
+    found = None if made.terms is None else outlook(made.terms, made.parameters, made.rounds, bits)
+    every = config.rounds.evaluate_every
+    scored = -(-made.rounds // every) if every else 0
     content = made.to_signed(read_private_key(server.roster_key))
     write_bytes(server.plan_file, content, mode=PUBLIC)
     record: dict[str, Any] = {"plan": str(server.plan_file), "sha256": plan_hash(content), "name": made.name}
@@ -168,6 +171,11 @@ def plan(
     lines = [
         *made.in_words(),
         *([] if found is None else ["what the privacy terms cost and allow:", *table(found)]),
+        *(
+            ["what the sums cost:", *masked_table(made.parameters, made.rounds, scored, bits)]
+            if exact is not None and found is None
+            else []
+        ),
         f"{server.plan_file}: sha256 {plan_hash(content)}",
         "  `server admit` and `server renew` include it; give the file to sites that are admitted already",
     ]
