@@ -103,7 +103,7 @@ bench: $(READY)
 	$(BIN)/python -m simulations.benchmarks.training_sizes
 	$(BIN)/python -m simulations.benchmarks.resolution_loss
 	$(BIN)/python -m simulations.benchmarks.secagg
-	$(BIN)/python -m simulations.benchmarks.masked_round
+	$(BIN)/python -m simulations.benchmarks.round_overhead --masks --sites 5 --megabytes 20
 	$(BIN)/python -m simulations.benchmarks.site_check
 	$(BIN)/python -m simulations.benchmarks.dicom_reading
 	$(BIN)/python -m simulations.benchmarks.dicom_damage --files 200

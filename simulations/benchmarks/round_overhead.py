@@ -1,6 +1,10 @@
 """What a round costs beside training: a trivial client, a 5 MB vector, 100 sites and 3 rounds over LocalGrid.
 
 ``python -m simulations.benchmarks.round_overhead [--json]``. Goal: 3 s in all, on 2 cores.
+
+With ``--masks`` it measures rounds of mode masked beside rounds of mode none, with the same updates, in one run. Sites
+are on machines of their own. So a round is the CPU seconds of the coordinator and of the slowest site, without training
+and without the network; a set-up of keys is counted among them. Goal: 1.5 times mode none at 5 million numbers.
 """
 
 from __future__ import annotations
@@ -9,6 +13,9 @@ import argparse
 import resource
 import tempfile
 import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +23,21 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 
-from privacy.wire.messages import Reply, parse_request, reply
+from client.app import client_app
+from client.site.config import SiteConfig
+from privacy.wire.messages import Reply, TrainTask, parse_request, reply
 from server.config.compose import compose_run
+from server.config.run import RunConfig
 from server.rounds.loop import FederationResult, run_federation
+from shared_model.core.vector import Vector
 from simulations.benchmarks.printing import print_numbers
+from simulations.engine.faults import site_of
+from simulations.engine.quadratic import QuadraticTraining, run_quadratic, write_sites
 from simulations.engine.run import run_local
 
 GOAL_S = 3.0
+GOAL_RATIO = 1.5
+_PATIENTS = 10
 
 
 def trivial_client(size: int) -> ClientApp:
@@ -80,14 +95,95 @@ def measure(sites: int, rounds: int, megabytes: float, workers: int) -> dict[str
     }
 
 
+class _Ready(QuadraticTraining):
+    """Has its update ready: what is left is the round."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(size)
+        self._update = (0.01 * np.random.default_rng(0).standard_normal(size)).astype(np.float32)
+
+    def train_round(
+        self, site: SiteConfig, spec_json: str, vector: Vector, task: TrainTask
+    ) -> tuple[Vector, Mapping[str, float]]:
+        """Return the same update each time."""
+        return self._update, {"loss": 1.0}
+
+
+def _timed(inner: ClientApp, seconds: Counter[str]) -> ClientApp:
+    """Wrap a site's app; adds the CPU seconds of each site's answers to ``seconds``."""
+
+    def answer(message: Message, context: Context) -> Message:
+        started = time.thread_time()
+        told = inner(message, context)
+        seconds[site_of(context)] += time.thread_time() - started
+        return told
+
+    app = ClientApp()
+    for register in (app.query(), app.train(), app.evaluate()):
+        register(answer)
+    return app
+
+
+def _run(mode: str, size: int, sites: int, rounds: int) -> tuple[float, float, float]:
+    """Return CPU seconds a round of the coordinator and of the slowest site, and megabytes a site and round."""
+    names = {f"site-{i:02d}": _PATIENTS for i in range(sites)}
+    plain: RunConfig = replace(compose_run(["privacy.mode=none"]), model={})
+    config = replace(
+        plain,
+        rounds=replace(plain.rounds, count=rounds, min_sites=sites, evaluate_every=0, max_update_norm=100.0),
+        privacy=replace(plain.privacy, mode=mode, sites=sites, cohort=_PATIENTS * sites),
+    )
+    seconds: Counter[str] = Counter()
+    with tempfile.TemporaryDirectory() as folder:
+        nodes = write_sites(Path(folder), names)
+        app = _timed(client_app(_Ready(size)), seconds)
+        before = time.process_time()
+        result = run_quadratic(Path(folder) / "out", config, nodes, size=size, app=app)
+        spent = time.process_time() - before
+    coordinator = (spent - sum(seconds.values())) / rounds
+    return coordinator, max(seconds.values()) / rounds, result.wire_bytes_per_round / sites / 1e6
+
+
+def measure_masks(millions: float, sites: int, rounds: int, repeats: int) -> dict[str, float]:
+    """Median over repeats, the two modes by turns."""
+    found: dict[str, list[tuple[float, float, float]]] = {"none": [], "masked": []}
+    for _ in range(repeats):
+        for mode, runs in found.items():
+            runs.append(_run(mode, int(millions * 1e6), sites, rounds))
+    told: dict[str, float] = {"millions": millions, "sites": sites, "rounds": rounds, "repeats": repeats}
+    total = {}
+    for mode, runs in found.items():
+        coordinator, site, wire = np.median(np.array(runs), axis=0)
+        total[mode] = coordinator + site
+        told |= {
+            f"{mode}_coordinator_s": round(float(coordinator), 3),
+            f"{mode}_site_s": round(float(site), 3),
+            f"{mode}_mb_a_site": round(float(wire), 1),
+        }
+    ratios = [(m[0] + m[1]) / (n[0] + n[1]) for m, n in zip(found["masked"], found["none"], strict=True)]
+    return {
+        **told,
+        "ratio": round(float(total["masked"] / total["none"]), 2),
+        "ratio_low": round(min(ratios), 2),
+        "ratio_high": round(max(ratios), 2),
+        "goal": GOAL_RATIO,
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--masks", action="store_true", help="modes masked and none by turns, --repeats times")
+    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--sites", type=int, default=100)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--megabytes", type=float, default=5.0)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     args = parser.parse_args()
+    if args.masks:
+        found = measure_masks(args.megabytes / 4, args.sites, args.rounds, args.repeats)
+        print_numbers("Masks beside none", found, as_json=args.json)
+        return
     numbers = measure(args.sites, args.rounds, args.megabytes, args.workers)
     print_numbers("Round overhead of LocalGrid", numbers, as_json=args.json)
 
