@@ -78,7 +78,7 @@ class Patients:
                 with torch.no_grad():
                     parts = found.split([p.numel() for p in self.parameters])
                     for parameter, part in zip(self.parameters, parts, strict=True):
-                        parameter -= self.terms.local_lr * part.view_as(parameter).to(parameter)
+                        parameter.sub_(part.view_as(parameter).to(parameter), alpha=self.terms.local_lr)
         finally:
             with torch.no_grad():
                 for parameter, value in zip(self.parameters, start, strict=True):

@@ -37,7 +37,7 @@ def advance(
     # In mode shared the sites send a direction. The learning rate is applied here.
     scale = round_lr(train, number, count) if config.privacy.mode == "shared" else 1.0
     average = state.get(_AVERAGE)
-    own = {key: value for key, value in state.items() if key != _AVERAGE}
+    own: State = {key: value for key, value in state.items() if key != _AVERAGE}
     after, own = server_optimiser(config.aggregate).step(vector, total.mean(), own, scale)
     # Keep them even if the sites send zeros for them: momentum would go on moving them.
     after = np.where(masks(round_stage(train, number, count)[0]), after, vector)

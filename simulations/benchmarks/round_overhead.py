@@ -13,7 +13,7 @@ import argparse
 import resource
 import tempfile
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -109,7 +109,7 @@ class _Ready(QuadraticTraining):
         return self._update, {"loss": 1.0}
 
 
-def _timed(inner: ClientApp, seconds: Counter[str]) -> ClientApp:
+def _timed(inner: ClientApp, seconds: dict[str, float]) -> ClientApp:
     """Wrap a site's app; adds the CPU seconds of each site's answers to ``seconds``."""
 
     def answer(message: Message, context: Context) -> Message:
@@ -133,7 +133,7 @@ def _run(mode: str, size: int, sites: int, rounds: int) -> tuple[float, float, f
         rounds=replace(plain.rounds, count=rounds, min_sites=sites, evaluate_every=0, max_update_norm=100.0),
         privacy=replace(plain.privacy, mode=mode, sites=sites, cohort=_PATIENTS * sites),
     )
-    seconds: Counter[str] = Counter()
+    seconds: dict[str, float] = defaultdict(float)
     with tempfile.TemporaryDirectory() as folder:
         nodes = write_sites(Path(folder), names)
         app = _timed(client_app(_Ready(size)), seconds)
