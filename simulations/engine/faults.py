@@ -17,7 +17,7 @@ from client.app import NODE_CONFIG_KEY
 from client.site.config import SiteConfig
 from client.training.installed import Training
 from privacy.dp.encoding import Ring, from_ring, to_ring
-from privacy.dp.terms import SUMMED, PrivacyTerms
+from privacy.dp.terms import NOISE_SHARED, PrivacyTerms
 from privacy.wire.messages import EvaluateTask, TrainTask, parse_request
 from privacy.wire.vectors import pack_vector, unpack_vector
 from shared_model.core.errors import InputError
@@ -185,6 +185,7 @@ class PoisonedTraining(_Passing):
         if not self._strikes(site, task):
             return release
         if release.dtype == np.float32:
-            raise InputError(f"poison: mode {terms.mode} releases no ring numbers; expected {' or '.join(SUMMED)}")
+            modes = " or ".join(NOISE_SHARED)
+            raise InputError(f"poison: mode {terms.mode} releases no ring numbers; expected {modes}")
         lie = np.rint(from_ring(cast(Ring, release)) * self._factor).astype(np.int64)
         return to_ring(lie, terms.encoding().bits)

@@ -17,7 +17,7 @@ from rich.progress import Progress
 
 from client.app import client_app
 from client.training.installed import InstalledTraining
-from privacy.dp.terms import SUMMED
+from privacy.dp.terms import NOISE_SHARED
 from server.rounds.loop import QuorumError
 from server.runs.index import Tail
 from shared_model.core.errors import InputError
@@ -84,8 +84,9 @@ def trial_settings(settings: PoisonSettings, factor: float, check: str, seed: in
     of = [f"rounds.public_cases={settings.public}"] if check == "patients" else []
     own = [f"name=poison-{settings.liar}", f"seed={seed}", "study=[federated]", f"out={out}", *_CHECKS[check], *of]
     run = run_settings([*trial_overrides(settings.out, settings.common), *own])
-    if run.federation.privacy.mode not in SUMMED:
-        raise InputError(f"simulate poison: privacy.mode={run.federation.privacy.mode}: expected {' or '.join(SUMMED)}")
+    if run.federation.privacy.mode not in NOISE_SHARED:
+        mode, modes = run.federation.privacy.mode, " or ".join(NOISE_SHARED)
+        raise InputError(f"simulate poison: privacy.mode={mode}: expected {modes}")
     return run
 
 
