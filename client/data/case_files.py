@@ -24,11 +24,13 @@ _HEADER_KEYS = {"schema", "case_id", "shape", "spacing_mm", "origin_mm", "struct
 
 # Written where the beams' directions are known.
 _ANGLES = "gantry_deg"
+# Only in the files of cases whose dose grid cuts an organ.
+_CUT = "cut_by_dose"
 
 
 def save_case(path: Path, case: Case) -> None:
     """Write ``case`` to ``path`` atomically; replace an existing file. Raises InputError if it cannot write."""
-    header = {
+    header: dict[str, Any] = {
         "schema": SCHEMA,
         "case_id": case.case_id,
         "shape": case.grid.shape,
@@ -38,6 +40,8 @@ def save_case(path: Path, case: Case) -> None:
         "prescriptions_gy": dict(case.prescriptions_gy),
         **({"gantry_deg": list(case.gantry_deg)} if case.gantry_deg else {}),
     }
+    if case.cut_by_dose:
+        header[_CUT] = list(case.cut_by_dose)
     masks = [np.packbits(mask) for mask in case.structures.values()]
     arrays: dict[str, Array] = {
         "header": np.frombuffer(json.dumps(header).encode(), dtype=np.uint8),
@@ -71,6 +75,7 @@ def load_case(path: Path) -> Case:
             prescriptions_gy={name: float(level) for name, level in header["prescriptions_gy"].items()},
             gantry_deg=tuple(float(angle) for angle in header.get("gantry_deg", ())),
             **{name: arrays[name].astype(np.float32) for name in _VOLUMES if name in arrays},
+            cut_by_dose=_names(header.get(_CUT, []), names),
         )
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
@@ -86,12 +91,18 @@ def _header(raw: Array, path: Path) -> dict[str, Any]:
     if not isinstance(header, dict) or header.get("schema") != SCHEMA:
         found = header.get("schema") if isinstance(header, dict) else None
         raise InputError(f"{path}: case file of schema {found!r}; this version reads schema {SCHEMA}")
-    if set(header) - {_ANGLES} != _HEADER_KEYS:
-        wrong = sorted((set(header) - {_ANGLES}) ^ _HEADER_KEYS)[0]
+    if set(header) - {_ANGLES, _CUT} != _HEADER_KEYS:
+        wrong = sorted((set(header) - {_ANGLES, _CUT}) ^ _HEADER_KEYS)[0]
         raise InputError(f"{path}: header key {wrong!r} is unknown or missing")
     if not isinstance(header["case_id"], str):
         raise InputError(f"{path}: header key 'case_id': expected text")
     return header
+
+
+def _names(found: Any, known: list[str]) -> tuple[str, ...]:
+    if not isinstance(found, list) or not set(found) <= set(known):
+        raise InputError(f"header key {_CUT!r}: expected a list of the case's structures")
+    return tuple(found)
 
 
 def _triple(header: dict[str, Any], key: str) -> tuple[Any, Any, Any]:

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from client.data import case_files
 from client.data.kept import latest_per_site
-from client.dicom.find import DicomStudy, Findings, find_studies
+from client.dicom.find import Findings, find_studies
+from client.dicom.join import DicomStudy
 from client.dicom.study import read_case, read_names
 from client.names.rules import NameRules
 from client.names.tg263 import synonyms_digest
@@ -72,17 +73,17 @@ def _state(path: Path) -> tuple[str, int, int]:
 
 
 def trainable(found: Findings, rules: NameRules) -> tuple[str, ...]:
-    """Return the case ids that can be trained on: those with dose and a prescribed target. Only the first case of each
-    patient is taken, since a patient must not count twice."""
+    """Return the case ids that can be trained on: those with dose and a prescribed target. Only one case of each
+    patient is taken, since a patient must not count twice: the first by id, of an approved plan if there is one."""
     chosen: dict[str, str] = {}
-    for study in found.studies:
+    for study in sorted(found.studies, key=lambda study: not study.approved):
         if study.patient not in chosen and not study.problems and study.doses and _has_target(study, rules):
             chosen[study.patient] = study.case_id
-    return tuple(chosen.values())
+    return tuple(sorted(chosen.values()))
 
 
 def _has_target(study: DicomStudy, rules: NameRules) -> bool:
     try:
         return any(row.used and is_target(row.tg263) for row in read_names(study, rules))
-    except InputError:
+    except Exception:  # one bad patient must not stop the others; `client check` says what is wrong
         return False

@@ -23,9 +23,9 @@ from scipy import ndimage
 
 from client.data.gdp_pickle import read_dictionary
 from client.data.npz import Array
-from client.names.records import Roi
+from client.names.records import NameRow, Roi
 from client.names.rules import NameRules
-from client.names.table import NameRow, name_table
+from client.names.table import name_table
 from client.names.tg263 import BODY
 from client.site.config import GDP_PRESCRIPTIONS
 from shared_model.core.errors import InputError, naming

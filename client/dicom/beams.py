@@ -58,19 +58,19 @@ def beam_angles(beams: Sequence[Beam], position: str) -> tuple[float, ...]:
 
 
 def plan_angles(plan: Plan, position: str) -> tuple[float, ...]:
-    """Directions of the plan's photon beams about an HFS patient; ``position``: the CT's, if the plan names none."""
-    return beam_angles(photon_beams(plan)[0], plan.position or position)
+    """Directions of the plan's beams about an HFS patient; ``position``: the CT's, if the plan names none."""
+    return beam_angles(plate_beams(plan)[0], plan.position or position)
 
 
-def photon_beams(plan: Plan) -> tuple[tuple[Beam, ...], tuple[str, ...]]:
-    """Return the beams that plates are drawn for, and notes on what was left out."""
-    beams = tuple(beam for beam in plan.beams if beam.radiation in ("PHOTON", ""))
-    notes = []
-    if len(beams) < len(plan.beams):
-        notes.append(f"plan: {len(plan.beams) - len(beams)} beams are not photon beams: not in the plates")
-    if any(min(beam.couch_deg, 360 - beam.couch_deg) > 0.5 for beam in beams):
-        notes.append("plan: couch angles are not in the plates, which treat all beams as coplanar")
-    return beams, tuple(notes)
+def plate_beams(plan: Plan) -> tuple[tuple[Beam, ...], tuple[str, ...]]:
+    """Return the beams that plates are drawn for, and notes on what plates leave out. Raises InputError for a beam
+    whose isocentre or angle the plan does not say."""
+    lacking = sum(beam.isocentre_mm is None or not beam.gantry_deg for beam in plan.beams)
+    if lacking:
+        raise InputError(f"plan: IsocenterPosition or GantryAngle is empty in {lacking} of {len(plan.beams)} beams")
+    if any(min(beam.couch_deg, 360 - beam.couch_deg) > 0.5 for beam in plan.beams):
+        return plan.beams, ("plan: couch angles are not in the plates, which treat all beams as coplanar",)
+    return plan.beams, ()
 
 
 def plan_plates(
@@ -88,27 +88,27 @@ def plan_plates(
         drawn = draw_plates(plan, plan.position or position, weights, grid, kind)
     except InputError as error:
         return None, None, (f"no plates: {error}",)
-    return drawn or (None, None, ("no plates: the plan has no photon beams",))
+    return drawn or (None, None, ("no plates: the plan has no treatment beams",))
 
 
 def draw_plates(
     plan: Plan, position: str, weights_zyx: NDArray[np.float32], grid: Grid, kind: str = "fast"
 ) -> tuple[Volume, Volume, tuple[str, ...]] | None:
-    """Draw beam plate and angle plate (z, y, x), with notes; None for a plan without photon beams.
+    """Draw beam plate and angle plate (z, y, x), with notes; None for a plan without treatment beams.
 
     ``weights_zyx`` is prescription / highest prescription in the targets, 0 elsewhere. Each beam is drawn
     about its own isocentre. Raises InputError for an isocentre far from the targets, or for too many beams.
     """
-    beams, notes = photon_beams(plan)
+    beams, notes = plate_beams(plan)
     if not beams:
         return None
     draw = _exact if kind == "exact" else _fast
     groups = _by_isocentre(beams)
-    _check_reach([_zyx(group[0].isocentre_mm) for group in groups], weights_zyx, grid)
+    _check_reach([at for at, _ in groups], weights_zyx, grid)
     if (directions := len(beam_angles(beams, position))) > MAX_DIRECTIONS:
         raise InputError(f"plan: beams from {directions} directions; expected at most {MAX_DIRECTIONS}")
-    drawn = [draw(weights_zyx, grid, _zyx(g[0].isocentre_mm), beam_angles(g, position)) for g in groups]
-    counts = np.array([len(beam_angles(g, position)) for g in groups], dtype=np.float32)
+    drawn = [draw(weights_zyx, grid, at, beam_angles(g, position)) for at, g in groups]
+    counts = np.array([len(beam_angles(g, position)) for _, g in groups], dtype=np.float32)
     share = counts / counts.sum() if kind == "fast" else np.ones_like(counts)
     beam = np.zeros(grid.shape, dtype=np.float32)
     angle = np.zeros(grid.shape, dtype=np.float32)
@@ -142,17 +142,16 @@ def _check_reach(isocentres_zyx: Sequence[Triple], weights_zyx: NDArray[np.float
         raise InputError(f"plan: an isocentre lies {reach:.0f} mm from a part of the targets: is it another plan's?")
 
 
-def _by_isocentre(beams: Sequence[Beam]) -> list[list[Beam]]:
-    groups: list[list[Beam]] = []
+def _by_isocentre(beams: Sequence[Beam]) -> list[tuple[Triple, list[Beam]]]:
+    """The beams of each isocentre (z, y, x)."""
+    groups: list[tuple[Triple, list[Beam]]] = []
     for beam in beams:
-        for group in groups:
-            if np.linalg.norm(np.subtract(beam.isocentre_mm, group[0].isocentre_mm)) < _SAME_ISOCENTRE_MM:
+        assert beam.isocentre_mm is not None  # plate_beams has looked
+        x, y, z = beam.isocentre_mm
+        for at, group in groups:
+            if np.linalg.norm(np.subtract((z, y, x), at)) < _SAME_ISOCENTRE_MM:
                 group.append(beam)
                 break
         else:
-            groups.append([beam])
+            groups.append(((z, y, x), [beam]))
     return groups
-
-
-def _zyx(position_mm: Triple) -> Triple:
-    return (position_mm[2], position_mm[1], position_mm[0])

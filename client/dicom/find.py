@@ -1,4 +1,4 @@
-"""Finds the studies below a folder: joins every file's header by references and Frame of Reference, not by names.
+"""Finds the studies below a folder: reads every file's header, keeps each instance once, and has them joined.
 
 A bad file never ends the search: it becomes a FileProblem with one clear line, and the other files are read.
 """
@@ -6,20 +6,24 @@ A bad file never ends the search: it becomes a FileProblem with one clear line, 
 from __future__ import annotations
 
 import os
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 
-from client.dicom.headers import OTHER, Header, read_header
-from client.dicom.open import NotDicomError
+from client.dicom.headers import ENHANCED_CT, OTHER, Header, read_header
+from client.dicom.join import DicomStudy, Joiner
+from client.dicom.open import NotDicomError, content_digest
 from client.dicom.worker import AT_ONCE, worker
 from client.site.ledger_binding import MARK
 from client.site.pseudonyms import Pseudonyms
 from shared_model.core.errors import FedKT3DError, InputError
 
 MAX_FILES = 1_000_000
+_ENHANCED = (
+    "Enhanced CT (several slices in one file) is not read; export the series as CT Image Storage, a file a slice"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,36 +41,19 @@ class FileProblem:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DicomStudy:
-    """One plan of one patient, or one structure set without a plan: what is read together as a Case.
-
-    ``case_id`` is PATIENT_PLAN, two pseudonyms; ``patient`` is the first. ``problems`` say why it cannot be read (none:
-    by its headers, it can). ``notes`` say what was assumed when its files were joined. Headers hold the record's own
-    identifiers and stay at the site.
-    """
-
-    case_id: str
-    ct: tuple[Header, ...] = field(repr=False, default=())
-    structures: Header | None = field(repr=False, default=None)
-    plan: Header | None = field(repr=False, default=None)
-    doses: tuple[Header, ...] = field(repr=False, default=())
-    problems: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
-
-    @property
-    def patient(self) -> str:
-        """The patient's pseudonym."""
-        return self.case_id.partition("_")[0]
-
-
-@dataclass(frozen=True, kw_only=True)
 class Findings:
-    """All that a folder holds. ``files`` were read; ``other`` of them are not DICOM, or are DICOM of another kind."""
+    """All that a folder holds. ``files`` were looked at; ``others`` says what kinds of file are not used, and how many
+    of each."""
 
     studies: tuple[DicomStudy, ...]
     problems: tuple[FileProblem, ...]
     files: int
-    other: int
+    others: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def other(self) -> int:
+        """How many files are not DICOM, or DICOM of another kind."""
+        return sum(self.others.values())
 
     def study(self, case_id: str) -> DicomStudy:
         """The study with this pseudonym. Raises InputError if there is none."""
@@ -96,23 +83,28 @@ def find_studies(root: Path, pseudonyms: Pseudonyms | None = None) -> Findings:
     """
     headers: list[tuple[int, Header]] = []
     problems: list[FileProblem] = []
-    files = other = 0
+    others: Counter[str] = Counter()
+    files = 0
     for number, (path, answer) in enumerate(_headers(root), 1):
         files = number
         if number > MAX_FILES:
             raise InputError(f"{root}: more than {MAX_FILES} files; choose a smaller folder")
-        if isinstance(answer, NotDicomError) or (isinstance(answer, Header) and answer.kind == OTHER):
-            other += 1
+        if isinstance(answer, NotDicomError):
+            others["not DICOM"] += 1
+        elif isinstance(answer, Header) and answer.kind == OTHER:
+            others[f"DICOM of {answer.content}"] += 1
+        elif isinstance(answer, Header) and answer.kind == ENHANCED_CT:
+            problems.append(FileProblem(number=number, reason=_ENHANCED, path=path))
         elif isinstance(answer, Header):
             headers.append((number, answer))
         else:
             problems.append(FileProblem(number=number, reason=str(answer), path=path))
     kept = _once(headers, problems)
-    studies, unused = _Joiner(list(kept.values()), pseudonyms or Pseudonyms.temporary()).studies()
-    numbers = {header.uid: number for number, header in headers}
-    problems += [FileProblem(number=numbers[h.uid], reason=reason, path=h.path) for h, reason in unused]
+    studies, unused = Joiner(kept, pseudonyms or Pseudonyms.temporary()).studies()
+    numbers = {header.path: number for number, header in headers}
+    problems += [FileProblem(number=numbers[h.path], reason=reason, path=h.path) for h, reason in unused]
     problems.sort(key=lambda problem: problem.number)
-    return Findings(studies=tuple(studies), problems=tuple(problems), files=files, other=other)
+    return Findings(studies=tuple(studies), problems=tuple(problems), files=files, others=dict(others.most_common()))
 
 
 def _headers(root: Path) -> Iterator[tuple[Path, Header | FedKT3DError]]:
@@ -122,149 +114,24 @@ def _headers(root: Path) -> Iterator[tuple[Path, Header | FedKT3DError]]:
         yield from zip(part, worker().read_many(read_header, part), strict=True)
 
 
-def _once(headers: Sequence[tuple[int, Header]], problems: list[FileProblem]) -> dict[str, Header]:
-    """Keep each instance once: of two files with one identifier, keep the first and report the other."""
+def _once(headers: Sequence[tuple[int, Header]], problems: list[FileProblem]) -> list[Header]:
+    """Keep each instance once, and report the copies. Two files of one instance with other contents: which is right is
+    not known, so that what is made of them is unfit."""
     kept: dict[str, Header] = {}
     for number, header in headers:
-        if header.uid in kept:
-            problems.append(
-                FileProblem(number=number, reason=f"{header.kind}: a second file of one instance", path=header.path)
-            )
-        else:
-            kept[header.uid] = header
-    return kept
+        first = kept.setdefault(header.uid, header)
+        if first is header:
+            continue
+        reason = f"{header.kind}: a second file of one instance"
+        if not _equal(first, header):
+            reason = f"{header.kind}: a second file of one instance, with another content"
+            unfit = f"{header.kind}: two files of one SOPInstanceUID with different contents; remove the wrong one"
+            kept[header.uid] = replace(first, unfit=unfit)
+        problems.append(FileProblem(number=number, reason=reason, path=header.path))
+    return list(kept.values())
 
 
-class _Joiner:
-    """Headers by kind, and the studies that they make."""
-
-    def __init__(self, headers: Sequence[Header], pseudonyms: Pseudonyms) -> None:
-        self._pseudonyms = pseudonyms
-        self._series: dict[str, list[Header]] = defaultdict(list)
-        self._of: dict[str, list[Header]] = {kind: [] for kind in ("RTSTRUCT", "RTPLAN", "RTDOSE")}
-        for header in headers:
-            if header.kind == "CT":
-                if header.plane is not None:
-                    self._series[header.series].append(header)
-            else:
-                self._of[header.kind].append(header)
-        self._used: set[str] = set()
-
-    def studies(self) -> tuple[list[DicomStudy], list[tuple[Header, str]]]:
-        """All studies by case id, and the files that belong to none with the reason."""
-        studies = [self._of_plan(plan) for plan in self._of["RTPLAN"]]
-        drawn = {study.structures.uid for study in studies if study.structures is not None}
-        studies += [self._of_structures(s) for s in self._of["RTSTRUCT"] if s.uid not in drawn]
-        used_series = {header.series for study in studies for header in study.ct}
-        for series, slices in self._series.items():
-            if series not in used_series:
-                studies.append(
-                    self._study(slices[0], slices, None, None, (), ["no structure set (RTSTRUCT) for this CT"], [])
-                )
-        unused = [
-            (dose, "RTDOSE: belongs to no plan or structure set of this folder")
-            for dose in self._of["RTDOSE"]
-            if dose.uid not in self._used
-        ]
-        return sorted(studies, key=lambda study: study.case_id), unused
-
-    def _of_plan(self, plan: Header) -> DicomStudy:
-        problems: list[str] = []
-        notes: list[str] = []
-        structures = self._one_of("RTSTRUCT", plan, "structure set", problems, notes)
-        doses = [dose for dose in self._of["RTDOSE"] if plan.uid in dose.refers]
-        if not doses and len([p for p in self._of["RTPLAN"] if _same_frame(p, plan)]) == 1:
-            plans = {p.uid for p in self._of["RTPLAN"]}
-            doses = [d for d in self._of["RTDOSE"] if _same_frame(d, plan) and not plans.intersection(d.refers)]
-            notes += ["dose joined by Frame of Reference: it refers to no plan of this folder"] if doses else []
-        ct = self._ct(structures, problems, notes) if structures is not None else []
-        return self._study(plan, ct, structures, plan, doses, problems, notes)
-
-    def _of_structures(self, structures: Header) -> DicomStudy:
-        problems: list[str] = []
-        notes = ["no plan (RTPLAN): no beam plates, and prescriptions only by name"]
-        plans = {p.uid for p in self._of["RTPLAN"]}
-        doses = [
-            dose
-            for dose in self._of["RTDOSE"]
-            if not plans.intersection(dose.refers)
-            and (structures.uid in dose.refers or self._alone_in_frame(structures, dose))
-        ]
-        ct = self._ct(structures, problems, notes)
-        return self._study(structures, ct, structures, None, doses, problems, notes)
-
-    def _alone_in_frame(self, structures: Header, dose: Header) -> bool:
-        return _same_frame(structures, dose) and sum(_same_frame(s, dose) for s in self._of["RTSTRUCT"]) == 1
-
-    def _one_of(self, kind: str, by: Header, what: str, problems: list[str], notes: list[str]) -> Header | None:
-        """The one header of ``kind`` that ``by`` refers to, or else the only one in its Frame of Reference."""
-        named = [header for header in self._of[kind] if header.uid in by.refers]
-        near = named or [header for header in self._of[kind] if _same_frame(header, by)]
-        if len(near) == 1:
-            if not named:
-                notes.append(f"{what} joined by Frame of Reference: the plan refers to none of this folder")
-            return near[0]
-        if near:
-            problems.append(f"{len(near)} {what}s are possible and the plan does not say which; remove the others")
-        else:
-            problems.append(f"no {what} ({kind}) for this plan; export it as well")
-        return None
-
-    def _ct(self, structures: Header, problems: list[str], notes: list[str]) -> list[Header]:
-        """The CT series that the structure set was drawn on."""
-        named = [series for series in self._series if series in structures.refers]
-        near = named or [s for s, slices in self._series.items() if any(_same_frame(h, structures) for h in slices)]
-        if not near:
-            problems.append("no CT for this structure set; export the CT series that it was drawn on")
-            return []
-        if len(near) > 1:
-            sizes = Counter({series: len(self._series[series]) for series in near})
-            (first, most), (_, second) = sizes.most_common(2)
-            if most == second:
-                problems.append(f"{len(near)} CT series are possible for this structure set; remove the others")
-                return []
-            near = [first]
-            notes.append(f"of {len(sizes)} possible CT series the one with most slices was taken")
-        elif not named:
-            notes.append("CT joined by Frame of Reference: the structure set refers to no series of this folder")
-        return self._series[near[0]]
-
-    def _study(
-        self,
-        by: Header,
-        ct: Sequence[Header],
-        structures: Header | None,
-        plan: Header | None,
-        doses: Sequence[Header],
-        problems: list[str],
-        notes: list[str],
-    ) -> DicomStudy:
-        self._used |= {dose.uid for dose in doses}
-        predicted = sum(dose.research for dose in doses)
-        if predicted:  # `client predict` marks its doses like this, and hospitals send them back into the same study
-            notes.append(f"{predicted} predicted doses left out (ContentQualification RESEARCH): not the plan's dose")
-            doses = [dose for dose in doses if not dose.research]
-        parts = [*ct, *doses, *(h for h in (structures, plan) if h is not None)]
-        if len({h.patient for h in parts if h.patient}) > 1:
-            problems.append("its files carry different patient ids; export the study again")
-        frames = [set(h.frames) for h in parts if h.frames]
-        if frames and not set.intersection(*frames):
-            problems.append("its files have different Frames of Reference: their positions do not match")
-        unsure = [kind for kind, of in (("CT", ct), ("RTDOSE", doses)) if any(not h.frames for h in of)]
-        notes += [f"the {kind} has no Frame of Reference: whether it fits the others is not known" for kind in unsure]
-        if not doses:
-            notes.append("no dose (RTDOSE): for prediction only")
-        patient = self._pseudonyms.patient(by.patient or next(iter(by.frames), by.study or by.series))
-        return DicomStudy(
-            case_id=f"{patient}_{self._pseudonyms.plan(by.uid)}",
-            ct=tuple(ct),
-            structures=structures,
-            plan=plan,
-            doses=tuple(doses),
-            problems=tuple(problems),
-            notes=tuple(notes),
-        )
-
-
-def _same_frame(one: Header, other: Header) -> bool:
-    return bool(set(one.frames) & set(other.frames))
+def _equal(one: Header, other: Header) -> bool:
+    """Whether two files say the same; their file meta information, which says how they are stored, does not count."""
+    digests = worker().read_many(content_digest, [one.path, other.path])
+    return not any(isinstance(digest, FedKT3DError) for digest in digests) and digests[0] == digests[1]

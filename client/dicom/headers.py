@@ -11,17 +11,25 @@ import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence
+from pydicom.uid import UID
 
 from client.dicom.open import open_dataset
+from client.planes.lattice import ImagePlane
 from shared_model.core.errors import InputError
 
+ENHANCED_CT = "Enhanced CT"
 KINDS = {
     "1.2.840.10008.5.1.4.1.1.2": "CT",
+    "1.2.840.10008.5.1.4.1.1.2.1": ENHANCED_CT,
+    "1.2.840.10008.5.1.4.1.1.481.8": "RTPLAN",
     "1.2.840.10008.5.1.4.1.1.481.3": "RTSTRUCT",
     "1.2.840.10008.5.1.4.1.1.481.5": "RTPLAN",
     "1.2.840.10008.5.1.4.1.1.481.2": "RTDOSE",
 }
 OTHER = "other"
+_ION_PLAN = "1.2.840.10008.5.1.4.1.1.481.8"
+# PlanIntent of what is no treatment of a patient (PS3.3 section C.8.8.9). RESEARCH may be one, of phantoms too.
+_NO_TREATMENT = ("VERIFICATION", "MACHINE_QA", "SERVICE")
 
 _TAGS = (
     0x00080005,  # SpecificCharacterSet
@@ -39,6 +47,8 @@ _TAGS = (
     0x00280010,  # Rows
     0x00280011,  # Columns
     0x00280030,  # PixelSpacing
+    0x300E0002,  # ApprovalStatus
+    0x300A000A,  # PlanIntent
     0x30040002,  # DoseUnits
     0x30040004,  # DoseType
     0x3004000A,  # DoseSummationType
@@ -50,24 +60,13 @@ _MOST_UIDS = 100_000
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImagePlane:
-    """One image plane in the patient's coordinates (LPS, mm): ``position`` of the first pixel's centre (x, y, z),
-    directions of a row and of a column, ``spacing`` between rows and between columns, and how many there are."""
-
-    position: tuple[float, float, float]
-    row_direction: tuple[float, float, float]
-    column_direction: tuple[float, float, float]
-    spacing: tuple[float, float]
-    rows: int
-    columns: int
-
-
-@dataclass(frozen=True, kw_only=True)
 class Header:
     """One file. ``refers`` are instances and series that it refers to, ``frames`` its Frames of Reference.
 
     ``patient`` is the record's own patient id: it is hashed or compared, never shown. ``plane`` is a CT's. ``beams``
     are the beams of a dose (empty: a whole plan). ``research``: the file says that it is not a clinical product.
+    ``grid``: it has pixels (a dose may hold a DVH alone). ``unfit`` says why a file of this kind is not used, and what
+    to do; ``content`` what kind another file is of.
     """
 
     path: Path = field(repr=False)
@@ -85,6 +84,10 @@ class Header:
     summation: str = ""
     beams: tuple[int, ...] = ()
     research: bool = False
+    approval: str = ""
+    grid: bool = True
+    unfit: str = ""
+    content: str = ""
 
 
 def read_header(path: Path) -> Header:
@@ -94,9 +97,10 @@ def read_header(path: Path) -> Header:
     one that lacks an identifier or a CT's geometry.
     """
     dataset = open_dataset(path, _TAGS)
-    kind = KINDS.get(text(dataset, "SOPClassUID"), OTHER)
+    sop_class = text(dataset, "SOPClassUID")
+    kind = KINDS.get(sop_class, OTHER)
     if kind == OTHER:
-        return Header(path=path, kind=OTHER)
+        return Header(path=path, kind=OTHER, content=_content(sop_class))
     uid, series = text(dataset, "SOPInstanceUID"), text(dataset, "SeriesInstanceUID")
     if not uid or not series:
         raise InputError(f"{kind} without SOPInstanceUID or SeriesInstanceUID; export it again")
@@ -116,7 +120,29 @@ def read_header(path: Path) -> Header:
         summation=text(dataset, "DoseSummationType"),
         beams=tuple(sorted(_beams(dataset))),
         research=text(dataset, "ContentQualification") == "RESEARCH",
+        approval=text(dataset, "ApprovalStatus").upper(),
+        grid=value(dataset, "Rows") is not None,
+        unfit=_unfit(dataset, kind, sop_class),
     )
+
+
+def _content(sop_class: str) -> str:
+    """The standard's name of another kind of file, such as MR Image Storage."""
+    named = UID(sop_class)
+    return named.name if named.name != sop_class and named.type == "SOP Class" else "another kind"
+
+
+def _unfit(dataset: Dataset, kind: str, sop_class: str) -> str:
+    """Why a file must not be used as what its kind says, then what to do."""
+    if kind == "RTPLAN":
+        intent = text(dataset, "PlanIntent").upper()
+        if sop_class == _ION_PLAN:
+            return "plan: an ion plan (RT Ion Plan Storage), and only photon plans are used; leave it out"
+        if text(dataset, "ApprovalStatus").upper() == "REJECTED":
+            return "plan: ApprovalStatus is REJECTED; export the plan that was approved"
+        if intent in _NO_TREATMENT:
+            return f"plan: PlanIntent is {intent}, no treatment; export the treated plan"
+    return ""
 
 
 def value(dataset: Dataset, keyword: str) -> Any:

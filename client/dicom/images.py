@@ -1,19 +1,18 @@
-"""A study's images onto its grid: the grid itself from the CT's planes, Hounsfield units, and dose."""
+"""A study's CT onto its grid: the grid itself from the CT's planes, and Hounsfield units."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from client.dicom.headers import Header, ImagePlane
-from client.dicom.lattice import Lattice, along_axis, sample
-from client.dicom.parts import DoseGrid, read_ct_slice, read_dose_grid
-from client.dicom.plan import Plan
+from client.dicom.headers import Header
+from client.dicom.parts import read_ct_slice
 from client.dicom.worker import AT_ONCE, Worker
 from client.names.records import Points, Roi
+from client.planes.lattice import ImagePlane, Lattice, along_axis, sample
 from shared_model.core.errors import FedKT3DError, InputError
 from shared_model.patient.case import Volume
 from shared_model.patient.geometry import Grid, Triple
@@ -99,7 +98,7 @@ def grid_about(ct: CtStack, body: Roi | None, targets: Sequence[Roi], voxel_mm: 
 
 def _box_mm(rois: Sequence[Roi]) -> tuple[Points, Points]:
     """Lowest and highest point (z, y, x) of all contours."""
-    drawn = [roi.points_mm[:, ::-1] for roi in rois]
+    drawn = [part.points_mm[:, ::-1] for roi in rois for part in (roi, *roi.united)]
     return np.min([p.min(axis=0) for p in drawn], axis=0), np.max([p.max(axis=0) for p in drawn], axis=0)
 
 
@@ -159,7 +158,7 @@ def ct_hu(worker: Worker, ct: CtStack, grid: Grid) -> Volume:
     for at, hu in zip(within, _slices(worker, [ct.slices[at] for at in within]), strict=True):
         used = np.flatnonzero(frames[:, at])
         flat[used] += frames[used, at, None, None] * (rows @ (hu - np.float32(AIR_HU)) @ columns.T)
-    return _to_patient(flat, axes) + np.float32(AIR_HU)
+    return to_patient(flat, axes) + np.float32(AIR_HU)
 
 
 def _slices(worker: Worker, headers: Sequence[Header]) -> Iterator[Volume]:
@@ -176,90 +175,9 @@ def _slices(worker: Worker, headers: Sequence[Header]) -> Iterator[Volume]:
             yield hu
 
 
-def _to_patient(flat: Volume, axes: tuple[int, int, int]) -> Volume:
+def to_patient(flat: Volume, axes: tuple[int, int, int]) -> Volume:
     """(frames, rows, columns) -> (z, y, x)."""
     return np.ascontiguousarray(np.transpose(flat, np.argsort(axes)))
-
-
-def plan_dose(
-    worker: Worker, headers: Sequence[Header], plan: Plan | None, grid: Grid
-) -> tuple[Volume | None, tuple[str, ...]]:
-    """Return the plan's dose in Gy on ``grid``, at least 0, and what was assumed; None for a study without dose.
-
-    Raises InputError if the doses are not the plan's whole dose.
-    """
-    if not headers:
-        return None, ()
-    doses, notes = _read_doses(worker, headers, plan)
-    total, covered = np.zeros(grid.shape, dtype=np.float32), True
-    for dose in doses:
-        lattice = _dose_lattice(dose)
-        total += _dose_gy(dose, lattice, grid)
-        covered &= _covers(lattice, grid)
-    if not covered:
-        notes = (*notes, "dose: its grid ends within the body near the targets; outside it counts as 0 Gy")
-    return np.asarray(np.maximum(total, 0.0)), notes
-
-
-def _read_doses(
-    worker: Worker, headers: Sequence[Header], plan: Plan | None
-) -> tuple[Iterator[DoseGrid], tuple[str, ...]]:
-    """Return the grids whose sum is the plan's dose: one of the whole plan, or one of each beam, read one by one.
-
-    Raises InputError if neither is complete according to ``plan`` (None: no plan is here to tell).
-    """
-    whole = [h for h in headers if h.summation in ("PLAN", "") and not h.beams]
-    groups = [h for h in headers if h.summation == "FRACTION" and not h.beams]
-    if not whole and groups:
-        if plan is None or plan.fraction_groups != 1:
-            has = "there is no plan" if plan is None else f"the plan has {plan.fraction_groups}"
-            raise InputError(f"dose: of one fraction group, and {has}; export the dose of the whole plan")
-        whole = groups
-    if len(whole) == 1:
-        return iter([worker.read(read_dose_grid, whole[0].path)]), ()
-    if len(whole) > 1:
-        raise InputError(f"dose: {len(whole)} doses of the whole plan; remove those that are not in use")
-    # Some planning systems call each beam's dose PLAN and name the beam.
-    parts = [h for h in headers if h.summation == "BEAM" or (h.beams and h.summation in ("PLAN", "FRACTION", ""))]
-    if not parts:
-        raise InputError("dose: DoseSummationType is another one; expected PLAN, or BEAM for every beam")
-    if plan is None:
-        raise InputError(f"dose: {len(parts)} doses of beams, and there is no plan to tell of which; export it too")
-    covered = [beam for h in parts for beam in h.beams]
-    if len(set(covered)) != len(covered) or set(covered) != set(plan.beam_numbers):
-        count = len(plan.beam_numbers)
-        raise InputError(f"dose: {len(parts)} doses of beams, which are not each of the plan's {count} beams once")
-    return (worker.read(read_dose_grid, h.path) for h in parts), (f"dose: the sum of {len(parts)} beams",)
-
-
-def _dose_lattice(dose: DoseGrid) -> Lattice:
-    """Where a dose grid's samples lie, frames in order along the normal of its plane."""
-    first = np.array(dose.plane.position[::-1])
-    normal = Lattice.of_planes(dose.plane, first[None]).normal
-    origins = first + dose.offsets_mm[:, None] * normal
-    return Lattice.of_planes(dose.plane, origins)
-
-
-def _covers(lattice: Lattice, grid: Grid) -> bool:
-    """Whether every voxel centre of the grid lies within the lattice of a dose, give or take a voxel."""
-    low, high = lattice.corners_mm()
-    slack = np.array(grid.spacing_mm) * 1.01
-    first = np.array(grid.origin_mm)
-    last = first + np.array(grid.spacing_mm) * (np.array(grid.shape) - 1)
-    return bool((low <= first + slack).all() and (high >= last - slack).all())
-
-
-def _dose_gy(dose: DoseGrid, lattice: Lattice, grid: Grid) -> Volume:
-    """Dose in Gy on ``grid``; 0 outside the dose grid, whose samples lie at ``lattice``."""
-    values = dose.dose_gy
-    axes = lattice.axes()
-    if axes is None:
-        if dose.offsets_mm[-1] < 0:  # frames must ascend along the normal
-            lattice, values = replace(lattice, origins_mm=lattice.origins_mm[::-1]), values[::-1]
-        return sample(values, lattice, grid, 0.0)
-    frames, rows, columns = (along_axis(nodes, grid, a) for nodes, a in zip(lattice.nodes_mm(), axes, strict=True))
-    flat = np.einsum("ck,krs->crs", frames, values @ columns.T, optimize=True)
-    return _to_patient(np.asarray(rows @ flat, dtype=np.float32), axes)
 
 
 def _triple(values: Sequence[float]) -> Triple:

@@ -6,6 +6,7 @@ through a reader that notices when a value goes on beyond the end of the file.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import warnings
 import zlib
@@ -14,8 +15,13 @@ from pathlib import Path
 
 import pydicom
 from pydicom import filereader
-from pydicom.dataset import Dataset, FileDataset
-from pydicom.uid import DeflatedExplicitVRLittleEndian
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
 
 from shared_model.core.errors import InputError
 
@@ -28,8 +34,10 @@ _LEAST_SHARE, _SMALL_BYTES = 1 / 100, 4 * 2**20
 _HEAD_BYTES = 64 * 2**10
 _PREAMBLE = 128
 _PIXEL_DATA = 0x7FE00010
-# How a bare data set begins, which some systems write without the preamble: group 2, or group 8 element 5, 8 or 16.
-_BARE = (b"\x02\0\0\0", b"\x02\0\x10\0", b"\x08\0\x05\0", b"\x08\0\x08\0", b"\x08\0\x16\0")
+# How a bare data set begins, which some systems write without the preamble: by group 2, or by an element of group 8
+# that may stand first (group length, length to end, character set, image type, instance creation, SOP class).
+_FIRST_OF_8 = (0x00, 0x01, 0x05, 0x06, 0x08, 0x12, 0x13, 0x14, 0x16, 0x18)
+_BARE = (b"\x02\0\0\0", b"\x02\0\x10\0", *(b"\x08\0" + bytes([element, 0]) for element in _FIRST_OF_8))
 
 
 class NotDicomError(InputError):
@@ -79,6 +87,31 @@ def open_source(path: Path) -> Dataset:
         for _ in dataset.iterall():
             pass
     return dataset
+
+
+def with_syntax(dataset: Dataset) -> Dataset:
+    """Return ``dataset`` with a TransferSyntaxUID, without which no pixels are decoded. A bare data set has none: it is
+    stored as it was parsed, and not compressed."""
+    meta = getattr(dataset, "file_meta", None)
+    if meta is None or "TransferSyntaxUID" not in meta:
+        implicit, little = dataset.original_encoding
+        syntax = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian if little else ExplicitVRBigEndian
+        dataset.file_meta = FileMetaDataset() if meta is None else meta
+        dataset.file_meta.TransferSyntaxUID = syntax
+    return dataset
+
+
+def content_digest(path: Path) -> str:
+    """A hash of what a file says, without its file meta information: equal for copies of one instance."""
+    digest = hashlib.sha256()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for element in open_dataset(path, pixels=True).iterall():
+            found = element.value
+            if element.VR != "SQ":
+                digest.update(f"{element.tag} ".encode())
+                digest.update(found if isinstance(found, bytes) else str(found).encode())
+    return digest.hexdigest()
 
 
 def _bytes(path: Path, most: int) -> tuple[bytes, int]:

@@ -1,4 +1,4 @@
-"""The content of single files: pixels of a CT slice, contours of a structure set, a dose grid. Plain arrays out.
+"""The pixels of single files: a CT slice, a dose grid. Plain arrays out.
 
 Every function takes a path and either returns what it found, checked, or raises InputError without path or content.
 Runs in the reading process (client/dicom/worker.py).
@@ -6,7 +6,6 @@ Runs in the reading process (client/dicom/worker.py).
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,16 +15,12 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.pixels.utils import pixel_array
 
-from client.dicom.headers import ImagePlane, items, numbers, read_plane, text, value
-from client.dicom.open import open_dataset
-from client.names.records import Points, Roi
+from client.dicom.headers import numbers, read_plane, text, value
+from client.dicom.open import open_dataset, with_syntax
+from client.planes.lattice import ImagePlane
 from shared_model.core.errors import InputError
 
-MAX_POINTS = 4_000_000
-MAX_ROIS = 1000
 MAX_DOSE_VOXELS = 2**26
-_CONTOUR_DATA = 0x30060050
-_CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR", "CLOSED_PLANAR_XOR")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +37,8 @@ def read_ct_slice(path: Path) -> NDArray[np.float32]:
     """Hounsfield units of one slice, (rows, columns)."""
     dataset = open_dataset(path, pixels=True)
     _check_pixels(dataset, frames=1)
+    if text(dataset, "RescaleType").upper() not in ("", "HU"):  # electron density, unspecified units
+        raise InputError("RescaleType: expected HU; export the CT in Hounsfield units")
     stored = _pixels(dataset)
     slope, intercept = (numbers(dataset, key, 1)[0] for key in ("RescaleSlope", "RescaleIntercept"))
     if stored.ndim != 2:
@@ -57,14 +54,14 @@ def read_dose_grid(path: Path) -> DoseGrid:
     dataset = open_dataset(path, pixels=True)
     plane = read_plane(dataset)
     if text(dataset, "DoseUnits").upper() != "GY":
-        raise InputError("DoseUnits: expected GY; relative dose cannot be used")
+        raise InputError("DoseUnits: expected GY, and relative dose is none; export the plan's dose in Gy")
     if text(dataset, "DoseType").upper() not in ("PHYSICAL", "EFFECTIVE"):
-        raise InputError("DoseType: expected PHYSICAL or EFFECTIVE")
+        raise InputError("DoseType: expected PHYSICAL or EFFECTIVE; export the plan's dose, no difference of doses")
     frames = int(numbers(dataset, "NumberOfFrames", 1)[0]) if value(dataset, "NumberOfFrames") else 1
     _check_pixels(dataset, frames)
     (scaling,) = numbers(dataset, "DoseGridScaling", 1)
     if not 0 < scaling < 1e3:
-        raise InputError("DoseGridScaling: expected a positive number of Gy")
+        raise InputError("DoseGridScaling: expected a positive number of Gy; calculate the dose before its export")
     offsets = _offsets(dataset, frames, plane)
     stored = _pixels(dataset).reshape(-1, plane.rows, plane.columns)
     if len(stored) != frames:
@@ -108,92 +105,8 @@ def _check_pixels(dataset: Dataset, frames: int) -> None:
 
 def _pixels(dataset: Dataset) -> NDArray[Any]:
     try:
-        return np.asarray(pixel_array(dataset))
+        return np.asarray(pixel_array(with_syntax(dataset)))
     except (MemoryError, RecursionError) as error:
         raise InputError(f"PixelData: takes too much memory ({type(error).__name__})") from None
     except Exception as error:  # a decoder's text may quote a record
         raise InputError(f"PixelData: cannot be decoded ({type(error).__name__})") from None
-
-
-def read_rois(path: Path) -> tuple[Roi, ...]:
-    """All structures of a structure set, also empty ones, joined by ROI number. Raises InputError where one is bad."""
-    dataset = open_dataset(path)
-    named = {_number(item, "ROINumber"): text(item, "ROIName") for item in items(dataset, "StructureSetROISequence")}
-    kinds = {
-        _number(item, "ReferencedROINumber"): text(item, "RTROIInterpretedType").upper()
-        for item in items(dataset, "RTROIObservationsSequence")
-    }
-    if len(named) > MAX_ROIS:
-        raise InputError(f"StructureSetROISequence: {len(named)} structures; expected at most {MAX_ROIS}")
-    drawn: dict[int, list[Any]] = {number: [[], 0] for number in named}
-    points = 0
-    for item in items(dataset, "ROIContourSequence"):
-        number = _number(item, "ReferencedROINumber")
-        if number not in drawn:
-            raise InputError("ROIContourSequence: contours of a structure that StructureSetROISequence does not name")
-        closed, others = _contours(item)
-        drawn[number][0] += closed
-        drawn[number][1] += others
-        points += sum(map(len, closed))
-        if points > MAX_POINTS:
-            raise InputError(f"ROIContourSequence: more than {MAX_POINTS} points; not read")
-    return tuple(
-        Roi(
-            number=number,
-            name=named[number],
-            kind=kinds.get(number, ""),
-            points_mm=np.concatenate(contours) if contours else np.zeros((0, 3)),
-            counts=np.array([len(c) for c in contours], dtype=np.int64),
-            other_shapes=others,
-        )
-        for number, (contours, others) in drawn.items()
-    )
-
-
-def _number(item: Dataset, keyword: str) -> int:
-    return int(numbers(item, keyword, 1)[0])
-
-
-def _contours(roi: Dataset) -> tuple[list[Points], int]:
-    """Closed contours of at least three points, and how many other shapes there are."""
-    closed, others = [], 0
-    for item in items(roi, "ContourSequence"):
-        if text(item, "ContourGeometricType").upper() not in _CLOSED:
-            others += 1
-            continue
-        points = _points(item)
-        if len(points) >= 3:
-            closed.append(points)
-        else:
-            others += 1
-    return closed, others
-
-
-def _decimals(text: bytes) -> Points:
-    """Numbers parted by backslashes."""
-    if not text:
-        return np.zeros(0)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)
-            flat = np.fromstring(text, dtype=np.float64, sep="\\")  # stops at the first text that is not a number
-        if len(flat) == text.count(b"\\") + 1:
-            return flat
-        return np.array(text.split(b"\\"), dtype=np.float64)  # slower, and allows spaces
-    except ValueError:
-        raise InputError("ContourData: holds something that is not a number") from None
-
-
-def _points(item: Dataset) -> Points:
-    """(n, 3) of ContourData, parsed from its text at once: pydicom makes an object of every number."""
-    raw = item.get_item(_CONTOUR_DATA) if _CONTOUR_DATA in item else None
-    content = b"" if raw is None or raw.value is None else raw.value
-    if not isinstance(content, bytes):
-        raise InputError("ContourData: expected decimal numbers in text")
-    flat = _decimals(content.strip(b" \0"))
-    declared = value(item, "NumberOfContourPoints") is not None
-    if flat.size % 3 or (declared and int(numbers(item, "NumberOfContourPoints", 1)[0]) * 3 != flat.size):
-        raise InputError("ContourData: its length is not NumberOfContourPoints times three; export it again")
-    if not np.isfinite(flat).all() or (flat.size and np.abs(flat).max() > 1e5):
-        raise InputError("ContourData: expected finite numbers in mm")
-    return flat.reshape(-1, 3)

@@ -13,7 +13,8 @@ from client.dicom.write import COPIED, COPIED_IF_THERE
 from client.names.records import Prescription
 from shared_model.core.errors import InputError
 
-MAX_BEAMS = 200
+# Robotic radiosurgery plans hold more than 200.
+MAX_BEAMS = 2000
 MAX_CONTROL_POINTS = 5000
 # The identifiers of its plan that an RTDOSE repeats.
 IDENTITY = (*COPIED, *COPIED_IF_THERE, "StudyInstanceUID", "SOPClassUID", "SOPInstanceUID")
@@ -22,11 +23,11 @@ IDENTITY = (*COPIED, *COPIED_IF_THERE, "StudyInstanceUID", "SOPClassUID", "SOPIn
 @dataclass(frozen=True, kw_only=True)
 class Beam:
     """One treatment beam. ``isocentre_mm`` (x, y, z) LPS; ``gantry_deg`` IEC 61217, one angle, or one for each control
-    point of an arc; ``couch_deg`` is PatientSupportAngle."""
+    point of an arc; ``couch_deg`` is PatientSupportAngle. None or empty where the plan does not say it."""
 
     number: int
     radiation: str
-    isocentre_mm: tuple[float, float, float]
+    isocentre_mm: tuple[float, float, float] | None
     gantry_deg: tuple[float, ...]
     couch_deg: float
 
@@ -34,8 +35,9 @@ class Beam:
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """What is read of an RTPLAN. ``position`` is the PatientPosition of its first setup, such as HFS. ``fractions`` is
-    NumberOfFractionsPlanned, ``label`` the record's own. ``identity`` holds the patient's, the study's and the plan's
-    identifiers (IDENTITY), which an RTDOSE of this plan must repeat: it stays at the site."""
+    NumberOfFractionsPlanned, ``unprescribed`` how many targets have a prescription of 0 Gy, ``label`` the record's own.
+    ``identity`` holds the patient's, the study's and the plan's identifiers (IDENTITY), which an RTDOSE of this plan
+    must repeat: it stays at the site."""
 
     beams: tuple[Beam, ...]
     beam_numbers: tuple[int, ...]
@@ -44,6 +46,7 @@ class Plan:
     fractions: int | None
     brachytherapy: bool
     fraction_groups: int
+    unprescribed: int = 0
     label: str = field(repr=False, default="")
     identity: Dataset = field(repr=False, default_factory=Dataset)
 
@@ -64,6 +67,7 @@ def read_plan(path: Path) -> Plan:
         beams=tuple(beams),
         beam_numbers=tuple(beam.number for beam in beams),
         prescriptions=tuple(_prescriptions(dataset)),
+        unprescribed=sum(_is_zero(item) for item in items(dataset, "DoseReferenceSequence")),
         position=text(setups[0], "PatientPosition").upper() if setups else "",
         fractions=planned[0] if len(planned) == 1 else None,
         brachytherapy="ApplicationSetupSequence" in dataset and not beams,
@@ -71,6 +75,10 @@ def read_plan(path: Path) -> Plan:
         label=text(dataset, "RTPlanLabel"),
         identity=_identity(dataset),
     )
+
+
+def _is_zero(item: Dataset) -> bool:
+    return value(item, "TargetPrescriptionDose") is not None and numbers(item, "TargetPrescriptionDose", 1)[0] == 0
 
 
 def _identity(dataset: Dataset) -> Dataset:
@@ -91,19 +99,21 @@ def _beam(item: Dataset) -> Beam | None:
         raise InputError(f"ControlPointSequence: expected 1 to {MAX_CONTROL_POINTS} control points a beam")
     # A control point states what has changed since the one before (PS3.3 section C.8.8.14).
     angles = [numbers(p, "GantryAngle", 1)[0] % 360.0 for p in points if value(p, "GantryAngle") is not None]
-    if not angles or value(points[0], "GantryAngle") is None:
-        raise InputError("GantryAngle: missing in a beam's first control point")
+    if value(points[0], "GantryAngle") is None:
+        angles = []  # not said where the beam begins
     first = points[0]
     return Beam(
         number=int(numbers(item, "BeamNumber", 1)[0]),
         radiation=text(item, "RadiationType").upper(),
         isocentre_mm=_isocentre(first),
-        gantry_deg=tuple(angles) if len(set(angles)) > 1 else (angles[0],),
+        gantry_deg=tuple(angles) if len(set(angles)) > 1 else tuple(angles[:1]),
         couch_deg=numbers(first, "PatientSupportAngle", 1)[0] % 360.0 if value(first, "PatientSupportAngle") else 0.0,
     )
 
 
-def _isocentre(point: Dataset) -> tuple[float, float, float]:
+def _isocentre(point: Dataset) -> tuple[float, float, float] | None:
+    if not value(point, "IsocenterPosition"):  # type 2C: it may be empty
+        return None
     x, y, z = numbers(point, "IsocenterPosition", 3)
     if max(abs(x), abs(y), abs(z)) > 1e4:
         raise InputError("IsocenterPosition: expected mm within 10 m")
@@ -111,15 +121,20 @@ def _isocentre(point: Dataset) -> tuple[float, float, float]:
 
 
 def _prescriptions(dataset: Dataset) -> list[Prescription]:
-    """Return prescribed doses of targets, highest first; skip a dose reference without one."""
+    """Return prescribed doses of targets, highest first; skip a dose reference without one, or with 0 Gy."""
     found = []
     for item in items(dataset, "DoseReferenceSequence"):
         if text(item, "DoseReferenceType").upper() != "TARGET" or value(item, "TargetPrescriptionDose") is None:
             continue
         dose_gy = numbers(item, "TargetPrescriptionDose", 1)[0]
+        if dose_gy == 0:  # some systems write 0 where nothing was prescribed
+            continue
         if not 0 < dose_gy < 200:
-            raise InputError("TargetPrescriptionDose: expected 0 to 200 Gy")
+            raise InputError(
+                "TargetPrescriptionDose: expected 0 to 200 Gy; is it in cGy? prescribe in Gy in the planning system"
+            )
         named = value(item, "ReferencedROINumber") is not None
         roi = int(numbers(item, "ReferencedROINumber", 1)[0]) if named else None
-        found.append(Prescription(dose_gy=dose_gy, roi=roi))
+        point = text(item, "DoseReferenceStructureType").upper() in ("COORDINATES", "POINT") and roi is None
+        found.append(Prescription(dose_gy=dose_gy, roi=roi, point=point))
     return sorted(found, key=lambda prescription: -prescription.dose_gy)

@@ -19,9 +19,10 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, TypeVar
 
+from client.dicom.contours import contour_images, read_structures
 from client.dicom.headers import read_header
-from client.dicom.open import open_source
-from client.dicom.parts import read_ct_slice, read_dose_grid, read_rois
+from client.dicom.open import content_digest, open_source
+from client.dicom.parts import read_ct_slice, read_dose_grid
 from client.dicom.plan import read_plan
 from shared_model.core.errors import FedKT3DError, InputError
 
@@ -35,7 +36,11 @@ AT_ONCE = 16
 T = TypeVar("T")
 
 _TASKS: dict[str, Callable[[Path], Any]] = {
-    task.__name__: task for task in (read_header, read_ct_slice, read_dose_grid, read_rois, read_plan, open_source)
+    task.__name__: task
+    for task in (
+        *(read_header, read_ct_slice, read_dose_grid, read_plan, read_structures, contour_images),
+        *(content_digest, open_source),
+    )
 }
 
 

@@ -6,6 +6,7 @@ names:                      # TG-263 name: regular expressions for the whole nam
 ignore: ["z_.*", ".*opt"]   # structures that are never used
 prescriptions_gy:           # targets whose name and plan give no prescription, or a wrong one
   "PTV High": 70.0
+unite: ["PTVn_[LR]_5600"]   # targets of one level that together are one target
 ```
 """
 
@@ -36,12 +37,16 @@ ignore: []
 # Prescribed doses of targets in Gy, if the name and the plan do not give them or give wrong ones.
 prescriptions_gy: {}
 #  "PTV High": 70.0
+
+# Targets of one level that together are one target, such as the nodes of both sides.
+unite: []
+#  - "PTVn_[LR]_5600"
 """
 
 _LONGEST_PATTERN = 200
 _HIGHEST_GY = 200.0
 _NO_RULES = "{}"
-_KEYS = ("names", "ignore", "prescriptions_gy")
+_KEYS = ("names", "ignore", "prescriptions_gy", "unite")
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,7 @@ class NameRules:
     names: tuple[tuple[str, re.Pattern[str]], ...] = ()
     ignore: tuple[re.Pattern[str], ...] = ()
     prescriptions_gy: tuple[tuple[re.Pattern[str], float], ...] = field(default=())
+    unite: tuple[re.Pattern[str], ...] = ()
 
     @classmethod
     def load(cls, path: Path | None) -> NameRules:
@@ -78,8 +84,13 @@ class NameRules:
             (_compile(name, level), level.number(0, _HIGHEST_GY))
             for name, level in _mapping(content, "prescriptions_gy").items()
         ]
-        ignore = content.get("ignore")
-        return cls(tuple(names), tuple(_patterns(ignore) if ignore and not ignore.is_null else ()), tuple(levels))
+        ignore, unite = (tuple(_patterns_of(content, key)) for key in ("ignore", "unite"))
+        return cls(tuple(names), ignore, tuple(levels), unite)
+
+
+def _patterns_of(content: Mapping[str, Located], key: str) -> list[re.Pattern[str]]:
+    there = content.get(key)
+    return [] if there is None or there.is_null else _patterns(there)
 
 
 def _mapping(content: Mapping[str, Located], key: str) -> Mapping[str, Located]:

@@ -68,11 +68,19 @@ def is_tg263(name: str) -> bool:
 def words(name: str) -> tuple[str, ...]:
     """Lower-case words of a name: parted by separators, at CamelCase and between letters and digits."""
     spaced = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", name)
-    return tuple(re.findall(r"[a-z]+|\d+(?:[.,p]\d+)?|[~^+]", spaced.lower()))
+    return tuple(re.findall(r"[a-z]+|[0-9]+(?:[.,p][0-9]+)?|[~^+]", spaced.lower()))
+
+
+def is_plain(name: str) -> bool:
+    """Whether a name holds nothing but letters a to z, digits, ~ ^ + and separators. Other characters may mean
+    anything, such as an expansion in the site's language, or a doubt."""
+    return re.fullmatch(r"[A-Za-z0-9~^+_\-.,/()\s]*", name) is not None
 
 
 def tg263_name(name: str) -> str | None:
     """The TG-263 name that ``name`` spells, None if it spells none or no side of a paired organ."""
+    if not is_plain(name):
+        return None
     if is_tg263(name):
         return BODY if name == "External" else name  # TG-263 lists both for the outline
     found, side = _split_side(words(name))
@@ -99,6 +107,8 @@ def begins_with_organ(name: str) -> bool:
 def suggestions(name: str) -> tuple[str, ...]:
     """TG-263 names that look like ``name``, best first: for a person to choose from, never used."""
     found, side = _split_side(words(name.partition("^")[0]))
+    if not found:
+        return ()
     table = _tg263()[0]
     close = difflib.get_close_matches(_key("".join(found), side), table, n=3, cutoff=0.75)
     return tuple(dict.fromkeys(table[key] for key in close))

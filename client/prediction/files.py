@@ -58,8 +58,10 @@ def dvh_csv(answer: PredictedDose) -> str:
     )
     for name in _present(case):
         curves = 100.0 * dvh_curve(doses, torch.from_numpy(case.structures[name]), levels).numpy()
+        known = curves[:1] if name in case.cut_by_dose else curves
         for k, level in enumerate(levels.tolist()):
-            writer.writerow([name, f"{level:.1f}", *(f"{curve[k]:.3f}" for curve in curves)])
+            row = [f"{curve[k]:.3f}" for curve in known]
+            writer.writerow([name, f"{level:.1f}", *row, *([""] * (len(curves) - len(row)))])
     return text.getvalue()
 
 
@@ -101,7 +103,8 @@ def _record(answer: PredictedDose, predictor: Predictor, dicom: bool) -> dict[st
         record["spread_gy"] = round(float(spread[where].mean()), 3) if where.any() else 0.0
     if case.dose_gy is not None and bool((case.dose_gy[case.body] > LOW_DOSE_GY).any()):
         score = score_case(case, torch.from_numpy(answer.dose_gy))
-        record["reference_gy"] = {name: round(float(value[1]), 3) for name, value in metrics.items()}
+        unknown = {f"{name}/mean" for name in case.cut_by_dose}
+        record["reference_gy"] = {k: round(float(v[1]), 3) for k, v in metrics.items() if k not in unknown}
         record["against_reference"] = {key: round(getattr(score, key), 3) for key in SCORE_KEYS if hasattr(score, key)}
     return record
 
@@ -127,7 +130,11 @@ def _page(answer: PredictedDose, record: dict[str, Any]) -> Page:
     rows: list[list[str | float]] = []
     for key, value in record["metrics_gy"].items():
         row: list[str | float] = [*key.split("/"), value]
-        rows.append([*row, reference[key], value - reference[key]] if reference else row)
+        if key in reference:
+            row = [*row, reference[key], value - reference[key]]
+        elif reference:
+            row = [*row, "not known", ""]  # the case's own dose grid ends within the organ
+        rows.append(row)
     page.table(header, rows)
     if "against_reference" in record:
         page.table(["against the case's own dose", "Gy"], [[k, v] for k, v in record["against_reference"].items()])

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from client.data.kinds import patient_kind
 from client.data.load import read_file
-from client.dicom.find import DicomStudy, Findings, find_studies
+from client.dicom.find import Findings, find_studies
+from client.dicom.join import DicomStudy
 from client.dicom.plan import Plan
 from client.dicom.study import read_case, read_source
 from client.dicom.write import Origin

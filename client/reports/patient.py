@@ -218,7 +218,8 @@ def _draw_dvh(axes: Axes, case: Case, doses: Volume, styles: Styles, max_gy: flo
         curves = 100 * dvh_curve(torch.from_numpy(doses), mask, levels).numpy()
         # Staggered, or the markers of structures that are covered alike would hide one another.
         markers: dict[str, Any] = {"marker": marker, "markevery": (20 + 9 * order, 110), "markersize": 5.5}
-        axes.plot(levels, curves[0], color=colour, linewidth=1.8, **markers)
+        if len(doses) == 1 or name not in case.cut_by_dose:  # a reference that ends within the organ has no DVH of it
+            axes.plot(levels, curves[0], color=colour, linewidth=1.8, **markers)
         for prediction in curves[1:]:
             axes.plot(levels, prediction, color=colour, linewidth=1.6, linestyle=PREDICTION_DASHES)
     axes.set_xlim(0, max_gy)

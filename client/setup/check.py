@@ -3,7 +3,7 @@
 It works on a folder of patients alone, before there is a home, and in a home. The report names patients by pseudonym;
 ``show_ids`` adds the hospital's own ids, for its own screen.
 
-The JSON: ``{"usable": n, "patients": [{"patient", "usable", "why", "todo", "notes", ...}], "cohort": {...},
+The JSON: ``{"usable": n, "total": m, "patients": [{"patient", "usable", "why", "todo", "notes", ...}], "cohort": {...},
 "files": {...}, "structures": {"names", "not known to the model"}, "checks": [{"check", "state", "found", "todo"}],
 "ready": bool, "seconds", "peak_memory_mb"}``.
 """
@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from client.dicom.find import FileProblem
 from client.names import review as name_review
 from client.names.review import Reviewed
 from client.reports.page import Cell, Page
@@ -27,7 +28,7 @@ from client.setup.check_machine import FAIL, Finding
 from client.setup.check_patient import CheckedPatient
 from client.setup.check_patients import Looked, Source, look
 from client.setup.forget import forgotten, is_of
-from client.site.config import SiteConfig
+from client.site.config import DICOM, GDP, SiteConfig
 from client.site.home import ClientHome
 from shared_model.adapter.envelope import Envelope
 from shared_model.core.errors import InputError
@@ -45,8 +46,16 @@ class SiteReport:
 
     @property
     def usable(self) -> int:
-        """Patients that can be trained on."""
-        return sum(patient.usable for patient in self.looked.patients)
+        """Patients that can be trained on: those with at least one usable plan."""
+        return len({self._person(row) for row in self.looked.patients if row.usable})
+
+    @property
+    def total(self) -> int:
+        """All patients. Of DICOM and of GDP-HMM, a patient may have several plans, each with a row of its own."""
+        return len({self._person(row) for row in self.looked.patients})
+
+    def _person(self, row: CheckedPatient) -> str:
+        return row.patient.partition("_")[0] if self.kind in (DICOM, GDP) else row.patient
 
     @property
     def names(self) -> list[Reviewed]:
@@ -62,12 +71,14 @@ class SiteReport:
         """The report as JSON values."""
         return {
             "usable": self.usable,
+            "total": self.total,
             "patients": [patient.to_json(show_ids=show_ids) for patient in self.looked.patients],
             "cohort": cohort(self.looked.patients),
             "files": {
                 "kind": self.kind,
                 "looked_at": self.looked.files,
-                "problems": [{"file": number, "reason": reason} for number, reason in self.looked.file_problems],
+                "problems": [_problem(problem, show_ids=show_ids) for problem in self.looked.file_problems],
+                "others": dict(self.looked.others),
             },
             "structures": name_review.summary(self.names, show_ids=show_ids),
             "checks": [finding.to_json() for finding in self.findings],
@@ -97,7 +108,7 @@ def check(
     device = "auto" if home is None else _device_of(home)
     findings = check_machine.machine(source.root if home is None else home.folder, device)
     if home is not None:
-        usable = sum(patient.usable for patient in looked.patients)
+        usable = SiteReport(kind=source.kind, looked=looked, findings=(), seconds=0.0, peak_mb=0.0).usable
         findings += check_machine.site(home, usable, offline=offline)
     seconds = time.monotonic() - started
     return SiteReport(kind=source.kind, looked=looked, findings=tuple(findings), seconds=seconds, peak_mb=_peak_mb())
@@ -109,6 +120,11 @@ def _device_of(home: ClientHome) -> str:
         return SiteConfig.load(home.site_config).device
     except InputError:
         return "auto"
+
+
+def _problem(problem: FileProblem, *, show_ids: bool) -> dict[str, Any]:
+    found: dict[str, Any] = {"file": problem.number, "reason": problem.reason}
+    return found | ({"path": str(problem.path)} if show_ids else {})
 
 
 def _without_forgotten(
@@ -157,13 +173,17 @@ def _span(values: Sequence[float]) -> list[float]:
 
 def lines(report: SiteReport, *, show_ids: bool) -> list[str]:
     """Return the report for a screen: first what a person must look at, then the counts."""
-    total = len(report.looked.patients)
-    out = [f"{report.usable} of {total} patients are usable ({report.kind}, {report.looked.files} files)"]
+    plans = len(report.looked.patients)
+    counted = f"{plans} plans, " if plans != report.total else ""
+    out = [
+        f"{report.usable} of {report.total} patients are usable ({report.kind}, {counted}{report.looked.files} files)"
+    ]
     for patient in report.looked.patients:
         name = f"{patient.patient} ({patient.record})" if show_ids else patient.patient
         out += [f"  {name}: {what}; {todo}" for what, todo in zip(patient.why, patient.todo, strict=True)]
         out += [f"  {name}: note: {note}" for note in patient.notes]
-    out += [f"  file {number}: {reason}" for number, reason in report.looked.file_problems]
+    out += [f"  {problem.line(show_path=show_ids)}" for problem in report.looked.file_problems]
+    out += [f"  {count} files not used: {kind}" for kind, count in report.looked.others.items()]
     out += name_review.lines(report.names, show_ids=show_ids)
     for finding in report.findings:
         out.append(
@@ -178,7 +198,7 @@ def page(report: SiteReport, *, show_ids: bool) -> Page:
     found = report.record(show_ids=show_ids)
     made = Page("Site check", "Stays at the site. Research software, not for clinical use.")
     made.paragraph(
-        f"{report.usable} of {len(report.looked.patients)} patients are usable; the site is"
+        f"{report.usable} of {report.total} patients are usable; the site is"
         f" {'ready' if report.ready else 'NOT ready'}. {report.seconds:.1f} s."
     )
     made.heading("Checks")
@@ -190,7 +210,12 @@ def page(report: SiteReport, *, show_ids: bool) -> Page:
     made.table(header, [_row(row) for row in found["patients"]])
     if report.looked.file_problems:
         made.heading("Files that are not used")
-        made.table(["file", "reason"], report.looked.file_problems)
+        made.table(
+            ["file", "reason"], [(str(p.path) if show_ids else p.number, p.reason) for p in report.looked.file_problems]
+        )
+    if report.looked.others:
+        made.heading("Files of other kinds")
+        made.table(["kind", "files"], list(report.looked.others.items()))
     _names_page(made, report.names, found["structures"], show_ids=show_ids)
     _cohort_page(made, found["cohort"])
     return made

@@ -15,16 +15,18 @@ import numpy as np
 import torch
 
 from client.data.latent_cache import content_hash
-from client.names.table import NameRow
+from client.names.records import NameRow
 from shared_model.adapter.envelope import Envelope
 from shared_model.patient.case import Case
 from shared_model.prediction.regrid import coarsen
 from shared_model.scoring.dosimetry import dose_at_volume, structure_dose
 
-# D50 of the highest target over its prescription: beyond these the dose is of something else (a fraction, one of
-# several plans, another unit). D95 below the second gets a note only: some hospitals do treat like that.
+# D50 of a target over its own prescription (0.91 to 1.18 in OpenKBP's, also in lower ones): beyond these the dose is of
+# something else (a fraction, one of several plans, another unit). D95 below the second gets a note only: some hospitals
+# do treat like that.
 D50_RANGE = (0.75, 1.25)
 LEAST_D95 = 0.90
+_MISFIT = "is it one fraction, one plan of several, another unit? export the whole plan's dose"
 # A grid much larger wastes memory, and one much smaller holds too little.
 FEW_SLICES = 8
 
@@ -60,12 +62,13 @@ class CheckedPatient:
 
 
 def unreadable(patient: str, reasons: Sequence[str], record: str = "") -> CheckedPatient:
-    """Make the row of a patient whose case could not be read. Our errors say what is wrong, then what to do."""
+    """Make the row of a patient whose case could not be read. Our errors say what is wrong, then what to do; where one
+    does not, looking at the file is all that is left."""
     parts = [reason.rpartition("; ") for reason in reasons]
     return CheckedPatient(
         patient=patient,
         why=tuple(what or todo for what, _, todo in parts),
-        todo=tuple(todo if what else "export it again" for what, _, todo in parts),
+        todo=tuple(todo if what else "look at the files of the plan (--show-ids)" for what, _, todo in parts),
         record=record,
     )
 
@@ -76,14 +79,16 @@ def examine(
     notes: tuple[str, ...] = (),
     record: str = "",
     names: tuple[NameRow, ...] = (),
+    untrainable: tuple[str, ...] = (),
 ) -> CheckedPatient:
-    """Check one case that could be read. ``envelope`` is that of the adapter in use: it only adds notes."""
-    found: list[tuple[str, str]] = []
+    """Check one case that could be read. ``envelope`` is that of the adapter in use: it only adds notes.
+    ``untrainable``: what its reader found against training on it."""
+    found = [(what or todo, todo) for what, _, todo in (text.rpartition("; ") for text in untrainable)]
     if not case.targets:
         found.append(("no target with a prescription", "map the target's name or give its prescription"))
     if case.ct_hu is None:
         found.append(("no CT", "export the CT that the structures were drawn on"))
-    if case.dose_gy is None:
+    if case.dose_gy is None and not untrainable:
         found.append(("no dose", "export the plan's RTDOSE; without it the case is for prediction only"))
     if case.grid.shape[0] < FEW_SLICES:
         found.append((f"{case.grid.shape[0]} slices", f"export at least {FEW_SLICES}"))
@@ -108,13 +113,15 @@ def _dose_against_prescription(case: Case) -> tuple[list[tuple[str, str]], list[
     """((what is wrong, what to do), ...) and notes."""
     if case.dose_gy is None or not case.targets:
         return [], []
-    name = case.targets[0]
-    level = case.prescriptions_gy[name]
-    d50 = _of_target(case, name, 50.0)
     low, high = D50_RANGE
-    if not low <= d50 / level <= high:
-        what = f"dose does not fit the prescription: {name} D50 {d50:.1f} Gy, prescribed {level:.1f} Gy"
-        return [(what, "is it one fraction, one plan of several, another unit? export the whole plan's dose")], []
+    misfits = []
+    for name in case.targets:
+        level, d50 = case.prescriptions_gy[name], _of_target(case, name, 50.0)
+        if not low <= d50 / level <= high:
+            what = f"dose does not fit the prescription: {name} D50 {d50:.1f} Gy, prescribed {level:.1f} Gy"
+            misfits.append((what, _MISFIT))
+    if misfits:
+        return misfits, []
     notes = []
     for target in case.targets:
         reached = _of_target(case, target, 95.0) / case.prescriptions_gy[target]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -11,7 +11,8 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from client.data.load import read_file
-from client.dicom.find import DicomStudy, find_studies
+from client.dicom.find import FileProblem, Findings, find_studies
+from client.dicom.join import DicomStudy
 from client.dicom.study import NoTargetError, read_case
 from client.names.rules import NameRules
 from client.setup.check_patient import CheckedPatient, examine, mark_duplicates, unreadable
@@ -36,11 +37,12 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True)
 class Looked:
-    """The rows, and for DICOM the files that belong to no patient: (number of the file, reason)."""
+    """The rows, one for each plan; for DICOM also the files that belong to none, and how many of which other kinds."""
 
     patients: tuple[CheckedPatient, ...]
     files: int
-    file_problems: tuple[tuple[int, str], ...] = ()
+    file_problems: tuple[FileProblem, ...] = ()
+    others: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,23 +65,26 @@ def look(
 
     Raises InputError if there is no such folder.
     """
-    items, problems, files = _items(source)
+    items, found = _items(source)
     examined = partial(_examine_item, source.kind, source.rules, envelope)
     rows = []
     for row in _map_items(examined, items, workers):
         rows.append(row)
         seen(len(rows), len(items))
     rows.sort(key=lambda row: row.patient)
-    return Looked(patients=tuple(mark_duplicates(rows)), files=files, file_problems=tuple(problems))
+    patients = tuple(mark_duplicates(rows))
+    if found is None:
+        return Looked(patients=patients, files=len(items))
+    return Looked(patients=patients, files=found.files, file_problems=found.problems, others=found.others)
 
 
-def _items(source: Source) -> tuple[list[_Item], list[tuple[int, str]], int]:
+def _items(source: Source) -> tuple[list[_Item], Findings | None]:
     if source.kind not in DATA_KINDS:
         raise InputError(f"--kind {source.kind}: expected one of {', '.join(DATA_KINDS)}")
     if source.kind == DICOM:
         found = find_studies(source.root, source.pseudonyms)
         items = [_Item(case_id=study.case_id, record=_record(study), study=study) for study in found.studies]
-        return items, [(problem.number, problem.reason) for problem in found.problems], found.files
+        return items, found
     folder = source.root / DATA_FOLDERS[source.kind]
     if not folder.is_dir():
         raise InputError(
@@ -92,13 +97,16 @@ def _items(source: Source) -> tuple[list[_Item], list[tuple[int, str]], int]:
         _Item(case_id=name if is_case_id(name) else f"file_{number}", record=path.name, path=path)
         for number, (name, path) in enumerate(zip(names, paths, strict=True), 1)
     ]
-    return items, [], len(paths)
+    return items, None
 
 
 def _record(study: DicomStudy) -> str:
-    """Return the hospital's own patient id of a study, and where its plan lies."""
-    header = study.plan or study.structures or study.ct[0]
-    return f"{header.patient} {header.path}"
+    """Return the hospital's own patient id of a study, and where its files lie: an error says of which kind its is."""
+    parts = [header for header in (study.plan, study.structures, *study.doses) if header is not None]
+    files = [f"{header.kind} {header.path}" for header in parts]
+    if study.ct:
+        files.append(f"CT {study.ct[0].path.parent}")
+    return " | ".join([(parts or list(study.ct))[0].patient, *files])
 
 
 def _map_items(
@@ -119,7 +127,7 @@ def _examine_item(kind: str, rules: NameRules, envelope: Envelope | None, item: 
         else:
             assert item.path is not None
             reading = read_file(kind, item.path, rules, listed=True)
-        return examine(reading.case, envelope, reading.notes, item.record, reading.names)
+        return examine(reading.case, envelope, reading.notes, item.record, reading.names, reading.untrainable)
     except InputError as error:
         reasons = item.study.problems if item.study is not None else ()
         row = unreadable(item.case_id, reasons or (_without_paths(str(error), item),), item.record)

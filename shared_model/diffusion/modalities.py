@@ -124,4 +124,5 @@ def mirror(case: Case) -> Case:
         angle_plate=flip(case.angle_plate),
         gantry_deg=tuple(-angle % 360.0 for angle in case.gantry_deg),
         dose_gy=flip(case.dose_gy),
+        cut_by_dose=tuple(map(mirror_name, case.cut_by_dose)),
     )

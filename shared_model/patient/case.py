@@ -29,7 +29,9 @@ class Case:
     ``prescriptions_gy`` are the targets among them. ``body`` marks the voxels where dose may differ from zero.
     ``beam_plate`` and ``angle_plate`` are those of the GDP-HMM challenge (shared_model/patient/plates.py).
     ``gantry_deg``: directions of the coplanar beams about a patient who lies head first and supine, of an arc many;
-    empty where they are not known. ``dose_gy`` is absolute dose. Raises InputError if any of this does not hold.
+    empty where they are not known. ``dose_gy`` is absolute dose.
+    ``cut_by_dose`` are organs that its grid covers only in part: their mean dose and V% are not known. Raises
+    InputError if any of this does not hold.
     """
 
     case_id: str
@@ -42,6 +44,7 @@ class Case:
     angle_plate: Volume | None = None
     gantry_deg: tuple[float, ...] = ()
     dose_gy: Volume | None = None
+    cut_by_dose: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("ct_hu", "beam_plate", "angle_plate", "dose_gy"):

@@ -39,6 +39,7 @@ def coarsen(case: Case, factors: tuple[int, int, int]) -> Case:
         angle_plate=mean(case.angle_plate),
         gantry_deg=case.gantry_deg,
         dose_gy=None if dose is None else np.clip(dose, 0.0, None),
+        cut_by_dose=case.cut_by_dose,
     )
 
 

@@ -195,7 +195,8 @@ def score_candidates(case: Case, dose_bzyx: torch.Tensor) -> list[CaseScore]:
     dose = dose_bzyx.detach().to("cpu", torch.float64)
     body = torch.from_numpy(case.body)
     metrics = dvh_metrics(torch.cat([reference[None], dose]), case.structures, case.grid.voxel_cc)
-    errors = {key: (value[1:] - value[0]).abs().tolist() for key, value in metrics.items()}
+    unknown = {f"{name}/mean" for name in case.cut_by_dose}  # of the reference, whose grid ends within the organ
+    errors = {key: (value[1:] - value[0]).abs().tolist() for key, value in metrics.items() if key not in unknown}
     columns = [rule(reference, dose, body).tolist() for rule in (dose_score_gy, mae_ref5_gy, mae_gdp_gy)]
     return [
         CaseScore(

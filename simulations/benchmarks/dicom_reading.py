@@ -22,12 +22,13 @@ import numpy as np
 import pydicom
 from PIL import Image, ImageDraw
 
-from client.dicom.find import DicomStudy, find_studies
+from client.dicom.contours import read_structures
+from client.dicom.find import find_studies
 from client.dicom.images import case_grid, stack
-from client.dicom.masks import Rasteriser
-from client.dicom.parts import read_rois
+from client.dicom.join import DicomStudy
 from client.dicom.study import read_case
 from client.dicom.worker import worker
+from client.planes.masks import Rasteriser
 from simulations.phantom.dicom_files import Identity, write_ct, write_dose, write_plan, write_structures
 from simulations.phantom.planes import Planes
 
@@ -107,7 +108,9 @@ def our_masks(study: DicomStudy) -> dict[int, Any]:
     ct = stack(study.ct)
     low, high = ct.lattice.corners_mm()
     rasteriser = Rasteriser(ct.lattice, case_grid(ct, low, high))
-    return {roi.number: rasteriser.mask(roi)[:, :VOXELS, :VOXELS] for roi in read_rois(study.structures.path)}
+    return {
+        roi.number: rasteriser.mask(roi)[0][:, :VOXELS, :VOXELS] for roi in read_structures(study.structures.path).rois
+    }
 
 
 def _seconds(work: Callable[[DicomStudy], Any], study: DicomStudy) -> float:

@@ -168,7 +168,7 @@ def write_plan(
     """A plan of static photon beams; ``levels_gy`` prescribes to structures by their number."""
     made = _new(RTPlanStorage, "RTPLAN", identity.uid("rp"), identity)
     made.RTPlanLabel, made.RTPlanDate, made.RTPlanTime = "PHANTOM", "20260101", "120000"
-    made.RTPlanGeometry, made.PlanIntent, made.ApprovalStatus = "PATIENT", "RESEARCH", "UNAPPROVED"
+    made.RTPlanGeometry, made.PlanIntent = "PATIENT", "RESEARCH"
     made.DoseReferenceSequence = [_prescription(n, roi, level) for n, (roi, level) in enumerate(levels_gy.items(), 1)]
     group = Dataset()
     group.FractionGroupNumber, group.NumberOfFractionsPlanned = 1, 35

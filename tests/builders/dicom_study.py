@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from client.dicom.find import DicomStudy, find_studies
+from client.dicom.find import find_studies
+from client.dicom.join import DicomStudy
 from client.site.pseudonyms import Pseudonyms
 from shared_model.patient.case import Case
 from shared_model.patient.geometry import Grid

@@ -65,12 +65,10 @@ def test_arcs_are_every_second_control_point() -> None:
 
 
 def test_notes_on_what_plates_leave_out() -> None:
-    drawn = draw_plates(
-        _plan(_beam(1, 0.0, couch_deg=10.0), _beam(2, 90.0, radiation="ELECTRON")), "HFS", _target(), GRID
-    )
+    drawn = draw_plates(_plan(_beam(1, 0.0, couch_deg=10.0), _beam(2, 90.0)), "HFS", _target(), GRID)
     assert drawn is not None
-    assert [note.split(":")[1].split()[0] for note in drawn[2]] == ["1", "couch"]
-    assert draw_plates(_plan(_beam(1, 0.0, radiation="PROTON")), "HFS", _target(), GRID) is None
+    assert [note.split(":")[1].split()[0] for note in drawn[2]] == ["couch"]
+    assert draw_plates(_plan(), "HFS", _target(), GRID) is None
 
 
 def test_two_isocentres_are_drawn_about_each_their_own() -> None:

@@ -13,10 +13,12 @@ from pydicom.data import get_testdata_file
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
 
 from client.dicom import open as dicom_open
-from client.dicom.find import DicomStudy, find_studies
+from client.dicom.contours import read_structures
+from client.dicom.find import find_studies
 from client.dicom.headers import read_header
+from client.dicom.join import DicomStudy
 from client.dicom.open import NotDicomError, open_dataset
-from client.dicom.parts import read_ct_slice, read_dose_grid, read_rois
+from client.dicom.parts import read_ct_slice, read_dose_grid
 from client.dicom.plan import read_plan
 from client.dicom.study import read_case
 from client.dicom.worker import Worker
@@ -44,7 +46,11 @@ def _copy(study: DicomStudy, tmp_path: Path, kind: str, change: Callable[[pydico
 @pytest.mark.parametrize("kept", [0.2, 0.5, 0.9, 0.999])
 def test_a_file_that_ends_early_is_noticed(study: DicomStudy, tmp_path: Path, kept: float) -> None:
     """pydicom itself returns the part of a value that is there."""
-    for header, read in ((study.doses[0], read_dose_grid), (study.structures, read_rois), (study.ct[0], read_ct_slice)):
+    for header, read in (
+        (study.doses[0], read_dose_grid),
+        (study.structures, read_structures),
+        (study.ct[0], read_ct_slice),
+    ):
         assert header is not None
         content = header.path.read_bytes()
         (tmp_path / "cut.dcm").write_bytes(content[: int(len(content) * kept)])
@@ -172,15 +178,17 @@ def test_contours_that_are_refused_and_shapes_that_are_passed_over(study: DicomS
     def contour(dataset: pydicom.Dataset) -> pydicom.Dataset:
         return dataset.ROIContourSequence[0].ContourSequence[0]
 
-    with pytest.raises(InputError, match="NumberOfContourPoints"):
-        read_rois(_copy(study, tmp_path, "rs", lambda d: setattr(contour(d), "NumberOfContourPoints", 3000)))
+    path = _copy(study, tmp_path, "rs", lambda d: setattr(contour(d), "NumberOfContourPoints", 3000))
+    (bad,) = [roi for roi in read_structures(path).rois if roi.fault]
+    assert "NumberOfContourPoints" in bad.fault
+    assert not len(bad.counts)
     path = _copy(study, tmp_path, "rs", lambda d: setattr(contour(d), "ContourGeometricType", "POINT"))
-    assert sum(roi.other_shapes for roi in read_rois(path)) == 1
+    assert sum(roi.other_shapes for roi in read_structures(path).rois) == 1
 
     def empty(dataset: pydicom.Dataset) -> None:
         del dataset.ROIContourSequence[0].ContourSequence
 
-    rois = read_rois(_copy(study, tmp_path, "rs", empty))
+    rois = read_structures(_copy(study, tmp_path, "rs", empty)).rois
     assert [len(roi.counts) for roi in rois].count(0) == 1
     assert len(rois) == len(patient(3, 12).structures) + 1
 
@@ -200,7 +208,7 @@ def test_the_reading_process_is_ended_and_started_again(study: DicomStudy, tmp_p
 def test_doses_that_pydicom_ships(name: str, tmp_path: Path) -> None:
     """They hold relative dose, which is no dose; with another unit the same numbers are read."""
     path = Path(str(get_testdata_file(name, download=False)))
-    with pytest.raises(InputError, match="relative dose"):
+    with pytest.raises(InputError, match="DoseUnits: expected GY, and relative dose"):
         read_dose_grid(path)
     expected = pydicom.dcmread(path)
     expected.DoseUnits = "GY"
@@ -217,7 +225,7 @@ def test_plan_and_structures_that_pydicom_ships() -> None:
     assert len(plan.beams) == 1
     assert plan.beams[0].gantry_deg == (0.0,)
     assert plan.fractions == 30
-    rois = read_rois(Path(str(get_testdata_file("rtstruct.dcm", download=False))))
+    rois = read_structures(Path(str(get_testdata_file("rtstruct.dcm", download=False)))).rois
     assert [len(roi.counts) for roi in rois] == [3, 0, 0]
     with pytest.raises(InputError):
         read_plan(Path(str(get_testdata_file("rtplan_truncated.dcm", download=False))))

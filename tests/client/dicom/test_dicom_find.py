@@ -9,7 +9,8 @@ from pathlib import Path
 import pydicom
 import pytest
 
-from client.dicom.find import DicomStudy, Findings, find_studies
+from client.dicom.find import Findings, find_studies
+from client.dicom.join import DicomStudy
 from client.dicom.study import read_case
 from client.site.pseudonyms import Pseudonyms
 from shared_model.core.errors import InputError

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from client.dicom.contours import read_structures
 from client.dicom.headers import read_header
-from client.dicom.parts import read_ct_slice, read_dose_grid, read_rois
+from client.dicom.parts import read_ct_slice, read_dose_grid
 from client.dicom.plan import read_plan
 from shared_model.core.errors import InputError
 from simulations.benchmarks.dicom_fuzz import DAMAGES, damaged_cohort, many_items, nest, zip_bomb
@@ -45,7 +46,7 @@ def test_no_damage_escapes_as_another_error(damage: object, tmp_path: Path, cont
     for name, content in contents.items():
         for _ in range(12):
             path.write_bytes(damage(content, rng))
-            for read in (read_header, read_ct_slice, read_dose_grid, read_rois, read_plan):
+            for read in (read_header, read_ct_slice, read_dose_grid, read_structures, read_plan):
                 try:
                     read(path)
                 except InputError as error:

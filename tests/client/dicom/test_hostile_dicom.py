@@ -12,10 +12,10 @@ import pydicom
 import pytest
 from pydicom.dataset import Dataset
 
-from client.dicom import masks as dicom_masks
-from client.dicom import rasterise
-from client.dicom.masks import Rasteriser
 from client.names.records import Roi
+from client.planes import masks as dicom_masks
+from client.planes import rasterise
+from client.planes.masks import Rasteriser
 from client.setup.check_patient import CheckedPatient
 from client.setup.check_patients import Source, look
 from client.site.config import DICOM
@@ -50,7 +50,7 @@ def looked(folder: Path) -> tuple[list[CheckedPatient], str]:
     """The rows, and everything that was said."""
     found = look(Source(kind=DICOM, root=folder, pseudonyms=Pseudonyms(bytes(32))), None)
     said = "\n".join(f"{row.why} {row.todo} {row.notes}" for row in found.patients)
-    said += "\n".join(reason for _, reason in found.file_problems)
+    said += "\n".join(problem.reason for problem in found.file_problems)
     for secret in ("Phantom", "PHANTOM", "1.2.826", str(folder)):
         assert secret not in said
     return list(found.patients), said
@@ -148,7 +148,7 @@ def targets_without_number(folder: Path) -> None:
     ("change", "usable", "says"),
     [
         (a_contour_of_300_000_points, 2, ""),
-        (planes_without_number, 1, "planes"),
+        (planes_without_number, 2, "left out: contours on or between 120 planes"),
         (a_far_isocentre, 2, "no plates: plan: an isocentre lies"),
         (beams_without_number, 2, "no plates: plan: beams from 5005 directions"),
         (spacing_that_is_no_number, 1, "PixelSpacing: expected 2 numbers"),
@@ -176,7 +176,7 @@ def test_each_of_several_reasons_has_its_own_line(folder: Path) -> None:
     dataset.save_as(folder / "p1" / "rd.dcm")
     rows, _ = looked(folder)
     (row,) = [row for row in rows if len(row.why) == 2]
-    assert row.why[0] == "its files carry different patient ids"
+    assert row.why[0] == "its files carry different patient ids (PatientID)"
     assert row.todo[0] == "export the study again"
     assert "Frames of Reference" in row.why[1]
 
@@ -191,6 +191,6 @@ def test_scribbles_of_a_patient_count_together(folder: Path, monkeypatch: pytest
     down = np.tile([-90.0, 90.0], 500)
     points = np.stack([np.linspace(-90, 90, len(down)), down, np.zeros(len(down))], axis=1)
     roi = Roi(number=1, name="x", kind="", points_mm=points, counts=np.array([len(points)]))
-    assert rasteriser.mask(roi).any()
+    assert rasteriser.mask(roi)[0].any()
     with pytest.raises(InputError, match="cross rows more than"):
         rasteriser.mask(roi)

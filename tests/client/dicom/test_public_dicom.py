@@ -15,7 +15,8 @@ import pydicom
 import pytest
 from pydicom.uid import generate_uid
 
-from client.dicom.find import DicomStudy, find_studies
+from client.dicom.find import find_studies
+from client.dicom.join import DicomStudy
 from client.dicom.study import read_case
 from client.names.rules import NameRules
 from shared_model.core.errors import InputError

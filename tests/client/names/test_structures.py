@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from client.names.records import Prescription, Roi
+from client.names.records import NameRow, Prescription, Roi
 from client.names.rules import NAMES_TEXT, NameRules
-from client.names.table import PLAN_NOT_NAME, NameRow, name_table
+from client.names.table import name_table
+from client.names.targets import PLAN_NOT_NAME
 from client.names.tg263 import suggestions, tg263_name
 from shared_model.core.errors import InputError
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from matplotlib.path import Path as Outline
 from numpy.typing import NDArray
 
-from client.dicom.rasterise import Contours, crossings, mask_of
+from client.planes.rasterise import Contours, crossings, mask_of
 from shared_model.core.errors import InputError
 
 HEIGHTS = np.arange(10) * 3.0
@@ -133,6 +133,6 @@ def test_more_planes_than_a_ct_has_are_refused(heights: np.ndarray) -> None:
 def test_many_planes_are_filled_as_few_are(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = _contours([(float(k) * 3, _circle(18, 20, 4 + k % 7)) for k in range(9)])
     whole = mask_of(drawn, HEIGHTS, SHAPE, 3.0)
-    monkeypatch.setattr("client.dicom.rasterise._AT_ONCE", 1)
+    monkeypatch.setattr("client.planes.rasterise._AT_ONCE", 1)
     assert whole.any()
     np.testing.assert_array_equal(mask_of(drawn, HEIGHTS, SHAPE, 3.0), whole)

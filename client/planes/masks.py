@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from client.dicom.lattice import Lattice, sample
-from client.dicom.rasterise import MAX_CROSSINGS, PLANE_TOLERANCE_MM, Contours, crossings, mask_of
 from client.names.records import Roi
+from client.planes.copies import without_copies
+from client.planes.lattice import Lattice, sample
+from client.planes.rasterise import MAX_CROSSINGS, PLANE_TOLERANCE_MM, Contours, crossings, mask_of
 from shared_model.core.errors import InputError
 from shared_model.patient.case import Mask, Volume
 from shared_model.patient.geometry import Grid
 
 Array = NDArray[np.float64]
 
+# A structure whose contours enclose less than this share of what their largest ones outline, and outline at least so
+# many voxels: even a shell of 5 mm holds more, so its contours cut each other out.
+_COLLAPSED, _FEW_VOXELS = 0.05, 12.0
 # Separates skin from air on CT if no structure set gives the body's outline.
 _SKIN_HU = -300.0
 
@@ -31,15 +36,20 @@ class Rasteriser:
         self._left = MAX_CROSSINGS
         self._thickness_mm = float(np.median(between)) if len(between) else grid.spacing_mm[0]
 
-    def mask(self, roi: Roi) -> Mask:
-        """The structure's mask (z, y, x), empty for an empty structure.
+    def mask(self, roi: Roi) -> tuple[Mask, int]:
+        """The structure's mask (z, y, x), empty for an empty structure, and how many copies of contours it has.
 
-        Raises InputError for contours that do not lie in the CT's planes, or that are too many in all.
+        Raises InputError for contours that do not lie in the CT's planes, that cut each other out, or that are too many
+        in all.
         """
-        if not len(roi.counts):
-            return np.zeros(self._grid.shape, dtype=bool)
-        counts, points = _once(roi.counts, roi.points_mm[:, ::-1])
-        return self._fill_aligned(counts, points) if self._axes is not None else self._fill_tilted(counts, points)
+        mask, copies = np.zeros(self._grid.shape, dtype=bool), 0
+        for part in (roi, *roi.united):
+            if len(part.counts):
+                counts, points, left_out = without_copies(part.counts, part.points_mm[:, ::-1])
+                fill = self._fill_aligned if self._axes is not None else self._fill_tilted
+                mask |= fill(counts, points)
+                copies += left_out
+        return mask, copies
 
     def _fill_aligned(self, counts: NDArray[np.int64], points: Array) -> Mask:
         """Straight onto the grid, whose axes are those of the planes."""
@@ -65,7 +75,9 @@ class Rasteriser:
             raise InputError(
                 f"contours that cross rows more than {MAX_CROSSINGS} times; expected outlines; draw it anew"
             )
-        return mask_of(contours, heights_mm, shape, self._thickness_mm)
+        mask = mask_of(contours, heights_mm, shape, self._thickness_mm)
+        _check_collapse(contours, mask, heights_mm)
+        return mask
 
 
 def _heights(height: Array, counts: NDArray[np.int64]) -> Array:
@@ -77,42 +89,78 @@ def _heights(height: Array, counts: NDArray[np.int64]) -> Array:
     return np.asarray((low + high) / 2)
 
 
-def _once(counts: NDArray[np.int64], points: Array) -> tuple[NDArray[np.int64], Array]:
-    """Keep each contour once: by the even-odd rule a second copy would cut the first one out."""
-    seen: set[bytes] = set()
-    kept = []
-    for part in np.split(points, np.cumsum(counts)[:-1]):
-        content = part.tobytes()
-        if content not in seen:
-            seen.add(content)
-            kept.append(part)
-    if len(kept) == len(counts):
-        return counts, points
-    return np.array([len(part) for part in kept], dtype=np.int64), np.concatenate(kept)
+def _check_collapse(contours: Contours, mask: Mask, heights_mm: Array) -> None:
+    """Raise InputError where contours enclose next to nothing of what the largest of each plane outlines."""
+    area = _areas(contours)
+    inside = (contours.height_mm >= heights_mm[0]) & (contours.height_mm <= heights_mm[-1])
+    largest: dict[int, float] = {}
+    for at in np.flatnonzero(inside):
+        near = int(np.abs(heights_mm - contours.height_mm[at]).argmin())
+        largest[near] = max(largest.get(near, 0.0), float(area[at]))
+    outlined = sum(largest.values())
+    filled = sum(int(mask[k].sum()) for k in largest)
+    if outlined > _FEW_VOXELS and filled < _COLLAPSED * outlined and filled > 0:
+        raise InputError(
+            f"its contours cut each other out: they enclose {100 * filled / outlined:.1f}% of what they outline; draw"
+            " each outline once"
+        )
+
+
+def _areas(contours: Contours) -> Array:
+    """Area of each contour in voxels."""
+    ends = np.cumsum(contours.counts)
+    following = np.arange(1, int(ends[-1]) + 1)
+    following[ends - 1] = ends - contours.counts
+    cross = contours.row * contours.column[following] - contours.row[following] * contours.column
+    return np.asarray(np.abs(np.add.reduceat(cross, ends - contours.counts)) / 2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawn:
+    """Masks (z, y, x) by name, a note for each structure that was left out or changed, and the targets that are lost:
+    name -> why."""
+
+    masks: dict[str, Mask]
+    notes: tuple[str, ...]
+    lost: dict[str, str]
 
 
 def structure_masks(
-    lattice: Lattice, grid: Grid, rois: Mapping[str, Roi], levels_gy: Mapping[str, float]
-) -> tuple[dict[str, Mask], tuple[str, ...]]:
-    """Return masks (z, y, x) by name, and a note for each empty one. Targets (``levels_gy``) come highest first, each
-    without the voxels of higher ones. Raises InputError naming the structure whose contours cannot be used."""
+    lattice: Lattice, grid: Grid, rois: Mapping[str, Roi], levels_gy: Mapping[str, float], needed: Sequence[str] = ()
+) -> Drawn:
+    """Draw every structure. Targets (``levels_gy``) come highest first, each without the voxels of higher ones.
+
+    An organ whose contours cannot be used is left out with a note. Raises InputError for such a structure among
+    ``needed``, such as the body.
+    """
     rasteriser = Rasteriser(lattice, grid)
     masks: dict[str, Mask] = {}
     notes: list[str] = []
+    lost: dict[str, str] = {}
     taken: Mask | None = None
     for name in sorted(rois, key=lambda name: (-levels_gy.get(name, 0.0), name)):
         try:
-            mask = rasteriser.mask(rois[name])
+            mask, copies = rasteriser.mask(rois[name])
         except InputError as error:
-            raise InputError(f"{name}: {error}") from None
+            if name in needed:
+                raise InputError(f"{name}: {error}") from None
+            if name in levels_gy:
+                lost[name] = str(error)
+            else:
+                notes.append(f"{name}: left out: {error}")
+            continue
+        notes += [f"{name}: {copies} contours are there twice and count once"] if copies else []
         if name in levels_gy:
-            mask = mask if taken is None else mask & ~taken
-            taken = mask if taken is None else taken | mask
+            alone, mask = mask, mask if taken is None else mask & ~taken
+            taken = alone if taken is None else taken | alone
+            if not alone.any():
+                lost[name] = "nothing of it lies within the CT"
+                continue
         if mask.any():
             masks[name] = mask
         else:
             notes.append(f"{name}: nothing of it lies within the grid, or outside a higher target")
-    return masks, tuple(notes)
+    return Drawn(masks=masks, notes=tuple(notes), lost=lost)
 
 
 def body_mask(drawn: Mask | None, ct_hu: Volume, targets: Sequence[Mask]) -> tuple[Mask, tuple[str, ...]]:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from client.dicom.lattice import edges_mm
+from client.planes.lattice import edges_mm
 from shared_model.core.errors import InputError
 from shared_model.patient.case import Mask
 
