@@ -23,7 +23,8 @@ from scipy import ndimage
 
 from client.data.gdp_pickle import read_dictionary
 from client.data.npz import Array
-from client.names.records import NameRow, Roi
+from client.names.records import Roi
+from client.names.rows import NameRow
 from client.names.rules import NameRules
 from client.names.table import name_table
 from client.names.tg263 import BODY

@@ -14,7 +14,7 @@ from pydicom.sequence import Sequence
 from pydicom.uid import UID
 
 from client.dicom.open import open_dataset
-from client.planes.lattice import ImagePlane
+from client.planes.plane import ImagePlane
 from shared_model.core.errors import InputError
 
 ENHANCED_CT = "Enhanced CT"

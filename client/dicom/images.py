@@ -12,7 +12,8 @@ from client.dicom.headers import Header
 from client.dicom.parts import read_ct_slice
 from client.dicom.worker import AT_ONCE, Worker
 from client.names.records import Points, Roi
-from client.planes.lattice import ImagePlane, Lattice, along_axis, sample
+from client.planes.lattice import Lattice, along_axis, sample
+from client.planes.plane import ImagePlane
 from shared_model.core.errors import FedKT3DError, InputError
 from shared_model.patient.case import Volume
 from shared_model.patient.geometry import Grid, Triple

@@ -17,7 +17,7 @@ from pydicom.pixels.utils import pixel_array
 
 from client.dicom.headers import numbers, read_plane, text, value
 from client.dicom.open import open_dataset, with_syntax
-from client.planes.lattice import ImagePlane
+from client.planes.plane import ImagePlane
 from shared_model.core.errors import InputError
 
 MAX_DOSE_VOXELS = 2**26

@@ -9,13 +9,26 @@ from pydicom.dataset import Dataset
 
 from client.dicom.headers import items, numbers, text, value
 from client.dicom.open import open_dataset
-from client.dicom.write import COPIED, COPIED_IF_THERE
 from client.names.records import Prescription
 from shared_model.core.errors import InputError
 
 # Robotic radiosurgery plans hold more than 200.
 MAX_BEAMS = 2000
 MAX_CONTROL_POINTS = 5000
+# PS3.3 C.7.1.1, C.7.2.1: what ties the dose to the patient and study that the source objects name. All are type 2:
+# present, empty where the source has no value.
+COPIED = (
+    "PatientName",
+    "PatientID",
+    "PatientBirthDate",
+    "PatientSex",
+    "StudyDate",
+    "StudyTime",
+    "ReferringPhysicianName",
+    "StudyID",
+    "AccessionNumber",
+)
+COPIED_IF_THERE = ("SpecificCharacterSet", "IssuerOfPatientID", "StudyDescription")
 # The identifiers of its plan that an RTDOSE repeats.
 IDENTITY = (*COPIED, *COPIED_IF_THERE, "StudyInstanceUID", "SOPClassUID", "SOPInstanceUID")
 

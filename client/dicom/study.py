@@ -26,7 +26,8 @@ from client.dicom.join import DicomStudy
 from client.dicom.open import open_source
 from client.dicom.plan import Plan, read_plan
 from client.dicom.worker import worker
-from client.names.records import NameRow, Prescription, Roi
+from client.names.records import Prescription, Roi
+from client.names.rows import NameRow
 from client.names.rules import NameRules
 from client.names.table import name_table
 from client.names.targets import PLAN_NOT_NAME, lost_targets

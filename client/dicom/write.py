@@ -16,6 +16,7 @@ from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, RTDoseStorage, RTPlanStorage, generate_uid
 from pydicom.valuerep import format_number_as_ds
 
+from client.dicom.plan import COPIED, COPIED_IF_THERE
 from shared_model.core.errors import InputError
 from shared_model.core.files import whole_file
 from shared_model.core.software import versions
@@ -25,20 +26,6 @@ LABEL = "RESEARCH ONLY"
 MANUFACTURER = "FedKT3D"
 SERIES_NUMBER = 9000
 _STEPS = 2**16 - 1
-# PS3.3 C.7.1.1, C.7.2.1: what ties the dose to the patient and study that the source objects name. All are type 2:
-# present, empty where the source has no value.
-COPIED = (
-    "PatientName",
-    "PatientID",
-    "PatientBirthDate",
-    "PatientSex",
-    "StudyDate",
-    "StudyTime",
-    "ReferringPhysicianName",
-    "StudyID",
-    "AccessionNumber",
-)
-COPIED_IF_THERE = ("SpecificCharacterSet", "IssuerOfPatientID", "StudyDescription")
 
 
 DESCRIPTION = f"{LABEL}: predicted dose"

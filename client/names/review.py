@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from client.names.records import AMBIGUOUS, IGNORED, MAPPED, UNMAPPED, NameRow
+from client.names.rows import AMBIGUOUS, IGNORED, MAPPED, UNMAPPED, NameRow
 
 NOT_KNOWN = "not known to the model"
 # First come the states that need a person.

@@ -10,7 +10,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 
-from client.names.records import AMBIGUOUS, IGNORED, MAPPED, UNMAPPED, NameRow, Prescription, Roi
+from client.names.records import Prescription, Roi
+from client.names.rows import AMBIGUOUS, IGNORED, MAPPED, UNMAPPED, NameRow
 from client.names.rules import NameRules
 from client.names.targets import is_target_name, rank_targets, target_row
 from client.names.tg263 import BODY, SKIN, suggestions, tg263_name

@@ -10,7 +10,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from client.names.records import AMBIGUOUS, IGNORED, MAPPED, NameRow, Prescription, Roi
+from client.names.records import Prescription, Roi
+from client.names.rows import AMBIGUOUS, IGNORED, MAPPED, NameRow
 from client.names.tg263 import begins_with_organ, is_plain, words
 from shared_model.patient.anatomy import target_name
 

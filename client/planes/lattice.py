@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from client.planes.plane import ImagePlane
 from shared_model.core.errors import InputError
 from shared_model.patient.geometry import Grid
 
@@ -21,19 +22,6 @@ Volume = NDArray[np.float32]
 
 # A direction that is off an axis by less than this counts as along it: 0.05 mm over half a metre.
 _AXIS_TOLERANCE = 1e-4
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImagePlane:
-    """One image plane in the patient's coordinates (LPS, mm): ``position`` of the first pixel's centre (x, y, z),
-    directions of a row and of a column, ``spacing`` between rows and between columns, and how many there are."""
-
-    position: tuple[float, float, float]
-    row_direction: tuple[float, float, float]
-    column_direction: tuple[float, float, float]
-    spacing: tuple[float, float]
-    rows: int
-    columns: int
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from client.data.latent_cache import content_hash
-from client.names.records import NameRow
+from client.names.rows import NameRow
 from shared_model.adapter.envelope import Envelope
 from shared_model.patient.case import Case
 from shared_model.prediction.regrid import coarsen

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -242,3 +244,10 @@ def test_every_file_that_pydicom_ships_is_read_or_refused_in_one_line() -> None:
             read_case(study)
         except InputError as error:
             assert str(error).startswith(f"case {study.case_id}: ")  # noqa: PT017
+
+
+def test_the_reading_process_loads_no_model() -> None:
+    """It is started anew after every file that it had to be ended for, and its memory has a limit."""
+    code = "import client.dicom.worker, sys; print([n for n in ('torch', 'scipy', 'tg263') if n in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

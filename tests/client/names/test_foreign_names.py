@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from client.data.dicom_cohort import trainable
-from client.names.records import NameRow, Prescription, Roi
+from client.names.records import Prescription, Roi
+from client.names.rows import NameRow
 from client.names.rules import NameRules
 from client.names.table import name_table
 from client.names.tg263 import suggestions, tg263_name

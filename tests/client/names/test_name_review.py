@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 
 from client.cli import app
 from client.names import review as name_review
-from client.names.records import AMBIGUOUS, MAPPED, UNMAPPED, NameRow
 from client.names.review import NOT_KNOWN, not_known, not_known_notes, review, summary
+from client.names.rows import AMBIGUOUS, MAPPED, UNMAPPED, NameRow
 from client.prediction.subject import load_subject
 from client.setup import check as preflight
 from client.setup.check_patients import Source

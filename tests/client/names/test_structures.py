@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from client.names.records import NameRow, Prescription, Roi
+from client.names.records import Prescription, Roi
+from client.names.rows import NameRow
 from client.names.rules import NAMES_TEXT, NameRules
 from client.names.table import name_table
 from client.names.targets import PLAN_NOT_NAME

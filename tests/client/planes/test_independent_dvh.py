@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from matplotlib.path import Path as Outline
 
 from client.names.records import Roi
-from client.planes.lattice import ImagePlane, Lattice
+from client.planes.lattice import Lattice
 from client.planes.masks import Rasteriser
+from client.planes.plane import ImagePlane
 from shared_model.patient.geometry import Grid
 
 PIXEL_MM, SLICE_MM, EDGE = 2.0, 3.0, 64
