@@ -75,7 +75,7 @@ def test_what_is_no_plan_is_one_clear_line(folder: Path, tmp_path: Path) -> None
 def test_check_tells_what_the_model_does_not_know(folder: Path) -> None:
     record = run("check", "--data", folder)
     assert record["files"]["kind"] == "gdp"
-    assert record["usable"] == 3
+    assert (record["usable"], len(record["patients"])) == (2, 3)  # patients, and their plans
     assert record["structures"][NOT_KNOWN] == {"Glnd_Submand_L": 3}
     assert sum(len(row["structures"]) - len(row["prescriptions_gy"]) for row in record["patients"]) == 3 * len(
         {"SpinalCord", "Parotid_L"}
