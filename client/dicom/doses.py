@@ -129,8 +129,9 @@ def _covered(lattice: Lattice, grid: Grid) -> Mask:
     if axes is None:
         ones = np.ones((len(lattice.origins_mm), lattice.rows, lattice.columns), dtype=np.float32)
         return np.asarray(sample(ones, lattice, grid, 0.0) > 0.5)
-    sides = [along_axis(nodes, grid, a).any(axis=1) for nodes, a in zip(lattice.nodes_mm(), axes, strict=True)]
-    flat = sides[0][:, None, None] & sides[1][:, None] & sides[2]
+    matrices = [along_axis(nodes, grid, a) for nodes, a in zip(lattice.nodes_mm(), axes, strict=True)]
+    frames, rows, columns = (np.asarray((matrix != 0).any(axis=1)) for matrix in matrices)
+    flat = frames[:, None, None] & rows[:, None] & columns
     return np.ascontiguousarray(np.transpose(flat, np.argsort(axes)))
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import (
+    UID,
     CTImageStorage,
     ExplicitVRLittleEndian,
     RTDoseStorage,
@@ -138,14 +139,14 @@ class NeckStudy:
         self.doses = [self.dose()]
         self.extra: list[Dataset] = []
 
-    def uid(self, of: str) -> str:
+    def uid(self, of: str) -> UID:
         """The UID of one of the study's objects."""
-        return str(generate_uid(entropy_srcs=["neck study", self.seed, of]))
+        return generate_uid(entropy_srcs=["neck study", self.seed, of])
 
     def made(self, sop_class: str, modality: str, of: str) -> FileDataset:
         """A new data set of this study."""
         meta = FileMetaDataset()
-        meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = sop_class, self.uid(of)
+        meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = UID(sop_class), self.uid(of)
         meta.TransferSyntaxUID = ExplicitVRLittleEndian
         made = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
         made.SpecificCharacterSet, made.Modality = "ISO_IR 192", modality
@@ -226,12 +227,14 @@ class NeckStudy:
 
     def listed(self, name: str) -> Dataset:
         """Its item of StructureSetROISequence."""
-        return next(i for i in self.structures.StructureSetROISequence if i.ROIName == name)
+        found: Dataset = next(i for i in self.structures.StructureSetROISequence if i.ROIName == name)
+        return found
 
     def drawn(self, name: str) -> Dataset:
         """Its item of ROIContourSequence."""
         number = self.number(name)
-        return next(i for i in self.structures.ROIContourSequence if i.ReferencedROINumber == number)
+        found: Dataset = next(i for i in self.structures.ROIContourSequence if i.ReferencedROINumber == number)
+        return found
 
     def _plan(self) -> Dataset:
         made = self.made(RTPlanStorage, "RTPLAN", "rp")
