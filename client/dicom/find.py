@@ -116,14 +116,14 @@ def _headers(root: Path) -> Iterator[tuple[Path, Header | FedKT3DError]]:
 
 def _once(headers: Sequence[tuple[int, Header]], problems: list[FileProblem]) -> list[Header]:
     """Keep each instance once, and report the copies. Two files of one instance with other contents: which is right is
-    not known, so that what is made of them is unfit."""
+    not known, so that what is made of them is unfit. A file of another patient spoils none of this one's."""
     kept: dict[str, Header] = {}
     for number, header in headers:
         first = kept.setdefault(header.uid, header)
         if first is header:
             continue
         reason = f"{header.kind}: a second file of one instance"
-        if not _equal(first, header):
+        if first.patient == header.patient and not _equal(first, header):
             reason = f"{header.kind}: a second file of one instance, with another content"
             unfit = f"{header.kind}: two files of one SOPInstanceUID with different contents; remove the wrong one"
             kept[header.uid] = replace(first, unfit=unfit)

@@ -177,7 +177,7 @@ def test_each_of_several_reasons_has_its_own_line(folder: Path) -> None:
     rows, _ = looked(folder)
     (row,) = [row for row in rows if len(row.why) == 2]
     assert row.why[0] == "its files carry different patient ids (PatientID)"
-    assert row.todo[0] == "export the study again"
+    assert row.todo[0] == "export them of one patient"
     assert "Frames of Reference" in row.why[1]
 
 
