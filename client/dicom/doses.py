@@ -130,7 +130,7 @@ def _covered(lattice: Lattice, grid: Grid) -> Mask:
         ones = np.ones((len(lattice.origins_mm), lattice.rows, lattice.columns), dtype=np.float32)
         return np.asarray(sample(ones, lattice, grid, 0.0) > 0.5)
     matrices = [along_axis(nodes, grid, a) for nodes, a in zip(lattice.nodes_mm(), axes, strict=True)]
-    frames, rows, columns = (np.asarray((matrix != 0).any(axis=1)) for matrix in matrices)
+    frames, rows, columns = (np.abs(matrix).sum(axis=1) > 0 for matrix in matrices)
     flat = frames[:, None, None] & rows[:, None] & columns
     return np.ascontiguousarray(np.transpose(flat, np.argsort(axes)))
 

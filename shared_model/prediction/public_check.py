@@ -90,7 +90,9 @@ def unpack_case(arrays: _Arrays) -> Case:
         prescriptions_gy=header["prescriptions_gy"],
         gantry_deg=tuple(header.get("gantry_deg", ())),
         ct_hu=arrays["ct_hu"].astype(np.float32) if "ct_hu" in arrays else None,
-        **volumes,
+        dose_gy=volumes.get("dose_gy"),
+        beam_plate=volumes.get("beam_plate"),
+        angle_plate=volumes.get("angle_plate"),
     )
 
 
