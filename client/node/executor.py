@@ -31,6 +31,7 @@ from client.app import HOME_KEY, NODE_CONFIG_KEY
 from client.app import app as installed_app
 from client.node.site_log import log_failure, log_to_stdout
 from client.site.home import ClientHome
+from privacy.flower.heartbeat import Heartbeat
 from privacy.flower.internals.client_task import failure, lease, pull_message, push_end, push_reply
 from privacy.flower.internals.runtime import PromptRuntime, executor_proof, runtime_client, take_client_task, task_proof
 from privacy.flower.processes import end_with_parent, read_state, write_state
@@ -62,6 +63,7 @@ class SiteExecutor:
         self._secret = home.secret.read_bytes()
         self._working = False
         self._taken: object = None
+        self._heart = Heartbeat(home.beat("executor"))
         self._state: dict[str, Any] = {
             "state": "idle",
             "tasks_done": 0,
@@ -75,6 +77,8 @@ class SiteExecutor:
         signal.signal(signal.SIGTERM, self._on_stop)
         signal.signal(signal.SIGINT, self._on_abandon)
         self._report()
+        # At work a thread beats: that shows a stopped process. An idle one beats in its loop, which must go round.
+        self._heart.start(lambda: self._working)
         try:
             with runtime_client(self._address, executor_proof(self._secret), COMPONENT, None) as poll:
                 while True:
@@ -93,6 +97,7 @@ class SiteExecutor:
 
     def _next_task(self, poll: PromptRuntime) -> str | None:
         """Ask once for a task; return its token, or None after a pause."""
+        self._heart.beat()
         try:
             token = take_client_task(poll)
         except httpx.HTTPError as error:  # SuperNode starts, restarts or is busy
@@ -107,6 +112,7 @@ class SiteExecutor:
         """Return once the SuperNode has taken another message in full, or ASK_S later."""
         end = time.monotonic() + ASK_S
         while time.monotonic() < end:
+            self._heart.beat()
             taken = read_state(self._home.state("supernode")).get("taken")
             if taken != self._taken:
                 self._taken = taken

@@ -12,12 +12,16 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.serialization import load_ssh_private_key
+
 from client.node.status import EXECUTOR, SUPERNODE, current, describe
-from client.node.watchdog import Watchdog
+from client.node.watchdog import TaskTimes, Watchdog
 from client.site.config import SiteConfig
 from client.site.home import ClientHome
 from client.site.policy import Policy
 from privacy.dp.terms import NOISED, SUMMED
+from privacy.flower.heartbeat import last_beat
 from privacy.flower.processes import (
     LOOPBACK,
     Child,
@@ -30,7 +34,7 @@ from privacy.flower.processes import (
 )
 from privacy.trust.passphrase import passphrase_environment, read_private_key
 from privacy.trust.signed import private_key
-from shared_model.core.errors import naming
+from shared_model.core.errors import InputError, naming
 
 
 def start(home: ClientHome, say: Callable[[str], None]) -> None:
@@ -44,6 +48,7 @@ def start(home: ClientHome, say: Callable[[str], None]) -> None:
     if set(policy.modes) & set(SUMMED):
         with naming(home.identity_key):
             private_key(read_private_key(home.identity_key))
+    require_node_key(home)
     if set(policy.modes) & set(NOISED):
         policy.ledger_in(home.folder).entries()
     os.umask(0o077)
@@ -58,13 +63,25 @@ def start(home: ClientHome, say: Callable[[str], None]) -> None:
     say(f"{site.site}: stopped")
 
 
+def require_node_key(home: ClientHome) -> None:
+    """Raise InputError when the node key cannot be read: Flower's SuperNode would end at once, again and again."""
+    try:
+        load_ssh_private_key(home.node_key.read_bytes(), None)
+    except (OSError, ValueError, UnsupportedAlgorithm) as error:
+        raise InputError(
+            f"{home.node_key}: cannot be read ({type(error).__name__}); put it back from a backup that holds keys, or"
+            " join anew: `client leave`, then `client init` with a new invitation"
+        ) from error
+
+
 class _Keeper:
     """After each look at the children: restarts a child that no longer works, writes the state file, says the line."""
 
     def __init__(
         self, home: ClientHome, children: list[Child], say: Callable[[str], None], longest_task_s: float
     ) -> None:
-        self._longest_task_s = longest_task_s
+        self._times = TaskTimes(longest_task_s)
+        self._last_task: Any = None
         self._home = home
         self._children = {child.name: child for child in children}
         self._say = say
@@ -92,13 +109,25 @@ class _Keeper:
     def _watch(self) -> None:
         supernode, executor = self._children[SUPERNODE], self._children[EXECUTOR]
         supernode_state, executor_state = (read_state(self._home.state(name)) for name in (SUPERNODE, EXECUTOR))
-        hangs = self._watchdog.hangs(executor.pid, executor_state, self._longest_task_s)
+        self._note_task(executor_state)
+        kind = str((executor_state.get("task") or {}).get("kind", ""))
+        beat = last_beat(self._home.beat(EXECUTOR))
+        hangs = self._watchdog.hangs(executor.pid, executor_state, self._times.limit_s(kind), beat)
+        if hangs and kind:
+            self._times.gave_up(kind)
         reason = self._watchdog.reason(supernode.pid, supernode_state, executor_state)
         for child, what, why in ((executor, "work", hangs), (supernode, "connection", reason)):
             if why:
                 self._restarts.append(why)
                 self._say(f"restarting the {what}: {why}")
                 child.stop()  # the next look starts it again, without a pause
+
+    def _note_task(self, executor: dict[str, Any]) -> None:
+        """Note how long the executor's last task took, once."""
+        last = executor.get("last")
+        if last and last != self._last_task and last.get("ok"):
+            self._times.took(str(last.get("kind", "")), float(last.get("wall_s", 0.0)))
+        self._last_task = last
 
 
 def _children(home: ClientHome, threads: int = 0) -> list[Child]:

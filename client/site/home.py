@@ -127,6 +127,10 @@ class ClientHome:
         """State file of the process called `name`."""
         return self.folder / "state" / f"{name}.json"
 
+    def beat(self, name: str) -> Path:
+        """Heartbeat of the process called `name` (privacy/flower/heartbeat.py)."""
+        return self.folder / "state" / f"{name}.beat"
+
     def log(self, name: str) -> Path:
         """Log of the process called `name`."""
         return self.folder / "logs" / f"{name}.log"

@@ -41,6 +41,7 @@ def closed_environment(flwr_home: Path) -> dict[str, str]:
         "FLWR_HOME": str(flwr_home),
         "FLWR_TELEMETRY_ENABLED": "0",
         "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "FLWR_LOG_LEVEL": "WARNING",  # otherwise a line for each request, at the SuperLink and at each site
         "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
         "PYTHONUNBUFFERED": "1",
         "PYTHONSAFEPATH": "1",  # do not import from a folder in the working directory that is named like our packages
@@ -122,6 +123,7 @@ class Child:
         if self._process is None:
             return
         self._signal_group(signal.SIGTERM)
+        self._signal_group(signal.SIGCONT)  # a stopped process gets its SIGTERM only once it goes on
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(timeout_s)
         self._signal_group(signal.SIGKILL)
@@ -138,11 +140,13 @@ class Child:
 def supervise(children: Sequence[Child], on_tick: Callable[[], None], tick_s: float = 0.25) -> None:
     """Keep `children` running until SIGTERM, SIGINT or SIGHUP. Then stop them in the given order and return.
 
+    A SIGINT or SIGHUP that the caller had ignored, as ``nohup`` does, stays ignored.
+
     List a child before the children that it needs: it starts after them and stops before them. `on_tick` runs after
     each look at the children (state file, screen). Call this in the main thread: it installs signal handlers.
     """
     stopping = threading.Event()
-    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    numbers = [signal.SIGTERM, *filter(_is_heeded, (signal.SIGINT, signal.SIGHUP))]
     previous = {number: signal.signal(number, lambda *_: stopping.set()) for number in numbers}
     try:
         while not stopping.is_set():
@@ -155,6 +159,11 @@ def supervise(children: Sequence[Child], on_tick: Callable[[], None], tick_s: fl
             child.stop()
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def _is_heeded(number: signal.Signals) -> bool:
+    """Return whether this process did not inherit an "ignore" of a signal, as ``nohup`` and a shell's ``&`` set it."""
+    return signal.getsignal(number) is not signal.SIG_IGN
 
 
 def end_with_parent() -> None:
@@ -181,16 +190,20 @@ def sole_instance(lock: Path, what: str) -> Iterator[None]:
 
 
 def is_running(lock: Path) -> bool:
-    """Return whether a process holds `lock` (see `sole_instance`). The lock ends when its process ends, in any way."""
-    if not lock.exists():
-        return False
-    with lock.open("a") as file:
-        return not _try_lock(file)
+    """Return whether a process holds `lock` (see `sole_instance`). The lock ends when its process ends, in any way.
 
-
-def _try_lock(file: IO[str]) -> bool:
+    Nothing is written, so that a folder which is mounted read-only can be looked at.
+    """
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with lock.open() as file:
+            return not _try_lock(file, fcntl.LOCK_SH)
+    except FileNotFoundError:
+        return False
+
+
+def _try_lock(file: IO[str], how: int = fcntl.LOCK_EX) -> bool:
+    try:
+        fcntl.flock(file, how | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True

@@ -21,12 +21,13 @@ import sys
 import time
 import uuid
 from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
 import httpx
 
+from privacy.flower.heartbeat import Heartbeat, last_beat
 from privacy.flower.internals.runtime import (
     PromptRuntime,
     executor_proof,
@@ -46,6 +47,7 @@ ASK_S, ASK_WHILE_WORKING_S = 0.25, 2.0  # between two questions for a task: each
 RETRY_S = 1.0
 HEARTBEAT_S = 8.0  # the lease is 30 s at first, then 60 s
 STOP_S = 8.0
+SILENT_S = 120.0  # a server app beats from its first line on; its imports may take their time
 RESTARTED = "the coordinator was stopped or restarted"
 
 _log = logging.getLogger("server.deployment.executor")
@@ -64,6 +66,8 @@ class _RunningApp:
     process: subprocess.Popen[bytes]
     next_heartbeat: float = 0.0
     stopping_since: float | None = None
+    beat: int | None = None
+    beat_at: float = field(default_factory=time.monotonic)
 
 
 class CoordinatorExecutor:
@@ -74,6 +78,7 @@ class CoordinatorExecutor:
         self._notes = home.folder / "state" / "tasks"
         self._tasks: list[_RunningApp] = []
         self._next_question = 0.0
+        self._heart = Heartbeat(home.beat("executor"))
 
     def run(self) -> None:
         """Work until SIGTERM."""
@@ -83,6 +88,7 @@ class CoordinatorExecutor:
         try:
             with runtime_client(self._home.control_address, proof, "SuperExec", self._home.ca_certificate) as poll:
                 while True:
+                    self._heart.beat()
                     self._report_left_over()
                     if time.monotonic() >= self._next_question:
                         self._next_question = time.monotonic() + self._take(poll)
@@ -105,18 +111,18 @@ class CoordinatorExecutor:
         if token is not None:
             note = self._notes / uuid.uuid4().hex
             create_file(note, token.encode(), PRIVATE)
-            task = _RunningApp(token=token, note=note, process=self._start(token))
+            task = _RunningApp(token=token, note=note, process=self._start(token, note.name))
             self._tasks.append(task)
         return ASK_WHILE_WORKING_S if self._tasks else ASK_S
 
-    def _start(self, token: str) -> subprocess.Popen[bytes]:
+    def _start(self, token: str, name: str) -> subprocess.Popen[bytes]:
         """Start server/deployment/serverapp.py in our own process group, so that it never outlives us; the token goes
         by pipe."""
         path = self._home.log("serverapp")
         rotate(path)
         with path.open("ab") as log:
             process = subprocess.Popen(
-                module_command("server.deployment.serverapp", str(self._home.folder)),
+                module_command("server.deployment.serverapp", str(self._home.folder), name),
                 cwd=self._home.folder,
                 stdin=subprocess.PIPE,
                 stdout=log,
@@ -133,9 +139,17 @@ class CoordinatorExecutor:
         if code is not None:
             how = f"signal {-code}" if code < 0 else f"exit code {code}"
             # The SuperLink takes this only where the ServerApp did not report its own end.
+            self._home.beat(task.note.name).unlink(missing_ok=True)
             self._report_end(task.token, task.note, f"the server app's process ended ({how})")
             return False
         now = time.monotonic()
+        beat = last_beat(self._home.beat(task.note.name))
+        if beat != task.beat:
+            task.beat, task.beat_at = beat, now
+        elif now - task.beat_at > SILENT_S:
+            _log.warning("a server app gives no sign of life; ending it")
+            task.process.kill()
+            return True
         if task.stopping_since is not None and now - task.stopping_since > STOP_S:
             task.process.kill()
         elif task.stopping_since is None and now >= task.next_heartbeat:

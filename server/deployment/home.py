@@ -128,6 +128,15 @@ class ServerHome:
         """Path of the log of the process called `name`."""
         return self.folder / "logs" / f"{name}.log"
 
+    def beat(self, name: str) -> Path:
+        """Heartbeat of the process called `name` (privacy/flower/heartbeat.py)."""
+        return self.folder / "state" / f"{name}.beat"
+
+    def write_connection(self) -> None:
+        """Write Flower's configuration of the control channel anew: it holds this folder's path, which may change."""
+        content = _connection(self, self.secret("control").read_bytes())
+        write_bytes(self.folder / "flwr" / "control" / "config.toml", content)
+
     def environment(self, role: str) -> dict[str, str]:
         """Environment of a child process in `role` (control, superlink, superexec)."""
         return closed_environment(self.folder / "flwr" / role)

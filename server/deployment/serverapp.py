@@ -1,7 +1,7 @@
 """One ServerApp's process: Flower's own runner, with the task's token from standard input and no command line.
 
 `flwr-serverapp --token T` would show the token to every user of the machine. Started by server/deployment/executor.py
-as `python -m server.deployment.serverapp HOME`.
+as `python -m server.deployment.serverapp HOME NAME`; it beats under NAME.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import os
 import sys
 from pathlib import Path
 
+from privacy.flower.heartbeat import Heartbeat
 from privacy.flower.internals.serverapp import run_task
 from privacy.flower.processes import end_with_parent
 from server.deployment.home import ServerHome
@@ -20,6 +21,7 @@ def main() -> None:
     os.umask(0o077)
     end_with_parent()
     home = ServerHome.load(Path(sys.argv[1]))
+    Heartbeat(home.beat(sys.argv[2])).start()
     token = sys.stdin.read()
     run_task(home.control_address, token, home.ca_certificate)
 

@@ -14,6 +14,7 @@ import urllib.request
 from collections.abc import Callable
 from typing import Any
 
+from privacy.flower.heartbeat import last_beat
 from privacy.flower.processes import (
     LOOPBACK,
     Child,
@@ -26,10 +27,15 @@ from privacy.flower.processes import (
     write_state,
 )
 from privacy.trust import certificates, identity
+from server.deployment import nodes
+from server.deployment.control import Control
 from server.deployment.home import ServerHome
+from shared_model.core.errors import FedKT3DError, InputError
 
 SUPERLINK, EXECUTOR = "superlink", "executor"
 TLS_WARNING = dt.timedelta(days=30)
+LOOK_S = 10.0
+SILENT_S = 120.0  # a SuperLink that stores large parts answers late
 
 
 def start(home: ServerHome, say: Callable[[str], None]) -> None:
@@ -42,13 +48,29 @@ def start(home: ServerHome, say: Callable[[str], None]) -> None:
         require_free_port(home.host, home.port, "port")
         require_free_port(LOOPBACK, home.control_port, "control_port")
         home.state_file.unlink(missing_ok=True)
-        left = certificates.expires(identity.read_input(home.tls_certificate)) - dt.datetime.now(dt.UTC)
+        left = _require_certificate(home)
         if left < TLS_WARNING:
-            say(f"the TLS certificate ends in {left.days} days, and then no site connects; renew it: server tls")
+            say(
+                f"the TLS certificate ends in {left.days} days, and then no site connects; renew it, at any time:"
+                f" server tls --home {home.folder}"
+            )
+        home.write_connection()
         children = _children(home)
         watch = _Watch(home, children, say)
         supervise(children, watch.tick)
     say("coordinator: stopped")
+
+
+def _require_certificate(home: ServerHome) -> dt.timedelta:
+    """Return how long the TLS certificate is still valid; InputError when it has ended or its key does not fit."""
+    ends = certificates.expires(identity.read_input(home.tls_certificate))
+    left = ends - dt.datetime.now(dt.UTC)
+    if left <= dt.timedelta():
+        raise InputError(
+            f"{home.tls_certificate}: ended on {ends.date().isoformat()}, so no site could connect; make a new one:"
+            f" server tls --home {home.folder}"
+        )
+    return left
 
 
 def is_ready(home: ServerHome) -> bool:
@@ -75,12 +97,17 @@ class _Watch:
         self._children = children
         self._say = say
         self._ready = False
+        self._next_look = 0.0
+        self._signs: dict[str, tuple[Any, float]] = {}
         self._state: dict[str, Any] = {}
 
     def tick(self) -> None:
         if not self._ready and is_ready(self._home):
             self._ready = True
+            self._restore_sites()
             self._say(f"coordinator: ready for sites on {self._home.host}:{self._home.port} (TLS)")
+        elif self._ready:
+            self._watch()
         state: dict[str, Any] = {
             child.name: {"pid": child.pid, "restarts": max(child.starts - 1, 0), "last_exit": child.last_exit}
             for child in self._children
@@ -89,6 +116,36 @@ class _Watch:
         if state != self._state:
             self._state = state
             write_state(self._home.state_file, {**state, "pid": os.getpid(), "since": time.time()})
+
+    def _restore_sites(self) -> None:
+        """Have a new or restored SuperLink know the admitted sites."""
+        if not read_state(self._home.sites_file):
+            return
+        try:
+            with sole_instance(self._home.folder / "state" / "members.lock", "an admission"):
+                restored = nodes.restore(self._home, Control(self._home))
+        except FedKT3DError as error:
+            self._say(f"the admitted sites could not be compared with the SuperLink's ({error}); start again")
+            return
+        if restored:
+            self._say(f"registered again at the SuperLink: {', '.join(restored)}")
+
+    def _watch(self) -> None:
+        """Start anew what gives no sign of life; asks the SuperLink at times only, since that costs a request."""
+        now = time.monotonic()
+        if now < self._next_look:
+            return
+        self._next_look = now + LOOK_S
+        signs = {SUPERLINK: now if is_ready(self._home) else None, EXECUTOR: last_beat(self._home.beat(EXECUTOR))}
+        for child in self._children:
+            seen = (child.pid, signs[child.name])
+            if signs[child.name] is None:
+                seen = (child.pid, self._signs.get(child.name, ((None, None), now))[0][1])
+            if child.pid is None or seen != self._signs.get(child.name, (None, now))[0]:
+                self._signs[child.name] = (seen, now)
+            elif now - self._signs[child.name][1] > SILENT_S:
+                self._say(f"restarting the {child.name}: no sign of life")
+                child.stop()
 
 
 def _children(home: ServerHome) -> list[Child]:

@@ -20,8 +20,13 @@ import base64
 import hmac
 import os
 import socket
+import sqlite3
+import ssl
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterable
+from contextlib import closing, suppress
 from pathlib import Path
 
 from privacy.flower.internals.node_headers import signing_node
@@ -35,6 +40,8 @@ CONTROL = "/v1/control/"
 RUNTIME = "/v1/runtime/"
 HEALTH = "/health"
 Headers = Iterable[tuple[bytes, bytes]]
+LOOK_S = 5.0  # between two looks at the TLS certificate
+CUT_EVERY_S = 300.0
 
 
 class Guard:
@@ -123,7 +130,7 @@ def superlink_arguments(home: ServerHome) -> list[str]:
         *("--enable-supernode-auth", "--disable-runtime-dependency-installation"),
         *("--isolation", "process", "--superexec-auth-secret-file", str(home.secret("superexec"))),
         *("--host", home.host, "--port", str(home.port)),
-        *("--database", str(home.folder / "state" / "superlink.db")),
+        *("--database", str(_database(home))),
     ]
 
 
@@ -156,7 +163,56 @@ def run(home: ServerHome) -> None:
             ssl_keyfile=str(home.tls_key),
         )
     )
+    server.config.load()
+    _keep(server.config.ssl, home)
     server.run(sockets=[listen(home.host, home.port), listen(LOOPBACK, home.control_port)])
+    truncate_log(_database(home))
+
+
+def reload_certificate(context: ssl.SSLContext, home: ServerHome) -> bool:
+    """Serve the home's present certificate from the next connection on; False where its two files do not fit."""
+    try:
+        context.load_cert_chain(home.tls_certificate, home.tls_key)
+    except (OSError, ssl.SSLError):
+        return False
+    return True
+
+
+def truncate_log(database: Path) -> None:
+    """Move what SQLite's log holds into the database and cut the log; nothing while somebody reads or writes."""
+    if not database.exists():
+        return
+    with suppress(sqlite3.Error), closing(sqlite3.connect(database, timeout=1.0)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+def _database(home: ServerHome) -> Path:
+    return home.folder / "state" / "superlink.db"
+
+
+def _keep(context: ssl.SSLContext | None, home: ServerHome) -> None:
+    """From a thread: take a renewed certificate without a restart, and keep the database's log small."""
+
+    def run() -> None:
+        served, cut_at = _state(home.tls_certificate), time.monotonic()
+        while True:
+            time.sleep(LOOK_S)
+            now = _state(home.tls_certificate)
+            if context is not None and now != served and reload_certificate(context, home):
+                served = now
+            if time.monotonic() - cut_at > CUT_EVERY_S:
+                truncate_log(_database(home))
+                cut_at = time.monotonic()
+
+    threading.Thread(target=run, name="keep", daemon=True).start()
+
+
+def _state(path: Path) -> tuple[int, int]:
+    try:
+        status = path.stat()
+    except OSError:
+        return (0, 0)
+    return (status.st_mtime_ns, status.st_ino)
 
 
 if __name__ == "__main__":

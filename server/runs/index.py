@@ -53,7 +53,10 @@ def remember(home: ServerHome, run_id: str, config: RunConfig, out: Path) -> Non
     """Record a run that was just submitted."""
     text = config.to_json()
     write_text(out / RUN, json.dumps({"run_id": run_id, "config": text}, indent=1), mode=ORDINARY)
-    index = {**read_state(_index(home)), run_id: {"name": config.name, "out": str(out), "started": time.time()}}
+    # Relative to the home where it can be: a home that was copied or moved must not write into its old place.
+    inside = out.resolve().is_relative_to(home.folder)
+    place = out.resolve().relative_to(home.folder) if inside else out.resolve()
+    index = {**read_state(_index(home)), run_id: {"name": config.name, "out": str(place), "started": time.time()}}
     latest = sorted(index.items(), key=lambda item: float(item[1]["started"]))[-_KEPT:]
     write_text(_index(home), json.dumps(dict(latest), indent=1), mode=ORDINARY)
 
@@ -62,7 +65,8 @@ def entries(home: ServerHome) -> list[RunEntry]:
     """Return all recorded starts, oldest first."""
     found = []
     for run_id, entry in read_state(_index(home)).items():
-        found.append(RunEntry(run_id=run_id, name=entry["name"], out=Path(entry["out"]), started=entry["started"]))
+        out = home.folder / entry["out"]  # an absolute path stays as it is
+        found.append(RunEntry(run_id=run_id, name=entry["name"], out=out, started=entry["started"]))
     return sorted(found, key=lambda entry: entry.started)
 
 
