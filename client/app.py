@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import lru_cache, partial
 from pathlib import Path
@@ -27,6 +27,7 @@ from client.training.installed import InstalledTraining, Training
 from privacy.dp.encoding import Ring
 from privacy.dp.terms import NOISE_SHARED, SUMMED
 from privacy.secagg.errors import SecAggError
+from privacy.wire.heads import OLDEST_SCHEMA
 from privacy.wire.messages import (
     MESSAGE_TYPES,
     EvaluateTask,
@@ -47,6 +48,8 @@ NODE_CONFIG_KEY = "site-config"
 HOME_KEY = "home"
 # The folder of a simulated site's privacy ledger; a real one's is in its home.
 LEDGER_KEY = "ledger"
+# Which start of the site's node this is: 32 hex digits, set by the site's executor.
+INSTANCE_KEY = "instance"
 # The name by which a simulated site is enrolled for secure aggregation. A real site has its own identity key.
 SECURE_KEY = "secure"
 SITE_LOG = logging.getLogger("fedkt3d.site")
@@ -72,6 +75,8 @@ class _RequestHead:
     site: str = ""
     run_id: str = ""
     round: int = 0
+    schema: int = OLDEST_SCHEMA
+    instance: str = ""
 
 
 def client_app(training: Training) -> ClientApp:
@@ -94,16 +99,8 @@ def _handle(kinds: Sequence[str], training: Training, message: Message, context:
         _LOG.warning("%s of round %d refused: %s (%s)", kind, known.round, refusal.code, type(error).__name__)
         SITE_LOG.error("%s of round %d refused: %s", kind, known.round, refusal.code, exc_info=error)
         complaint = error.complaint if isinstance(error, SecAggError) else None
-        content = reply(
-            Reply(
-                kind=kind,
-                site=known.site,
-                round=known.round,
-                run_id=known.run_id,
-                refusal=refusal,
-                secure=complaint,
-            )
-        )
+        told = Reply(kind=kind, site=known.site, round=known.round, run_id=known.run_id, refusal=refusal)
+        content = reply(replace(told, secure=complaint, schema=known.schema, instance=known.instance))
     return Message(content, reply_to=message)
 
 
@@ -124,7 +121,8 @@ def _answer(
 ) -> RecordDict:
     site = _site(context, known)
     asked = parse_request(content)
-    known.run_id, known.round = asked.run_id, asked.round
+    known.run_id, known.round, known.schema = asked.run_id, asked.round, asked.schema
+    known.instance = instance = str(context.node_config.get(INSTANCE_KEY, ""))
     if asked.kind not in kinds:
         raise _RefusedError("schema")
     known.kind = asked.kind
@@ -132,8 +130,10 @@ def _answer(
     if patients == 0:
         raise _RefusedError("no_patients")
     gate = _gate(context)
+    gate.check_copies(asked, instance)
     _check(gate, training, site, asked)
-    answered = partial(Reply, kind=asked.kind, site=site.site, round=asked.round, run_id=asked.run_id)
+    head = {"schema": asked.schema, "instance": instance}
+    answered = partial(Reply, kind=asked.kind, site=site.site, round=asked.round, run_id=asked.run_id, **head)
     secure = _secure(gate, asked)
     if secure is not None and asked.kind in SECURE_KINDS:
         return reply(answered(secure=secure.answer(asked)))
@@ -149,9 +149,10 @@ def _answer(
     if secure is not None:
         ring = _exact_ring(asked, done, patients, gate.filter_metrics(done.metrics)) if done.ring is None else done.ring
         message, masked = secure.mask(asked, ring)
-        return reply(answered(secure=message, ring=masked))
+        return reply(answered(secure=message, ring=masked, ledger=gate.newest_record()))
     return reply(
         answered(
+            ledger=gate.newest_record(),
             patients=patients,
             vector=done.update,
             sums=training.base_sums(site, asked.spec_json) if asked.kind == "base" else None,

@@ -30,6 +30,8 @@ from server.rounds.loop import FederationResult, run_federation
 from server.rounds.public_gate import public_summary
 from server.runs.failure import ReportedError
 from server.sites.attendance import Members
+from server.sites.dialect import FILE as LEDGERS
+from server.sites.dialect import DialectGrid
 from shared_model.core.errors import FedKT3DError, InputError
 from shared_model.core.files import ORDINARY, write_bytes, write_text
 
@@ -64,6 +66,7 @@ def federate(
     home = str(context.run_config.get("home", ""))
     if members is None:
         members = members_of(ServerHome.load(Path(home)), config) if home else Members()
+    grid = DialectGrid(grid, members.register, Path(home) / "state" / LEDGERS if home else None)
     # torch is slow to import. A bad configuration is refused before these imports.
     from server.rounds.base_fit import fit_base
     from shared_model.adapter.card import adapter_card, card_bytes, card_path

@@ -28,6 +28,12 @@ class Gate(Protocol):
     def check_request(self, site: SiteConfig, asked: Request, now: datetime) -> None:
         """Raise PolicyError when ``asked`` goes beyond the site's limits; ``now`` is the site's local time."""
 
+    def check_copies(self, asked: Request, instance: str) -> None:
+        """Raise PolicyError when the request is meant for another copy of this site's home than this one."""
+
+    def newest_record(self) -> str:
+        """Return the hash of the ledger's newest record; empty where the site keeps no ledger."""
+
     def check_size(self, values: int) -> None:
         """Raise PolicyError when an adapter of so many values may not leave."""
 
@@ -60,6 +66,25 @@ class HospitalGate:
     def check_request(self, site: SiteConfig, asked: Request, now: datetime) -> None:
         """Hold the request against policy and plan."""
         self.limits.check_request(site, asked, now)
+
+    def check_copies(self, asked: Request, instance: str) -> None:
+        """Hold the request against this start of the node and against the ledger here."""
+        if asked.instance and instance and asked.instance != instance:
+            raise PolicyError(
+                "instance: the request is for another node with this site's key; was its home copied, or its machine"
+                " restored beside the old one? stop one of the two"
+            )
+        ledger = self.limits.ledger
+        if asked.ledger and ledger is not None and ledger.made and not ledger.holds(asked.ledger):
+            raise PolicyError(
+                "ledger: the coordinator has seen a newer ledger of this site; this home is an older copy, or a second"
+                " one: put back the newest ledger (docs/operations.md, Restored from a backup)"
+            )
+
+    def newest_record(self) -> str:
+        """Return the hash of the hospital's newest charge."""
+        ledger = self.limits.ledger
+        return ledger.newest() if ledger is not None and ledger.made else ""
 
     def check_size(self, values: int) -> None:
         """Hold the adapter's size against the policy."""
@@ -116,6 +141,13 @@ class SimulatedGate:
 
     def check_request(self, site: SiteConfig, asked: Request, now: datetime) -> None:
         """Let every request pass."""
+
+    def check_copies(self, asked: Request, instance: str) -> None:
+        """Let every request pass: a simulation makes each site once."""
+
+    def newest_record(self) -> str:
+        """Return nothing: nobody compares."""
+        return ""
 
     def check_size(self, values: int) -> None:
         """Let every size pass."""

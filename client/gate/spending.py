@@ -8,6 +8,7 @@ from privacy.dp.ledger import SiteLedger
 from privacy.dp.ledger_record import LedgerEntry
 from privacy.dp.terms import PrivacyTerms
 from privacy.wire.messages import TrainTask
+from shared_model.core.errors import PolicyError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +21,17 @@ class Account:
     terms: PrivacyTerms
 
     def check(self) -> None:
-        """Raise PolicyError if the site cannot pay it. Call this before any work is done for the task."""
+        """Raise PolicyError if the site cannot pay it. Call this before any work is done for the task.
+
+        Also when a later round of the run is paid already: then the coordinator's folder is an older copy, and it would
+        have every round since then released, and paid, a second time.
+        """
+        paid = max((e.round for e in self.ledger.entries() if e.run_id == self.run_id), default=0)
+        if paid > self.task.round:
+            raise PolicyError(
+                f"round: this site has released round {paid} of this run; the coordinator's folder is older than that:"
+                " put back a newer one, or begin a run with another name"
+            )
         self.ledger.check(self.terms.charge(self.task.releases), self._ahead)
 
     def spend(self) -> None:

@@ -27,9 +27,10 @@ from typing import Any
 import httpx
 from flwr.app import ConfigRecord, Context, Message
 
-from client.app import HOME_KEY, NODE_CONFIG_KEY
+from client.app import HOME_KEY, INSTANCE_KEY, NODE_CONFIG_KEY
 from client.app import app as installed_app
 from client.node.site_log import log_failure, log_to_stdout
+from client.node.status import INSTANCE
 from client.site.home import ClientHome
 from privacy.flower.heartbeat import Heartbeat
 from privacy.flower.internals.client_task import failure, lease, pull_message, push_end, push_reply
@@ -163,7 +164,11 @@ class SiteExecutor:
 
     def _call_app(self, message: Message, context: Context) -> Message:
         """Return the installed app's reply, or a fixed error if anything went wrong."""
-        context.node_config = {NODE_CONFIG_KEY: str(self._home.site_config), HOME_KEY: str(self._home.folder)}
+        context.node_config = {
+            NODE_CONFIG_KEY: str(self._home.site_config),
+            HOME_KEY: str(self._home.folder),
+            INSTANCE_KEY: os.environ.get(INSTANCE, ""),
+        }
         context.run_config = {}  # what the site needs comes in the message, where every field is validated
         try:
             reply = installed_app(message, context)

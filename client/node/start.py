@@ -15,10 +15,11 @@ from typing import Any
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key
 
-from client.node.status import EXECUTOR, SUPERNODE, current, describe
+from client.node.status import EXECUTOR, INSTANCE, SUPERNODE, current, describe
 from client.node.watchdog import TaskTimes, Watchdog
 from client.site.config import SiteConfig
 from client.site.home import ClientHome
+from client.site.instance import instance
 from client.site.policy import Policy
 from privacy.dp.terms import NOISED, SUMMED
 from privacy.flower.heartbeat import last_beat
@@ -146,7 +147,7 @@ def _children(home: ClientHome, threads: int = 0) -> list[Child]:
         Child(
             EXECUTOR,
             commands[EXECUTOR],
-            environment | limit | passphrase_environment(),
+            environment | limit | passphrase_environment() | {INSTANCE: instance(home.folder)},
             home.log(EXECUTOR),
             home.folder,
         ),

@@ -10,6 +10,7 @@ from client.site.home import ClientHome
 from privacy.flower.processes import is_running, read_state
 
 EXECUTOR, SUPERNODE = "executor", "supernode"
+INSTANCE = "FEDKT3D_INSTANCE"  # in the executor's environment: which copy of the home this is
 CLOCK_LIMIT_S = 3.0  # node authentication accepts a time up to 5 s ahead of the coordinator's
 
 

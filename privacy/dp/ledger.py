@@ -125,6 +125,17 @@ class SiteLedger:
         with self._hold_lock():
             return [entry_of(record) for record in self._verify()[0]]
 
+    def newest(self) -> str:
+        """Return the hash of the newest record; FIRST when nothing is spent yet."""
+        with self._hold_lock():
+            records = self._verify()[0]
+        return records[-1]["hash"] if records else FIRST
+
+    def holds(self, digest: str) -> bool:
+        """Return whether this ledger has, or once had as its newest, the record with this hash."""
+        with self._hold_lock():
+            return digest == FIRST or any(record["hash"] == digest for record in self._verify()[0])
+
     def spent(self) -> Spent:
         """Return what all charges cost together; takes about a second."""
         charges = [entry.charge for entry in self.entries()]

@@ -8,7 +8,9 @@ from privacy.wire.refusals import REFUSALS, WORDED
 from privacy.wire.secure_records import SECURE_KINDS
 from shared_model.core.fields import MessageError, OneOf, Real, Rule, Text, Whole, check_values
 
-SCHEMA = 1
+# What this version writes, and the oldest that it still reads and answers. A site answers in the schema that it was
+# asked in. The coordinator asks in SCHEMA first, and in the one before where a site does not know it.
+SCHEMA, OLDEST_SCHEMA = 2, 1
 # What a site's policy may allow or forbid. Secure aggregation only carries these kinds.
 KINDS = ("describe", "base", "train", "evaluate")
 _MAX_PATIENTS = 1_000_000
@@ -17,15 +19,19 @@ _MAX_METRICS = 64
 _SITE = Text(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}", 32, "a site's name (letters, digits, _ and -)")
 _RUN_ID = Text(r"[0-9a-f]{32}", 32, "a run id (32 hex digits)")
 _KIND = OneOf((*KINDS, *SECURE_KINDS))
+# Since schema 2: which start of the site's node is meant or answers, and the newest record of its ledger (privacy/dp).
+INSTANCE = Text(r"([0-9a-f]{32})?", 32, "a node's instance (32 hex digits) or nothing")
+LEDGER = Text(r"([0-9a-f]{64})?", 64, "a ledger's newest hash (64 hex digits) or nothing")
+_SINCE_2: Mapping[str, Rule] = {"instance": INSTANCE, "ledger": LEDGER}
 REQUEST_HEAD: Mapping[str, Rule] = {
-    "schema": Whole(SCHEMA, SCHEMA),
+    "schema": Whole(OLDEST_SCHEMA, SCHEMA),
     "kind": _KIND,
     "run-id": _RUN_ID,
     "spec": Text(r"\{[\x20-\x7e]*\}", 20_000, "the model's specification in JSON"),
     "manifest": Text(r"[0-9a-f]{64}", 64, "the manifest's SHA-256 in hex"),
 }
 REPLY_HEAD: Mapping[str, Rule] = {
-    "schema": Whole(SCHEMA, SCHEMA),
+    "schema": Whole(OLDEST_SCHEMA, SCHEMA),
     "kind": _KIND,
     "run-id": _RUN_ID,
     "site": _SITE,
@@ -47,9 +53,17 @@ _METRIC_NAME = Text(r"[a-z][a-z0-9_]{0,47}", 48, "a metric's name")
 _METRIC_VALUE = Real(-1e30, 1e30)
 
 
+def check_head(what: str, head: Mapping[str, object], rules: Mapping[str, Rule]) -> None:
+    """Hold a head against ``rules`` and those of its own schema; MessageError where it breaks one."""
+    schema = head.get("schema")
+    if type(schema) is not int or not OLDEST_SCHEMA <= schema <= SCHEMA:
+        raise MessageError("schema", f"{what}: schema {OLDEST_SCHEMA} to {SCHEMA} expected")
+    check_values("schema", what, head, rules if schema == 1 else {**rules, **_SINCE_2})
+
+
 def check_refusal(head: Mapping[str, object]) -> None:
     """Hold a refusal's head against its rules; MessageError where it breaks one."""
-    check_values("schema", "refusal", head, REFUSAL_HEAD)
+    check_head("refusal", head, REFUSAL_HEAD)
     if head["text"] and head["refusal"] not in WORDED:
         raise MessageError("schema", "refusal: only a policy and secure aggregation may add a text of their own")
 

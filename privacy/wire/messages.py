@@ -1,4 +1,4 @@
-"""The one wire schema between coordinator and site, version 1. No other code builds or reads messages.
+"""The one wire schema between coordinator and site. No other code builds or reads messages (heads.py: its versions).
 
 A request is a ``RecordDict`` of ``head`` (ConfigRecord: schema, kind, run id, spec, manifest hash), ``task`` (train and
 evaluate) and ``vector`` (train and evaluate: one ArrayRecord with one flat float32 array). A reply is ``head`` (schema,
@@ -22,7 +22,7 @@ from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from privacy.dp.encoding import Ring
 from privacy.secagg.layout import Packed
-from privacy.wire.heads import REPLY_HEAD, REQUEST_HEAD, SCHEMA, SECURE_HEAD, check_metrics, check_refusal
+from privacy.wire.heads import REPLY_HEAD, REQUEST_HEAD, SCHEMA, SECURE_HEAD, check_head, check_metrics, check_refusal
 from privacy.wire.refusals import REFUSALS as REFUSALS
 from privacy.wire.refusals import Refusal as Refusal
 from privacy.wire.secure_records import (
@@ -69,6 +69,8 @@ class Request:
     """What the coordinator asks. ``vector`` is (d,) float32, read-only. Only train and evaluate have task and vector.
 
     ``secure``: the protocol's message. SECURE_KINDS always have it; MASKED_KINDS have it if the answer is masked.
+    ``instance``: the start of the site's node that is meant; ``ledger``: the newest record of the site's ledger that
+    the coordinator has seen. Both may be empty; server/sites/dialect.py fills them in for each site.
     """
 
     kind: str
@@ -78,6 +80,9 @@ class Request:
     task: Task | None = None
     vector: Vector | None = None
     secure: Packed | None = None
+    schema: int = SCHEMA
+    instance: str = ""
+    ledger: str = ""
 
     @property
     def round(self) -> int:
@@ -108,18 +113,22 @@ class Reply:
     secure: Packed | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
     refusal: Refusal | None = None
+    schema: int = SCHEMA
+    instance: str = ""
+    ledger: str = ""
 
 
 def request(message: Request) -> RecordDict:
     """Pack a request. The result may go to many sites, because nothing in it names a site."""
     head: dict[str, int | str] = {
-        "schema": SCHEMA,
+        "schema": message.schema,
         "kind": message.kind,
         "run-id": message.run_id,
         "spec": message.spec_json,
         "manifest": message.manifest_hash,
+        **_since_2(message),
     }
-    check_values("schema", "request", head, REQUEST_HEAD)
+    check_head("request", head, REQUEST_HEAD)
     content = RecordDict({"head": ConfigRecord({**head})})
     expected = TASKS.get(message.kind)
     if type(message.task) is not (expected or type(None)) or (message.vector is None) != (expected is None):
@@ -139,7 +148,7 @@ def request(message: Request) -> RecordDict:
 def parse_request(content: RecordDict) -> Request:
     """Unpack and check a request at the site."""
     head = _record(content, "head", ConfigRecord)
-    check_values("schema", "request", head, REQUEST_HEAD)
+    check_head("request", head, REQUEST_HEAD)
     kind = str(head["kind"])
     secure = {"secure"} if kind in SECURE_KINDS or (kind in MASKED_KINDS and "secure" in content) else set()
     _expect_records(content, {"head", *secure} | ({"task", "vector"} if kind in TASKS else set()))
@@ -160,6 +169,7 @@ def parse_request(content: RecordDict) -> Request:
         task=task,
         vector=vector,
         secure=unpack_secure(_record(content, "secure", ConfigRecord), ASKED, kind) if secure else None,
+        **_own(head),
     )
     _check_round(asked)
     return asked
@@ -168,12 +178,13 @@ def parse_request(content: RecordDict) -> Request:
 def reply(message: Reply) -> RecordDict:
     """Pack a reply at the site. A refusal holds no patients, metrics or vector, but may hold a signed complaint."""
     head: dict[str, int | str] = {
-        "schema": SCHEMA,
+        "schema": message.schema,
         "kind": message.kind,
         "run-id": message.run_id,
         "site": message.site,
         "patients": message.patients,
         "round": message.round,
+        **_since_2(message),
     }
     if message.refusal is not None:
         head.update(refusal=message.refusal.code, text=message.refusal.text)
@@ -182,7 +193,7 @@ def reply(message: Reply) -> RecordDict:
         if message.secure is not None:
             refused["secure"] = pack_complaint(message.secure)
         return refused
-    check_values("schema", "reply", head, REPLY_HEAD if message.secure is None else SECURE_HEAD)
+    check_head("reply", head, REPLY_HEAD if message.secure is None else SECURE_HEAD)
     metrics = {name: float(value) for name, value in message.metrics.items()}
     if not all(math.isfinite(value) for value in metrics.values()):
         raise MessageError("not_finite", "reply: a metric is not finite")
@@ -215,7 +226,7 @@ def parse_reply(content: RecordDict) -> Reply:
         complaint = unpack_complaint(_record(content, "secure", ConfigRecord)) if complained else None
         return _reply(head, refusal=Refusal(code=head["refusal"], text=head["text"]), secure=complaint)
     masked = "secure" in content
-    check_values("schema", "reply", head, SECURE_HEAD if masked else REPLY_HEAD)
+    check_head("reply", head, SECURE_HEAD if masked else REPLY_HEAD)
     array = _reply_arrays(head["kind"], masked)
     _expect_records(content, {"head", "metrics"} | array)
     metrics: dict[str, Any] = dict(_record(content, "metrics", MetricRecord))
@@ -229,7 +240,21 @@ def parse_reply(content: RecordDict) -> Reply:
 
 def _reply(head: Mapping[str, Any], **rest: Any) -> Reply:
     named = {"kind": head["kind"], "site": head["site"], "round": head["round"], "run_id": head["run-id"]}
-    return Reply(**named, patients=head["patients"], **rest)
+    return Reply(**named, patients=head["patients"], **_own(head), **rest)
+
+
+def _since_2(message: Request | Reply) -> dict[str, str]:
+    """Return the fields of a head that schema 1 did not have."""
+    return {} if message.schema == 1 else {"instance": message.instance, "ledger": message.ledger}
+
+
+def _own(head: Mapping[str, Any]) -> dict[str, Any]:
+    """Return schema, instance and ledger of a checked head."""
+    return {
+        "schema": int(head["schema"]),
+        "instance": str(head.get("instance", "")),
+        "ledger": str(head.get("ledger", "")),
+    }
 
 
 def wire_bytes(content: RecordDict) -> int:

@@ -30,7 +30,7 @@ def run_identity(config: RunConfig, spec_json: str, manifest_hash: str, initial:
             del counted["rounds"][judging]
     elif config.rounds.public_cases:
         counted["rounds"]["public_cases"] = _file_hash(config.rounds.public_cases)
-    for patience in ("deadline_s", "wait_for_sites_s", "attempts"):
+    for patience in ("deadline_s", "wait_for_sites_s", "wait_for_return_s", "attempts"):
         del counted["rounds"][patience]
     digest = hashlib.sha256(json.dumps([counted, spec_json, manifest_hash], sort_keys=True).encode())
     digest.update(initial)

@@ -64,6 +64,7 @@ class RoundsConfig:
     """How many rounds there are, how many sites each needs, how long it waits (seconds), and when it is undone.
 
     A round with fewer than ``min_sites`` accepted updates is repeated, ``attempts`` times in all; then the run stops.
+    Before the first round it waits ``wait_for_sites_s`` for its sites, later ``wait_for_return_s``.
     ``evaluate_every`` 0 never evaluates. An update with a Euclidean norm above ``max_update_norm`` drops its site.
     A round is undone if it raises the error on public patients above ``public_step`` times the error before it, or
     above ``public_worst`` times the best so far (server/rounds/public_gate.py; 0: no limit). ``public_cases``: the
@@ -74,6 +75,7 @@ class RoundsConfig:
     min_sites: int
     deadline_s: float
     wait_for_sites_s: float
+    wait_for_return_s: float
     evaluate_every: int
     max_update_norm: float
     attempts: int
@@ -86,6 +88,7 @@ class RoundsConfig:
         "min_sites": Whole(1, 10_000),
         "deadline_s": Real(0.0, 1e7, above=True),
         "wait_for_sites_s": Real(0.0, 1e7, above=True),
+        "wait_for_return_s": Real(0.0, 1e7, above=True),
         "evaluate_every": Whole(0, 1_000_000),
         "max_update_norm": Real(0.0, 1e12, above=True),
         "attempts": Whole(1, 1000),

@@ -14,15 +14,15 @@ from shared_model.core.files import StorageError
 _LOG = logging.getLogger("fedkt3d.server")
 
 # What a person should see at once.
-LOUD = ("site_dropped", "round_failed", "rolled_back", "notice")
+LOUD = ("site_dropped", "round_failed", "rolled_back", "notice", "waiting")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
     """One thing that happened, for progress bars and ``out/events.jsonl``; unused fields keep their defaults.
 
-    ``kind``: started, resumed, notice, site_joined, round_started, site_done, site_dropped, round_failed, rolled_back,
-    round_done, evaluated, finished.
+    ``kind``: started, resumed, notice, site_joined, waiting, round_started, site_done, site_dropped, round_failed,
+    rolled_back, round_done, evaluated, finished.
     """
 
     kind: str

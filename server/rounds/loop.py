@@ -27,6 +27,7 @@ from server.rounds.advance import Masks, adapter_of, advance
 from server.rounds.aggregate import server_optimiser
 from server.rounds.masked_sum import SumForm
 from server.rounds.public_gate import Check, PublicGate, stop_reason
+from server.rounds.retries import Waiting, pause_s
 from server.rounds.secure_step import SummedSteps
 from server.rounds.steps import Link, TrainOutcome, TrainRules, evaluate_step, train_step
 from server.sites.attendance import Attendance, ConnectedSite, Members
@@ -176,7 +177,7 @@ class _Federation:
         if kept is not None:
             return self._apply(number, max(earlier, kept[0]), kept[1], (*drops, *kept[1].drops), standing)
         for tried in range(1, rounds.attempts + 1):
-            sites = self._gather(number)
+            sites = self._gather(number, steady_s=pause_s(tried, rounds.wait_for_sites_s))
             accepted, failed, least = len(sites), "", max(rounds.min_sites, len(self._frozen()))
             if accepted >= least:
                 self._emit(Event(kind="round_started", round=number, sites=len(sites)))
@@ -184,6 +185,7 @@ class _Federation:
                 outcome = self._attempt(number, attempt, sites)
                 drops = (*self._attempts.drops(number), *outcome.drops)
                 accepted, failed = len(outcome.sites), outcome.failed and f" ({outcome.failed})"
+                self._roster.note(outcome.drops)
                 if accepted >= rounds.min_sites:
                     return self._apply(number, attempt, outcome, drops, standing)
                 self._attempts.note_failure(number, outcome.drops)
@@ -196,16 +198,20 @@ class _Federation:
             " the last checkpoint is kept: start the run again to go on"
         )
 
-    def _gather(self, number: int) -> list[ConnectedSite]:
-        """Add new sites. Wait for a quorum at the start and whenever too few sites are connected.
+    def _gather(self, number: int, steady_s: float = 0.0) -> list[ConnectedSite]:
+        """Add new sites. Wait for a quorum at the start, after a failed attempt and when too few sites can be asked.
 
         Where all sums are over the same sites, the quorum is those sites, and no other is asked to work.
         """
-        rounds, frozen = self._cfg.rounds, self._frozen()
-        here = self._roster.present()
-        waiting = not self._sites or len(here) < rounds.min_sites or not frozen <= {site.name for site in here}
-        wait_s = rounds.wait_for_sites_s if waiting else 0.0
-        for news in self._roster.gather(min_sites=rounds.min_sites, wait_s=wait_s, names=frozen):
+        rounds, frozen, here = self._cfg.rounds, self._frozen(), self._roster.present()
+        least = rounds.min_sites
+        waiting = not self._sites or len(here) < least or not frozen <= {site.name for site in here} or steady_s > 0.0
+        # A run that has begun waits for its sites: that costs nobody anything.
+        patience_s = (rounds.wait_for_return_s if self._state.round else rounds.wait_for_sites_s) if waiting else 0.0
+        said = Waiting(self._emit, self._roster, number, least)
+        for news in self._roster.gather(
+            min_sites=least, wait_s=patience_s, names=frozen, steady_s=steady_s, on_wait=said
+        ):
             if isinstance(news, ConnectedSite):
                 self._sites[news.name] = news.patients
                 self._emit(Event(kind="site_joined", round=number, site=news.name, detail=f"{news.patients} patients"))
@@ -251,15 +257,9 @@ class _Federation:
             assert verdict is not None
             vector, optimizer = state.vector, state.optimizer
             self._emit(Event(kind="rolled_back", round=number, detail=verdict.why))
-        done = Event(
-            kind="round_done",
-            round=number,
-            sites=len(record.sites),
-            metrics=record.shown_metrics(),
-            wire_bytes=record.wire_bytes,
-            wall_s=record.wall_s,
-        )
-        self._emit(done)
+        shown, size = record.shown_metrics(), record.wire_bytes
+        done = Event(kind="round_done", round=number, sites=len(record.sites), metrics=shown, wire_bytes=size)
+        self._emit(replace(done, wall_s=record.wall_s))
         history = (*state.history, record)
         return replace(state, round=number, vector=vector, optimizer=optimizer, history=history)
 
