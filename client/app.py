@@ -19,11 +19,13 @@ import numpy as np
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
+from client.data.left_out import leave_out, without
+from client.data.load import UnreadableCasesError
 from client.gate.gates import Gate, HospitalGate, SimulatedGate
 from client.gate.secure_site import SecureSite
 from client.gate.spending import Account
 from client.site.config import SiteConfig
-from client.training.installed import InstalledTraining, Training
+from client.training.installed import InstalledTraining, Sums, Training
 from privacy.dp.encoding import Ring
 from privacy.dp.terms import NOISE_SHARED, SUMMED
 from privacy.secagg.errors import SecAggError
@@ -119,10 +121,11 @@ def _refusal(error: BaseException, otherwise: str) -> Refusal:
 def _answer(
     kinds: Sequence[str], training: Training, content: RecordDict, context: Context, known: _RequestHead
 ) -> RecordDict:
-    site = _site(context, known)
+    home = str(context.node_config.get(HOME_KEY, ""))
+    site = without(_site(context, known), home)
     asked = parse_request(content)
     known.run_id, known.round, known.schema = asked.run_id, asked.round, asked.schema
-    known.instance = instance = str(context.node_config.get(INSTANCE_KEY, ""))
+    known.instance = str(context.node_config.get(INSTANCE_KEY, ""))
     if asked.kind not in kinds:
         raise _RefusedError("schema")
     known.kind = asked.kind
@@ -130,9 +133,9 @@ def _answer(
     if patients == 0:
         raise _RefusedError("no_patients")
     gate = _gate(context)
-    gate.check_copies(asked, instance)
+    gate.check_copies(asked, known.instance)
     _check(gate, training, site, asked)
-    head = {"schema": asked.schema, "instance": instance}
+    head = {"schema": asked.schema, "instance": known.instance}
     answered = partial(Reply, kind=asked.kind, site=site.site, round=asked.round, run_id=asked.run_id, **head)
     secure = _secure(gate, asked)
     if secure is not None and asked.kind in SECURE_KINDS:
@@ -140,7 +143,15 @@ def _answer(
     account = _account(gate, asked)
     if secure is not None:
         secure.open(asked)
-    done = _run(training, site, asked)
+    try:
+        done = _run(training, site, asked)
+    except UnreadableCasesError as error:
+        # Nothing is charged yet: the others are trained on.
+        site = leave_out(site, home, error)
+        SITE_LOG.error("%d cases are left out; `client status` names them", len(error.cases))
+        patients = _count_patients(site, asked.kind)
+        _check(gate, training, site, asked)
+        done = _run(training, site, asked)
     if isinstance(asked.task, TrainTask):
         gate.count_answer()
     if account is not None:
@@ -155,7 +166,7 @@ def _answer(
             ledger=gate.newest_record(),
             patients=patients,
             vector=done.update,
-            sums=training.base_sums(site, asked.spec_json) if asked.kind == "base" else None,
+            sums=done.sums,
             metrics=gate.filter_metrics(done.metrics),
         )
     )
@@ -174,6 +185,7 @@ class _Done:
 
     update: Vector | None = None
     ring: Ring | None = None
+    sums: Sums | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -205,10 +217,11 @@ def _exact_ring(asked: Request, done: _Done, patients: int, means: Mapping[str, 
 def _run(training: Training, site: SiteConfig, asked: Request) -> _Done:
     """Do the task."""
     task, vector = asked.task, asked.vector
+    if asked.kind == "base":
+        return _Done(sums=training.base_sums(site, asked.spec_json))
     if task is None or vector is None:
         return _Done()
-    # The message's own bytes are read-only, and torch wants arrays that it may write.
-    vector = vector.copy()
+    vector = vector.copy()  # the message's own bytes are read-only, and torch wants arrays that it may write
     if isinstance(task, EvaluateTask):
         return _Done(metrics=training.evaluate_round(site, asked.spec_json, vector, task))
     if task.terms is None:
@@ -290,10 +303,8 @@ def _load_site(path: str, modified_ns: int, size: int) -> SiteConfig:
 
 
 _FAILED: Mapping[str, str] = {
-    **dict.fromkeys(SECURE_KINDS, "internal"),
-    "describe": "internal",
-    "base": "training_failed",
-    "train": "training_failed",
+    **dict.fromkeys((*SECURE_KINDS, "describe"), "internal"),
+    **dict.fromkeys(("base", "train"), "training_failed"),
     "evaluate": "evaluation_failed",
 }
 

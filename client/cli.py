@@ -68,8 +68,13 @@ def join(
     record |= {"sites": admitted.roster.names(), "plan_offered": admitted.plan is not None}
     lines = [f"{site.site}: admitted until {until[:10]}; roster: {', '.join(admitted.roster.names())}"]
     if admitted.plan is not None:
-        lines.append(f"  a federation plan came with it: client plan --home {home_folder}")
-    _print(record if as_json else [*lines, f"  next: client start --home {home_folder}"])
+        lines.append(f"  next: read and accept the federation plan that came with it: client plan --home {home_folder}")
+    waits = Policy.load(site.policy).require_plan and not site.plan_file.exists()
+    if waits and admitted.plan is None:
+        lines.append(
+            f"  next: when you have the coordinator's plan.json: client plan --home {home_folder} --accept FILE"
+        )
+    _print(record if as_json else [*lines, *([] if waits else [f"  next: client start --home {home_folder}"])])
 
 
 @app.command()

@@ -25,6 +25,15 @@ SITE_LOG = logging.getLogger("fedkt3d.site")  # stays at the site (client/node/s
 Made = TypeVar("Made")
 
 
+class UnreadableCasesError(InputError):
+    """Some of a site's cases cannot be read. ``cases``: case id -> why. The text names the first."""
+
+    def __init__(self, cases: dict[str, str]) -> None:
+        first = next(iter(cases.values()))
+        super().__init__(first + (f" (and {len(cases) - 1} more cases)" if len(cases) > 1 else ""))
+        self.cases = cases
+
+
 def _case_file(path: Path, case_id: str, rules: NameRules) -> Reading:
     return Reading(case=case_files.load_case(path))
 
@@ -101,8 +110,20 @@ def or_none(site: SiteConfig, case_id: str, make: Callable[[Case], Made]) -> Mad
 
 
 def load_split(site: SiteConfig, split: str) -> list[Case]:
-    """All cases of ``train`` or ``validation``, in the order in which the site lists them."""
+    """All cases of ``train`` or ``validation``, in the order in which the site lists them.
+
+    Raises UnreadableCasesError with all the cases that cannot be read.
+    """
     if split not in SPLITS:
         raise InputError(f"site {site.site}: split {split!r}: expected one of {', '.join(SPLITS)}")
     case_ids: tuple[str, ...] = getattr(site, split)
-    return [load_case(site, case_id) for case_id in case_ids]
+    cases: list[Case] = []
+    unreadable: dict[str, str] = {}
+    for case_id in case_ids:
+        try:
+            cases.append(load_case(site, case_id))
+        except InputError as error:
+            unreadable[case_id] = str(error)
+    if unreadable:
+        raise UnreadableCasesError(unreadable)
+    return cases

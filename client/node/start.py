@@ -81,6 +81,7 @@ class _Keeper:
     def __init__(
         self, home: ClientHome, children: list[Child], say: Callable[[str], None], longest_task_s: float
     ) -> None:
+        self._since = time.time()
         self._times = TaskTimes(longest_task_s)
         self._last_task: Any = None
         self._home = home
@@ -94,13 +95,13 @@ class _Keeper:
     def tick(self, *, final: bool = False) -> None:
         if not final:
             self._watch()
-        processes: dict[str, Any] = {
+        processes: dict[str, Any] = {"since": self._since} | {
             child.name: {"pid": child.pid, "restarts": max(child.starts - 1, 0), "last_exit": child.last_exit}
             for child in self._children.values()
         }
         if processes != self._processes:
             self._processes = processes
-            record = {**processes, "pid": os.getpid(), "since": time.time(), "watchdog": self._restarts[-10:]}
+            record = {**processes, "pid": os.getpid(), "watchdog": self._restarts[-10:]}
             write_state(self._home.state("start"), record)
         line = describe(current(self._home, processes))
         if line != self._line:

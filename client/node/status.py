@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+import time
+from datetime import UTC, datetime
 from typing import Any
 
+from client.data.left_out import left_out
 from client.site.config import SiteConfig
 from client.site.home import ClientHome
+from client.site.policy import Policy
 from privacy.flower.processes import is_running, read_state
+from privacy.trust import certificates, identity
 
 EXECUTOR, SUPERNODE = "executor", "supernode"
 INSTANCE = "FEDKT3D_INSTANCE"  # in the executor's environment: which copy of the home this is
+STALE_S = 90.0
+SOON_DAYS = 30
 CLOCK_LIMIT_S = 3.0  # node authentication accepts a time up to 5 s ahead of the coordinator's
 
 
@@ -26,10 +32,35 @@ def current(home: ClientHome, processes: dict[str, Any]) -> dict[str, Any]:
     return _report(home, read_state(home.state(SUPERNODE)), read_state(home.state(EXECUTOR)), processes)
 
 
+def hints(home: ClientHome) -> list[str]:
+    """Return in plain words what stands in the way of this site's work, or soon will, and what to do."""
+    config, policy = SiteConfig.load(home.site_config), Policy.load(home.policy)
+    found = []
+    if not config.root.is_dir():
+        found.append(f"the data folder {config.root} is not there: is its disk mounted?")
+    if not config.train:
+        found.append("site.yaml lists no training patient: every task of training will be refused")
+    if policy.require_plan and not home.plan_file.exists():
+        found.append(f"no plan is accepted, so every request is refused: client plan --home {home.folder}")
+    if home.certificate.exists():
+        days = (certificates.expires(identity.read_input(home.certificate)) - datetime.now(UTC)).days
+        if days < SOON_DAYS:
+            found.append(f"the site's certificate ends in {days} days; ask the coordinator: server renew {home.site}")
+    cases = left_out(home.folder)
+    if cases:
+        found.append("left out because they cannot be read: " + "; ".join(sorted(cases)))
+    return found
+
+
 def _report(
     home: ClientHome, supernode: dict[str, Any], executor: dict[str, Any], processes: dict[str, Any]
 ) -> dict[str, Any]:
+    if supernode.get("alive", 0.0) < processes.get("since", 0.0):
+        supernode = {"node_id": supernode.get("node_id")}  # what an earlier start wrote
+    alive = supernode.get("alive")
     return {
+        "silent_s": None if alive is None else max(0.0, round(time.time() - alive, 1)),
+        "hints": hints(home),
         "site": SiteConfig.load(home.site_config).site,
         "server": home.server,
         "running": True,
@@ -46,7 +77,7 @@ def _report(
 def describe(report: dict[str, Any]) -> str:
     """Return the one-line state of a site from `status`."""
     if not report["running"]:
-        return f"{report['site']}: not running"
+        return f"{report['site']}: not running" + _hints(report)
     executor = report["executor"]
     task = executor.get("task") or {}
     doing = executor.get("state", "starting")
@@ -54,13 +85,19 @@ def describe(report: dict[str, Any]) -> str:
         doing = f"{task.get('kind', 'task')} of round {task['round']}" if task.get("round") else task.get("kind", "")
     done, failed = executor.get("tasks_done", 0), executor.get("tasks_failed", 0)
     parts = [_connection(report), doing, f"{done} tasks done, {failed} failed", _refusal(report), _clock(report)]
-    return f"{report['site']}: " + " | ".join(filter(None, parts))
+    return f"{report['site']}: " + " | ".join(filter(None, parts)) + _hints(report)
+
+
+def _hints(report: dict[str, Any]) -> str:
+    return "".join(f"\n  {hint}" for hint in report.get("hints", ()))
 
 
 def _connection(report: dict[str, Any]) -> str:
     server = report["server"]
     since = report["connection_since"]
     when = datetime.fromtimestamp(since).strftime(" since %d %b %H:%M") if since else ""
+    if (report.get("silent_s") or 0.0) > STALE_S:
+        return f"no sign of life from the connection for {report['silent_s']:.0f} s"
     if report["connection"] == "refused":
         return f"turned away by {server}{when}: is the site admitted, and is its clock right?"
     words = {"connected": f"connected to {server}{when}", "retrying": f"no connection to {server}{when}, trying again"}

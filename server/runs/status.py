@@ -38,8 +38,23 @@ def report(home: ServerHome) -> dict[str, Any]:
             name: {"node_id": site["node_id"], "status": nodes.get(site["node_id"], "unknown")}
             for name, site in known.items()
         },
-        "runs": [_run(entry, states, running=bool(processes)) for entry in runs.entries(home)[-SHOWN:]],
+        "runs": _runs(runs.entries(home)[-SHOWN:], states, running=bool(processes)),
     }
+
+
+def _runs(entries: list[runs.RunEntry], states: dict[str, tuple[str, str]], *, running: bool) -> list[dict[str, Any]]:
+    """Describe each start. The folder of several starts tells of the last one alone."""
+    last = {entry.out: entry.run_id for entry in entries}
+    return [
+        _run(entry, states, running=running) if last[entry.out] == entry.run_id else _earlier(entry, last[entry.out])
+        for entry in entries
+    ]
+
+
+def _earlier(entry: runs.RunEntry, later: str) -> dict[str, Any]:
+    """Describe a start that a later one continued: what the folder tells is the later one's."""
+    told = {"run_id": entry.run_id, "name": entry.name, "status": "ended", "reason": f"went on as {later}"}
+    return {**told, "round": None, "rounds": None, "sites": [], "dropped": {}, "out": str(entry.out)}
 
 
 def _details(run: dict[str, Any]) -> str:
@@ -72,7 +87,8 @@ def lines(record: dict[str, Any]) -> list[str]:
     text = [f"coordinator on {record['address']}: {state}"]
     text += [f"  site {name}: {site['status']}" for name, site in record["sites"].items()]
     for run in record["runs"]:
-        line = f"  run {run['name']} ({run['run_id']}): {run['status']}, round {run['round']} of {run['rounds']}"
+        line = f"  run {run['name']} ({run['run_id']}): {run['status']}"
+        line += f", round {run['round']} of {run['rounds']}" if run["rounds"] is not None else ""
         line += f", sites {', '.join(run['sites'])}" if run["sites"] else ""
         line += "".join(f", {site} {reason}" for site, reason in run["dropped"].items())
         text.append(line + (f" - {run['reason']}" if run["reason"] else ""))

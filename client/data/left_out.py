@@ -1,0 +1,68 @@
+"""Cases that a site leaves out because they cannot be read: one bad patient does not stop a hospital.
+
+``state/left_out.json`` in the site's home names them, with the reason and the state of their file. A case comes back by
+itself once its file has changed. The file stays at the site, as the cases do.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from client.data.load import UnreadableCasesError, case_path
+from client.site.config import DICOM, SiteConfig
+from privacy.flower.processes import read_state, write_state
+from shared_model.core.errors import InputError
+
+FILE = "left_out.json"
+
+
+def left_out(home: Path | str) -> dict[str, Any]:
+    """Return what is left out at the site in ``home``: case id -> why and state."""
+    return read_state(Path(home) / "state" / FILE)
+
+
+def without(site: SiteConfig, home: Path | str) -> SiteConfig:
+    """Return the site without the cases that were left out and whose files have not changed since.
+
+    Where nothing would remain, the site stays as it is: its data as a whole cannot be read. So does a simulated site,
+    which has no ``home`` (an empty text).
+    """
+    if not home:
+        return site
+    known = left_out(home)
+    out = {case for case, entry in known.items() if entry.get("state") == _state(site, case)}
+    train = tuple(case for case in site.train if case not in out)
+    validation = tuple(case for case in site.validation if case not in out)
+    if not out or not (train or validation):
+        return site
+    plans = tuple(tuple(case for case in group if case not in out) for group in site.plans)
+    return replace(site, train=train, validation=validation, plans=tuple(filter(None, plans)))
+
+
+def leave_out(site: SiteConfig, home: Path | str, error: UnreadableCasesError) -> SiteConfig:
+    """Note the cases that cannot be read, and return the site without them.
+
+    Raises ``error`` where there is no home to note them in, or where no case is left.
+    """
+    if not home:
+        raise error
+    noted = {case: {"why": why, "state": _state(site, case)} for case, why in error.cases.items()}
+    listed = {*site.train, *site.validation}
+    kept = {case: entry for case, entry in left_out(home).items() if case in listed or entry.get("state")}
+    write_state(Path(home) / "state" / FILE, {**kept, **noted})
+    fewer = without(site, home)
+    if fewer == site:
+        raise error
+    return fewer
+
+
+def _state(site: SiteConfig, case: str) -> str:
+    """Return a word that changes with the case's files; of DICOM, with the folder."""
+    try:
+        path = site.root if site.data == DICOM else case_path(site, case)
+        status = path.stat()
+    except (InputError, OSError):
+        return "missing"
+    return f"{status.st_size} {status.st_mtime_ns}"
