@@ -146,8 +146,7 @@ def _answer(
     try:
         done = _run(training, site, asked)
     except UnreadableCasesError as error:
-        # Nothing is charged yet: the others are trained on.
-        site = leave_out(site, home, error)
+        site = leave_out(site, home, error)  # nothing is charged yet: the others are trained on
         SITE_LOG.error("%d cases are left out; `client status` names them", len(error.cases))
         patients = _count_patients(site, asked.kind)
         _check(gate, training, site, asked)

@@ -19,6 +19,7 @@ from client.node import start as node
 from client.node import status as site_status
 from client.setup import enrol
 from client.site.home import ClientHome
+from client.site.policy import Policy
 from privacy.trust import certificates
 from shared_model.core.command import add_version, run_command
 
@@ -68,7 +69,7 @@ def join(
     record |= {"sites": admitted.roster.names(), "plan_offered": admitted.plan is not None}
     lines = [f"{site.site}: admitted until {until[:10]}; roster: {', '.join(admitted.roster.names())}"]
     if admitted.plan is not None:
-        lines.append(f"  next: read and accept the federation plan that came with it: client plan --home {home_folder}")
+        lines.append(f"  next: read and accept the plan that came with it: client plan --home {home_folder}")
     waits = Policy.load(site.policy).require_plan and not site.plan_file.exists()
     if waits and admitted.plan is None:
         lines.append(

@@ -2,11 +2,10 @@
 
 ``ledger.jsonl`` holds one record per charge, each with the hash of the record before it. ``head.json`` holds the
 ledger's id, the number of records and the last record's hash. ``shown.json`` holds what the site last showed its peers
-of it (``show``). A charge is on the disk (fsync) BEFORE its release leaves the site. So a process
-that is killed in between has paid for a release that never left, never the other way round. Reading the ledger finds
-records that were edited, cut off or reordered, and files that are missing, unless the head was changed to fit. The
-site then releases nothing. It also releases nothing when there is no ledger (its disk may not be mounted): only
-``create`` makes one.
+of it (``show``). A charge is on the disk (fsync) BEFORE its release leaves the site. So a process that is killed in
+between has paid for a release that never left, never the other way round. Reading the ledger finds records that were
+edited, cut off or reordered, and files that are missing, unless the head was changed to fit. The site then releases
+nothing, and neither does one without a ledger (its disk may not be mounted): only ``create`` makes one.
 
 By itself the ledger cannot detect a whole folder restored from an older copy, nor records and head rewritten by someone
 with write access, because the hashes have no key. The site's peers detect the first (privacy/secagg/heads.py).
@@ -127,14 +126,15 @@ class SiteLedger:
 
     def newest(self) -> str:
         """Return the hash of the newest record; FIRST when nothing is spent yet."""
-        with self._hold_lock():
-            records = self._verify()[0]
-        return records[-1]["hash"] if records else FIRST
+        return self._hashes()[-1]
 
     def holds(self, digest: str) -> bool:
-        """Return whether this ledger has, or once had as its newest, the record with this hash."""
+        """Return whether this ledger has the record with this hash; every ledger holds FIRST."""
+        return digest in self._hashes()
+
+    def _hashes(self) -> list[str]:
         with self._hold_lock():
-            return digest == FIRST or any(record["hash"] == digest for record in self._verify()[0])
+            return [FIRST, *(str(record["hash"]) for record in self._verify()[0])]
 
     def spent(self) -> Spent:
         """Return what all charges cost together; takes about a second."""

@@ -97,13 +97,3 @@ class DialectGrid(Grid):
     def run(self) -> Any:
         """The run that the grid works for."""
         return self._grid.run
-
-
-def forget_ledger(folder: Path, site: str) -> bool:
-    """Accept another ledger of ``site`` from now on; False where none was known. Its old charges are then nowhere."""
-    path = folder / "state" / FILE
-    known = read_state(path)
-    if known.pop(site, None) is None:
-        return False
-    write_json(path, known, ORDINARY)
-    return True

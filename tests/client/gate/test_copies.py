@@ -20,7 +20,7 @@ from privacy.wire.messages import Request
 from server.record.history import Drop
 from server.rounds.loop import run_federation
 from server.sites.attendance import Members, Register
-from server.sites.dialect import DialectGrid, forget_ledger
+from server.sites.dialect import DialectGrid
 from shared_model.core.errors import PolicyError
 from simulations.engine.run import run_local
 from tests.builders.hospital_homes import CONFIG, MANIFEST, SIZE, SPEC, Homes, Pulls, terms_with
@@ -120,6 +120,3 @@ def test_a_restored_site_is_named_in_the_next_run_and_pays_nothing(tmp_path: Pat
     with pytest.raises(Exception, match=r"a: refused \(policy: ledger: .*older copy"):
         federate(homes, tmp_path / "second", file)
     assert [homes.releases(name) for name in homes.homes] == [0, 1, 1]
-    assert forget_ledger(tmp_path, "a")
-    assert not forget_ledger(tmp_path, "a")
-    assert federate(homes, tmp_path / "third", file)[0] == 1

@@ -54,6 +54,7 @@ def test_no_flower_setting_of_the_shell_reaches_a_child(monkeypatch: pytest.Monk
         "FLWR_HOME": str(tmp_path),
         "FLWR_TELEMETRY_ENABLED": "0",
         "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "FLWR_LOG_LEVEL": "WARNING",
         "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
     }
     assert environment["NO_PROXY"] == "intranet,127.0.0.1,localhost"
