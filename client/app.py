@@ -19,8 +19,7 @@ import numpy as np
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from client.data.left_out import leave_out, without
-from client.data.load import UnreadableCasesError
+from client.data.left_out import UnreadableCasesError, leave_out, without
 from client.gate.gates import Gate, HospitalGate, SimulatedGate
 from client.gate.secure_site import SecureSite
 from client.gate.spending import Account
@@ -122,8 +121,9 @@ def _answer(
     kinds: Sequence[str], training: Training, content: RecordDict, context: Context, known: _RequestHead
 ) -> RecordDict:
     home = str(context.node_config.get(HOME_KEY, ""))
-    site = without(_site(context, known), home)
-    asked = parse_request(content)
+    site, asked = _site(context, known), parse_request(content)
+    if asked.kind == "evaluate" or (isinstance(asked.task, TrainTask) and asked.task.terms is None):
+        site = without(site, home)
     known.run_id, known.round, known.schema = asked.run_id, asked.round, asked.schema
     known.instance = str(context.node_config.get(INSTANCE_KEY, ""))
     if asked.kind not in kinds:

@@ -1,5 +1,8 @@
 """Cases that a site leaves out because they cannot be read: one bad patient does not stop a hospital.
 
+In the private modes such a case counts as zero (client/training/patient_gradients.py) and is not left out here: whether
+and how a site answers must not depend on one patient.
+
 ``state/left_out.json`` in the site's home names them, with the reason and the state of their file. A case comes back by
 itself once its file has changed. The file stays at the site, as the cases do.
 """
@@ -10,12 +13,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from client.data.load import UnreadableCasesError, case_path
 from client.site.config import DICOM, SiteConfig
 from privacy.flower.processes import read_state, write_state
 from shared_model.core.errors import InputError
 
 FILE = "left_out.json"
+
+
+class UnreadableCasesError(InputError):
+    """Some of a site's cases cannot be read. ``cases``: case id -> why. The text names the first."""
+
+    def __init__(self, cases: dict[str, str]) -> None:
+        first = next(iter(cases.values()))
+        super().__init__(first + (f" (and {len(cases) - 1} more cases)" if len(cases) > 1 else ""))
+        self.cases = cases
 
 
 def left_out(home: Path | str) -> dict[str, Any]:
@@ -60,6 +71,8 @@ def leave_out(site: SiteConfig, home: Path | str, error: UnreadableCasesError) -
 
 def _state(site: SiteConfig, case: str) -> str:
     """Return a word that changes with the case's files; of DICOM, with the folder."""
+    from client.data.load import case_path  # the readers import torch, and a status must not
+
     try:
         path = site.root if site.data == DICOM else case_path(site, case)
         status = path.stat()

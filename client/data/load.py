@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from client.data import case_files, dicom_cohort
 from client.data.gdp import read_gdp
+from client.data.left_out import UnreadableCasesError
 from client.data.openkbp import read_openkbp
 from client.dicom.study import Reading
 from client.names.rules import NameRules
@@ -23,15 +24,6 @@ from shared_model.patient.case import Case
 SPLITS = ("train", "validation")
 SITE_LOG = logging.getLogger("fedkt3d.site")  # stays at the site (client/node/site_log.py)
 Made = TypeVar("Made")
-
-
-class UnreadableCasesError(InputError):
-    """Some of a site's cases cannot be read. ``cases``: case id -> why. The text names the first."""
-
-    def __init__(self, cases: dict[str, str]) -> None:
-        first = next(iter(cases.values()))
-        super().__init__(first + (f" (and {len(cases) - 1} more cases)" if len(cases) > 1 else ""))
-        self.cases = cases
 
 
 def _case_file(path: Path, case_id: str, rules: NameRules) -> Reading:

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from client.app import client_app
-from client.data.left_out import left_out, without
-from client.data.load import UnreadableCasesError, case_path, load_split
+from client.data.left_out import UnreadableCasesError, left_out, without
+from client.data.load import case_path, load_split
 from client.node.status import hints
 from client.site.config import SiteConfig
 from tests.builders.hospital_homes import Homes, Pulls
