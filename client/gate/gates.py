@@ -75,7 +75,7 @@ class HospitalGate:
                 " restored beside the old one? stop one of the two"
             )
         ledger = self.limits.ledger
-        if asked.ledger and ledger is not None and ledger.made and not ledger.holds(asked.ledger):
+        if asked.ledger and ledger is not None and ledger.made and asked.ledger not in ledger.hashes():
             raise PolicyError(
                 "ledger: the coordinator has seen a newer ledger of this site; this home is an older copy, or a second"
                 " one: put back the newest ledger (docs/operations.md, Restored from a backup)"
@@ -84,7 +84,7 @@ class HospitalGate:
     def newest_record(self) -> str:
         """Return the hash of the hospital's newest charge."""
         ledger = self.limits.ledger
-        return ledger.newest() if ledger is not None and ledger.made else ""
+        return ledger.hashes()[-1] if ledger is not None and ledger.made else ""
 
     def check_size(self, values: int) -> None:
         """Hold the adapter's size against the policy."""

@@ -124,15 +124,8 @@ class SiteLedger:
         with self._hold_lock():
             return [entry_of(record) for record in self._verify()[0]]
 
-    def newest(self) -> str:
-        """Return the hash of the newest record; FIRST when nothing is spent yet."""
-        return self._hashes()[-1]
-
-    def holds(self, digest: str) -> bool:
-        """Return whether this ledger has the record with this hash; every ledger holds FIRST."""
-        return digest in self._hashes()
-
-    def _hashes(self) -> list[str]:
+    def hashes(self) -> list[str]:
+        """Return the hashes of all records, oldest first, after FIRST, which every ledger has."""
         with self._hold_lock():
             return [FIRST, *(str(record["hash"]) for record in self._verify()[0])]
 
