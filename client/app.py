@@ -135,8 +135,8 @@ def _answer(
     gate = _gate(context)
     gate.check_copies(asked, known.instance)
     _check(gate, training, site, asked)
-    head = {"schema": asked.schema, "instance": known.instance}
-    answered = partial(Reply, kind=asked.kind, site=site.site, round=asked.round, run_id=asked.run_id, **head)
+    own = partial(Reply, schema=asked.schema, instance=known.instance)
+    answered = partial(own, kind=asked.kind, site=site.site, round=asked.round, run_id=asked.run_id)
     secure = _secure(gate, asked)
     if secure is not None and asked.kind in SECURE_KINDS:
         return reply(answered(secure=secure.answer(asked)))

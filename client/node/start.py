@@ -15,7 +15,7 @@ from typing import Any
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key
 
-from client.node.status import EXECUTOR, INSTANCE, SUPERNODE, current, describe
+from client.node.status import EXECUTOR, INSTANCE, SUPERNODE, current, describe, hints
 from client.node.watchdog import TaskTimes, Watchdog
 from client.site.config import SiteConfig
 from client.site.home import ClientHome
@@ -36,6 +36,8 @@ from privacy.flower.processes import (
 from privacy.trust.passphrase import passphrase_environment, read_private_key
 from privacy.trust.signed import private_key
 from shared_model.core.errors import InputError, naming
+
+HINTS_EVERY_S = 10.0
 
 
 def start(home: ClientHome, say: Callable[[str], None]) -> None:
@@ -82,6 +84,8 @@ class _Keeper:
         self, home: ClientHome, children: list[Child], say: Callable[[str], None], longest_task_s: float
     ) -> None:
         self._since = time.time()
+        self._next_hints = 0.0
+        self._hints: list[str] = []
         self._times = TaskTimes(longest_task_s)
         self._last_task: Any = None
         self._home = home
@@ -103,7 +107,10 @@ class _Keeper:
             self._processes = processes
             record = {**processes, "pid": os.getpid(), "watchdog": self._restarts[-10:]}
             write_state(self._home.state("start"), record)
-        line = describe(current(self._home, processes))
+        if time.monotonic() >= self._next_hints:
+            self._next_hints = time.monotonic() + HINTS_EVERY_S
+            self._hints = hints(self._home)
+        line = describe(current(self._home, {**processes, "hints": self._hints}))
         if line != self._line:
             self._line = line
             self._say(line)

@@ -12,6 +12,7 @@ from client.site.home import ClientHome
 from client.site.policy import Policy
 from privacy.flower.processes import is_running, read_state
 from privacy.trust import certificates, identity
+from shared_model.core.errors import InputError
 
 EXECUTOR, SUPERNODE = "executor", "supernode"
 INSTANCE = "FEDKT3D_INSTANCE"  # in the executor's environment: which copy of the home this is
@@ -34,7 +35,10 @@ def current(home: ClientHome, processes: dict[str, Any]) -> dict[str, Any]:
 
 def hints(home: ClientHome) -> list[str]:
     """Return in plain words what stands in the way of this site's work, or soon will, and what to do."""
-    config, policy = SiteConfig.load(home.site_config), Policy.load(home.policy)
+    try:
+        config, policy = SiteConfig.load(home.site_config), Policy.load(home.policy)
+    except InputError as error:  # somebody edits the file just now
+        return [str(error)]
     found = []
     if not config.root.is_dir():
         found.append(f"the data folder {config.root} is not there: is its disk mounted?")
@@ -60,7 +64,7 @@ def _report(
     alive = supernode.get("alive")
     return {
         "silent_s": None if alive is None else max(0.0, round(time.time() - alive, 1)),
-        "hints": hints(home),
+        "hints": hints(home) if processes.get("hints") is None else processes["hints"],
         "site": SiteConfig.load(home.site_config).site,
         "server": home.server,
         "running": True,

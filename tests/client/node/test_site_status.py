@@ -33,6 +33,11 @@ def test_what_is_waited_for_is_said(home: ClientHome) -> None:
     assert "/no/such is not there: is its disk mounted?" in found
 
 
+def test_a_policy_that_is_just_being_edited_does_not_end_a_status(home: ClientHome) -> None:
+    home.policy.write_text("modes: [")
+    assert "policy.yaml" in site_status.hints(home)[0]
+
+
 def test_no_training_patient_is_said(home: ClientHome) -> None:
     text = home.site_config.read_text()
     start, end = text.index("train:"), text.index("validation:")
