@@ -22,7 +22,7 @@ from flwr.clientapp import ClientApp
 from client.data.left_out import UnreadableCasesError, leave_out, without
 from client.gate.gates import Gate, HospitalGate, SimulatedGate
 from client.gate.secure_site import SecureSite
-from client.gate.spending import Account
+from client.gate.spending import account_for
 from client.site.config import SiteConfig
 from client.training.installed import InstalledTraining, Sums, Training
 from privacy.dp.encoding import Ring
@@ -140,7 +140,7 @@ def _answer(
     secure = _secure(gate, asked)
     if secure is not None and asked.kind in SECURE_KINDS:
         return reply(answered(secure=secure.answer(asked)))
-    account = _account(gate, asked)
+    account = account_for(gate, asked)
     if secure is not None:
         secure.open(asked)
     try:
@@ -237,18 +237,6 @@ def _check_update(update: Vector | Ring, vector: Vector) -> Vector:
     if update.shape != vector.shape or update.dtype != np.float32:
         raise _RefusedError("training_failed")
     return update  # type: ignore[return-value]
-
-
-def _account(gate: Gate, asked: Request) -> Account | None:
-    """Return the cost of the request, after checking that the ledger can still pay it; None if it costs nothing."""
-    if not isinstance(asked.task, TrainTask) or asked.task.terms is None:
-        return None
-    ledger = gate.ledger(asked.task.terms)
-    if ledger is None or not ledger.made:
-        raise PolicyError("ledger: this site keeps no privacy ledger, so it takes part in no private mode")
-    account = Account(ledger=ledger, run_id=asked.run_id, task=asked.task, terms=asked.task.terms)
-    account.check()
-    return account
 
 
 def _check(gate: Gate, training: Training, site: SiteConfig, asked: Request) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from client.gate.gates import Gate
 from privacy.dp.ledger import SiteLedger
 from privacy.dp.ledger_record import LedgerEntry
 from privacy.dp.terms import PrivacyTerms
-from privacy.wire.messages import TrainTask
+from privacy.wire.messages import Request, TrainTask
 from shared_model.core.errors import PolicyError
 
 
@@ -47,3 +48,15 @@ class Account:
     @property
     def _ahead(self) -> int:
         return self.task.rounds - self.task.round
+
+
+def account_for(gate: Gate, asked: Request) -> Account | None:
+    """Return the cost of the request, after checking that the ledger can still pay it; None if it costs nothing."""
+    if not isinstance(asked.task, TrainTask) or asked.task.terms is None:
+        return None
+    ledger = gate.ledger(asked.task.terms)
+    if ledger is None or not ledger.made:
+        raise PolicyError("ledger: this site keeps no privacy ledger, so it takes part in no private mode")
+    account = Account(ledger=ledger, run_id=asked.run_id, task=asked.task, terms=asked.task.terms)
+    account.check()
+    return account
