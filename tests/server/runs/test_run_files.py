@@ -64,12 +64,12 @@ def test_without_another_word_a_run_is_private_and_the_rest_follows_from_that() 
     assert (config.privacy.mode, config.privacy.sites, config.rounds.min_sites) == ("shared", 5, 4)
     assert (config.train.local_steps, config.rounds.evaluate_every, config.train.base_rounds) == (1, 0, 16)
     assert (config.model["adapter"], config.model["base"]) == ("base", "phantom")
-    for mode, evaluate_every in (("none", 1), ("local", 0)):
+    for mode, evaluate_every, least in (("none", 1, 2), ("local", 0, 4)):
         plain = compose_run([f"privacy.mode={mode}", "privacy.cohort=40"], sites=5)
         assert (plain.train.local_steps, plain.train.base_rounds) == (25, 0)
-        assert (plain.rounds.evaluate_every, plain.rounds.min_sites) == (evaluate_every, 2)
+        assert (plain.rounds.evaluate_every, plain.rounds.min_sites) == (evaluate_every, least)
         assert (plain.model["adapter"], plain.model["base"]) == ("full", "none")
-    with pytest.raises(InputError, match=r"privacy\.mode=none trains without privacy"):
+    with pytest.raises(InputError, match=r"privacy\.mode=none trains without masks and noise"):
         compose_run([], sites=5)
 
 
