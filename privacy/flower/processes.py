@@ -140,13 +140,16 @@ class Child:
 def supervise(children: Sequence[Child], on_tick: Callable[[], None], tick_s: float = 0.25) -> None:
     """Keep `children` running until SIGTERM, SIGINT or SIGHUP. Then stop them in the given order and return.
 
-    A SIGINT or SIGHUP that the caller had ignored, as ``nohup`` does, stays ignored.
+    A SIGHUP that the caller had ignored, as ``nohup`` does, stays ignored. SIGINT does not: a shell's ``&`` sets that
+    too, and whoever sends it by hand means it.
 
     List a child before the children that it needs: it starts after them and stops before them. `on_tick` runs after
     each look at the children (state file, screen). Call this in the main thread: it installs signal handlers.
     """
     stopping = threading.Event()
-    numbers = [signal.SIGTERM, *filter(_is_heeded, (signal.SIGINT, signal.SIGHUP))]
+    numbers = [signal.SIGTERM, signal.SIGINT]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
     previous = {number: signal.signal(number, lambda *_: stopping.set()) for number in numbers}
     try:
         while not stopping.is_set():
@@ -159,11 +162,6 @@ def supervise(children: Sequence[Child], on_tick: Callable[[], None], tick_s: fl
             child.stop()
         for number, handler in previous.items():
             signal.signal(number, handler)
-
-
-def _is_heeded(number: signal.Signals) -> bool:
-    """Return whether this process did not inherit an "ignore" of a signal, as ``nohup`` and a shell's ``&`` set it."""
-    return signal.getsignal(number) is not signal.SIG_IGN
 
 
 def end_with_parent() -> None:

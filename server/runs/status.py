@@ -46,14 +46,16 @@ def _runs(entries: list[runs.RunEntry], states: dict[str, tuple[str, str]], *, r
     """Describe each start. The folder of several starts tells of the last one alone."""
     last = {entry.out: entry.run_id for entry in entries}
     return [
-        _run(entry, states, running=running) if last[entry.out] == entry.run_id else _earlier(entry, last[entry.out])
+        _run(entry, states, running=running)
+        if last[entry.out] == entry.run_id
+        else _earlier(entry, last[entry.out], states.get(entry.run_id, ("ended", ""))[0])
         for entry in entries
     ]
 
 
-def _earlier(entry: runs.RunEntry, later: str) -> dict[str, Any]:
+def _earlier(entry: runs.RunEntry, later: str, status: str) -> dict[str, Any]:
     """Describe a start that a later one continued: what the folder tells is the later one's."""
-    told = {"run_id": entry.run_id, "name": entry.name, "status": "ended", "reason": f"went on as {later}"}
+    told = {"run_id": entry.run_id, "name": entry.name, "status": status, "reason": f"went on as {later}"}
     return {**told, "round": None, "rounds": None, "sites": [], "dropped": {}, "out": str(entry.out)}
 
 

@@ -17,7 +17,7 @@ from client.site.ledger_binding import MARK
 from privacy.flower.processes import free_loopback_port
 
 SCRIPTS = Path(sysconfig.get_path("scripts"))
-START_S = 40.0
+START_S = 120.0
 
 
 def eventually(condition: Callable[[], Any], seconds: float, what: str) -> Any:

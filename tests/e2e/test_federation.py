@@ -73,7 +73,9 @@ def test_status_speaks_on_both_sides(federation: Deployment, first: dict[str, di
     server = json.loads(federation.must("server", "status", "--home", federation.home, "--json"))
     assert server["ready"]
     assert {name: site["status"] for name, site in server["sites"].items()} == {"north": "online", "south": "online"}
-    run = next(run for run in server["runs"] if run["run_id"] == first["run_id"])
+    earlier, run = (run for run in server["runs"] if run["name"] == "first")
+    assert (earlier["run_id"], earlier["status"]) == (first["run_id"], "finished:completed")
+    assert earlier["reason"] == f"went on as {run['run_id']}"
     assert (run["name"], run["status"], run["round"], run["rounds"]) == ("first", "finished:completed", 2, 2)
     assert sorted(run["sites"]) == ["north", "south"]
     site = federation.status("north")
