@@ -14,7 +14,7 @@ import pytest
 from server.runs.index import Tail
 from shared_model.adapter.manifest import load_adapter, vector_hash
 from tests.e2e.conftest import FAST
-from tests.e2e.deployment import SCRIPTS, Deployment, alive, eventually, read
+from tests.e2e.deployment import SCRIPTS, START_S, Deployment, alive, eventually, read
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
@@ -201,7 +201,7 @@ def test_no_run_is_called_running_after_the_coordinator_was_killed(
             [run["status"] for run in server_status(federation)["runs"] if run["name"] == "orphan"]
             == ["finished:failed"]
         ),
-        20,
+        START_S,
         "the run is called failed",
     )
     print(f"known as failed {time.monotonic() - started:.1f} s after the coordinator was ready")
