@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
+from client.commands import backup as backup_cli
 from client.commands import data as data_cli
 from client.commands import scorecard as scorecard_cli
 from client.commands import trust
@@ -144,6 +145,7 @@ def budget(
     _print(report.record() if as_json else report.lines())
 
 
+backup_cli.add_to(app)
 data_cli.add_to(app)
 scorecard_cli.add_to(app)
 app.add_typer(trust.app)

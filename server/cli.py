@@ -21,6 +21,7 @@ from server.consortium import commands as members
 from server.consortium.admission import Admissions
 from server.deployment import home
 from server.deployment import start as coordinator
+from server.deployment.backup import back_up_coordinator, restore_coordinator
 from server.deployment.home import ServerHome
 from server.runs import index as runs
 from server.runs.follow import run as run_federation
@@ -130,6 +131,36 @@ def publish(
     made = publish_adapter(ServerHome.load(home_folder), target, name)
     record = {"adapter": str(made.adapter), "card": str(made.card), "sha256": made.sha256}
     _print(record if as_json else [f"adapter: {made.adapter}", f"card: {made.card}", f"sha256: {made.sha256}"])
+
+
+@app.command()
+def backup(
+    archive: Annotated[Path, typer.Argument(metavar="FILE", help="New file for the backup, on another disk.")],
+    home_folder: Home,
+    with_keys: Annotated[bool, typer.Option("--with-keys", help="Also private keys. Keep the file secret.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write the coordinator's folder to one file, also while it runs. Logs are left out, and private keys."""
+    made = back_up_coordinator(ServerHome.load(home_folder), archive, secrets=with_keys)
+    record = {"archive": str(archive), "files": len(made.files), "without": list(made.without)}
+    lines = [f"{archive}: {len(made.files)} files of {made.owner}"]
+    if made.without:
+        lines.append(f"  without {', '.join(made.without)}: keep a copy of these where keys are kept")
+    _print(record if as_json else lines)
+
+
+@app.command()
+def restore(
+    archive: Annotated[Path, typer.Argument(metavar="FILE", help="A backup, made by `server backup`.")],
+    home_folder: Annotated[Path, typer.Option("--home", help="New folder for the coordinator.")],
+    as_json: AsJson = False,
+) -> None:
+    """Make a coordinator's folder from a backup. Sites refuse rounds that are older than the last they paid for."""
+    lost = restore_coordinator(archive, home_folder)
+    lines = [f"{home_folder}: restored"]
+    lines += [f"  put back first: {', '.join(lost)}"] if lost else []
+    lines.append(f"  next: server start --home {home_folder}; sites are registered again where that is needed")
+    _print({"home": str(home_folder), "put_back": lost} if as_json else lines)
 
 
 def _print(output: dict[str, Any] | list[str]) -> None:

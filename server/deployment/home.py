@@ -34,7 +34,7 @@ from shared_model.core.files import PRIVATE, PUBLIC, create_file, write_bytes
 SCHEMA = 2
 CONNECTION = "coordinator"  # the name of the SuperLink connection in FLWR_HOME/config.toml
 CONTROL_USER = "coordinator"
-_FOLDERS = ("ca", "tls", "secrets", "state", "logs", "runs", "app", "flwr/control", "flwr/superlink", "flwr/superexec")
+FOLDERS = ("ca", "tls", "secrets", "state", "logs", "runs", "app", "flwr/control", "flwr/superlink", "flwr/superexec")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,7 +193,7 @@ def create(name: str, folder: Path, host: str, port: int, control_port: int, add
         folder=folder.resolve(), name=name, host=host, port=port, control_port=control_port, address=address
     )
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    for part in _FOLDERS:
+    for part in FOLDERS:
         (home.folder / part).mkdir(parents=True, mode=0o700)
     write_private_key(home.ca_key, authority_key)
     create_file(home.ca_certificate, authority, PUBLIC)
