@@ -20,6 +20,10 @@ from shared_model.core.files import ORDINARY, write_text
 
 KINDS = "cases, openkbp, openkbp128, gdp or dicom"
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on standard output, nothing else.")]
+QuotaGb = Annotated[float, typer.Option(help="Most that the folder may hold, in GB (10^9 bytes).")]
+TlsCa = Annotated[Path | None, typer.Option(help="DICOM TLS: authority of the other side's certificate (PEM).")]
+TlsCert = Annotated[Path | None, typer.Option(help="DICOM TLS: this node's certificate (PEM).")]
+TlsKey = Annotated[Path | None, typer.Option(help="DICOM TLS: this node's private key (PEM, 0600).")]
 MaybeHome = Annotated[Path | None, typer.Option("--home", help="The site's folder, if there is one.")]
 
 
@@ -151,13 +155,18 @@ def receive(
     ae_title: Annotated[str, typer.Option(help="This node's AE title.")] = "FEDKT3D",
     host: Annotated[str, typer.Option(help="Address to listen on. 0.0.0.0: all addresses.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 11112,
-    quota_gb: Annotated[float, typer.Option(help="Most that the folder may hold, in GB (10^9 bytes).")] = 50.0,
+    quota_gb: QuotaGb = 50.0,
+    tls_ca: TlsCa = None,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
 ) -> None:
     """Receive studies from allowed DICOM systems (C-STORE) until SIGTERM or Ctrl-C."""
     from client.pacs import receive as receiving
+    from client.pacs.link import Tls
 
+    tls = Tls.of(tls_ca, tls_cert, tls_key)
     intake = receiving.Intake(
-        folder=folder, allowed=tuple(senders), ae_title=ae_title, host=host, port=port, quota_gb=quota_gb
+        folder=folder, allowed=tuple(senders), ae_title=ae_title, host=host, port=port, quota_gb=quota_gb, tls=tls
     )
     store = receiving.receive(intake, lambda line: print(line, flush=True), (signal.SIGTERM, signal.SIGINT))
     print(f"stopped; {store.stored} instances received, {store.refused} refused")
@@ -169,17 +178,45 @@ def pull(
     patient_id: Annotated[str, typer.Option(help="Fetch all studies of this patient.")] = "",
     study_uid: Annotated[str, typer.Option(help="One study.")] = "",
     login: Annotated[Path | None, typer.Option(help="File that holds one line: user:password.")] = None,
+    token: Annotated[Path | None, typer.Option(help="File that holds one line: a bearer token.")] = None,
     ca: Annotated[Path | None, typer.Option(help="Certificate of the archive's certificate authority.")] = None,
     timeout_s: Annotated[float, typer.Option("--timeout", help="Longest wait for a byte, in seconds.")] = 120.0,
-    quota_gb: Annotated[float, typer.Option(help="Most that the folder may hold, in GB (10^9 bytes).")] = 50.0,
+    quota_gb: QuotaGb = 50.0,
 ) -> None:
     """Fetch a patient's studies from an archive (DICOMweb)."""
     from client.pacs import pull as pulling
     from client.pacs.receive import Store
 
     store = Store(folder, quota_gb)
-    archive = pulling.Archive(url=url, login=login, ca=ca, timeout_s=timeout_s)
+    archive = pulling.Archive(url=url, login=login, token=token, ca=ca, timeout_s=timeout_s)
     studies = pulling.pull(archive, store, patient_id=patient_id, study_uid=study_uid)
+    print(f"{studies} studies, {store.stored} instances in {folder}")
+
+
+def retrieve(
+    archive: Annotated[str, typer.Argument(help="AE@HOST:PORT of the archive.")],
+    folder: Annotated[Path, typer.Option("--out", help="Folder for the files, with one subfolder a study.")],
+    patient_id: Annotated[str, typer.Option(help="Fetch all studies of this patient.")] = "",
+    study_uid: Annotated[str, typer.Option(help="One study.")] = "",
+    ae_title: Annotated[str, typer.Option(help="This node's AE title, which the archive sends to.")] = "FEDKT3D",
+    host: Annotated[str, typer.Option(help="Address to listen on. 0.0.0.0: all addresses.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on, as the archive knows it.")] = 11112,
+    timeout_s: Annotated[float, typer.Option("--timeout", help="Longest wait for an answer, in seconds.")] = 300.0,
+    quota_gb: QuotaGb = 50.0,
+    tls_ca: TlsCa = None,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
+) -> None:
+    """Find a patient's studies in an archive and have them sent here (C-FIND, C-MOVE)."""
+    from client.pacs.link import Peer, Tls
+    from client.pacs.receive import Intake
+    from client.pacs.retrieve import retrieve as fetch
+
+    tls = Tls.of(tls_ca, tls_cert, tls_key)
+    peer = Peer.parse(archive, ae_title, tls, option="retrieve")
+    senders = (peer.ae_title,)
+    intake = Intake(folder=folder, allowed=senders, ae_title=ae_title, host=host, port=port, quota_gb=quota_gb, tls=tls)
+    studies, store = fetch(peer, intake, patient_id=patient_id, study_uid=study_uid, seconds=timeout_s)
     print(f"{studies} studies, {store.stored} instances in {folder}")
 
 
@@ -187,17 +224,21 @@ def send(
     files: Annotated[list[Path], typer.Argument(help="dose.dcm of `client predict`.")],
     peer: Annotated[str, typer.Option("--to", help="AE@HOST:PORT of the planning system or archive.")],
     ae_title: Annotated[str, typer.Option(help="This node's AE title.")] = "FEDKT3D",
+    tls_ca: TlsCa = None,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
 ) -> None:
     """Send predicted doses to a DICOM system (C-STORE)."""
     from client.pacs import send as sending
+    from client.pacs.link import Peer, Tls
 
-    notes = sending.send(files, sending.Peer.parse(peer, ae_title))
+    notes = sending.send(files, Peer.parse(peer, ae_title, Tls.of(tls_ca, tls_cert, tls_key)))
     _print([f"{len(files)} sent to {peer}", *(f"  note: {note}" for note in notes)])
 
 
 def add_to(app: typer.Typer) -> None:
     """Make these functions commands of ``app``, under their own names."""
-    for command in (check, predict, forget, receive, pull, send):
+    for command in (check, predict, forget, receive, pull, retrieve, send):
         app.command()(command)
 
 

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from client.pacs.receive import KINDS, Store
 from shared_model.core.errors import InputError
@@ -26,16 +27,22 @@ _STUDY_UID, _PATIENT_ID = "0020000D", "00100020"
 
 @dataclass(frozen=True, kw_only=True)
 class Archive:
-    """A DICOMweb service. ``login``: a file (0600) with one line ``user:password``; ``ca``: the archive's authority."""
+    """A DICOMweb service. ``login``: a file (0600) with one line ``user:password``; ``token``: in its place, one with a
+    bearer token (RFC 6750), which https:// alone may carry; ``ca``: the archive's authority."""
 
     url: str
     login: Path | None = None
+    token: Path | None = None
     ca: Path | None = None
     timeout_s: float = TIMEOUT_S
 
     def __post_init__(self) -> None:
+        if self.login is not None and self.token is not None:
+            raise InputError("pull: expected --login or --token, not both")
         if not self.url.startswith(("http://", "https://")):
             raise InputError("pull: expected the archive's DICOMweb address, such as https://pacs.example/dicom-web")
+        if self.token is not None and not self.url.startswith("https://") and not _is_loopback(self.url):
+            raise InputError("pull: --token: expected an https:// address; over http:// anybody on the way reads it")
 
 
 def pull(archive: Archive, store: Store, *, patient_id: str = "", study_uid: str = "") -> int:
@@ -66,11 +73,23 @@ def _client(archive: Archive) -> Any:
     if archive.login is not None:
         user, _, password = _login(archive.login).partition(":")
         session.auth = (user, password)
+    if archive.token is not None:
+        token = _token(archive.token)
+
+        def bearer(request: Any) -> Any:  # as an `auth`, or requests takes a login of ~/.netrc in its place
+            request.headers["Authorization"] = f"Bearer {token}"
+            return request
+
+        session.auth = bearer
     if archive.ca is not None:
         session.verify = str(archive.ca)
     client = DICOMwebClient(url=archive.url, session=session, timeout=archive.timeout_s)
     client.set_http_retry_params(max_attempts=ATTEMPTS)
     return client
+
+
+def _is_loopback(url: str) -> bool:
+    return urlsplit(url).hostname in ("127.0.0.1", "::1", "localhost")
 
 
 def _login(path: Path) -> str:
@@ -81,6 +100,16 @@ def _login(path: Path) -> str:
     if ":" not in line or "\n" in line:
         raise InputError(f"{path}: expected one line user:password")
     return line
+
+
+def _token(path: Path) -> str:
+    try:
+        token = path.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read; expected one line, a bearer token") from error
+    if not token or any(sign.isspace() for sign in token):
+        raise InputError(f"{path}: expected one line, a bearer token without spaces")
+    return token
 
 
 def _studies(client: Any, patient_id: str) -> list[str]:
@@ -128,7 +157,9 @@ def _clear_errors() -> Iterator[None]:
         yield
     except requests.HTTPError as error:
         status = "no answer" if error.response is None else f"status {error.response.status_code}"
-        raise InputError(f"pull: the archive refused ({status}); is --login right? does it know the id?") from None
+        raise InputError(
+            f"pull: the archive refused ({status}); is --login or --token right? does it know the id?"
+        ) from None
     except requests.RequestException as error:
         what = type(error).__name__
         raise InputError(

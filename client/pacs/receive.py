@@ -18,17 +18,20 @@ from typing import Any
 
 from pydicom import dcmread
 
+from client.pacs.link import Tls, check_title
 from shared_model.core.errors import InputError
 from shared_model.core.files import StorageError, write_bytes
 
 PORT = 11112
-_AE_TITLE_LENGTH = 16  # PS3.8 section 9.3.2
-# CT, RT Structure Set, RT Plan, RT Dose: what a case is read from.
+# CT, RT Structure Set, RT Plan, RT Dose: what a case is read from; Enhanced CT and RT Ion Plan, so that `client check`
+# can say of them why they are not used.
 KINDS: tuple[str, ...] = (
     "1.2.840.10008.5.1.4.1.1.2",
     "1.2.840.10008.5.1.4.1.1.481.3",
     "1.2.840.10008.5.1.4.1.1.481.5",
     "1.2.840.10008.5.1.4.1.1.481.2",
+    "1.2.840.10008.5.1.4.1.1.2.1",
+    "1.2.840.10008.5.1.4.1.1.481.8",
 )
 # Statuses of C-STORE (PS3.4 Table B.2-1).
 SUCCESS, OUT_OF_RESOURCES, NOT_UNDERSTOOD = 0x0000, 0xA700, 0xC000
@@ -39,7 +42,8 @@ _GIGABYTE = 10**9
 class Intake:
     """Where to listen, who may send, and how much to keep. Raises InputError for an impossible title or number.
 
-    ``allowed``: calling AE titles. ``host``: the address to listen on. ``port`` 0: any free one.
+    ``allowed``: calling AE titles. ``host``: the address to listen on. ``port`` 0: any free one. ``tls``: take nothing
+    but TLS, from certificates of its authority.
     """
 
     folder: Path
@@ -48,11 +52,11 @@ class Intake:
     host: str = "127.0.0.1"
     port: int = PORT
     quota_gb: float = 50.0
+    tls: Tls | None = None
 
     def __post_init__(self) -> None:
         for title in (self.ae_title, *self.allowed):
-            if not title.strip() or len(title) > _AE_TITLE_LENGTH or not title.isascii() or "\\" in title:
-                raise InputError(f"AE title {title!r}: expected 1 to {_AE_TITLE_LENGTH} plain characters")
+            check_title(title)
         if not self.allowed:
             raise InputError("--from: expected the AE title of at least one system that may send")
         if not 0 <= self.port <= 65535 or not self.quota_gb > 0:
@@ -136,8 +140,9 @@ class Receiver:
             (evt.EVT_RELEASED, self._done),
         ]
         address = (self._intake.host, self._intake.port)
+        tls = None if self._intake.tls is None else self._intake.tls.context(server=True)
         try:
-            return entity.start_server(address, block=False, evt_handlers=handlers)
+            return entity.start_server(address, block=False, evt_handlers=handlers, ssl_context=tls)
         except OSError as error:
             where = f"{address[0]}:{address[1]}"
             raise InputError(f"receive: cannot listen on {where} ({error.strerror}); choose another --port") from error

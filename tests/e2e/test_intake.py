@@ -135,6 +135,22 @@ def test_all_studies_of_a_patient_come_page_after_page(
     assert kept == {f"1.2.826.0.1.3680043.9.{number}" for number in range(5)}
 
 
+@pytest.mark.skipif(not orthanc.DICOMWEB.exists(), reason=orthanc.MISSING)
+def test_an_archive_that_asks_for_a_bearer_token(sent: list[Path], port: int, tmp_path: Path) -> None:
+    token, wrong = tmp_path / "token", tmp_path / "wrong"
+    token.write_text("abc.DEF-123\n")
+    wrong.write_text("other")
+    patient = pydicom.dcmread(sent[0]).PatientID
+    with orthanc.running(tmp_path / "orthanc", port, token="abc.DEF-123") as found:
+        for path in sent:
+            found.upload(path)
+        options = ("pull", f"{found.url}/dicom-web", "--out", tmp_path / "in", "--patient-id", patient)
+        for refused in (client(*options, ok=False), client(*options, "--token", wrong, ok=False)):
+            assert refused.returncode == 2
+            assert "is --login or --token right?" in refused.stderr
+        assert client(*options, "--token", token).stdout.startswith(f"1 studies, {len(sent)} instances")
+
+
 def test_an_archive_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     refused = client("pull", "http://127.0.0.1:9/dicom-web", "--out", tmp_path, "--patient-id", "X", ok=False)
     assert refused.returncode == 2

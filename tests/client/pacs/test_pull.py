@@ -27,8 +27,10 @@ def listed(uids: list[str], patient: str = "P1") -> list[tuple[str, str]]:
 
 
 @contextmanager
-def archive(answer: Answer) -> Iterator[tuple[str, list[tuple[int, int]]]]:
-    """A web server on loopback that lists studies as ``answer(patient, limit, offset)`` says; and what it was asked."""
+def archive(answer: Answer, shown: list[str | None] | None = None) -> Iterator[tuple[str, list[tuple[int, int]]]]:
+    """A web server on loopback that lists studies as ``answer(patient, limit, offset)`` says; and what it was asked.
+
+    ``shown`` takes the Authorization of each request."""
     asked: list[tuple[int, int]] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -36,6 +38,8 @@ def archive(answer: Answer) -> Iterator[tuple[str, list[tuple[int, int]]]]:
             query = parse_qs(urlparse(self.path).query)
             (patient, limit, offset) = (query[key][0] for key in ("PatientID", "limit", "offset"))
             asked.append((int(limit), int(offset)))
+            if shown is not None:
+                shown.append(self.headers.get("Authorization"))
             found = answer(patient, int(limit), int(offset))
             content = [
                 {"0020000D": {"vr": "UI", "Value": [uid]}, "00100020": {"vr": "LO", "Value": [whose]}}
@@ -103,3 +107,32 @@ def test_a_list_without_end_and_an_id_that_means_many_are_refused(
         for wrong in ("*", "P?", "P1\\P2"):
             with pytest.raises(InputError, match="expected one id"):
                 fetched(url, tmp_path, monkeypatch, wrong)
+
+
+def test_a_bearer_token_goes_with_every_request_whatever_netrc_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login somebody password other")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setattr(pulling, "_fetch", lambda client, study, store: None)
+    token, shown = tmp_path / "token", []
+    token.write_text("abc.def-123\n")
+    with archive(lambda *_: listed(UIDS[:1]), shown) as (url, _):
+        pulling.pull(pulling.Archive(url=url, token=token), Store(tmp_path / "in", 1.0), patient_id="P1")
+    assert len(shown) == 2
+    assert set(shown) == {"Bearer abc.def-123"}
+
+
+def test_a_token_is_one_word_and_never_in_the_clear(tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.write_text("abc")
+    with pytest.raises(InputError, match="https://"):
+        pulling.Archive(url="http://pacs.example/dicom-web", token=token)
+    with pytest.raises(InputError, match="not both"):
+        pulling.Archive(url="https://pacs.example/dicom-web", token=token, login=token)
+    for wrong in ("", "two words", "a\nb", "ä"):
+        token.write_text(wrong, encoding="utf-8")
+        archive_of = pulling.Archive(url="https://127.0.0.1:9/dicom-web", token=token)
+        with pytest.raises(InputError, match="a bearer token") as caught:
+            pulling.pull(archive_of, Store(tmp_path / "in", 1.0), patient_id="P1")
+        assert "words" not in str(caught.value)
