@@ -54,6 +54,10 @@ threads: {threads}
 # says which it will be. Accelerators round otherwise than CPUs, so equal results need equal devices.
 device: {device}
 
+# The hospital's web proxy, if connections to the coordinator must go through one: http://HOST:PORT or
+# http://USER:PASSWORD@HOST:PORT. Empty: none. It must pass TLS on unopened (CONNECT).
+proxy: {proxy}
+
 # For dicom and gdp: the file of the site's rules for structure names (null: none). Only for dicom: the file of the salt
 # that makes the pseudonyms. Keep the salt: another one gives every patient another pseudonym, and then the lists above
 # name no patient.
@@ -74,6 +78,7 @@ def site_text(config: SiteConfig) -> str:
         cache=_path(config.cache),
         threads=config.threads,
         device=config.device,
+        proxy=_yaml(config.proxy),
         names=_path(config.names),
         pseudonyms=_path(config.pseudonyms),
     )

@@ -39,7 +39,7 @@ NOTE_EVERY_S = 2.0
 QUICK_S = 1.0  # only an answer that comes this soon shows the coordinator's present time
 LOST = 3  # exit status
 # Raised before anything was sent: the coordinator cannot have handed out a message.
-_NOTHING_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
+_NOTHING_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError)
 
 
 class LostError(SystemExit):
@@ -54,6 +54,7 @@ class FleetWatch:
 
     ``connection``: connecting, connected, retrying or refused. ``holding``: a message was taken and not answered yet.
     ``taken``: how many messages this process has taken in full; the executor asks for a task when it changes.
+    ``why``: what a person can do something about, of a connection that fails.
     ``busy``: a request of the message loop is under way. ``alive``: time of the last request, whatever its outcome.
     ``released``: the coordinator knows that this node left, not that it is back: it does not wait for this node.
     """
@@ -74,6 +75,7 @@ class FleetWatch:
             "taken": 0,
             "busy": False,
             "clock_offset_s": None,
+            "why": "",
         }
         self._note()
 
@@ -89,7 +91,7 @@ class FleetWatch:
         try:
             response = call_next(context)
         except httpx.TransportError as error:
-            self._note(connection="retrying", **({"busy": False} if loop else {}))
+            self._note(connection="retrying", why=_why(error), **({"busy": False} if loop else {}))
             if call == PULL and not isinstance(error, _NOTHING_SENT):
                 raise LostError from None
             raise _retryable(error) from None
@@ -118,6 +120,7 @@ class FleetWatch:
         changes: dict[str, Any] = {
             "connection": "refused" if code == 401 else "retrying" if code >= 500 else "connected"
         }
+        changes["why"] = ""
         if call != HEARTBEAT:
             changes["busy"] = False
         if call == ACTIVATE and code == 200:
@@ -147,11 +150,17 @@ class FleetWatch:
 
 def _retryable(error: httpx.TransportError) -> httpx.TransportError:
     """Return the error in a form that Flower retries. Flower takes any text with "ssl" for a wrong certificate, even
-    that of a cut connection."""
+    that of a cut connection, and gives up on a proxy's first no."""
     certificate_is_wrong = "certificate" in str(error).lower()
-    if isinstance(error, httpx.ConnectError) and not certificate_is_wrong:
+    if isinstance(error, (httpx.ConnectError, httpx.ProxyError)) and not certificate_is_wrong:
         return httpx.ConnectError("no connection")
     return error
+
+
+def _why(error: httpx.TransportError) -> str:
+    if isinstance(error, httpx.ProxyError):
+        return f"the proxy answers {str(error)[:60]!r}"
+    return "another certificate than the consortium's; `client check` says whose" if "certificate" in str(error) else ""
 
 
 def _clock_offset_s(response: httpx.Response, started: float, ended: float) -> float | None:

@@ -57,7 +57,7 @@ def start(home: ClientHome, say: Callable[[str], None]) -> None:
     os.umask(0o077)
     with sole_instance(home.lock, "the site"):
         home.state(EXECUTOR).unlink(missing_ok=True)  # the SuperNode's state stays: it tells what was left undone
-        children = _children(home, site.threads)
+        children = _children(home, site.threads, site.proxy)
         keeper = _Keeper(home, children, say, 3600.0 * policy.max_task_hours)
         try:
             supervise(children, keeper.tick)
@@ -139,8 +139,8 @@ class _Keeper:
         self._last_task = last
 
 
-def _children(home: ClientHome, threads: int = 0) -> list[Child]:
-    """Executor and SuperNode; `threads` CPU threads for the executor (0: the machine's choice).
+def _children(home: ClientHome, threads: int = 0, proxy: str = "") -> list[Child]:
+    """Executor and SuperNode; `threads` CPU threads for the executor (0: the machine's choice), the SuperNode's proxy.
 
     The number is set before torch is imported, so that all of its libraries use it. Results depend on it: sums of
     floats are split among threads. Only the executor gets the passphrase of the identity key, if there is one.
@@ -148,6 +148,7 @@ def _children(home: ClientHome, threads: int = 0) -> list[Child]:
     address = f"{LOOPBACK}:{free_loopback_port()}"
     environment = home.environment()
     limit = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)} if threads else {}
+    through = {"HTTPS_PROXY": proxy, "https_proxy": proxy} if proxy else {}
     commands = {
         name: module_command(f"client.node.{name}", str(home.folder), address) for name in (EXECUTOR, SUPERNODE)
     }
@@ -159,5 +160,5 @@ def _children(home: ClientHome, threads: int = 0) -> list[Child]:
             home.log(EXECUTOR),
             home.folder,
         ),
-        Child(SUPERNODE, commands[SUPERNODE], environment, home.log(SUPERNODE), home.folder),
+        Child(SUPERNODE, commands[SUPERNODE], environment | through, home.log(SUPERNODE), home.folder),
     ]

@@ -70,6 +70,7 @@ def _report(
         "running": True,
         "connection": supernode.get("connection", "none"),
         "connection_since": supernode.get("since"),
+        "connection_why": supernode.get("why", ""),
         "node_id": supernode.get("node_id"),
         "clock_offset_s": supernode.get("clock_offset_s"),
         "executor": executor,
@@ -106,6 +107,7 @@ def _connection(report: dict[str, Any]) -> str:
         return f"turned away by {server}{when}: is the site admitted, and is its clock right?"
     words = {"connected": f"connected to {server}{when}", "retrying": f"no connection to {server}{when}, trying again"}
     text = words.get(report["connection"], f"connecting to {server}")
+    text += f": {report['connection_why']}" if report.get("connection_why") else ""
     restarts = report["processes"].get(SUPERNODE, {}).get("restarts", 0)
     if report["node_id"] is None and restarts > 0:  # the coordinator has never let it in
         text += " (is the site admitted? are its CA and clock right? see logs/supernode.log)"

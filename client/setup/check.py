@@ -24,9 +24,9 @@ from client.names import review as name_review
 from client.names.review import Reviewed
 from client.reports.page import Cell, Page
 from client.setup import check_machine
-from client.setup.check_machine import FAIL, Finding
 from client.setup.check_patient import CheckedPatient
 from client.setup.check_patients import Looked, Source, look
+from client.setup.findings import FAIL, Finding
 from client.setup.forget import forgotten, is_of
 from client.site.config import DICOM, GDP, SiteConfig
 from client.site.home import ClientHome

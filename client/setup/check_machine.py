@@ -7,44 +7,24 @@ from __future__ import annotations
 
 import os
 import shutil
-import ssl
 import stat
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from datetime import datetime
-from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import Any
-
-import httpx
 
 from client.adapters.acceptance import Margins
 from client.node.status import CLOCK_LIMIT_S
+from client.setup import check_connection
+from client.setup.findings import FAIL, OK, WARN, Finding
 from client.site.config import SiteConfig
 from client.site.home import ClientHome
 from client.site.policy import Policy
 from privacy.trust import certificates, identity, signed
 from shared_model.core.errors import InputError
 
-OK, WARN, FAIL = "ok", "warn", "fail"
 LEAST_FREE_GB, LEAST_MEMORY_GB = 2.0, 4.0
-REACH_S = 10.0
 # A certificate that ends within so many days gets a warning.
 SOON_DAYS = 30
-
-
-@dataclass(frozen=True, kw_only=True)
-class Finding:
-    """One check: its name, ``ok``, ``warn`` or ``fail``, what was found, what to do (empty: nothing)."""
-
-    check: str
-    state: str
-    found: str
-    todo: str = ""
-
-    def to_json(self) -> dict[str, Any]:
-        """As JSON values."""
-        return asdict(self)
 
 
 def machine(folder: Path, device: str = "auto") -> list[Finding]:
@@ -64,7 +44,7 @@ def site(home: ClientHome, usable: int | None, *, offline: bool) -> list[Finding
         _finding("policy.yaml", lambda: _policy(home, usable)),
         _finding("plan", lambda: _plan(home)),
     ]
-    return findings + ([] if offline else _coordinator(home))
+    return findings + ([] if offline else check_connection.coordinator(home))
 
 
 def _finding(check: str, look: Callable[[], Finding]) -> Finding:
@@ -160,42 +140,3 @@ def _plan(home: ClientHome) -> Finding:
         return Finding(check="plan", state=OK, found="none accepted, and policy.yaml does not require one")
     todo = f"read the federation plan and accept it: client plan --home {home.folder}"
     return Finding(check="plan", state=WARN, found="none accepted; requests are refused until then", todo=todo)
-
-
-def _coordinator(home: ClientHome) -> list[Finding]:
-    """Check that the coordinator answers over TLS with the consortium's CA, and that the clocks agree."""
-    asked = datetime.now().timestamp()
-    try:
-        context = ssl.create_default_context(cafile=str(home.ca_certificate))
-        answer = httpx.get(f"https://{home.server}/health", verify=context, timeout=REACH_S)
-    except (OSError, httpx.HTTPError) as error:
-        return [Finding(check="coordinator", state=FAIL, found=f"{home.server}: {_why(error)}", todo=_advice(error))]
-    took = datetime.now().timestamp() - asked
-    state = OK if answer.status_code == httpx.codes.OK else WARN
-    found = f"{home.server} answers in {took:.1f} s" + ("" if state == OK else f", with status {answer.status_code}")
-    todo = "" if state == OK else "ask the coordinator whether `server start` runs"
-    return [Finding(check="coordinator", state=state, found=found, todo=todo), _clock(answer, asked + took / 2)]
-
-
-def _clock(answer: httpx.Response, here: float) -> Finding:
-    try:
-        # The header drops the fraction of a second.
-        offset = here - (parsedate_to_datetime(answer.headers["date"]).timestamp() + 0.5)
-    except (KeyError, ValueError, TypeError):
-        todo = "compare the clocks by hand"
-        return Finding(check="clock", state=WARN, found="the coordinator's answer has no date", todo=todo)
-    near = abs(offset) <= CLOCK_LIMIT_S
-    todo = "" if near else "set up NTP here; the coordinator refuses a wrong clock"
-    return Finding(check="clock", state=OK if near else FAIL, found=f"{offset:+.0f} s to the coordinator's", todo=todo)
-
-
-def _why(error: Exception) -> str:
-    if isinstance(error, httpx.TimeoutException):
-        return f"no answer in {REACH_S:g} s"
-    return "certificate refused" if "certificate" in str(error).lower() else "no connection"
-
-
-def _advice(error: Exception) -> str:
-    if "certificate" in str(error).lower():
-        return "does a firewall inspect TLS? The site trusts only the consortium's CA: let the port through unopened"
-    return "does `server start` run, is the address right, and may this machine open connections to that port?"

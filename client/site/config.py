@@ -24,6 +24,7 @@ GDP_PRESCRIPTIONS = "PTV_DICT.json"
 DICOM = "dicom"
 DATA_KINDS = (*DATA_FOLDERS, DICOM)
 
+_PROXY = re.compile(r"https?://([^\s/@:]+:[^\s/@]+@)?[\w.\[\]:-]+:\d{1,5}/?")
 _SITE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}")
 # No separators and no leading dot, so that a case id can never point out of its folder.
 _CASE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
@@ -67,6 +68,7 @@ class SiteConfig:
     cache: Path | None = None
     threads: int = 0
     device: str = "auto"
+    proxy: str = ""
     plans: tuple[tuple[str, ...], ...] = ()
     names: Path | None = None
     pseudonyms: Path | None = None
@@ -80,6 +82,9 @@ class SiteConfig:
             raise FieldError("threads", f"{self.threads!r}: expected a whole number from 0 to 1024")
         if not is_device_word(self.device):
             raise FieldError("device", f"{self.device!r}: expected {DEVICES}")
+        if not isinstance(self.proxy, str) or (self.proxy and _PROXY.fullmatch(self.proxy) is None):
+            # The value may hold a password, so it is not repeated.
+            raise FieldError("proxy", "expected http://HOST:PORT or http://USER:PASSWORD@HOST:PORT, or nothing")
         for key in ("train", "validation"):
             for case_id in getattr(self, key):
                 check_case_id(case_id, key)
@@ -143,6 +148,7 @@ class SiteConfig:
             "cache": None if self.cache is None else str(self.cache.resolve()),
             "threads": self.threads,
             "device": self.device,
+            "proxy": self.proxy,
             "plans": [list(group) for group in self.plans],
         }
         content |= {

@@ -1,5 +1,6 @@
 """When a SuperNode must restart: tasks that no process works on, silence; and what FleetWatch makes of answers."""
 
+import json
 import os
 import sys
 import time
@@ -120,6 +121,14 @@ def test_a_cut_in_the_handshake_is_no_wrong_certificate(watch: FleetWatch) -> No
         with pytest.raises(httpx.ConnectError) as caught:
             ask(watch, "pull-messages", httpx.ConnectError(text))
         assert str(caught.value).startswith(shown)
+
+
+def test_a_proxy_that_says_no_is_asked_again_and_named(watch: FleetWatch, tmp_path: Path) -> None:
+    with pytest.raises(httpx.ConnectError, match="no connection"):
+        ask(watch, "pull-messages", httpx.ProxyError("407 Proxy Authentication Required"))
+    assert "407 Proxy" in json.loads((tmp_path / "state.json").read_text())["why"]
+    ask(watch, "send-node-heartbeat", httpx.Response(200))
+    assert json.loads((tmp_path / "state.json").read_text())["why"] == ""
 
 
 @pytest.mark.parametrize(

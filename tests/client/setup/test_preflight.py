@@ -14,9 +14,9 @@ from client.data.case_files import save_case
 from client.data.kinds import find_kind
 from client.setup import check as preflight
 from client.setup import check_machine, enrol
-from client.setup.check_machine import FAIL, OK, WARN
 from client.setup.check_patient import examine
 from client.setup.check_patients import Source, look
+from client.setup.findings import FAIL, OK, WARN
 from client.site.config import DICOM, SiteConfig
 from client.site.home import ClientHome
 from shared_model.core.errors import InputError
