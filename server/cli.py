@@ -6,6 +6,7 @@ Run `server init NAME` once, keep `server start --home DIR` running while the fe
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import sys
 from dataclasses import asdict
@@ -118,6 +119,25 @@ def status(home_folder: Home, as_json: AsJson = False) -> None:
     """Show whether the coordinator runs, and which sites and runs it knows."""
     record = status_report(ServerHome.load(home_folder))
     _print(record if as_json else status_lines(record))
+
+
+@app.command()
+def metrics(
+    home_folder: Home,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 9187,
+) -> None:
+    """Serve the coordinator's state for Prometheus, until Ctrl-C. Needs the extra: fedkt3d[metrics]."""
+    if importlib.util.find_spec("prometheus_client") is None:
+        raise InputError("metrics: needs prometheus_client; install fedkt3d[metrics]")
+    from server.runs.metrics import serve
+
+    server, thread = serve(ServerHome.load(home_folder), host, port)
+    print(f"metrics: http://{host}:{port}/metrics", flush=True)
+    try:
+        thread.join()
+    finally:
+        server.shutdown()
 
 
 @app.command()

@@ -1,3 +1,4 @@
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -5,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from client.site.config import SiteConfig
+from client.site.ledger_binding import MARK
 from simulations.phantom.hospitals import STYLES, write_hospital
 from tests.e2e.deployment import Deployment
 
@@ -21,9 +23,10 @@ FAST = (
 
 
 def renamed(site_config: Path, name: str, folder: Path) -> Path:
-    """The same hospital under another site name, as a file in `folder`."""
-    path = folder / f"{name}.yaml"
-    replace(SiteConfig.load(site_config), site=name).save(path)
+    """Another hospital with copies of the same patients, as a file in `folder`: a budget belongs to a data folder."""
+    path, config = folder / f"{name}.yaml", SiteConfig.load(site_config)
+    root = shutil.copytree(config.root, folder / f"{name}-data", ignore=shutil.ignore_patterns(MARK))
+    replace(config, site=name, root=root).save(path)
     return path
 
 
