@@ -100,7 +100,7 @@ bench: $(READY)
 	$(BIN)/python -m simulations.benchmarks.deployed_round
 	$(BIN)/python -m simulations.benchmarks.step_cost
 	$(BIN)/python -m simulations.benchmarks.private_step
-	$(BIN)/python -m simulations.benchmarks.training_sizes
+	$(BIN)/python -m simulations.benchmarks.pyramid_cost
 	$(BIN)/python -m simulations.benchmarks.resolution_loss
 	$(BIN)/python -m simulations.benchmarks.secagg
 	$(BIN)/python -m simulations.benchmarks.round_overhead --masks --sites 5 --megabytes 20

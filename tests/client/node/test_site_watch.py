@@ -7,11 +7,15 @@ from pathlib import Path
 import pytest
 
 from client.node import watchdog
-from client.node.start import require_node_key
+from client.node.start import require_node_key, start
 from client.node.watchdog import SILENT_WORK_S, TaskTimes, Watchdog
+from client.setup import enrol
 from client.site.home import ClientHome
+from client.site.ledger_binding import MARK, bind
+from client.site.policy import Policy
 from privacy.trust.identity import new_node_key
 from shared_model.core.errors import InputError
+from tests.builders.consortium import Consortium
 
 
 class Clock:
@@ -79,3 +83,21 @@ def test_a_node_key_that_was_cut_short_is_named_before_anything_starts(tmp_path:
     home.node_key.unlink()
     with pytest.raises(InputError, match="keys/node"):
         require_node_key(home)
+
+
+def test_a_site_whose_patients_another_ledger_counts_does_not_start(tmp_path: Path) -> None:
+    """It started, joined, and refused each request when it should have been paid for."""
+    root = tmp_path / "cases"
+    root.mkdir()
+    (root / "p0.npz").touch()
+    (root / "p1.npz").touch()
+    consortium = Consortium()
+    data = enrol.Data(kind="cases", root=root, site_config=None)
+    for name in ("north", "south"):
+        (tmp_path / name).write_bytes(consortium.invitation(name).to_json())
+        home = enrol.create(tmp_path / name, tmp_path / f"home-{name}", data)
+        (root / MARK).unlink()  # as if each had been made before there were marks
+    first = Policy.load(tmp_path / "home-north" / "policy.yaml").ledger_in(tmp_path / "home-north")
+    bind(root, first)
+    with pytest.raises(InputError, match="counted in another privacy ledger"):
+        start(home, lambda _: pytest.fail("it started"))
