@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 # One thread per process: results do not depend on the machine's load, and small tensors are faster so.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: install constraints demo test e2e check format dist dist-check bench bench-gpu clean
+.PHONY: install constraints demo test e2e mutants check format dist dist-check bench bench-gpu clean
 
 install: $(READY)
 
@@ -67,6 +67,11 @@ test: $(READY)
 # at a time: most of a test is waiting.
 e2e: $(READY)
 	$(BIN)/python -m pytest -m e2e -n 2 --dist loadfile
+
+# Deliberate faults in the privacy code: each must make its named test fail (tests/mutants/mutants.toml). Not in every
+# CI run.
+mutants: $(READY)
+	$(BIN)/python -m tests.mutants.gate
 
 check: $(READY)
 	$(BIN)/ruff check .
