@@ -25,7 +25,7 @@ from shared_model.patient.anatomy import is_target
 from shared_model.patient.case import Case
 
 # Raise this number when equal files would become another Case.
-FORMAT = 3
+FORMAT = 4
 
 
 def load_case(site: SiteConfig, case_id: str) -> Case:

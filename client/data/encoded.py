@@ -7,6 +7,7 @@ from typing import Any
 
 from client.data.channel_cache import cached_patient
 from client.data.latent_cache import encode_case
+from shared_model.channels.organs import as_inputs
 from shared_model.forms.interface import form_of
 from shared_model.network.spec import ModelSpec
 from shared_model.patient.case import Case, Volume
@@ -16,7 +17,9 @@ def encoded(case: Case, spec: ModelSpec, cache: Path | None, base_gy: Volume | N
     """The case encoded by the form of ``spec``. Without a ``cache`` nothing is kept. ``base_gy``: its base dose."""
     if spec.network == "transformer":
         return encode_case(case, spec, cache, base_gy)
-    return form_of(spec).encode(case) if cache is None else cached_patient(case, cache / "channels")
+    if cache is None:
+        return form_of(spec).encode(case)
+    return cached_patient(as_inputs(case, spec.body_site), cache / "channels")
 
 
 def encoded_sides(case: Case, spec: ModelSpec, cache: Path | None, base_gy: Volume | None = None) -> tuple[Any, ...]:

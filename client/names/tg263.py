@@ -49,10 +49,43 @@ _SYNONYMS = {
     "submand": "Glnd_Submand",
     "chiasm": "OpticChiasm",
     "chiasma": "OpticChiasm",
+    "herz": "Heart",
+    "lad": "A_LAD",
+    "great vessels": "GreatVes",
+    "greatvessels": "GreatVes",
+    "lunge": "Lung",
+    "lungen": "Lungs",
+    "total lung": "Lungs",
+    "lung total": "Lungs",
+    "lungs total": "Lungs",
+    "both lungs": "Lungs",
+    "total lung gtv": "Lungs-GTV",
+    "lungs minus gtv": "Lungs-GTV",
+    "lungs minus ptv": "Lungs-PTV",
+    "brachial plexus": "BrachialPlex",
+    "plexus brachialis": "BrachialPlex",
+    "rektum": "Rectum",
+    "urinary bladder": "Bladder",
+    "harnblase": "Bladder",
+    "blase": "Bladder",
+    "femoral head": "Femur_Head",
+    "fem head": "Femur_Head",
+    "head of femur": "Femur_Head",
+    "femurkopf": "Femur_Head",
+    "bulbus penis": "PenileBulb",
+    "bowel bag": "Bag_Bowel",
+    "bowel space": "Spc_Bowel",
+    "small bowel": "Bowel_Small",
+    "large bowel": "Bowel_Large",
+    "sigmoid": "Colon_Sigmoid",
+    "sigma": "Colon_Sigmoid",
+    "anal canal": "Canal_Anal",
 }
 # First words of TG-263 names that are targets or what they cover.
 _NO_ORGAN = {"ptv", "ctv", "gtv", "itv", "ln", "boost"}
-_PAIRED_WITHOUT_SIDE = {"Parotid", "OpticNrv", "Glnd_Submand"}
+_PAIRED_WITHOUT_SIDE = {"Parotid", "OpticNrv", "Glnd_Submand", "Lung", "Femur_Head", "BrachialPlex"}
+# Paired organs of which a name without a side means both.
+_BOTH = {"BrachialPlex": "BrachialPlexs"}
 
 
 def synonyms_digest() -> bytes:
@@ -89,7 +122,7 @@ def tg263_name(name: str) -> str | None:
     base = _SYNONYMS.get(" ".join(found)) or _SYNONYMS.get("".join(found))
     if base is not None:
         if base in _PAIRED_WITHOUT_SIDE:
-            return f"{base}_{side}" if side else None
+            return f"{base}_{side}" if side else _BOTH.get(base)
         return None if side else base
     return _tg263()[0].get(_key("".join(found), side))
 

@@ -30,7 +30,7 @@ from client.reports.slices import (
     planes_through_target,
 )
 from shared_model.core.errors import InputError
-from shared_model.patient.anatomy import OAR_NAMES
+from shared_model.patient.anatomy import OAR_NAMES, ORGANS
 from shared_model.patient.case import Case, Volume
 from shared_model.scoring.dosimetry import CaseScore, dvh_curve, dvh_metrics, score_case
 
@@ -159,6 +159,9 @@ def _dvh_line(case: Case, dose: Volume) -> str:
 def _styles(case: Case) -> Styles:
     """Colour and marker of every structure that has a voxel: targets first, highest prescription first."""
     organs = dict(zip(OAR_NAMES, _ORGAN_STYLES, strict=True))
+    free = [style for name, style in organs.items() if name not in case.structures] or list(_ORGAN_STYLES)
+    others = [name for name in ORGANS if name in case.structures and name not in organs]
+    organs |= {name: free[k % len(free)] for k, name in enumerate(others)}
     targets = {name: _TARGET_STYLES[i % len(_TARGET_STYLES)] for i, name in enumerate(case.targets)}
     return {
         name: style

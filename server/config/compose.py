@@ -19,6 +19,7 @@ from server.config.renamed import refuse_old_keys
 from server.config.run import RunConfig
 from shared_model.core.errors import InputError
 from shared_model.network.spec import ModelSpec
+from shared_model.patient.anatomy import HEAD_NECK
 
 CONFIG_MODULE = "server.conf"
 CONFIG_NAME = "run"
@@ -34,7 +35,18 @@ def compose_run(overrides: Sequence[str], sites: int = 0) -> RunConfig:
     ModelSpec.from_json(json.dumps(plain["model"]))
     config = RunConfig.from_json(json.dumps(_resolve_paths(plain)))
     check_sums(config)
+    _check_public_patients(config)
     return config
+
+
+def _check_public_patients(config: RunConfig) -> None:
+    """The public patients of the package are phantoms of a neck: they say nothing of another site of the body."""
+    site = str(config.model.get("body_site", HEAD_NECK))
+    if site != HEAD_NECK and config.rounds.judged and not config.rounds.public_cases:
+        raise InputError(
+            f"rounds.public_cases: expected a file of public patients of the {site} (simulate public-set), or"
+            " rounds.public_step=0 rounds.public_worst=0: those of the package are of head and neck"
+        )
 
 
 def compose_values(overrides: Sequence[str], sites: int = 0) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from server.config.run import RunConfig
 from shared_model.core.errors import InputError
+from shared_model.patient.anatomy import HEAD_NECK
 
 
 def _file_hash(name: str) -> str:
@@ -30,6 +31,8 @@ def run_identity(config: RunConfig, spec_json: str, manifest_hash: str, initial:
             del counted["rounds"][judging]
     elif config.rounds.public_cases:
         counted["rounds"]["public_cases"] = _file_hash(config.rounds.public_cases)
+    if counted["model"].get("body_site") == HEAD_NECK:  # runs of before the key go on
+        del counted["model"]["body_site"]
     for patience in ("deadline_s", "wait_for_sites_s", "wait_for_return_s", "attempts"):
         del counted["rounds"][patience]
     digest = hashlib.sha256(json.dumps([counted, spec_json, manifest_hash], sort_keys=True).encode())

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from shared_model.core.errors import InputError
-from shared_model.patient.anatomy import OAR_CODES
+from shared_model.patient.anatomy import ORGANS, sites_of
 from shared_model.patient.case import Case, Mask
 
 # A value beyond the range widened by this factor is refused. A value outside the range but within this gives a note.
@@ -115,8 +115,9 @@ class Envelope:
             return EnvelopeVerdict(
                 refusals=("no target (PTV): nothing is prescribed, so no dose can be predicted",), notes=()
             )
-        refusals, notes = [], []
-        here = sorted(set(_organs(case)) & set(self.organs))
+        there = _organs(case)
+        refusals, notes = self._body_site(there)
+        here = sorted(set(there) & set(self.organs))
         if len(here) < self.least_organs:
             found = ", ".join(here) or "none"
             refusals.append(
@@ -136,6 +137,17 @@ class Envelope:
         notes += [f"no {name}: training patients had one" for name in _missing_volumes(case)]
         return EnvelopeVerdict(refusals=tuple(refusals), notes=tuple(notes))
 
+    def _body_site(self, organs: list[str]) -> tuple[list[str], list[str]]:
+        """A refusal where the organs are those of another site of the body; else a note on organs never seen."""
+        own, found = sites_of(self.organs), sites_of(tuple(organs))
+        unseen = ", ".join(name for name in organs if name not in self.organs)
+        if own and found and not set(own) & set(found):
+            text = f"site of the body: {', '.join(found)} ({unseen}); the training patients' was {', '.join(own)}"
+            return [text], []
+        return [], [
+            f"organs that no training patient had, and that the dose does not spare: {unseen}"
+        ] if unseen else []
+
 
 @dataclass(frozen=True, kw_only=True)
 class EnvelopeVerdict:
@@ -146,7 +158,7 @@ class EnvelopeVerdict:
 
 
 def _organs(case: Case) -> list[str]:
-    return [name for name in OAR_CODES if name in case.structures and case.structures[name].any()]
+    return [name for name in ORGANS if name in case.structures and case.structures[name].any()]
 
 
 def _missing_volumes(case: Case) -> list[str]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from shared_model.diffusion.latents import RESIDUAL, Haar, Latents
-from shared_model.patient.anatomy import mirror_name
+from shared_model.patient.anatomy import OAR_NAMES, mirror_name
 from shared_model.patient.case import MODALITIES, Case, Volume
 from shared_model.patient.geometry import Grid, Resampler, back_project, masked_average, roi_grid
 
@@ -60,7 +60,7 @@ def volumes(case: Case, grid: Grid, base_gy: Volume | None = None) -> dict[str, 
         out["ct"] = to.average(torch.from_numpy(case.ct_hu).clamp(*CT_RANGE_HU), fill=AIR_HU)
     if case.targets:
         out["ptv"] = to.average(torch.from_numpy(case.ptv_gy()))
-    if len(case.structures) > len(case.targets):
+    if any(name in case.structures for name in OAR_NAMES):
         out["oar"] = to.average(torch.from_numpy(case.oar_code()))
     if case.beam_plate is not None:
         out["beam"] = to.average(torch.from_numpy(case.beam_plate))

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from shared_model.backbone.pyramid_prior import pyramid_network
 from shared_model.channels.layout import SCALE
+from shared_model.channels.organs import as_inputs
 from shared_model.channels.volumes import PatientChannels, patient_channels
 from shared_model.forms.interface import Denoiser, Drawing, Form, Lesson
 from shared_model.forms.volume_sampling import SHIFT, VolumeDenoiser, body_in_frame, dose_of, patient_noise, samples
@@ -67,8 +68,8 @@ class VolumeForm(Form[PatientChannels]):
         return ((case, base),)
 
     def encode(self, case: Case, base: Volume | None = None) -> PatientChannels:
-        """Channels on the body's box."""
-        return patient_channels(case)
+        """Channels on the body's box, with the organs of the model's site of the body."""
+        return patient_channels(as_inputs(case, self.spec.body_site))
 
     def has_dose(self, patient: PatientChannels) -> bool:
         """Whether dose is there."""

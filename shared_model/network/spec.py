@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field, fields
 
 from shared_model.core.errors import InputError
 from shared_model.network.switches import Switches
+from shared_model.patient.anatomy import BODY_SITES, HEAD_NECK
 
 # Which network, and the adapters that each knows (shared_model/forms).
 ADAPTERS_OF: Mapping[str, tuple[str, ...]] = {
@@ -99,9 +100,12 @@ class ModelSpec:
     its coefficients are ``base_weights``. ``voxel`` is a small network (shared_model/base/voxel.py). ``phantom`` is 64
     numbers that correct what was learned on phantoms (shared_model/base/phantom.py). The weights of these two are part
     of the vector.
+
+    ``body_site``: whose organs are the model's inputs (patient/anatomy.py). The transformer knows head and neck alone.
     """
 
     network: str = "transformer"
+    body_site: str = HEAD_NECK
     prior: str = "video-small"
     prior_sha256: str = ""
     init_seed: int = 0
@@ -130,6 +134,10 @@ class ModelSpec:
             raise InputError(
                 f"model.prior_sha256: expected 64 hex digits with model.prior={' or '.join(FROM_FILES)}, else nothing"
             )
+        if self.body_site not in BODY_SITES:
+            raise InputError(f"model.body_site={self.body_site!r}: expected one of {', '.join(BODY_SITES)}")
+        if self.body_site != HEAD_NECK and self.network != "pyramid":
+            raise InputError(f"model.body_site={self.body_site}: expected model.network=pyramid, or {HEAD_NECK}")
         if self.precision not in ("bf16", "fp32"):
             raise InputError(f"model.precision={self.precision!r}: expected bf16 or fp32")
         # The errors do not quote the values, since one may have thousands of digits.
@@ -198,13 +206,15 @@ class ModelSpec:
     def to_json(self) -> str:
         """Canonical JSON: sorted keys, no spaces.
 
-        A switch at its default, an empty hash of the prior and the fields of an absent base are not written. So a new
-        field does not change the identity of earlier adapters, nor that of runs that do not use it.
+        A switch at its default, an empty hash of the prior, head and neck as the site of the body and the fields of an
+        absent base are not written. So a new field does not change the identity of earlier adapters, nor that of runs
+        that do not use it.
         """
         raw = {**asdict(self), "switches": self.switches.changed()}
         unsaid = {key for key in ("switches", "prior_sha256") if not raw[key]}
         unsaid |= set() if self.base_kind.fitted_by_sums else {"base_fourier", "base_weights"}
         unsaid |= set() if self.base_kind.gives_dose else {"base"}
+        unsaid |= {"body_site"} if self.body_site == HEAD_NECK else set()
         unsaid |= {"shape"} if self.network == "pyramid" else {"network"}
         raw = {key: value for key, value in raw.items() if key not in unsaid}
         return json.dumps(raw, sort_keys=True, separators=(",", ":"))
@@ -219,7 +229,7 @@ class ModelSpec:
         if not isinstance(raw, dict):
             raise InputError("model spec: expected a JSON object")
         numbers: dict[str, type] = dict.fromkeys(("init_seed", "rank", "alpha", "base_fourier"), int)
-        names = ("network", "prior", "prior_sha256", "adapter", "precision", "base", "base_weights")
+        names = ("network", "body_site", "prior", "prior_sha256", "adapter", "precision", "base", "base_weights")
         types: dict[str, type] = {**dict.fromkeys(names, str), **numbers, "shape": list, "switches": dict}
         for key, value in raw.items():
             if key not in types:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shared_model.core.errors import InputError
-from shared_model.patient.anatomy import OAR_CODES, is_known, is_target
+from shared_model.patient.anatomy import OAR_CODES, ORGANS, is_known, is_target
 from shared_model.patient.geometry import Grid
 
 MODALITIES: tuple[str, ...] = ("dose", "ct", "ptv", "oar", "body", "beam", "angle")
@@ -76,9 +76,9 @@ class Case:
     def _check_structures(self) -> None:
         for name, mask in self.structures.items():
             if not is_known(name):
-                known = ", ".join(OAR_CODES)
+                known = ", ".join(ORGANS)
                 raise InputError(
-                    f"case {self.case_id}: unknown structure {name!r}; expected {known} or a target like PTV_7000"
+                    f"case {self.case_id}: unknown structure {name!r}; expected a target like PTV_7000 or {known}"
                 )
             self._check_mask(name, mask)
             if is_target(name) and name not in self.prescriptions_gy:

@@ -150,3 +150,17 @@ def test_identity_counts_what_determines_the_result_and_not_patience():
         run_identity(config, "{}", "m", b"w"),
     ]
     assert len({same, *others}) == 7
+
+
+def test_a_run_of_another_site_of_the_body_is_not_judged_on_necks() -> None:
+    thorax = ["model.network=pyramid", "model.body_site=thorax", "privacy.cohort=40", "privacy.sites=3"]
+    with pytest.raises(InputError, match="public patients of the thorax"):
+        compose_run([*thorax, "privacy.mode=shared"])
+    unjudged = ["rounds.public_step=0", "rounds.public_worst=0"]
+    assert compose_run([*thorax, "privacy.mode=shared", *unjudged]).model["body_site"] == "thorax"
+
+
+def test_a_run_of_before_the_site_of_the_body_goes_on() -> None:
+    config = compose_run(["privacy.mode=none"])
+    before = replace(config, model={k: v for k, v in config.model.items() if k != "body_site"})
+    assert run_identity(config, "spec", "manifest", b"") == run_identity(before, "spec", "manifest", b"")

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from shared_model.adapter.envelope import Envelope
+from shared_model.adapter.manifest import load_adapter
+from shared_model.bundled import DEFAULT_ADAPTER
 from shared_model.core.errors import InputError
 from shared_model.patient.case import Case
 from shared_model.patient.geometry import Grid
@@ -75,3 +77,21 @@ def test_an_extreme_patient_is_not_told() -> None:
     usual = [case(level=70.0)] * 299
     told = Envelope.measure([*usual, case(level=21.0)])
     assert told.ranges["prescription_gy"][0] == 70.0
+
+
+def test_another_site_of_the_body_is_refused_by_name_though_all_else_fits(envelope: Envelope) -> None:
+    lung = case(organs=("SpinalCord", "Esophagus", "Heart", "Lungs-GTV"))
+    (reason,) = [text for text in envelope.judge(lung).refusals if text.startswith("site of the body")]
+    assert "thorax" in reason
+    assert "Heart" in reason
+    assert "head_neck" in reason
+    both = envelope.judge(case(organs=("SpinalCord", "Parotid_L", "Lung_L")))  # a neck whose lungs are drawn too
+    assert both.refusals == ()
+    assert any(note.endswith("Lung_L") for note in both.notes)
+
+
+def test_the_bundled_adapter_refuses_lungs_and_pelves_by_name() -> None:
+    bundled = Envelope.from_card(load_adapter(DEFAULT_ADAPTER)[2])
+    assert bundled is not None
+    for site, organs in (("thorax", ("SpinalCord", "Esophagus", "Heart")), ("pelvis", ("Rectum", "Bladder"))):
+        assert any(site in text for text in bundled.judge(case(organs=organs)).refusals)

@@ -22,6 +22,8 @@ from shared_model.network.switches import Switches
         ('{"init_seed":' + "9" * 5000 + "}", "JSON"),
         ('{"shape":' + "[" * 15000 + "]" * 15000 + "}", "spec"),
         ('{"prior":"../../etc"}', "prior"),
+        ('{"body_site":"knee"}', "body_site"),
+        ('{"body_site":"thorax"}', "expected model.network=pyramid"),
     ],
 )
 def test_a_specification_that_asks_too_much_is_refused(text: str, says: str) -> None:
@@ -49,3 +51,11 @@ def test_fields_at_their_default_are_not_part_of_the_identity() -> None:
     )
     pinned = ModelSpec(prior="wan", prior_sha256="a" * 64, shape=(17, 32, 32), switches=Switches(rope="none"))
     assert ModelSpec.from_json(pinned.to_json()) == pinned
+
+
+def test_the_site_of_the_body_is_part_of_a_models_identity_but_head_and_neck_is_not_written() -> None:
+    neck = ModelSpec(network="pyramid", prior="none")
+    lung = ModelSpec(network="pyramid", prior="none", body_site="thorax")
+    assert "body_site" not in neck.to_json()
+    assert ModelSpec.from_json(lung.to_json()) == lung
+    assert lung.to_json() != neck.to_json()
