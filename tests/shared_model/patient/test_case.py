@@ -49,7 +49,7 @@ def test_oar_leaves_targets_out() -> None:
         ({"ct_hu": np.zeros((4, 5, 5), dtype=np.float32)}, "ct_hu has shape"),
         ({"body": np.zeros(SHAPE, dtype=bool)}, "body mask is empty"),
         ({"body": np.ones(SHAPE, dtype=np.uint8)}, "boolean"),
-        ({"structures": {"Liver": np.ones(SHAPE, dtype=bool)}, "prescriptions_gy": {}}, "unknown structure 'Liver'"),
+        ({"structures": {"Lips": np.ones(SHAPE, dtype=bool)}, "prescriptions_gy": {}}, "unknown structure 'Lips'"),
         ({"structures": {"Larynx": np.ones((9, 5, 6), dtype=bool)}, "prescriptions_gy": {}}, "outside the grid"),
         ({"structures": {"PTV_7000": box(slice(0, 1))}, "prescriptions_gy": {}}, "no prescription"),
         ({"prescriptions_gy": {"PTV_7000": 70.0, "PTV_5600": 56.0, "PTV_6300": 63.0}}, "no mask"),
