@@ -104,7 +104,7 @@ def test_pickled_objects_are_never_loaded(path: Path) -> None:
         ({"shape": [5, 6, 9]}, (), {}, "outside the grid"),
         ({"spacing_mm": [1.0, 0.0, 1.0]}, (), {}, "spacing"),
         ({"structures": ["PTV_7000"]}, (), {}, "masks for 1"),
-        ({"structures": ["PTV_7000", "Liver"]}, (), {}, "unknown structure 'Liver'"),
+        ({"structures": ["PTV_7000", "Lips"]}, (), {}, "unknown structure 'Lips'"),
         ({"prescriptions_gy": {}}, (), {}, "no prescription"),
         ({"prescriptions_gy": {"PTV_7000": None}}, (), {}, "wrong type"),
         ({}, (), {"body": np.zeros(27, dtype=np.uint8)}, "body mask is empty"),
