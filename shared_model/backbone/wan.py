@@ -20,6 +20,7 @@ from torch import Tensor
 from shared_model.backbone.checkpoint import Checkpoint
 from shared_model.core.errors import InputError
 from shared_model.network.attention import Memory
+from shared_model.network.device import full_precision
 from shared_model.network.dit import EPS, TARGET, Any2AnyDiT
 from shared_model.network.schedule import flow_state, velocity_of_flow
 from shared_model.network.spec import Architecture
@@ -77,7 +78,7 @@ class WanDiT(Any2AnyDiT):
         return super()._tokens(names, volumes, estimate_bczyx).to(self.table_out.weight.dtype)
 
     def _time(self, t_b: Tensor, clean: int, last: int = TARGET) -> Tensor:
-        with torch.autocast(t_b.device.type, enabled=False):
+        with full_precision(t_b.device):
             return super()._time(t_b, clean, last)
 
 

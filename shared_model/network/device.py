@@ -50,6 +50,14 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[Non
     return context
 
 
+def full_precision(device: torch.device) -> AbstractContextManager[None]:
+    """No autocast in this block."""
+    if device.type == "meta":  # computes shapes alone and knows no autocast
+        return nullcontext()
+    context: AbstractContextManager[None] = torch.autocast(device.type, enabled=False)
+    return context
+
+
 @contextmanager
 def memory_named(device: torch.device, doing: str) -> Iterator[None]:
     """Turn the device's "out of memory" in this block into an InputError that says what to do."""

@@ -16,7 +16,6 @@ the posterior mean of a target that differs from F by white noise of deviation s
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -27,6 +26,7 @@ from torch import Tensor, nn
 from shared_model.channels.layout import NAMES, TARGET_CHANNELS
 from shared_model.network.convolutions import Residual, channels_last, double, half
 from shared_model.network.core import Core, Memory
+from shared_model.network.device import full_precision
 from shared_model.network.dit import CONDITION, TARGET
 from shared_model.network.schedule import alpha_sigma
 from shared_model.network.spec import Architecture
@@ -190,8 +190,7 @@ class PyramidDiT(nn.Module):
         h = self.up(F.silu(self.norm(h)))
         h = F.silu(_plus(h + self.state[target](state), seen.full))
         h = F.silu(self.mix(h))
-        # The meta device, where shapes alone are computed, knows no autocast.
-        with nullcontext() if h.device.type == "meta" else torch.autocast(h.device.type, enabled=False):
+        with full_precision(h.device):
             answer = self.head[target](h.float().permute(0, 2, 3, 4, 1)).permute(0, 4, 1, 2, 3)
         weight = alpha * RESIDUAL_SD**2 / (alpha.square() * RESIDUAL_SD**2 + sigma.square())
         out: Tensor = weight * x_t + (1 - weight * alpha) * answer
