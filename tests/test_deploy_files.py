@@ -30,7 +30,8 @@ def known(command: list[str]) -> bool:
 
 
 def unit(path: Path) -> ConfigParser:
-    parser = ConfigParser(strict=True, interpolation=None)
+    # systemd adds up a key that comes twice, as SystemCallFilter does.
+    parser = ConfigParser(strict=False, interpolation=None)
     parser.optionxform = str  # type: ignore[assignment,method-assign]
     parser.read(path)
     return parser
@@ -78,16 +79,34 @@ def test_compose_runs_our_commands_as_nobody_special() -> None:
     assert compose["services"]["coordinator"]["ports"] == ["9092:9092"]
 
 
+def test_the_cuda_image_is_the_same_image_with_torchs_cuda_build_and_gpus() -> None:
+    plain, cuda = (yaml.safe_load((DEPLOY / name).read_text()) for name in ("compose.yaml", "compose.cuda.yaml"))
+    assert set(cuda["services"]) == {"site"}
+    site = cuda["services"]["site"]
+    assert set(site) == {"image", "build", "deploy"}, "what keeps the site safe stays that of compose.yaml"
+    assert site["image"] != plain["services"]["site"]["image"]
+    (devices,) = site["deploy"]["resources"]["reservations"]["devices"]
+    assert devices["capabilities"] == ["gpu"]
+    makefile = (DEPLOY.parent / "Makefile").read_text()
+    assert re.findall(r"^CUDA *\?= *(\S+)$", makefile, re.MULTILINE) == [site["build"]["args"]["TORCH"]]
+    named = re.findall(r"^ARG (\w+)=", (DEPLOY / "Dockerfile").read_text(), re.MULTILINE)
+    assert set(site["build"]["args"]) <= set(named)
+
+
 def test_the_image_installs_what_the_repository_pins_and_drops_root() -> None:
     lines = (DEPLOY / "Dockerfile").read_text().replace("\\\n", " ").splitlines()
     steps = [line.split(maxsplit=1) for line in lines if line.strip() and not line.startswith("#")]
     words = [word for word, _ in steps]
     assert words[0] == "FROM"
-    assert set(words) <= {"FROM", "COPY", "RUN", "ENV", "USER", "WORKDIR", "VOLUME", "STOPSIGNAL", "CMD"}
+    assert set(words) <= {"FROM", "ARG", "COPY", "RUN", "ENV", "USER", "WORKDIR", "VOLUME", "STOPSIGNAL", "CMD"}
     assert words.index("USER") > max(index for index, word in enumerate(words) if word == "RUN")
     makefile = (DEPLOY.parent / "Makefile").read_text()
     (torch,) = re.findall(r"torch==(\S+)", (DEPLOY / "Dockerfile").read_text())
     assert re.findall(r"^TORCH_VERSION *:?= *(\S+)$", makefile, re.MULTILINE) == [torch]
+    # The build of torch is the argument's; before the last FROM an argument would not be seen.
+    assert dict(steps)["ARG"] == "TORCH=cpu"
+    assert words.index("FROM") < words.index("ARG") < words.index("RUN")
+    assert "--index-url https://download.pytorch.org/whl/${TORCH} torch==" in " ".join(lines)
     # The constraints carry hashes, and pip refuses to mix them with packages that have none.
     assert "--no-deps --require-hashes --requirement /src/constraints.txt" in " ".join(lines)
     ignored = (DEPLOY.parent / ".dockerignore").read_text().splitlines()
