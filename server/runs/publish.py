@@ -1,6 +1,7 @@
 """`server publish`: a finished run's adapter and its model card, in a form that anyone may have.
 
-The adapter is the run's file byte for byte. The model card names sites by number (shared_model/adapter/card.py).
+The adapter is the run's file byte for byte. The model card names sites by number (shared_model/adapter/card.py). Beside
+them: a README in Hugging Face's form and, of LoRA, what the library peft loads (shared_model/adapter/hub.py).
 """
 
 from __future__ import annotations
@@ -31,12 +32,13 @@ def publish(home: ServerHome, target: Path, name: str | None) -> Published:
     InputError when that run has not finished, its files do not belong together, or ``target`` holds another adapter.
     """
     from shared_model.adapter.card import card_bytes, card_path, public_card
+    from shared_model.adapter.hub import write_hub_files
     from shared_model.adapter.manifest import load_adapter
 
     source = find(home, name).out / ADAPTER
     if not source.is_file():
         raise InputError(f"{source}: no adapter yet; `server run --resume` finishes the run")
-    _, _, card = load_adapter(source)
+    spec, vector, card = load_adapter(source)
     content = source.read_bytes()
     sha256 = hashlib.sha256(content).hexdigest()
     if _file_hash(card) != sha256:
@@ -48,8 +50,10 @@ def publish(home: ServerHome, target: Path, name: str | None) -> Published:
         target.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{target}: cannot be used as a folder ({error.strerror}); choose another") from error
-    write_bytes(card_path(adapter), card_bytes(public_card(card)), mode=ORDINARY)
+    told = public_card(card)
+    write_bytes(card_path(adapter), card_bytes(told), mode=ORDINARY)
     write_bytes(adapter, content, mode=ORDINARY)
+    write_hub_files(adapter, spec, vector, told)
     return Published(adapter=adapter, card=card_path(adapter), sha256=sha256)
 
 

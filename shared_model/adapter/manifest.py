@@ -116,6 +116,19 @@ def vector_hash(vector: Vector) -> str:
     return hashlib.sha256(np.ascontiguousarray(vector, dtype=np.float32).tobytes()).hexdigest()
 
 
+def tensors(spec: ModelSpec, vector: Vector) -> dict[str, Vector]:
+    """The vector (d,) cut into one array for each parameter, by stored name. ValueError if its length is wrong."""
+    names, _ = _layout(spec)
+    found, offset = {}, 0
+    for name, shape in names:
+        size = math.prod(shape)
+        found[name] = vector[offset : offset + size].reshape(shape)
+        offset += size
+    if offset != vector.size:
+        raise ValueError(f"vector has {vector.size} numbers, the adapter {offset}")
+    return found
+
+
 def save_adapter(path: Path, spec: ModelSpec, vector: Vector) -> str:
     """Write the adapter as one safetensors file, whole or not at all. Returns the file's SHA-256 in hex.
 
@@ -123,16 +136,9 @@ def save_adapter(path: Path, spec: ModelSpec, vector: Vector) -> str:
     the spec and hashes. The base's coefficients are a separate tensor, with their hash in the header. The same spec and
     vector always give the same bytes. Everything else is in the card beside the file (shared_model/adapter/card.py).
     """
-    names, _ = _layout(spec)
-    tensors, offset = {}, 0
-    for name, shape in names:
-        size = int(np.prod(shape))
-        tensors[name] = vector[offset : offset + size].reshape(shape)
-        offset += size
-    if offset != vector.size:
-        raise ValueError(f"vector has {vector.size} numbers, the adapter {offset}")
+    content_of = tensors(spec, vector)
     if spec.base_kind.fitted_by_sums:
-        tensors[BASE_TENSOR] = base_of(spec).coefficients()
+        content_of[BASE_TENSOR] = base_of(spec).coefficients()
     header = {
         "format": FORMAT,
         "spec": replace(spec, base_weights="").to_json(),
@@ -140,25 +146,25 @@ def save_adapter(path: Path, spec: ModelSpec, vector: Vector) -> str:
         "prior": prior_hash(spec),
         "base": base_hash(spec),
     }
-    content = _safetensors(tensors, header, small=spec.network == "pyramid")
+    content = _safetensors(content_of, header, small=spec.network == "pyramid")
     write_bytes(path, content, mode=ORDINARY)
     return hashlib.sha256(content).hexdigest()
 
 
-def _safetensors(tensors: Mapping[str, Vector], metadata: Mapping[str, str], small: bool) -> bytes:
+def _safetensors(arrays: Mapping[str, Vector], metadata: Mapping[str, str], small: bool) -> bytes:
     """Serialise float32 arrays, those that bf16 holds exactly as bf16 if ``small``.
 
     The library's own writer would change the order of the metadata each time.
     """
     header: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))}
     parts, offset = [], 0
-    for name in sorted(tensors):
-        bits = np.ascontiguousarray(tensors[name], dtype="<f4").view("<u4")
+    for name in sorted(arrays):
+        bits = np.ascontiguousarray(arrays[name], dtype="<f4").view("<u4")
         halved = small and not (bits & 0xFFFF).any()
         raw = (bits >> 16).astype("<u2").tobytes() if halved else bits.tobytes()
         header[name] = {
             "dtype": "BF16" if halved else "F32",
-            "shape": list(tensors[name].shape),
+            "shape": list(arrays[name].shape),
             "data_offsets": [offset, offset + len(raw)],
         }
         parts.append(raw)

@@ -25,7 +25,8 @@ from server.config.privacy import privacy_line
 from server.rounds.public_gate import stop_lines
 from shared_model.adapter.card import card_bytes, card_path
 from shared_model.adapter.envelope import Envelope
-from shared_model.adapter.manifest import unpack, vector_bytes, vector_hash
+from shared_model.adapter.hub import write_hub_files
+from shared_model.adapter.manifest import load_adapter, unpack, vector_bytes, vector_hash
 from shared_model.adapter.shared import adapted_model
 from shared_model.core.files import ORDINARY, write_bytes, write_text
 from shared_model.core.vector import Vector
@@ -110,6 +111,7 @@ def write_results(
         card["metrics"] = {column: round(summary["studies"][lead][column], 4) for column in COLUMNS}
         card["trained_on"] = training_ranges(sites).record()
         write_bytes(card_path(out / ADAPTER), card_bytes(card), mode=ORDINARY)
+        write_hub_files(out / ADAPTER, *load_adapter(out / ADAPTER))
     pictures = _pictures(settings, sites, trained, lead)
     lines = [metrics_table(summary), promised, f"summary   {out / 'summary.json'}", f"curves    {out / 'curves.png'}"]
     lines += [f"adapter   {out / ADAPTER}"] if lead != "local" else []
