@@ -26,7 +26,8 @@ from shared_model.core.files import ORDINARY, write_bytes, write_text
 from shared_model.network.pyramid import PyramidDiT, PyramidSpec
 from shared_model.network.seeding import seeded
 from shared_model.training.recipe import Recipe
-from shared_model.training.step import teach
+from shared_model.training.step import draw, learn
+from shared_model.training.together import Together
 
 CHECKPOINT = "checkpoint.pt"
 CURVE = "curve.csv"
@@ -36,12 +37,15 @@ OF_A_LEG: tuple[str, ...] = ("finish", "decay")
 # What never may, for the patients' order and the steps' chance come from it.
 OF_THE_RUN: tuple[str, ...] = ("seed", "patients")
 
-CPU = torch.device("cpu")
+ALONE = Together()
 Row = dict[str, float]
 
 
 class Trainer:
-    """The state of one training, and its steps. ``patients`` keep their order over all legs."""
+    """The state of one training, and its steps. ``patients`` keep their order over all legs.
+
+    ``together``: this process's device, and its share of each step's patients where several processes train.
+    """
 
     def __init__(
         self,
@@ -49,9 +53,14 @@ class Trainer:
         spec: PyramidSpec,
         patients: Sequence[PatientChannels],
         precision: str = "bf16",
-        device: torch.device = CPU,
+        together: Together = ALONE,
     ) -> None:
-        self.recipe, self.patients, self.precision, self.device = recipe, patients, precision, device
+        if together.count > recipe.patients:
+            raise InputError(
+                f"{together.count} processes: a step has {recipe.patients} patients; start as many at most"
+            )
+        self.recipe, self.patients, self.precision, self.together = recipe, patients, precision, together
+        self.device = device = together.device
         with seeded(recipe.seed):
             self.network = PyramidDiT(spec).to(device)
         decayed = [p for p in self.network.parameters() if p.ndim > 1]
@@ -80,12 +89,19 @@ class Trainer:
             group["lr"] = recipe.rate(self.step)
         self.optimiser.zero_grad(set_to_none=True)
         generator = _generator(recipe.seed, "step", self.step)
+        errors: list[float] = []
         for k in range(recipe.patients):
-            taught = teach(self.network, self._patient(self.samples + k), recipe, generator, self.precision)
-            (taught.loss / recipe.patients).backward()
-            if taught.error is not None:
-                self.errors = [self.errors[0] + float(taught.error), self.errors[1] + 1]
+            patient = self._patient(self.samples + k)
+            # Also of the other processes' patients, for chance goes on from one to the next.
+            drawn = draw(patient, recipe, generator)
+            if self.together.has(k):
+                taught = learn(self.network, patient, drawn, recipe, self.precision)
+                (taught.loss / recipe.patients).backward()
+                errors += [] if taught.error is None else [float(taught.error)]
+        total, count = self.together.sum_numbers([sum(errors), len(errors)])
+        self.errors = [self.errors[0] + total, self.errors[1] + count]
         parameters = list(self.network.parameters())
+        self.together.sum_gradients(parameters)
         # A parameter that no sample of the step used keeps its place: its moments are not moved by a zero.
         norm = torch.nn.utils.clip_grad_norm_(parameters, recipe.clip)
         if bool(torch.isfinite(norm)):
@@ -184,13 +200,17 @@ def run(
     """Train until ``samples`` are seen or ``hours`` have passed, from the checkpoint in ``folder`` if there is one.
 
     Every ``every`` samples ``validate`` scores the averaged weights; about each minute the state is written. ``told``
-    hears of every step, with a row where one was made; ``export`` follows each row. ``changed``: see Trainer.load.
+    hears of every step, with a row where one was made; ``export`` follows each row. ``changed``: see Trainer.load. Of
+    several processes the first alone scores, writes and tells.
     """
+    together = trainer.together
     folder.mkdir(parents=True, exist_ok=True)
     trainer.load(folder, changed)
     began = saved = time.monotonic()
-    while trainer.samples < samples and time.monotonic() - began < hours * 3600:
+    while trainer.samples < samples and together.agree(time.monotonic() - began < hours * 3600):
         trainer.advance()
+        if not together.leads:
+            continue
         row = None
         if trainer.samples // every > (trainer.samples - trainer.recipe.patients) // every:
             row = trainer.record(validate(trainer))
@@ -200,7 +220,8 @@ def run(
             trainer.save(folder)
             saved = time.monotonic()
         told(trainer, row)
-    trainer.save(folder)
+    if together.leads:
+        trainer.save(folder)
 
 
 def _generator(seed: int, kind: str, number: int) -> torch.Generator:

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from shared_model.base.voxel_training import dvh_distance
-from shared_model.channels.layout import BEAM, ORGAN_ON_RAY, SCALE, Layout
+from shared_model.channels.layout import BEAM, ORGAN_ON_RAY, SCALE, TARGET_CHANNELS, Layout
 from shared_model.channels.volumes import PatientChannels
 from shared_model.network.device import autocast
 from shared_model.network.pyramid import Conditions, PyramidDiT
 from shared_model.network.schedule import add_noise, shift_time
 from shared_model.patient.anatomy import OAR_NAMES
-from shared_model.training.recipe import Recipe, ask
+from shared_model.training.recipe import Ask, Recipe, ask
 from shared_model.training.views import Sight, seen_from
 
 # A structure of fewer voxels has no histogram.
@@ -75,13 +75,39 @@ def conditions_of(
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Drawn:
+    """All that chance says of one sample: the question, the patient as seen, noise (2, C, z, y, x) and noise time."""
+
+    question: Ask
+    sight: Sight
+    noise: Tensor
+    time: Tensor
+
+
+def draw(patient: PatientChannels, recipe: Recipe, generator: torch.Generator) -> Drawn:
+    """Draw one sample of a patient from ``generator``, on the CPU."""
+    question = ask(recipe, patient.present, generator)
+    sight = seen_from(patient, question.view)
+    shape = (2, len(TARGET_CHANNELS[question.target]), *sight.stack.shape[:3])
+    noise = plan_noise(shape, generator)
+    time = shift_time(torch.rand((), generator=generator), recipe.shift)
+    return Drawn(question=question, sight=sight, noise=noise, time=time)
+
+
 def teach(
     network: PyramidDiT, patient: PatientChannels, recipe: Recipe, generator: torch.Generator, precision: str = "bf16"
 ) -> Taught:
     """The loss of one sample; everything that is drawn comes from ``generator``, on the CPU."""
+    return learn(network, patient, draw(patient, recipe, generator), recipe, precision)
+
+
+def learn(
+    network: PyramidDiT, patient: PatientChannels, drawn: Drawn, recipe: Recipe, precision: str = "bf16"
+) -> Taught:
+    """The loss of a sample that was drawn."""
     device = network.spacing.weight.device
-    question = ask(recipe, patient.present, generator)
-    sight = seen_from(patient, question.view)
+    question, sight = drawn.question, drawn.sight
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     conditions = conditions_of(sight, patient.layout, question.conditions, device, dtype)
     mean, unit = SCALE[question.target]
@@ -89,11 +115,11 @@ def teach(
     of_dose = question.target == "dose"
     inside = (sight.stack[..., patient.layout.index("body")] > 0.5).to(device) if of_dose else None
     x0 = (truth - mean) / unit
-    eps = plan_noise((2, *x0.shape[1:]), generator).to(device)
+    eps = drawn.noise.to(device)
     if inside is not None:
         x0, eps = x0 * inside, eps * inside
-    drawn = shift_time(torch.rand((), generator=generator), recipe.shift).to(device)
-    t_b = torch.stack([torch.ones_like(drawn), drawn])
+    time = drawn.time.to(device)
+    t_b = torch.stack([torch.ones_like(time), time])
     x_t, _ = add_noise(x0.expand_as(eps), eps, t_b)
     with autocast(device, precision):
         answer = network(conditions, question.target, x_t, t_b)

@@ -22,20 +22,22 @@ from client.data.load import load_case
 from client.site.config import SiteConfig
 from shared_model.adapter.card import adapter_card, card_bytes, card_path
 from shared_model.adapter.envelope import Envelope
+from shared_model.adapter.hub import write_hub_files
 from shared_model.adapter.manifest import manifest_hash, pack, rounded, save_adapter, vector_hash
 from shared_model.adapter.shared import adapted_model
 from shared_model.channels.volumes import PatientChannels
 from shared_model.core.errors import InputError
 from shared_model.core.files import ORDINARY, write_bytes
 from shared_model.forms.volume_sampling import on_grid, predicted
-from shared_model.network.device import chosen_device
 from shared_model.network.pyramid import PyramidDiT, PyramidSpec
 from shared_model.network.spec import ModelSpec
 from shared_model.patient.case import Case
 from shared_model.scoring.dosimetry import CaseScore, score_case, summarise
 from shared_model.training.recipe import Recipe
 from shared_model.training.run import Row, Trainer, run
+from shared_model.training.together import joined
 from simulations.data.datasets import evaluation_sites
+from simulations.reports.events import FOLDER, NOT_INSTALLED, CurveEvents, events_possible
 from simulations.settings.commands import DataSettings, data_settings
 from simulations.settings.composition import (
     check_device,
@@ -99,45 +101,62 @@ def train_settings(overrides: Sequence[str]) -> TrainSettings:
 
 
 def train_backbone(settings: TrainSettings, bars: Progress) -> str:
-    """Train one leg; returns the last row of the curve in words."""
+    """Train one leg; returns the last row of the curve in words (in one process alone, where there are several)."""
     os.environ.setdefault(*_KERNELS)
     torch.set_num_threads(settings.threads)
-    patients, _ = _cohort(settings, "train", bars)
-    seen, cases = _cohort(settings, "validation", bars)
-    trainer = Trainer(settings.recipe, PyramidSpec(), patients, settings.precision, chosen_device(settings.device))
-    bar = bars.add_task("training", total=settings.samples, note="")
-    began, first = time.monotonic(), -1
+    with joined(settings.device) as together:
+        if not together.leads:
+            bars.stop()
+        with together.leader_first():
+            patients, _ = _cohort(settings, "train", bars)
+            seen, cases = _cohort(settings, "validation", bars)
+        trainer = Trainer(settings.recipe, PyramidSpec(), patients, settings.precision, together)
+        teller = _Teller(settings, bars)
+        run(
+            trainer,
+            settings.out,
+            samples=settings.samples,
+            every=settings.every,
+            validate=lambda trainer: scores(trainer.averaged(), cases, seen, settings.sampled, settings.precision),
+            told=teller,
+            export=lambda trainer: export(settings, trainer),
+            hours=settings.hours,
+            changed=settings.changed,
+        )
+    if not together.leads:
+        return ""
+    last = trainer.curve[-1] if trainer.curve else {}
+    return f"{trainer.samples} samples: " + ", ".join(f"{key} {value:.4g}" for key, value in last.items())
 
-    def validate(trainer: Trainer) -> dict[str, float]:
-        return scores(trainer.averaged(), cases, seen, settings.sampled, settings.precision)
 
-    def told(trainer: Trainer, row: Row | None) -> None:
-        nonlocal first
-        if first < 0:
-            first = trainer.samples
-        bars.update(bar, completed=trainer.samples)
+class _Teller:
+    """Hears of every step: bars and lines for the screen, rows for TensorBoard where its writer is installed."""
+
+    def __init__(self, settings: TrainSettings, bars: Progress) -> None:
+        self._settings, self._bars = settings, bars
+        self._bar = bars.add_task("training", total=settings.samples, note="")
+        self._began, self._first = time.monotonic(), -1
+        self._events: CurveEvents | None = None
+        if not events_possible():
+            bars.console.print(NOT_INSTALLED, markup=False, soft_wrap=True)
+
+    def __call__(self, trainer: Trainer, row: Row | None) -> None:
+        if self._first < 0:
+            self._first = trainer.samples
+        self._bars.update(self._bar, completed=trainer.samples)
         if row is None:
             return
         note = ", ".join(f"{key} {value:.3g}" for key, value in row.items() if key != "samples")
-        rate = (trainer.samples - first) / max(1e-9, time.monotonic() - began)
-        left = (settings.samples - trainer.samples) / max(rate, 1e-9) / 3600
-        bars.update(bar, note=note)
-        if not bars.console.is_terminal:
-            bars.console.print(f"{trainer.samples} samples: {note}; {left:.1f} h to go", markup=False, soft_wrap=True)
-
-    run(
-        trainer,
-        settings.out,
-        samples=settings.samples,
-        every=settings.every,
-        validate=validate,
-        told=told,
-        export=lambda trainer: export(settings, trainer),
-        hours=settings.hours,
-        changed=settings.changed,
-    )
-    last = trainer.curve[-1] if trainer.curve else {}
-    return f"{trainer.samples} samples: " + ", ".join(f"{key} {value:.4g}" for key, value in last.items())
+        rate = (trainer.samples - self._first) / max(1e-9, time.monotonic() - self._began)
+        left = (self._settings.samples - trainer.samples) / max(rate, 1e-9) / 3600
+        self._bars.update(self._bar, note=note)
+        if not self._bars.console.is_terminal:
+            self._bars.console.print(
+                f"{trainer.samples} samples: {note}; {left:.1f} h to go", markup=False, soft_wrap=True
+            )
+        if events_possible():
+            self._events = self._events or CurveEvents(self._settings.out / FOLDER, trainer.curve[:-1])
+            self._events.add(row)
 
 
 def export(settings: TrainSettings, trainer: Trainer) -> None:
@@ -168,6 +187,7 @@ def export(settings: TrainSettings, trainer: Trainer) -> None:
     card["training"] = {"recipe": asdict(trainer.recipe), "patients": len(trainer.patients), "curve": trainer.curve}
     card["trained_on"] = _ranges(tuple(sites)).record()
     write_bytes(card_path(settings.out / ADAPTER), card_bytes(card), mode=ORDINARY)
+    write_hub_files(settings.out / ADAPTER, spec, vector, card)
 
 
 @lru_cache(maxsize=1)

@@ -11,6 +11,7 @@ from shared_model.adapter.manifest import load_adapter, unpack
 from shared_model.adapter.shared import adapted_model
 from shared_model.backbone.prior import prior_hash
 from shared_model.core.errors import InputError
+from tests.builders.event_files import events
 
 
 def test_a_leg_and_the_next_on_phantoms_and_the_adapter_they_leave(
@@ -27,6 +28,8 @@ def test_a_leg_and_the_next_on_phantoms_and_the_adapter_they_leave(
     lines = (tmp_path / "curve.csv").read_text().splitlines()
     assert lines[0].startswith("samples,cpu_min,train_gy,rate,dose,dvh,")
     assert [line.split(",")[0] for line in lines[1:]] == ["2", "4"]
+    steps = {event.step for event in events(tmp_path / "tensorboard") if event.HasField("summary")}
+    assert steps == {2, 4}
     adapter = tmp_path / "adapter.safetensors"
     spec, vector, card = load_adapter(adapter)
     assert [row["samples"] for row in card["training"]["curve"]] == [2.0, 4.0]
