@@ -191,7 +191,8 @@ def train(overrides: Overrides = None) -> None:
     settings = train_settings(overrides or [])
     with progress_bars() as bars:
         report = train_backbone(settings, bars)
-    print(report)
+    if report:
+        print(report)
 
 
 @app.command()
@@ -252,6 +253,21 @@ def phantom(
     elif out is not None:
         site = write_hospital(out, find_style(style), patients, seed)
         print(f"{len(site.train)} training and {len(site.validation)} validation patients in {out}")
+
+
+@app.command("export-bundle")
+def export_bundle(
+    out: Annotated[Path, typer.Option(help="New folder for the bundle")],
+    adapter: Annotated[
+        Path | None, typer.Option(help="A pyramid's .safetensors. Default: the bundled adapter.")
+    ] = None,
+) -> None:
+    """Write an adapter's predictor as a MONAI bundle, which gives the same dose as `client predict`."""
+    from client.prediction.bundle_files import export_bundle as export
+    from shared_model.bundled import DEFAULT_ADAPTER
+
+    for name in export(adapter or DEFAULT_ADAPTER, out):
+        print(out / name)
 
 
 def main() -> int:

@@ -97,9 +97,9 @@ class Predictor:
             raise InputError(f"--adapter {adapter}: no such file; expected a .safetensors that a run wrote")
         spec, vector, self.card = load_adapter(adapter)
         self.name = vector_hash(vector)[:12]
-        self._model, self.spec = build(spec, vector)
+        self.model, self.spec = build(spec, vector)
         self.device = chosen_device(device)
-        self._model.to(self.device).eval()
+        self.model.to(self.device).eval()
         self.envelope, self._stand_in = _envelope(self.card)
 
     def predict(self, case: Case, how: Sampled, notes: Sequence[str] = ()) -> PredictedDose:
@@ -114,7 +114,7 @@ class Predictor:
         score = None if how.score_of is None else how.score_of(asked)
         with torch.no_grad(), memory_named(self.device, "predicting a dose"):
             found = predict_with_spread(
-                self._model,
+                self.model,
                 asked,
                 self.spec,
                 steps=how.steps,
