@@ -50,7 +50,8 @@ class DoseNetwork(nn.Module):
         mean, unit = SCALE["dose"]
         answer = self.network(Conditions(volumes=volumes, spacing_mm=spacing_mm), "dose", state, state.new_ones(1))
         inside = image[:, LAYOUT.index("body")][:, None] > 0.5
-        return ((answer * unit + mean) * inside).clamp_min(0.0)
+        dose: Tensor = ((answer * unit + mean) * inside).clamp_min(0.0)
+        return dose
 
 
 class ReadPatient:
