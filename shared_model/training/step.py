@@ -76,7 +76,7 @@ def conditions_of(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Drawn:
+class DrawnSample:
     """All that chance says of one sample: the question, the patient as seen, noise (2, C, z, y, x) and noise time."""
 
     question: Ask
@@ -85,14 +85,14 @@ class Drawn:
     time: Tensor
 
 
-def draw(patient: PatientChannels, recipe: Recipe, generator: torch.Generator) -> Drawn:
+def draw(patient: PatientChannels, recipe: Recipe, generator: torch.Generator) -> DrawnSample:
     """Draw one sample of a patient from ``generator``, on the CPU."""
     question = ask(recipe, patient.present, generator)
     sight = seen_from(patient, question.view)
     shape = (2, len(TARGET_CHANNELS[question.target]), *sight.stack.shape[:3])
     noise = plan_noise(shape, generator)
     time = shift_time(torch.rand((), generator=generator), recipe.shift)
-    return Drawn(question=question, sight=sight, noise=noise, time=time)
+    return DrawnSample(question=question, sight=sight, noise=noise, time=time)
 
 
 def teach(
@@ -103,7 +103,7 @@ def teach(
 
 
 def learn(
-    network: PyramidDiT, patient: PatientChannels, drawn: Drawn, recipe: Recipe, precision: str = "bf16"
+    network: PyramidDiT, patient: PatientChannels, drawn: DrawnSample, recipe: Recipe, precision: str = "bf16"
 ) -> Taught:
     """The loss of a sample that was drawn."""
     device = network.spacing.weight.device
