@@ -20,6 +20,7 @@ from client.node.watchdog import TaskTimes, Watchdog
 from client.site.config import SiteConfig
 from client.site.home import ClientHome
 from client.site.instance import instance
+from client.site.ledger_binding import is_bound
 from client.site.policy import Policy
 from privacy.dp.terms import NOISED, SUMMED
 from privacy.flower.heartbeat import last_beat
@@ -54,6 +55,7 @@ def start(home: ClientHome, say: Callable[[str], None]) -> None:
     require_node_key(home)
     if set(policy.modes) & set(NOISED):
         policy.ledger_in(home.folder).entries()
+        is_bound(site.root, policy.ledger_in(home.folder))  # or else every request would be refused when it is paid for
     os.umask(0o077)
     with sole_instance(home.lock, "the site"):
         home.state(EXECUTOR).unlink(missing_ok=True)  # the SuperNode's state stays: it tells what was left undone

@@ -43,23 +43,28 @@ def bound_ledger(root: Path) -> BoundLedger | None:
 
 
 def bind(root: Path, ledger: SiteLedger) -> None:
-    """Bind ``ledger`` to the patients in ``root``; InputError when another ledger counts for them, naming its folder.
-
-    Bound already, it changes nothing.
-    """
-    known, own = bound_ledger(root), ledger.id
-    if known is not None and known.id != own:
-        raise InputError(
-            f"{ledger.folder}: the patients of this site are counted in another privacy ledger, which lay in"
-            f" {known.folder}; name that folder as `ledger` in policy.yaml, or restore it"
-        )
-    if known is not None:
+    """Bind ``ledger`` to the patients in ``root``; as ``is_bound``. Bound already, it changes nothing."""
+    if is_bound(root, ledger):
         return
-    record = {"ledger": own, "folder": str(ledger.folder.resolve())}
+    record = {"ledger": ledger.id, "folder": str(ledger.folder.resolve())}
     try:
         write_json(root / MARK, record, mode=PUBLIC)
     except StorageError:
         write_json(_elsewhere(root), record, mode=PUBLIC)
+
+
+def is_bound(root: Path, ledger: SiteLedger) -> bool:
+    """Whether ``ledger`` counts for the patients in ``root``; False if none does yet.
+
+    InputError when another ledger counts for them, naming its folder.
+    """
+    known = bound_ledger(root)
+    if known is not None and known.id != ledger.id:
+        raise InputError(
+            f"{ledger.folder}: the patients of this site are counted in another privacy ledger, which lay in"
+            f" {known.folder}; name that folder as `ledger` in policy.yaml, or restore it"
+        )
+    return known is not None
 
 
 def _elsewhere(root: Path) -> Path:
