@@ -15,7 +15,7 @@ from simulations.settings.commands import evaluate_settings
 from simulations.studies.evaluate import evaluate_adapter
 
 VIDEO_PRIOR = "05bb38ab8570466e3b89a11f8f250456289f1fe10d0e13cfc6f770d6509011c5"
-VECTOR = "8b865501fcc652a6d1e4355e8bb8aa4b75b3288f186f62b87efc7a76a913031e"
+VECTOR = "1f9d7343a798ecaabc758c84e87cd6a3275e7138096290d5498addae63443816"
 
 
 def test_prior_and_adapter_are_the_ones_that_the_results_are_of() -> None:
@@ -30,11 +30,11 @@ def test_prior_and_adapter_are_the_ones_that_the_results_are_of() -> None:
 
 @pytest.mark.skipif("FEDKT3D_OPENKBP" not in os.environ, reason="FEDKT3D_OPENKBP does not name the OpenKBP data set")
 def test_it_predicts_openkbp_as_the_results_say(tmp_path: Path) -> None:
-    """docs/results/backbone.md: 3.02 and 1.89 Gy. Other processors round bf16 otherwise, hence the margin."""
+    """docs/results/backbone.md: 2.84 and 1.76 Gy. Other processors round bf16 otherwise, hence the margin."""
     root = os.environ["FEDKT3D_OPENKBP"]
     settings = evaluate_settings(["data=openkbp", f"data.root={root}", f"out={tmp_path}", "threads=1", "device=cpu"])
     evaluate_adapter(settings, Progress(disable=True))
     metrics = json.loads((tmp_path / "summary.json").read_text())["metrics"]
     assert metrics["patients"] == 33
-    assert metrics["dose_score_gy"] == pytest.approx(3.02, abs=0.05)
-    assert metrics["dvh_score_gy"] == pytest.approx(1.89, abs=0.05)
+    assert metrics["dose_score_gy"] == pytest.approx(2.84, abs=0.05)
+    assert metrics["dvh_score_gy"] == pytest.approx(1.76, abs=0.05)
