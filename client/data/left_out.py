@@ -37,25 +37,23 @@ def left_out(home: Path | str) -> dict[str, Any]:
 def without(site: SiteConfig, home: Path | str) -> SiteConfig:
     """Return the site without the cases that were left out and whose files have not changed since.
 
-    Where nothing would remain, the site stays as it is: its data as a whole cannot be read. So does a simulated site,
-    which has no ``home`` (an empty text).
+    Where nothing would remain of a split, that split stays as it is: the data as a whole cannot be read. So does a
+    simulated site, which has no ``home`` (an empty text).
     """
     if not home:
         return site
-    known = left_out(home)
-    out = {case for case, entry in known.items() if entry.get("state") == _state(site, case)}
-    train = tuple(case for case in site.train if case not in out)
-    validation = tuple(case for case in site.validation if case not in out)
-    if not out or not (train or validation):
+    out = {case for case, entry in left_out(home).items() if entry.get("state") == _state(site, case)}
+    train, validation = (tuple(c for c in split if c not in out) or split for split in (site.train, site.validation))
+    if (train, validation) == (site.train, site.validation):
         return site
-    plans = tuple(tuple(case for case in group if case not in out) for group in site.plans)
+    plans = tuple(tuple(case for case in group if case in train) for group in site.plans)
     return replace(site, train=train, validation=validation, plans=tuple(filter(None, plans)))
 
 
 def leave_out(site: SiteConfig, home: Path | str, error: UnreadableCasesError) -> SiteConfig:
     """Note the cases that cannot be read, and return the site without them.
 
-    Raises ``error`` where there is no home to note them in, or where no case is left.
+    Raises ``error`` where there is no home to note them in, or where no case of their split is left.
     """
     if not home:
         raise error
@@ -64,7 +62,7 @@ def leave_out(site: SiteConfig, home: Path | str, error: UnreadableCasesError) -
     kept = {case: entry for case, entry in left_out(home).items() if case in listed or entry.get("state")}
     write_state(Path(home) / "state" / FILE, {**kept, **noted})
     fewer = without(site, home)
-    if fewer == site:
+    if not error.cases.keys().isdisjoint((*fewer.train, *fewer.validation)):
         raise error
     return fewer
 

@@ -73,11 +73,14 @@ def test_status_speaks_on_both_sides(federation: Deployment, first: dict[str, di
     server = json.loads(federation.must("server", "status", "--home", federation.home, "--json"))
     assert server["ready"]
     assert {name: site["status"] for name, site in server["sites"].items()} == {"north": "online", "south": "online"}
-    earlier, run = (run for run in server["runs"] if run["name"] == "first")
-    assert (earlier["run_id"], earlier["status"]) == (first["run_id"], "finished:completed")
-    assert earlier["reason"] == f"went on as {run['run_id']}"
-    assert (run["name"], run["status"], run["round"], run["rounds"]) == ("first", "finished:completed", 2, 2)
-    assert sorted(run["sites"]) == ["north", "south"]
+    # The command was given three times, the last time with another configuration, which was refused.
+    *done, last = (run for run in server["runs"] if run["name"] == "first")
+    assert done[0]["run_id"] == first["run_id"]
+    assert [(run["status"], run["reason"]) for run in done] == [
+        ("finished:completed", f"went on as {last['run_id']}")
+    ] * 2
+    assert (last["status"], last["round"], last["rounds"]) == ("finished:failed", 2, 2)
+    assert sorted(last["sites"]) == ["north", "south"]
     site = federation.status("north")
     assert (site["site"], site["connection"], site["executor"]["state"]) == ("north", "connected", "idle")
     assert site["executor"]["tasks_done"] >= 5

@@ -31,8 +31,8 @@ from flwr.serverapp import ServerApp
 app = ServerApp()
 GOOD = {"schema": 1, "kind": "train", "run-id": "ab" * 16, "spec": SPEC, "manifest": MANIFEST}
 TASK = {"round": 1, "rounds": 1, "local_steps": 1, "batch_size": 1, "lr": 0.1, "seed": 0, "stage": "dose",
-        "grad_clip": 1.0, "weight_decay": 0.0, "least_visible": 0.0, "privacy": ""}
-EVALUATE = {"round": 1, "split": "validation", "sampler_steps": 1, "candidates": 1, "seed": 0}
+        "grad_clip": 1.0, "weight_decay": 0.0, "least_visible": 0.0, "privacy": "", "masks": ""}
+EVALUATE = {"round": 1, "split": "validation", "sampler_steps": 1, "candidates": 1, "seed": 0, "masks": ""}
 SMALL = Array("float32", (2,), "fedkt3d.f32le", bytes(8))
 HUGE = Array("float32", (10**12,), "fedkt3d.f32le", bytes(8))
 PICKLE = Array("float32", (2,), "numpy.ndarray", b"\\x80\\x04\\x95")
@@ -42,7 +42,7 @@ def content(head=GOOD, task=TASK, array=SMALL, **more):
                        "vector": ArrayRecord({"v": array}), **more})
 
 def sent():
-    yield "later schema", "train", content({**GOOD, "schema": 2})
+    yield "later schema", "train", content({**GOOD, "schema": 99})
     yield "unknown kind", "train", content({**GOOD, "kind": "steal"})
     yield "kind of another type", "query", content()
     yield "unknown record", "train", content(files=ConfigRecord({"path": "../../keys/node"}))
