@@ -17,7 +17,7 @@ from tests.builders.small_study import write_small_study
 from tests.e2e.conftest import FAST
 from tests.e2e.deployment import Deployment, change_policy
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(280)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 # One to train on, and three held back: an adapter is tested on no fewer.
 PATIENTS = 4
 WIDE = [

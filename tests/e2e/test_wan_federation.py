@@ -1,6 +1,5 @@
-"""LoRA over Wan's weights, trained by two hospitals that each hold the checkpoint as files; published and used."""
+"""LoRA over Wan's weights, trained by two hospitals that each hold the checkpoint as files; and published."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,7 +7,6 @@ import numpy as np
 import pytest
 from peft import LoraConfig
 
-from client.site.config import SiteConfig
 from shared_model.adapter.hub import PEFT_WEIGHTS
 from shared_model.adapter.manifest import initial_vector, load_adapter, vector_bytes
 from tests.builders.wan_files import write_checkpoint
@@ -63,15 +61,3 @@ def test_two_hospitals_train_lora_on_the_wan_that_each_has(
     consortium.must("server", "publish", public, "--home", consortium.home, "--run", "wan")
     assert (public / PEFT_WEIGHTS).is_file()
     assert LoraConfig.from_pretrained(str(public)).r == 2
-    site = SiteConfig.load(hospitals["north"])
-    patient = site.root / f"{site.validation[0]}.npz"
-    answer = json.loads(
-        consortium.must(
-            "client", "predict", patient, "--adapter", public / "adapter.safetensors", "--out", tmp_path / "dose",
-            "--device", "cpu", "--json", timeout_s=300,
-        )
-    )  # fmt: skip
-    assert answer["grid"]["shape"]
-    with np.load(tmp_path / "dose" / "dose.npz") as written:
-        assert np.isfinite(written["dose_gy"]).all()
-        assert written["dose_gy"].max() > 0
