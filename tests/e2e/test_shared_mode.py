@@ -167,14 +167,14 @@ def test_a_coordinator_cannot_have_a_run_without_privacy(consortium: Deployment,
 
 
 def test_a_budget_that_is_spent_ends_it(consortium: Deployment, outcome: dict[str, Any]) -> None:
-    """The plan may be run once more; the ledgers span both runs, and some release of the second is refused."""
+    """Ledgers and the plan's count of answers span both runs: the second ends where the plan allows no further one."""
     refused = consortium.command(
         *("server", "run", "--home", consortium.home, *RUN, "rounds.wait_for_return_s=20"),
         *("--out", consortium.folder / "again"),
         timeout_s=300,
     )
     assert refused.returncode != 0
-    assert "max_epsilon: this site's privacy budget is spent" in refused.stderr
+    assert "this site has given the 6 answers that its pinned plan allows" in refused.stderr
     for name in ("north", "south", "east"):
         told = json.loads(consortium.must("client", "budget", "--home", consortium.site(name), "--json"))
         assert told["spent"]["epsilon"] <= BUDGET
