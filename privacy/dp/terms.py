@@ -12,17 +12,17 @@ release, and the same at every site. The accounting follows from the terms alone
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from privacy.dp import encoding
 from privacy.dp.accountant import Charge
 from privacy.dp.encoding import FINE, Encoding
 from privacy.dp.noise import SAMPLER_TV
+from privacy.dp.public_terms import PublicTerms
 from shared_model.core.errors import InputError
 from shared_model.core.fields import MessageError, OneOf, Real, Rule, Whole, check_fields
 
@@ -36,7 +36,7 @@ SUMMED: tuple[str, ...] = ("shared", "local", "site", "masked")
 
 
 @dataclass(frozen=True, kw_only=True)
-class PrivacyTerms:
+class PrivacyTerms(PublicTerms):
     """Terms of a private run. Raises MessageError ("bad_task") on a value out of range.
 
     ``z``: noise of an accepted sum, divided by ``clip``; ``q``: probability that a patient takes part in a step;
@@ -49,6 +49,7 @@ class PrivacyTerms:
     once a round, so the accounting is the same.
     """
 
+    what: ClassVar[str] = "privacy terms"
     mode: str
     z: float
     q: float
@@ -138,35 +139,6 @@ class PrivacyTerms:
         """
         part = 0.5 if self.mode == "site" else 1.0
         return Charge(z=part * self.z, z_alone=part * self.z_alone, q=self.q, count=count)
-
-    def to_plain(self) -> dict[str, Any]:
-        """Return the terms as plain values."""
-        return asdict(self)
-
-    def to_json(self) -> str:
-        """Return the canonical JSON: sorted keys, no blanks."""
-        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"), allow_nan=False)
-
-    @classmethod
-    def from_plain(cls, plain: Mapping[str, Any]) -> PrivacyTerms:
-        """Read what ``to_plain`` returned, strictly. A MessageError names the key."""
-        names = {field.name for field in fields(cls)}
-        if set(plain) != names:
-            raise MessageError("bad_task", f"privacy terms: expected exactly {', '.join(sorted(names))}")
-        return cls(**plain)
-
-    @classmethod
-    def from_json(cls, text: str) -> PrivacyTerms | None:
-        """Read what ``to_json`` wrote. Empty text means no noise and gives None. Other text raises MessageError."""
-        if not text:
-            return None
-        try:
-            plain = json.loads(text)
-        except (ValueError, RecursionError):
-            plain = None
-        if not isinstance(plain, dict):
-            raise MessageError("bad_task", "privacy terms: expected a JSON object")
-        return cls.from_plain(plain)
 
 
 @lru_cache(maxsize=64)

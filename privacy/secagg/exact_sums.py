@@ -8,16 +8,16 @@ exact (docs/privacy.md). Mode local puts its noised updates into sums of this ki
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from privacy.dp.encoding import RING_TYPES, Ring, euclidean_norm, from_ring
+from privacy.dp.public_terms import PublicTerms
 from shared_model.core.fields import MessageError, OneOf, Real, Rule, Whole, check_fields
 from shared_model.core.vector import Vector
 
@@ -33,7 +33,7 @@ _MOST_MEAN = 2.0**20
 
 
 @dataclass(frozen=True, kw_only=True)
-class MaskTerms:
+class MaskTerms(PublicTerms):
     """Public terms of exact sums. Raises MessageError ("bad_task") on a value out of range, or if no ring fits.
 
     ``sites``: N of the roster; ``survivors``: m, fewest sites in a sum; ``colluders``: t; ``cohort``: patients that all
@@ -41,6 +41,7 @@ class MaskTerms:
     an update; ``bits``: bits of the ring, 0: 32 if that is fine enough.
     """
 
+    what: ClassVar[str] = "mask terms"
     sites: int
     survivors: int
     colluders: int
@@ -146,35 +147,6 @@ class MaskTerms:
             name: words[2 * i + 2] * _MEAN_STEP / words[2 * i + 1] for i, name in enumerate(names) if words[2 * i + 1]
         }
         return ExactSum(weighted=from_ring(total[:size]).astype(np.float64) * self.step, weight=words[0], means=means)
-
-    def to_plain(self) -> dict[str, Any]:
-        """Return the terms as plain values."""
-        return asdict(self)
-
-    def to_json(self) -> str:
-        """Return the canonical JSON: sorted keys, no blanks."""
-        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"), allow_nan=False)
-
-    @classmethod
-    def from_plain(cls, plain: Mapping[str, Any]) -> MaskTerms:
-        """Read what ``to_plain`` returned, strictly. A MessageError names the key."""
-        names = {field.name for field in fields(cls)}
-        if set(plain) != names:
-            raise MessageError("bad_task", f"mask terms: expected exactly {', '.join(sorted(names))}")
-        return cls(**plain)
-
-    @classmethod
-    def from_json(cls, text: str) -> MaskTerms | None:
-        """Read what ``to_json`` wrote. Empty text means no exact sums and gives None; MessageError for other text."""
-        if not text:
-            return None
-        try:
-            plain = json.loads(text)
-        except (ValueError, RecursionError):
-            plain = None
-        if not isinstance(plain, dict):
-            raise MessageError("bad_task", "mask terms: expected a JSON object")
-        return cls.from_plain(plain)
 
 
 @dataclass(frozen=True, kw_only=True)
