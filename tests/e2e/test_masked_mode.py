@@ -1,4 +1,4 @@
-"""Mode masked over TLS: four hospitals in real processes, a wiretap with the coordinator's key, and a drop-out.
+"""Mode masked over TLS: four hospitals in real processes, and a wiretap with the coordinator's key.
 
 The same hospitals then train in mode none. Its messages show what a single update, loss and score look like on the
 wire, so that a search that finds none of them in mode masked is known to find them where they are.
