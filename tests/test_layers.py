@@ -18,6 +18,7 @@ NOT_LOADED = {
     "server": ("torch",),
     "client/gate": ("torch",),
     "client/site": ("torch",),
+    "client/setup": ("diffusers", "peft", "transformers"),
     "privacy/wire": ("torch",),
     "shared_model/core": ("torch", "flwr"),
 }

@@ -23,7 +23,6 @@ from client.adapters.scard_nft import Alignment, AlignState
 from client.adapters.scores import PlanScore, cohort_means, criteria_table, plan_score, reference_scores
 from client.adapters.settings import AlignSettings
 from client.data.kinds import find_kind
-from client.data.latent_cache import content_hash
 from client.data.site_file import find_site
 from client.site.config import DICOM, SiteConfig
 from shared_model.adapter.manifest import load_adapter, unpack, vector_hash
@@ -34,6 +33,7 @@ from shared_model.core.errors import InputError
 from shared_model.core.files import whole_file, write_bytes, write_text
 from shared_model.core.vector import Vector
 from shared_model.network.spec import ModelSpec
+from shared_model.patient.case import content_hash
 from shared_model.scoring.scorecard import Scorecard
 from shared_model.scoring.scorecard_read import read_scorecard
 

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from client.data.encoded import encoded
-from client.data.latent_cache import content_hash
 from client.data.load import load_case
 from client.data.npz import read_arrays, write_arrays
 from client.site.config import SiteConfig
@@ -24,7 +23,7 @@ from shared_model.base.model import DoseModel, base_gy, base_weights
 from shared_model.core.errors import InputError
 from shared_model.forms.interface import Drawing, Form, form_of
 from shared_model.network.spec import ModelSpec
-from shared_model.patient.case import Case, Volume
+from shared_model.patient.case import Case, Volume, content_hash
 from shared_model.scoring.dosimetry import mae_ref5_gy
 from shared_model.scoring.scorecard import BoundCard, Scorecard
 

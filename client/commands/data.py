@@ -41,16 +41,13 @@ def check(
     """Check the patients, the machine and, with --home, keys, policy and coordinator. Exit code 0: ready, 2: not."""
     from client.setup import check as preflight
     from shared_model.adapter.envelope import Envelope
-    from shared_model.adapter.manifest import load_adapter
-    from shared_model.bundled import DEFAULT_ADAPTER
 
     home = None if home_folder is None else ClientHome.load(home_folder)
     source = _source(data, home, kind, names)
-    envelope = Envelope.from_card(load_adapter(DEFAULT_ADAPTER)[2])
     with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bars:
         bar = bars.add_task("patients", total=None)
         report = preflight.check(
-            source, home, envelope, workers=workers, offline=offline,
+            source, home, Envelope.of_bundled(), workers=workers, offline=offline,
             seen=lambda done, total: bars.update(bar, completed=done, total=total),
         )  # fmt: skip
     if html is not None:

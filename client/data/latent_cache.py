@@ -10,11 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import astuple
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
@@ -23,7 +21,7 @@ from shared_model.backbone.prior import load_latents
 from shared_model.core.files import write_bytes
 from shared_model.diffusion.modalities import Example, example
 from shared_model.network.spec import ModelSpec
-from shared_model.patient.case import MODALITIES, Case, Volume
+from shared_model.patient.case import MODALITIES, Case, Volume, content_hash
 from shared_model.patient.geometry import roi_grid
 
 # Raise this number when an equal case would give other volumes.
@@ -52,25 +50,6 @@ def encode_case(case: Case, spec: ModelSpec, cache: Path | None, base_gy: Volume
         return made
     grid = roi_grid(case.body, case.grid, spec.shape)
     return Example(case_id=case.case_id, grid=grid, estimate=kept.pop(ESTIMATE, None), latents=kept)
-
-
-def content_hash(case: Case) -> str:
-    """SHA-256 hex of everything in a case that the model sees; the pseudonym is not part of it."""
-    words = [astuple(case.grid), sorted(case.prescriptions_gy.items()), *([case.gantry_deg] if case.gantry_deg else [])]
-    digest = hashlib.sha256(json.dumps(words).encode())
-    arrays: dict[str, NDArray[np.float32] | NDArray[np.bool_] | None] = {
-        "body": case.body,
-        "ct": case.ct_hu,
-        "beam": case.beam_plate,
-        "angle": case.angle_plate,
-        "dose": case.dose_gy,
-        **{f"structure {name}": mask for name, mask in case.structures.items()},
-    }
-    for name, array in sorted(arrays.items()):
-        if array is not None:
-            digest.update(f"{name}:{array.dtype};".encode())
-            digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()
 
 
 def _read(path: Path) -> dict[str, Tensor] | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -15,7 +16,7 @@ from pathlib import Path
 from client.dicom.headers import ENHANCED_CT, OTHER, Header, read_header
 from client.dicom.join import DicomStudy, Joiner
 from client.dicom.open import NotDicomError, content_digest
-from client.dicom.worker import AT_ONCE, worker
+from client.dicom.worker import AT_ONCE, Worker, worker
 from client.site.ledger_binding import MARK
 from client.site.pseudonyms import Pseudonyms
 from shared_model.core.errors import FedKT3DError, InputError
@@ -75,17 +76,17 @@ def walk(root: Path) -> Iterator[Path]:
                 yield path
 
 
-def find_studies(root: Path, pseudonyms: Pseudonyms | None = None) -> Findings:
+def find_studies(root: Path, pseudonyms: Pseudonyms | None = None, readers: int = 1) -> Findings:
     """All studies below ``root``, joined by references and Frame of Reference, and every file that cannot be used.
 
-    ``pseudonyms`` makes the case ids; without it they last for this call only. A bad file never raises an error;
-    InputError only if ``root`` is not a folder. Reads no pixels.
+    ``pseudonyms`` makes the case ids; without it they last for this call only. ``readers`` processes parse headers at
+    once. A bad file never raises an error; InputError only if ``root`` is not a folder. Reads no pixels.
     """
     headers: list[tuple[int, Header]] = []
     problems: list[FileProblem] = []
     others: Counter[str] = Counter()
     files = 0
-    for number, (path, answer) in enumerate(_headers(root), 1):
+    for number, (path, answer) in enumerate(_headers(root, readers), 1):
         files = number
         if number > MAX_FILES:
             raise InputError(f"{root}: more than {MAX_FILES} files; choose a smaller folder")
@@ -107,11 +108,22 @@ def find_studies(root: Path, pseudonyms: Pseudonyms | None = None) -> Findings:
     return Findings(studies=tuple(studies), problems=tuple(problems), files=files, others=dict(others.most_common()))
 
 
-def _headers(root: Path) -> Iterator[tuple[Path, Header | FedKT3DError]]:
-    """The header of every file below ``root``, or the error that reading it gave."""
+def _headers(root: Path, readers: int) -> Iterator[tuple[Path, Header | FedKT3DError]]:
+    """The header of every file below ``root`` in order of the paths, or the error that reading it gave."""
     paths = walk(root)
-    while part := list(islice(paths, AT_ONCE)):
-        yield from zip(part, worker().read_many(read_header, part), strict=True)
+    processes = [worker(), *(Worker() for _ in range(readers - 1))]
+    with ThreadPoolExecutor(len(processes)) as pool:
+        try:
+            while parts := [part for _ in processes if (part := list(islice(paths, AT_ONCE)))]:
+                for part, answers in zip(parts, pool.map(_read_headers, processes, parts), strict=True):
+                    yield from zip(part, answers, strict=True)
+        finally:
+            for process in processes[1:]:
+                process.close()
+
+
+def _read_headers(process: Worker, paths: list[Path]) -> list[Header | FedKT3DError]:
+    return process.read_many(read_header, paths)
 
 
 def _once(headers: Sequence[tuple[int, Header]], problems: list[FileProblem]) -> list[Header]:

@@ -14,10 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from client.data.latent_cache import content_hash
 from client.names.rows import NameRow
 from shared_model.adapter.envelope import Envelope
-from shared_model.patient.case import Case
+from shared_model.patient.case import Case, content_hash
 from shared_model.prediction.regrid import coarsen
 from shared_model.scoring.dosimetry import dose_at_volume, structure_dose
 

@@ -65,7 +65,7 @@ def look(
 
     Raises InputError if there is no such folder.
     """
-    items, found = _items(source)
+    items, found = _items(source, max(1, min(workers, os.cpu_count() or 1)))
     examined = partial(_examine_item, source.kind, source.rules, envelope)
     rows = []
     for row in _map_items(examined, items, workers):
@@ -78,11 +78,11 @@ def look(
     return Looked(patients=patients, files=found.files, file_problems=found.problems, others=found.others)
 
 
-def _items(source: Source) -> tuple[list[_Item], Findings | None]:
+def _items(source: Source, readers: int) -> tuple[list[_Item], Findings | None]:
     if source.kind not in DATA_KINDS:
         raise InputError(f"--kind {source.kind}: expected one of {', '.join(DATA_KINDS)}")
     if source.kind == DICOM:
-        found = find_studies(source.root, source.pseudonyms)
+        found = find_studies(source.root, source.pseudonyms, readers)
         items = [_Item(case_id=study.case_id, record=_record(study), study=study) for study in found.studies]
         return items, found
     folder = source.root / DATA_FOLDERS[source.kind]

@@ -8,14 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from client.data.kept import latest_per_site
-from client.data.latent_cache import content_hash
 from client.data.load import load_split, or_none
 from client.site.config import SiteConfig
 from shared_model.base import ridge
 from shared_model.base.interface import TrainingRows, base_of
 from shared_model.channels.features import Features
 from shared_model.network.spec import ModelSpec
-from shared_model.patient.case import Case, Volume
+from shared_model.patient.case import Case, Volume, content_hash
 
 
 def base_sums(site: SiteConfig, spec: ModelSpec) -> NDArray[np.int64]:

@@ -7,6 +7,7 @@ them from cohorts that they can see themselves (docs/decisions/0040-envelope.md)
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from shared_model.bundled import DEFAULT_ADAPTER
 from shared_model.core.errors import InputError
 from shared_model.patient.anatomy import ORGANS, sites_of
 from shared_model.patient.case import Case, Mask
@@ -84,6 +86,21 @@ class Envelope:
     def record(self) -> dict[str, Any]:
         """The content of the card's key ``trained_on``."""
         return asdict(self)
+
+    @classmethod
+    def of_bundled(cls) -> Envelope:
+        """The ranges of the adapter that ships with the package, without loading its parameters or any network.
+
+        InputError if its card names none: the installation is damaged.
+        """
+        path = DEFAULT_ADAPTER.with_suffix(".json")
+        try:
+            found = cls.from_card(json.loads(path.read_bytes()))
+        except (OSError, ValueError) as error:
+            raise InputError(f"{path}: cannot be read ({type(error).__name__}); install fedkt3d again") from error
+        if found is None:
+            raise InputError(f"{path}: names no training ranges; install fedkt3d again")
+        return found
 
     @classmethod
     def from_card(cls, card: Mapping[str, Any]) -> Envelope | None:

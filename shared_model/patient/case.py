@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -121,3 +123,22 @@ class Case:
                 out[self.structures[name]] = code
         out[self.ptv_gy() > 0] = 0
         return out
+
+
+def content_hash(case: Case) -> str:
+    """SHA-256 hex of everything in a case that the model sees; the pseudonym is not part of it."""
+    words = [astuple(case.grid), sorted(case.prescriptions_gy.items()), *([case.gantry_deg] if case.gantry_deg else [])]
+    digest = hashlib.sha256(json.dumps(words).encode())
+    arrays: dict[str, Volume | Mask | None] = {
+        "body": case.body,
+        "ct": case.ct_hu,
+        "beam": case.beam_plate,
+        "angle": case.angle_plate,
+        "dose": case.dose_gy,
+        **{f"structure {name}": mask for name, mask in case.structures.items()},
+    }
+    for name, array in sorted(arrays.items()):
+        if array is not None:
+            digest.update(f"{name}:{array.dtype};".encode())
+            digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()

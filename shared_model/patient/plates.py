@@ -108,15 +108,21 @@ def _aperture(
 
 
 def _one_beam(
-    target: NDArray[np.float32], grid: Grid, isocentre_mm: Triple, gantry_deg: float, margin_mm: float
+    weights: NDArray[np.float32],
+    where_zyx: tuple[NDArray[np.intp], ...],
+    grid: Grid,
+    isocentre_mm: Triple,
+    gantry_deg: float,
+    margin_mm: float,
 ) -> Volume:
-    """The target's shadow in one beam with inverse-square weight, (z, y, x)."""
+    """The target's shadow in one beam with inverse-square weight, (z, y, x). ``weights`` are those of the target's
+    voxels ``where_zyx``."""
     view = beam_view(grid, isocentre_mm, gantry_deg)
     height = grid.centres_mm(0) - isocentre_mm[0]
-    z, y, x = np.nonzero(target)
+    z, y, x = where_zyx
     box_mm = (grid.spacing_mm[0] + 2 * margin_mm, footprint_mm(grid, gantry_deg) + 2 * margin_mm)
     at_isocentre = height[z] * view.scale_yx[y, x], view.lateral_yx[y, x]
-    shadow, low_height, low_lateral = _aperture(target[z, y, x], *at_isocentre, box_mm)
+    shadow, low_height, low_lateral = _aperture(weights, *at_isocentre, box_mm)
     columns = np.rint((view.lateral_yx - low_lateral) / _PIXEL_MM).astype(np.int32)
     scale = (view.scale_yx / _PIXEL_MM).astype(np.float32)
     rows = np.rint(height.astype(np.float32)[:, None, None] * scale - np.float32(low_height / _PIXEL_MM)).astype(
@@ -146,9 +152,10 @@ def beam_plate(
     _check(target_zyx.shape, grid, isocentre_mm, gantry_deg)
     plate = np.zeros(grid.shape, dtype=np.float32)
     if target_zyx.any():
-        weights = target_zyx.astype(np.float32)
+        where = np.nonzero(target_zyx)  # once, not for each of up to hundreds of beams
+        weights = target_zyx[where].astype(np.float32)
         for gantry in gantry_deg:
-            plate += _one_beam(weights, grid, isocentre_mm, gantry, margin_mm)
+            plate += _one_beam(weights, where, grid, isocentre_mm, gantry, margin_mm)
     return plate / np.float32(len(gantry_deg))
 
 

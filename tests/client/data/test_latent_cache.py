@@ -7,14 +7,14 @@ import pytest
 import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 
-from client.data.latent_cache import content_hash, encode_case
+from client.data.latent_cache import encode_case
 from client.training.train import evaluate_round, train_round
 from privacy.wire.messages import EvaluateTask, TrainTask
 from shared_model.adapter.manifest import initial_vector
 from shared_model.backbone.prior import load_latents
 from shared_model.diffusion.modalities import Example, example
 from shared_model.network.spec import ModelSpec
-from shared_model.patient.case import Case
+from shared_model.patient.case import Case, content_hash
 from shared_model.patient.geometry import Grid
 from simulations.phantom.hospitals import STYLES, phantom_case, write_hospital
 from tests.builders.wan_files import tiny_vae

@@ -197,3 +197,14 @@ def test_a_predicted_dose_that_came_back_is_not_the_plans(folder: Path) -> None:
     assert any("1 predicted doses left out" in note for note in study.notes)
     assert not study.problems
     assert read_case(study).case.dose_gy is not None
+
+
+@pytest.mark.parametrize("readers", [2, 3])
+def test_more_reading_processes_find_the_same_in_the_same_order(folder: Path, readers: int) -> None:
+    for number in range(40):  # more than one batch each, and files of every kind among them
+        (folder / f"note_{number:02d}.txt").write_text("a note")
+    (folder / "cut.dcm").write_bytes(next(folder.rglob("*.dcm")).read_bytes()[:700])
+    one, several = _find(folder), find_studies(folder, PSEUDONYMS, readers)
+    assert one.others == {"not DICOM": 40}
+    assert [p.path.name for p in one.problems] == ["cut.dcm"]
+    assert one == several

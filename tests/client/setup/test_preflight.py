@@ -220,10 +220,8 @@ def test_the_command_before_there_is_a_home(folder: Path, tmp_path: Path, capsys
 
 def test_fine_voxels_are_judged_as_they_would_be_predicted(base: Case) -> None:
     from shared_model.adapter.envelope import Envelope
-    from shared_model.adapter.manifest import load_adapter
-    from shared_model.bundled import DEFAULT_ADAPTER
 
-    envelope = Envelope.from_card(load_adapter(DEFAULT_ADAPTER)[2])
+    envelope = Envelope.of_bundled()
     assert envelope is not None
     (nz, ny, nx), (z, y, x) = base.grid.shape, base.grid.spacing_mm
     twice = replace(

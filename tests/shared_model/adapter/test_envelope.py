@@ -91,7 +91,7 @@ def test_another_site_of_the_body_is_refused_by_name_though_all_else_fits(envelo
 
 
 def test_the_bundled_adapter_refuses_lungs_and_pelves_by_name() -> None:
-    bundled = Envelope.from_card(load_adapter(DEFAULT_ADAPTER)[2])
-    assert bundled is not None
+    bundled = Envelope.of_bundled()
+    assert bundled == Envelope.from_card(load_adapter(DEFAULT_ADAPTER)[2])  # the card that belongs to the parameters
     for site, organs in (("thorax", ("SpinalCord", "Esophagus", "Heart")), ("pelvis", ("Rectum", "Bladder"))):
         assert any(site in text for text in bundled.judge(case(organs=organs)).refusals)
