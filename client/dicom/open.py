@@ -10,11 +10,12 @@ import hashlib
 import io
 import warnings
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pydicom
 from pydicom import filereader
+from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
@@ -82,10 +83,8 @@ def open_dataset(path: Path, tags: Sequence[int] | None = None, *, pixels: bool 
 def open_source(path: Path) -> Dataset:
     """Read all elements of a file except its pixels, and decode every value: a bad value fails here."""
     dataset = open_dataset(path)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for _ in dataset.iterall():
-            pass
+    for _ in _elements(dataset):
+        pass
     return dataset
 
 
@@ -104,14 +103,21 @@ def with_syntax(dataset: Dataset) -> Dataset:
 def content_digest(path: Path) -> str:
     """A hash of what a file says, without its file meta information: equal for copies of one instance."""
     digest = hashlib.sha256()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for element in open_dataset(path, pixels=True).iterall():
-            found = element.value
-            if element.VR != "SQ":
-                digest.update(f"{element.tag} ".encode())
-                digest.update(found if isinstance(found, bytes) else str(found).encode())
+    for element in _elements(open_dataset(path, pixels=True)):
+        if element.VR != "SQ":
+            digest.update(f"{element.tag} ".encode())
+            digest.update(element.value if isinstance(element.value, bytes) else str(element.value).encode())
     return digest.hexdigest()
+
+
+def _elements(dataset: Dataset) -> Iterator[DataElement]:
+    """Every element, also of sequences, its value decoded. Raises InputError, without a value, where that fails."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # they quote values
+        try:
+            yield from dataset.iterall()
+        except Exception as error:  # damage can raise anything in a decoder
+            raise InputError(f"damaged: a value cannot be decoded ({type(error).__name__}); export it again") from None
 
 
 def _bytes(path: Path, most: int) -> tuple[bytes, int]:

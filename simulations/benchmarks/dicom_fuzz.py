@@ -1,42 +1,30 @@
-"""Damages DICOM files as disks, exporters and attackers do, and reads the study of each damaged file.
+"""Damages to DICOM files as disks, exporters and attackers make them: bytes in, bytes out.
 
-Each damaged file takes the place of a good one in a small phantom study that lies beside an undamaged study. Reading
-must end in a Case or in one clear line, and the undamaged study must stay as it was.
+simulations/benchmarks/dicom_damage.py reads studies of files damaged in these ways.
 """
 
 from __future__ import annotations
 
+import copy
 import io
-import resource
-import shutil
-import time
 import zlib
-from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import pydicom
 from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_dataset
 from pydicom.uid import DeflatedExplicitVRLittleEndian
-
-from client.dicom.find import find_studies
-from client.dicom.study import read_case
-from client.dicom.worker import worker
-from client.site.pseudonyms import Pseudonyms
-from shared_model.core.errors import FedKT3DError, InputError
-from simulations.phantom.dicom import write_study
-from simulations.phantom.dicom_files import Identity
-from simulations.phantom.hospitals import STYLES, phantom_case
-from simulations.phantom.planes import Scan
+from pydicom.valuerep import format_number_as_ds
 
 Damage = Callable[[bytes, np.random.Generator], bytes]
 _VRS = (b"UI", b"DS", b"SQ", b"OW", b"US", b"UN", b"LO", b"FD", b"ZZ", b"AT")
 _SEQUENCE_START = b"\x06\x30\x39\x00SQ\0\0\xff\xff\xff\xff"  # ROIContourSequence, undefined length
 _ITEM_START = b"\xfe\xff\x00\xe0\xff\xff\xff\xff"
-# A search that takes longer counts as hanging.
-MAX_SECONDS = 10.0
+_WORDS = (
+    *("OPEN_PLANAR", "OPEN_NONPLANAR", "POINT", "INTERPOLATED_PLANAR", "CLOSED_PLANAR", "REJECTED", "VERIFICATION"),
+    *("BEAM", "FRACTION", "PLAN", "RELATIVE", "CGY", "ERROR", "NONE", "", "LOCALIZER", "HFP", "FFS", "\xe4", "A" * 40),
+)
 _LARGE = ("4294967295", "65535", "999999999", "-1", "1e308", "nan", "")
 
 
@@ -178,6 +166,52 @@ def foreign(content: bytes, rng: np.random.Generator) -> bytes:
     return (b"", noise, b"\0" * 128 + b"DICM" + noise, content[:132] + noise)[kind]
 
 
+def bare(content: bytes, rng: np.random.Generator) -> bytes:
+    """The data set without preamble and meta header, as some systems write it; in half of the cases some bits flip."""
+    stream = DicomBytesIO()
+    stream.is_implicit_VR, stream.is_little_endian = bool(rng.integers(2)), True
+    dataset = pydicom.dcmread(io.BytesIO(content))
+    write_dataset(stream, pydicom.Dataset({element.tag: element for element in dataset}))
+    body = stream.getvalue()
+    return flip_bits(body, rng) if rng.integers(2) else body
+
+
+def other_words(content: bytes, rng: np.random.Generator) -> bytes:
+    """One code word, wherever it stands, is another: of contours, approval, summation, units, or of no standard."""
+    dataset = pydicom.dcmread(io.BytesIO(content))
+    codes = [element for element in dataset.iterall() if element.VR == "CS"]
+    code = codes[int(rng.integers(len(codes)))]
+    with pydicom.config.disable_value_validation():
+        code._value = _WORDS[int(rng.integers(len(_WORDS)))]
+    return _bytes(dataset)
+
+
+def odd_structures(content: bytes, rng: np.random.Generator) -> bytes:
+    """Structures and contours that are empty, twins, reversed, of two points, beyond the scan or not on a plane."""
+    dataset = pydicom.dcmread(io.BytesIO(content))
+    drawn = dataset.get("ROIContourSequence")
+    if not drawn:
+        return other_words(content, rng)
+    item = drawn[int(rng.integers(len(drawn)))]
+    contours = item.ContourSequence
+    at = int(rng.integers(len(contours)))
+    points = np.array(contours[at].ContourData, dtype=np.float64).reshape(-1, 3)
+    kind = int(rng.integers(8))
+    if kind == 0:
+        del item.ContourSequence
+    elif kind == 1:
+        contours.append(copy.deepcopy(contours[at]))
+    elif kind == 2:
+        item.ReferencedROINumber = dataset.StructureSetROISequence[0].ROINumber
+    elif kind == 3:
+        dataset.StructureSetROISequence[-1].ROINumber = dataset.StructureSetROISequence[0].ROINumber
+    else:
+        moved = (points[::-1], points[:2], points + 500.0, points + rng.normal(0, 2, points.shape))[kind - 4]
+        contours[at].ContourData = [format_number_as_ds(float(v)) for v in moved.ravel()]
+        contours[at].NumberOfContourPoints = len(moved)
+    return _bytes(dataset)
+
+
 DAMAGES: tuple[Damage, ...] = (
     truncate,
     flip_bits,
@@ -190,102 +224,9 @@ DAMAGES: tuple[Damage, ...] = (
     zip_bomb,
     path_like,
     foreign,
+    bare,
+    other_words,
+    odd_structures,
 )
 # Bombs take seconds each to be refused; they come less often.
-_SHARES = np.array([4, 5, 4, 4, 3, 4, 0.5, 0.15, 0.15, 2, 1])
-
-
-@dataclass
-class FuzzReport:
-    """What a run of damaged files gave; ``faults`` must be empty. ``beside``: searches of both studies that gave the
-    undamaged one whole, ``read``: Cases that came of a damaged one."""
-
-    files: int = 0
-    damages: Counter[str] = field(default_factory=Counter)
-    read: int = 0
-    beside: int = 0
-    lines: Counter[str] = field(default_factory=Counter)
-    slowest_s: float = 0.0
-    slowest: str = ""
-    faults: list[str] = field(default_factory=list)
-
-    def memory_mb(self) -> tuple[float, float]:
-        """Greatest resident size (MB) of this process and of any reading process; the running one is ended."""
-        worker().close()  # the system tells of those that have ended
-        own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
-        return own, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1e3
-
-
-def damaged_cohort(folder: Path, files: int, seed: int, check_every: int = 10) -> FuzzReport:
-    """Read ``files`` damaged files one after another, in a study beside a good one, both below ``folder``.
-
-    Every ``check_every`` files, and after the last, both are searched together.
-    """
-    style = STYLES["openkbp_like"]
-    good, bad = folder / "good", folder / "bad"
-    for index, place in enumerate((good, bad)):
-        case = phantom_case(index, style, (12, 12, 12))
-        write_study(place, case, Scan(), Identity.of_phantom(seed, index), style.plan.gantry_deg)
-    originals = {path: path.read_bytes() for path in sorted(bad.rglob("*.dcm"))}
-    others = [path for path in originals if path.parent != bad]
-    parts = [path for path in originals if path.parent == bad] * 4 + others[:4]
-    pseudonyms = Pseudonyms(bytes(32))
-    good_id = find_studies(good, pseudonyms).studies[0].case_id
-    report = FuzzReport()
-    for number in range(files):
-        rng = np.random.default_rng([seed, number])
-        damage = DAMAGES[int(rng.choice(len(DAMAGES), p=_SHARES / _SHARES.sum()))]
-        path = parts[int(rng.integers(len(parts)))]
-        path.write_bytes(damage(originals[path], rng))
-        started = time.perf_counter()
-        _read(bad, pseudonyms, report, f"{damage.__name__} of {path.name} ({number})")
-        seconds = time.perf_counter() - started
-        report.damages[damage.__name__] += 1
-        what = f"{damage.__name__} of {path.name} ({number})"
-        if seconds > report.slowest_s:
-            report.slowest_s, report.slowest = seconds, what
-        if seconds > MAX_SECONDS:
-            report.faults.append(f"{what}: {seconds:.1f} s; expected at most {MAX_SECONDS:g}")
-        if number % check_every == 0 or number == files - 1:
-            _both(folder, pseudonyms, good_id, report, what)
-        path.write_bytes(originals[path])
-    shutil.rmtree(folder, ignore_errors=True)
-    return report
-
-
-def _read(folder: Path, pseudonyms: Pseudonyms, report: FuzzReport, what: str) -> None:
-    report.files += 1
-    try:
-        found = find_studies(folder, pseudonyms)
-        for problem in found.problems:
-            _line(problem.line(), report, what)
-        for study in found.studies:
-            try:
-                read_case(study)
-                report.read += 1
-            except InputError as error:
-                _line(str(error), report, what)
-    except FedKT3DError as error:
-        report.faults.append(f"{what}: the whole search ended: {error}")
-    except Exception as error:
-        report.faults.append(f"{what}: {type(error).__name__}: {error}")
-
-
-def _line(text: str, report: FuzzReport, what: str) -> None:
-    """Every refusal is one line without a word of the record."""
-    report.lines[text.partition(": ")[2][:60]] += 1
-    if "\n" in text or "Phantom" in text or "PHANTOM" in text or "1.2.826" in text or "/" in text.replace("I/O", ""):
-        report.faults.append(f"{what}: not one clean line: {text!r}")
-
-
-def _both(folder: Path, pseudonyms: Pseudonyms, case_id: str, report: FuzzReport, what: str) -> None:
-    """Whether the undamaged study is found and read whole in a search of the folder of both."""
-    try:
-        reading = read_case(find_studies(folder, pseudonyms).study(case_id))
-    except FedKT3DError as error:
-        report.faults.append(f"the undamaged study was lost beside {what}: {error}")
-        return
-    if reading.case.dose_gy is None or reading.case.beam_plate is None or reading.notes:
-        report.faults.append(f"the undamaged study was not whole beside {what}")
-        return
-    report.beside += 1
+SHARES = np.array([4, 5, 4, 4, 3, 4, 0.5, 0.15, 0.15, 2, 1, 3, 4, 4])

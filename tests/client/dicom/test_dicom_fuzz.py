@@ -7,17 +7,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from client.dicom.contours import read_structures
+from client.dicom.contours import contour_images, read_structures
 from client.dicom.headers import read_header
+from client.dicom.open import content_digest, open_source
 from client.dicom.parts import read_ct_slice, read_dose_grid
 from client.dicom.plan import read_plan
 from shared_model.core.errors import InputError
-from simulations.benchmarks.dicom_fuzz import DAMAGES, damaged_cohort, many_items, nest, zip_bomb
+from simulations.benchmarks.dicom_damage import damaged_cohort
+from simulations.benchmarks.dicom_fuzz import DAMAGES, many_items, nest, zip_bomb
 from simulations.phantom.dicom import write_study
 from simulations.phantom.dicom_files import Identity
 from simulations.phantom.hospitals import STYLES, phantom_case
 from simulations.phantom.planes import Scan
 
+READS = (
+    *(read_header, read_ct_slice, read_dose_grid, read_structures, read_plan),
+    *(contour_images, content_digest, open_source),
+)
 QUICK = [damage for damage in DAMAGES if damage not in (nest, many_items, zip_bomb)]
 
 
@@ -46,7 +52,7 @@ def test_no_damage_escapes_as_another_error(damage: object, tmp_path: Path, cont
     for name, content in contents.items():
         for _ in range(12):
             path.write_bytes(damage(content, rng))
-            for read in (read_header, read_ct_slice, read_dose_grid, read_structures, read_plan):
+            for read in READS:
                 try:
                     read(path)
                 except InputError as error:
