@@ -70,7 +70,8 @@ def federate(
     # torch is slow to import. A bad configuration is refused before these imports.
     from server.rounds.base_fit import fit_base
     from shared_model.adapter.card import adapter_card, card_bytes, card_path
-    from shared_model.adapter.manifest import manifest_hash, save_adapter, stage_mask, vector_hash
+    from shared_model.adapter.factors import find_factors
+    from shared_model.adapter.manifest import layout, manifest_hash, save_adapter, stage_mask, vector_hash
     from shared_model.backbone.prior import pin_prior
     from shared_model.bundled import PUBLIC_CASES
     from shared_model.network.spec import ModelSpec
@@ -83,7 +84,10 @@ def federate(
     masks = partial(stage_mask, spec)
     rounds = config.rounds
     check = PublicCheck(spec, public_cases(Path(rounds.public_cases or PUBLIC_CASES))) if rounds.judged else None
-    result = run_federation(grid, config, spec.to_json(), manifest, initial, out, on_event, members, masks, check)
+    pairs = find_factors(layout(spec))
+    result = run_federation(
+        grid, config, spec.to_json(), manifest, initial, out, on_event, members, masks, check, pairs
+    )
     report = federation_report(config, result, vector_hash(result.vector))
     if start is not None:
         report["start"] = start

@@ -109,8 +109,9 @@ def train_round(site: SiteConfig, spec: ModelSpec, vector: Vector, task: TrainTa
     """Train ``task.local_steps`` steps from ``vector`` (d,); returns (local minus global (d,), metrics).
 
     AdamW with the round's learning rate, to which it rises over the first steps where the form of the model asks for
-    that; gradients clipped to ``task.grad_clip``; stage ``base`` trains the base
-    alone, the others everything else. Raises InputError on bad data.
+    that; gradients clipped to ``task.grad_clip`` after the pull of ``task.proximal`` to the shared vector (FedProx, Li
+    et al. 2020, arXiv:1812.06127); stage ``base`` trains the base alone, the others everything else. Raises InputError
+    on bad data.
     """
     started = time.monotonic()
     model = model_at(site, spec, vector)
@@ -120,6 +121,7 @@ def train_round(site: SiteConfig, spec: ModelSpec, vector: Vector, task: TrainTa
     optimiser = torch.optim.AdamW(parameters, lr=task.lr, weight_decay=task.weight_decay)
     warmup = 0 if task.stage == "base" else form_of(spec).warmup(task.local_steps)
     losses: list[float] = []
+    shared = [parameter.detach().clone() for parameter in parameters] if task.proximal else []
     for number in range(task.local_steps):
         for group in optimiser.param_groups:
             group["lr"] = task.lr * min(1.0, (number + 1) / warmup) if warmup else task.lr
@@ -129,11 +131,20 @@ def train_round(site: SiteConfig, spec: ModelSpec, vector: Vector, task: TrainTa
             for part in next(step):
                 part.backward()
                 total += part.item()
+        if task.proximal:
+            pull_back(parameters, shared, task.proximal)
         torch.nn.utils.clip_grad_norm_(parameters, task.grad_clip)
         optimiser.step()
         losses.append(total)
     metrics = {"loss": float(np.mean(losses)), "seconds": time.monotonic() - started}
     return pack(model) - vector, metrics
+
+
+def pull_back(parameters: Sequence[nn.Parameter], shared: Sequence[Tensor], factor: float) -> None:
+    """Add the gradient of ``factor`` / 2 times the squared distance to the shared weights."""
+    for parameter, start in zip(parameters, shared, strict=True):
+        pull = factor * (parameter.detach() - start)
+        parameter.grad = pull if parameter.grad is None else parameter.grad + pull
 
 
 def model_at(site: SiteConfig, spec: ModelSpec, vector: Vector) -> DoseModel:

@@ -23,7 +23,7 @@ from shared_model.core.vector import Vector
 
 # The 32-bit ring is taken where every number of the mean is right to this; else the ring of 64 bits.
 FINE_ENOUGH = 1e-6
-_FINEST_STEP = 2.0**-32  # the step of mode none (server/rounds/aggregate.py)
+_FINEST_STEP = 2.0**-32  # the step of mode none (server/strategy/update_sum.py)
 _CHUNK = 1 << 15
 
 # A mean and a weight are whole numbers of up to 2^65, written as signed digits that a ring of 32 bits can add up.

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import numpy as np
@@ -36,7 +36,7 @@ from privacy.wire.secure_records import (
     unpack_complaint,
     unpack_secure,
 )
-from privacy.wire.tasks import TASKS, Task
+from privacy.wire.tasks import TASKS, Task, sent_fields
 from privacy.wire.tasks import EvaluateTask as EvaluateTask
 from privacy.wire.tasks import TrainTask as TrainTask
 from privacy.wire.vectors import (
@@ -99,7 +99,7 @@ class Reply:
     ``secure`` is the protocol's message. With it, ``ring`` replaces the update, the sums or the metrics of a reply: the
     masked vector, (d,) numbers of a ring. ``sums`` are the (s,) int64 sums of a base reply. ``site`` and ``run_id``
     may be empty in a refusal. The values of ``vector`` and ``sums`` are not checked here. The server checks them while
-    it adds them up (server/rounds/aggregate.py, server/rounds/base_fit.py), where it can name the site and the reason.
+    it adds them up (server/strategy/, server/rounds/base_fit.py), where it can name the site and the reason.
     """
 
     kind: str
@@ -134,8 +134,7 @@ def request(message: Request) -> RecordDict:
     if type(message.task) is not (expected or type(None)) or (message.vector is None) != (expected is None):
         raise MessageError("schema", f"request: the task or vector of a {message.kind} request does not fit the schema")
     if message.task is not None and message.vector is not None:
-        task = {f.name: getattr(message.task, f.name) for f in fields(message.task)}
-        content["task"] = ConfigRecord(task)
+        content["task"] = ConfigRecord(sent_fields(message.task))
         content["vector"] = pack_vector(message.vector)
     if message.kind in SECURE_KINDS and message.secure is None:
         raise MessageError("schema", f"request: a {message.kind} request must hold a message of secure aggregation")
@@ -154,7 +153,7 @@ def parse_request(content: RecordDict) -> Request:
     _expect_records(content, {"head", *secure} | ({"task", "vector"} if kind in TASKS else set()))
     task, vector = None, None
     if kind in TASKS:
-        values = dict(_record(content, "task", ConfigRecord))
+        values = {**TASKS[kind].LATER, **_record(content, "task", ConfigRecord)}
         check_values("bad_task", f"{kind} task", values, TASKS[kind].RULES)
         untyped: dict[str, Any] = values
         task = TASKS[kind](**untyped)

@@ -7,10 +7,10 @@ specifications gives them different hashes, and then it gets nothing from either
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 
 from privacy.secagg.context import digest
 from privacy.wire.messages import Request
+from privacy.wire.tasks import sent_fields
 
 
 def config_hash(asked: Request, plan: bytes = b"") -> bytes:
@@ -20,7 +20,7 @@ def config_hash(asked: Request, plan: bytes = b"") -> bytes:
 
 def work_hash(asked: Request) -> bytes:
     """Return the hash of a site's work for one sum: kind, model, task and shared vector."""
-    task = "" if asked.task is None else json.dumps(asdict(asked.task), sort_keys=True)
+    task = "" if asked.task is None else json.dumps(sent_fields(asked.task), sort_keys=True)
     vector = memoryview(b"") if asked.vector is None else asked.vector.data.cast("B")
     head = (asked.kind, asked.spec_json, asked.manifest_hash, task)
     return digest("work", *(part.encode() for part in head), vector)

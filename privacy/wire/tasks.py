@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import lru_cache
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from privacy.dp.terms import NOISE_SHARED, PrivacyTerms
 from privacy.secagg.exact_sums import MaskTerms
@@ -24,7 +24,8 @@ class TrainTask:
     ``grad_clip`` is the largest global gradient norm. ``least_visible``: in stage "any2any", the least probability that
     a condition is visible (the curriculum). ``privacy``: the terms of the run's noise in JSON, empty in modes masked
     and none. ``masks``: the terms of its exact sums, in modes local and masked. In mode shared
-    ``local_steps`` are steps on each patient alone, and a round is one release. Raises MessageError ("bad_task").
+    ``local_steps`` are steps on each patient alone, and a round is one release. ``proximal``: the factor of the pull
+    back to the shared vector (FedProx), half of it times the squared distance. Raises MessageError ("bad_task").
     """
 
     round: int
@@ -39,7 +40,10 @@ class TrainTask:
     least_visible: float = 0.0
     privacy: str = ""
     masks: str = ""
+    proximal: float = 0.0
 
+    # Fields that sites of an older version do not know, and what leaves them as they were.
+    LATER: ClassVar[Mapping[str, float]] = {"proximal": 0.0}
     RULES: ClassVar[Mapping[str, Rule]] = {
         "round": Whole(1, 1_000_000),
         "rounds": Whole(1, 1_000_000),
@@ -53,6 +57,7 @@ class TrainTask:
         "least_visible": Real(0.0, 1.0),
         "privacy": _TERMS,
         "masks": _TERMS,
+        "proximal": Real(0.0, 1e6),
     }
 
     def __post_init__(self) -> None:
@@ -107,6 +112,7 @@ class EvaluateTask:
     seed: int = 0
     masks: str = ""
 
+    LATER: ClassVar[Mapping[str, float]] = {}
     RULES: ClassVar[Mapping[str, Rule]] = {
         "round": Whole(0, 1_000_000),
         "split": OneOf(("validation",)),
@@ -147,4 +153,16 @@ def _mask_terms(text: str) -> MaskTerms | None:
 
 
 Task = TrainTask | EvaluateTask
+
+
+def sent_fields(task: Task) -> dict[str, Any]:
+    """A task's fields as they are sent and hashed: without later ones that are as if they were not there, so that
+    sites of an older version answer too."""
+    return {
+        field.name: getattr(task, field.name)
+        for field in fields(task)
+        if task.LATER.get(field.name) != getattr(task, field.name)
+    }
+
+
 TASKS: Mapping[str, type[TrainTask] | type[EvaluateTask]] = {"train": TrainTask, "evaluate": EvaluateTask}

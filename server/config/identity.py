@@ -33,6 +33,11 @@ def run_identity(config: RunConfig, spec_json: str, manifest_hash: str, initial:
         counted["rounds"]["public_cases"] = _file_hash(config.rounds.public_cases)
     if counted["model"].get("body_site") == HEAD_NECK:  # runs of before the key go on
         del counted["model"]["body_site"]
+    if counted["aggregate"]["rule"] != "trimmed":
+        del counted["aggregate"]["trim"]
+    for group, key, before in (("aggregate", "rule", "mean"), ("train", "proximal", 0.0)):  # runs of before go on too
+        if counted[group][key] == before:
+            del counted[group][key]
     for patience in ("deadline_s", "wait_for_sites_s", "wait_for_return_s", "attempts"):
         del counted["rounds"][patience]
     digest = hashlib.sha256(json.dumps([counted, spec_json, manifest_hash], sort_keys=True).encode())

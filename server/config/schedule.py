@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 
 from privacy.wire.tasks import EvaluateTask, TrainTask
-from server.config.run import RunConfig, TrainConfig
+from server.config.groups import TrainConfig
+from server.config.run import RunConfig
 
 
 def round_lr(train: TrainConfig, round_number: int, rounds: int) -> float:
@@ -57,6 +58,7 @@ def train_task(config: RunConfig, number: int, privacy: str, masks: str = "") ->
         least_visible=least_visible,
         privacy=privacy,
         masks=masks,
+        proximal=train.proximal,
     )
 
 

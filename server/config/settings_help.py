@@ -46,7 +46,9 @@ SHARED: Settings = {
         "train.lr": "Learning rate of the first round. It falls over the rounds.",
     },
     "aggregate: what the coordinator does with the updates": {
+        "aggregate.rule": "mean, trimmed, median, or product of LoRA's factors.",
         "aggregate.name": "fedavg, fedavgm or fedadam.",
+        "train.proximal": "FedProx: pull of a site's weights to the shared ones.",
         "aggregate.weighting": "Weight of a site: patients (their number) or equal.",
     },
     "evaluate: how the model is scored": {

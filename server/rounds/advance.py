@@ -11,10 +11,11 @@ import numpy as np
 from server.config.run import RunConfig
 from server.config.schedule import round_lr, round_stage
 from server.record.history import RoundRecord
-from server.rounds.aggregate import State, UpdateSum, server_optimiser
 from server.rounds.kept_sums import read_sum
 from server.rounds.masked_sum import MaskedSum, SumForm
 from server.rounds.ring_sum import Mask, RingSum
+from server.strategy.choose import server_optimiser
+from server.strategy.interface import State, UpdateRule
 from shared_model.core.errors import InputError
 from shared_model.core.vector import Vector
 
@@ -28,7 +29,7 @@ def advance(
     config: RunConfig,
     masks: Masks,
     number: int,
-    total: UpdateSum | RingSum | MaskedSum,
+    total: UpdateRule | RingSum | MaskedSum,
     vector: Vector,
     state: State,
 ) -> tuple[Vector, State]:

@@ -1,7 +1,7 @@
 """The round loop: describe, then train and evaluate round by round, with quorum, deadline, checkpoints and resume.
 
 It knows no model. It works on any flat float32 vector and any client app that speaks privacy/wire/messages.py. Replies
-are summed as they arrive (server/rounds/aggregate.py). So memory does not grow with the number of sites, and the result
+are joined as they arrive (server/strategy/): the mean as a sum, so that memory does not grow with the sites. The result
 does not depend on who answers first. A site that misbehaves is dropped from one round only, by name and reason.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -24,13 +25,14 @@ from server.record.events import Event, EventLog, Listener
 from server.record.history import Drop, PublicVerdict, RoundRecord
 from server.record.journal import Journal, RunState
 from server.rounds.advance import Masks, adapter_of, advance
-from server.rounds.aggregate import server_optimiser
 from server.rounds.masked_sum import SumForm
 from server.rounds.public_gate import Check, PublicGate, stop_reason
 from server.rounds.retries import Waiting, pause_s
 from server.rounds.secure_step import SummedSteps
 from server.rounds.steps import Link, TrainOutcome, TrainRules, evaluate_step, train_step
 from server.sites.attendance import Attendance, ConnectedSite, Members
+from server.strategy.choose import Joining, server_optimiser
+from shared_model.adapter.factors import Factors
 from shared_model.core.errors import FedKT3DError, InputError
 from shared_model.core.vector import Vector
 
@@ -71,11 +73,13 @@ def run_federation(
     members: Members = _ALL,
     masks: Masks | None = None,
     check: Check | None = None,
+    pairs: Sequence[Factors] = (),
 ) -> FederationResult:
     """Run a federation to its last round. It goes on where an earlier start with the same configuration stopped.
 
     ``initial`` is the shared vector (d,) float32 before round 1; ``members``: who may take part; ``masks``: stage ->
-    which numbers of the vector it trains, (d,), by default all; ``check`` judges each round. In mode none the same
+    which numbers of the vector it trains, (d,), by default all; ``check`` judges each round; ``pairs``:
+    the model's low-rank factors. In mode none the same
     configuration, seed and answering sites give the same vector to the bit. Raises InputError (``out`` holds another
     configuration, or the vector is bad) and QuorumError.
     """
@@ -98,7 +102,7 @@ def run_federation(
         link = Link(
             grid=grid, run_id=state.run_id, spec_json=spec_json, manifest_hash=manifest_hash, register=members.register
         )
-        run = _Federation(link, cfg, events, state, masks, members, out, check)
+        run = _Federation(link, cfg, events, state, masks, members, out, check, pairs)
         run.run_to_end(journal)
         result = run.result(resumed_from)
         events(Event(kind="finished", round=result.rounds, rounds=cfg.rounds.count, detail=result.stopped))
@@ -118,9 +122,11 @@ class _Federation:
         members: Members,
         out: Path,
         check: Check | None,
+        pairs: Sequence[Factors],
     ) -> None:
         self._link, self._cfg, self._events, self._state = link, cfg, events, state
         self._masks = masks or (lambda _: np.ones(state.vector.size, dtype=bool))
+        self._joining = Joining(config=cfg.aggregate, max_norm=cfg.rounds.max_update_norm, pairs=pairs)
         self._gate = PublicGate(cfg, check) if check is not None else None
         form = SumForm.of(cfg)
         self._summed = None if form is None else SummedSteps(link, form, cfg, self._masks, members, out)
@@ -231,7 +237,7 @@ class _Federation:
             return self._summed.step(task, self._state.vector, sites, attempt, witness)
         rules = TrainRules(
             deadline_s=rounds.deadline_s,
-            max_norm=rounds.max_update_norm,
+            joining=self._joining,
             by_patients=self._cfg.aggregate.weighting == "patients",
             attempt=attempt,
         )

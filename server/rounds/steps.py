@@ -14,11 +14,13 @@ from privacy.secagg.layout import Packed
 from privacy.wire.messages import EvaluateTask, Reply, Request, TrainTask, request, wire_bytes
 from privacy.wire.tasks import Task
 from server.record.history import Drop, Evaluation, PublicVerdict, RoundRecord, weighted_mean
-from server.rounds.aggregate import UpdateRejectedError, UpdateSum
 from server.rounds.masked_sum import MaskedSum
 from server.rounds.ring_sum import RingSum
 from server.sites.attendance import ANYONE, ConnectedSite, Register
 from server.sites.exchange import Answer, Exchange
+from server.strategy.choose import Joining
+from server.strategy.interface import UpdateRule
+from server.strategy.update_sum import UpdateRejectedError
 from shared_model.core.vector import Vector
 
 _Value = TypeVar("_Value")
@@ -80,7 +82,7 @@ class TrainOutcome:
     If there is no sum, ``total`` is None, ``sites`` is empty, and ``failed`` says why in words, if that is known.
     """
 
-    total: UpdateSum | RingSum | MaskedSum | None
+    total: UpdateRule | RingSum | MaskedSum | None
     sites: dict[str, int]
     norms: dict[str, float]
     metrics: dict[str, float]
@@ -111,10 +113,10 @@ class TrainOutcome:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainRules:
-    """Rules of an exchange: seconds to answer, largest norm, whether patients weigh, the attempt's number."""
+    """Rules of an exchange: seconds to answer, how updates are joined, whether patients weigh, the attempt's number."""
 
     deadline_s: float
-    max_norm: float
+    joining: Joining
     by_patients: bool
     attempt: int
 
@@ -122,10 +124,10 @@ class TrainRules:
 def train_step(
     link: Link, task: TrainTask, vector: Vector, sites: Sequence[ConnectedSite], rules: TrainRules, witness: Witness
 ) -> TrainOutcome:
-    """Send ``vector`` (d,) to the sites and sum their updates. A site that misbehaves is dropped; the round goes on."""
+    """Send ``vector`` (d,) to the sites, join their updates. A site that misbehaves is dropped; the round goes on."""
     started = time.monotonic()
     opened = link.exchange("train", task, vector, sites, rules.deadline_s)
-    total = UpdateSum(vector.size, len(sites), rules.max_norm)
+    total = rules.joining.rule(vector, len(sites))
     weights: dict[str, int] = {}
     norms: dict[str, float] = {}
     per_site: dict[str, dict[str, float]] = {}
@@ -157,7 +159,7 @@ def train_step(
     )
 
 
-def _fold(total: UpdateSum, reply: Reply, weight: int) -> float:
+def _fold(total: UpdateRule, reply: Reply, weight: int) -> float:
     """Add a reply to the sum and return its norm."""
     if reply.vector is None:
         raise UpdateRejectedError("schema", "the answer is masked, but the request did not ask for that")

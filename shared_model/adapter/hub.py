@@ -19,6 +19,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from shared_model.adapter.manifest import tensors
+from shared_model.adapter.shared import adapted_model
 from shared_model.core.files import ORDINARY, write_bytes, write_text
 from shared_model.core.vector import Vector
 from shared_model.forms.interface import form_of
@@ -67,7 +68,12 @@ def _parts(spec: ModelSpec, vector: Vector) -> tuple[dict[str, Tensor], dict[str
     """(low-rank updates by peft's names, numbers in each other tensor by our name)."""
     low_rank: dict[str, Tensor] = {}
     others: dict[str, int] = {}
-    for name, values in tensors(spec, vector).items():
+    frozen = (
+        {}
+        if spec.adapter != "ffa-lora"
+        else {name: p.detach().numpy() for name, p in adapted_model(spec).stored_parameters() if ".lora_A." in name}
+    )
+    for name, values in (frozen | tensors(spec, vector)).items():
         if ".lora_" in name:
             low_rank[f"base_model.model.{name.replace('.shared.', '.')}"] = torch.tensor(values)
         else:

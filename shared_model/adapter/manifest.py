@@ -55,6 +55,11 @@ def unpack(model: DoseModel, vector: Vector) -> None:
             offset += parameter.numel()
 
 
+def layout(spec: ModelSpec) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    """Name and shape of each array in the vector, in its order."""
+    return _layout(spec)[0]
+
+
 def _layout(spec: ModelSpec) -> tuple[tuple[tuple[str, tuple[int, ...]], ...], bytes]:
     return _network_layout(_network(spec))
 

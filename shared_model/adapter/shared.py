@@ -22,7 +22,7 @@ def adapted_model(spec: ModelSpec) -> DoseModel:
     """
     form = form_of(spec)
     model = DoseModel(form.network(), base_of(spec).network())
-    if spec.adapter.startswith("lora"):
+    if "lora" in spec.adapter:
         config = LoraConfig(r=spec.rank, lora_alpha=spec.alpha, target_modules=list(form.lora))
         with seeded(spec.init_seed):
             inject_adapter_in_model(config, model.network, adapter_name="shared")

@@ -40,12 +40,14 @@ _TRAINS: Mapping[str, Callable[[str], bool]] = {
     "blocks": lambda name: name.startswith("blocks.") or _is_embedding(name),
     "lora+embeddings": lambda name: _is_low_rank(name) or _is_embedding(name),
     "lora": _is_low_rank,
+    "ffa-lora": lambda name: ".lora_B." in name or name.startswith(RESIDUAL_MODULES),
     "base": lambda name: name.startswith(BASE_PREFIX),
 }
 
 
 class LatentForm(Form[Example]):
-    """``full`` trains every weight. ``lora`` trains low-rank updates of the linear layers of the blocks.
+    """``full`` trains every weight. ``lora`` trains low-rank updates of the linear layers of the blocks,
+    ``ffa-lora`` their second factors alone (shared_model/forms/volumes.py).
 
     ``lora+embeddings`` also trains patch embeddings, heads, role embedding and modulation tables. ``blocks`` trains the
     same embeddings and, in place of LoRA, every weight of the blocks. ``base`` trains only the base. The role embedding

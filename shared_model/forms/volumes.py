@@ -34,6 +34,7 @@ def _is_told(name: str) -> bool:
 _TRAINS: Mapping[str, Callable[[str], bool]] = {
     "full": lambda name: True,
     "lora": lambda name: ".lora_" in name,
+    "ffa-lora": lambda name: ".lora_B." in name,
     "lora+embeddings": lambda name: ".lora_" in name or name.startswith(_ENDS) or _is_told(name),
     "bias": lambda name: name.endswith(".bias") and "lora" not in name,
     "film": _is_told,
@@ -42,7 +43,9 @@ _TRAINS: Mapping[str, Callable[[str], bool]] = {
 
 
 class VolumeForm(Form[PatientChannels]):
-    """``full`` trains every weight. ``lora`` trains low-rank updates of the blocks' linear layers and convolutions.
+    """``full`` trains every weight. ``lora`` trains low-rank updates of the blocks' linear layers and convolutions,
+    ``ffa-lora`` their second factors alone, so that the mean of the sites' updates is the mean of what they do (Sun et
+    al. 2024, arXiv:2403.12313).
 
     ``lora+embeddings`` also trains stems, heads, embeddings, and what scales and shifts. ``bias`` trains the biases
     alone, ``film`` also the scales and shifts and the norms, ``head`` only the last layer of dose.

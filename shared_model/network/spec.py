@@ -14,10 +14,10 @@ from shared_model.patient.anatomy import BODY_SITES, HEAD_NECK
 
 # Which network, and the adapters that each knows (shared_model/forms).
 ADAPTERS_OF: Mapping[str, tuple[str, ...]] = {
-    "pyramid": ("full", "lora+embeddings", "lora", "film", "bias", "head"),
-    "transformer": ("full", "blocks", "lora+embeddings", "lora", "base"),
+    "pyramid": ("full", "lora+embeddings", "lora", "ffa-lora", "film", "bias", "head"),
+    "transformer": ("full", "blocks", "lora+embeddings", "lora", "ffa-lora", "base"),
 }
-ADAPTERS: tuple[str, ...] = ("full", "blocks", "lora+embeddings", "lora", "base", "film", "bias", "head")
+ADAPTERS: tuple[str, ...] = ("full", "blocks", "lora+embeddings", "lora", "base", "film", "bias", "head", "ffa-lora")
 # A coordinator's specification decides how much memory a site allocates. 128^3 is the native resolution of OpenKBP;
 # twice that leaves room for longer fields of view.
 MAX_VOXELS = 2 * 128**3

@@ -4,7 +4,8 @@ from dataclasses import replace
 from typing import Any
 
 from server.config.compose import compose_run
-from server.config.run import AggregateConfig, PrivacyConfig, RoundsConfig, RunConfig, TrainConfig
+from server.config.groups import AggregateConfig, PrivacyConfig, RoundsConfig, TrainConfig
+from server.config.run import RunConfig
 
 _PLAIN = replace(compose_run(["privacy.mode=none"]), model={})
 

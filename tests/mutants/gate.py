@@ -1,4 +1,4 @@
-"""The list of deliberate faults (mutants.toml), and the gate: each must make its named test fail (`make mutants`).
+"""The lists of deliberate faults (*.toml), and the gate: each must make its named test fail (`make mutants`).
 
 Every test is first run without a fault and must pass. A fault is put into a copy of the repository, never into the
 repository itself. Killed means that the test ran and failed: a fault that cannot even be imported does not count.
@@ -54,9 +54,9 @@ def write(path: Path, text: str) -> None:
 
 
 def all_mutants() -> list[Mutant]:
-    """Read the list."""
-    content = tomllib.loads((Path(__file__).parent / "mutants.toml").read_text(encoding="utf-8"))
-    return [Mutant(**entry) for entry in content["mutant"]]
+    """Read the lists: of privacy, of hospital data."""
+    lists = [tomllib.loads(path.read_text(encoding="utf-8")) for path in sorted(Path(__file__).parent.glob("*.toml"))]
+    return [Mutant(**entry) for content in lists for entry in content["mutant"]]
 
 
 def copy_house(folder: Path) -> Path:

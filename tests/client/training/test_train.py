@@ -6,7 +6,7 @@ import torch
 
 from client.site.config import SiteConfig
 from client.training.base import base_sums
-from client.training.train import evaluate_round, train_round
+from client.training.train import evaluate_round, pull_back, train_round
 from privacy.wire.messages import EvaluateTask
 from shared_model.adapter.manifest import initial_vector
 from shared_model.adapter.shared import adapted_model, trainable
@@ -47,6 +47,27 @@ def test_training_lowers_the_loss(site: SiteConfig) -> None:
     update, before = train_round(site, SPEC, start, train_task(local_steps=20))
     _, after = train_round(site, SPEC, (start + update).astype(np.float32), train_task(local_steps=20, lr=1e-9))
     assert after["loss"] < 0.9 * before["loss"]
+
+
+def test_the_proximal_pull_is_the_gradient_of_half_the_squared_distance() -> None:
+    weights, start = torch.nn.Parameter(torch.tensor([1.0, -2.0])), torch.tensor([0.5, 3.0])
+    weights.grad = torch.tensor([0.1, 0.2])
+    pull_back([weights], [start], 4.0)
+    other = torch.nn.Parameter(weights.detach().clone())
+    (4.0 / 2 * ((other - start) ** 2).sum()).backward()
+    assert other.grad is not None
+    torch.testing.assert_close(weights.grad, torch.tensor([0.1, 0.2]) + other.grad)
+
+
+def test_a_proximal_term_keeps_a_site_near_the_shared_weights(site: SiteConfig) -> None:
+    start = initial_vector(SPEC)
+    norms = [
+        float(np.linalg.norm(train_round(site, SPEC, start, train_task(local_steps=8, lr=1e-2, proximal=mu))[0]))
+        for mu in (0.0, 0.001, 0.1)
+    ]
+    assert norms[0] > 1.2 * norms[1] > 1.2 * norms[2]
+    plain = train_round(site, SPEC, start, train_task())[0]
+    assert plain.tobytes() == train_round(site, SPEC, start, train_task(proximal=0.0))[0].tobytes()
 
 
 def test_only_the_adapter_moves(site: SiteConfig) -> None:

@@ -21,6 +21,7 @@ from privacy.wire.messages import (
     request,
     wire_bytes,
 )
+from privacy.wire.secure_work import work_hash
 from privacy.wire.vectors import MAX_PARAMETERS, pack_ring, pack_vector, unpack_sums
 from shared_model.core.fields import MessageError
 
@@ -295,3 +296,15 @@ def test_a_train_reply_without_masks_carries_a_vector_and_never_a_ring() -> None
     content["ring"] = pack_ring(ring)
     with pytest.raises(MessageError, match="exactly the records"):
         parse_reply(content)
+
+
+def test_a_later_field_travels_only_where_it_asks_for_something() -> None:
+    """A site of an older version answers whatever it understands, and refuses the rest."""
+    plain = REQUESTS[1]
+    assert isinstance(plain.task, TrainTask)
+    pulled = replace(plain, task=replace(plain.task, proximal=0.5))
+    assert "proximal" not in request(plain)["task"]
+    assert request(pulled)["task"]["proximal"] == 0.5
+    for message in (plain, pulled):
+        assert parse_request(request(message)).task == message.task
+    assert work_hash(plain) != work_hash(pulled)

@@ -7,8 +7,9 @@ from dataclasses import MISSING, fields, replace
 import pytest
 
 from server.config.compose import compose_run
+from server.config.groups import AggregateConfig, EvaluateConfig, PrivacyConfig, RoundsConfig, TrainConfig
 from server.config.identity import run_identity
-from server.config.run import AggregateConfig, EvaluateConfig, PrivacyConfig, RoundsConfig, RunConfig, TrainConfig
+from server.config.run import RunConfig
 from shared_model.core.errors import InputError
 from tests.builders.run_config import aggregate_config, plain_run, rounds_config, train_config
 
@@ -164,3 +165,30 @@ def test_a_run_of_before_the_site_of_the_body_goes_on() -> None:
     config = compose_run(["privacy.mode=none"])
     before = replace(config, model={k: v for k, v in config.model.items() if k != "body_site"})
     assert run_identity(config, "spec", "manifest", b"") == run_identity(before, "spec", "manifest", b"")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["aggregate.rule=median"], "give aggregate.weighting=equal"),
+        (["aggregate.rule=median", "aggregate.weighting=equal", "privacy.mode=masked"], "needs each site's update"),
+        (["aggregate.rule=product"], "expected model.adapter=lora"),
+        (["aggregate.rule=product", "model.adapter=bias", "model.network=pyramid"], "expected model.adapter=lora"),
+        (["train.proximal=0.1", "privacy.mode=local"], "no proximal term in privacy.mode=local"),
+        (["aggregate.trim=0.6"], "trim"),
+    ],
+)
+def test_a_rule_that_cannot_work_is_refused_with_what_can(overrides: list[str], says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        compose_run(["privacy.mode=none", "privacy.cohort=40", "privacy.sites=4", *overrides])
+
+
+def test_a_run_of_before_the_strategies_goes_on() -> None:
+    config = plain_run()
+    older = json.loads(config.to_json())
+    text = run_identity(config, "{}", "m", b"")
+    assert text == run_identity(replace(config, aggregate=replace(config.aggregate, trim=0.1)), "{}", "m", b"")
+    assert text != run_identity(
+        replace(config, aggregate=replace(config.aggregate, rule="median", weighting="equal")), "{}", "m", b""
+    )
+    assert {"rule", "trim"} <= set(older["aggregate"])

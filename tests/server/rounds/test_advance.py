@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from server.rounds.advance import adapter_of, advance
-from server.rounds.aggregate import UpdateSum, server_optimiser
+from server.strategy.choose import server_optimiser
+from server.strategy.update_sum import UpdateSum
 from tests.builders.run_config import aggregate_config, plain_run, rounds_config, train_config
 
 BASE = np.array([True, True, False, False])

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from client.app import client_app
-from server.config.run import RunConfig, TrainConfig
+from server.config.groups import TrainConfig
+from server.config.run import RunConfig
 from server.config.schedule import round_lr, round_stage
 from server.rounds.loop import FederationResult, QuorumError, run_federation
 from shared_model.core.errors import InputError

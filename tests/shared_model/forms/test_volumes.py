@@ -51,6 +51,28 @@ def test_low_rank_updates_reach_blocks_and_convolutions_and_leave_the_rest_froze
     assert any("leave0.0.conv1" in name for name in names)
 
 
+def test_the_mean_of_second_factors_is_the_mean_of_what_the_sites_do() -> None:
+    """FFA-LoRA: with the first factors frozen and equal, averaging vectors averages the products; LoRA's does not."""
+
+    def products(adapter: str, vectors: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        model = adapted_model(replace(SPEC, adapter=adapter, rank=2))
+
+        def of(vector: np.ndarray) -> np.ndarray:
+            unpack(model, vector)
+            stored = {name: p.detach().double().numpy() for name, p in model.stored_parameters() if ".lora_" in name}
+            pairs = [(p, stored[n.replace(".lora_A.", ".lora_B.")]) for n, p in stored.items() if ".lora_A." in n]
+            return np.concatenate([(b.reshape(len(b), 2) @ a.reshape(2, -1)).ravel() for a, b in pairs])
+
+        return of(np.mean(vectors, axis=0).astype(np.float32)), np.mean([of(v) for v in vectors], axis=0)
+
+    for adapter, equal in (("ffa-lora", True), ("lora", False)):
+        size = initial_vector(replace(SPEC, adapter=adapter, rank=2)).size
+        random = np.random.default_rng(0)
+        drawn = [random.normal(0, 0.1, size).astype(np.float32) for _ in range(3)]
+        of_mean, mean_of = products(adapter, drawn)
+        assert np.allclose(of_mean, mean_of, atol=1e-6) is equal
+
+
 def test_a_file_gives_back_the_adapter(tmp_path) -> None:  # type: ignore[no-untyped-def]
     spec = replace(SPEC, adapter="bias")
     vector = initial_vector(spec) + 1

@@ -1,4 +1,4 @@
-"""Fixed-point sums against exact rational arithmetic, order independence, guards; optimisers against loops."""
+"""Fixed-point sums against exact rational arithmetic, order independence, guards."""
 
 from fractions import Fraction
 
@@ -8,9 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from server.rounds.aggregate import FedAdam, FedAvg, UpdateRejectedError, UpdateSum, server_optimiser
+from server.strategy.update_sum import UpdateRejectedError, UpdateSum
 from shared_model.core.errors import FedKT3DError, InputError
-from tests.builders.run_config import aggregate_config
 
 SITES = st.lists(
     st.tuples(arrays(np.float32, 5, elements=st.floats(-100, 100, width=32)), st.integers(1, 10_000)),
@@ -93,30 +92,3 @@ def test_nothing_to_sum_is_an_error():
         UpdateSum(5, 1, 1.0).mean()
     with pytest.raises(InputError, match="1 or more"):
         UpdateSum(0, 1, 1.0)
-
-
-def test_fedavg_adds_the_mean():
-    vector, state = FedAvg(lr=0.5).step(np.ones(3, np.float32), np.array([1.0, 2.0, -2.0]), {})
-    assert vector.tolist() == [1.5, 2.0, 0.0]
-    assert vector.dtype == np.float32
-    assert not state
-
-
-def test_fedadam_follows_the_paper_without_bias_correction():
-    means = np.random.default_rng(1).standard_normal((4, 3))
-    optimizer = FedAdam(lr=0.1, beta1=0.9, beta2=0.99, tau=1e-3)
-    vector, state = np.zeros(3, np.float32), optimizer.initial_state(3)
-    for mean in means:
-        vector, state = optimizer.step(vector, mean, state)
-    for i in range(3):
-        x, m, v = 0.0, 0.0, 1e-6
-        for mean in means[:, i]:
-            m = 0.9 * m + 0.1 * mean
-            v = 0.99 * v + 0.01 * mean**2
-            x = float(np.float32(x + 0.1 * m / (v**0.5 + 1e-3)))
-        assert vector[i] == pytest.approx(x, rel=1e-6)
-
-
-def test_the_configuration_names_the_optimiser():
-    assert server_optimiser(aggregate_config(lr=0.5)) == FedAvg(lr=0.5)
-    assert server_optimiser(aggregate_config(name="fedadam", lr=0.1, tau=0.01)) == FedAdam(lr=0.1, tau=0.01)
