@@ -26,8 +26,9 @@ from server.config.run import RunConfig
 from server.consortium.participants import members_of
 from server.deployment.home import ServerHome
 from server.record.events import Listener
-from server.rounds.loop import FederationResult, run_federation
+from server.rounds.loop import run_federation
 from server.rounds.public_gate import public_summary
+from server.rounds.result import FederationResult
 from server.runs.failure import ReportedError
 from server.sites.attendance import Members
 from server.sites.dialect import FILE as LEDGERS

@@ -64,6 +64,7 @@ class RoundsConfig:
     A round with fewer than ``min_sites`` accepted updates is repeated, ``attempts`` times in all; then the run stops.
     Before the first round it waits ``wait_for_sites_s`` for its sites, later ``wait_for_return_s``.
     ``evaluate_every`` 0 never evaluates. An update with a Euclidean norm above ``max_update_norm`` drops its site.
+    ``buffer``: a round ends with so many updates, and whoever is slower goes into a later one; 0: it waits for all.
     A round is undone if it raises the error on public patients above ``public_step`` times the error before it, or
     above ``public_worst`` times the best so far (server/rounds/public_gate.py; 0: no limit). ``public_cases``: the
     coordinator's file of these patients; empty: the phantoms of the package.
@@ -77,6 +78,7 @@ class RoundsConfig:
     evaluate_every: int
     max_update_norm: float
     attempts: int
+    buffer: int
     public_step: float
     public_worst: float
     public_cases: str
@@ -90,6 +92,7 @@ class RoundsConfig:
         "evaluate_every": Whole(0, 1_000_000),
         "max_update_norm": Real(0.0, 1e12, above=True),
         "attempts": Whole(1, 1000),
+        "buffer": Whole(0, 10_000),
         "public_step": Real(0.0, 1000.0),
         "public_worst": Real(0.0, 1000.0),
         "public_cases": Text(r"[^\x00]*", 4096, "the path of a file of cases, or empty"),

@@ -35,7 +35,8 @@ def run_identity(config: RunConfig, spec_json: str, manifest_hash: str, initial:
         del counted["model"]["body_site"]
     if counted["aggregate"]["rule"] != "trimmed":
         del counted["aggregate"]["trim"]
-    for group, key, before in (("aggregate", "rule", "mean"), ("train", "proximal", 0.0)):  # runs of before go on too
+    for group, key, before in (("aggregate", "rule", "mean"), ("train", "proximal", 0.0), ("rounds", "buffer", 0)):
+        # Runs of before these keys go on too.
         if counted[group][key] == before:
             del counted[group][key]
     for patience in ("deadline_s", "wait_for_sites_s", "wait_for_return_s", "attempts"):

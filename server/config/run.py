@@ -64,6 +64,13 @@ class RunConfig:
                 f"{WHERE}: aggregate.rule={rule} needs each site's update, and in privacy.mode={mode} the coordinator"
                 " has sums alone; use aggregate.rule=mean, or privacy.mode=none"
             )
+        if self.rounds.buffer and mode != "none":
+            raise InputError(
+                f"{WHERE}: rounds.buffer={self.rounds.buffer}: rounds that do not wait need each site's update by"
+                f" itself, and in privacy.mode={mode} the coordinator has sums alone; give 0"
+            )
+        if 0 < self.rounds.buffer < self.rounds.min_sites:
+            raise InputError(f"{WHERE}: rounds.buffer={self.rounds.buffer}: expected rounds.min_sites or more, or 0")
         if rule == "product" and adapter not in ("lora", "lora+embeddings"):
             raise InputError(f"{WHERE}: aggregate.rule=product joins low-rank factors; expected model.adapter=lora")
         if self.train.proximal and mode in ("shared", "local"):

@@ -30,6 +30,7 @@ SHARED: Settings = {
     "rounds: how often, with whom, how patiently": {
         "rounds.count": "Number of rounds.",
         "rounds.min_sites": "Fewest sites in a round. 0: follows from the mode and the number of sites.",
+        "rounds.buffer": "Mode none: end a round with so many updates and take late ones later. 0: wait for all.",
         "rounds.deadline_s": "Seconds that a round waits for its sites.",
         "rounds.evaluate_every": "Number of rounds between two scorings at the sites. 0: never.",
     },

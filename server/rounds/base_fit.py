@@ -25,7 +25,7 @@ from server.config.run import RunConfig
 from server.record.events import Event, EventLog, Listener
 from server.record.history import Drop
 from server.record.journal import Journal
-from server.rounds.loop import QuorumError
+from server.rounds.result import QuorumError
 from server.rounds.steps import Link
 from server.sites.attendance import Attendance, ConnectedSite, Register
 from server.sites.exchange import Answer, Exchange

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -22,11 +22,13 @@ from server.config.run import RunConfig
 from server.config.schedule import evaluate_task, round_lr, train_task
 from server.record.attempts import Attempts
 from server.record.events import Event, EventLog, Listener
-from server.record.history import Drop, PublicVerdict, RoundRecord
+from server.record.history import Drop, PublicVerdict
 from server.record.journal import Journal, RunState
 from server.rounds.advance import Masks, adapter_of, advance
+from server.rounds.buffered import BufferedSteps
 from server.rounds.masked_sum import SumForm
 from server.rounds.public_gate import Check, PublicGate, stop_reason
+from server.rounds.result import FederationResult, QuorumError
 from server.rounds.retries import Waiting, pause_s
 from server.rounds.secure_step import SummedSteps
 from server.rounds.steps import Link, TrainOutcome, TrainRules, evaluate_step, train_step
@@ -37,29 +39,6 @@ from shared_model.core.errors import FedKT3DError, InputError
 from shared_model.core.vector import Vector
 
 _ALL = Members()
-
-
-@dataclass(frozen=True, kw_only=True)
-class FederationResult:
-    """Result of a finished run. ``vector`` (d,) float32; ``sites``: each site that described itself, with its patients.
-
-    ``drops`` are nodes that never became a site; ``history`` holds the drops within rounds. ``wire_bytes_per_round`` is
-    the mean payload of the training exchange in both directions. ``resumed_from`` counts rounds done before this start.
-    ``stopped``: why the run ended before its last round, in words; otherwise empty.
-    """
-
-    vector: Vector
-    rounds: int
-    sites: dict[str, int]
-    history: tuple[RoundRecord, ...]
-    drops: tuple[Drop, ...]
-    wire_bytes_per_round: int
-    resumed_from: int
-    stopped: str = ""
-
-
-class QuorumError(FedKT3DError):
-    """Too few sites gave a usable update in every attempt at a round. The last checkpoint is kept."""
 
 
 def run_federation(
@@ -129,6 +108,7 @@ class _Federation:
         self._joining = Joining(config=cfg.aggregate, max_norm=cfg.rounds.max_update_norm, pairs=pairs)
         self._gate = PublicGate(cfg, check) if check is not None else None
         form = SumForm.of(cfg)
+        self._buffered = BufferedSteps(link, cfg.rounds.buffer) if cfg.rounds.buffer else None
         self._summed = None if form is None else SummedSteps(link, form, cfg, self._masks, members, out)
         self._privacy = "" if form is None or form.noise is None else form.noise.to_json()
         self._exact = "" if form is None or form.exact is None else form.exact.to_json()
@@ -241,6 +221,8 @@ class _Federation:
             by_patients=self._cfg.aggregate.weighting == "patients",
             attempt=attempt,
         )
+        if self._buffered is not None:
+            return self._buffered.step(task, self._state.vector, sites, rules, witness)
         return train_step(self._link, task, self._state.vector, sites, rules, witness)
 
     def _apply(
@@ -280,6 +262,8 @@ class _Federation:
         task = evaluate_task(self._cfg, number, self._exact)
         started, sites, witness = time.monotonic(), self._gather(number), partial(self._witness, number)
         vector = self._state.vector
+        if self._buffered is not None:  # who is at work is not asked to score beside it
+            sites = [site for site in sites if site.name not in self._buffered.at_work] or sites
         if self._summed is not None:
             evaluation = self._summed.evaluate(task, vector, sites, witness)
         else:

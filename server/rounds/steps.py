@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
+import numpy as np
 from flwr.app import RecordDict
 from flwr.serverapp import Grid
 
@@ -139,7 +140,7 @@ def train_step(
         if answer.reply is not None:
             weight = answer.reply.patients if rules.by_patients else 1
             try:
-                norms[answer.site] = _fold(total, answer.reply, weight)
+                norms[answer.site] = fold(total, answer.reply, weight)
                 weights[answer.site] = weight
                 per_site[answer.site] = dict(answer.reply.metrics)
             except UpdateRejectedError as error:
@@ -159,11 +160,11 @@ def train_step(
     )
 
 
-def _fold(total: UpdateRule, reply: Reply, weight: int) -> float:
-    """Add a reply to the sum and return its norm."""
+def fold(total: UpdateRule, reply: Reply, weight: int, share: float = 1.0) -> float:
+    """Add ``share`` of a reply's update and return the norm of that. Raises UpdateRejectedError."""
     if reply.vector is None:
         raise UpdateRejectedError("schema", "the answer is masked, but the request did not ask for that")
-    return total.add(reply.vector, weight)
+    return total.add(reply.vector if share == 1.0 else (reply.vector * np.float32(share)), weight)
 
 
 def evaluate_step(

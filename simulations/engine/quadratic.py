@@ -26,8 +26,9 @@ from privacy.dp.terms import SUMMED, PrivacyTerms
 from privacy.wire.messages import EvaluateTask, TrainTask
 from server.config.run import RunConfig
 from server.record.events import Listener
-from server.rounds.loop import FederationResult, run_federation
+from server.rounds.loop import run_federation
 from server.rounds.public_gate import Check
+from server.rounds.result import FederationResult
 from server.sites.attendance import Members
 from shared_model.core.errors import InputError
 from shared_model.core.vector import Vector

@@ -18,7 +18,7 @@ from rich.progress import Progress
 from client.app import client_app
 from client.training.installed import InstalledTraining
 from privacy.dp.terms import NOISE_SHARED
-from server.rounds.loop import QuorumError
+from server.rounds.result import QuorumError
 from server.runs.index import Tail
 from shared_model.core.errors import InputError
 from shared_model.core.files import ORDINARY, write_text

@@ -23,7 +23,7 @@ from privacy.trust.peers import check_identities, is_low_order, peer_digits
 from privacy.wire.messages import Request
 from privacy.wire.secure_work import config_hash
 from server.config.privacy import run_terms
-from server.rounds.loop import QuorumError
+from server.rounds.result import QuorumError
 from shared_model.core.errors import InputError, PolicyError
 from tests.builders.hospital_homes import CONFIG, MANIFEST, SPEC, Homes, Pulls
 

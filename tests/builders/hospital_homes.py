@@ -21,7 +21,8 @@ from privacy.secagg.context import Cohort
 from privacy.trust.membership import AdmissionRequest
 from server.config.privacy import run_terms
 from server.config.run import RunConfig
-from server.rounds.loop import FederationResult, run_federation
+from server.rounds.loop import run_federation
+from server.rounds.result import FederationResult
 from server.sites.attendance import Members
 from shared_model.core.files import PRIVATE, PUBLIC, create_file
 from shared_model.network.spec import ModelSpec

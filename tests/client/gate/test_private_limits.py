@@ -20,7 +20,7 @@ from privacy.flower.internals.envelopes import make_message
 from privacy.secagg.exact_sums import MaskTerms
 from privacy.wire.messages import EvaluateTask, Reply, Request, TrainTask, parse_reply, request
 from server.config.run import RunConfig
-from server.rounds.loop import QuorumError
+from server.rounds.result import QuorumError
 from shared_model.network.spec import ModelSpec
 from tests.builders.hospital_homes import CONFIG, Homes, Pulls
 

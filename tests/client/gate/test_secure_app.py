@@ -20,7 +20,7 @@ from privacy.secagg import replay
 from privacy.secagg.context import Cohort
 from privacy.trust import identity
 from privacy.wire.messages import TrainTask
-from server.rounds.loop import QuorumError
+from server.rounds.result import QuorumError
 from server.rounds.secure_aggregation import SecureAggregation, SecureRules
 from server.rounds.steps import Link
 from server.sites.attendance import ConnectedSite

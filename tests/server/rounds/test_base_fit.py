@@ -14,7 +14,7 @@ from privacy.wire.messages import Reply
 from server.app import federate, run_config
 from server.record.events import EventLog
 from server.rounds.base_fit import _BaseFit
-from server.rounds.loop import QuorumError
+from server.rounds.result import QuorumError
 from server.sites.attendance import ANYONE
 from server.sites.exchange import Answer
 from shared_model.adapter.manifest import load_adapter

@@ -15,7 +15,7 @@ from privacy.wire.secure_records import SECURE_KINDS
 from server.app import federation_report
 from server.config.privacy import mask_terms
 from server.rounds.advance import replay
-from server.rounds.loop import QuorumError
+from server.rounds.result import QuorumError
 from simulations.engine.faults import site_of
 from simulations.engine.quadratic import QuadraticTraining, run_quadratic, write_sites
 from tests.builders.run_config import plain_run, privacy_config, rounds_config, train_config

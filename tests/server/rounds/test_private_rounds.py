@@ -15,7 +15,7 @@ from privacy.dp.terms import PrivacyTerms
 from server.config.privacy import privacy_line, privacy_report, releases, run_terms
 from server.record.journal import Journal
 from server.rounds.advance import replay
-from server.rounds.loop import FederationResult, QuorumError
+from server.rounds.result import FederationResult, QuorumError
 from server.rounds.ring_sum import RingSum
 from shared_model.core.errors import FedKT3DError, InputError
 from simulations.engine.faults import Fault, add_faults

@@ -10,7 +10,8 @@ import pytest
 
 from client.app import client_app
 from privacy.wire.messages import Refusal, Reply, reply
-from server.rounds.loop import QuorumError, run_federation
+from server.rounds.loop import run_federation
+from server.rounds.result import QuorumError
 from server.rounds.retries import pause_s
 from server.sites.attendance import ANYONE
 from server.sites.dialect import DialectGrid

@@ -16,7 +16,8 @@ from client.app import client_app
 from server.config.groups import TrainConfig
 from server.config.run import RunConfig
 from server.config.schedule import round_lr, round_stage
-from server.rounds.loop import FederationResult, QuorumError, run_federation
+from server.rounds.loop import run_federation
+from server.rounds.result import FederationResult, QuorumError
 from shared_model.core.errors import InputError
 from simulations.engine.faults import Fault, add_faults
 from simulations.engine.quadratic import MANIFEST_HASH, SPEC_JSON, QuadraticTraining, centre, run_quadratic, write_sites
