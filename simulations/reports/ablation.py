@@ -6,8 +6,10 @@ import csv
 import io
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
+
+import numpy as np
 
 from simulations.reports.scoring import COLUMNS
 
@@ -30,19 +32,28 @@ class AblationRow(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class AblationTrial:
-    """One variant trained with one seed: bytes of its vector, training seconds, and scores by sampler steps."""
+    """One variant trained with one seed: bytes of its vector, training seconds, scores by sampler steps, and the dose
+    score of each patient at the last number of steps."""
 
     variant: str
     seed: int
     vector_bytes: int
     wall_s: float
     scores: Mapping[int, Mapping[str, float]]
+    patients: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
     def read(cls, variant: str, seed: int, done: Mapping[str, Any]) -> AblationTrial:
         """From the JSON of a finished trial."""
         scores = {int(steps): of for steps, of in done["scores"].items()}
-        return cls(variant=variant, seed=seed, vector_bytes=done["vector_bytes"], wall_s=done["wall_s"], scores=scores)
+        return cls(
+            variant=variant,
+            seed=seed,
+            vector_bytes=done["vector_bytes"],
+            wall_s=done["wall_s"],
+            scores=scores,
+            patients=done.get("patients", {}),
+        )
 
 
 def spread(values: Sequence[float]) -> str:
@@ -55,29 +66,52 @@ def _mean(trials: Sequence[AblationTrial], variant: str, steps: int, metric: str
     return statistics.fmean(t.scores[steps][metric] for t in trials if t.variant == variant)
 
 
-def table_markdown(variants: Mapping[str, AblationRow], full: str, trials: Sequence[AblationTrial]) -> str:
-    """Markdown: one row a variant; MAE, dose and DVH score at the last number of steps, dose score at the others."""
+def paired_interval(trials: Sequence[AblationTrial], variant: str, reference: str) -> tuple[float, float, float] | None:
+    """Mean difference of patients' dose scores (Gy) to the reference of the same seed, and its 95% interval by
+    bootstrap over patients (10,000 draws, seed 0). None where they have no patient in common."""
+    differences: dict[str, list[float]] = {}
+    for one in trials:
+        others = [t for t in trials if (t.variant, t.seed) == (reference, one.seed)]
+        if one.variant == variant and others:
+            for patient in one.patients.keys() & others[0].patients.keys():
+                differences.setdefault(patient, []).append(one.patients[patient] - others[0].patients[patient])
+    if len(differences) < 2:
+        return None
+    means = np.array([statistics.fmean(differences[patient]) for patient in sorted(differences)])
+    drawn = means[np.random.default_rng(0).integers(len(means), size=(10_000, len(means)))].mean(axis=1)
+    low, high = np.percentile(drawn, [2.5, 97.5])
+    return float(means.mean()), float(low), float(high)
+
+
+def table_markdown(variants: Mapping[str, AblationRow], reference: str, trials: Sequence[AblationTrial]) -> str:
+    """Markdown: one row a variant; MAE, dose and DVH score at the last number of steps, dose score at the others, the
+    paired difference to the reference, and the paper's values where the list has some."""
     steps = list(trials[0].scores)
     last = steps[-1]
+    of_paper = any(row.paper_mae_gy is not None for row in variants.values())
     heads = [f"MAE ref ≥ 5 Gy, {last} steps", f"dose score, {last} steps", f"DVH score, {last} steps"]
     heads += [f"dose score, {s} steps" if s > 1 else "dose score, 1 step" for s in steps[:-1]]
-    lines = [
-        f"| variant | seeds | {' | '.join(heads)} | MB on wire | paper MAE | paper score |",
-        "|---|---:|" + "---:|" * (len(heads) + 3),
-    ]
+    heads += ["MB on wire", *(["paper MAE", "paper score"] if of_paper else ["dose score to the reference (95%)"])]
+    lines = [f"| variant | seeds | {' | '.join(heads)} |", "|---|---:|" + "---:|" * len(heads)]
     for name, row in variants.items():
         own = [t for t in trials if t.variant == name]
         if not own:
             continue
         cells = [spread([t.scores[last][m] for t in own]) for m in ("mae_ref5_gy", "dose_score_gy", "dvh_score_gy")]
         cells += [spread([t.scores[s]["dose_score_gy"] for t in own]) for s in steps[:-1]]
-        paper = ["-" if v is None else f"{v:.{d}f}" for v, d in ((row.paper_mae_gy, 2), (row.paper_score, 1))]
-        wire = f"{own[0].vector_bytes / 1e6:.2f}"
-        lines.append(f"| {row.label} | {len(own)} | {' | '.join([*cells, wire, *paper])} |")
-    notes = order_notes(variants, full, trials)
-    lines += ["", "All in Gy, mean ± standard deviation over seeds; the paper's MAE is on other data and 10 steps."]
-    lines += ["Privacy mode none.", ""]
-    return "\n".join(lines + notes) + "\n"
+        cells.append(f"{own[0].vector_bytes / 1e6:.2f}")
+        if of_paper:
+            cells += ["-" if v is None else f"{v:.{d}f}" for v, d in ((row.paper_mae_gy, 2), (row.paper_score, 1))]
+        else:
+            found = None if name == reference else paired_interval(trials, name, reference)
+            cells.append("-" if found is None else f"{found[0]:+.2f} ({found[1]:+.2f} to {found[2]:+.2f})")
+        lines.append(f"| {row.label} | {len(own)} | {' | '.join(cells)} |")
+    lines += ["", "All in Gy, mean ± standard deviation over seeds. Privacy mode none."]
+    if not of_paper:
+        lines += [f"Reference: {variants[reference].label}; intervals by bootstrap over patients.", ""]
+        return "\n".join(lines)
+    notes = order_notes(variants, reference, trials)
+    return "\n".join([*lines, "The paper's MAE is on other data and 10 steps.", "", *notes]) + "\n"
 
 
 def order_notes(variants: Mapping[str, AblationRow], full: str, trials: Sequence[AblationTrial]) -> list[str]:

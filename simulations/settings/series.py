@@ -15,8 +15,10 @@ from simulations.settings.composition import check_number, check_range, compose_
 
 @dataclass(frozen=True, kw_only=True)
 class AblationSettings:
-    """``simulate ablation``: which variants and seeds; ``common`` are the overrides that every variant's run gets."""
+    """``simulate ablation``: which list, variants and seeds; ``common`` are the overrides that every variant's run
+    gets. ``study``: centralised or federated; empty: the list's own."""
 
+    list: str
     out: Path
     seeds: tuple[int, ...]
     variants: tuple[str, ...]
@@ -29,7 +31,7 @@ class AblationSettings:
             for value in values:
                 check_range(key, value, low, high)
             _each_once(key, values)
-        if self.study not in ("centralised", "federated"):
+        if self.study not in ("", "centralised", "federated"):
             raise InputError(f"study={self.study!r}: expected centralised or federated")
 
 
@@ -93,9 +95,11 @@ def _each_once(key: str, values: Sequence[object]) -> None:
 
 def ablation_settings(overrides: Sequence[str]) -> AblationSettings:
     """Split the overrides into ``simulate ablation``'s own and those of every variant's run."""
-    raw, common = _own_and_common("ablation", overrides, ("out", "seeds", "variants", "steps", "study"))
+    raw, common = _own_and_common("ablation", overrides, ("list", "out", "seeds", "variants", "steps", "study"))
     lists = _lists(raw, ("seeds", "variants", "steps"))
-    return AblationSettings(out=path(raw["out"], "out"), study=raw["study"], common=common, **lists)
+    return AblationSettings(
+        list=str(raw["list"]), out=path(raw["out"], "out"), study=raw["study"], common=common, **lists
+    )
 
 
 def transfer_settings(overrides: Sequence[str]) -> TransferSettings:

@@ -1,4 +1,4 @@
-"""`simulate ablation`: the paper's component list at our size, variant by variant through the code of `simulate run`.
+"""`simulate ablation`: a list of variants (the paper's components, strategies), each through `simulate run`.
 
 The same study trains each variant and seed, with the same steps, in its own folder OUT/VARIANT/seedN. When the command
 is repeated, it reads a finished trial and continues a stopped one from its last round.
@@ -9,8 +9,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
+import yaml
 from rich.progress import Progress
 
 from privacy.wire.messages import EvaluateTask
@@ -19,6 +22,7 @@ from shared_model.backbone.prior import prior_hash
 from shared_model.backbone.wan_prior import use_checkpoint
 from shared_model.core.errors import InputError
 from shared_model.core.files import ORDINARY, write_text
+from shared_model.scoring.dosimetry import summarise
 from simulations.data.datasets import hospitals
 from simulations.reports.ablation import AblationTrial, table_csv, table_markdown
 from simulations.reports.results import ADAPTER
@@ -31,9 +35,12 @@ from simulations.studies.study import run_studies
 RESULT = "ablation.json"
 
 
+LISTS = Path(str(files("simulations.conf"))) / "lists"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Variant:
-    """One row: how it differs from the full model, and what the paper reached (validation MAE in Gy, its score)."""
+    """One row: how it differs from the others, and what the paper reached (validation MAE in Gy, its score)."""
 
     label: str
     overrides: tuple[str, ...] = ()
@@ -41,68 +48,59 @@ class Variant:
     paper_score: float | None = None
 
 
-# The full model: half of the rounds stage A with its curriculum, then stage B.
-FULL = "any2any"
-_STAGE_A = ("train.stage=dose", "train.any2any_share=0.5", "train.curriculum=rising")
-_DOSE_ONLY = ("train.stage=dose", "train.any2any_share=0.0")
-VARIANTS: Mapping[str, Variant] = {
-    "scratch": Variant(
-        label="random start, dose alone",
-        overrides=("model.prior=none", *_DOSE_ONLY),
-        paper_mae_gy=2.58,
-        paper_score=119.8,
-    ),
-    "prior": Variant(label="+ prior", overrides=_DOSE_ONLY, paper_mae_gy=2.07, paper_score=135.4),
-    FULL: Variant(label="+ Any2Any (the full model)", overrides=_STAGE_A, paper_mae_gy=1.90, paper_score=136.2),
-    "no_curriculum": Variant(label="no curriculum", overrides=(*_STAGE_A, "train.curriculum=none")),
-    "no_role": Variant(
-        label="no role embedding", overrides=(*_STAGE_A, "model.switches.role_embedding=false"), paper_mae_gy=2.01
-    ),
-    "no_slot": Variant(
-        label="no slot axis in RoPE", overrides=(*_STAGE_A, "model.switches.rope=none"), paper_mae_gy=1.96
-    ),
-    "rope_split": Variant(label="RoPE: slot has pairs of its own", overrides=(*_STAGE_A, "model.switches.rope=split")),
-    "rope_naive": Variant(label="RoPE: head split anew in four", overrides=(*_STAGE_A, "model.switches.rope=naive")),
-    "shared_patch": Variant(
-        label="one patch embedding for all",
-        overrides=(*_STAGE_A, "model.switches.patch_embedding=shared"),
-        paper_mae_gy=2.02,
-    ),
-    "condition_causal": Variant(
-        label="condition-causal attention (paper: causal, another thing)",
-        overrides=(*_STAGE_A, "model.switches.attention=condition-causal"),
-        paper_mae_gy=2.15,
-    ),
-    "lora": Variant(label="LoRA alone", overrides=(*_STAGE_A, "model.adapter=lora"), paper_mae_gy=2.26),
-    "lora_embeddings": Variant(
-        label="LoRA and embeddings", overrides=(*_STAGE_A, "model.adapter=lora+embeddings")
-    ),
-    "blocks": Variant(label="blocks and embeddings", overrides=(*_STAGE_A, "model.adapter=blocks")),
-    "eps": Variant(label="eps target", overrides=(*_STAGE_A, "model.switches.predicts=eps"), paper_mae_gy=1.93),
-    "x0": Variant(label="x0 target", overrides=(*_STAGE_A, "model.switches.predicts=x0"), paper_mae_gy=2.45),
-}  # fmt: skip
+@dataclass(frozen=True, kw_only=True)
+class VariantList:
+    """A file of simulations/conf/lists: rows by name, which of them the others are compared with, what trains."""
 
+    reference: str
+    study: str
+    rows: Mapping[str, Variant]
 
-def choose_variants(names: Sequence[str]) -> list[str]:
-    """The variants asked for, in the table's order; InputError names an unknown one."""
-    for name in names:
-        if name not in VARIANTS and name != "all":
-            raise InputError(f"variants: unknown {name!r}; expected all or some of {', '.join(VARIANTS)}")
-    return [name for name in VARIANTS if "all" in names or name in names]
+    @classmethod
+    def read(cls, name: str) -> VariantList:
+        """Read the list of this name, or a file of one's own (*.yaml). InputError if there is none or it is odd."""
+        path = Path(name) if name.endswith(".yaml") else LISTS / f"{name}.yaml"
+        try:
+            raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+            common = tuple(raw.get("common", ()))
+            rows = {
+                key: Variant(**{**row, "overrides": (*common, *row["overrides"])})
+                for key, row in raw["variants"].items()
+            }
+            found = cls(reference=raw["reference"], study=raw["study"], rows=rows)
+        except OSError:
+            known = ", ".join(sorted(known.stem for known in LISTS.glob("*.yaml")))
+            raise InputError(f"list={name}: no such list; expected {known}, or a file NAME.yaml") from None
+        except (yaml.YAMLError, AttributeError, KeyError, TypeError) as error:
+            raise InputError(
+                f"list={path}: expected reference, study and variants, each with label and overrides"
+                f" ({type(error).__name__}); see {LISTS / 'strategies.yaml'}"
+            ) from error
+        if found.reference not in rows:
+            raise InputError(f"list={path}: reference {found.reference!r} is none of its variants")
+        return found
+
+    def choose(self, names: Sequence[str]) -> list[str]:
+        """The variants asked for, in the list's order; InputError names an unknown one."""
+        for name in names:
+            if name not in self.rows and name != "all":
+                raise InputError(f"variants: unknown {name!r}; expected all or some of {', '.join(self.rows)}")
+        return [name for name in self.rows if "all" in names or name in names]
 
 
 def run_ablation(settings: AblationSettings, bars: Progress) -> str:
     """Train the missing trials, write ``out/ablation.md`` and ``.csv`` after each; returns the table."""
-    names = choose_variants(settings.variants)
+    listed = VariantList.read(settings.list)
+    names = listed.choose(settings.variants)
     # Check every trial's settings before the first one trains.
-    plans = [(name, seed, trial_settings(settings, name, seed)) for name in names for seed in settings.seeds]
+    plans = [(name, seed, trial_settings(settings, listed, name, seed)) for name in names for seed in settings.seeds]
     bar = bars.add_task("variants x seeds", total=len(plans), note="")
     trials: list[AblationTrial] = []
     table = ""
     for name, seed, run in plans:
         bars.update(bar, note=f"{name}, seed {seed}")
         trials.append(run_trial(name, seed, run, settings.steps, bars))
-        table = table_markdown(VARIANTS, FULL, trials)
+        table = table_markdown(listed.rows, listed.reference, trials)
         write_text(settings.out / "ablation.md", table, mode=ORDINARY)
         write_text(settings.out / "ablation.csv", table_csv(trials), mode=ORDINARY)
         for finished in (task for task in bars.task_ids if task != bar):
@@ -111,13 +109,13 @@ def run_ablation(settings: AblationSettings, bars: Progress) -> str:
     return f"{table}\ntable     {settings.out / 'ablation.md'}"
 
 
-def trial_settings(settings: AblationSettings, name: str, seed: int) -> RunSettings:
+def trial_settings(settings: AblationSettings, listed: VariantList, name: str, seed: int) -> RunSettings:
     """The settings of ``simulate run`` of one trial; phantom hospitals are made once for all variants of a seed."""
     out = settings.out / name / f"seed{seed}"
-    own = [f"name=ablation-{name}", f"seed={seed}", f"study=[{settings.study}]", f"out={out}"]
+    own = [f"name=ablation-{name}", f"seed={seed}", f"study=[{settings.study or listed.study}]", f"out={out}"]
     # privacy.mode=none: the paper's own comparison, on a researcher's machine
     return run_settings(
-        ["privacy.mode=none", *trial_overrides(settings.out, settings.common), *VARIANTS[name].overrides, *own]
+        ["privacy.mode=none", *trial_overrides(settings.out, settings.common), *listed.rows[name].overrides, *own]
     )
 
 
@@ -144,13 +142,19 @@ def run_trial(name: str, seed: int, run: RunSettings, steps: Sequence[int], bars
             candidates=run.federation.evaluate.candidates,
             seed=seed,
         )
-        scores[str(count)] = overall(score_sites(sites, spec, vector, task))
+        of_sites = score_sites(sites, spec, vector, task)
+        scores[str(count)] = overall(of_sites)
     done = {
         "trained": trained,
         "adapter_sha256": vector_hash(vector),
         "vector_bytes": vector_bytes(spec),
         "wall_s": json.loads((run.out / "summary.json").read_text())["wall_s"],
         "scores": scores,
+        "patients": {
+            f"{site} {case}": summarise([score])["dose_score_gy"]
+            for site, of in of_sites.items()
+            for case, score in of.items()
+        },
     }
     write_json(path, done)
     return AblationTrial.read(name, seed, done)

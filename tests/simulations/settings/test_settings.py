@@ -82,7 +82,7 @@ def test_a_bad_override_is_one_line_that_names_the_key(override: str, words: str
 
 
 def ablation_trial(overrides: Sequence[str]) -> object:
-    return ablation.trial_settings(ablation_settings(overrides), "lora", 0)
+    return ablation.trial_settings(ablation_settings(overrides), ablation.VariantList.read("paper"), "lora", 0)
 
 
 def transfer_trial(overrides: Sequence[str]) -> object:

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -6,11 +7,13 @@ from rich.progress import Progress, TextColumn
 
 from shared_model.adapter.manifest import manifest_hash
 from shared_model.core.errors import InputError
-from simulations.reports.ablation import AblationTrial, order_notes, table_csv, table_markdown
+from simulations.reports.ablation import AblationTrial, order_notes, paired_interval, table_csv, table_markdown
 from simulations.settings.series import ablation_settings
 from simulations.studies import ablation
-from simulations.studies.ablation import FULL, VARIANTS, choose_variants, run_ablation, trial_settings
+from simulations.studies.ablation import VariantList, run_ablation, trial_settings
 
+PAPER = VariantList.read("paper")
+FULL, VARIANTS = PAPER.reference, PAPER.rows
 TINY = [
     "model.prior=none", "model.shape=[16,16,16]", "rounds.count=2", "train.local_steps=1", "train.batch_size=1",
     "data.sites=2", "data.patients=3", "workers=1", "variants=[scratch,condition_causal]", "seeds=[0]", "steps=[1,2]",
@@ -23,7 +26,7 @@ def bars() -> Progress:
 
 def test_every_variant_composes_and_none_is_another(tmp_path: Path) -> None:
     settings = ablation_settings(["rounds.count=10", f"out={tmp_path}"])
-    runs = {name: trial_settings(settings, name, 1) for name in choose_variants(settings.variants)}
+    runs = {name: trial_settings(settings, PAPER, name, 1) for name in PAPER.choose(settings.variants)}
     assert list(runs) == list(VARIANTS)
     identities = {(run.federation.to_json().replace(f"ablation-{name}", "")) for name, run in runs.items()}
     assert len(identities) == len(VARIANTS)
@@ -36,7 +39,7 @@ def test_every_variant_composes_and_none_is_another(tmp_path: Path) -> None:
 
 def test_the_switches_reach_a_variants_model(tmp_path: Path) -> None:
     settings = ablation_settings(["model.prior=none", f"out={tmp_path}"])
-    specs = {name: trial_settings(settings, name, 0).spec for name in VARIANTS}
+    specs = {name: trial_settings(settings, PAPER, name, 0).spec for name in VARIANTS}
     assert specs["no_role"].switches.role_embedding is False
     assert specs["x0"].switches.predicts == "x0"
     assert specs["rope_split"].switches.rope == "split"
@@ -46,6 +49,7 @@ def test_the_switches_reach_a_variants_model(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "words"),
     [("variants=[magic]", "magic"), ("seeds=[]", "seeds"), ("steps=[0]", "steps"), ("study=local", "study"),
+     ("list=magic", "expected paper, strategies"),
      ("rouns=3", "rouns")],
 )  # fmt: skip
 def test_a_bad_override_is_named_before_anything_trains(override: str, words: str, tmp_path: Path) -> None:
@@ -89,3 +93,42 @@ def test_mean_spread_the_papers_values_and_where_the_order_differs() -> None:
     assert notes[2:] == ["- x0 target: +0.55 Gy against the full model in the paper, -0.50 Gy here."]
     assert order_notes(VARIANTS, FULL, [trial("x0", 0, 1.0)]) == []
     assert table_csv(trials[:1]).splitlines()[2] == "any2any,0,10,3.0000,3.0000,3.0000,3.0000,4000000,1.0"
+
+
+def test_strategies_compose_and_each_is_another(tmp_path: Path) -> None:
+    listed = VariantList.read("strategies")
+    settings = ablation_settings(["list=strategies", "rounds.count=10", f"out={tmp_path}"])
+    runs = {name: trial_settings(settings, listed, name, 0) for name in listed.choose(["all"])}
+    assert all(run.study == ("federated",) for run in runs.values())
+    texts = {run.federation.to_json().replace(f"ablation-{name}", "") for name, run in runs.items()}
+    assert len(texts) == len(listed.rows) >= 11
+
+
+def test_a_list_of_ones_own_and_what_is_no_list(tmp_path: Path) -> None:
+    own = tmp_path / "own.yaml"
+    own.write_text("reference: a\nstudy: federated\nvariants: {a: {label: A, overrides: [train.lr=1e-3]}}\n")
+    assert VariantList.read(str(own)).rows["a"].overrides == ("train.lr=1e-3",)
+    for text in (
+        "reference: b\nstudy: federated\nvariants: {a: {label: A, overrides: []}}\n",
+        "- 1\n",
+        "variants: {a: 1}\n",
+    ):
+        own.write_text(text)
+        with pytest.raises(InputError, match=r"own\.yaml"):
+            VariantList.read(str(own))
+
+
+def test_the_difference_to_the_reference_is_paired_by_patient_and_seed() -> None:
+    listed = VariantList.read("strategies")
+
+    def made(variant: str, seed: int, shift: float) -> AblationTrial:
+        patients = {f"site {n}": n + 10.0 * seed + shift for n in range(20)}
+        return replace(trial(variant, seed, 3.0), patients=patients)
+
+    trials = [made("fedavg", 0, 0.0), made("fedavg", 1, 0.0), made("median", 0, 0.5), made("median", 1, 0.7)]
+    found = paired_interval(trials, "median", "fedavg")
+    assert found == pytest.approx((0.6, 0.6, 0.6))  # patients differ by 20 Gy, but not from themselves
+    assert "| median | 2 |" in (table := table_markdown(listed.rows, "fedavg", trials))
+    assert "+0.60 (+0.60 to +0.60)" in table
+    assert "paper" not in table
+    assert paired_interval([trial("median", 0, 3.0)], "median", "fedavg") is None
