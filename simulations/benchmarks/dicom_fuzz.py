@@ -125,7 +125,7 @@ def zip_bomb(content: bytes, rng: np.random.Generator) -> bytes:
     """A deflated data set that inflates to as much as gigabytes of zeros, or of empty items."""
     dataset = pydicom.dcmread(io.BytesIO(content), stop_before_pixels=True)
     dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
-    head = _meta(dataset)
+    head = meta_bytes(dataset)
     squeeze = zlib.compressobj(6, zlib.DEFLATED, -zlib.MAX_WBITS)
     filler = (b"\0" * 8, b"\xfe\xff\x00\xe0\0\0\0\0")[int(rng.integers(2))] * 2**17
     body = squeeze.compress(_SEQUENCE_START)
@@ -134,7 +134,8 @@ def zip_bomb(content: bytes, rng: np.random.Generator) -> bytes:
     return head + body + squeeze.flush()
 
 
-def _meta(dataset: pydicom.Dataset) -> bytes:
+def meta_bytes(dataset: pydicom.Dataset) -> bytes:
+    """Preamble and file meta information."""
     stream = DicomBytesIO()
     stream.write(b"\0" * 128 + b"DICM")
     pydicom.filewriter.write_file_meta_info(stream, dataset.file_meta, enforce_standard=True)
