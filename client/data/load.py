@@ -97,7 +97,9 @@ def or_none(site: SiteConfig, case_id: str, make: Callable[[Case], Made]) -> Mad
     try:
         return make(load_case(site, case_id))
     except Exception as error:  # whatever one patient's files raise
-        SITE_LOG.error("case %s cannot be used and counts as zero (%s)", case_id, type(error).__name__, exc_info=error)
+        number = (*site.train, *site.validation, case_id).index(case_id) + 1  # the id itself may be a name
+        what = "case %d of site.yaml cannot be used and counts as zero (%s)"
+        SITE_LOG.error(what, number, type(error).__name__, exc_info=error)
         return None
 
 

@@ -1,7 +1,8 @@
 """The site's own log: JSON lines on standard output, which `client start` keeps in files of bounded size; no PHI.
 
-Our own errors are written for the site's staff and name a file and a key. Anything else may quote a record: the log
-gets the type of a foreign exception or warning and the lines of code that it came through, never its text.
+The texts that a coordinator may read too (of the policy, of a request's fields, of secure sums) are logged as they are.
+Any other text may hold a file's name or a case id, and a hospital's names can be a patient's: the log gets the type of
+such an error or warning and the lines of code that it came through. `client check` and `client status` say the rest.
 """
 
 from __future__ import annotations
@@ -15,15 +16,22 @@ from typing import Any
 
 from privacy.flower.internals.logs import silence_flowers_handler
 from privacy.flower.process_log import JsonFormatter
-from shared_model.core.errors import FedKT3DError
+from privacy.secagg.errors import SecAggError
+from shared_model.core.errors import FedKT3DError, InputError, PolicyError
+from shared_model.core.fields import MessageError
+from shared_model.core.files import StorageError
 
 SITE_LOGGER = "fedkt3d.site"
+
+# Their texts name keys, limits and numbers.
+_HARMLESS = (PolicyError, SecAggError, MessageError)
+_LOOK = "; its text may name files or cases and is not logged: client check, client status"
 
 _log = logging.getLogger("client.node.executor")
 
 
 class SiteLog(logging.Handler):
-    """Copies what the app logs for the site into the executor's log, without the text of foreign exceptions."""
+    """Copies what the app logs for the site into the executor's log, without texts that may name a file or a case."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Log one record of `fedkt3d.site`."""
@@ -31,19 +39,22 @@ class SiteLog(logging.Handler):
         what = record.getMessage()
         while isinstance(error, Exception) and not isinstance(error, FedKT3DError) and error.__cause__ is not None:
             error = error.__cause__  # the app wraps what it refuses
-        if isinstance(error, FedKT3DError):
-            _log.error("%s: %s", what, error)
-        elif error is not None:
-            log_failure(what, error)
-        else:
+        if error is None:
             _log.error("%s", what)
+        else:
+            log_failure(what, error)
 
 
 def log_failure(what: str, error: BaseException) -> None:
-    """Log an exception's type and path through the code. Its text stays out: it may hold a patient's name."""
+    """Log an exception's type and path through the code; its text only where that cannot hold a name."""
+    if isinstance(error, _HARMLESS):
+        _log.error("%s: %s", what, error)
+        return
     frames = traceback.extract_tb(error.__traceback__)
     path = " > ".join(f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in frames)
-    _log.error("%s: %s at %s", what, type(error).__name__, path)
+    why = f" ({error.strerror})" if isinstance(error, StorageError) else ""
+    look = _LOOK if isinstance(error, InputError) else ""
+    _log.error("%s: %s%s at %s%s", what, type(error).__name__, why, path, look)
 
 
 def log_to_stdout() -> None:
@@ -63,7 +74,4 @@ def _show_warning(_message: Warning | str, category: type[Warning], filename: st
 
 
 def _show_crash(_kind: type[BaseException], error: BaseException, _trace: Any) -> None:
-    if isinstance(error, FedKT3DError):
-        _log.critical("%s", error)
-    else:
-        log_failure("the executor ended", error)
+    log_failure("the executor ended", error)

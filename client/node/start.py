@@ -111,7 +111,7 @@ class _Keeper:
             write_state(self._home.state("start"), record)
         if time.monotonic() >= self._next_hints:
             self._next_hints = time.monotonic() + HINTS_EVERY_S
-            self._hints = hints(self._home)
+            self._hints = hints(self._home, for_log=True)
         line = describe(current(self._home, {**processes, "hints": self._hints}))
         if line != self._line:
             self._line = line

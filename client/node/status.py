@@ -10,6 +10,7 @@ from client.data.left_out import left_out
 from client.site.config import SiteConfig
 from client.site.home import ClientHome
 from client.site.policy import Policy
+from privacy.flower.heartbeat import last_beat
 from privacy.flower.processes import is_running, read_state
 from privacy.trust import certificates, identity
 from shared_model.core.errors import InputError
@@ -18,6 +19,7 @@ EXECUTOR, SUPERNODE = "executor", "supernode"
 INSTANCE = "FEDKT3D_INSTANCE"  # in the executor's environment: which copy of the home this is
 STALE_S = 90.0
 SOON_DAYS = 30
+SILENT_S = 60.0  # the executor beats every 2 s; as in client/node/watchdog.py
 CLOCK_LIMIT_S = 3.0  # node authentication accepts a time up to 5 s ahead of the coordinator's
 
 
@@ -33,15 +35,36 @@ def current(home: ClientHome, processes: dict[str, Any]) -> dict[str, Any]:
     return _report(home, read_state(home.state(SUPERNODE)), read_state(home.state(EXECUTOR)), processes)
 
 
-def hints(home: ClientHome) -> list[str]:
-    """Return in plain words what stands in the way of this site's work, or soon will, and what to do."""
+def ill(home: ClientHome) -> str:
+    """Return what is wrong with the site's processes, for a health check; empty where all give signs of life.
+
+    A coordinator that is away does not make a site ill: a restart here would not bring it back.
+    """
+    report = status(home)
+    if not report["running"]:
+        return "client start does not run"
+    beat = last_beat(home.beat(EXECUTOR))
+    if beat is None or report["silent_s"] is None:
+        return "its processes are starting"
+    if report["silent_s"] > STALE_S:
+        return f"no sign of life from the connection for {report['silent_s']:.0f} s"
+    silent_s = time.time() - beat / 1e9
+    return f"no sign of life from the executor for {silent_s:.0f} s" if silent_s > SILENT_S else ""
+
+
+def hints(home: ClientHome, *, for_log: bool = False) -> list[str]:
+    """Return in plain words what stands in the way of this site's work, or soon will, and what to do.
+
+    ``for_log``: without data paths and case ids, which `client start` must not print: a service's screen is a log.
+    """
     try:
         config, policy = SiteConfig.load(home.site_config), Policy.load(home.policy)
     except InputError as error:  # somebody edits the file just now
-        return [str(error)]
+        return ["site.yaml or policy.yaml cannot be used; client status says why"] if for_log else [str(error)]
     found = []
     if not config.root.is_dir():
-        found.append(f"the data folder {config.root} is not there: is its disk mounted?")
+        named = "of site.yaml" if for_log else str(config.root)
+        found.append(f"the data folder {named} is not there: is its disk mounted?")
     if not config.train:
         found.append("site.yaml lists no training patient: every task of training will be refused")
     if policy.require_plan and not home.plan_file.exists():
@@ -51,7 +74,9 @@ def hints(home: ClientHome) -> list[str]:
         if days < SOON_DAYS:
             found.append(f"the site's certificate ends in {days} days; ask the coordinator: server renew {home.site}")
     cases = left_out(home.folder)
-    if cases:
+    if cases and for_log:
+        found.append(f"{len(cases)} cases are left out because they cannot be read; client status names them")
+    elif cases:
         found.append("left out because they cannot be read: " + "; ".join(sorted(cases)))
     return found
 

@@ -27,7 +27,7 @@ class StorageError(InputError):
     """A file cannot be written: the disk is full, or the folder does not allow it. The old file is still there."""
 
     def __init__(self, path: Path, error: OSError) -> None:
-        what = error.strerror or type(error).__name__
+        what = self.strerror = error.strerror or type(error).__name__
         super().__init__(
             f"{path}: cannot be written ({what}); make room or choose another folder, and run it again;"
             " the old file is kept"

@@ -6,7 +6,7 @@ import pytest
 
 from client.node.executor import _describe
 from client.node.site_log import SiteLog
-from shared_model.core.errors import InputError
+from shared_model.core.errors import InputError, PolicyError
 
 
 def test_the_log_holds_no_text_of_an_exception(caplog: pytest.LogCaptureFixture) -> None:
@@ -25,7 +25,7 @@ def test_the_log_holds_no_text_of_an_exception(caplog: pytest.LogCaptureFixture)
     assert "train refused: ValueError at test_executor.py" in caplog.text
 
 
-def test_the_sites_own_errors_are_logged_in_full(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_refusal_of_the_policy_is_logged_in_full(caplog: pytest.LogCaptureFixture) -> None:
     class RefusedError(Exception):
         pass
 
@@ -35,12 +35,27 @@ def test_the_sites_own_errors_are_logged_in_full(caplog: pytest.LogCaptureFixtur
     with caplog.at_level(logging.INFO):
         try:
             try:
-                raise InputError("site.yaml: key train: expected a list")
-            except InputError as error:
+                raise PolicyError("max_rounds: at most 3 at this site; asked for 9")
+            except PolicyError as error:
                 raise RefusedError("data") from error
         except RefusedError as error:
             logger.error("train refused", exc_info=error)
-    assert "train refused: site.yaml: key train: expected a list" in caplog.text
+    assert "train refused: max_rounds: at most 3 at this site; asked for 9" in caplog.text
+
+
+def test_an_error_that_names_a_file_is_logged_by_its_place_in_the_code(caplog: pytest.LogCaptureFixture) -> None:
+    logger = logging.getLogger("test.site.names")
+    logger.addHandler(SiteLog())
+    logger.propagate = False
+    with caplog.at_level(logging.INFO):
+        try:
+            raise InputError("/export/DOE_JANE.npz: dose: a value is not finite")
+        except InputError as error:
+            logger.error("train refused", exc_info=error)
+    assert "DOE" not in caplog.text
+    assert "/export" not in caplog.text
+    assert "train refused: InputError at test_executor.py" in caplog.text
+    assert "client check" in caplog.text
 
 
 def test_a_coordinators_text_is_harmless_on_screen() -> None:
