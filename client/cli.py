@@ -121,8 +121,18 @@ def start(home_folder: Home) -> None:
 
 
 @app.command()
-def status(home_folder: Home, as_json: AsJson = False) -> None:
+def status(
+    home_folder: Home,
+    healthy: Annotated[
+        bool, typer.Option("--healthy", help="For a health check: exit 0 where its processes live, else 1.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
     """Say whether the site runs, whether it is connected, and what it does."""
+    if healthy:
+        ill = site_status.ill(ClientHome.load(home_folder))
+        _print({"healthy": not ill, "why": ill} if as_json else [f"not healthy: {ill}" if ill else "healthy"])
+        raise typer.Exit(1 if ill else 0)
     report = site_status.status(ClientHome.load(home_folder))
     _print(report if as_json else [site_status.describe(report)])
 

@@ -71,9 +71,14 @@ def init(
 
 
 @app.command()
-def start(home_folder: Home) -> None:
+def start(
+    home_folder: Home,
+    health_address: Annotated[
+        str | None, typer.Option("--health", metavar="HOST:PORT", help="Also answer gRPC's health check there.")
+    ] = None,
+) -> None:
     """Run the coordinator until SIGTERM or Ctrl-C."""
-    coordinator.start(ServerHome.load(home_folder), lambda line: print(line, flush=True))
+    coordinator.start(ServerHome.load(home_folder), lambda line: print(line, flush=True), health_address)
 
 
 @app.command(cls=command_with_settings("server run", shared_settings))
@@ -115,8 +120,18 @@ def run(
 
 
 @app.command()
-def status(home_folder: Home, as_json: AsJson = False) -> None:
+def status(
+    home_folder: Home,
+    healthy: Annotated[
+        bool, typer.Option("--healthy", help="For a health check: exit 0 where sites can be served, else 1.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
     """Show whether the coordinator runs, and which sites and runs it knows."""
+    if healthy:
+        ill = coordinator.ill(ServerHome.load(home_folder))
+        _print({"healthy": not ill, "why": ill} if as_json else [f"not healthy: {ill}" if ill else "healthy"])
+        raise typer.Exit(1 if ill else 0)
     record = status_report(ServerHome.load(home_folder))
     _print(record if as_json else status_lines(record))
 

@@ -69,6 +69,11 @@ def test_compose_runs_our_commands_as_nobody_special() -> None:
     assert set(compose["services"]) == {"coordinator", "site"}
     for service in compose["services"].values():
         assert known(service["command"])
+        shell, *check = service["healthcheck"]["test"]
+        assert shell == "CMD"
+        assert known(check)
+        assert check == [check[0], "status", "--healthy", "--home", service["command"][-1]]
+        assert check[0] == service["command"][0]
         assert service["cap_drop"] == ["ALL"]
         assert "no-new-privileges:true" in service["security_opt"]
         assert service["read_only"]
@@ -98,7 +103,22 @@ def test_the_image_installs_what_the_repository_pins_and_drops_root() -> None:
     steps = [line.split(maxsplit=1) for line in lines if line.strip() and not line.startswith("#")]
     words = [word for word, _ in steps]
     assert words[0] == "FROM"
-    assert set(words) <= {"FROM", "ARG", "COPY", "RUN", "ENV", "USER", "WORKDIR", "VOLUME", "STOPSIGNAL", "CMD"}
+    assert set(words) <= {
+        "FROM",
+        "ARG",
+        "COPY",
+        "RUN",
+        "ENV",
+        "USER",
+        "WORKDIR",
+        "VOLUME",
+        "STOPSIGNAL",
+        "HEALTHCHECK",
+        "CMD",
+    }
+    checks = re.findall(r"(?:server|client) status [^;]+", dict(steps)["HEALTHCHECK"])
+    assert len(checks) == 2
+    assert all(known(shlex.split(check)) for check in checks)
     assert words.index("USER") > max(index for index, word in enumerate(words) if word == "RUN")
     makefile = (DEPLOY.parent / "Makefile").read_text()
     (torch,) = re.findall(r"torch==(\S+)", (DEPLOY / "Dockerfile").read_text())

@@ -29,6 +29,7 @@ from privacy.flower.processes import (
 from privacy.trust import certificates, identity
 from server.deployment import nodes
 from server.deployment.control import Control
+from server.deployment.health import HealthService
 from server.deployment.home import ServerHome
 from shared_model.core.errors import FedKT3DError, InputError
 
@@ -38,10 +39,11 @@ LOOK_S = 10.0
 SILENT_S = 120.0  # a SuperLink that stores large parts answers late
 
 
-def start(home: ServerHome, say: Callable[[str], None]) -> None:
+def start(home: ServerHome, say: Callable[[str], None], health: str | None = None) -> None:
     """Run the coordinator until SIGTERM or SIGINT; `say` gets a line when it is ready and when it stops.
 
-    InputError when it runs already or a port is taken.
+    ``health``: HOST:PORT on which gRPC's health service answers; None: nowhere. InputError when the coordinator runs
+    already or a port is taken.
     """
     os.umask(0o077)
     with sole_instance(home.lock, "the coordinator"):
@@ -56,8 +58,8 @@ def start(home: ServerHome, say: Callable[[str], None]) -> None:
             )
         home.write_connection()
         children = _children(home)
-        watch = _Watch(home, children, say)
-        supervise(children, watch.tick)
+        with HealthService(health) as service:
+            supervise(children, _Watch(home, children, say, service).tick)
     say("coordinator: stopped")
 
 
@@ -89,11 +91,27 @@ def processes(home: ServerHome) -> dict[str, Any]:
     return read_state(home.state_file) if is_running(home.lock) else {}
 
 
+def ill(home: ServerHome) -> str:
+    """Return what is wrong with the coordinator, for a health check; empty where sites can be served."""
+    found = processes(home)
+    if not found:
+        return "server start does not run"
+    if not found.get("ready"):
+        return "the SuperLink is starting"
+    if not is_ready(home):
+        return "the SuperLink does not answer"
+    beat = last_beat(home.beat(EXECUTOR))
+    silent_s = float("inf") if beat is None else time.time() - beat / 1e9
+    return "no sign of life from the executor" if silent_s > SILENT_S else ""
+
+
 class _Watch:
     """Writes the supervisor's state and says once that the coordinator is ready."""
 
-    def __init__(self, home: ServerHome, children: list[Child], say: Callable[[str], None]) -> None:
-        self._home = home
+    def __init__(
+        self, home: ServerHome, children: list[Child], say: Callable[[str], None], health: HealthService
+    ) -> None:
+        self._home, self._health = home, health
         self._children = children
         self._say = say
         self._ready = False
@@ -105,6 +123,7 @@ class _Watch:
         if not self._ready and is_ready(self._home):
             self._ready = True
             self._restore_sites()
+            self._health.say(serving=True)
             self._say(f"coordinator: ready for sites on {self._home.host}:{self._home.port} (TLS)")
         elif self._ready:
             self._watch()
@@ -137,6 +156,7 @@ class _Watch:
             return
         self._next_look = now + LOOK_S
         signs = {SUPERLINK: now if is_ready(self._home) else None, EXECUTOR: last_beat(self._home.beat(EXECUTOR))}
+        self._health.say(serving=signs[SUPERLINK] is not None)
         for child in self._children:
             seen = (child.pid, signs[child.name])
             if signs[child.name] is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 
@@ -70,3 +71,20 @@ def test_a_silent_connection_is_shown_as_silent(home: ClientHome) -> None:
     write_state(home.state("supernode"), {"connection": "connected", "since": now - 900, "alive": now - 600})
     line = site_status.describe(site_status.current(home, {"since": now - 1000}))
     assert "no sign of life from the connection for 60" in line
+
+
+def test_a_health_check_asks_for_signs_of_life_and_not_for_a_connection(
+    home: ClientHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A restart of the site would not bring back a coordinator that is away."""
+    assert site_status.ill(home) == "client start does not run"
+    monkeypatch.setattr(site_status, "is_running", lambda _: True)
+    assert site_status.ill(home) == "its processes are starting"
+    write_state(home.state("supernode"), {"connection": "retrying", "alive": time.time()})
+    home.beat("executor").touch()
+    assert site_status.ill(home) == ""
+    write_state(home.state("supernode"), {"connection": "connected", "alive": time.time() - 200})
+    assert "from the connection for 200 s" in site_status.ill(home)
+    write_state(home.state("supernode"), {"connection": "connected", "alive": time.time()})
+    os.utime(home.beat("executor"), (time.time() - 90, time.time() - 90))
+    assert "from the executor for 90 s" in site_status.ill(home)

@@ -2,16 +2,19 @@
 
 import datetime as dt
 import json
+import os
 import shutil
 import socket
 import sqlite3
 import ssl
 import threading
+import time
 import tomllib
 from pathlib import Path
 
 import pytest
 
+from privacy.flower.processes import write_state
 from privacy.trust import certificates
 from server.deployment import nodes, start
 from server.deployment.home import ServerHome, create, renew_tls
@@ -146,3 +149,19 @@ def test_the_databases_log_is_cut_at_a_clean_stop(tmp_path: Path) -> None:
     writer.close()
     truncate_log(tmp_path / "none.db")
     assert not (tmp_path / "none.db").exists()
+
+
+def test_a_health_check_says_what_is_wrong(home: ServerHome, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert start.ill(home) == "server start does not run"
+    monkeypatch.setattr(start, "is_running", lambda _: True)
+    write_state(home.state_file, {"ready": False})
+    assert start.ill(home) == "the SuperLink is starting"
+    write_state(home.state_file, {"ready": True})
+    assert start.ill(home) == "the SuperLink does not answer"
+    monkeypatch.setattr(start, "is_ready", lambda _: True)
+    assert start.ill(home) == "no sign of life from the executor"
+    beat = home.beat("executor")
+    beat.touch()
+    assert start.ill(home) == ""
+    os.utime(beat, (time.time() - 600, time.time() - 600))
+    assert start.ill(home) == "no sign of life from the executor"
