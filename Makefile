@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 # One thread per process: results do not depend on the machine's load, and small tensors are faster so.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: install constraints demo test e2e mutants check format dist dist-check bench bench-gpu clean
+.PHONY: install constraints demo test e2e mutants check format dist dist-check wheelhouse soak bench bench-gpu clean
 
 install: $(READY)
 
@@ -95,6 +95,19 @@ dist-check: dist
 	cd "$$empty"; venv/bin/client --help > client.txt; venv/bin/server --help > server.txt; \
 	venv/bin/simulate run out=out name=alone data.sites=2 data.patients=4 data.root=data privacy.mode=none \
 	  rounds.count=1 train.local_steps=1
+
+# For machines without an index: all wheels in dist/wheelhouse with hashes (docs/deploy.md, "Without an index"). KEY=FILE
+# signs them; TORCH=cpu or TORCH=cuda as above.
+KEY ?=
+wheelhouse: $(READY)
+	$(BIN)/python deploy/wheelhouse.py dist/wheelhouse --torch $(TORCH_VERSION) \
+	  $(if $(TORCH),--torch-index $(TORCH_INDEX_$(TORCH))) $(if $(KEY),--key $(KEY))
+
+# A coordinator and five sites in real processes, 500 rounds, seeded faults; hours. docs/results/soak.md.
+SOAK_ROUNDS ?= 500
+SOAK_SEED ?= 0
+soak: $(READY)
+	$(BIN)/python -m simulations.soak.run --rounds $(SOAK_ROUNDS) --seed $(SOAK_SEED) --out out/soak
 
 format: $(READY)
 	$(BIN)/ruff format .

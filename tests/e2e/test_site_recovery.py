@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 
+from simulations.soak.relay import Relay
 from tests.e2e.conftest import FAST
 from tests.e2e.deployment import SCRIPTS, Deployment, eventually, read
-from tests.e2e.faults import FaultProxy, Relay, reach_by
+from tests.e2e.faults import FaultProxy, reach_by
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 

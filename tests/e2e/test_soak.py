@@ -1,0 +1,26 @@
+"""The short form of `make soak`: one command, a few rounds, three faults, and nobody has to act."""
+
+import csv
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
+
+FAULTS = ("kill site executor", "cut", "kill coordinator")
+
+
+def test_a_short_soak_ends_by_itself_with_nobody_acting(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "simulations.soak.run", "--rounds", "16", "--minutes", "20"]
+    command += ["--out", str(tmp_path), "--faults", ",".join(FAULTS)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "16 of 16 rounds" in done.stdout
+    with (tmp_path / "faults.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {row["fault"] for row in rows} == set(FAULTS)
+    assert {row["acted"] for row in rows} == {"nobody"}
+    commands = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()]
+    assert not any(str(tmp_path).encode() in command for command in commands), "a process was left behind"
