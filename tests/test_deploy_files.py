@@ -1,9 +1,12 @@
 """The files below deploy/: they parse, name commands that exist, and keep what they promise of safety."""
 
+import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
+import time
 from configparser import ConfigParser
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,7 @@ import yaml
 
 from client.cli import app as client_app
 from server.cli import app as server_app
+from simulations.soak import units
 
 DEPLOY = Path(__file__).parents[1] / "deploy"
 UNITS = sorted((DEPLOY / "systemd").glob("*.service"))
@@ -133,3 +137,87 @@ def test_the_image_installs_what_the_repository_pins_and_drops_root() -> None:
     assert ignored[0] == "*"
     for line in ignored[1:]:
         assert not line.startswith("!") or (DEPLOY.parent / line[1:]).exists(), line
+
+
+MANIFESTS = sorted((DEPLOY / "kubernetes").glob("*.yaml"))
+
+
+def documents(path: Path) -> dict[str, dict[str, Any]]:
+    """The Kubernetes objects in a file, by kind."""
+    return {found["kind"]: found for found in yaml.safe_load_all(path.read_text())}
+
+
+@pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.stem)
+def test_kubernetes_runs_our_commands_with_few_rights(path: Path) -> None:
+    found = documents(path)
+    pod = found["StatefulSet"]["spec"]["template"]["spec"]
+    assert found["StatefulSet"]["spec"]["replicas"] == 1
+    assert not pod["automountServiceAccountToken"]
+    assert pod["securityContext"]["runAsNonRoot"]
+    assert f"--uid {pod['securityContext']['runAsUser']} " in (DEPLOY / "Dockerfile").read_text()
+    (container,) = pod["containers"]
+    assert known(container["args"])
+    right = container["securityContext"]
+    assert not right["allowPrivilegeEscalation"]
+    assert right["readOnlyRootFilesystem"]
+    assert right["capabilities"] == {"drop": ["ALL"]}
+    shell = container["livenessProbe"]["exec"]["command"][-1]
+    assert known(shlex.split(shell.partition("|| ")[2]))
+    typed = re.findall(r"^# +((?:server|client) [^\\\n]+)$", path.read_text(), re.MULTILINE)
+    assert typed
+    assert all(known(shlex.split(line)) for line in typed)
+    assert ("Service" in found) == (path.stem == "coordinator"), "nothing connects to a site"
+    policy = found["NetworkPolicy"]["spec"]
+    assert set(policy["policyTypes"]) == {"Ingress", "Egress"}
+    ports = [port["port"] for rule in policy["ingress"] for port in rule["ports"]]
+    assert ports == ([9092] if path.stem == "coordinator" else [])
+
+
+@pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.stem)
+def test_kubernetes_schemas_hold(path: Path) -> None:
+    validate = pytest.importorskip("kubernetes_validate")
+    for found in documents(path).values():
+        validate.validate(found, "1.31", strict=True)
+
+
+@pytest.mark.parametrize(
+    ("code", "again"), [(2, False), (3, False), (1, True), (0, True)], ids=["input", "policy", "fault", "stopped"]
+)
+def test_a_slurm_job_queues_itself_again_unless_a_person_is_needed(tmp_path: Path, code: int, again: bool) -> None:
+    done = slurm(tmp_path, f"exit {code}").wait(30)
+    assert (tmp_path / "requeued").exists() is again
+    assert done == (0 if again else code)
+
+
+def test_a_slurm_job_whose_time_is_up_lets_the_node_say_goodbye(tmp_path: Path) -> None:
+    job = slurm(tmp_path, "trap 'sleep 1; touch goodbye; exit 0' TERM; touch started; while :; do sleep 0.1; done")
+    end = time.monotonic() + 30
+    while not (tmp_path / "started").exists() and time.monotonic() < end:
+        time.sleep(0.1)
+    job.send_signal(signal.SIGTERM)
+    assert job.wait(30) == 0
+    assert (tmp_path / "goodbye").exists()
+    assert (tmp_path / "requeued").exists()
+
+
+def slurm(folder: Path, node: str) -> subprocess.Popen[bytes]:
+    """The job's script with a `client` that does `node`, and a `scontrol` that notes what it was asked."""
+    for name, does in (("client", node), ("scontrol", '[ "$1 $2" = "requeue 7" ] && touch requeued')):
+        (folder / name).write_text(f"#!/bin/bash\n{does}\n")
+        (folder / name).chmod(0o755)
+    environment = {"PATH": f"{folder}:{os.environ['PATH']}", "FEDKT3D_HOME": "home", "SLURM_JOB_ID": "7"}
+    script = DEPLOY / "slurm" / "site.sbatch"
+    assert known(shlex.split('client start --home "$FEDKT3D_HOME"'))
+    assert 'client start --home "$FEDKT3D_HOME" &' in script.read_text()
+    return subprocess.Popen(["bash", str(script)], cwd=folder, env=environment)
+
+
+@pytest.mark.parametrize("path", UNITS, ids=lambda path: path.stem)
+def test_the_soak_restarts_as_the_units_do(path: Path) -> None:
+    parsed = unit(path)
+    service = parsed["Service"]
+    assert float(service["RestartSec"]) == units.RESTART_S
+    assert float(service["TimeoutStopSec"]) == units.STOP_S
+    assert tuple(map(int, service["RestartPreventExitStatus"].split())) == units.NEEDS_A_PERSON
+    assert float(parsed["Unit"]["StartLimitIntervalSec"]) == units.WITHIN_S
+    assert int(parsed["Unit"]["StartLimitBurst"]) == units.MOST_STARTS
