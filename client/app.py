@@ -135,7 +135,7 @@ def _answer(
     gate = _gate(context)
     gate.check_copies(asked, known.instance)
     _check(gate, training, site, asked)
-    own = partial(Reply, schema=asked.schema, instance=known.instance)
+    own = partial(Reply, schema=asked.schema, instance=known.instance, seen=gate.seen())
     answered = partial(own, kind=asked.kind, site=site.site, round=asked.round, run_id=asked.run_id)
     secure = _secure(gate, asked)
     if secure is not None and asked.kind in SECURE_KINDS:
@@ -152,7 +152,7 @@ def _answer(
         _check(gate, training, site, asked)
         done = _run(training, site, asked)
     if isinstance(asked.task, TrainTask):
-        gate.count_answer()
+        gate.count_answer(asked)
     if account is not None:
         # On the disk before anything leaves. From here on nothing may fail that could be asked for again.
         account.spend()

@@ -67,7 +67,8 @@ def federate(
     home = str(context.run_config.get("home", ""))
     if members is None:
         members = members_of(ServerHome.load(Path(home)), config) if home else Members()
-    grid = DialectGrid(grid, members.register, Path(home) / "state" / LEDGERS if home else None)
+    log = None if members.log is None else members.log.log
+    grid = DialectGrid(grid, members.register, Path(home) / "state" / LEDGERS if home else None, log)
     # torch is slow to import. A bad configuration is refused before these imports.
     from server.rounds.base_fit import fit_base
     from shared_model.adapter.card import adapter_card, card_bytes, card_path

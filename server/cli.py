@@ -30,8 +30,9 @@ from server.runs.publish import publish as publish_adapter
 from server.runs.show import Progress, outcome_record, rounds_table
 from server.runs.status import lines as status_lines
 from server.runs.status import report as status_report
+from server.runs.verify import audit
 from shared_model.core.command import add_version, run_command
-from shared_model.core.errors import InputError
+from shared_model.core.errors import FedKT3DError, InputError
 
 app = typer.Typer(
     name="server", help="The coordinator of a federation.", no_args_is_help=True, pretty_exceptions_enable=False
@@ -166,6 +167,22 @@ def publish(
     made = publish_adapter(ServerHome.load(home_folder), target, name)
     record = {"adapter": str(made.adapter), "card": str(made.card), "sha256": made.sha256}
     _print(record if as_json else [f"adapter: {made.adapter}", f"card: {made.card}", f"sha256: {made.sha256}"])
+
+
+@app.command()
+def verify(
+    home_folder: Home,
+    name: RunName = None,
+    heads: Annotated[
+        list[Path] | None, typer.Option("--heads", help="A site's file of heads (`client verify --heads`); repeatable.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Audit a finished run offline: compute it again from its sums, hold it against the log. Exit 1 if it differs."""
+    found = audit(ServerHome.load(home_folder), name, heads or [])
+    _print(asdict(found) if as_json else found.lines())
+    if found.wrong:
+        raise FedKT3DError(f"the audit found {len(found.wrong)} contradictions")
 
 
 @app.command()

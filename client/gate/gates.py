@@ -16,6 +16,7 @@ from client.gate.secure_site import SITES, SecureSite
 from client.site.config import SiteConfig
 from client.site.home import ClientHome
 from client.site.ledger_binding import bind
+from client.site.seen_log import SeenLog
 from privacy.dp.ledger import SiteLedger
 from privacy.dp.terms import PrivacyTerms
 from privacy.wire.messages import Request
@@ -29,7 +30,10 @@ class Gate(Protocol):
         """Raise PolicyError when ``asked`` goes beyond the site's limits; ``now`` is the site's local time."""
 
     def check_copies(self, asked: Request, instance: str) -> None:
-        """Raise PolicyError when the request is meant for another copy of this site's home than this one."""
+        """Raise PolicyError when the request is meant for another copy of this site's home, or the log is another."""
+
+    def seen(self) -> int:
+        """Return how many entries of the coordinator's log this site has seen."""
 
     def newest_record(self) -> str:
         """Return the hash of the ledger's newest record; empty where the site keeps no ledger."""
@@ -43,8 +47,8 @@ class Gate(Protocol):
     def ledger(self, terms: PrivacyTerms) -> SiteLedger | None:
         """Return the ledger that a release by ``terms`` is charged to; None where the site keeps none."""
 
-    def count_answer(self) -> None:
-        """Count a training answer under the pinned plan, durably. Raises PolicyError when the plan allows no more."""
+    def count_answer(self, asked: Request) -> None:
+        """Count and note a training answer, durably. Raises PolicyError when the pinned plan allows no more."""
 
     def secure_site(self) -> SecureSite:
         """Return the site's part in secure aggregation. Raises SecAggError where it has no identity for it."""
@@ -68,7 +72,7 @@ class HospitalGate:
         self.limits.check_request(site, asked, now)
 
     def check_copies(self, asked: Request, instance: str) -> None:
-        """Hold the request against this start of the node and against the ledger here."""
+        """Hold the request against this start of the node, the ledger here and the log seen so far."""
         if asked.instance and instance and asked.instance != instance:
             raise PolicyError(
                 "instance: the request is for another node with this site's key; was its home copied, or its machine"
@@ -80,6 +84,12 @@ class HospitalGate:
                 "ledger: the coordinator has seen a newer ledger of this site; this home is an older copy, or a second"
                 " one: put back the newest ledger (docs/operations.md, Restored from a backup)"
             )
+        if asked.receipt:
+            SeenLog(self.home).take(asked.receipt)
+
+    def seen(self) -> int:
+        """Return how many entries of the coordinator's log this hospital has seen."""
+        return SeenLog(self.home).size()
 
     def newest_record(self) -> str:
         """Return the hash of the hospital's newest charge."""
@@ -104,8 +114,10 @@ class HospitalGate:
             bind(SiteConfig.load(self.home.site_config).root, ledger)
         return ledger
 
-    def count_answer(self) -> None:
-        """Count it in the home's state; without a plan there is nothing to count."""
+    def count_answer(self, asked: Request) -> None:
+        """Note the round in the home's state, and count it there where there is a plan."""
+        if asked.vector is not None:
+            SeenLog(self.home).note_work(asked.run_id, asked.round, asked.vector)
         if self.limits.plan is not None and self.limits.answers is not None:
             self.limits.answers.add(self.limits.plan_digest.hex(), self.limits.plan.answers)
 
@@ -164,7 +176,11 @@ class SimulatedGate:
         ledger.create()
         return ledger
 
-    def count_answer(self) -> None:
+    def seen(self) -> int:
+        """Return 0: a simulation has no log."""
+        return 0
+
+    def count_answer(self, asked: Request) -> None:
         """Count nothing: there is no plan."""
 
     def secure_site(self) -> SecureSite:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from client.gate.secure_inputs import SecureInputs, inputs_key
 from client.site.home import ClientHome
+from client.site.seen_log import SeenLog
 from privacy.agreement.federation_plan import FederationPlan
 from privacy.dp.ledger import SiteLedger
 from privacy.secagg.context import Floors, SumTerms, digest
@@ -37,6 +38,7 @@ class SecureSite:
 
     ``plan``: hash of the plan that the site has pinned, empty without one. ``inputs``: where what it puts into sums is
     kept for an audit. ``ledger``: the site's privacy ledger, whose state its peers are shown with each set of keys.
+    ``log``: where it notes which sets of sites it signed, to hold the coordinator's log against.
     Sums of scores have set-ups of their own beside those of training. Every refusal is a SecAggError, whose text may be
     sent to the coordinator.
     """
@@ -47,8 +49,9 @@ class SecureSite:
         plan: bytes = b"",
         inputs: SecureInputs | None = None,
         ledger: SiteLedger | None = None,
+        log: SeenLog | None = None,
     ) -> None:
-        self._site, self._plan, self._inputs, self._ledger = site, plan, inputs, ledger
+        self._site, self._plan, self._inputs, self._ledger, self._log = site, plan, inputs, ledger, log
         self._scorer = site.twin()
         self._lock = threading.Lock()
 
@@ -64,10 +67,17 @@ class SecureSite:
             if isinstance(message, Adverts):
                 return self._of_setup(message.setup).deal(message)
             if isinstance(message, Survivors):
-                return self._of_setup(message.setup).confirm(message)
+                return self._confirm(asked, message)
             if isinstance(message, Confirmations):
                 return self._of_setup(message.setup).reveal(message)
         raise SecAggError("stage", "not a message of secure aggregation that stands alone")
+
+    def _confirm(self, asked: Request, message: Survivors) -> Packed:
+        site = self._of_setup(message.setup)
+        signed = site.confirm(message)
+        if self._log is not None and site is self._site:
+            self._log.note_signed(asked.run_id, asked.round, site.names(message))
+        return signed
 
     def _show_ledger(self) -> bytes:
         if self._ledger is None or not self._ledger.made:
@@ -186,7 +196,7 @@ class SecureSites:
             if known is not None:
                 known.site.end()
             inputs = SecureInputs(home.folder / "state" / INPUTS_FOLDER, inputs_key(identity))
-            secure = SecureSite(site, plan_digest, inputs, ledger)
+            secure = SecureSite(site, plan_digest, inputs, ledger, SeenLog(home))
             self._known[key] = _MadeFrom(made_from, secure, replay)
             return secure
 

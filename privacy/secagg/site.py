@@ -135,6 +135,10 @@ class MaskingSite:
             heads=self._heads,
         )
 
+    def names(self, survivors: Survivors) -> tuple[str, ...]:
+        """Return the names of the sites in a set of survivors."""
+        return tuple(self._cohort.name(site) for site in survivors.sites)
+
     def holds(self, setup: bytes) -> bool:
         """Return whether the set-up with this hash is the open one."""
         return self._setup is not None and self._setup.hash == setup
@@ -237,7 +241,7 @@ class MaskingSite:
 
     def _names(self, survivors: Survivors) -> bytes:
         """Hash of the names of the sites in a sum."""
-        return digest("sites", *(self._cohort.name(site).encode() for site in survivors.sites))
+        return digest("sites", *(name.encode() for name in self.names(survivors)))
 
     def _check_round(self, session: bytes, round_number: int) -> None:
         if self._floors.one_sum_a_round:

@@ -10,7 +10,7 @@ from shared_model.core.fields import MessageError, OneOf, Real, Rule, Text, Whol
 
 # What this version writes, and the oldest that it still reads and answers. A site answers in the schema that it was
 # asked in. The coordinator asks in SCHEMA first, and in the one before where a site does not know it.
-SCHEMA, OLDEST_SCHEMA = 2, 1
+SCHEMA, OLDEST_SCHEMA = 3, 1
 # What a site's policy may allow or forbid. Secure aggregation only carries these kinds.
 KINDS = ("describe", "base", "train", "evaluate")
 _MAX_PATIENTS = 1_000_000
@@ -23,6 +23,9 @@ _KIND = OneOf((*KINDS, *SECURE_KINDS))
 INSTANCE = Text(r"([0-9a-f]{32})?", 32, "a node's instance (32 hex digits) or nothing")
 LEDGER = Text(r"([0-9a-f]{64})?", 64, "a ledger's newest hash (64 hex digits) or nothing")
 _SINCE_2: Mapping[str, Rule] = {"instance": INSTANCE, "ledger": LEDGER}
+# Since schema 3: news of the coordinator's transparency log, and how many entries the site has seen of it.
+RECEIPT = Text(r"(\{[\x20-\x7e]*\})?", 100_000, "a receipt of the log in JSON, or nothing")
+SEEN = Whole(0, 2**31)
 REQUEST_HEAD: Mapping[str, Rule] = {
     "schema": Whole(OLDEST_SCHEMA, SCHEMA),
     "kind": _KIND,
@@ -58,7 +61,13 @@ def check_head(what: str, head: Mapping[str, object], rules: Mapping[str, Rule])
     schema = head.get("schema")
     if type(schema) is not int or not OLDEST_SCHEMA <= schema <= SCHEMA:
         raise MessageError("schema", f"{what}: schema {OLDEST_SCHEMA} to {SCHEMA} expected")
-    check_values("schema", what, head, rules if schema == 1 else {**rules, **_SINCE_2})
+    check_values("schema", what, head, {**rules, **newer_rules(what, schema)})
+
+
+def newer_rules(what: str, schema: int) -> Mapping[str, Rule]:
+    """Return the rules of the fields that a head (request, reply or refusal) has beyond those of schema 1."""
+    since_3: Mapping[str, Rule] = {"receipt": RECEIPT} if what == "request" else {"seen": SEEN}
+    return {**(_SINCE_2 if schema >= 2 else {}), **(since_3 if schema >= 3 else {})}
 
 
 def check_refusal(head: Mapping[str, object]) -> None:

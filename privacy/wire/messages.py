@@ -22,7 +22,16 @@ from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from privacy.dp.encoding import Ring
 from privacy.secagg.layout import Packed
-from privacy.wire.heads import REPLY_HEAD, REQUEST_HEAD, SCHEMA, SECURE_HEAD, check_head, check_metrics, check_refusal
+from privacy.wire.heads import (
+    REPLY_HEAD,
+    REQUEST_HEAD,
+    SCHEMA,
+    SECURE_HEAD,
+    check_head,
+    check_metrics,
+    check_refusal,
+    newer_rules,
+)
 from privacy.wire.refusals import REFUSALS as REFUSALS
 from privacy.wire.refusals import Refusal as Refusal
 from privacy.wire.secure_records import (
@@ -70,7 +79,8 @@ class Request:
 
     ``secure``: the protocol's message. SECURE_KINDS always have it; MASKED_KINDS have it if the answer is masked.
     ``instance``: the start of the site's node that is meant; ``ledger``: the newest record of the site's ledger that
-    the coordinator has seen. Both may be empty; server/sites/dialect.py fills them in for each site.
+    the coordinator has seen; ``receipt``: news of the coordinator's log (privacy/trust/public_log.py). Each may be
+    empty; server/sites/dialect.py fills them in for each site.
     """
 
     kind: str
@@ -83,6 +93,7 @@ class Request:
     schema: int = SCHEMA
     instance: str = ""
     ledger: str = ""
+    receipt: str = ""
 
     @property
     def round(self) -> int:
@@ -100,6 +111,7 @@ class Reply:
     masked vector, (d,) numbers of a ring. ``sums`` are the (s,) int64 sums of a base reply. ``site`` and ``run_id``
     may be empty in a refusal. The values of ``vector`` and ``sums`` are not checked here. The server checks them while
     it adds them up (server/strategy/, server/rounds/base_fit.py), where it can name the site and the reason.
+    ``seen``: how many entries of the coordinator's log the site has seen.
     """
 
     kind: str
@@ -116,6 +128,7 @@ class Reply:
     schema: int = SCHEMA
     instance: str = ""
     ledger: str = ""
+    seen: int = 0
 
 
 def request(message: Request) -> RecordDict:
@@ -126,7 +139,7 @@ def request(message: Request) -> RecordDict:
         "run-id": message.run_id,
         "spec": message.spec_json,
         "manifest": message.manifest_hash,
-        **_since_2(message),
+        **{name: getattr(message, name) for name in newer_rules("request", message.schema)},
     }
     check_head("request", head, REQUEST_HEAD)
     content = RecordDict({"head": ConfigRecord({**head})})
@@ -183,7 +196,7 @@ def reply(message: Reply) -> RecordDict:
         "site": message.site,
         "patients": message.patients,
         "round": message.round,
-        **_since_2(message),
+        **{name: getattr(message, name) for name in newer_rules("reply", message.schema)},
     }
     if message.refusal is not None:
         head.update(refusal=message.refusal.code, text=message.refusal.text)
@@ -242,18 +255,9 @@ def _reply(head: Mapping[str, Any], **rest: Any) -> Reply:
     return Reply(**named, patients=head["patients"], **_own(head), **rest)
 
 
-def _since_2(message: Request | Reply) -> dict[str, str]:
-    """Return the fields of a head that schema 1 did not have."""
-    return {} if message.schema == 1 else {"instance": message.instance, "ledger": message.ledger}
-
-
 def _own(head: Mapping[str, Any]) -> dict[str, Any]:
-    """Return schema, instance and ledger of a checked head."""
-    return {
-        "schema": int(head["schema"]),
-        "instance": str(head.get("instance", "")),
-        "ledger": str(head.get("ledger", "")),
-    }
+    """Return the schema of a checked head, and the fields that schema 1 did not have."""
+    return {name: head[name] for name in ("schema", "instance", "ledger", "receipt", "seen") if name in head}
 
 
 def wire_bytes(content: RecordDict) -> int:

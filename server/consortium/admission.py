@@ -32,6 +32,7 @@ from privacy.trust.roster import SITE_NAME, Roster, utc_now
 from server.config.federation_plan import Parties
 from server.deployment.control import Control
 from server.deployment.home import ServerHome
+from server.record.public_log import file_hash
 from shared_model.core.errors import FedKT3DError, InputError, naming
 from shared_model.core.files import PUBLIC, write_bytes
 
@@ -109,6 +110,7 @@ class Admissions:
             code=new_code(),
             expires=expires.isoformat(timespec="seconds"),
         )
+        self._home.public_log().add("invite", site=site, expires=invitation.expires)
         kept = {"key": code_key(invitation.code), "expires": invitation.expires}
         self._save_invitations({**read_state(self._home.invitations_file), site: kept})
         return invitation
@@ -131,7 +133,7 @@ class Admissions:
         )
         node_id = self._register(Control(self._home), site, node_key)
         write_bytes(self._home.site_certificate(site), certificate, mode=PUBLIC)
-        self._save_roster(roster)
+        self._save_roster(roster, "admit", site)
         invitations = read_state(self._home.invitations_file)
         invitations.pop(site, None)
         self._save_invitations(invitations)
@@ -145,7 +147,7 @@ class Admissions:
         key = ed25519.Ed25519PublicKey.from_public_bytes(bytes.fromhex(roster.sites[site].identity))
         certificate = certificates.issue_site_certificate(read_ca_key(ca_key), self._authority, site, key)
         write_bytes(self._home.site_certificate(site), certificate, mode=PUBLIC)
-        self._save_roster(roster.renew(site, certificates.certificate_fingerprint(certificate)))
+        self._save_roster(roster.renew(site, certificates.certificate_fingerprint(certificate)), "renew", site)
         return self._admission(site, certificate)
 
     def check_left(self, site: str, note: bytes) -> str:
@@ -163,7 +165,7 @@ class Admissions:
             raise InputError(f"site {site}: not admitted; admitted sites: {', '.join(roster.names()) or 'none'}")
         if roster.admitted(site):
             roster = roster.revoke(site)
-            self._save_roster(roster)
+            self._save_roster(roster, "revoke", site)
         node_id = known.pop(site)["node_id"]
         if any(node["node-id"] == node_id for node in control.nodes()):
             control.unregister(node_id)
@@ -212,8 +214,11 @@ class Admissions:
         certificate = identity.read_input(self._home.roster_certificate)
         return certificates.check_issued(certificate, self._authority, certificates.DOCUMENTS)
 
-    def _save_roster(self, roster: Roster) -> None:
-        signed = roster.to_signed(read_private_key(self._home.roster_key))
+    def _save_roster(self, roster: Roster, act: str, site: str) -> None:
+        key, log = read_private_key(self._home.roster_key), self._home.public_log()
+        signed = roster.to_signed(key)
+        log.certify(key)  # a folder of an earlier version has no log yet
+        log.add(act, site=site, version=roster.version, roster=file_hash(signed))
         write_bytes(self._home.roster_file, signed, mode=PUBLIC)
 
     def _save_sites(self, sites: dict[str, Any]) -> None:

@@ -163,7 +163,10 @@ def plan(
     found = None if made.terms is None else outlook(made.terms, made.parameters, made.rounds, bits)
     every = config.rounds.evaluate_every
     scored = -(-made.rounds // every) if every else 0
-    content = made.to_signed(read_private_key(server.roster_key))
+    key, log = read_private_key(server.roster_key), server.public_log()
+    content = made.to_signed(key)
+    log.certify(key)
+    log.add("plan", name=made.name, version=made.version, plan=plan_hash(content))
     write_bytes(server.plan_file, content, mode=PUBLIC)
     record: dict[str, Any] = {"plan": str(server.plan_file), "sha256": plan_hash(content), "name": made.name}
     if found is not None:

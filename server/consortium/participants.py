@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 from privacy.agreement.federation_plan import FederationPlan, plan_hash
 from privacy.dp.terms import SUMMED
@@ -13,6 +14,7 @@ from server.config.federation_plan import Parties, make_plan
 from server.config.run import RunConfig
 from server.consortium.admission import Admissions
 from server.deployment.home import ServerHome
+from server.record.public_log import RunLog, file_hash
 from server.sites.attendance import Members, Register
 from shared_model.core.errors import InputError
 
@@ -24,14 +26,15 @@ def members_of(home: ServerHome, config: RunConfig) -> Members:
     take part. InputError when the plan names a site that was revoked since.
     """
     register = Register(home.sites_file)
+    log = partial(RunLog, log=home.public_log(), roster=file_hash(read_input(home.roster_file)))
     if config.privacy.mode not in SUMMED:
-        return Members(register=register)
+        return Members(register=register, log=log(plan=""))
     admissions = Admissions(home)
     roster = admissions.roster()
     content = read_input(home.plan_file) if home.plan_file.exists() else b""
     plan = admissions.plan(content) if content else None
     if plan is None or not _is_of(plan, config):
-        return Members(register=register, cohort=Cohort.of(roster))
+        return Members(register=register, cohort=Cohort.of(roster), log=log(plan=""))
     check_not_expired(plan.expires, f"{home.plan_file}: the plan", "`server plan` makes a new one")
     admitted = roster.identities()
     gone = sorted(name for name, key in plan.sites.items() if admitted.get(name) != key)
@@ -40,7 +43,8 @@ def members_of(home: ServerHome, config: RunConfig) -> Members:
             f"{home.plan_file}: names {', '.join(gone)}, revoked since; make a new plan with `server plan` and have"
             " the other sites accept it"
         )
-    return Members(register=register, cohort=plan.cohort, plan=bytes.fromhex(plan_hash(content)))
+    digest = plan_hash(content)
+    return Members(register=register, cohort=plan.cohort, plan=bytes.fromhex(digest), log=log(plan=digest))
 
 
 def _is_of(plan: FederationPlan, config: RunConfig) -> bool:

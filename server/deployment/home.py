@@ -12,6 +12,7 @@ state/                 SuperLink's database, the lock, what runs now
 roster.json plan.json  signed documents, for the sites to see
 invitations.json       open invitations: a hash of each one-time code (0600)
 sites.json             Flower's node id and node key of each admitted site
+public_log/            what was done, in a file that only grows, and the key that signs its state
 app/  runs/  logs/     the stub bundle, one folder per run, what the processes print
 ```
 """
@@ -28,6 +29,7 @@ from privacy.trust import certificates, identity
 from privacy.trust.membership import CONSORTIUM_NAME, check_address
 from privacy.trust.passphrase import passphrase, write_private_key
 from privacy.trust.roster import Roster
+from server.record.public_log import PublicLog
 from shared_model.core.errors import InputError
 from shared_model.core.files import PRIVATE, PUBLIC, create_file, write_bytes
 
@@ -120,6 +122,12 @@ class ServerHome:
         """Flower's node id and node key by site."""
         return self.folder / "sites.json"
 
+    def public_log(self) -> PublicLog:
+        """Return the transparency log of this coordinator."""
+        return PublicLog(
+            self.folder / "public_log", certificates.consortium_id(identity.read_input(self.ca_certificate))
+        )
+
     def secret(self, name: str) -> Path:
         """Path of the secret called `name` (superexec, control)."""
         return self.folder / "secrets" / name
@@ -203,6 +211,7 @@ def create(name: str, folder: Path, host: str, port: int, control_port: int, add
     create_file(home.tls_certificate, certificate, PUBLIC)
     roster = Roster(consortium=certificates.consortium_id(authority))
     create_file(home.roster_file, roster.to_signed(roster_key), PUBLIC)
+    home.public_log().certify(roster_key)
     create_file(home.secret("superexec"), identity.new_secret(), PRIVATE)
     control = identity.new_secret()
     create_file(home.secret("control"), control, PRIVATE)

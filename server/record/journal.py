@@ -122,6 +122,16 @@ class Journal:
         return sorted(path for path in self._folder.glob("*.ckpt") if path.stem.isdigit())
 
 
+def newest_state(out: Path) -> RunState:
+    """Return the newest whole checkpoint in a run's folder, whatever its configuration; InputError without one."""
+    for path in sorted((out / "checkpoint").glob("*.ckpt"), reverse=True):
+        try:
+            return _decode(path.read_bytes())
+        except (OSError, ValueError, KeyError, TypeError, struct.error):
+            continue
+    raise InputError(f"{out}: no whole checkpoint of a run")
+
+
 def in_use(out: Path) -> bool:
     """Whether a run holds the output folder; the lock goes with its process, however that ends."""
     return is_running(out / "run.lock")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import numpy as np
 from server.config.run import RunConfig
 from server.config.schedule import round_lr, round_stage
 from server.record.history import RoundRecord
-from server.rounds.kept_sums import read_sum
+from server.rounds.kept_sums import KeptSum, read_sum
 from server.rounds.masked_sum import MaskedSum, SumForm
 from server.rounds.ring_sum import Mask, RingSum
 from server.strategy.choose import server_optimiser
@@ -62,12 +63,33 @@ def replay(out: Path, config: RunConfig, initial: Vector, masks: Masks, history:
     It equals the adapter to the bit, because only these sums went into the adapter. Rounds that ``history`` (from the
     run's report) marks as taken back are left out. Raises InputError when a sum is missing.
     """
+    adapter = initial
+    for step in replayed(out, config, initial, masks, [record for record in history if not record.rolled_back]):
+        adapter = step.adapter
+    return adapter
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplayedRound:
+    """One round computed again: its saved sum, the shared vector (d,) after it, and the adapter if it were the last."""
+
+    record: RoundRecord
+    kept: KeptSum
+    vector: Vector
+    adapter: Vector
+
+
+def replayed(
+    out: Path, config: RunConfig, initial: Vector, masks: Masks, history: Sequence[RoundRecord]
+) -> Iterator[ReplayedRound]:
+    """Compute a run again round by round; a round that was taken back changes nothing. InputError as for replay."""
     form = SumForm.of(config)
     vector, state = initial, server_optimiser(config.aggregate).initial_state(initial.size)
-    for number in (record.round for record in history if not record.rolled_back):
-        kept = read_sum(out, number)
+    for record in history:
+        number, kept = record.round, read_sum(out, record.round)
         if kept is None or kept.total is None or form is None:
             raise InputError(f"{out}: the sum of round {number} is not here, so the run cannot be replayed")
-        total = form.read(masks(round_stage(config.train, number, config.rounds.count)[0]), kept.total)
-        vector, state = advance(config, masks, number, total, vector, state)
-    return adapter_of(vector, state)
+        if not record.rolled_back:
+            total = form.read(masks(round_stage(config.train, number, config.rounds.count)[0]), kept.total)
+            vector, state = advance(config, masks, number, total, vector, state)
+        yield ReplayedRound(record=record, kept=kept, vector=vector, adapter=adapter_of(vector, state))

@@ -31,7 +31,7 @@ from server.rounds.public_gate import Check, PublicGate, stop_reason
 from server.rounds.result import FederationResult, QuorumError
 from server.rounds.retries import Waiting, pause_s
 from server.rounds.secure_step import SummedSteps
-from server.rounds.steps import Link, TrainOutcome, TrainRules, evaluate_step, train_step
+from server.rounds.steps import Link, TrainOutcome, TrainRules, evaluate_step, hand_out, train_step
 from server.sites.attendance import Attendance, ConnectedSite, Members
 from server.strategy.choose import Joining, server_optimiser
 from shared_model.adapter.factors import Factors
@@ -112,7 +112,7 @@ class _Federation:
         self._summed = None if form is None else SummedSteps(link, form, cfg, self._masks, members, out)
         self._privacy = "" if form is None or form.noise is None else form.noise.to_json()
         self._exact = "" if form is None or form.exact is None else form.exact.to_json()
-        self._attempts = Attempts(out, link.run_id)
+        self._attempts, self._log = Attempts(out, link.run_id), members.log
         self._sites: dict[str, int] = dict(state.sites)
         self._earlier_drops = state.drops
         self._roster = Attendance(
@@ -131,6 +131,8 @@ class _Federation:
             elif self._state.round < self._cfg.rounds.count and not stop_reason(self._state.history):
                 self._state = self._train()
             else:
+                if self._log is not None:
+                    hand_out(self._link, self._roster.present(), within_s=20.0)
                 return
             self._state = replace(self._state, sites=dict(self._sites), drops=self._drops())
             journal.save(self._state)
@@ -245,6 +247,8 @@ class _Federation:
             assert verdict is not None
             vector, optimizer = state.vector, state.optimizer
             self._emit(Event(kind="rolled_back", round=number, detail=verdict.why))
+        if self._log is not None:  # before the checkpoint: a round that is gone on from is in the log
+            self._log.add_round(self._link.run_id, record, state.vector, vector, outcome.numbers)
         shown, size = record.shown_metrics(), record.wire_bytes
         done = Event(kind="round_done", round=number, sites=len(record.sites), metrics=shown, wire_bytes=size)
         self._emit(replace(done, wall_s=record.wall_s))

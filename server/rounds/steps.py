@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from flwr.app import RecordDict
 from flwr.serverapp import Grid
+from numpy.typing import NDArray
 
 from privacy.secagg.layout import Packed
 from privacy.wire.messages import EvaluateTask, Reply, Request, TrainTask, request, wire_bytes
@@ -93,6 +94,12 @@ class TrainOutcome:
     wall_s: float
     failed: str = ""
 
+    @property
+    def numbers(self) -> NDArray[Any]:
+        """The sum as it came: ring numbers (k,), or in mode none the mean (d,) float64."""
+        assert self.total is not None
+        return self.total.mean() if isinstance(self.total, UpdateSum) else self.total.total
+
     def record(
         self, number: int, lr: float, attempt: int, drops: tuple[Drop, ...], public: PublicVerdict | None
     ) -> RoundRecord:
@@ -120,6 +127,14 @@ class TrainRules:
     joining: Joining
     by_patients: bool
     attempt: int
+
+
+def hand_out(link: Link, sites: Sequence[ConnectedSite], within_s: float) -> None:
+    """Ask the sites once more to describe themselves: their receipts for the last round come with the question."""
+    exchange = Exchange(link.grid, kind="describe", round_number=0, run_id=link.run_id)
+    exchange.send(link.request("describe"), {site.node: site.name for site in sites}, within_s)
+    for _ in exchange.answers():
+        pass
 
 
 def train_step(

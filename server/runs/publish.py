@@ -51,6 +51,7 @@ def publish(home: ServerHome, target: Path, name: str | None) -> Published:
     except OSError as error:
         raise InputError(f"{target}: cannot be used as a folder ({error.strerror}); choose another") from error
     told = public_card(card)
+    home.public_log().add("publish", run=find(home, name).name, adapter=sha256)
     write_bytes(card_path(adapter), card_bytes(told), mode=ORDINARY)
     write_bytes(adapter, content, mode=ORDINARY)
     write_hub_files(adapter, spec, vector, told)

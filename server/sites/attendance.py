@@ -12,7 +12,9 @@ from flwr.serverapp import Grid
 
 from privacy.flower.processes import read_state
 from privacy.secagg.context import Cohort
+from privacy.wire.heads import OLDEST_SCHEMA, SCHEMA
 from server.record.history import Drop
+from server.record.public_log import RunLog
 from server.sites.exchange import Answer, Exchange, Pause, connected_nodes
 
 # Refusals that stay the same until somebody changes something at the site.
@@ -64,12 +66,13 @@ class Members:
     """Who may take part in a run.
 
     ``cohort``: for secure aggregation, the sites of the federation plan or roster with their identity keys, or None;
-    ``plan``: SHA-256 of the signed plan that the sites have pinned, empty without one.
+    ``plan``: SHA-256 of the signed plan that the sites have pinned, empty without one. ``log``: of the rounds.
     """
 
     register: Register = ANYONE
     cohort: Cohort | None = None
     plan: bytes = b""
+    log: RunLog | None = None
 
 
 class Attendance:
@@ -90,7 +93,7 @@ class Attendance:
         self._asked: set[int] = set()
         self._sites: dict[int, ConnectedSite] = {}
         self._aside: dict[int, tuple[Drop, float]] = {}
-        self._older: set[int] = set()
+        self._older: dict[int, int] = {}
         self.drops: dict[int, Drop] = {}
 
     def gather(
@@ -177,8 +180,9 @@ class Attendance:
 
     def _register(self, answer: Answer, nodes: set[int]) -> ConnectedSite | Drop | None:
         drop = answer.drop
-        if drop is not None and drop.detail == "schema" and answer.node not in self._older:
-            self._older.add(answer.node)  # the site is of an earlier version: the next request is in its schema
+        older = self._older.get(answer.node, 0)
+        if drop is not None and drop.detail == "schema" and older < SCHEMA - OLDEST_SCHEMA:
+            self._older[answer.node] = older + 1  # of an earlier version: the next request is in an earlier schema
             self._asked.discard(answer.node)
             return None
         if answer.reply is not None:

@@ -18,7 +18,8 @@ from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
 from privacy.flower.processes import read_state
-from privacy.wire.heads import INSTANCE, LEDGER, OLDEST_SCHEMA, SCHEMA
+from privacy.wire.heads import INSTANCE, LEDGER, OLDEST_SCHEMA, REQUEST_HEAD, SCHEMA, SEEN, newer_rules
+from server.record.public_log import PublicLog
 from server.sites.attendance import Register
 from shared_model.core.files import ORDINARY, write_json
 
@@ -26,10 +27,14 @@ FILE = "ledgers.json"
 
 
 class DialectGrid(Grid):
-    """``grid`` with each message in its site's schema. ``ledgers``: the file of the ledgers' hashes, or None."""
+    """``grid`` with each message in its site's schema. ``ledgers``: the file of the ledgers' hashes, or None.
 
-    def __init__(self, grid: Grid, register: Register, ledgers: Path | None) -> None:
-        self._grid, self._register, self._file = grid, register, ledgers
+    ``log``: the transparency log, of which each request brings its site what is new there.
+    """
+
+    def __init__(self, grid: Grid, register: Register, ledgers: Path | None, log: PublicLog | None = None) -> None:
+        self._grid, self._register, self._file, self._log = grid, register, ledgers, log
+        self._seen: dict[int, int] = {}
         self._schemas: dict[int, int] = {}
         self._instances: dict[int, str] = {}
         self._ledgers: dict[str, str] = {} if ledgers is None else read_state(ledgers)
@@ -45,8 +50,12 @@ class DialectGrid(Grid):
 
     def _head(self, node: int, head: dict[str, Any]) -> ConfigRecord:
         head["schema"] = self._schemas.get(node, SCHEMA)
-        if head["schema"] < 2:
-            return ConfigRecord({key: value for key, value in head.items() if key not in ("instance", "ledger")})
+        newer = newer_rules("request", head["schema"])
+        head = {key: value for key, value in head.items() if key in newer or key in REQUEST_HEAD}
+        if "receipt" in newer and self._log is not None and node in self._seen:
+            head["receipt"] = self._log.receipt(self._seen[node])
+        if "ledger" not in newer:
+            return ConfigRecord(head)
         # Whoever is asked to describe itself may be a new start of the node.
         head["instance"] = "" if head["kind"] == "describe" else self._instances.get(node, "")
         head["ledger"] = self._ledgers.get(self._register.name(node), "")
@@ -67,6 +76,8 @@ class DialectGrid(Grid):
         instance, ledger = head.get("instance", ""), head.get("ledger", "")
         if head.get("kind") == "describe" and "refusal" not in head and INSTANCE.accepts(instance):
             self._instances[node] = str(instance)
+        if "refusal" not in head and SEEN.accepts(head.get("seen")):
+            self._seen[node] = int(head["seen"])  # type: ignore[arg-type]
         name = self._register.name(node)
         if name and ledger and LEDGER.accepts(ledger) and self._ledgers.get(name) != ledger:
             self._ledgers[name] = str(ledger)
