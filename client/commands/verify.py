@@ -31,8 +31,8 @@ def verdicts(own: Sequence[OwnRound], logged: Sequence[RoundEntry], site: str) -
     """Hold each of this site's own rounds against the log's last entry for that round."""
     last = {(entry.run, entry.round): entry for entry in logged}
     newest: dict[str, int] = {}
-    for entry in logged:
-        newest[entry.run] = max(newest.get(entry.run, 0), entry.round)
+    for later in logged:
+        newest[later.run] = max(newest.get(later.run, 0), later.round)
     found = []
     for did in own:
         entry = last.get((did.run, did.round))

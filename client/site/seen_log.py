@@ -12,7 +12,8 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ from shared_model.core.errors import InputError, PolicyError
 from shared_model.core.files import PRIVATE, StorageError, sync_folder
 from shared_model.core.vector import Vector
 
+_ANOTHER = "log: the coordinator's log is not the one seen here (`client verify`)"
+_MOST_REFUSED = 20  # receipts of 100 kB at most
 _BAD_LINE = "cannot be read; restore it, or begin anew with `client verify --new-log`"
 
 
@@ -53,21 +56,27 @@ class SeenLog:
 
     def take(self, text: str) -> None:
         """Check a receipt and keep it, durably. PolicyError where it does not continue what was seen here."""
-        try:
-            receipt = Receipt.from_text(text)
+        with self._locked():
             kept = self._lines("heads")
-            base = next((line for line in kept if _size_of(line) == receipt.since), None)
-            seen = None if base is None else self._head(base)
-            if seen is None and kept:
-                raise LogError(f"log: it went back, or is another one: {_size_of(kept[-1])} entries were seen here")
-            head = receipt.check(self._home.signer(), seen, self._home.consortium)
-            self._check_against(head, kept)
-        except (InputError, LogError) as error:
-            self._append("refused", {"receipt": text})
-            raise PolicyError("log: the coordinator's log is not the one seen here: `client verify`") from error
-        if not kept or head.size > _size_of(kept[-1]):
-            if kept and receipt.since != _size_of(kept[-1]):
-                return  # an old message that came late; the next one begins with the newest head
+            newest = _size_of(kept[-1]) if kept else 0
+            try:
+                receipt = Receipt.from_text(text)
+                seen = next((self._head(line) for line in kept if _size_of(line) == receipt.since), None)
+                if receipt.since and seen is None:
+                    raise PolicyError(f"{_ANOTHER}: it begins with {receipt.since} entries, a head not kept here")
+                head = receipt.check(self._home.signer(), seen, self._home.consortium)
+                same = next((self._head(line) for line in kept if _size_of(line) == head.size), None)
+                if same is not None and same.root != head.root:
+                    raise LogError(f"log: two heads of {head.size} entries differ")
+            except InputError as error:
+                if self.refused() < _MOST_REFUSED:
+                    self._append("refused", {"receipt": text})
+                raise PolicyError(_ANOTHER) from error
+            if same is not None or 0 < receipt.since < newest:
+                return  # nothing new, or a message that came late: the next one begins with the newest head
+            if receipt.since != newest:
+                # No proof of anything: an older head, or one that goes on from none, may be a message of long ago.
+                raise PolicyError(f"{_ANOTHER}: {newest} entries were seen, and {head.size} do not go on from them")
             for entry in receipt.rounds:
                 self._append("rounds", asdict(entry))
             self._append("heads", {"head": signed.unpack(receipt.head), "proof": list(receipt.proof)})
@@ -127,17 +136,20 @@ class SeenLog:
             self.folder.rename(aside)
         return aside
 
-    def _check_against(self, head: TreeHead, kept: Sequence[Mapping[str, Any]]) -> None:
-        same = next((line for line in kept if _size_of(line) == head.size), None)
-        if same is not None and self._head(same).root != head.root:
-            raise LogError(f"log: two heads of {head.size} entries differ")
-
     def _head(self, line: Mapping[str, Any]) -> TreeHead:
         return TreeHead.from_signed(signed.pack(line["head"]), self._home.signer(), self._home.consortium)
 
     def _lines(self, name: str) -> list[dict[str, Any]]:
         path = self.folder / f"{name}.jsonl"
         return read_lines(path.read_bytes(), path) if path.exists() else []
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Hold the log: a site answers in several threads, and two may bring the same receipt."""
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with (self.folder / "take.lock").open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
 
     def _append(self, name: str, line: Mapping[str, Any]) -> None:
         """Add a line, durably. What a crash left of a line is cut off first."""

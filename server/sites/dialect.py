@@ -76,7 +76,9 @@ class DialectGrid(Grid):
         instance, ledger = head.get("instance", ""), head.get("ledger", "")
         if head.get("kind") == "describe" and "refusal" not in head and INSTANCE.accepts(instance):
             self._instances[node] = str(instance)
-        if "refusal" not in head and SEEN.accepts(head.get("seen")):
+        if "refusal" in head:
+            self._seen.pop(node, None)  # perhaps the receipt was not what it needed: it tells what it has seen first
+        elif SEEN.accepts(head.get("seen")):
             self._seen[node] = int(head["seen"])  # type: ignore[arg-type]
         name = self._register.name(node)
         if name and ledger and LEDGER.accepts(ledger) and self._ledgers.get(name) != ledger:

@@ -106,13 +106,13 @@ def test_pauses_grow_and_stay_below_the_time_that_sites_are_waited_for() -> None
 
 
 def test_a_site_of_the_version_before_takes_part(tmp_path: Path, nodes) -> None:  # type: ignore[no-untyped-def]
-    """beta knows schema 1 alone: it refuses the first request and is asked again in its own schema."""
+    """beta knows schema 1 alone: it refuses the first two requests and is asked again in its own schema."""
     inner, seen = client_app(QuadraticTraining(64)), []
 
     def older(message, context):  # type: ignore[no-untyped-def]
         head = message.content["head"]
         if not context.node_config["site-config"].endswith("beta.yaml"):
-            assert head["schema"] == 2
+            assert head["schema"] == 3
             return inner(message, context)
         seen.append(head["schema"])
         answer = inner(message, context)
@@ -129,5 +129,5 @@ def test_a_site_of_the_version_before_takes_part(tmp_path: Path, nodes) -> None:
         dialect = DialectGrid(grid, ANYONE, None)
         result = run_federation(dialect, config, SPEC_JSON, MANIFEST_HASH, vector, tmp_path / "out")
     assert [set(record.sites) for record in result.history] == [set(PATIENTS)] * 2
-    assert seen[0] == 2
-    assert set(seen[1:]) == {1}
+    assert seen[:2] == [3, 2]
+    assert set(seen[2:]) == {1}
