@@ -96,9 +96,9 @@ class TrainOutcome:
 
     @property
     def numbers(self) -> NDArray[Any]:
-        """The sum as it came: ring numbers (k,), or in mode none the mean (d,) float64."""
+        """The sum as it came: ring numbers (k,), or in mode none what was joined (d,) float64."""
         assert self.total is not None
-        return self.total.mean() if isinstance(self.total, UpdateSum) else self.total.total
+        return self.total.total if isinstance(self.total, RingSum | MaskedSum) else self.total.mean()
 
     def record(
         self, number: int, lr: float, attempt: int, drops: tuple[Drop, ...], public: PublicVerdict | None

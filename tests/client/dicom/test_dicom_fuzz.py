@@ -43,9 +43,7 @@ def contents(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     folder = tmp_path_factory.mktemp("whole")
     case = phantom_case(1, STYLES["openkbp_like"], (12, 12, 12))
     write_study(folder, case, Scan(), Identity.of_phantom(1, 1), STYLES["openkbp_like"].plan.gantry_deg)
-    return {
-        path.name: path.read_bytes() for path in folder.rglob("*.dcm") if path.name.startswith("r") or "000" in path.name
-    }
+    return {path.name: path.read_bytes() for path in folder.rglob("*.dcm") if path.name[0] == "r" or "000" in path.name}
 
 
 @pytest.mark.parametrize("damage", QUICK, ids=lambda damage: damage.__name__)
