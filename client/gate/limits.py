@@ -136,6 +136,8 @@ def _asked_work(asked: Request) -> dict[str, int]:
         return {"max_rounds": task.rounds, "max_local_steps": task.local_steps, "max_batch_size": task.batch_size}
     if isinstance(task, EvaluateTask):
         return {
+            "max_local_steps": task.tune_steps,
+            "max_batch_size": task.tune_batch if task.tune_steps else 0,
             "max_rounds": task.round,
             "max_sampler_steps": task.sampler_steps,
             "max_candidates": task.candidates,

@@ -206,7 +206,10 @@ def _base_losses(
 
 
 def score_validation(site: SiteConfig, spec: ModelSpec, vector: Vector, task: EvaluateTask) -> list[CaseScore]:
-    """Score the model at ``vector`` on each of the site's validation patients, on their own grids."""
+    """Score the model at ``vector`` on each of the site's validation patients, on their own grids; where the task asks
+    for it, after training on the site's own patients (fine-tuning after the federation), which changes nothing else."""
+    if task.tuning is not None:
+        vector = (vector + train_round(site, spec, vector, task.tuning)[0]).astype(np.float32)
     model = resident_model(spec, site.device)
     unpack(model, vector)
     model.eval()

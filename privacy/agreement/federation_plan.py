@@ -278,7 +278,8 @@ def _requested_numbers(asked: Request) -> dict[str, int]:
     if isinstance(task, TrainTask):
         return {"rounds": task.rounds, "local_steps": task.local_steps, "batch_size": task.batch_size}
     if isinstance(task, EvaluateTask):
-        return {"rounds": task.round, "sampler_steps": task.sampler_steps, "candidates": task.candidates}
+        tuned = {"local_steps": task.tune_steps, "batch_size": task.tune_batch} if task.tune_steps else {}
+        return {"rounds": task.round, "sampler_steps": task.sampler_steps, "candidates": task.candidates, **tuned}
     return {}
 
 

@@ -102,7 +102,9 @@ class TrainTask:
 class EvaluateTask:
     """Score the shared vector on the site's own patients after ``round`` rounds. Raises MessageError ("bad_task").
 
-    ``masks``: terms of the exact sum that the scores go into, empty in mode none.
+    ``masks``: terms of the exact sum that the scores go into, empty in mode none. ``tune_steps``: steps on the site's
+    own training patients before it scores, of ``tune_batch`` patients at the rate ``tune_lr``; what they change is
+    scored and forgotten.
     """
 
     round: int
@@ -111,8 +113,11 @@ class EvaluateTask:
     candidates: int = 1
     seed: int = 0
     masks: str = ""
+    tune_steps: int = 0
+    tune_lr: float = 1e-4
+    tune_batch: int = 4
 
-    LATER: ClassVar[Mapping[str, float]] = {}
+    LATER: ClassVar[Mapping[str, float]] = {"tune_steps": 0, "tune_lr": 1e-4, "tune_batch": 4}
     RULES: ClassVar[Mapping[str, Rule]] = {
         "round": Whole(0, 1_000_000),
         "split": OneOf(("validation",)),
@@ -120,6 +125,9 @@ class EvaluateTask:
         "candidates": Whole(1, 64),
         "seed": _SEED,
         "masks": _TERMS,
+        "tune_steps": Whole(0, 1_000_000),
+        "tune_lr": Real(0.0, 10.0, above=True),
+        "tune_batch": Whole(1, 4096),
     }
 
     def __post_init__(self) -> None:
@@ -140,6 +148,21 @@ class EvaluateTask:
     def means(self) -> tuple[str, ...]:
         """Means that the sum carries."""
         return METRICS
+
+    @property
+    def tuning(self) -> TrainTask | None:
+        """The training before the score, if any."""
+        if not self.tune_steps:
+            return None
+        number = max(1, self.round)
+        return TrainTask(
+            round=number,
+            rounds=number,
+            local_steps=self.tune_steps,
+            batch_size=self.tune_batch,
+            lr=self.tune_lr,
+            seed=self.seed,
+        )
 
 
 @lru_cache(maxsize=8)

@@ -153,13 +153,21 @@ class AggregateConfig:
 class EvaluateConfig:
     """How sites score the shared vector: steps of the sampler and candidates a patient.
 
-    One step from pure noise is the network's mean dose, which has the lowest error (docs/results).
+    One step from pure noise is the network's mean dose, which has the lowest error (docs/results). ``tune_steps``: each
+    site first takes so many steps of rate ``tune_lr`` on its own patients, for the score alone; 0: none.
     """
 
     sampler_steps: int
     candidates: int
+    tune_steps: int
+    tune_lr: float
 
-    RULES: ClassVar[Mapping[str, Rule]] = {"sampler_steps": Whole(1, 1000), "candidates": Whole(1, 64)}
+    RULES: ClassVar[Mapping[str, Rule]] = {
+        "sampler_steps": Whole(1, 1000),
+        "candidates": Whole(1, 64),
+        "tune_steps": Whole(0, 1_000_000),
+        "tune_lr": Real(0.0, 10.0, above=True),
+    }
 
     def __post_init__(self) -> None:
         check_fields(self, f"{WHERE}: evaluate", self.RULES)

@@ -35,6 +35,8 @@ def run_identity(config: RunConfig, spec_json: str, manifest_hash: str, initial:
         del counted["model"]["body_site"]
     if counted["aggregate"]["rule"] != "trimmed":
         del counted["aggregate"]["trim"]
+    if not counted["evaluate"]["tune_steps"]:
+        del counted["evaluate"]["tune_steps"], counted["evaluate"]["tune_lr"]
     for group, key, before in (("aggregate", "rule", "mean"), ("train", "proximal", 0.0), ("rounds", "buffer", 0)):
         # Runs of before these keys go on too.
         if counted[group][key] == before:

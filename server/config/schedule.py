@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from privacy.wire.tasks import EvaluateTask, TrainTask
 from server.config.groups import TrainConfig
@@ -65,6 +66,9 @@ def train_task(config: RunConfig, number: int, privacy: str, masks: str = "") ->
 def evaluate_task(config: RunConfig, number: int, masks: str) -> EvaluateTask:
     """What scoring the vector after round ``number`` asks of each site; ``masks``: terms of exact sums."""
     how = config.evaluate
-    return EvaluateTask(
+    task = EvaluateTask(
         round=number, sampler_steps=how.sampler_steps, candidates=how.candidates, seed=config.seed, masks=masks
     )
+    if not how.tune_steps:
+        return task
+    return replace(task, tune_steps=how.tune_steps, tune_lr=how.tune_lr, tune_batch=config.train.batch_size)

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -75,6 +76,17 @@ def test_only_the_adapter_moves(site: SiteConfig) -> None:
     update, _ = train_round(site, spec, initial_vector(spec), train_task())
     assert update.size == initial_vector(spec).size
     assert np.abs(update).max() > 0
+
+
+def test_fine_tuning_before_the_score_is_training_and_then_scoring(site: SiteConfig) -> None:
+    start = initial_vector(SPEC)
+    task = replace(EVALUATE, tune_steps=10, tune_lr=2e-3, tune_batch=2)
+    tuned = evaluate_round(site, SPEC, start, task)
+    update, _ = train_round(site, SPEC, start, train_task(rounds=1, local_steps=10, lr=2e-3, batch_size=2))
+    assert tuned == evaluate_round(site, SPEC, (start + update).astype(np.float32), EVALUATE)
+    plain = evaluate_round(site, SPEC, start, EVALUATE)
+    assert tuned["dose_score_gy"] < plain["dose_score_gy"]
+    assert plain == evaluate_round(site, SPEC, start, replace(EVALUATE, tune_lr=1.0)), "no steps, no change"
 
 
 def test_scores_of_the_validation_patients(site: SiteConfig) -> None:
