@@ -138,6 +138,34 @@ def status(
 
 
 @app.command()
+def track(
+    run: Annotated[str | None, typer.Argument(help="Name of the run. Default: the last one.")] = None,
+    home_folder: Annotated[Path | None, typer.Option("--home", help="The coordinator's folder.")] = None,
+    out: Annotated[Path | None, typer.Option(help="A run's folder instead, also of `simulate run`.")] = None,
+    tensorboard: Annotated[Path | None, typer.Option(help="Folder for TensorBoard's event files.")] = None,
+    mlflow: Annotated[
+        str | None, typer.Option(help="MLflow's tracking URI: http://..., sqlite:///..., file:...")
+    ] = None,
+    once: Annotated[bool, typer.Option("--once", help="Write what is there and end.")] = False,
+) -> None:
+    """Write a run's curves for TensorBoard or MLflow, live until it finishes. Needs the extra of either."""
+    from server.runs import index as runs
+    from server.runs import track as tracking
+
+    if (home_folder is None) == (out is None) or (tensorboard is None) == (mlflow is None):
+        raise InputError("track: expected --home or --out, and --tensorboard or --mlflow")
+    folder = out if out is not None else runs.find(ServerHome.load(home_folder or Path()), run).out
+    if not (folder / runs.EVENTS).is_file():
+        raise InputError(f"{folder}: no {runs.EVENTS}; expected a run's output folder")
+    curves: tracking.Curves = (
+        tracking.TensorBoardCurves(tensorboard)
+        if tensorboard is not None
+        else tracking.MlflowCurves(str(mlflow), run or folder.name)
+    )
+    print(f"rounds written: {tracking.track(folder, [curves], live=not once)}")
+
+
+@app.command()
 def metrics(
     home_folder: Home,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
