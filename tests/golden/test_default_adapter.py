@@ -15,7 +15,7 @@ from simulations.settings.commands import evaluate_settings
 from simulations.studies.evaluate import evaluate_adapter
 
 VIDEO_PRIOR = "05bb38ab8570466e3b89a11f8f250456289f1fe10d0e13cfc6f770d6509011c5"
-VECTOR = "1f9d7343a798ecaabc758c84e87cd6a3275e7138096290d5498addae63443816"
+VECTOR = "6b46eeb92076e24a495fc6bf7cd173e556b15083c119c113dc06f26a10b4fb28"
 
 
 def test_prior_and_adapter_are_the_ones_that_the_results_are_of() -> None:
