@@ -16,6 +16,7 @@ from client.commands import backup as backup_cli
 from client.commands import data as data_cli
 from client.commands import scorecard as scorecard_cli
 from client.commands import trust
+from client.commands import upgrade as upgrade_cli
 from client.commands import verify as verify_cli
 from client.node import start as node
 from client.node import status as site_status
@@ -160,6 +161,7 @@ backup_cli.add_to(app)
 data_cli.add_to(app)
 scorecard_cli.add_to(app)
 verify_cli.add_to(app)
+upgrade_cli.add_to(app)
 app.add_typer(trust.app)
 
 
