@@ -190,7 +190,8 @@ def test_a_slurm_job_queues_itself_again_unless_a_person_is_needed(tmp_path: Pat
 
 
 def test_a_slurm_job_whose_time_is_up_lets_the_node_say_goodbye(tmp_path: Path) -> None:
-    job = slurm(tmp_path, "trap 'sleep 1; touch goodbye; exit 0' TERM; touch started; while :; do sleep 0.1; done")
+    waits = "for _ in {1..300}; do sleep 0.1; done"
+    job = slurm(tmp_path, f"trap 'sleep 1; touch goodbye; exit 0' TERM; touch started; {waits}")
     end = time.monotonic() + 30
     while not (tmp_path / "started").exists() and time.monotonic() < end:
         time.sleep(0.1)

@@ -137,7 +137,7 @@ class SiteExecutor:
         finally:
             self._working = False
         self._state["tasks_done" if succeeded else "tasks_failed"] += 1
-        last = {**self._state.get("task", {}), "ok": succeeded, "wall_s": round(time.monotonic() - started, 2)}
+        last = {**(self._state.get("task") or {}), "ok": succeeded, "wall_s": round(time.monotonic() - started, 2)}
         self._report(state="idle", task=None, last=last)
 
     def _do_task(self, client: PromptRuntime) -> bool:

@@ -1,12 +1,17 @@
 """What the executor lets out of the site; the executor at work is in tests/e2e."""
 
 import logging
+from pathlib import Path
 
 import pytest
 
-from client.node.executor import _describe
+from client.node import executor
+from client.node.executor import SiteExecutor, _describe
 from client.node.site_log import SiteLog
+from client.site.home import ClientHome
+from privacy.flower.processes import read_state
 from shared_model.core.errors import InputError, PolicyError
+from shared_model.core.files import PRIVATE, create_file
 
 
 def test_the_log_holds_no_text_of_an_exception(caplog: pytest.LogCaptureFixture) -> None:
@@ -62,3 +67,23 @@ def test_a_coordinators_text_is_harmless_on_screen() -> None:
     shown = _describe("train", "1\x1b[2J\n" + "9" * 100)
     assert shown["kind"] == "train"
     assert shown["round"] == ("12J" + "9" * 100)[:32]
+
+
+def test_a_second_task_that_is_lost_before_its_message_came_does_not_end_the_executor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`make soak` found it: a restarted SuperNode no longer knew the task, and the executors of five sites ended."""
+    home = ClientHome(folder=tmp_path, site="a", consortium="c", name="t", server="h:1")
+    for part in ("state", "secrets"):
+        (tmp_path / part).mkdir()
+    create_file(home.secret, b"x" * 32, PRIVATE)
+    one = SiteExecutor(home, "127.0.0.1:1")
+
+    def lost(*_: object, **__: object) -> bool:
+        raise ConnectionError("its token is no longer known")
+
+    monkeypatch.setattr(executor, "runtime_client", lost)
+    one._work("a task that was lost")
+    one._work("another")
+    state = read_state(home.state("executor"))
+    assert (state["state"], state["tasks_failed"], state["task"]) == ("idle", 2, None)
