@@ -7,6 +7,7 @@ contradicting sets open; and no set that opens has fewer than m - t honest sites
 from collections import Counter, defaultdict
 from dataclasses import replace
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -174,6 +175,19 @@ def test_the_colluder_knows_the_context_that_it_signs() -> None:
     machine.survivors_are_named((0, 1, 2, 3, 4), (0, 1, 2, 3, 4), set())
     machine.shares_are_asked_of_all(0)
     assert sum(machine.reveals.values()) == len(HONEST)
+
+
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize("least", [T, SIZE])
+def test_every_way_of_a_sum_that_chance_may_not_meet(least: int, strict: bool) -> None:
+    """The machine's own rules and invariants, over all sites or all but one, with all signatures or one less."""
+    for gone in range(-1, SIZE):
+        for few in (0, 1):
+            machine = Coordinator()
+            machine.federation(least, strict)
+            machine.a_sum_goes_all_the_way_and_is_asked_for_again(gone, few)
+            machine.each_site_reveals_once()
+            machine.no_peer_is_opened_both_ways()
 
 
 test_whatever_the_coordinator_does = Coordinator.TestCase
