@@ -9,6 +9,7 @@ import pytest
 from client.setup.upgrade import check_upgrade
 from client.site.home import ClientHome
 from privacy.trust import certificates
+from privacy.wire.heads import OLDEST_SCHEMA, SCHEMA
 from tests.builders.consortium import Site
 from tests.builders.hospital_homes import Homes
 
@@ -31,7 +32,7 @@ def test_a_folder_that_this_version_reads_is_ready_and_untouched(homes: Homes) -
     before = {path: path.read_bytes() for path in home.folder.rglob("*") if path.is_file()}
     report = check_upgrade(home.folder)
     assert report.problems == ()
-    assert report.schemas == (1, 2)
+    assert report.schemas == (OLDEST_SCHEMA, SCHEMA)
     assert "can take over" in report.lines()[-1]
     assert before == {path: path.read_bytes() for path in home.folder.rglob("*") if path.is_file()}
 
