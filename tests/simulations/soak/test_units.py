@@ -56,7 +56,7 @@ def test_a_killed_program_starts_again_and_leaves_no_child(
     assert not set(before) & set(marked(one.mark))
     assert one.restarts == 1
     one.stop()
-    assert marked(mark) == []
+    assert eventually(lambda: marked(mark) == [])
 
 
 @pytest.mark.parametrize("code", [2, 3])
