@@ -97,7 +97,10 @@ def test_stop_ends_the_whole_group_even_one_that_ignores_sigterm(tmp_path: Path)
 
 
 def test_a_process_ends_with_a_killed_parent(tmp_path: Path) -> None:
-    inner = "from privacy.flower.processes import end_with_parent; import time; end_with_parent(); print(1, flush=True); time.sleep(60)"
+    inner = (
+        "from privacy.flower.processes import end_with_parent; import time; "
+        "end_with_parent(); print(1, flush=True); time.sleep(60)"
+    )
     outer = (
         "import subprocess, sys, time; "
         f"p = subprocess.Popen([sys.executable, '-c', {inner!r}], stdout=subprocess.PIPE, start_new_session=True); "
