@@ -72,7 +72,7 @@ def test_a_coordinators_text_is_harmless_on_screen() -> None:
 def test_a_second_task_that_is_lost_before_its_message_came_does_not_end_the_executor(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`make soak` found it: a restarted SuperNode no longer knew the task, and the executors of five sites ended."""
+    """`make soak` found it: a restarted SuperNode no longer knew the task, and the executors of several sites ended."""
     home = ClientHome(folder=tmp_path, site="a", consortium="c", name="t", server="h:1")
     for part in ("state", "secrets"):
         (tmp_path / part).mkdir()
