@@ -36,7 +36,7 @@ _HEAD_BYTES = 64 * 2**10
 # Items of sequences. A structure set of 100 organs has about 50,000, a plan of 230 arcs about 120,000; each costs 25
 # microseconds, and a structure set may have to be read twice.
 MAX_ITEMS = 200_000
-_ITEM = b"\xfe\xff\x00\xe0"
+_ITEMS = (b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00")  # little and big endian
 _PREAMBLE = 128
 _PIXEL_DATA = 0x7FE00010
 # How a bare data set begins, which some systems write without the preamble: by group 2, or by an element of group 8
@@ -154,7 +154,7 @@ def _parse_bytes(content: bytes, tags: Sequence[int] | None, pixels: bool) -> Da
 
 
 def _check_items(content: bytes) -> None:
-    if content.count(_ITEM) > MAX_ITEMS:
+    if max(content.count(item) for item in _ITEMS) > MAX_ITEMS:
         raise InputError(f"more than {MAX_ITEMS} items; leave structures that are not needed out of the export")
 
 

@@ -2,8 +2,10 @@
 
 ``HOME/state/log/``: ``heads.jsonl`` (each signed head, with the proof that it continues the one before),
 ``rounds.jsonl`` (rounds that receipts proved), ``own.jsonl`` (the rounds that this site worked in, and which sets of
-sites it signed). A head that does not continue the newest one is refused and kept in ``refused.jsonl``: it is signed,
-so it proves to anybody that the coordinator keeps two logs, or has lost a part of its own.
+sites it signed). A head that contradicts a kept one is refused and kept in ``refused.jsonl``: it is signed, so it
+proves to anybody that the coordinator keeps two logs. A receipt that goes on from an older head than the newest may be
+a message that came late: it is neither kept nor held against the newest head, and what it hides, comparing with other
+sites shows.
 """
 
 from __future__ import annotations
@@ -17,6 +19,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from client.site.home import ClientHome
 from privacy.trust import signed
@@ -59,12 +63,12 @@ class SeenLog:
         with self._locked():
             kept = self._lines("heads")
             newest = _size_of(kept[-1]) if kept else 0
+            receipt, signer = self._signed(text)
             try:
-                receipt = Receipt.from_text(text)
                 seen = next((self._head(line) for line in kept if _size_of(line) == receipt.since), None)
                 if receipt.since and seen is None:
                     raise PolicyError(f"{_ANOTHER}: it begins with {receipt.since} entries, a head not kept here")
-                head = receipt.check(self._home.signer(), seen, self._home.consortium)
+                head = receipt.check(signer, seen, self._home.consortium)
                 same = next((self._head(line) for line in kept if _size_of(line) == head.size), None)
                 if same is not None and same.root != head.root:
                     raise LogError(f"log: two heads of {head.size} entries differ")
@@ -80,6 +84,16 @@ class SeenLog:
             for entry in receipt.rounds:
                 self._append("rounds", asdict(entry))
             self._append("heads", {"head": signed.unpack(receipt.head), "proof": list(receipt.proof)})
+
+    def _signed(self, text: str) -> tuple[Receipt, ed25519.Ed25519PublicKey]:
+        """A receipt whose head the coordinator signed: only such a one can convict it. PolicyError for any other."""
+        signer = self._home.signer()
+        try:
+            receipt = Receipt.from_text(text)
+            TreeHead.from_signed(receipt.head, signer, self._home.consortium)
+        except InputError as error:
+            raise PolicyError(f"{_ANOTHER}: the receipt is not signed as it should be") from error
+        return receipt, signer
 
     def note_work(self, run: str, number: int, vector: Vector) -> None:
         """Note, before an answer leaves, that this site works in a round on ``vector`` (d,) float32."""

@@ -73,6 +73,15 @@ class RunConfig:
             raise InputError(f"{WHERE}: rounds.buffer={self.rounds.buffer}: expected rounds.min_sites or more, or 0")
         if rule == "product" and adapter not in ("lora", "lora+embeddings"):
             raise InputError(f"{WHERE}: aggregate.rule=product joins low-rank factors; expected model.adapter=lora")
+        if rule == "product" and (self.aggregate.name, self.aggregate.lr, self.aggregate.average) != (
+            "fedavg",
+            1.0,
+            0.0,
+        ):
+            raise InputError(
+                f"{WHERE}: aggregate.rule=product gives new factors each round, which neither momentum nor an average"
+                " may mix with the old ones; expected aggregate.name=fedavg, lr=1 and average=0"
+            )
         if self.train.proximal and mode in ("shared", "local"):
             raise InputError(
                 f"{WHERE}: train.proximal={self.train.proximal:g}: no proximal term in privacy.mode={mode}, whose steps"

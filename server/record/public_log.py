@@ -2,8 +2,8 @@
 
 ``HOME/public_log/``: ``entries.jsonl`` (a line in canonical JSON for each round and act), ``head.json`` (the newest
 signed head), ``log.key`` and ``log_key.json`` (the key that signs heads, and its certificate by the document key). An
-entry is on the disk before what it tells takes effect. So an act that a crash cut short may be listed twice, and none
-is missing.
+entry is on the disk before the roster, plan or vector that it tells of, so an act that a crash cut short may be listed
+twice. (A site's node may be known to the SuperLink a moment before its admission is listed.)
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ from shared_model.core.errors import InputError
 from shared_model.core.files import PRIVATE, PUBLIC, StorageError, create_file, sync_folder, write_bytes
 from shared_model.core.vector import Vector
 
-_MOST_ROUNDS = 12  # entries in one receipt: it travels in the head of a message
+# Rounds in one receipt, which travels in the head of a message and must fit into it (privacy/wire/heads.py).
+_ROUNDS, MOST_TEXT = (12, 4, 1), 100_000
 
 
 class PublicLog:
@@ -114,9 +115,15 @@ class PublicLog:
             return ""
         since = seen if seen < size else 0
         rounds = [i for i in range(since, size) if json.loads(self._lines[i]).get("act") == ROUND]
-        if len(rounds) > _MOST_ROUNDS:
-            rounds = rounds[:_MOST_ROUNDS]
-            size = rounds[-1] + 1
+        for most in _ROUNDS:
+            told = rounds[:most]
+            text = self._receipt(since, size if len(rounds) <= most else told[-1] + 1, told)
+            if len(text) <= MOST_TEXT:
+                return text
+        return ""  # one round of so many sites that no message takes it: the sites get none
+
+    def _receipt(self, since: int, size: int, rounds: list[int]) -> str:
+        """The head of ``size`` entries, that it continues ``since``, and rounds with proofs; empty without a key."""
         head, leaves = self.head(size), self._leaves[:size]
         if head is None:
             return ""
@@ -139,8 +146,9 @@ class PublicLog:
         self._read += len(whole) + 1
         for line in whole.split(b"\n"):
             try:
-                exact = signed.canonical(json.loads(line)) == line
-            except (ValueError, RecursionError):
+                entry = json.loads(line)
+                exact = signed.canonical(entry) == line and {"act", "at"} <= entry.keys()
+            except (ValueError, RecursionError, AttributeError):
                 exact = False
             if not exact:
                 raise InputError(f"{self.path}: line {len(self._lines) + 1} is no entry of the log; restore the file")

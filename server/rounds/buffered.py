@@ -18,7 +18,7 @@ from server.record.history import Drop, weighted_mean
 from server.rounds.steps import Link, TrainOutcome, TrainRules, Witness, fold
 from server.sites.attendance import ConnectedSite
 from server.sites.exchange import Answer, Exchange, Pause
-from server.strategy.update_sum import UpdateRejectedError
+from server.strategy.update_sum import UpdateRejectedError, check_update
 from shared_model.core.vector import Vector
 
 STALENESS = "staleness"  # among a site's metrics: how many rounds its update began before the one that it is in
@@ -53,6 +53,7 @@ class BufferedSteps:
                 weight = answer.reply.patients if rules.by_patients else 1
                 late = task.round - began
                 try:
+                    self._check(answer, rules, vector.size)
                     norms[site] = fold(total, answer.reply, weight, 1.0 / math.sqrt(1 + late))
                     weights[site] = weight
                     per_site[site] = {**answer.reply.metrics, STALENESS: float(late)}
@@ -91,6 +92,13 @@ class BufferedSteps:
                 self._open[site.name] = (task.round, exchange)
                 size += wire_bytes(content)
         return drops, size
+
+    def _check(self, answer: Answer, rules: TrainRules, size: int) -> None:
+        """A late update obeys the limit at its whole length, and its site must still be admitted when it comes."""
+        if not self._link.register.allows(answer.node, answer.site):
+            raise UpdateRejectedError("wrong_name", "the site was shut out while it worked")
+        if answer.reply is not None and answer.reply.vector is not None:
+            check_update(answer.reply.vector, size, rules.joining.max_norm)
 
     def _arriving(self) -> Iterator[tuple[str, int, Answer]]:
         """Yield (site, round in which it began, answer) as answers come in or their time is over."""

@@ -176,10 +176,10 @@ def train_step(
 
 
 def fold(total: UpdateRule, reply: Reply, weight: int, share: float = 1.0) -> float:
-    """Add ``share`` of a reply's update and return the norm of that. Raises UpdateRejectedError."""
+    """Add ``share`` (at most 1) of a reply's update and return the norm of that. Raises UpdateRejectedError."""
     if reply.vector is None:
         raise UpdateRejectedError("schema", "the answer is masked, but the request did not ask for that")
-    return total.add(reply.vector if share == 1.0 else (reply.vector * np.float32(share)), weight)
+    return total.add(reply.vector if share == 1.0 else reply.vector * np.float32(share), weight)
 
 
 def evaluate_step(

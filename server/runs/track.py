@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from server.record.journal import in_use
 from server.runs.index import EVENTS, Event, Tail
 from shared_model.core.errors import FedKT3DError, InputError
 
@@ -26,8 +27,8 @@ class Curves(Protocol):
         """Add the values of round ``number``, which were known at ``at`` (seconds since 1970)."""
         ...
 
-    def close(self) -> None:
-        """Write what is not written yet."""
+    def close(self, done: bool) -> None:
+        """Write what is not written yet; ``done``: the run finished."""
         ...
 
 
@@ -47,7 +48,7 @@ class TensorBoardCurves:
             self._writer.add_scalar(name, value, number, walltime=at)
         self._writer.flush()
 
-    def close(self) -> None:
+    def close(self, done: bool) -> None:
         """See Curves."""
         self._writer.close()
 
@@ -70,32 +71,32 @@ class MlflowCurves:
             known = self._client.get_experiment_by_name("fedkt3d")
             experiment = self._client.create_experiment("fedkt3d") if known is None else known.experiment_id
             self._run = self._client.create_run(experiment, run_name=name).info.run_id
-        except Exception as error:  # of the store: its driver, its network, its rights
-            raise InputError(f"--mlflow {uri}: cannot be used ({type(error).__name__}: {error})") from error
+        except Exception as error:  # of its driver, network or rights; its text may hold a password
+            raise InputError(f"--mlflow: this store cannot be used ({type(error).__name__})") from error
 
     def add(self, number: int, at: float, values: Mapping[str, float]) -> None:
         """See Curves."""
         points = [self._metric(name, value, int(at * 1000), number) for name, value in values.items()]
         self._client.log_batch(self._run, metrics=points)
 
-    def close(self) -> None:
+    def close(self, done: bool) -> None:
         """See Curves."""
-        self._client.set_terminated(self._run)
+        self._client.set_terminated(self._run, "FINISHED" if done else "KILLED")
 
 
 def track(
     out: Path, curves: Sequence[Curves], *, live: bool = True, stopped: Callable[[], bool] = lambda: False
 ) -> int:
-    """Write the curves of the run in ``out`` from its first round; with ``live`` until it finishes or ``stopped``.
+    """Write the curves of the run in ``out`` from its first round; with ``live`` until it ends or ``stopped``.
 
     Returns the last round written. InputError if ``out`` holds no run.
     """
     if not (out / EVENTS).is_file():
         raise InputError(f"{out}: no {EVENTS}; expected a run's output folder")
-    tail, rounds, dropped = Tail(out / EVENTS, from_start=True), 0, 0
+    tail, rounds, dropped, over = Tail(out / EVENTS, from_start=True), 0, 0, False
     try:
         while True:
-            over = False
+            under_way = in_use(out)  # asked before the events: what a run wrote last is read once more
             for event in tail.new():
                 dropped = 0 if event.get("kind") == "round_started" else dropped + (event.get("kind") == "site_dropped")
                 over = event.get("kind") == "finished"
@@ -103,14 +104,14 @@ def track(
                     rounds = max(rounds, number)
                     for one in curves:
                         one.add(number, float(event.get("time", 0.0)), values)
-            if over or not live or stopped():
+            if over or not live or not under_way or stopped():
                 return rounds
             time.sleep(POLL_S)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # of a store, whose text may hold a password, or an event that is none
         raise FedKT3DError(f"{out / EVENTS}: cannot be tracked ({type(error).__name__})") from error
     finally:
         for one in curves:
-            one.close()
+            one.close(over)
 
 
 def points(event: Event, dropped: int) -> Iterator[tuple[int, dict[str, float]]]:

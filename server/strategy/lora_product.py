@@ -56,7 +56,7 @@ class LoraProduct:
             out += one.update.astype(np.float64) * (one.weight / whole)
         for pair in self._pairs:
             found = [(one.weight / whole, *pair.of(start + one.update)) for one in kept]
-            a, b = _refactored([(share, a, b) for share, a, b in found], pair.rank)
+            a, b = _refactored(found, pair.rank)
             out[pair.a] = a.ravel() - start[pair.a]
             out[pair.b] = b.ravel() - start[pair.b]
         return out
@@ -68,8 +68,9 @@ def _refactored(terms: Sequence[tuple[float, Matrix, Matrix]], rank: int) -> tup
     right, small_right = np.linalg.qr(np.concatenate([a for _, a, _ in terms], axis=0).T)
     u, singular, vh = np.linalg.svd(small_left @ small_right.T, full_matrices=False)
     root = np.sqrt(singular[:rank])
-    b, a = (left @ u[:, :rank]) * root, root[:, None] * (vh[:rank] @ right.T)
-    missing = rank - len(root)  # of a layer that is narrower than the rank
-    if missing > 0:
-        b, a = np.pad(b, ((0, 0), (0, missing))), np.pad(a, ((0, missing), (0, 0)))
+    b, a = np.zeros((left.shape[0], rank)), np.array(sum(share * a for share, a, _ in terms))
+    # A direction that the product does not have keeps the mean of the A, with B 0: as LoRA starts, and can be learned.
+    there = np.flatnonzero(root > 1e-7 * max(1.0, float(root[0])))
+    b[:, there] = left @ u[:, there] * root[there]
+    a[there] = root[there, None] * (vh[there] @ right.T)
     return a, b

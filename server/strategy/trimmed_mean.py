@@ -37,7 +37,7 @@ class TrimmedMean:
         if not count:
             raise FedKT3DError("trimmed mean: no update was added, so there is no mean")
         # At least one value stays, of an even number two: the median.
-        cut = min(math.floor(self._share * count), (count - 1) // 2)
+        cut = min(math.floor(self._share * count + 1e-9), (count - 1) // 2)  # 0.29 * 100 is 28.99... in floats
         out = np.empty(self._size, dtype=np.float64)
         for start in range(0, self._size, _CHUNK):
             rows = np.sort(np.stack([update[start : start + _CHUNK] for update in self._updates]), axis=0)

@@ -14,7 +14,8 @@ from client.cli import app
 from client.gate.secure_site import SITES
 from client.site.seen_log import SeenLog
 from privacy.secagg.context import Cohort
-from server.record.public_log import PublicLog, RunLog
+from privacy.wire.heads import RECEIPT
+from server.record.public_log import MOST_TEXT, PublicLog, RunLog
 from server.rounds.loop import run_federation
 from server.sites.attendance import ANYONE, Members
 from server.sites.dialect import DialectGrid
@@ -124,6 +125,28 @@ def test_a_rewritten_log_is_refused_and_the_evidence_kept(logged: Logged, how: s
     finish(logged, 4, "a", "b", "c")
     logged.tell("a")  # the log that it knows still goes on
     assert logged.seen("a").size() == 7
+
+
+def test_what_nobody_signed_is_refused_and_is_no_evidence(logged: Logged) -> None:
+    finish(logged, 1, "a", "b", "c")
+    logged.tell("a")
+    text = logged.log.receipt(0)
+    for junk in ("{}", "no receipt", text[:-2], text.replace('"size":1', '"size":2')):
+        with pytest.raises(PolicyError):
+            logged.seen("a").take(junk)
+    assert (logged.seen("a").size(), logged.seen("a").refused()) == (1, 0)
+
+
+def test_a_receipt_for_many_sites_is_cut_to_what_a_message_holds(logged: Logged) -> None:
+    many = [f"hospital-of-a-long-name-{number:04d}" for number in range(150)]
+    for number in range(1, 13):
+        finish(logged, number, *many)
+    text = logged.log.receipt(0)
+    assert 0 < len(text) <= MOST_TEXT
+    assert RECEIPT.accepts(text)
+    finish(logged, 13, *(f"{name}-{extra}" for name in many for extra in range(20)))
+    seen = 12
+    assert logged.log.receipt(seen) == "", "too many for any message: it asks nothing of the sites"
 
 
 def test_a_log_that_lost_entries_is_refused_until_they_are_back(logged: Logged) -> None:

@@ -62,9 +62,11 @@ def test_a_live_run_is_followed_to_its_end(out: Path, tmp_path: Path, monkeypatc
         def add(self, number: int, at: float, values: object) -> None:
             seen.set()
 
-        def close(self) -> None:
-            self.closed = True
+        def close(self, done: bool) -> None:
+            self.closed, self.done = True, done
 
+    running = [True]
+    monkeypatch.setattr("server.runs.track.in_use", lambda _: running[0])
     noted, rounds = Noted(), []
     follower = threading.Thread(target=lambda: rounds.append(track(out, [noted])))
     follower.start()
@@ -75,6 +77,12 @@ def test_a_live_run_is_followed_to_its_end(out: Path, tmp_path: Path, monkeypatc
     follower.join(10)
     assert rounds == [2]
     assert noted.closed
+    assert noted.done
+    failed = Noted()
+    (out / "events.jsonl").write_text("".join(json.dumps(event) + "\n" for event in EVENTS))
+    running[0] = False
+    assert track(out, [failed]) == 2, "a run that failed or was killed is followed no longer"
+    assert not failed.done
 
 
 def test_mlflow_shows_the_curves(out: Path, tmp_path: Path) -> None:
