@@ -97,7 +97,7 @@ dist-check: dist
 	  rounds.count=1 train.local_steps=1
 
 # For machines without an index: all wheels in dist/wheelhouse with hashes (docs/deploy.md, "Without an index"). KEY=FILE
-# signs them; TORCH=cpu or TORCH=cuda as above.
+# signs them; TORCH=cpu as above. What torch's CUDA build needs besides is not pinned, so it cannot be taken along.
 KEY ?=
 wheelhouse: $(READY)
 	$(BIN)/python deploy/wheelhouse.py dist/wheelhouse --torch $(TORCH_VERSION) \

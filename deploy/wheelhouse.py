@@ -3,7 +3,9 @@
 ``python deploy/wheelhouse.py OUT [--torch VERSION] [--torch-index URL] [--key FILE]``, in the repository's root and the
 environment of `make install`. OUT gets the wheels, ``requirements.txt`` with the hash of each, ``SHA256SUMS`` over all
 of it and, with a key (``ssh-keygen -t ed25519``), ``SHA256SUMS.sig``. Each package is the one that constraints.txt
-pins, and pip checks its hash. torch is the exception, as in the Makefile: its hash is that of what was downloaded.
+pins, and pip checks its hash. torch is the exception, as in the Makefile: its hash is that of what was downloaded. Of
+torch's CUDA build the packages that it needs besides (nvidia-*) are not pinned, so this makes a wheelhouse of its CPU
+build alone.
 """
 
 from __future__ import annotations
@@ -48,6 +50,10 @@ def pinned(constraints: str, names: set[str]) -> str:
         found = re.match(r"([A-Za-z0-9._-]+)==", block)
         if found:
             blocks[canonicalize_name(found[1])] = block.rstrip()
+    if missing := names - blocks.keys():
+        raise KeyError(
+            f"constraints.txt pins no {', '.join(sorted(missing))}; a CUDA build of torch needs more than it has"
+        )
     return "\n".join(blocks[name] for name in sorted(names)) + "\n"
 
 
