@@ -106,8 +106,8 @@ def judge(house: Path, mutant: Mutant, output: Path) -> str:
 
 def table(found: Sequence[tuple[Mutant, str]]) -> str:
     """Write the results as a table in Markdown."""
-    rows = [f"| `{m.name}` | `{m.file}` | {verdict} | `{m.test.rpartition('::')[2]}` |" for m, verdict in found]
-    return "\n".join(["| fault | in | | by the test |", "|---|---|---|---|", *rows])
+    rows = [f"| `{m.name}` | {verdict} | `{m.test.rpartition('::')[2]}` |" for m, verdict in found]
+    return "\n".join(["| fault | | by the test |", "|---|---|---|", *rows])
 
 
 def load_libraries() -> None:

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
@@ -15,15 +14,7 @@ import pytest
 from privacy.flower import processes
 from privacy.flower.processes import Child, closed_environment, is_running, rotate, sole_instance
 from shared_model.core.errors import InputError
-
-
-def eventually(condition: Callable[[], bool], seconds: float = 10.0) -> bool:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if condition():
-            return True
-        time.sleep(0.05)
-    return False
+from tests.builders.eventually import eventually
 
 
 def alive(pid: int) -> bool:

@@ -6,28 +6,19 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from simulations.soak import units
 from simulations.soak.units import Supervisor, Unit, end_all, marked
+from tests.builders.eventually import eventually
 
 LOOP = "import time\nwhile True: time.sleep(0.1)"
 # A child in a session of its own, as `start` makes them.
 PARENT = f"import subprocess, sys\nsubprocess.Popen([sys.executable, '-c', {LOOP!r}], start_new_session=True)\n{LOOP}"
-
-
-def eventually(condition: Callable[[], object], seconds: float = 30.0) -> bool:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if condition():
-            return True
-        time.sleep(0.05)
-    return False
 
 
 @pytest.fixture
@@ -80,6 +71,7 @@ def test_a_harness_that_is_killed_leaves_nothing_behind(mark: str, tmp_path: Pat
     code = f"""\
 import os, sys, time
 from pathlib import Path
+from tests.builders.eventually import eventually
 from simulations.soak.units import Supervisor, Unit
 with Supervisor({mark!r}, lambda: None) as found:
     command = [sys.executable, "-c", {PARENT!r}]
