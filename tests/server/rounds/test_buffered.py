@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -12,10 +13,15 @@ from flwr.app import UserConfig
 
 from client.app import NODE_CONFIG_KEY, client_app
 from client.site.config import SiteConfig
-from privacy.wire.messages import TrainTask
+from privacy.wire.messages import Reply, TrainTask
 from server.config.schedule import train_task
-from server.rounds.buffered import STALENESS
+from server.rounds.buffered import STALENESS, BufferedSteps
 from server.rounds.result import QuorumError
+from server.rounds.steps import Link, TrainRules
+from server.sites.attendance import Register
+from server.sites.exchange import Answer
+from server.strategy.choose import Joining
+from server.strategy.update_sum import UpdateRejectedError
 from simulations.engine.faults import Fault, add_faults
 from simulations.engine.quadratic import QuadraticTraining, centre, run_quadratic, write_sites
 from tests.builders.run_config import aggregate_config, plain_run, rounds_config, train_config
@@ -98,3 +104,20 @@ def test_scores_come_from_those_who_are_not_at_work(tmp_path: Path, nodes: list[
     for record in result.history:
         assert record.evaluation is not None
         assert set(record.evaluation.per_site) == {"alpha", "beta"}
+
+
+@pytest.mark.parametrize(("length", "admitted", "reason"), [(10.5, True, "norm_exceeded"), (1.0, False, "wrong_name")])
+def test_a_late_update_obeys_the_limit_at_full_length_and_its_site_must_still_be_admitted(
+    tmp_path: Path, length: float, admitted: bool, reason: str
+) -> None:
+    """Discounted, a vector of 10.5 would pass a limit of 10."""
+    (tmp_path / "nodes.json").write_text(json.dumps({"gamma": {"node_id": "7"}} if admitted else {}))
+    link = Link(grid=None, run_id="", spec_json="", manifest_hash="", register=Register(tmp_path / "nodes.json"))  # type: ignore[arg-type]
+    rules = TrainRules(
+        deadline_s=1.0, joining=Joining(config=CONFIG.aggregate, max_norm=10.0), by_patients=False, attempt=1
+    )
+    vector = np.array([length, 0.0], np.float32)
+    answer = Answer(node=7, site="gamma", reply=Reply(kind="train", site="gamma", round=1, vector=vector, patients=1))
+    with pytest.raises(UpdateRejectedError) as caught:
+        BufferedSteps(link, 2)._check(answer, rules, 2)
+    assert caught.value.reason == reason
