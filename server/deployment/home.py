@@ -4,6 +4,7 @@
 server.json            the consortium's name, addresses and ports
 ca/ca.key ca.crt       the consortium's authority; ca.key may be kept elsewhere: `start` and `run` never need it
 ca/roster.key .crt     what signs rosters, plans and admissions; certified by the authority
+ca/log.key             what signs the heads of the public log
 ca/sites/SITE.crt      the certificate of each site
 tls/server.key .crt    what the SuperLink shows to the sites
 secrets/               superexec: who may take the ServerApp's task; control: who may use the control channel
@@ -12,7 +13,7 @@ state/                 SuperLink's database, the lock, what runs now
 roster.json plan.json  signed documents, for the sites to see
 invitations.json       open invitations: a hash of each one-time code (0600)
 sites.json             Flower's node id and node key of each admitted site
-public_log/            what was done, in a file that only grows, and the key that signs its state
+public_log/            what was done, in a file that only grows, and its signed heads
 app/  runs/  logs/     the stub bundle, one folder per run, what the processes print
 ```
 """
@@ -124,9 +125,8 @@ class ServerHome:
 
     def public_log(self) -> PublicLog:
         """Return the transparency log of this coordinator."""
-        return PublicLog(
-            self.folder / "public_log", certificates.consortium_id(identity.read_input(self.ca_certificate))
-        )
+        consortium = certificates.consortium_id(identity.read_input(self.ca_certificate))
+        return PublicLog(self.folder / "public_log", consortium, key=self.folder / "ca" / "log.key")
 
     def secret(self, name: str) -> Path:
         """Path of the secret called `name` (superexec, control)."""

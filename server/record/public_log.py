@@ -1,7 +1,8 @@
 """The transparency log of a coordinator: what it did, in a file that only grows, and receipts for the sites.
 
 ``HOME/public_log/``: ``entries.jsonl`` (a line in canonical JSON for each round and act), ``head.json`` (the newest
-signed head), ``log.key`` and ``log_key.json`` (the key that signs heads, and its certificate by the document key). An
+signed head) and ``log_key.json`` (the certificate, by the document key, of the key that signs heads). That key is in
+another folder (``HOME/ca/log.key``), so that the log's folder can be copied to whoever wants to read it. An
 entry is on the disk before the roster, plan or vector that it tells of, so an act that a crash cut short may be listed
 twice. (A site's node may be known to the SuperLink a moment before its admission is listed.)
 """
@@ -35,10 +36,10 @@ _ROUNDS, MOST_TEXT = (12, 4, 1), 100_000
 
 
 class PublicLog:
-    """The log in ``folder``. Several processes may add to it at once."""
+    """The log in ``folder``, whose heads the private key in the file ``key`` signs. Several processes may add to it."""
 
-    def __init__(self, folder: Path, consortium: str) -> None:
-        self._folder, self._consortium = folder, consortium
+    def __init__(self, folder: Path, consortium: str, *, key: Path) -> None:
+        self._folder, self._consortium, self._key = folder, consortium, key
         self._lines: list[bytes] = []
         self._leaves: list[bytes] = []
         self._read = 0
@@ -51,7 +52,7 @@ class PublicLog:
 
     def certify(self, document_key_pem: bytes) -> None:
         """Make the log's key, and have the document key certify it, where that was not done before."""
-        key, certificate = self._folder / "log.key", self._folder / "log_key.json"
+        key, certificate = self._key, self._folder / "log_key.json"
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not key.exists():
             create_file(key, certificates.new_signing_key(), PRIVATE)
@@ -88,7 +89,7 @@ class PublicLog:
 
     def head(self, size: int | None = None) -> bytes | None:
         """Return a signed head; None where the log has no key. The newest one is kept on the disk."""
-        key, certificate = self._folder / "log.key", self._folder / "log_key.json"
+        key, certificate = self._key, self._folder / "log_key.json"
         newest = self.size()
         size = newest if size is None else size
         if size not in self._heads:

@@ -35,7 +35,7 @@ class Logged:
         self.log = self.opened("log")
 
     def opened(self, name: str) -> PublicLog:
-        log = PublicLog(self.folder / name, self.homes.consortium.id)
+        log = PublicLog(self.folder / name, self.homes.consortium.id, key=self.folder / "log.key")
         log.certify(self.homes.consortium.signer_key)
         return log
 

@@ -117,7 +117,7 @@ def forms(key_file: bytes) -> list[bytes]:
 
 def test_no_private_key_is_anywhere_but_in_its_folder(planned: Deployment) -> None:
     expected = {planned.folder / "usb.key", planned.home / "ca" / "roster.key", planned.home / "tls" / "server.key"}
-    expected.add(planned.home / "public_log" / "log.key")
+    expected.add(planned.home / "ca" / "log.key")
     for home in planned.folder.glob("site-*/"):  # folders alone
         expected |= {home / "keys" / "identity", home / "keys" / "node"}
     files = [path for path in planned.folder.rglob("*") if path.is_file()]

@@ -38,8 +38,8 @@ def test_without_keys_it_says_which_to_put_back(home: ServerHome, tmp_path: Path
     content = (tmp_path / "a.tar").read_bytes()
     private = [home.ca_key, home.roster_key, home.tls_key, home.secret("control"), home.secret("superexec")]
     assert all(path.read_bytes() not in content for path in private)
-    assert (home.folder / "public_log" / "log.key").read_bytes() not in content
-    lost = ["ca/ca.key", "ca/roster.key", "public_log/log.key", "tls/server.key"]
+    assert (home.folder / "ca" / "log.key").read_bytes() not in content
+    lost = ["ca/ca.key", "ca/log.key", "ca/roster.key", "tls/server.key"]
     assert restore_coordinator(tmp_path / "a.tar", tmp_path / "new") == lost
     assert ServerHome.load(tmp_path / "new").secret("control").read_bytes() != home.secret("control").read_bytes()
 

@@ -17,8 +17,12 @@ CONSORTIUM = Consortium()
 RUN = "c" * 32
 
 
+def opened(folder: Path) -> PublicLog:
+    return PublicLog(folder / "log", CONSORTIUM.id, key=folder / "log.key")
+
+
 def made(folder: Path) -> PublicLog:
-    log = PublicLog(folder / "log", CONSORTIUM.id)
+    log = opened(folder)
     log.certify(CONSORTIUM.signer_key)
     return log
 
@@ -80,7 +84,7 @@ def test_a_line_that_a_crash_cut_off_is_not_in_the_log(tmp_path: Path) -> None:
     assert log.size() == 1
     log.add("invite", site="b")
     assert [entry["site"] for entry in log.entries()] == ["a", "b"]
-    assert PublicLog(tmp_path / "log", CONSORTIUM.id).root() == log.root()
+    assert opened(tmp_path).root() == log.root()
 
 
 def test_a_line_that_is_no_entry_is_named(tmp_path: Path) -> None:
@@ -88,27 +92,27 @@ def test_a_line_that_is_no_entry_is_named(tmp_path: Path) -> None:
     log.add("invite", site="a")
     log.path.write_bytes(log.path.read_bytes() + b'{"b": 1}\n')
     with pytest.raises(InputError, match="line 2 is no entry"):
-        PublicLog(tmp_path / "log", CONSORTIUM.id).entries()
+        opened(tmp_path).entries()
 
 
 def _add(folder: Path, name: str) -> None:
     for number in range(20):
-        PublicLog(folder, CONSORTIUM.id).add("invite", site=f"{name}{number}")
+        opened(folder).add("invite", site=f"{name}{number}")
 
 
 def test_two_processes_add_at_once_and_no_line_is_lost(tmp_path: Path) -> None:
     context = multiprocessing.get_context("fork")
-    processes = [context.Process(target=_add, args=(tmp_path / "log", name)) for name in "ab"]
+    processes = [context.Process(target=_add, args=(tmp_path, name)) for name in "ab"]
     for process in processes:
         process.start()
     for process in processes:
         process.join()
-    found = [entry["site"] for entry in PublicLog(tmp_path / "log", CONSORTIUM.id).entries()]
+    found = [entry["site"] for entry in opened(tmp_path).entries()]
     assert sorted(found) == sorted(f"{name}{number}" for name in "ab" for number in range(20))
 
 
 def test_without_a_certified_key_there_are_entries_and_no_heads(tmp_path: Path) -> None:
-    log = PublicLog(tmp_path / "log", CONSORTIUM.id)
+    log = opened(tmp_path)
     log.add("invite", site="a")
     assert log.head() is None
     assert log.receipt(0) == ""
