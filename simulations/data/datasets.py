@@ -15,19 +15,30 @@ from simulations.settings.commands import DataSettings
 
 
 def hospitals(data: DataSettings, partition: str, out: Path, seed: int) -> list[SiteConfig]:
-    """The hospitals of a run. Phantom hospitals are written below ``data.root`` (or ``out``) unless they are there."""
+    """The hospitals of a run. Phantom hospitals are written below ``data.root`` (or ``out``) unless they are there.
+
+    InputError when ``data.hospitals`` names one that the partition does not have.
+    """
     if data.kind == "openkbp":
-        return load_partition(
+        found = load_partition(
             openkbp_root(data, out),
             partition,
             train_per_site=data.train_per_site or None,
             validation_per_site=data.validation_per_site or None,
         )
-    return phantom_hospitals(data, data.root or out / "data", seed)
+    else:
+        found = phantom_hospitals(data, data.root or out / "data", seed)
+    there = [site.site for site in found]
+    for name in data.hospitals:
+        if name not in there:
+            raise InputError(f"data.hospitals: no hospital {name!r}; expected some of {', '.join(there)}")
+    return [site for site in found if not data.hospitals or site.site in data.hospitals]
 
 
 def hospital_count(data: DataSettings, partition: str, out: Path) -> int:
     """How many hospitals ``hospitals`` gives, without making phantoms."""
+    if data.hospitals:
+        return len(data.hospitals)
     return len(load_partition(openkbp_root(data, out), partition)) if data.kind == "openkbp" else data.sites
 
 
@@ -54,8 +65,22 @@ def phantom_hospitals(data: DataSettings, root: Path, seed: int) -> list[SiteCon
     return sites
 
 
+def training_sites(data: DataSettings, partition: str | None, out: Path, seed: int) -> list[SiteConfig]:
+    """Sites whose ``validation`` lists the patients that a central training learns from.
+
+    Those of the hospitals of ``partition`` (of ``data.hospitals``), or without a partition all of the official split.
+    """
+    if partition is None and data.kind == "openkbp":
+        if data.hospitals:
+            raise InputError("data.hospitals: expected partition=NAME too, which says who the hospitals are")
+        return evaluation_sites(data, "train", out, seed)
+    return [replace(site, train=(), validation=site.train) for site in hospitals(data, partition or "", out, seed)]
+
+
 def evaluation_sites(data: DataSettings, split: str, out: Path, seed: int) -> list[SiteConfig]:
     """Sites whose ``validation`` lists the patients of ``split`` (train, validation, test, all), for scoring."""
+    if data.hospitals:
+        raise InputError(f"data.hospitals={list(data.hospitals)}: splits are scored whole; expected an empty list")
     if data.kind == "openkbp":
         limits = {"train_per_site": data.train_per_site, "validation_per_site": data.validation_per_site}
         for key in (key for key, limit in limits.items() if limit):

@@ -36,7 +36,7 @@ class DataSettings:
     """Where patients come from. ``openkbp`` needs ``root``; ``phantom`` makes ``sites`` hospitals of ``patients``.
 
     OpenKBP's ``root`` is a clone of the challenge's repository, which is converted once into ``cache`` (None: a folder
-    of the run), or the npz form that such a conversion writes.
+    of the run), or the npz form that such a conversion writes. ``hospitals``: those of the run, by name; none: all.
     """
 
     kind: str
@@ -46,6 +46,7 @@ class DataSettings:
     validation_per_site: int = 0
     sites: int = 4
     patients: int = 12
+    hospitals: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.kind not in ("openkbp", "phantom"):
@@ -181,7 +182,10 @@ def data_settings(raw: dict[str, Any]) -> DataSettings:
     """The key ``data`` of a composed configuration."""
     values = dict(mapping(raw, "data"))
     root, cache = (optional_path(values.pop(key, None), f"data.{key}") for key in ("root", "cache"))
-    return DataSettings(root=root, cache=cache, **values)
+    names = values.pop("hospitals", [])
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise InputError(f"data.hospitals={names!r}: expected a list of hospitals' names")
+    return DataSettings(root=root, cache=cache, hospitals=tuple(names), **values)
 
 
 def run_configuration(overrides: Sequence[str]) -> tuple[dict[str, Any], str]:

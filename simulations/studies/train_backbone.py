@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
@@ -36,7 +36,7 @@ from shared_model.scoring.dosimetry import CaseScore, score_case, summarise
 from shared_model.training.recipe import Recipe
 from shared_model.training.run import Row, Trainer, run
 from shared_model.training.together import joined
-from simulations.data.datasets import evaluation_sites
+from simulations.data.datasets import evaluation_sites, training_sites
 from simulations.reports.events import FOLDER, NOT_INSTALLED, CurveEvents, events_possible
 from simulations.settings.commands import DataSettings, data_settings
 from simulations.settings.composition import (
@@ -59,6 +59,7 @@ class TrainSettings:
     """See simulations/conf/train.yaml."""
 
     data: DataSettings
+    partition: str | None
     recipe: Recipe
     out: Path
     cache: Path
@@ -93,6 +94,7 @@ def train_settings(overrides: Sequence[str]) -> TrainSettings:
     }
     return TrainSettings(
         data=data_settings(raw),
+        partition=None if raw["partition"] is None else str(raw["partition"]),
         recipe=recipe,
         out=out,
         cache=optional_path(raw["cache"], "cache") or out / "cache",
@@ -173,7 +175,7 @@ def export(settings: TrainSettings, trainer: Trainer) -> None:
         "numbers": vector.size,
         "manifest": manifest_hash(spec),
     }
-    sites = evaluation_sites(settings.data, "train", settings.out, settings.recipe.seed)
+    sites = _sites(settings, "train")
     report = {
         "name": "central",
         "seed": trainer.recipe.seed,
@@ -216,9 +218,17 @@ def _score(network: PyramidDiT, case: Case, patient: PatientChannels, steps: int
     return score_case(case, torch.from_numpy(np.ascontiguousarray(dose)))
 
 
+def _sites(settings: TrainSettings, split: str) -> list[SiteConfig]:
+    """Sites whose ``validation`` lists who is trained on, or who is scored: always the whole official split."""
+    if split == "train":
+        return training_sites(settings.data, settings.partition, settings.out, settings.recipe.seed)
+    everybody = replace(settings.data, hospitals=(), train_per_site=0, validation_per_site=0)
+    return evaluation_sites(everybody, split, settings.out, settings.recipe.seed)
+
+
 def _cohort(settings: TrainSettings, split: str, bars: Progress) -> tuple[list[PatientChannels], list[Case]]:
     """Patients of a split; of validation also their cases, to score."""
-    sites = evaluation_sites(settings.data, split, settings.out, settings.recipe.seed)
+    sites = _sites(settings, split)
     listed = [(site, case_id) for site in sites for case_id in site.validation]
     bar = bars.add_task(f"{split} patients", total=len(listed), note="")
     patients, cases = [], []

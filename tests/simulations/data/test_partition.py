@@ -10,7 +10,9 @@ import pytest
 
 from client.site.config import SiteConfig
 from shared_model.core.errors import InputError
+from simulations.data.datasets import evaluation_sites, hospital_count, hospitals, training_sites
 from simulations.data.partition import load_partition, one_site, openkbp_split
+from simulations.settings.commands import data_settings
 
 
 @pytest.fixture
@@ -107,3 +109,22 @@ def test_unknown_names_and_folders(root: Path, tmp_path: Path) -> None:
     (root / "ours.json").write_text("{")
     with pytest.raises(InputError, match="cannot be read as JSON"):
         load_partition(root, str(root / "ours.json"))
+
+
+def test_some_hospitals_alone_train_and_everybody_is_scored(root: Path) -> None:
+    ours = str(root / "ours.json")
+    data = data_settings({"data": {"kind": "openkbp", "root": str(root), "hospitals": ["A"]}})
+    assert [site.site for site in hospitals(data, ours, root, 0)] == ["A"]
+    assert hospital_count(data, ours, root) == 1
+    assert [site.validation for site in training_sites(data, ours, root, 0)] == [("pt_4",)]
+    with pytest.raises(InputError, match=r"data\.hospitals: no hospital 'C'; expected some of B, A"):
+        hospitals(data_settings({"data": {"kind": "openkbp", "root": str(root), "hospitals": ["C"]}}), ours, root, 0)
+    with pytest.raises(InputError, match="expected partition=NAME"):
+        training_sites(data, None, root, 0)
+    with pytest.raises(InputError, match="splits are scored whole"):
+        evaluation_sites(data, "validation", root, 0)
+    with pytest.raises(InputError, match="expected a list of hospitals' names"):
+        data_settings({"data": {"kind": "openkbp", "root": str(root), "hospitals": "A"}})
+    everybody = data_settings({"data": {"kind": "openkbp", "root": str(root)}})
+    (site,) = training_sites(everybody, None, root, 0)
+    assert site.validation == ("pt_1", "pt_2", "pt_4")
