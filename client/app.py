@@ -156,6 +156,7 @@ def _answer(
     if account is not None:
         # On the disk before anything leaves. From here on nothing may fail that could be asked for again.
         account.spend()
+        account.hold()
     if secure is not None:
         ring = _exact_ring(asked, done, patients, gate.filter_metrics(done.metrics)) if done.ring is None else done.ring
         message, masked = secure.mask(asked, ring)

@@ -5,6 +5,7 @@ Both have the same methods, so a caller need not know which of the two it has.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -46,6 +47,9 @@ class Gate(Protocol):
 
     def ledger(self, terms: PrivacyTerms) -> SiteLedger | None:
         """Return the ledger that a release by ``terms`` is charged to; None where the site keeps none."""
+
+    def wait(self, seconds: float) -> None:
+        """Let an answer wait for its time."""
 
     def count_answer(self, asked: Request) -> None:
         """Count and note a training answer, durably. Raises PolicyError when the pinned plan allows no more."""
@@ -114,6 +118,10 @@ class HospitalGate:
             bind(SiteConfig.load(self.home.site_config).root, ledger)
         return ledger
 
+    def wait(self, seconds: float) -> None:
+        """Wait."""
+        time.sleep(seconds)
+
     def count_answer(self, asked: Request) -> None:
         """Note the round in the home's state, and count it there where there is a plan."""
         if asked.vector is not None:
@@ -179,6 +187,9 @@ class SimulatedGate:
     def seen(self) -> int:
         """Return 0: a simulation has no log."""
         return 0
+
+    def wait(self, seconds: float) -> None:
+        """Wait for nothing: nobody takes the time in a simulation."""
 
     def count_answer(self, asked: Request) -> None:
         """Count nothing: there is no plan."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from client.gate.gates import Gate
 from privacy.dp.ledger import SiteLedger
@@ -20,6 +23,8 @@ class Account:
     run_id: str
     task: TrainTask
     terms: PrivacyTerms
+    wait: Callable[[float], None]
+    asked_at: float = field(default_factory=time.monotonic)
 
     def check(self) -> None:
         """Raise PolicyError if the site cannot pay it. Call this before any work is done for the task.
@@ -45,6 +50,15 @@ class Account:
         )
         self.ledger.charge(entry, self._ahead)
 
+    def hold(self) -> None:
+        """Wait for the next multiple of the terms' ``hold_s`` since the site was asked. Nothing where it is 0.
+
+        Work that took longer than one of them leaves at the second or a later one, which tells so much of its time.
+        """
+        if self.terms.hold_s > 0.0:
+            passed = time.monotonic() - self.asked_at
+            self.wait(math.ceil(passed / self.terms.hold_s) * self.terms.hold_s - passed)
+
     @property
     def _ahead(self) -> int:
         return self.task.rounds - self.task.round
@@ -57,6 +71,6 @@ def account_for(gate: Gate, asked: Request) -> Account | None:
     ledger = gate.ledger(asked.task.terms)
     if ledger is None or not ledger.made:
         raise PolicyError("ledger: this site keeps no privacy ledger, so it takes part in no private mode")
-    account = Account(ledger=ledger, run_id=asked.run_id, task=asked.task, terms=asked.task.terms)
+    account = Account(ledger=ledger, run_id=asked.run_id, task=asked.task, terms=asked.task.terms, wait=gate.wait)
     account.check()
     return account

@@ -231,7 +231,8 @@ def terms_in_words(terms: PrivacyTerms) -> list[str]:
     return [
         f"  a patient's epsilon over all {terms.steps} releases, at delta {terms.delta:g}: {near:.2f} towards the"
         f" coordinator and {whom}; {alone:.2f} if all others collude",
-        f"  noise {terms.z:g} over clipping norm {terms.clip:g}, sampling rate {terms.q:g}, {terms.cohort} patients at"
+        f"  noise {terms.z:g} over clipping norm {terms.clip:g}, sampling rate {terms.q:g}"
+        f" (counted as {terms.counted_q:g}), {terms.cohort} patients at"
         f" {terms.sites} sites declared, at least {terms.survivors} sites in a sum",
     ]
 

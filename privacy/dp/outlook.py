@@ -86,7 +86,7 @@ def outlook(terms: PrivacyTerms, parameters: int, rounds: int, ring_bits: int = 
 
     Raises AccountantError where two independent accountants disagree on an epsilon.
     """
-    near, alone = (checked_epsilon({(z, terms.q): terms.steps}, terms.delta) for z in (terms.z, terms.z_alone))
+    near, alone = (checked_epsilon({(z, terms.counted_q): terms.steps}, terms.delta) for z in (terms.z, terms.z_alone))
     exchanges = exchanges_of(rounds)
     up = (terms.encoding().bits if terms.mode in NOISE_SHARED else ring_bits) / 8
     units = {"shared": float(terms.cohort), "local": terms.cohort / terms.sites, "site": float(terms.sites)}[terms.mode]

@@ -46,7 +46,8 @@ class PrivacyTerms(PublicTerms):
     and noise are averaged into a patient's one gradient. ``local_steps``: K; with K above 1 (mode shared) a patient's
     vector is not one gradient but the mean of the K along a path of K steps of ``local_lr`` on this patient alone
     (DP-FedAvg with the patient as the unit: their delta, over the public K x local_lr). It is clipped once and released
-    once a round, so the accounting is the same.
+    once a round, so the accounting is the same. ``hold_s``: a site lets an answer go at a multiple of so many seconds
+    after it was asked; 0: as soon as it is done. Then its time may tell how many were drawn, and q counts as 1.
     """
 
     what: ClassVar[str] = "privacy terms"
@@ -64,6 +65,7 @@ class PrivacyTerms(PublicTerms):
     views: int = 2
     local_steps: int = 1
     local_lr: float = 0.01
+    hold_s: float = 0.0
 
     RULES: ClassVar[Mapping[str, Rule]] = {
         "mode": OneOf(NOISED),
@@ -80,6 +82,7 @@ class PrivacyTerms(PublicTerms):
         "views": Whole(1, 256),
         "local_steps": Whole(1, 1000),
         "local_lr": Real(0.0, 10.0, above=True),
+        "hold_s": Real(0.0, 1e6),
     }
 
     def __post_init__(self) -> None:
@@ -111,6 +114,11 @@ class PrivacyTerms(PublicTerms):
         return self.z / math.sqrt(self.honest)
 
     @property
+    def counted_q(self) -> float:
+        """The q that the accounts count with: an answer whose time tells of the draw hides nothing by drawing."""
+        return self.q if self.hold_s > 0.0 else 1.0
+
+    @property
     def units(self) -> int:
         """Most clipped vectors in one sum: one per patient, or in mode site one per site."""
         return self.sites if self.mode == "site" else self.cohort
@@ -138,7 +146,7 @@ class PrivacyTerms(PublicTerms):
         In mode site one patient may move their hospital's vector from one vector of norm C to another, by up to 2 C.
         """
         part = 0.5 if self.mode == "site" else 1.0
-        return Charge(z=part * self.z, z_alone=part * self.z_alone, q=self.q, count=count)
+        return Charge(z=part * self.z, z_alone=part * self.z_alone, q=self.counted_q, count=count)
 
 
 @lru_cache(maxsize=64)

@@ -183,7 +183,8 @@ class PrivacyConfig:
     ``cohort`` and ``sites``: the declared numbers of patients and sites, which are public. A sum needs at least
     ``rounds.min_sites`` sites; ``colluders`` of them may tell the coordinator what they know. ``bits``: size of the
     ring, 0: the smallest that fits. ``views``: random draws that are averaged into one gradient. ``local_lr``: rate of
-    the steps on one patient, in mode shared with ``train.local_steps`` above 1.
+    the steps on one patient, in mode shared with ``train.local_steps`` above 1. ``hold_s``: seconds; a site's answers
+    leave at its multiples, so that their time tells nothing; 0: at once, and q counts as 1.
     """
 
     mode: str
@@ -198,6 +199,7 @@ class PrivacyConfig:
     bits: int
     views: int
     local_lr: float
+    hold_s: float
 
     RULES: ClassVar[Mapping[str, Rule]] = {
         "mode": OneOf(MODES),
@@ -212,6 +214,7 @@ class PrivacyConfig:
         "bits": Whole(0, 64),
         "views": Whole(1, 256),
         "local_lr": Real(0.0, 10.0, above=True),
+        "hold_s": Real(0.0, 1e6),
     }
 
     def __post_init__(self) -> None:

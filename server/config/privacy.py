@@ -58,7 +58,13 @@ def run_terms(config: RunConfig) -> PrivacyTerms | None:
     if asked.mode not in NOISED:
         return None
     steps = config.rounds.count * releases(config)
-    z = asked.z or noise_multiplier(asked.epsilon, asked.delta, asked.q, steps)
+    if asked.hold_s >= config.rounds.deadline_s:
+        raise InputError(
+            f"privacy.hold_s={asked.hold_s:g}: no answer would come within the round's"
+            f" rounds.deadline_s={config.rounds.deadline_s:g}; expected less"
+        )
+    counted_q = asked.q if asked.hold_s > 0.0 else 1.0
+    z = asked.z or noise_multiplier(asked.epsilon, asked.delta, counted_q, steps)
     return PrivacyTerms(
         mode=asked.mode,
         z=z,
@@ -74,6 +80,7 @@ def run_terms(config: RunConfig) -> PrivacyTerms | None:
         views=asked.views,
         local_steps=config.train.local_steps if asked.mode == "shared" else 1,
         local_lr=asked.local_lr,
+        hold_s=asked.hold_s,
     )
 
 
@@ -134,7 +141,7 @@ def privacy_report(
     if terms is None:
         return {"mode": "none"}
     steps = sum(record.attempt for record in history) * per_round
-    spent = [{(z, terms.q): steps} for z in (terms.z, terms.z_alone)]
+    spent = [{(z, terms.counted_q): steps} for z in (terms.z, terms.z_alone)]
     return {
         "mode": terms.mode,
         "unit": "hospital" if terms.mode == "site" else "patient",
@@ -144,6 +151,7 @@ def privacy_report(
         "delta": terms.delta,
         "z": terms.z,
         "q": terms.q,
+        "hold_s": terms.hold_s,
         "steps": steps,
         "clip": terms.clip,
         "cohort": terms.cohort,

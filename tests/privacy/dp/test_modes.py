@@ -1,5 +1,6 @@
 import pytest
 
+from privacy.dp.accountant import Charge
 from privacy.dp.encoding import FINE
 from privacy.dp.terms import PrivacyTerms
 from shared_model.core.errors import InputError
@@ -19,7 +20,13 @@ def test_noise_is_shared_among_the_sites_that_are_sure_to_be_honest() -> None:
     assert shared.z_alone == 2.0
     assert shared.encoding().sigma_site == 2.0 * FINE
     assert shared.divisor == 50.0
-    assert shared.charge(3) == shared.charge().__class__(z=4.0, z_alone=2.0, q=0.5, count=3)
+    assert shared.charge(3) == Charge(z=4.0, z_alone=2.0, q=1.0, count=3)
+
+
+def test_the_draw_counts_only_where_an_answers_time_does_not_tell_of_it() -> None:
+    assert terms(q=0.5).charge().q == 1.0
+    assert terms(q=0.5, hold_s=60.0).charge().q == 0.5
+    assert terms(q=0.5).divisor == terms(q=0.5, hold_s=60.0).divisor == 50.0
 
 
 def test_a_local_site_stands_alone() -> None:
