@@ -23,7 +23,7 @@ class Account:
     run_id: str
     task: TrainTask
     terms: PrivacyTerms
-    wait: Callable[[float], None]
+    wait: Callable[[float], None] = time.sleep
     asked_at: float = field(default_factory=time.monotonic)
 
     def check(self) -> None:

@@ -10,7 +10,8 @@ import pytest
 from client.gate.spending import Account
 from privacy.dp.ledger import SiteLedger
 from privacy.dp.terms import PrivacyTerms
-from privacy.wire.messages import TrainTask
+from server.config.schedule import train_task
+from tests.builders.hospital_homes import CONFIG
 
 
 def account(folder: Path, waited: list[float], *, hold_s: float, worked_s: float) -> Account:
@@ -18,14 +19,10 @@ def account(folder: Path, waited: list[float], *, hold_s: float, worked_s: float
         mode="shared", z=4.0, q=0.5, steps=10, clip=0.1, delta=1e-5, cohort=100, sites=5, survivors=5, colluders=1,
         hold_s=hold_s,
     )  # fmt: skip
-    task = TrainTask(
-        round=1, rounds=10, seed=0, stage="dose", least_visible=0, local_steps=1, batch_size=1, lr=0.1,
-        grad_clip=1.0, weight_decay=0.0, terms=terms,
-    )  # fmt: skip
     return Account(
         ledger=SiteLedger(folder=folder, delta=1e-5),
         run_id="0" * 32,
-        task=task,
+        task=train_task(CONFIG, 1, terms.to_json()),
         terms=terms,
         wait=waited.append,
         asked_at=time.monotonic() - worked_s,
