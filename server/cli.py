@@ -77,9 +77,11 @@ def start(
     health_address: Annotated[
         str | None, typer.Option("--health", metavar="HOST:PORT", help="Also answer gRPC's health check there.")
     ] = None,
+    console: Annotated[bool, typer.Option("--console/--no-console", help="Also run the web page.")] = True,
 ) -> None:
-    """Run the coordinator until SIGTERM or Ctrl-C."""
-    coordinator.start(ServerHome.load(home_folder), lambda line: print(line, flush=True), health_address)
+    """Run the coordinator until SIGTERM or Ctrl-C, and its web page on 127.0.0.1 (`server console --link`)."""
+    server = ServerHome.load(home_folder)
+    coordinator.start(server, lambda line: print(line, flush=True), health_address, console=console)
 
 
 @app.command(cls=command_with_settings("server run", shared_settings))
@@ -182,6 +184,32 @@ def metrics(
         thread.join()
     finally:
         server.shutdown()
+
+
+@app.command()
+def console(
+    home_folder: Home,
+    host: Annotated[str, typer.Option(help="Address to listen on. Not loopback: HTTPS.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0: the control channel's + 1.")] = 0,
+    name: Annotated[
+        list[str] | None, typer.Option(help="Name by which browsers reach this machine; repeatable.")
+    ] = None,
+    link: Annotated[
+        bool, typer.Option("--link", help="Only print the address, with its token, of the page that runs.")
+    ] = False,
+) -> None:
+    """Serve a web page of this coordinator until Ctrl-C, and print its address with the token that opens it.
+
+    `server start` runs one on 127.0.0.1 already: --link prints its address.
+    """
+    from server.console.serve import Address, serve
+
+    server = ServerHome.load(home_folder)
+    address = Address(host=host, port=port or server.console_port, names=tuple(name or ()))
+    if link:
+        print(address.link(server))
+    else:
+        serve(server, address, lambda line: print(line, flush=True))
 
 
 @app.command()

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from privacy.agreement.admission import Admission
 from privacy.agreement.federation_plan import FederationPlan
-from privacy.flower.processes import read_state
+from privacy.flower.processes import read_state, sole_instance
 from privacy.trust import certificates, identity
 from privacy.trust.membership import (
     AdmissionRequest,
@@ -233,3 +235,10 @@ def read_ca_key(path: Path) -> bytes:
     if not path.exists():
         raise InputError(f"{path}: the CA's key is not here; bring it back and name it with --ca-key PATH")
     return read_private_key(path)
+
+
+@contextmanager
+def register_of(home: ServerHome) -> Iterator[Admissions]:
+    """Open the register of sites for one change at a time: of two at once, one would be lost."""
+    with sole_instance(home.folder / "state" / "members.lock", "another invite, admit, renew or revoke"):
+        yield Admissions(home)

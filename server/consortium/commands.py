@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from privacy.agreement.federation_plan import plan_hash
-from privacy.flower.processes import sole_instance
 from privacy.trust import certificates, identity
 from privacy.trust.membership import AdmissionRequest
-from privacy.trust.passphrase import read_private_key
 from server.config.federation_plan import PLAN_DAYS
 from server.config.settings_help import command_with_settings, shared_settings
-from server.consortium.admission import LONGEST_DAYS, Admissions, read_ca_key
+from server.consortium.admission import read_ca_key, register_of
 from server.deployment.home import ServerHome, renew_tls
 from shared_model.core.errors import InputError, naming
 from shared_model.core.files import PRIVATE, PUBLIC, create_file, write_bytes
@@ -46,7 +41,7 @@ def invite(
     target = _target(out or Path(f"{site}.invitation"))
     if target.exists():
         raise InputError(f"{target}: exists already; remove it or name another file with --out")
-    with _register(ServerHome.load(home_folder)) as register:
+    with register_of(ServerHome.load(home_folder)) as register:
         invitation = register.invite(site, days, address)
     create_file(target, invitation.to_json(), PRIVATE)
     record = {"site": site, "invitation": str(target), "consortium": invitation.consortium}
@@ -73,7 +68,7 @@ def admit(
         _target(out)
     with naming(request):
         read = AdmissionRequest.read(identity.read_input(request))
-    with _register(server) as register:
+    with register_of(server) as register:
         admitted = register.admit(read, ca_key or server.ca_key)
     target = out or Path(f"{admitted.site}.admission")
     write_bytes(target, admitted.file, mode=PUBLIC)
@@ -96,7 +91,7 @@ def renew(
     """Make a fresh admission for a site: 90 more days for the same keys, with the current roster and plan."""
     server = ServerHome.load(home_folder)
     target = _target(out or Path(f"{site}.admission"))
-    with _register(server) as register:
+    with register_of(server) as register:
         write_bytes(target, register.renew(site, ca_key or server.ca_key), mode=PUBLIC)
     _print({"site": site, "admission": str(target)} if as_json else [f"{site}: renewed; give it {target}"])
 
@@ -109,7 +104,7 @@ def revoke(
     as_json: AsJson = False,
 ) -> None:
     """Revoke a site in the roster. Its node key is refused from now on. `server start` must be running."""
-    with _register(ServerHome.load(home_folder)) as register:
+    with register_of(ServerHome.load(home_folder)) as register:
         left = None
         if note is not None:
             with naming(note):
@@ -131,7 +126,7 @@ def tls(
 ) -> None:
     """Make a new TLS key and certificate for the old names and the given ones. The next `server start` uses them."""
     server = ServerHome.load(home_folder)
-    with _register(server):
+    with register_of(server):
         certificate = renew_tls(server, read_ca_key(ca_key or server.ca_key), address or [])
     hosts, until = certificates.server_hosts(certificate), certificates.expires(certificate).date().isoformat()
     record = {"certificate": str(server.tls_certificate), "hosts": hosts, "expires": until}
@@ -148,48 +143,19 @@ def plan(
     as_json: AsJson = False,
 ) -> None:
     """Write and sign a run's federation plan, plan.json in the home: what the sites are asked to accept."""
-    from privacy.dp.outlook import masked_table, outlook, table
-    from server.config.compose import compose_run
-    from server.config.federation_plan import make_plan
+    from server.consortium.plan import sign_plan
 
     server = ServerHome.load(home_folder)
-    if not 1 <= days <= LONGEST_DAYS:
-        raise InputError(f"--days {days}: expected 1 to {LONGEST_DAYS}")
-    admissions = Admissions(server)
-    config = compose_run(overrides or [], len(admissions.roster().names()))
-    made = make_plan(admissions.parties(), config, admissions.next_plan_version(), days)
-    # Before anything is signed: two accountants must agree on what the plan promises.
-    exact, bits = made.mask_terms, 32 if made.mask_terms is None else made.mask_terms.ring_bits
-    found = None if made.terms is None else outlook(made.terms, made.parameters, made.rounds, bits)
-    every = config.rounds.evaluate_every
-    scored = -(-made.rounds // every) if every else 0
-    key, log = read_private_key(server.roster_key), server.public_log()
-    content = made.to_signed(key)
-    log.certify(key)
-    log.add("plan", name=made.name, version=made.version, plan=plan_hash(content))
-    write_bytes(server.plan_file, content, mode=PUBLIC)
-    record: dict[str, Any] = {"plan": str(server.plan_file), "sha256": plan_hash(content), "name": made.name}
-    if found is not None:
-        record["privacy"] = asdict(found)
+    made = sign_plan(server, overrides or [], days)
+    record: dict[str, Any] = {"plan": str(server.plan_file), "sha256": made.sha256, "name": made.plan.name}
+    if made.outlook is not None:
+        record["privacy"] = asdict(made.outlook)
     lines = [
-        *made.in_words(),
-        *([] if found is None else ["what the privacy terms cost and allow:", *table(found)]),
-        *(
-            ["what the sums cost:", *masked_table(made.parameters, made.rounds, scored, bits)]
-            if exact is not None and found is None
-            else []
-        ),
-        f"{server.plan_file}: sha256 {plan_hash(content)}",
+        *made.words,
+        f"{server.plan_file}: sha256 {made.sha256}",
         "  `server admit` and `server renew` include it; give the file to sites that are admitted already",
     ]
     _print(record if as_json else lines)
-
-
-@contextmanager
-def _register(server: ServerHome) -> Iterator[Admissions]:
-    """Open the register of sites for one change at a time: of two at once, one would be lost."""
-    with sole_instance(server.folder / "state" / "members.lock", "another invite, admit, renew or revoke"):
-        yield Admissions(server)
 
 
 def _target(path: Path) -> Path:

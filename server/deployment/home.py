@@ -123,6 +123,11 @@ class ServerHome:
         """Flower's node id and node key by site."""
         return self.folder / "sites.json"
 
+    @property
+    def console_port(self) -> int:
+        """Port of the console that `server start` runs, on 127.0.0.1: the one after the control channel's."""
+        return self.control_port + 1
+
     def public_log(self) -> PublicLog:
         """Return the transparency log of this coordinator."""
         consortium = certificates.consortium_id(identity.read_input(self.ca_certificate))

@@ -1,4 +1,4 @@
-"""`server start`: keep the coordinator's two processes alive, the guarded SuperLink and the executor of ServerApps.
+"""`server start`: keep the coordinator alive: the guarded SuperLink, the executor of ServerApps, the web page.
 
 The executor runs the ServerApp of a submitted run as its own child. All of them end with this process.
 """
@@ -33,17 +33,18 @@ from server.deployment.health import HealthService
 from server.deployment.home import ServerHome
 from shared_model.core.errors import FedKT3DError, InputError
 
-SUPERLINK, EXECUTOR = "superlink", "executor"
+SUPERLINK, EXECUTOR, CONSOLE = "superlink", "executor", "console"
 TLS_WARNING = dt.timedelta(days=30)
 LOOK_S = 10.0
 SILENT_S = 120.0  # a SuperLink that stores large parts answers late
 
 
-def start(home: ServerHome, say: Callable[[str], None], health: str | None = None) -> None:
+def start(home: ServerHome, say: Callable[[str], None], health: str | None = None, *, console: bool = True) -> None:
     """Run the coordinator until SIGTERM or SIGINT; `say` gets a line when it is ready and when it stops.
 
-    ``health``: HOST:PORT on which gRPC's health service answers; None: nowhere. InputError when the coordinator runs
-    already or a port is taken.
+    ``health``: HOST:PORT on which gRPC's health service answers; None: nowhere. ``console``: whether the web page runs
+    too; a federation does not need it, so a port that is taken there only costs the page. InputError when the
+    coordinator runs already or a port of its own is taken.
     """
     os.umask(0o077)
     with sole_instance(home.lock, "the coordinator"):
@@ -57,7 +58,7 @@ def start(home: ServerHome, say: Callable[[str], None], health: str | None = Non
                 f" server tls --home {home.folder}"
             )
         home.write_connection()
-        children = _children(home)
+        children = _children(home, console)
         with HealthService(health) as service:
             supervise(children, _Watch(home, children, say, service).tick)
     say("coordinator: stopped")
@@ -158,6 +159,8 @@ class _Watch:
         signs = {SUPERLINK: now if is_ready(self._home) else None, EXECUTOR: last_beat(self._home.beat(EXECUTOR))}
         self._health.say(serving=signs[SUPERLINK] is not None)
         for child in self._children:
+            if child.name not in signs:
+                continue
             seen = (child.pid, signs[child.name])
             if signs[child.name] is None:
                 seen = (child.pid, self._signs.get(child.name, ((None, None), now))[0][1])
@@ -168,11 +171,15 @@ class _Watch:
                 child.stop()
 
 
-def _children(home: ServerHome) -> list[Child]:
+def _children(home: ServerHome, console: bool) -> list[Child]:
     superlink = module_command("server.deployment.superlink", str(home.folder))
     executor = module_command("server.deployment.executor", str(home.folder))
     # The executor stops first: a ServerApp that runs can still tell the SuperLink that it ends.
-    return [
+    children = [
         Child(EXECUTOR, executor, home.environment("superexec"), home.log(EXECUTOR), home.folder),
         Child(SUPERLINK, superlink, home.environment("superlink"), home.log(SUPERLINK), home.folder),
     ]
+    if console:
+        page = module_command("server.console.serve", str(home.folder), LOOPBACK, str(home.console_port))
+        children.append(Child(CONSOLE, page, home.environment("control"), home.log(CONSOLE), home.folder))
+    return children

@@ -66,7 +66,7 @@ def ours(folder: Path, stack: ExitStack) -> tuple[ServerHome, list[Child], list[
     home = create("bench", folder / "coordinator", LOOPBACK, free_loopback_port(), free_loopback_port(), [])
     coordinator = Child(
         "coordinator",
-        [flower_program("server"), "start", "--home", str(home.folder)],
+        [flower_program("server"), "start", "--no-console", "--home", str(home.folder)],
         closed_environment(folder),
         folder / "coordinator.log",
         folder,

@@ -87,11 +87,12 @@ class Deployment:
         assert result.returncode == 0, f"{arguments}: exit {result.returncode}\n{result.stdout}\n{result.stderr}"
         return result.stdout
 
-    def spawn(self, program: str, home: Path) -> subprocess.Popen[bytes]:
-        """Start `server start` or `client start`."""
+    def spawn(self, program: str, home: Path, *, console: bool = False) -> subprocess.Popen[bytes]:
+        """Start `server start` (with its web page only where that is asked for) or `client start`."""
+        flags = [] if console or program != "server" else ["--no-console"]
         with (self.folder / f"{home.name}.out").open("ab") as out:
             process = subprocess.Popen(
-                [str(SCRIPTS / program), "start", "--home", str(home)],
+                [str(SCRIPTS / program), "start", "--home", str(home), *flags],
                 env=self._environment,
                 cwd=self.folder,
                 stdin=subprocess.DEVNULL,
@@ -102,12 +103,12 @@ class Deployment:
         self._started.append((process, home))
         return process
 
-    def start_coordinator(self) -> subprocess.Popen[bytes]:
+    def start_coordinator(self, *, console: bool = False) -> subprocess.Popen[bytes]:
         """Make the coordinator when there is none, start it, and wait until it is ready."""
         if not self.home.exists():
             ports = ("--port", str(self.port), "--control-port", str(self.control_port))
             self.must("server", "init", "consortium", "--home", self.home, *ports)
-        process = self.spawn("server", self.home)
+        process = self.spawn("server", self.home, console=console)
         state = self.home / "state" / "start.json"
         eventually(lambda: read(state).get("ready"), START_S, "the coordinator is ready")
         return process

@@ -1,0 +1,201 @@
+"""What the console knows of the coordinator: processes, sites, runs, certificates, disk, the log's head.
+
+Files are read at each look. The SuperLink is asked in a thread of its own and seldom, since each question starts a
+program: the page shows the last answer and how old it is.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import shutil
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from privacy.agreement.federation_plan import FederationPlan, plan_hash
+from privacy.dp.accountant import epsilon, profile
+from privacy.flower.processes import read_state
+from privacy.trust import certificates
+from server.config.run import RunConfig
+from server.console.run_view import RunView, RunViews
+from server.consortium.admission import Admissions
+from server.deployment import start as coordinator
+from server.deployment.control import Control
+from server.deployment.home import ServerHome
+from server.record.journal import in_use
+from server.runs import index as runs
+from shared_model.core.errors import FedKT3DError
+
+ASK_S = 15.0
+RUNS_SHOWN = 50
+ENDING = dt.timedelta(days=30)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SiteLine:
+    """One admitted or invited site. ``until``: the end of its certificate or its invitation."""
+
+    name: str
+    status: str
+    node_id: str = ""
+    until: str = ""
+    ends_soon: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunLine:
+    """One run: the last start in its folder."""
+
+    name: str
+    run_id: str
+    status: str
+    started: float
+    view: RunView
+
+    @property
+    def active(self) -> bool:
+        """Whether it is under way."""
+        return self.status in ("running", "starting", "pending")
+
+
+@dataclass
+class Overview:
+    """The coordinator in ``home``."""
+
+    home: ServerHome
+    views: RunViews = field(default_factory=RunViews)
+
+    def __post_init__(self) -> None:
+        self._lock = threading.Lock()
+        self._asking = False
+        self._asked_at = 0.0
+        self._next = 0.0
+        self._nodes: dict[str, str] = {}
+        self._states: dict[str, str] = {}
+        self._budgets: dict[tuple[str, int], dict[str, Any]] = {}
+
+    def look(self) -> dict[str, Any]:
+        """Return what the pages show."""
+        processes = coordinator.processes(self.home)
+        ready = bool(processes.get("ready"))
+        if ready:
+            self._ask()
+        log = self.home.public_log()
+        return {
+            "name": self.home.name,
+            "address": self.home.address,
+            "state": "ready for sites" if ready else "starting" if processes else "not running",
+            "processes": {name: told for name, told in processes.items() if isinstance(told, dict)},
+            "asked_at": self._asked_at if ready else 0.0,
+            "sites": self.sites(ready),
+            "runs": self.run_lines(),
+            "tls_until": self._until(self.home.tls_certificate.read_bytes()),
+            "disk_free_gb": shutil.disk_usage(self.home.folder).free / 1e9,
+            "log": {"size": log.size(), "root": log.root()} if log.path.exists() else None,
+            "plan": self.plan(),
+        }
+
+    def sites(self, ready: bool) -> list[SiteLine]:
+        """Return admitted sites, then those that are invited."""
+        known, found = read_state(self.home.sites_file), []
+        for name, site in sorted(known.items()):
+            path = self.home.site_certificate(name)
+            until, soon = self._until(path.read_bytes()) if path.exists() else ("", True)
+            status = self._nodes.get(site["node_id"], "unknown") if ready else "unknown"
+            found.append(SiteLine(name=name, status=status, node_id=site["node_id"], until=until, ends_soon=soon))
+        for name, invited in sorted(read_state(self.home.invitations_file).items()):
+            found.append(SiteLine(name=name, status="invited", until=str(invited["expires"])[:10]))
+        return found
+
+    def run_lines(self) -> list[RunLine]:
+        """Return the runs, newest first."""
+        last = {entry.out: entry for entry in runs.entries(self.home)}
+        return [self._run(entry) for entry in list(last.values())[::-1][:RUNS_SHOWN]]
+
+    def run(self, name: str) -> RunLine | None:
+        """Return the newest run of that name."""
+        return next((line for line in self.run_lines() if line.name == name), None)
+
+    def plan(self) -> dict[str, Any] | None:
+        """Return the signed plan in words, or why it cannot be read; None where there is none."""
+        if not self.home.plan_file.exists():
+            return None
+        content = self.home.plan_file.read_bytes()
+        try:
+            plan: FederationPlan = Admissions(self.home).plan(content)
+        except FedKT3DError as error:
+            return {"name": "", "sha256": plan_hash(content), "words": [str(error)]}
+        return {"name": plan.name, "sha256": plan_hash(content), "words": plan.in_words()}
+
+    def budget(self, line: RunLine) -> dict[str, Any] | None:
+        """Return what the run's steps so far cost a patient, of what it may cost; None without noise."""
+        key = (line.run_id, line.view.attempts)
+        if key not in self._budgets:
+            self._budgets.clear()
+            self._budgets[key] = _spent(runs.configuration(line.view.out), line.view.attempts)
+        return self._budgets[key] or None
+
+    def lineage(self, line: RunLine) -> list[tuple[str, str]]:
+        """Return where the run's adapter comes from and went: (what, hash or name)."""
+        config = runs.configuration(line.view.out)
+        told = [("started from", str(config.initial) or "the model's own start")]
+        report = line.view.out / runs.REPORT
+        if report.is_file():
+            adapter = json.loads(report.read_text(encoding="utf-8")).get("adapter", {})
+            told.append(("adapter", str(adapter.get("sha256", ""))))
+        published = [
+            str(entry.get("adapter", ""))
+            for entry in self.home.public_log().entries()
+            if entry.get("act") == "publish" and entry.get("run") == line.name
+        ]
+        return told + [("published, file", sha256) for sha256 in published]
+
+    def _run(self, entry: runs.RunEntry) -> RunLine:
+        view = self.views.of(entry.out)
+        status = self._states.get(entry.run_id, "")
+        if (entry.out / runs.REPORT).exists() and view.finished:
+            status = "finished"
+        elif not status:
+            status = "running" if in_use(entry.out) else "not running"
+        shown = status.removeprefix("finished:").replace("completed", "finished")
+        return RunLine(name=entry.name, run_id=entry.run_id, status=shown, started=entry.started, view=view)
+
+    def _until(self, certificate: bytes) -> tuple[str, bool]:
+        ends = certificates.expires(certificate)
+        return ends.date().isoformat(), ends - dt.datetime.now(dt.UTC) < ENDING
+
+    def _ask(self) -> None:
+        """Have the SuperLink asked, unless that is under way or was done just now."""
+        with self._lock:
+            if self._asking or time.monotonic() < self._next:
+                return
+            self._asking = True
+        threading.Thread(target=self._ask_now, daemon=True).start()
+
+    def _ask_now(self) -> None:
+        try:
+            control = Control(self.home)
+            nodes = {str(node["node-id"]): str(node["status"]) for node in control.nodes()}
+            states = {str(run["run-id"]): str(run["status"]) for run in control.runs()}
+            self._nodes, self._states, self._asked_at = nodes, states, time.time()
+        except FedKT3DError:
+            pass  # it stopped or failed at this moment; the page shows how old the last answer is
+        finally:
+            with self._lock:
+                self._asking, self._next = False, time.monotonic() + ASK_S
+
+
+def _spent(config: RunConfig, attempts: int) -> dict[str, Any]:
+    from server.config.privacy import releases, run_terms
+
+    try:
+        terms = run_terms(config)
+    except FedKT3DError:
+        return {}
+    if terms is None:
+        return {}
+    steps = attempts * releases(config)
+    spent, most = (epsilon(profile([terms.charge(n)]), terms.delta) if n else 0.0 for n in (steps, terms.steps))
+    return {"epsilon": spent, "of": most, "delta": terms.delta, "releases": steps, "most": terms.steps}

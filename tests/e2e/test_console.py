@@ -1,0 +1,116 @@
+"""The coordinator's web page in a real browser, beside a real federation: a run seen from its start to its adapter."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from selenium.webdriver.common.by import By
+from selenium.webdriver.remote.webelement import WebElement
+
+from shared_model.adapter.manifest import load_adapter
+from tests.e2e.browser import chromium, complaints, faults_of_access, needs_chromium
+from tests.e2e.conftest import FAST
+from tests.e2e.deployment import START_S, Deployment, eventually, read
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400), needs_chromium]
+
+
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory: pytest.TempPathFactory, hospitals: dict[str, Path]) -> Iterator[Deployment]:
+    """A coordinator with its web page, and two connected hospitals."""
+    deployment = Deployment(tmp_path_factory.mktemp("shown"))
+    try:
+        deployment.start_coordinator(console=True)
+        for name in ("north", "south"):
+            deployment.join(name, hospitals[name])
+        for name in ("north", "south"):
+            deployment.connected(name)
+        yield deployment
+    finally:
+        deployment.close()
+
+
+def test_a_run_is_started_followed_and_its_adapter_saved(shown: Deployment, tmp_path: Path) -> None:
+    link = shown.must("server", "console", "--home", shown.home, "--link").strip()
+    with chromium(tmp_path) as browser:
+        eventually(lambda: _opens(browser, link), START_S, "the console answers")
+        assert "token" not in browser.current_url
+        assert "ready for sites" in browser.find_element(By.ID, "live").text
+        eventually(lambda: browser.find_element(By.ID, "live").text.count("online") == 2, 60, "both sites are online")
+        assert faults_of_access(browser) == []
+
+        form = browser.find_element(By.CSS_SELECTOR, "form[data-act=start]")
+        form.find_element(By.NAME, "settings").send_keys(" ".join(("name=watched", "rounds.count=4", *FAST)))
+        form.find_element(By.TAG_NAME, "button").click()
+        eventually(lambda: "was started" in form.find_element(By.TAG_NAME, "output").text, 30, "the run is accepted")
+        eventually(lambda: "watched" in browser.find_element(By.ID, "live").text, 60, "the run is listed")
+
+        browser.get(link.split("?")[0] + "runs/watched")
+        eventually(lambda: _fact(browser, "Rounds").endswith(("1 of 4", "2 of 4")), 120, "a round appears by itself")
+        # One site goes in the middle: the page says so, and why.
+        executor = read(shown.folder / "south" / "state" / "start.json")["supernode"]["pid"]
+        os.kill(executor, signal.SIGKILL)
+        eventually(lambda: _fact(browser, "Rounds").endswith("4 of 4"), 240, "the run ends")
+        eventually(lambda: "finished" in _fact(browser, "State"), 60, "and is said to have")
+        assert browser.find_elements(By.CSS_SELECTOR, "figure svg path")
+        assert faults_of_access(browser) == []
+
+        eventually(lambda: bool(browser.find_elements(By.LINK_TEXT, "adapter.safetensors")), 30, "the adapter is there")
+        browser.find_element(By.LINK_TEXT, "adapter.safetensors").click()
+        saved = tmp_path / "saved" / "watched-adapter.safetensors"
+        eventually(saved.exists, 30, "the adapter is saved")
+        time.sleep(0.5)
+        assert saved.read_bytes() == (shown.home / "runs" / "watched" / "adapter.safetensors").read_bytes()
+        _, vector, _ = load_adapter(shown.home / "runs" / "watched" / "adapter.safetensors")
+        assert vector.size > 0
+        assert complaints(browser) == []
+
+
+def test_the_pages_end_does_not_touch_a_run(shown: Deployment) -> None:
+    log = shown.home / "state" / "start.json"
+    killed = read(log)["console"]["pid"]
+    os.kill(killed, signal.SIGKILL)
+    outcome = shown.run("name=unwatched", "rounds.count=1", *FAST)
+    assert len(outcome["report"]["history"]) == 1
+    eventually(lambda: read(log)["console"]["pid"] not in (None, killed), 60, "the page is started again")
+
+
+def test_on_a_phone_and_in_the_dark_nothing_is_cut_or_unreadable(shown: Deployment, tmp_path: Path) -> None:
+    link = shown.must("server", "console", "--home", shown.home, "--link").strip()
+    with chromium(tmp_path, width=390, height=844) as browser:
+        browser.execute_cdp_cmd(
+            "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": "dark"}]}
+        )
+        eventually(lambda: _opens(browser, link), START_S, "the console answers")
+        for address in ("", "runs/unwatched"):
+            browser.get(link.split("?")[0] + address)
+            wide = browser.execute_script("return document.documentElement.scrollWidth - window.innerWidth")
+            assert wide <= 0, address
+            assert faults_of_access(browser) == [], address
+
+
+def _opens(browser, link: str) -> bool:  # type: ignore[no-untyped-def]
+    from selenium.common.exceptions import WebDriverException
+
+    try:
+        browser.get(link)
+    except WebDriverException:
+        return False
+    return bool(browser.find_elements(By.ID, "live"))
+
+
+def _fact(browser, name: str) -> str:  # type: ignore[no-untyped-def]
+    """The value beside a name in the list of facts; empty while the page is being replaced."""
+    from selenium.common.exceptions import WebDriverException
+
+    try:
+        parts: list[WebElement] = browser.find_elements(By.CSS_SELECTOR, ".facts div")
+        found = [part for part in parts if part.find_element(By.TAG_NAME, "dt").text == name]
+        return found[0].find_element(By.TAG_NAME, "dd").text if found else ""
+    except WebDriverException:
+        return ""
