@@ -15,7 +15,7 @@ from simulations.settings.commands import evaluate_settings
 from simulations.studies.evaluate import evaluate_adapter
 
 VIDEO_PRIOR = "05bb38ab8570466e3b89a11f8f250456289f1fe10d0e13cfc6f770d6509011c5"
-VECTOR = "6b46eeb92076e24a495fc6bf7cd173e556b15083c119c113dc06f26a10b4fb28"
+VECTOR = "aab1d461935025c2e462578fb536d0f9faba7c670824b01a66f1e0166eda49cf"
 
 
 def test_prior_and_adapter_are_the_ones_that_the_results_are_of() -> None:
@@ -30,11 +30,11 @@ def test_prior_and_adapter_are_the_ones_that_the_results_are_of() -> None:
 
 @pytest.mark.skipif("FEDKT3D_OPENKBP" not in os.environ, reason="FEDKT3D_OPENKBP does not name the OpenKBP data set")
 def test_it_predicts_openkbp_as_the_results_say(tmp_path: Path) -> None:
-    """docs/results/backbone.md: 2.78 and 1.72 Gy. Other processors round bf16 otherwise, hence the margin."""
+    """docs/results/backbone.md: 2.76 and 1.70 Gy. Other processors round bf16 otherwise, hence the margin."""
     root = os.environ["FEDKT3D_OPENKBP"]
     settings = evaluate_settings(["data=openkbp", f"data.root={root}", f"out={tmp_path}", "threads=1", "device=cpu"])
     evaluate_adapter(settings, Progress(disable=True))
     metrics = json.loads((tmp_path / "summary.json").read_text())["metrics"]
     assert metrics["patients"] == 33
-    assert metrics["dose_score_gy"] == pytest.approx(2.78, abs=0.05)
-    assert metrics["dvh_score_gy"] == pytest.approx(1.72, abs=0.05)
+    assert metrics["dose_score_gy"] == pytest.approx(2.76, abs=0.05)
+    assert metrics["dvh_score_gy"] == pytest.approx(1.70, abs=0.05)
