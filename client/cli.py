@@ -22,6 +22,7 @@ from client.node import start as node
 from client.node import status as site_status
 from client.setup import enrol
 from client.site.home import ClientHome
+from client.site.migration import upgrade_site
 from client.site.policy import Policy
 from privacy.trust import certificates
 from shared_model.core.command import add_version, run_command
@@ -117,6 +118,8 @@ def leave(
 @app.command()
 def start(home_folder: Home) -> None:
     """Take part in the federation until SIGTERM or Ctrl-C."""
+    for line in upgrade_site(home_folder):
+        print(line, flush=True)
     site = ClientHome.load(home_folder)
     site.require_admission()
     node.start(site, lambda line: print(line, flush=True))

@@ -24,6 +24,7 @@ from server.deployment import home
 from server.deployment import start as coordinator
 from server.deployment.backup import back_up_coordinator, restore_coordinator
 from server.deployment.home import ServerHome
+from server.deployment.migration import upgrade_coordinator
 from server.runs import index as runs
 from server.runs.follow import run as run_federation
 from server.runs.publish import publish as publish_adapter
@@ -80,8 +81,22 @@ def start(
     console: Annotated[bool, typer.Option("--console/--no-console", help="Also run the web page.")] = True,
 ) -> None:
     """Run the coordinator until SIGTERM or Ctrl-C, and its web page on 127.0.0.1 (`server console --link`)."""
+    for line in upgrade_coordinator(home_folder):
+        print(line, flush=True)
     server = ServerHome.load(home_folder)
     coordinator.start(server, lambda line: print(line, flush=True), health_address, console=console)
+
+
+@app.command()
+def upgrade(home_folder: Home, as_json: AsJson = False) -> None:
+    """Bring the folder of an earlier version to this version's layout, and keep its files as they were in the folder.
+
+    `server start` does so by itself. A folder of this version stays as it is.
+    """
+    done = upgrade_coordinator(home_folder)
+    ServerHome.load(home_folder)
+    lines = done or [f"{home_folder}: is of this version already; nothing was changed"]
+    _print({"home": str(home_folder), "done": done} if as_json else lines)
 
 
 @app.command(cls=command_with_settings("server run", shared_settings))

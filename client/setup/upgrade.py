@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from client.site.config import SiteConfig
+from client.site.home import SCHEMA as HOME_SCHEMA
 from client.site.home import ClientHome
+from client.site.migration import schema_of, upgraded_policy
 from client.site.policy import Policy
 from client.training.installed import InstalledTraining
 from privacy.agreement.federation_plan import FederationPlan
@@ -52,20 +54,31 @@ def check_upgrade(folder: Path) -> UpgradeReport:
             problems.append(f"{what}: {error}")
 
     try:
-        home = ClientHome.load(folder)
+        home = ClientHome.load(folder, older=True)
     except FedKT3DError as error:
         return UpgradeReport(problems=(f"folder: {error}",), notes=())
     reads("site.yaml", lambda: SiteConfig.load(home.site_config))
     reads("admission", home.require_admission)
-    reads("policy.yaml", lambda: Policy.load(home.policy))
+    older = schema_of(home.folder) != HOME_SCHEMA
+    if older:
+        notes.append(
+            f"the folder has schema {schema_of(home.folder)}: client start, or client upgrade before it, brings it to"
+            f" {HOME_SCHEMA} and keeps a copy of each file that it changes"
+        )
+    reads("policy.yaml", lambda: _policy(home))
     if not any(line.startswith("policy.yaml") for line in problems):
-        policy = Policy.load(home.policy)
-        if set(policy.modes) & set(NOISED):
+        policy = _policy(home)
+        if set(policy.modes) & set(NOISED) and not older:  # `client upgrade` verifies an older ledger
             reads("privacy ledger", lambda: policy.ledger_in(home.folder).entries())
     reads("plan", lambda: _check_plan(home.pinned_plan(), problems, notes))
     if is_running(home.lock):
         notes.append("client start runs: stop it before this version starts")
     return UpgradeReport(problems=tuple(problems), notes=tuple(notes))
+
+
+def _policy(home: ClientHome) -> Policy:
+    """Return the site's policy as this version will have it."""
+    return Policy.parse(upgraded_policy(home.policy) or home.policy.read_text(encoding="utf-8"), home.policy.name)
 
 
 def _check_plan(plan: FederationPlan | None, problems: list[str], notes: list[str]) -> None:

@@ -38,8 +38,10 @@ from privacy.trust.roster import CONSORTIUM, SITE_NAME, Roster
 from shared_model.core.errors import InputError, naming
 from shared_model.core.fields import check_values
 from shared_model.core.files import PUBLIC, create_file
+from shared_model.core.migration import check_schema
 
-SCHEMA = 2
+RECORD = "client.json"
+SCHEMA, OLDEST_SCHEMA = 3, 2  # of this folder; client/site/migration.py brings an older one up
 FOLDERS = ("keys", "trust", "secrets", "flwr", "state", "logs")
 
 
@@ -197,12 +199,15 @@ class ClientHome:
         """Write client.json (never over an older one)."""
         record: dict[str, Any] = {"schema": SCHEMA, **asdict(self)}
         del record["folder"]  # the folder may move
-        create_file(self.folder / "client.json", (json.dumps(record, indent=1) + "\n").encode(), PUBLIC)
+        create_file(self.folder / RECORD, (json.dumps(record, indent=1) + "\n").encode(), PUBLIC)
 
     @staticmethod
-    def load(folder: Path) -> ClientHome:
-        """Read client.json in `folder`; InputError naming the file and the key when it is missing or wrong."""
-        path = folder.resolve() / "client.json"
+    def load(folder: Path, *, older: bool = False) -> ClientHome:
+        """Read client.json in `folder`; InputError naming the file and the key when it is missing or wrong.
+
+        ``older``: also a folder that has to be brought up first, to look at it.
+        """
+        path = folder.resolve() / RECORD
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
         except OSError as error:
@@ -211,8 +216,9 @@ class ClientHome:
             ) from error
         except ValueError as error:
             raise InputError(f"{path}: expected JSON as `client init` writes it") from error
-        if not isinstance(record, dict) or record.pop("schema", None) != SCHEMA:
-            raise InputError(f"{path}: key schema: expected {SCHEMA}")
+        schema = record.pop("schema", None) if isinstance(record, dict) else None
+        if not (older and schema == OLDEST_SCHEMA):
+            check_schema(path, schema, SCHEMA, OLDEST_SCHEMA, f"client upgrade --home {folder}")
         rules = {"site": SITE_NAME, "consortium": CONSORTIUM, "name": CONSORTIUM_NAME}
         with naming(path):
             server = record.pop("server", None)

@@ -16,15 +16,25 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from privacy.dp.accountant import Charge, adaptive_epsilon, budget, profile
-from privacy.dp.ledger_record import FIRST, SHOWINGS, LedgerEntry, Shown, charge_of, entry_of, read_record, record_of
+from privacy.dp.ledger_files import linked, read, write_all
+from privacy.dp.ledger_record import (
+    FIRST,
+    SHOWINGS,
+    LedgerEntry,
+    Shown,
+    charge_of,
+    entry_of,
+    read_record,
+    read_shown,
+    record_of,
+)
 from privacy.trust.signed import canonical
 from shared_model.core.errors import InputError, PolicyError
 from shared_model.core.files import sync_folder
@@ -71,8 +81,8 @@ class SiteLedger:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             if (self.folder / _RECORDS).exists():
                 raise self._change_error("its lock is missing")
-            with suppress(FileExistsError), _linked(self.folder / _HEAD) as descriptor:  # of two calls the first wins
-                _write_all(descriptor, canonical(_head([], os.urandom(16).hex())))
+            with suppress(FileExistsError), linked(self.folder / _HEAD) as descriptor:  # of two calls the first wins
+                write_all(descriptor, canonical(_head([], os.urandom(16).hex())))
                 os.fsync(descriptor)
             os.close(os.open(self.folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o600))
             sync_folder(self.folder)
@@ -85,12 +95,33 @@ class SiteLedger:
         with self._hold_lock():
             return self._read_head()[0]
 
+    def give_id(self, keep: Callable[[Path], None]) -> bool:
+        """Give an id to a ledger of a version that had none; its charges stay. Returns whether it had none.
+
+        ``keep`` gets the head before it changes. Raises InputError where the records are not as they were written.
+        """
+        with self._hold_lock():
+            path, records = self.folder / _HEAD, self._read_chain()[0]
+            raw = read(path)
+            if b'"id"' in raw or (records and not raw):
+                return False  # where something is wrong, reading the ledger says what
+            try:
+                before = json.loads(raw) if raw else _head([], "")  # those versions wrote it with the first charge
+                made = {**before, "id": os.urandom(16).hex()}
+            except (ValueError, TypeError):
+                raise self._change_error("its head cannot be read") from None
+            if raw:
+                keep(path)
+            self._replace(path, made)
+            self._check_head(records)
+            return True
+
     def show(self) -> Shown:
         """Return what the site shows its peers of this ledger now, with a number that grows; durable on return."""
         with self._hold_lock():
             records = self._repair()
             path = self.folder / _SHOWN
-            number, before = _shown(_read(path)) if path.exists() else (0, (FIRST,))
+            number, before = read_shown(read(path)) if path.exists() else (0, (FIRST,))
             shown = Shown(
                 number=number + 1,
                 records=len(records),
@@ -172,7 +203,7 @@ class SiteLedger:
         return records, length, self._check_head(records)
 
     def _read_chain(self) -> tuple[list[dict[str, Any]], int]:
-        content = _read(self.folder / _RECORDS)
+        content = read(self.folder / _RECORDS)
         # The process died while it wrote what follows the last whole line: no release had left for it.
         whole = content[: content.rfind(b"\n") + 1]
         records: list[dict[str, Any]] = []
@@ -186,7 +217,7 @@ class SiteLedger:
 
     def _read_head(self) -> tuple[str, int, str]:
         """Return id, number of records and last hash that the head names."""
-        raw = _read(self.folder / _HEAD)
+        raw = read(self.folder / _HEAD)
         if not raw:
             raise self._change_error("its head is missing")
         try:
@@ -230,7 +261,7 @@ class SiteLedger:
         try:
             descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
             try:
-                _write_all(descriptor, canonical(records[-1]) + b"\n")
+                write_all(descriptor, canonical(records[-1]) + b"\n")
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
@@ -249,7 +280,7 @@ class SiteLedger:
         partial = path.with_name(f"{path.name}.part")
         descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         try:
-            _write_all(descriptor, canonical(content))
+            write_all(descriptor, canonical(content))
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
@@ -259,37 +290,3 @@ class SiteLedger:
 
 def _head(records: Sequence[Mapping[str, Any]], identifier: str) -> dict[str, Any]:
     return {"id": identifier, "records": len(records), "hash": records[-1]["hash"] if records else FIRST}
-
-
-def _shown(raw: bytes) -> tuple[int, tuple[str, ...]]:
-    try:
-        found = json.loads(raw)
-        return int(found["number"]), tuple(map(str, found["hashes"]))
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError("privacy ledger: shown.json cannot be read; restore the ledger's folder") from error
-
-
-@contextmanager
-def _linked(path: Path) -> Iterator[int]:
-    """Give a descriptor whose content becomes the new file ``path`` at the end; FileExistsError if there is one."""
-    descriptor, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-    try:
-        yield descriptor
-        os.link(partial, path)
-    finally:
-        os.close(descriptor)
-        os.unlink(partial)
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        return b""
-    except OSError as error:
-        raise InputError(f"{path}: the privacy ledger cannot be read ({error.strerror})") from error
-
-
-def _write_all(descriptor: int, content: bytes) -> None:
-    while content:
-        content = content[os.write(descriptor, content) :]

@@ -110,5 +110,14 @@ def read_record(line: bytes, number: int, before: str) -> dict[str, Any] | None:
     return record if fitting else None
 
 
+def read_shown(raw: bytes) -> tuple[int, tuple[str, ...]]:
+    """Return number and hashes of the newest showings, as the ledger keeps them in ``shown.json``."""
+    try:
+        found = json.loads(raw)
+        return int(found["number"]), tuple(map(str, found["hashes"]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError("privacy ledger: shown.json cannot be read; restore the ledger's folder") from error
+
+
 def _hash(body: Mapping[str, Any]) -> str:
     return hashlib.sha256(b"fedkt3d:ledger:v1\n" + canonical(body)).hexdigest()

@@ -33,8 +33,10 @@ from privacy.trust.roster import Roster
 from server.record.public_log import PublicLog
 from shared_model.core.errors import InputError
 from shared_model.core.files import PRIVATE, PUBLIC, create_file, write_bytes
+from shared_model.core.migration import check_schema
 
-SCHEMA = 2
+RECORD = "server.json"
+SCHEMA, OLDEST_SCHEMA = 3, 2  # of this folder; server/deployment/migration.py brings an older one up
 CONNECTION = "coordinator"  # the name of the SuperLink connection in FLWR_HOME/config.toml
 CONTROL_USER = "coordinator"
 FOLDERS = ("ca", "tls", "secrets", "state", "logs", "runs", "app", "flwr/control", "flwr/superlink", "flwr/superexec")
@@ -158,12 +160,12 @@ class ServerHome:
         """Write server.json (never over an older one)."""
         record: dict[str, Any] = {"schema": SCHEMA, **asdict(self)}
         del record["folder"]  # the folder may move
-        create_file(self.folder / "server.json", (json.dumps(record, indent=1) + "\n").encode(), PUBLIC)
+        create_file(self.folder / RECORD, (json.dumps(record, indent=1) + "\n").encode(), PUBLIC)
 
     @staticmethod
     def load(folder: Path) -> ServerHome:
         """Read server.json in `folder`; InputError naming the file and the key when it is missing or wrong."""
-        path = folder.resolve() / "server.json"
+        path = folder.resolve() / RECORD
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
         except OSError as error:
@@ -172,8 +174,8 @@ class ServerHome:
             ) from error
         except ValueError as error:
             raise InputError(f"{path}: expected JSON as `server init` writes it") from error
-        if not isinstance(record, dict) or record.pop("schema", None) != SCHEMA:
-            raise InputError(f"{path}: key schema: expected {SCHEMA}")
+        schema = record.pop("schema", None) if isinstance(record, dict) else None
+        check_schema(path, schema, SCHEMA, OLDEST_SCHEMA, f"server upgrade --home {folder}")
         expected = {"name": str, "host": str, "port": int, "control_port": int, "address": str}
         if set(record) != set(expected):
             raise InputError(f"{path}: expected the keys schema, {', '.join(expected)}")

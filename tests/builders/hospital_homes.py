@@ -75,7 +75,7 @@ class Homes:
         create_file(home.identity_key, keys.identity_key, PRIVATE)
         create_file(home.ca_certificate, self.consortium.authority, PUBLIC)
         create_file(home.signer_certificate, self.consortium.signer, PUBLIC)
-        record = {"schema": 2, "site": name, "consortium": self.consortium.id, "name": "t", "server": "127.0.0.1:1"}
+        record = {"schema": 3, "site": name, "consortium": self.consortium.id, "name": "t", "server": "127.0.0.1:1"}
         (home.folder / "client.json").write_text(json.dumps(record))
         train = ("p1", "p2", "p3")
         SiteConfig(site=name, data="cases", root=home.folder, train=train, validation=("v",)).save(home.site_config)

@@ -20,7 +20,7 @@ TERMS = PrivacyTerms(
 
 @pytest.fixture
 def hospital(tmp_path: Path) -> HospitalGate:
-    record = {"schema": 2, "site": "a", "consortium": "0" * 32, "name": "c", "server": "127.0.0.1:1"}
+    record = {"schema": 3, "site": "a", "consortium": "0" * 32, "name": "c", "server": "127.0.0.1:1"}
     (tmp_path / "client.json").write_text(json.dumps(record))
     (tmp_path / "policy.yaml").write_text(default_policy_text())
     return HospitalGate.of_home(tmp_path)

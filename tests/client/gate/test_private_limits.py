@@ -95,7 +95,7 @@ def homes(tmp_path: Path) -> Iterator[Homes]:
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
     """A site's folder without a plan, whose policy allows every mode."""
-    record = {"schema": 2, "site": "a", "consortium": "0" * 32, "name": "c", "server": "127.0.0.1:1"}
+    record = {"schema": 3, "site": "a", "consortium": "0" * 32, "name": "c", "server": "127.0.0.1:1"}
     (tmp_path / "client.json").write_text(json.dumps(record))
     replace(SITE, root=tmp_path).save(tmp_path / "site.yaml")
     policy = default_policy_text().replace("require_plan: true", "require_plan: false")

@@ -29,7 +29,7 @@ def test_no_home_says_how_to_make_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        (('"schema": 2', '"schema": 1'), "schema"),
+        (('"schema": 3', '"schema": 1'), "schema"),
         (("north", "no/rth"), "site"),
         (('"site"', '"sight"'), "site"),
         (('"name"', '"name": "x", "extra"'), "field"),

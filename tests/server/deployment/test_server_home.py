@@ -71,7 +71,7 @@ def test_a_damaged_home_names_file_and_key(tmp_path: Path) -> None:
     for change, named in (
         ((": 9092", ': "9092"'), "port"),
         (('"host"', '"hosts"'), "host"),
-        (('"schema": 2', '"schema": 3'), "schema"),
+        (('"schema": 3', '"schema": 4'), "schema"),
     ):
         path.write_text(text.replace(*change))
         with pytest.raises(InputError, match=named):
