@@ -1,5 +1,7 @@
 """The site's own log: JSON lines on standard output, which `client start` keeps in files of bounded size; no PHI.
 
+Of what libraries log, and of what ends a thread, the log gets place and type alone.
+
 The texts that a coordinator may read too (of the policy, of a request's fields, of secure sums) are logged as they are.
 Any other text may hold a file's name or a case id, and a hospital's names can be a patient's: the log gets the type of
 such an error or warning and the lines of code that it came through. `client check` and `client status` say the rest.
@@ -9,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
 import traceback
 import warnings
 from pathlib import Path
@@ -27,7 +30,19 @@ SITE_LOGGER = "fedkt3d.site"
 _HARMLESS = (PolicyError, SecAggError, MessageError)
 _LOOK = "; its text may name files or cases and is not logged: client check, client status"
 
+# The loggers whose texts are written with the log in mind. Flower's are about connections.
+_OURS = ("client", "privacy", "shared_model", "fedkt3d", "flwr", "httpx")
+
 _log = logging.getLogger("client.node.executor")
+
+
+class _PlaceAlone(logging.Filter):
+    """Takes the text from the records of other people's libraries: it may quote a value of a file, or its name."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.name.split(".")[0] not in _OURS:
+            record.msg, record.args, record.exc_text = f"at {record.filename}:{record.lineno}", (), None
+        return True
 
 
 class SiteLog(logging.Handler):
@@ -61,12 +76,15 @@ def log_to_stdout() -> None:
     """Set up the executor's log; call it once, before anything is logged."""
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(JsonFormatter())
+    handler.addFilter(_PlaceAlone())
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     silence_flowers_handler()
     logging.getLogger("httpx").setLevel(logging.WARNING)  # otherwise it logs a line for every poll
     logging.getLogger(SITE_LOGGER).addHandler(SiteLog())
     warnings.showwarning = _show_warning  # type: ignore[assignment]
     sys.excepthook = _show_crash
+    threading.excepthook = _show_thread
+    sys.unraisablehook = _show_unraisable
 
 
 def _show_warning(_message: Warning | str, category: type[Warning], filename: str, line: int, *_: Any) -> None:
@@ -75,3 +93,13 @@ def _show_warning(_message: Warning | str, category: type[Warning], filename: st
 
 def _show_crash(_kind: type[BaseException], error: BaseException, _trace: Any) -> None:
     log_failure("the executor ended", error)
+
+
+def _show_thread(failed: threading.ExceptHookArgs) -> None:
+    if failed.exc_value is not None:
+        log_failure("a thread of the executor ended", failed.exc_value)
+
+
+def _show_unraisable(failed: Any) -> None:
+    if failed.exc_value is not None:
+        log_failure("something could not be tidied up", failed.exc_value)

@@ -47,7 +47,7 @@ def start(home: ClientHome, say: Callable[[str], None]) -> None:
     InputError when the site's configuration or policy is wrong, when a privacy mode needs the identity key but it
     cannot be read, when that mode's ledger is missing or was changed, or when the site runs already.
     """
-    site = SiteConfig.load(home.site_config)
+    site = _load_site(home)
     policy = Policy.load(home.policy)  # report its errors here, not when the first request comes
     if set(policy.modes) & set(SUMMED):
         with naming(home.identity_key):
@@ -66,6 +66,14 @@ def start(home: ClientHome, say: Callable[[str], None]) -> None:
         finally:
             keeper.tick(final=True)
     say(f"{site.site}: stopped")
+
+
+def _load_site(home: ClientHome) -> SiteConfig:
+    """Read site.yaml. The error is without case ids and data paths: a service's screen is a log."""
+    try:
+        return SiteConfig.load(home.site_config)
+    except InputError:
+        raise InputError(f"{home.site_config}: cannot be used; client status --home {home.folder} says why") from None
 
 
 def require_node_key(home: ClientHome) -> None:

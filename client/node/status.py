@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from datetime import UTC, datetime
 from typing import Any
@@ -62,7 +63,7 @@ def hints(home: ClientHome, *, for_log: bool = False) -> list[str]:
     except InputError as error:  # somebody edits the file just now
         return ["site.yaml or policy.yaml cannot be used; client status says why"] if for_log else [str(error)]
     found = []
-    if not config.root.is_dir():
+    if not os.path.isdir(config.root):  # not Path.is_dir, which raises where a parent is closed to this user
         named = "of site.yaml" if for_log else str(config.root)
         found.append(f"the data folder {named} is not there: is its disk mounted?")
     if not config.train:
@@ -90,7 +91,7 @@ def _report(
     return {
         "silent_s": None if alive is None else max(0.0, round(time.time() - alive, 1)),
         "hints": hints(home) if processes.get("hints") is None else processes["hints"],
-        "site": SiteConfig.load(home.site_config).site,
+        "site": home.site,
         "server": home.server,
         "running": True,
         "connection": supernode.get("connection", "none"),

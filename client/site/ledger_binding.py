@@ -38,7 +38,11 @@ def bound_ledger(root: Path) -> BoundLedger | None:
         except FileNotFoundError:
             continue
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{path}: cannot be read; it names the privacy ledger of these patients") from error
+            # Without the data's path: `client start` prints this, and a service's screen is a log.
+            raise InputError(
+                f"{path.name} (in the data's folder, or in ~/.local/state/fedkt3d/ledgers): cannot be read; it names"
+                " the privacy ledger of these patients"
+            ) from error
     return None
 
 
