@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from simulations.phantom.hospitals import STYLES, write_hospital
+from simulations.soak.commands import Commands
 from simulations.soak.relay import LOOPBACK, Relay
 from simulations.soak.units import MARK, Supervisor, Unit
 
@@ -77,8 +78,8 @@ class Federation:
         self.relays: dict[str, Relay] = {}
         self.supervisor = Supervisor(self.mark, self._follow)
         self.resumed = 0
-        self.commands = 0
         self._environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        self.commands = Commands({**self._environment, MARK: f"{self.mark}.command"}, self.folder)
         self._run: subprocess.Popen[bytes] | None = None
         self._ports = _free_ports(2)
         self.over = False
@@ -93,17 +94,7 @@ class Federation:
 
     def command(self, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
         """Run a command to its end."""
-        self.commands += 1
-        program, *rest = (str(argument) for argument in arguments)
-        return subprocess.run(
-            [_script(program), *rest],
-            env={**self._environment, MARK: f"{self.mark}.command"},
-            cwd=self.folder,
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-        )
+        return self.commands.run(*map(str, arguments))
 
     def must(self, *arguments: str | Path) -> str:
         """Run a command that has to succeed; its standard output. SoakError otherwise."""

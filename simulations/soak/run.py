@@ -15,6 +15,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 
 from simulations.soak import report
@@ -144,7 +145,7 @@ def soak(rounds: int, seed: int, out: Path, minutes: float, names: Sequence[str]
     folder.mkdir()
     federation = Federation(folder, rounds, seed)
     small = SmallDisk(federation.site(FAULTS["full disk"].victim))
-    with small, federation.supervisor:
+    with small, closing(federation.commands), federation.supervisor:
         chosen = [FAULTS[name] for name in names if not (name == "full disk" and small.why_not)]
         one = Soak(federation, chosen, time.monotonic() + 60.0 * minutes)
         if small.why_not and "full disk" in names:
