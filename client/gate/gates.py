@@ -86,7 +86,7 @@ class HospitalGate:
         if asked.ledger and ledger is not None and ledger.made and asked.ledger not in ledger.hashes():
             raise PolicyError(
                 "ledger: the coordinator has seen a newer ledger of this site; this home is an older copy, or a second"
-                " one: put back the newest ledger (docs/operations.md, Restored from a backup)"
+                " one: put back the newest ledger (docs/operations.md, Restored from an older state)"
             )
         if asked.receipt:
             SeenLog(self.home).take(asked.receipt)

@@ -13,6 +13,7 @@ Flower retries some failures without end and gives up on others silently: the pr
 from __future__ import annotations
 
 import math
+import os
 import threading
 import time
 from email.utils import parsedate_to_datetime
@@ -56,6 +57,7 @@ class FleetWatch:
     ``taken``: how many messages this process has taken in full; the executor asks for a task when it changes.
     ``why``: what a person can do something about, of a connection that fails.
     ``busy``: a request of the message loop is under way. ``alive``: time of the last request, whatever its outcome.
+    ``pid``: the process that wrote it.
     ``released``: the coordinator knows that this node left, not that it is back: it does not wait for this node.
     """
 
@@ -70,6 +72,7 @@ class FleetWatch:
         self._known = (self.node_id, self.released)
         self._state: dict[str, Any] = {
             "connection": "connecting",
+            "pid": os.getpid(),
             "since": time.time(),
             "holding": False,
             "taken": 0,

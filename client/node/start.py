@@ -15,7 +15,7 @@ from typing import Any
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key
 
-from client.node.status import EXECUTOR, INSTANCE, SUPERNODE, current, describe, hints
+from client.node.status import EXECUTOR, INSTANCE, START, SUPERNODE, current, describe, hints
 from client.node.watchdog import TaskTimes, Watchdog
 from client.site.config import SiteConfig
 from client.site.home import ClientHome
@@ -58,7 +58,10 @@ def start(home: ClientHome, say: Callable[[str], None]) -> None:
         is_bound(site.root, policy.ledger_in(home.folder))  # or else every request would be refused when it is paid for
     os.umask(0o077)
     with sole_instance(home.lock, "the site"):
-        home.state(EXECUTOR).unlink(missing_ok=True)  # the SuperNode's state stays: it tells what was left undone
+        # The SuperNode's state stays: it tells what was left undone. An earlier start's process id must not stay:
+        # `client leave` would end whatever process has that number now.
+        for name in (EXECUTOR, START):
+            home.state(name).unlink(missing_ok=True)
         children = _children(home, site.threads, site.proxy)
         keeper = _Keeper(home, children, say, 3600.0 * policy.max_task_hours)
         try:
@@ -116,7 +119,7 @@ class _Keeper:
         if processes != self._processes:
             self._processes = processes
             record = {**processes, "pid": os.getpid(), "watchdog": self._restarts[-10:]}
-            write_state(self._home.state("start"), record)
+            write_state(self._home.state(START), record)
         if time.monotonic() >= self._next_hints:
             self._next_hints = time.monotonic() + HINTS_EVERY_S
             self._hints = hints(self._home, for_log=True)

@@ -16,7 +16,7 @@ from privacy.flower.processes import is_running, read_state
 from privacy.trust import certificates, identity
 from shared_model.core.errors import InputError
 
-EXECUTOR, SUPERNODE = "executor", "supernode"
+EXECUTOR, SUPERNODE, START = "executor", "supernode", "start"
 INSTANCE = "FEDKT3D_INSTANCE"  # in the executor's environment: which copy of the home this is
 STALE_S = 90.0
 SOON_DAYS = 30
@@ -27,7 +27,7 @@ CLOCK_LIMIT_S = 3.0  # node authentication accepts a time up to 5 s ahead of the
 def status(home: ClientHome) -> dict[str, Any]:
     """Return what the site's processes last said, as `client status --json` prints it."""
     if is_running(home.lock):
-        return current(home, read_state(home.state("start")))
+        return current(home, read_state(home.state(START)))
     return {**_report(home, {}, {}, {}), "running": False}
 
 
@@ -85,7 +85,8 @@ def hints(home: ClientHome, *, for_log: bool = False) -> list[str]:
 def _report(
     home: ClientHome, supernode: dict[str, Any], executor: dict[str, Any], processes: dict[str, Any]
 ) -> dict[str, Any]:
-    if supernode.get("alive", 0.0) < processes.get("since", 0.0):
+    # Not by its time: the machine's clock may be set back by hours while the site runs.
+    if supernode.get("pid") != (processes.get(SUPERNODE) or {}).get("pid"):
         supernode = {"node_id": supernode.get("node_id")}  # what an earlier start wrote
     alive = supernode.get("alive")
     return {

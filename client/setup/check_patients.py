@@ -116,7 +116,12 @@ def _map_items(
     if count < 2:
         yield from map(examined, items)
         return
-    with ProcessPoolExecutor(count, mp_context=get_context("spawn")) as pool:
+    try:
+        pool = ProcessPoolExecutor(count, mp_context=get_context("spawn"))
+    except OSError:  # its locks lie in /dev/shm, which may be full or closed
+        yield from map(examined, items)
+        return
+    with pool:
         yield from pool.map(examined, items)
 
 

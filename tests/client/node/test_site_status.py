@@ -59,11 +59,32 @@ def test_a_certificate_is_warned_of_thirty_days_ahead(home: ClientHome, monkeypa
 def test_an_earlier_starts_connection_is_not_shown(home: ClientHome) -> None:
     """After every start it said "connected since <yesterday>", also with a wrong address."""
     yesterday = time.time() - 86400
-    state = {"connection": "connected", "since": yesterday, "alive": yesterday, "node_id": 5}
+    state = {"connection": "connected", "since": yesterday, "alive": yesterday, "node_id": 5, "pid": 7}
     write_state(home.state("supernode"), state)
-    report = site_status.current(home, {"since": time.time()})
+    report = site_status.current(home, {"since": time.time(), "supernode": {"pid": 8}})
     assert "connecting to" in site_status.describe(report)
     assert report["node_id"] == 5
+
+
+def test_a_clock_that_is_set_back_by_hours_hides_no_connection(home: ClientHome) -> None:
+    """A machine that boots with a wrong clock, until NTP sets it: it was "connecting", and not healthy, for hours."""
+    now = time.time()
+    state = {"connection": "connected", "since": now, "alive": now, "node_id": 5, "pid": 7}
+    write_state(home.state("supernode"), state)
+    report = site_status.current(home, {"since": now + 3 * 3600, "supernode": {"pid": 7}})
+    assert "connected to" in site_status.describe(report)
+    assert report["silent_s"] is not None
+
+
+@pytest.mark.parametrize(("offset", "says"), [(7200.0, "7200 s ahead of"), (-10800.0, "10800 s behind"), (2.0, "")])
+def test_a_clock_that_is_hours_off_is_said_beside_the_refusal(home: ClientHome, offset: float, says: str) -> None:
+    """The coordinator turns such a site away: a signed time may be 5 s ahead and 305 s behind."""
+    state = {"connection": "refused", "alive": time.time(), "pid": 7, "clock_offset_s": offset}
+    write_state(home.state("supernode"), state)
+    line = site_status.describe(site_status.current(home, {"supernode": {"pid": 7}}))
+    assert "is its clock right?" in line
+    assert says in line
+    assert ("set up NTP" in line) is bool(says)
 
 
 def test_a_silent_connection_is_shown_as_silent(home: ClientHome) -> None:

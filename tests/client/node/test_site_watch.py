@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from client.node import start as site_start
 from client.node import watchdog
 from client.node.start import require_node_key, start
 from client.node.watchdog import SILENT_WORK_S, TaskTimes, Watchdog
@@ -13,9 +14,11 @@ from client.setup import enrol
 from client.site.home import ClientHome
 from client.site.ledger_binding import MARK, bind
 from client.site.policy import Policy
+from privacy.flower.processes import read_state, write_state
 from privacy.trust.identity import new_node_key
 from shared_model.core.errors import InputError
 from tests.builders.consortium import Consortium
+from tests.builders.hospital_homes import Homes
 
 
 class Clock:
@@ -101,3 +104,17 @@ def test_a_site_whose_patients_another_ledger_counts_does_not_start(tmp_path: Pa
     bind(root, first)
     with pytest.raises(InputError, match="counted in another privacy ledger"):
         start(home, lambda _: pytest.fail("it started"))
+
+
+def test_an_earlier_starts_process_id_is_gone_before_anybody_can_stop_this_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`client leave` ends the process whose id is there. That number may be another program's by now."""
+    home = Homes(tmp_path).homes["a"]
+    home.node_key.parent.mkdir(exist_ok=True)
+    home.node_key.write_bytes(new_node_key()[0])
+    write_state(home.state("start"), {"pid": 1})
+    seen = []
+    monkeypatch.setattr(site_start, "supervise", lambda *_: seen.append(read_state(home.state("start"))))
+    start(home, lambda _: None)
+    assert seen == [{}]

@@ -166,6 +166,7 @@ def test_the_state_file_says_what_the_next_one_needs(tmp_path: Path, watch: Flee
     noted = read_state(state)
     assert (noted["node_id"], noted["released"], noted["connection"]) == (2**64 - 3, False, "connected")
     assert noted["clock_offset_s"] > 1e9
+    assert noted["pid"] == os.getpid()
     ask(watch, "confirm-message-received", httpx.Response(200))
     assert read_state(state)["holding"]
     after_a_kill = FleetWatch(state)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from client.cli import app
 from client.data.case_files import save_case
 from client.data.kinds import find_kind
 from client.setup import check as preflight
-from client.setup import check_machine, enrol
+from client.setup import check_machine, check_patients, enrol
 from client.setup.check_patient import examine
 from client.setup.check_patients import Source, look
 from client.setup.findings import FAIL, OK, WARN
@@ -241,3 +242,16 @@ def doubled(volume: np.ndarray | None) -> np.ndarray:
     """The same on voxels of half the size."""
     assert volume is not None
     return volume.repeat(2, 0).repeat(2, 1).repeat(2, 2)
+
+
+def test_patients_are_read_one_by_one_where_dev_shm_is_full(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Locks between processes lie there. `client check` ended with "a fault of ours: OSError"."""
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(check_patients, "FEW", 1)
+    monkeypatch.setattr(check_patients, "ProcessPoolExecutor", full)
+    monkeypatch.setattr(check_patients.os, "cpu_count", lambda: 4)
+    found = look(Source(kind="cases", root=folder), None, 4)
+    assert {row.patient for row in found.patients} >= {"good_1", "good_2", "no_dose"}
