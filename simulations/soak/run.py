@@ -25,8 +25,10 @@ from simulations.soak.ledgers import account, charges, sums, tries
 from simulations.soak.units import memory_mb
 
 FIRST_ROUND_S = 900.0
+HARNESS = "the harness failed"
 BACK_S = 900.0  # the longest wait for a victim's next answer, before a person looks
 QUIET_ROUNDS = (1, 2)  # between two faults
+MEASURE_EVERY = 3  # faults
 
 
 class Soak:
@@ -54,8 +56,8 @@ class Soak:
                     break
                 self._rows.append(self._strike(fault))
                 print(f"{self._rows[-1]}", flush=True)
-                if len(self._sizes) == 1 and federation.rounds_done() >= federation.rounds / 2:
-                    self._measure("middle")
+                if len(self._rows) % MEASURE_EVERY == 0:
+                    self._measure(f"after {len(self._rows)}")
                 report.write(self.result(), out)
             if not federation.until(lambda: federation.over, max(0.0, self._end - time.monotonic())):
                 self.why = self.why or ("" if federation.over else "the time was up")
@@ -86,9 +88,12 @@ class Soak:
         federation = self._federation
         victim = "coordinator" if fault.of_coordinator else fault.victim or self._rng.choice(federation.names)
         began, at, number, resumed = time.monotonic(), time.time(), federation.rounds_done(), federation.resumed
-        fault.act(federation, victim, self._rng)
+        acted, failed = fault.who, ""
+        try:
+            fault.act(federation, victim, self._rng)
+        except (SoakError, OSError) as error:  # the other faults are struck all the same
+            acted, failed = HARNESS, f"{type(error).__name__}: {error}"
         healed = time.time()
-        acted = fault.who
         if not federation.until(lambda: federation.answered(victim, healed), BACK_S) and not federation.over:
             acted = COORDINATOR if fault.of_coordinator else SITE  # what a person would try first
             unit = federation.unit(victim)
@@ -107,7 +112,7 @@ class Soak:
             acted=acted,
             back_s=round(time.monotonic() - began, 1),
             rounds_meanwhile=federation.rounds_done() - number,
-            said="; ".join(federation.said_of(victim, at))[:200],
+            said=(failed or "; ".join(federation.said_of(victim, at)))[:200],
         )
 
     def _measure(self, when: str) -> None:
