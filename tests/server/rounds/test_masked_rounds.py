@@ -1,5 +1,6 @@
 """Mode masked through the real round loop, secure aggregation and client app, on a quadratic: no site in clear."""
 
+import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -89,6 +90,26 @@ def test_a_drop_out_at_any_stage_changes_no_sum(tmp_path, nodes, kind):
     assert result.history[rounds[0] - 1].attempt == (1 if late else 2)
     assert [list(record.sites) for record in result.history] == [sorted(PATIENTS)] * 3
     assert result.vector.tobytes() == whole.vector.tobytes()
+
+
+def test_a_site_that_is_fifty_times_slower_is_waited_for_and_changes_no_bit(tmp_path, nodes):
+    """Within `rounds.deadline_s`: without its vector no mask comes off, so there is nothing to go on with."""
+    began = time.monotonic()
+    fast = run_quadratic(tmp_path / "fast", CONFIG, nodes)
+    usual_s = (time.monotonic() - began) / (CONFIG.rounds.count * len(PATIENTS))
+    inner, app = client_app(QuadraticTraining(64)), ClientApp()
+
+    def answer(message: Message, context) -> Message:
+        if site_of(context) == "beta" and parse_request(message.content).kind == "train":
+            time.sleep(min(50 * usual_s, 5.0))
+        return inner(message, context)
+
+    for register in (app.query(), app.train(), app.evaluate()):
+        register(answer)
+    slow = run_quadratic(tmp_path / "slow", CONFIG, nodes, app=app)
+    assert slow.vector.tobytes() == fast.vector.tobytes()
+    assert [record.attempt for record in slow.history] == [1, 1, 1]
+    assert slow.drops == ()
 
 
 def test_the_sites_of_the_first_sum_are_those_of_the_run(tmp_path, nodes):
