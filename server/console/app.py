@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import Body, FastAPI, Request
+from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, Response, StreamingResponse
 from fastapi.staticfiles import StaticFiles
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
-from starlette.concurrency import run_in_threadpool
 
 from server.console import actions
 from server.console.curves import HEIGHT, WIDTH
-from server.console.guard import Guard
+from server.console.guard import PageGuard
 from server.console.overview import Overview, RunLine
 from server.console.run_view import clock, in_words
 from server.deployment.home import ServerHome
@@ -30,7 +30,7 @@ SAVED = (ADAPTER, "adapter.json", "federation.json", "events.jsonl")
 _MOST_STREAMS = 20
 
 
-def console_app(home: ServerHome, guard: Guard) -> FastAPI:
+def console_app(home: ServerHome, guard: PageGuard) -> FastAPI:
     """Return the application for one coordinator, shut by ``guard``."""
     app = FastAPI(title="FedKT3D console", docs_url=None, redoc_url=None, openapi_url=None)
     app.middleware("http")(guard)

@@ -45,7 +45,7 @@ def token_of(file: Path) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Guard:
+class PageGuard:
     """Checks every request. ``hosts``: HOST:PORT under which the console is reached; ``scheme``: http or https."""
 
     token: str

@@ -31,7 +31,7 @@ class SiteRow:
 
 
 @dataclass(kw_only=True)
-class Fault:
+class FaultLine:
     """One line of what went wrong, or of what is waited for."""
 
     at: float
@@ -57,7 +57,7 @@ class RunView:
     wire_bytes: int = 0
     sites: dict[str, SiteRow] = field(default_factory=dict)
     curves: dict[str, Curve] = field(default_factory=dict)
-    faults: deque[Fault] = field(default_factory=lambda: deque(maxlen=FAULTS_SHOWN))
+    faults: deque[FaultLine] = field(default_factory=lambda: deque(maxlen=FAULTS_SHOWN))
     version: int = 0
 
     def __post_init__(self) -> None:
@@ -123,7 +123,7 @@ class RunView:
 
     def _fault(self, kind: str, site: str, number: int, at: float, event: Event) -> None:
         words = ": ".join(filter(None, (str(event.get("reason", "")), str(event.get("detail", "")))))
-        self.faults.append(Fault(at=at, round=number, kind=kind.replace("_", " "), site=site, words=words))
+        self.faults.append(FaultLine(at=at, round=number, kind=kind.replace("_", " "), site=site, words=words))
         if kind == "site_dropped":
             row = self._row(site)
             row.dropped, row.last_reason, row.answered = row.dropped + 1, words, True

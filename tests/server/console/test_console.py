@@ -12,7 +12,7 @@ from fastapi.testclient import TestClient
 from privacy.trust.membership import Invitation
 from server.config.compose import compose_run
 from server.console.app import console_app
-from server.console.guard import COOKIE, Guard, token_of
+from server.console.guard import COOKIE, PageGuard, token_of
 from server.deployment.home import ServerHome, create
 from server.runs import index as runs
 from shared_model.core.errors import InputError
@@ -29,7 +29,7 @@ def home(tmp_path: Path) -> ServerHome:
 
 @pytest.fixture
 def page(home: ServerHome) -> Iterator[TestClient]:
-    guard = Guard(token=TOKEN, hosts=frozenset({"127.0.0.1:9190", "localhost:9190"}), scheme="http")
+    guard = PageGuard(token=TOKEN, hosts=frozenset({"127.0.0.1:9190", "localhost:9190"}), scheme="http")
     with TestClient(console_app(home, guard), base_url=BASE, cookies={COOKIE: TOKEN}) as client:
         yield client
 
