@@ -73,6 +73,7 @@ def federate(
     from server.rounds.base_fit import fit_base
     from shared_model.adapter.card import adapter_card, card_bytes, card_path
     from shared_model.adapter.factors import find_factors
+    from shared_model.adapter.heads import heads
     from shared_model.adapter.manifest import layout, manifest_hash, save_adapter, stage_mask, vector_hash
     from shared_model.backbone.prior import pin_prior
     from shared_model.bundled import PUBLIC_CASES
@@ -87,6 +88,8 @@ def federate(
     rounds = config.rounds
     check = PublicCheck(spec, public_cases(Path(rounds.public_cases or PUBLIC_CASES))) if rounds.judged else None
     pairs = find_factors(layout(spec))
+    if config.train.personal:
+        heads(spec, config.train.personal)  # an unknown name is refused before any site is asked
     result = run_federation(
         grid, config, spec.to_json(), manifest, initial, out, on_event, members, masks, check, pairs
     )

@@ -21,9 +21,9 @@ from privacy.flower.processes import is_running
 from shared_model.core.errors import InputError
 from shared_model.core.files import PUBLIC, write_json, write_text
 
-# Folders in the site's cache. Latents and base doses are named by content, not by patient: all are deleted, and made
-# again for the patients that stay.
-BY_CONTENT = ("latents", "base")
+# Folders in the site's cache. Latents, base doses and what training keeps (client/training/between_rounds.py) are not
+# named by patient: all are deleted, and made again for the patients that stay.
+BY_CONTENT = ("latents", "base", "between_rounds")
 # Kept cases of DICOM studies (client/data/dicom_cohort.py).
 CASES = "cases"
 

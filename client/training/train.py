@@ -20,7 +20,10 @@ from client.data.kept import latest_per_site
 from client.data.load import load_split, or_none
 from client.site.config import SiteConfig
 from client.training.base import base_doses, base_rows, case_dose
+from client.training.own_heads import heads_memory, with_heads
+from client.training.scaffold import Control, control_memory
 from privacy.wire.messages import EvaluateTask, TrainTask
+from shared_model.adapter.heads import heads
 from shared_model.adapter.manifest import pack, unpack
 from shared_model.adapter.shared import adapted_model, trainable
 from shared_model.base.interface import TrainingRows, base_of
@@ -110,9 +113,21 @@ def train_round(site: SiteConfig, spec: ModelSpec, vector: Vector, task: TrainTa
 
     AdamW with the round's learning rate, to which it rises over the first steps where the form of the model asks for
     that; gradients clipped to ``task.grad_clip`` after the pull of ``task.proximal`` to the shared vector (FedProx, Li
-    et al. 2020, arXiv:1812.06127); stage ``base`` trains the base alone, the others everything else. Raises InputError
-    on bad data.
+    et al. 2020, arXiv:1812.06127); stage ``base`` trains the base alone, the others everything else. With
+    ``task.control`` (scaffold.py) and ``task.personal`` (own_heads.py) the site keeps a file from round to round.
+    Raises InputError on bad data.
     """
+    if not task.personal:
+        return _train_round(site, spec, vector, task)
+    mask, memory = heads(spec, task.personal), heads_memory(site, spec, task.seed, task.personal)
+    start = with_heads(vector, mask, memory.before(task.round)[1])
+    update, metrics = _train_round(site, spec, start, task)
+    memory.keep(task.round, {"heads": (start + update)[mask]})
+    update[mask] = 0.0
+    return update, metrics
+
+
+def _train_round(site: SiteConfig, spec: ModelSpec, vector: Vector, task: TrainTask) -> tuple[Vector, dict[str, float]]:
     started = time.monotonic()
     model = model_at(site, spec, vector)
     parameters = stage_parameters(model, task.stage)
@@ -120,11 +135,15 @@ def train_round(site: SiteConfig, spec: ModelSpec, vector: Vector, task: TrainTa
     step = (_base_losses if task.stage == "base" else _losses)(site, spec, model, task, generator)
     optimiser = torch.optim.AdamW(parameters, lr=task.lr, weight_decay=task.weight_decay)
     warmup = 0 if task.stage == "base" else form_of(spec).warmup(task.local_steps)
+    rates = [task.lr * min(1.0, (number + 1) / warmup) if warmup else task.lr for number in range(task.local_steps)]
     losses: list[float] = []
     shared = [parameter.detach().clone() for parameter in parameters] if task.proximal else []
-    for number in range(task.local_steps):
+    memory = control_memory(site, spec, task) if task.control == "scaffold" else None
+    control = Control.at(vector, task.round, *memory.before(task.round)) if memory is not None else None
+    corrections = [] if control is None else stage_corrections(model, parameters, control.correction)
+    for rate in rates:
         for group in optimiser.param_groups:
-            group["lr"] = task.lr * min(1.0, (number + 1) / warmup) if warmup else task.lr
+            group["lr"] = rate
         optimiser.zero_grad(set_to_none=True)
         total = 0.0
         with memory_named(device_of(model), "training on one patient"):
@@ -135,9 +154,34 @@ def train_round(site: SiteConfig, spec: ModelSpec, vector: Vector, task: TrainTa
             pull_back(parameters, shared, task.proximal)
         torch.nn.utils.clip_grad_norm_(parameters, task.grad_clip)
         optimiser.step()
+        correct(corrections, rate)
         losses.append(total)
     metrics = {"loss": float(np.mean(losses)), "seconds": time.monotonic() - started}
-    return pack(model) - vector, metrics
+    update = pack(model) - vector
+    if memory is not None and control is not None:
+        memory.keep(task.round, control.after(vector, update, sum(rates)))
+    return update, metrics
+
+
+def stage_corrections(
+    model: DoseModel, parameters: Sequence[nn.Parameter], vector: Vector
+) -> list[tuple[nn.Parameter, Tensor]]:
+    """Cut a vector (d,) into what belongs to each of a stage's ``parameters``, on their device."""
+    all_of_them = list(trainable(model).values())
+    parts = np.split(vector, np.cumsum([parameter.numel() for parameter in all_of_them])[:-1])
+    of_stage = {id(parameter) for parameter in parameters}
+    return [
+        (parameter, torch.from_numpy(part.copy()).view_as(parameter).to(parameter))
+        for part, parameter in zip(parts, all_of_them, strict=True)
+        if id(parameter) in of_stage
+    ]
+
+
+def correct(corrections: Sequence[tuple[nn.Parameter, Tensor]], rate: float) -> None:
+    """Move each parameter by its correction times the learning rate."""
+    with torch.no_grad():
+        for parameter, correction in corrections:
+            parameter.add_(correction, alpha=rate)
 
 
 def pull_back(parameters: Sequence[nn.Parameter], shared: Sequence[Tensor], factor: float) -> None:
@@ -207,7 +251,11 @@ def _base_losses(
 
 def score_validation(site: SiteConfig, spec: ModelSpec, vector: Vector, task: EvaluateTask) -> list[CaseScore]:
     """Score the model at ``vector`` on each of the site's validation patients, on their own grids; where the task asks
-    for it, after training on the site's own patients (fine-tuning after the federation), which changes nothing else."""
+    for it, with the site's own heads, and after training on its own patients (fine-tuning after the federation), which
+    changes nothing else."""
+    if task.personal:
+        kept = heads_memory(site, spec, task.seed, task.personal).newest()
+        vector = with_heads(vector, heads(spec, task.personal), kept)
     if task.tuning is not None:
         vector = (vector + train_round(site, spec, vector, task.tuning)[0]).astype(np.float32)
     model = resident_model(spec, site.device)

@@ -13,6 +13,12 @@ from shared_model.core.fields import MessageError, OneOf, Real, Rule, Text, Whol
 
 _SEED = Whole(0, 2**63 - 1)
 _TERMS = Text(r"(\{[\x20-\x7e]*\})?", 2000, "terms in JSON or nothing")
+# How a site corrects its steps.
+CONTROLS = ("none", "scaffold")
+# Starts of tensors' names, which are those of the network's modules.
+PERSONAL = Text(
+    r"([a-z][A-Za-z0-9_.]*(,[a-z][A-Za-z0-9_.]*)*)?", 400, "starts of tensors' names, as in a,b, or nothing"
+)
 # What a site may report of training, and of scoring. Under masks they travel in this order, and no others do.
 METRICS = ("loss", "seconds", "dose_score_gy", "dvh_score_gy", "mae_ref5_gy", "mae_gdp_gy", "patients")
 
@@ -25,7 +31,9 @@ class TrainTask:
     a condition is visible (the curriculum). ``privacy``: the terms of the run's noise in JSON, empty in modes masked
     and none. ``masks``: the terms of its exact sums, in modes local and masked. In mode shared
     ``local_steps`` are steps on each patient alone, and a round is one release. ``proximal``: the factor of the pull
-    back to the shared vector (FedProx), half of it times the squared distance. Raises MessageError ("bad_task").
+    back to the shared vector (FedProx), half of it times the squared distance. ``control``: "scaffold" corrects each
+    step by what all sites did (client/training/scaffold.py). ``personal``: starts of the names of tensors that stay at
+    the site (client/training/own_heads.py). Raises MessageError ("bad_task").
     """
 
     round: int
@@ -41,9 +49,11 @@ class TrainTask:
     privacy: str = ""
     masks: str = ""
     proximal: float = 0.0
+    control: str = "none"
+    personal: str = ""
 
     # Fields that sites of an older version do not know, and what leaves them as they were.
-    LATER: ClassVar[Mapping[str, float]] = {"proximal": 0.0}
+    LATER: ClassVar[Mapping[str, float | str]] = {"proximal": 0.0, "control": "none", "personal": ""}
     RULES: ClassVar[Mapping[str, Rule]] = {
         "round": Whole(1, 1_000_000),
         "rounds": Whole(1, 1_000_000),
@@ -58,6 +68,8 @@ class TrainTask:
         "privacy": _TERMS,
         "masks": _TERMS,
         "proximal": Real(0.0, 1e6),
+        "control": OneOf(CONTROLS),
+        "personal": PERSONAL,
     }
 
     def __post_init__(self) -> None:
@@ -69,6 +81,8 @@ class TrainTask:
             raise MessageError("bad_task", "train task: mode local, and no other with noise, has terms of exact sums")
         if terms is not None and terms.mode == "shared" and self.local_steps != terms.local_steps:
             raise MessageError("bad_task", "train task: local_steps must be those of the terms in mode shared")
+        if terms is not None and (self.control != "none" or self.personal):
+            raise MessageError("bad_task", "train task: what a site keeps between rounds does not go with noise")
 
     @property
     def terms(self) -> PrivacyTerms | None:
@@ -104,7 +118,7 @@ class EvaluateTask:
 
     ``masks``: terms of the exact sum that the scores go into, empty in mode none. ``tune_steps``: steps on the site's
     own training patients before it scores, of ``tune_batch`` patients at the rate ``tune_lr``; what they change is
-    scored and forgotten.
+    scored and forgotten. ``personal``: the tensors that the site takes from its own heads, as in training.
     """
 
     round: int
@@ -116,8 +130,9 @@ class EvaluateTask:
     tune_steps: int = 0
     tune_lr: float = 1e-4
     tune_batch: int = 4
+    personal: str = ""
 
-    LATER: ClassVar[Mapping[str, float]] = {"tune_steps": 0, "tune_lr": 1e-4, "tune_batch": 4}
+    LATER: ClassVar[Mapping[str, float | str]] = {"tune_steps": 0, "tune_lr": 1e-4, "tune_batch": 4, "personal": ""}
     RULES: ClassVar[Mapping[str, Rule]] = {
         "round": Whole(0, 1_000_000),
         "split": OneOf(("validation",)),
@@ -128,6 +143,7 @@ class EvaluateTask:
         "tune_steps": Whole(0, 1_000_000),
         "tune_lr": Real(0.0, 10.0, above=True),
         "tune_batch": Whole(1, 4096),
+        "personal": PERSONAL,
     }
 
     def __post_init__(self) -> None:

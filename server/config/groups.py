@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from privacy.dp.terms import MODES
+from privacy.wire.tasks import CONTROLS, PERSONAL
 from shared_model.core.errors import InputError
 from shared_model.core.fields import OneOf, Real, Rule, Text, Whole, check_fields
 
@@ -23,6 +24,8 @@ class TrainConfig:
     number throughout. ``base_rounds``: the number of first rounds that train only the base (``model.base=voxel`` or
     ``phantom``). Their learning rate starts at ``base_lr`` and falls on its own. ``grad_clip``: largest gradient norm.
     ``proximal``: how strongly a site's weights are drawn back to the shared ones (FedProx); 0: not at all.
+    ``control``: "scaffold" corrects each site's steps by what all sites did. ``personal``: starts of the names of
+    tensors that stay at the sites (FedPer), as in a,b; empty: none.
     """
 
     local_steps: int
@@ -37,6 +40,8 @@ class TrainConfig:
     grad_clip: float
     weight_decay: float
     proximal: float
+    control: str
+    personal: str
 
     RULES: ClassVar[Mapping[str, Rule]] = {
         "local_steps": Whole(1, 1_000_000),
@@ -51,6 +56,8 @@ class TrainConfig:
         "grad_clip": Real(0.0, 1e6, above=True),
         "weight_decay": Real(0.0, 1.0),
         "proximal": Real(0.0, 1e6),
+        "control": OneOf(CONTROLS),
+        "personal": PERSONAL,
     }
 
     def __post_init__(self) -> None:
@@ -64,6 +71,7 @@ class RoundsConfig:
     A round with fewer than ``min_sites`` accepted updates is repeated, ``attempts`` times in all; then the run stops.
     Before the first round it waits ``wait_for_sites_s`` for its sites, later ``wait_for_return_s``.
     ``evaluate_every`` 0 never evaluates. An update with a Euclidean norm above ``max_update_norm`` drops its site.
+    ``keep``: "means" saves what each round of mode none joined, so that the run can be computed again.
     ``buffer``: a round ends with so many updates, and whoever is slower goes into a later one; 0: it waits for all.
     A round is undone if it raises the error on public patients above ``public_step`` times the error before it, or
     above ``public_worst`` times the best so far (server/rounds/public_gate.py; 0: no limit). ``public_cases``: the
@@ -79,6 +87,7 @@ class RoundsConfig:
     max_update_norm: float
     attempts: int
     buffer: int
+    keep: str
     public_step: float
     public_worst: float
     public_cases: str
@@ -93,6 +102,7 @@ class RoundsConfig:
         "max_update_norm": Real(0.0, 1e12, above=True),
         "attempts": Whole(1, 1000),
         "buffer": Whole(0, 10_000),
+        "keep": OneOf(("nothing", "means")),
         "public_step": Real(0.0, 1000.0),
         "public_worst": Real(0.0, 1000.0),
         "public_cases": Text(r"[^\x00]*", 4096, "the path of a file of cases, or empty"),

@@ -11,6 +11,15 @@ from server.config.run import RunConfig
 from shared_model.core.errors import InputError
 from shared_model.patient.anatomy import HEAD_NECK
 
+# Group, key, and the value that means what runs did before the key: they go on too.
+_BEFORE = (
+    ("aggregate", "rule", "mean"),
+    ("train", "proximal", 0.0),
+    ("train", "control", "none"),
+    ("train", "personal", ""),
+    ("rounds", "buffer", 0),
+)
+
 
 def _file_hash(name: str) -> str:
     try:
@@ -37,12 +46,11 @@ def run_identity(config: RunConfig, spec_json: str, manifest_hash: str, initial:
         del counted["aggregate"]["trim"]
     if not counted["evaluate"]["tune_steps"]:
         del counted["evaluate"]["tune_steps"], counted["evaluate"]["tune_lr"]
-    for group, key, before in (("aggregate", "rule", "mean"), ("train", "proximal", 0.0), ("rounds", "buffer", 0)):
-        # Runs of before these keys go on too.
+    for group, key, before in _BEFORE:
         if counted[group][key] == before:
             del counted[group][key]
-    for patience in ("deadline_s", "wait_for_sites_s", "wait_for_return_s", "attempts"):
-        del counted["rounds"][patience]
+    for harmless in ("deadline_s", "wait_for_sites_s", "wait_for_return_s", "attempts", "keep"):
+        del counted["rounds"][harmless]
     digest = hashlib.sha256(json.dumps([counted, spec_json, manifest_hash], sort_keys=True).encode())
     digest.update(initial)
     return digest.hexdigest()

@@ -88,6 +88,28 @@ class RunConfig:
                 " are single gradients with noise; give 0"
             )
 
+        self._check_kept_at_sites()
+
+    def _check_kept_at_sites(self) -> None:
+        """SCAFFOLD and FedPer: a site keeps something of its own from round to round (client/training)."""
+        train, mode, aggregate = self.train, self.privacy.mode, self.aggregate
+        for key, asked in (("control", train.control if train.control != "none" else ""), ("personal", train.personal)):
+            if asked and mode not in ("none", "masked"):
+                raise InputError(
+                    f"{WHERE}: train.{key}={asked}: in privacy.mode={mode} a site's steps carry noise, which what it"
+                    " keeps between rounds would carry on; use privacy.mode=masked or none"
+                )
+            if asked and (aggregate.rule == "product" or self.model.get("adapter") == "base"):
+                raise InputError(
+                    f"{WHERE}: train.{key}={asked}: expected aggregate.rule=mean and a network that trains"
+                )
+        plain = (aggregate.rule, aggregate.name, aggregate.lr, self.rounds.buffer) == ("mean", "fedavg", 1.0, 0)
+        if train.control != "none" and not plain:
+            raise InputError(
+                f"{WHERE}: train.control={train.control}: a site reads the mean of all controls from how the shared"
+                " vector moved; expected aggregate.rule=mean, name=fedavg, lr=1, and rounds.buffer=0"
+            )
+
     def _check_privacy(self) -> None:
         if self.privacy.mode == "none":
             return

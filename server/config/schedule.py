@@ -60,6 +60,8 @@ def train_task(config: RunConfig, number: int, privacy: str, masks: str = "") ->
         privacy=privacy,
         masks=masks,
         proximal=train.proximal,
+        control=train.control,
+        personal=train.personal,
     )
 
 
@@ -67,7 +69,12 @@ def evaluate_task(config: RunConfig, number: int, masks: str) -> EvaluateTask:
     """What scoring the vector after round ``number`` asks of each site; ``masks``: terms of exact sums."""
     how = config.evaluate
     task = EvaluateTask(
-        round=number, sampler_steps=how.sampler_steps, candidates=how.candidates, seed=config.seed, masks=masks
+        round=number,
+        sampler_steps=how.sampler_steps,
+        candidates=how.candidates,
+        seed=config.seed,
+        masks=masks,
+        personal=config.train.personal,
     )
     if not how.tune_steps:
         return task

@@ -50,6 +50,8 @@ SHARED: Settings = {
         "aggregate.rule": "mean, trimmed, median, or product of LoRA's factors.",
         "aggregate.name": "fedavg, fedavgm or fedadam.",
         "train.proximal": "FedProx: pull of a site's weights to the shared ones.",
+        "train.control": "scaffold: correct each site's steps by what all sites did. none: do not.",
+        "train.personal": "FedPer: starts of the names of tensors that stay at the sites, as in table_out.",
         "aggregate.weighting": "Weight of a site: patients (their number) or equal.",
     },
     "evaluate: how the model is scored": {

@@ -10,7 +10,7 @@ import platform
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,8 @@ from rich.progress import Progress
 from client.data.load import load_case
 from client.reports.patient import site_picture
 from client.site.config import SiteConfig
-from privacy.wire.messages import EvaluateTask
 from server.config.privacy import privacy_line
+from server.config.schedule import evaluate_task
 from server.rounds.public_gate import stop_lines
 from shared_model.adapter.card import card_bytes, card_path
 from shared_model.adapter.envelope import Envelope
@@ -61,18 +61,14 @@ def score_studies(
     ``local`` scores each hospital's own model on its own patients (the kindest reading of training alone);
     ``local_everywhere`` scores it on the patients of all hospitals, and is the mean over hospitals.
     """
-    evaluate = settings.federation.evaluate
-    task = EvaluateTask(
-        round=settings.federation.rounds.count,
-        split="validation",
-        sampler_steps=evaluate.sampler_steps,
-        candidates=evaluate.candidates,
-        seed=settings.federation.seed,
-    )
+    asked = evaluate_task(settings.federation, settings.federation.rounds.count, "")
+    # What a site does for itself belongs to the federation: own heads, fine-tuning after.
+    plain = replace(asked, personal="", tune_steps=0)
     total = sum(len(site.validation) for site in sites)
     bar = bars.add_task("scoring patients", total=total * len(trained), note="")
     found: dict[str, dict[str, Any]] = {}
     for (study, name), model in trained.items():
+        task = asked if study == "federated" else plain
         scores = score_sites(sites, model.spec, model.vector, task, lambda n: bars.advance(bar, n))
         if study == "local":
             found.setdefault("local", {}).update({name: scores[name]} if name in scores else {})

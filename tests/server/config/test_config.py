@@ -176,6 +176,12 @@ def test_a_run_of_before_the_site_of_the_body_goes_on() -> None:
         (["aggregate.rule=product", "model.adapter=bias", "model.network=pyramid"], "expected model.adapter=lora"),
         (["train.proximal=0.1", "privacy.mode=local"], "no proximal term in privacy.mode=local"),
         (["aggregate.trim=0.6"], "trim"),
+        (["train.control=scaffold", "privacy.mode=local"], "use privacy.mode=masked or none"),
+        (["train.personal=table_out", "privacy.mode=site"], "use privacy.mode=masked or none"),
+        (["train.control=scaffold", "aggregate.name=fedavgm"], "expected aggregate.rule=mean, name=fedavg"),
+        (["train.control=scaffold", "rounds.buffer=2"], "rounds.buffer=0"),
+        (["train.personal=table_out", "aggregate.rule=product", "model.adapter=lora"], "expected aggregate.rule=mean"),
+        (["train.personal=9"], "starts of tensors' names"),
     ],
 )
 def test_a_rule_that_cannot_work_is_refused_with_what_can(overrides: list[str], says: str) -> None:
@@ -191,4 +197,6 @@ def test_a_run_of_before_the_strategies_goes_on() -> None:
     assert text != run_identity(
         replace(config, aggregate=replace(config.aggregate, rule="median", weighting="equal")), "{}", "m", b""
     )
+    for kept in ({"control": "scaffold"}, {"personal": "table_out"}):
+        assert text != run_identity(replace(config, train=replace(config.train, **kept)), "{}", "m", b"")
     assert {"rule", "trim"} <= set(older["aggregate"])
