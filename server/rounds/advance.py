@@ -12,7 +12,7 @@ import numpy as np
 from server.config.run import RunConfig
 from server.config.schedule import round_lr, round_stage
 from server.record.history import RoundRecord
-from server.rounds.kept_sums import KeptSum, read_sum
+from server.rounds.kept_sums import KeptMean, KeptSum, read_sum
 from server.rounds.masked_sum import MaskedSum, SumForm
 from server.rounds.ring_sum import Mask, RingSum
 from server.strategy.choose import server_optimiser
@@ -30,7 +30,7 @@ def advance(
     config: RunConfig,
     masks: Masks,
     number: int,
-    total: UpdateRule | RingSum | MaskedSum,
+    total: UpdateRule | RingSum | MaskedSum | KeptMean,
     vector: Vector,
     state: State,
 ) -> tuple[Vector, State]:
@@ -87,9 +87,13 @@ def replayed(
     vector, state = initial, server_optimiser(config.aggregate).initial_state(initial.size)
     for record in history:
         number, kept = record.round, read_sum(out, record.round)
-        if kept is None or kept.total is None or form is None:
+        if kept is None or kept.total is None:
             raise InputError(f"{out}: the sum of round {number} is not here, so the run cannot be replayed")
         if not record.rolled_back:
-            total = form.read(masks(round_stage(config.train, number, config.rounds.count)[0]), kept.total)
+            total: RingSum | MaskedSum | KeptMean
+            if form is None:
+                total = KeptMean(total=kept.total.astype(np.float64))
+            else:
+                total = form.read(masks(round_stage(config.train, number, config.rounds.count)[0]), kept.ring)
             vector, state = advance(config, masks, number, total, vector, state)
         yield ReplayedRound(record=record, kept=kept, vector=vector, adapter=adapter_of(vector, state))

@@ -1,5 +1,7 @@
 """Sums of a run under masks, saved as they were unmasked: ``OUT/sums/ROUND.npz``, one for each finished round.
 
+In mode none there are no such sums. With ``rounds.keep=means`` what each round joined is saved in their place.
+
 A sum is on the disk before the optimiser uses it. A coordinator that dies in between goes on with the saved sum. If it
 asked the sites again, they would release, and charge, a second time. These files hold everything that went into an
 adapter (server/rounds/advance.py).
@@ -12,8 +14,10 @@ import json
 import zipfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from privacy.dp.encoding import Ring
 from server.record.history import Drop
@@ -27,19 +31,28 @@ _FOLDER = "sums"
 
 @dataclass(frozen=True, kw_only=True)
 class KeptSum:
-    """A round's sum (k,) over ``sites``, None if the round failed; the attempt that gave it, and what was dropped."""
+    """A round's sum (k,) over ``sites``, None if the round failed; the attempt that gave it, and what was dropped.
+
+    Of mode none it is what the round joined, (d,) float64.
+    """
 
     run_id: str
     attempt: int
-    total: Ring | None
+    total: Ring | NDArray[np.float64] | None
     sites: tuple[str, ...]
     drops: tuple[Drop, ...]
     wire_bytes: int
     wall_s: float
 
+    @property
+    def ring(self) -> Ring:
+        """The sum of a mode with masks."""
+        assert self.total is not None
+        return cast(Ring, self.total)
+
     def outcome(self, form: SumForm, mask: Mask) -> TrainOutcome:
         """Return the outcome of the exchange that gave this sum."""
-        total = None if self.total is None else form.read(mask, self.total)
+        total = None if self.total is None else form.read(mask, self.ring)
         return TrainOutcome(
             total=total,
             sites=dict.fromkeys(self.sites, 1),
@@ -50,6 +63,31 @@ class KeptSum:
             wire_bytes=self.wire_bytes,
             wall_s=self.wall_s,
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeptMean:
+    """What a round of mode none joined, (d,) float64, read from its file."""
+
+    total: NDArray[np.float64]
+
+    def mean(self) -> NDArray[np.float64]:
+        """Return it."""
+        return self.total
+
+
+def keep_mean(out: Path, number: int, run_id: str, attempt: int, outcome: TrainOutcome) -> None:
+    """Write what a round of mode none joined; StorageError when the disk is full."""
+    kept = KeptSum(
+        run_id=run_id,
+        attempt=attempt,
+        total=outcome.numbers,
+        sites=tuple(outcome.sites),
+        drops=outcome.drops,
+        wire_bytes=outcome.wire_bytes,
+        wall_s=outcome.wall_s,
+    )
+    keep_sum(out, number, kept)
 
 
 def keep_sum(out: Path, number: int, kept: KeptSum) -> None:

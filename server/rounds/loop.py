@@ -26,6 +26,7 @@ from server.record.history import Drop, PublicVerdict
 from server.record.journal import Journal, RunState
 from server.rounds.advance import Masks, adapter_of, advance
 from server.rounds.buffered import BufferedSteps
+from server.rounds.kept_sums import keep_mean
 from server.rounds.masked_sum import SumForm
 from server.rounds.public_gate import Check, PublicGate, stop_reason
 from server.rounds.result import FederationResult, QuorumError
@@ -108,6 +109,7 @@ class _Federation:
         self._joining = Joining(config=cfg.aggregate, max_norm=cfg.rounds.max_update_norm, pairs=pairs)
         self._gate = PublicGate(cfg, check) if check is not None else None
         form = SumForm.of(cfg)
+        self._out = out
         self._buffered = BufferedSteps(link, cfg.rounds.buffer) if cfg.rounds.buffer else None
         self._summed = None if form is None else SummedSteps(link, form, cfg, self._masks, members, out)
         self._privacy = "" if form is None or form.noise is None else form.noise.to_json()
@@ -175,6 +177,8 @@ class _Federation:
                 accepted, failed = len(outcome.sites), outcome.failed and f" ({outcome.failed})"
                 self._roster.note(outcome.drops)
                 if accepted >= rounds.min_sites:
+                    if self._summed is None and rounds.keep == "means":
+                        keep_mean(self._out, number, self._link.run_id, attempt, outcome)
                     return self._apply(number, attempt, outcome, drops, standing)
                 self._attempts.note_failure(number, outcome.drops)
             why = f"{accepted} of at least {least} sites in attempt {tried} of {rounds.attempts}{failed}"

@@ -16,6 +16,7 @@ from server.rounds.kept_sums import keep_sum, read_sum
 from server.runs.index import remember
 from server.runs.publish import publish
 from server.runs.verify import Audit, audit
+from server.sites.attendance import Members
 from shared_model.core.errors import InputError
 from simulations.engine.consortium import enrol
 from simulations.engine.quadratic import write_sites
@@ -134,3 +135,28 @@ def test_a_run_that_is_not_finished_cannot_be_audited(home: ServerHome) -> None:
     (home.folder / "runs" / "audited" / "federation.json").unlink()
     with pytest.raises(InputError, match="no report"):
         audit(home, None)
+
+
+def test_a_run_of_mode_none_is_computed_again_where_its_means_were_kept(tmp_path: Path) -> None:
+    home = create("walk", tmp_path / "home", "127.0.0.1", 9092, 9093, [])
+    out = home.folder / "runs" / "plain"
+    plain = replace(
+        CONFIG,
+        name="plain",
+        rounds=replace(CONFIG.rounds, keep="means"),
+        aggregate=replace(CONFIG.aggregate, name="fedadam", lr=0.003),
+        privacy=privacy_config(),
+    )
+    log = RunLog(log=home.public_log(), plan="", roster=file_hash(home.roster_file.read_bytes()))
+    nodes = write_sites(tmp_path, {"a": 1, "b": 2, "c": 1})
+    run_local(client_app(Nudge()), lambda g, c: federate(g, c, None, Members(log=log)), nodes, run_config(plain, out))
+    remember(home, "1", plain, out)
+    found = audit(home, "plain")
+    assert found.wrong == ()
+    assert any("computed again from its sums, the run gives this adapter" in line for line in found.right)
+    kept = read_sum(out, 2)
+    assert kept is not None
+    assert kept.total is not None
+    kept.total[0] += 1e-9
+    keep_sum(out, 2, kept)
+    assert "round 2: the saved sum is not the one in the log" in wrong(home)
