@@ -166,6 +166,21 @@ class FailingTraining(_Passing):
         return super().train_round(site, spec_json, vector, task)
 
 
+class LyingTraining(_Passing):
+    """Training at a site that lies in mode none: it sends ``factor`` times its update, of a norm that is allowed."""
+
+    def __init__(self, inner: Training, *, site: str, factor: float, rounds: tuple[int, ...] = ()) -> None:
+        super().__init__(inner, site=site, rounds=rounds)
+        self._factor = factor
+
+    def train_round(
+        self, site: SiteConfig, spec_json: str, vector: Vector, task: TrainTask
+    ) -> tuple[Vector, Mapping[str, float]]:
+        """Lie at the chosen site and rounds, pass through elsewhere."""
+        update, metrics = super().train_round(site, spec_json, vector, task)
+        return (update * np.float32(self._factor) if self._strikes(site, task) else update), metrics
+
+
 class PoisonedTraining(_Passing):
     """Training at a site that lies: in the summed modes it releases ``factor`` times what it should.
 

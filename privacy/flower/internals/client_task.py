@@ -49,9 +49,9 @@ def push_end(client: RuntimeHttpClient, context: Context | None, *, succeeded: b
     push_task_output(client=client, context=context, sub_status=status, details="")
 
 
-def failure(message: Message, reason: str) -> Message:
-    """Return the reply that says in ``reason`` why there is no answer to ``message``."""
-    return Message(Error(code=ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason=reason), reply_to=message)
+def failure(message: Message, reason: str, code: int = ErrorCode.CLIENT_APP_RAISED_EXCEPTION) -> Message:
+    """Return the reply that says in ``reason``, and by Flower's number, why there is no answer to ``message``."""
+    return Message(Error(code=code, reason=reason), reply_to=message)
 
 
 def _heartbeat(send: Callable[[], bool]) -> bool:

@@ -1,0 +1,45 @@
+"""Connections that are cut: the site does its work, and its answer never arrives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+from flwr.app import Message, UserConfig
+from flwr.clientapp import ClientApp
+
+from privacy.flower.internals.client_task import failure
+from privacy.flower.internals.codes import ErrorCode
+from simulations.engine.local_grid import LocalGrid
+
+# (place of the node, round) -> whether its connection is cut while it trains.
+Cut = Callable[[int, int], bool]
+
+
+class CutGrid(LocalGrid):
+    """A LocalGrid that loses answers to train requests, and says so as Flower does when a node has gone."""
+
+    def __init__(
+        self, client_app: ClientApp, node_configs: Sequence[UserConfig], *, workers: int = 1, cut: Cut
+    ) -> None:
+        super().__init__(client_app, node_configs, workers=workers)
+        self._cut = cut
+        self._places = {node: place for place, node in enumerate(self.get_node_ids())}
+        self._asked: dict[str, Message] = {}
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Queue messages; returns their ids."""
+        asked = list(messages)
+        ids = list(super().push_messages(asked))
+        self._asked.update(zip(ids, asked, strict=True))
+        return ids
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """Return the replies that have arrived, and for each that was lost that the node is gone."""
+        found = []
+        for reply in super().pull_messages(message_ids):
+            asked = self._asked.pop(reply.metadata.reply_to_message_id)
+            about = asked.metadata
+            place = self._places[about.dst_node_id]
+            lost = about.message_type == "train" and self._cut(place, int(about.group_id))
+            found.append(failure(asked, "", ErrorCode.NODE_UNAVAILABLE) if lost else reply)
+        return found
