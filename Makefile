@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 # One thread per process: results do not depend on the machine's load, and small tensors are faster so.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: install constraints demo test e2e mutants check format dist dist-check wheelhouse soak bench bench-gpu clean
+.PHONY: install constraints demo test e2e mutants check format dist dist-check wheelhouse soak bench bench-check bench-tables bench-gpu clean
 
 install: $(READY)
 
@@ -113,7 +113,15 @@ format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+# The ratios of small benchmarks, into docs/results/benchmarks.json and .md; bench-check compares with the last ones there.
 bench: $(READY)
+	$(BIN)/python -m simulations.ratios.collect
+
+bench-check: $(READY)
+	$(BIN)/python -m simulations.ratios.collect --check
+
+# Every benchmark at its full size, as tables.
+bench-tables: $(READY)
 	$(BIN)/python -m simulations.benchmarks.round_overhead
 	$(BIN)/python -m simulations.benchmarks.deployed_round
 	$(BIN)/python -m simulations.benchmarks.step_cost

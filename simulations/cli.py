@@ -67,8 +67,8 @@ def evaluate(overrides: Overrides = None) -> None:
 @app.command()
 def ablation(overrides: Overrides = None) -> None:
     """Train each variant of the paper's ablation list with each seed. A stopped command continues when repeated."""
+    from simulations.series.ablation import run_ablation
     from simulations.settings.series import ablation_settings
-    from simulations.studies.ablation import run_ablation
 
     settings = ablation_settings(overrides or [])
     with progress_bars() as bars:
@@ -79,8 +79,8 @@ def ablation(overrides: Overrides = None) -> None:
 @app.command()
 def transfer(overrides: Overrides = None) -> None:
     """Show what each prior is worth by fine-tuning from it. A stopped command continues when repeated."""
+    from simulations.series.transfer import run_transfer
     from simulations.settings.series import transfer_settings
-    from simulations.studies.transfer import run_transfer
 
     settings = transfer_settings(overrides or [])
     with progress_bars() as bars:
@@ -102,13 +102,22 @@ def sampling(overrides: Overrides = None) -> None:
 @app.command()
 def poison(overrides: Overrides = None) -> None:
     """Let one hospital lie in a federation under secure aggregation, with and without the check on public patients."""
+    from simulations.series.poison import run_poison
     from simulations.settings.series import poison_settings
-    from simulations.studies.poison import run_poison
 
     settings = poison_settings(overrides or [])
     with progress_bars() as bars:
         report = run_poison(settings, bars)
     print(report)
+
+
+@app.command()
+def faults(overrides: Overrides = None) -> None:
+    """Put a small federation through each fault (kills, cuts, slow, lying, silent sites, a hostile coordinator)."""
+    from simulations.faults.run import run_faults
+    from simulations.settings.faults import faults_settings
+
+    print(run_faults(faults_settings(overrides or [])))
 
 
 @app.command()

@@ -6,6 +6,8 @@ With ``--masks`` it measures rounds of mode masked beside rounds of mode none, w
 are on machines of their own. So a round is the CPU seconds of the coordinator and of the slowest site, without training
 and without the network; a set-up of keys is counted among them. Goal: 1.5 times mode none at 5 million numbers.
 
+With ``--tree 100`` a hundred regions sum for the coordinator, with ``--processes`` on all cores.
+
 With ``--slow 50`` one site of five takes 50 times as long as the others: seconds until a number of updates have gone
 into the vector, by rounds that wait for all and by rounds that end with four (rounds.buffer). Goal: half the time.
 """
@@ -37,7 +39,8 @@ from shared_model.core.vector import Vector
 from simulations.benchmarks.printing import print_numbers
 from simulations.engine.faults import site_of
 from simulations.engine.quadratic import QuadraticTraining, run_quadratic, write_sites
-from simulations.engine.run import run_local
+from simulations.engine.run import LocalGrid, ProcessGrid, run_local
+from simulations.engine.tree import Tree
 
 GOAL_S = 3.0
 GOAL_RATIO = 1.5
@@ -70,11 +73,18 @@ def trivial_client(size: int) -> ClientApp:
     return app
 
 
-def measure(sites: int, rounds: int, megabytes: float, workers: int) -> dict[str, float]:
+def measure(
+    sites: int, rounds: int, megabytes: float, workers: int, tree: int = 0, kind: type[LocalGrid] = LocalGrid
+) -> dict[str, float]:
+    """One federation of trivial sites; ``tree``: regions that sum for the coordinator (simulations/engine/tree.py)."""
     size = int(megabytes * 1e6 / 4)
     config = compose_run(
-        ["privacy.mode=none", f"rounds.count={rounds}", f"rounds.min_sites={sites}", "rounds.evaluate_every=0"]
+        ["privacy.mode=none", f"rounds.count={rounds}", f"rounds.min_sites={tree or sites}", "rounds.evaluate_every=0"]
     )
+    app, nodes = trivial_client(size), [{"site": i} for i in range(sites)]
+    if tree:
+        floor = Tree.of(app, nodes, tree, config)
+        app, nodes = floor.region_app(), floor.nodes()
     initial = np.zeros(size, dtype=np.float32)
     started, cpu = time.perf_counter(), time.process_time()
     with tempfile.TemporaryDirectory() as folder:
@@ -82,12 +92,13 @@ def measure(sites: int, rounds: int, megabytes: float, workers: int) -> dict[str
         def server(grid: Grid, _: Context) -> FederationResult:
             return run_federation(grid, config, "{}", "0" * 64, initial, Path(folder))
 
-        result = run_local(trivial_client(size), server, [{"site": i} for i in range(sites)], {}, workers)
+        result = run_local(app, server, nodes, {}, workers, kind)
     wall_s, cpu_s = time.perf_counter() - started, time.process_time() - cpu
     assert result is not None
     assert result.rounds == rounds
     return {
         "sites": sites,
+        "regions": tree,
         "rounds": rounds,
         "vector_mb": megabytes,
         "workers": workers,
@@ -97,6 +108,19 @@ def measure(sites: int, rounds: int, megabytes: float, workers: int) -> dict[str
         "wire_mb_per_round": round(result.wire_bytes_per_round / 1e6, 1),
         "peak_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
         "goal_s": GOAL_S,
+    }
+
+
+def measure_scaling(few: int, many: int, rounds: int, megabytes: float) -> dict[str, float]:
+    """CPU seconds of a site and round with few sites and with many; a ratio of 1 is linear."""
+    measure(few, 1, megabytes, 1)  # what is done once in a process
+    costs = [measure(sites, rounds, megabytes, 1)["cpu_s"] / (sites * rounds) for sites in (few, many)]
+    return {
+        "few": few,
+        "many": many,
+        "few_ms": round(1e3 * costs[0], 3),
+        "many_ms": round(1e3 * costs[1], 3),
+        "ratio": round(costs[1] / costs[0], 3),
     }
 
 
@@ -216,7 +240,14 @@ def main() -> None:
     parser.add_argument("--megabytes", type=float, default=5.0)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
+    parser.add_argument("--scaling", type=int, nargs=2, metavar=("FEW", "MANY"), help="CPU a site and round, by sites")
+    parser.add_argument("--tree", type=int, default=0, help="regions between coordinator and sites; 0: none")
+    parser.add_argument("--processes", action="store_true", help="workers are processes, not threads")
     args = parser.parse_args()
+    if args.scaling:
+        found = measure_scaling(*args.scaling, args.rounds, args.megabytes)
+        print_numbers("Scaling in sites", found, as_json=args.json)
+        return
     if args.masks:
         found = measure_masks(args.megabytes / 4, args.sites, args.rounds, args.repeats)
         print_numbers("Masks beside none", found, as_json=args.json)
@@ -224,7 +255,8 @@ def main() -> None:
     if args.slow:
         print_numbers("Rounds that do not wait", measure_slow(args.slow, args.repeats), as_json=args.json)
         return
-    numbers = measure(args.sites, args.rounds, args.megabytes, args.workers)
+    kind = ProcessGrid if args.processes else LocalGrid
+    numbers = measure(args.sites, args.rounds, args.megabytes, args.workers, args.tree, kind)
     print_numbers("Round overhead of LocalGrid", numbers, as_json=args.json)
 
 

@@ -50,24 +50,27 @@ class LocalGrid(Grid):
             raise InputError(f"LocalGrid: workers {workers} and nodes {len(node_configs)} must be 1 or more")
         self._app = client_app
         self._run = empty_run(next(_run_ids))
-        self._contexts = {
-            _FIRST_NODE_ID + i: Context(
-                run_id=self._run.run_id,
-                node_id=_FIRST_NODE_ID + i,
-                node_config=dict(config),
-                state=RecordDict(),
-                run_config={},
-            )
-            for i, config in enumerate(node_configs)
-        }
+        self._contexts = self.make_contexts(node_configs)
         self._queue: deque[_QueuedMessage] = deque()
         self._tasks: dict[str, _QueuedMessage] = {}
         self._most_waiting = workers + 2
         self._changed = threading.Condition()
         self._closed = False
-        self._threads = [threading.Thread(target=self._work, name=f"site-{i}", daemon=True) for i in range(workers)]
+        self._threads = [
+            threading.Thread(target=self._work, args=(i,), name=f"site-{i}", daemon=True) for i in range(workers)
+        ]
         for thread in self._threads:
             thread.start()
+
+    @staticmethod
+    def make_contexts(node_configs: Sequence[UserConfig]) -> dict[int, Context]:
+        """Make each node's context, by the node's id."""
+        return {
+            _FIRST_NODE_ID + i: Context(
+                run_id=0, node_id=_FIRST_NODE_ID + i, node_config=dict(config), state=RecordDict(), run_config={}
+            )
+            for i, config in enumerate(node_configs)
+        }
 
     def __enter__(self) -> LocalGrid:
         return self
@@ -145,9 +148,11 @@ class LocalGrid(Grid):
                 self._changed.wait(0.01)
         return replies
 
-    def _work(self) -> None:
-        while (task := self._next_task()) is not None:
-            reply = self._answer(task.message)
+    def _work(self, place: int) -> None:
+        while (task := self._next_task(place)) is not None:
+            reply = self._answer(place, task.message)
+            if reply is not None:
+                set_message_id(reply, uuid.uuid4().hex)
             with self._changed:
                 if reply is not None and time.monotonic() < task.until and not self._closed:
                     task.reply = reply
@@ -155,7 +160,7 @@ class LocalGrid(Grid):
                     self._tasks.pop(task.message.metadata.message_id, None)
                 self._changed.notify_all()
 
-    def _next_task(self) -> _QueuedMessage | None:
+    def _next_task(self, place: int) -> _QueuedMessage | None:
         """Wait for a task that is still wanted and for room for its reply; None when the grid is closed."""
         with self._changed:
             while not self._closed:
@@ -164,21 +169,30 @@ class LocalGrid(Grid):
                     del self._tasks[message_id]
                 while self._queue and now >= self._queue[0].until:
                     self._queue.popleft()
-                if self._queue and sum(task.reply is not None for task in self._tasks.values()) < self._most_waiting:
-                    return self._queue.popleft()
+                if sum(task.reply is not None for task in self._tasks.values()) < self._most_waiting:
+                    for task in self._queue:
+                        if self._fits(place, task.message):
+                            self._queue.remove(task)
+                            return task
                 self._changed.wait(0.5)
         return None
 
-    def _answer(self, message: Message) -> Message | None:
-        try:
-            context = self._contexts[message.metadata.dst_node_id]
-            reply = _deliver(self._app(message, context))
-        except NoAnswer:
-            return None
-        except (Exception, SystemExit) as error:  # what a SuperNode sends when an app fails, exception text and all
-            reply = failure(message, f"{type(error)}:<'{error}'>")
-        set_message_id(reply, uuid.uuid4().hex)
-        return reply
+    def _fits(self, place: int, message: Message) -> bool:
+        """Whether the worker at ``place`` may take a message."""
+        return True
+
+    def _answer(self, place: int, message: Message) -> Message | None:
+        return answer(self._app, message, self._contexts[message.metadata.dst_node_id])
+
+
+def answer(app: ClientApp, message: Message, context: Context) -> Message | None:
+    """What comes back for a message: the app's reply as a wire would carry it, an error, or nothing (NoAnswer)."""
+    try:
+        return _deliver(app(message, context))
+    except NoAnswer:
+        return None
+    except (Exception, SystemExit) as error:  # what a SuperNode sends when an app fails, exception text and all
+        return failure(message, f"{type(error)}:<'{error}'>")
 
 
 def _deliver(message: Message) -> Message:

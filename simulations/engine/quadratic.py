@@ -33,6 +33,7 @@ from server.sites.attendance import Members
 from shared_model.core.errors import InputError
 from shared_model.core.vector import Vector
 from simulations.engine.consortium import enrol
+from simulations.engine.local_grid import LocalGrid
 from simulations.engine.run import run_local
 
 SPEC_JSON = '{"model":"quadratic"}'
@@ -122,10 +123,11 @@ def run_quadratic(
     app: ClientApp | None = None,
     on_event: Listener | None = None,
     check: Check | None = None,
+    kind: type[LocalGrid] = LocalGrid,
 ) -> FederationResult:
     """Run the federation from a vector of zeros (size,); ``app`` replaces the client app, to put faults in.
 
-    ``check``: what rounds are judged by (server/rounds/public_gate.py).
+    ``check``: what rounds are judged by (server/rounds/public_gate.py). ``kind``: the grid that carries the messages.
     """
     initial = np.zeros(size, dtype=np.float32)
 
@@ -133,7 +135,7 @@ def run_quadratic(
         def server(grid: Grid, _: Context) -> FederationResult:
             return run_federation(grid, config, SPEC_JSON, MANIFEST_HASH, initial, out, on_event, members, check=check)
 
-        result = run_local(app or client_app(QuadraticTraining(size)), server, nodes, {}, workers)
+        result = run_local(app or client_app(QuadraticTraining(size)), server, nodes, {}, workers, kind)
         assert result is not None
         return result
 

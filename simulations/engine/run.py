@@ -1,4 +1,4 @@
-"""Engines that run a deployment's ServerApp and ClientApp on one machine: LocalGrid (default), or Flower on Ray."""
+"""Engines for a deployment's ServerApp and ClientApp: threads (default) or processes of this one, or Flower on Ray."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from privacy.flower.internals.codes import SUPERLINK_NODE_ID
 from shared_model.core.errors import InputError
 from simulations.engine.local_grid import LocalGrid as LocalGrid
 from simulations.engine.local_grid import NoAnswer as NoAnswer
+from simulations.engine.process_grid import ProcessGrid as ProcessGrid
 
 _Result = TypeVar("_Result")
 
@@ -24,13 +25,15 @@ def run_local(
     node_configs: Sequence[UserConfig],
     run_config: Mapping[str, str | int | float | bool],
     workers: int = 1,
+    kind: type[LocalGrid] = LocalGrid,
 ) -> _Result | None:
     """Run a ServerApp, or a function with its signature, over LocalGrid; returns what the function returns.
 
     For the project's own apps: ``client.app.app``, ``server.app.app`` (or ``server.app.federate`` with an event
-    listener), one ``{"site-config": path}`` a node and ``server.app.run_config(config, out)``.
+    listener), one ``{"site-config": path}`` a node and ``server.app.run_config(config, out)``. ``kind``: with
+    ProcessGrid the sites work in processes.
     """
-    with LocalGrid(client_app, node_configs, workers=workers) as grid:
+    with kind(client_app, node_configs, workers=workers) as grid:
         context = Context(
             run_id=grid.run.run_id,
             node_id=SUPERLINK_NODE_ID,

@@ -10,8 +10,11 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
+from scipy.stats import wilcoxon
 
 from simulations.reports.scoring import COLUMNS
+
+FEWEST_SEEDS = 3
 
 
 class AblationRow(Protocol):
@@ -28,6 +31,10 @@ class AblationRow(Protocol):
     @property
     def paper_score(self) -> float | None:
         """The paper's scorecard points."""
+
+    @property
+    def reference(self) -> str:
+        """The row that it is compared with, if not the list's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,9 +73,27 @@ def _mean(trials: Sequence[AblationTrial], variant: str, steps: int, metric: str
     return statistics.fmean(t.scores[steps][metric] for t in trials if t.variant == variant)
 
 
-def paired_interval(trials: Sequence[AblationTrial], variant: str, reference: str) -> tuple[float, float, float] | None:
-    """Mean difference of patients' dose scores (Gy) to the reference of the same seed, and its 95% interval by
-    bootstrap over patients (10,000 draws, seed 0). None where they have no patient in common."""
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """Mean difference of patients' dose scores (Gy), its 95% interval, and the p-value of a paired test."""
+
+    mean_gy: float
+    low_gy: float
+    high_gy: float
+    p: float
+
+    def cell(self) -> str:
+        """For a table."""
+        p = "p < 0.001" if self.p < 0.001 else f"p {self.p:.3f}"
+        return f"{self.mean_gy:+.2f} ({self.low_gy:+.2f} to {self.high_gy:+.2f}), {p}"
+
+
+def paired_difference(trials: Sequence[AblationTrial], variant: str, reference: str) -> Difference | None:
+    """What a variant's patients differ by from the same patients of the reference, of the same seed.
+
+    A patient's difference is the mean over the seeds. The interval is a bootstrap over patients (10,000 draws, seed 0),
+    the test Wilcoxon's signed ranks, two-sided. None where they have fewer than two patients in common.
+    """
     differences: dict[str, list[float]] = {}
     for one in trials:
         others = [t for t in trials if (t.variant, t.seed) == (reference, one.seed)]
@@ -80,7 +105,8 @@ def paired_interval(trials: Sequence[AblationTrial], variant: str, reference: st
     means = np.array([statistics.fmean(differences[patient]) for patient in sorted(differences)])
     drawn = means[np.random.default_rng(0).integers(len(means), size=(10_000, len(means)))].mean(axis=1)
     low, high = np.percentile(drawn, [2.5, 97.5])
-    return float(means.mean()), float(low), float(high)
+    p = float(wilcoxon(means).pvalue) if np.any(means != 0.0) else 1.0
+    return Difference(mean_gy=float(means.mean()), low_gy=float(low), high_gy=float(high), p=p)
 
 
 def table_markdown(variants: Mapping[str, AblationRow], reference: str, trials: Sequence[AblationTrial]) -> str:
@@ -91,7 +117,10 @@ def table_markdown(variants: Mapping[str, AblationRow], reference: str, trials: 
     of_paper = any(row.paper_mae_gy is not None for row in variants.values())
     heads = [f"MAE ref ≥ 5 Gy, {last} steps", f"dose score, {last} steps", f"DVH score, {last} steps"]
     heads += [f"dose score, {s} steps" if s > 1 else "dose score, 1 step" for s in steps[:-1]]
-    heads += ["MB on wire", *(["paper MAE", "paper score"] if of_paper else ["dose score to the reference (95%)"])]
+    heads += [
+        "MB on wire",
+        *(["paper MAE", "paper score"] if of_paper else ["dose score to the reference (95%, paired test)"]),
+    ]
     lines = [f"| variant | seeds | {' | '.join(heads)} |", "|---|---:|" + "---:|" * len(heads)]
     for name, row in variants.items():
         own = [t for t in trials if t.variant == name]
@@ -103,13 +132,22 @@ def table_markdown(variants: Mapping[str, AblationRow], reference: str, trials: 
         if of_paper:
             cells += ["-" if v is None else f"{v:.{d}f}" for v, d in ((row.paper_mae_gy, 2), (row.paper_score, 1))]
         else:
-            found = None if name == reference else paired_interval(trials, name, reference)
-            cells.append("-" if found is None else f"{found[0]:+.2f} ({found[1]:+.2f} to {found[2]:+.2f})")
+            against = row.reference or reference
+            found = None if name == against else paired_difference(trials, name, against)
+            beside = f" to {variants[row.reference].label}" if row.reference else ""
+            cells.append("-" if found is None else found.cell() + beside)
         lines.append(f"| {row.label} | {len(own)} | {' | '.join(cells)} |")
     lines += ["", "All in Gy, mean ± standard deviation over seeds. Privacy mode none."]
     if not of_paper:
-        lines += [f"Reference: {variants[reference].label}; intervals by bootstrap over patients.", ""]
-        return "\n".join(lines)
+        lines += [
+            f"Reference: {variants[reference].label}, where no other is named. Intervals by bootstrap over patients;"
+            " p by Wilcoxon's signed ranks, for one comparison alone."
+        ]
+        if len({t.seed for t in trials}) < FEWEST_SEEDS:
+            lines.append(
+                f"Fewer than {FEWEST_SEEDS} seeds: the differences between trainings are not in the intervals."
+            )
+        return "\n".join([*lines, ""])
     notes = order_notes(variants, reference, trials)
     return "\n".join([*lines, "The paper's MAE is on other data and 10 steps.", "", *notes]) + "\n"
 

@@ -93,8 +93,8 @@ class RunSettings:
         unknown = [s for s in self.study if s not in STUDIES]
         if unknown or not self.study or len(set(self.study)) != len(self.study):
             raise InputError(f"study={list(self.study)}: expected some of {', '.join(STUDIES)}, each once")
-        if self.engine not in ("local", "ray"):
-            raise InputError(f"engine={self.engine!r}: expected local or ray")
+        if self.engine not in ("local", "processes", "ray"):
+            raise InputError(f"engine={self.engine!r}: expected local, processes or ray")
         if self.federation.privacy.mode in SUMMED and self.study != ("federated",):
             raise InputError(
                 f"privacy.mode={self.federation.privacy.mode}: needs sites that share; expected study=[federated], or"
@@ -108,8 +108,14 @@ class RunSettings:
         check_range("workers", self.workers, 1, 256)
         check_range("threads", self.threads, 1, 256)
         check_device(self.device)
-        if self.engine == "ray" and self.threads != 1:
-            raise InputError(f"engine=ray: Ray's workers have one thread each; expected threads=1, not {self.threads}")
+        if self.engine != "local" and self.threads != 1:
+            raise InputError(
+                f"engine={self.engine}: its workers have one thread each; expected threads=1, not {self.threads}"
+            )
+        if self.engine == "processes" and self.device != "cpu":
+            raise InputError(
+                f"engine=processes: forked processes share no accelerator; expected device=cpu, not {self.device}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ sites. All three go through server.app and client.app, as a deployment does.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -37,7 +37,7 @@ from shared_model.core.files import ORDINARY, write_text
 from simulations.data.datasets import hospitals
 from simulations.data.partition import one_site
 from simulations.engine.consortium import enrol
-from simulations.engine.run import run_local, run_ray
+from simulations.engine.run import ProcessGrid, run_local, run_ray
 from simulations.reports.results import ADAPTER, TrainedModel, score_studies, write_results
 from simulations.settings.commands import RunSettings
 
@@ -58,8 +58,10 @@ def plan_jobs(settings: RunSettings, sites: list[SiteConfig]) -> list[Federation
     base = settings.federation
     least = len(sites) if settings.everyone else min(base.rounds.min_sites, len(sites))
     quorum = replace(base.rounds, min_sites=least)
-    alone = replace(base, rounds=replace(base.rounds, min_sites=1))
-    wide = replace(alone, train=replace(base.train, batch_size=base.train.batch_size * len(sites)))
+    # One site has nobody to drift from, and no heads apart from the shared ones.
+    train = replace(base.train, control="none", personal="")
+    alone = replace(base, rounds=replace(base.rounds, min_sites=1), train=train)
+    wide = replace(alone, train=replace(train, batch_size=train.batch_size * len(sites)))
     out = settings.out / "studies"
     jobs = []
     if "federated" in settings.study:
@@ -146,20 +148,26 @@ def _decisive_values(resolved: str) -> dict[str, Any]:
     return flat
 
 
-def run_studies(settings: RunSettings, bars: Progress, app: ClientApp = client_app) -> str:
+def run_studies(
+    settings: RunSettings,
+    bars: Progress,
+    app: ClientApp = client_app,
+    change: Callable[[list[SiteConfig]], list[SiteConfig]] = list,
+) -> str:
     """Run or resume all studies, score them, write everything to ``settings.out``; returns the table and the paths.
 
-    ``app`` replaces the hospitals' own, to put faults in.
+    ``app`` replaces the hospitals' own, to put faults in. ``change``: what becomes of the hospitals before they train.
     """
     started = (time.monotonic(), time.process_time())
     torch.set_num_threads(settings.threads)
     use_checkpoint(settings.prior_path)
     claim_folder(settings)
     sites = hospitals(settings.data, settings.partition, settings.out, settings.federation.seed)
-    sites = [replace(site, cache=settings.out / "cache", device=settings.device) for site in sites]
+    sites = [replace(site, cache=settings.out / "cache", device=settings.device) for site in change(sites)]
     jobs = plan_jobs(settings, sites)
-    # A process has only one Ray. So jobs take turns, and the workers go to the sites.
-    in_turn = len(jobs) == 1 or settings.engine == "ray"
+    # A process has only one Ray, and forks where no other thread works. So jobs take turns, and the workers go to the
+    # sites.
+    in_turn = len(jobs) == 1 or settings.engine != "local"
     with ThreadPoolExecutor(1 if in_turn else min(settings.workers, len(jobs))) as pool:
         workers = settings.workers if in_turn else 1
         models = list(pool.map(lambda job: run_job(job, settings, workers, bars, app), jobs))
@@ -179,7 +187,8 @@ def run_job(
         paths.append(path)
     label = job.study if job.name in ("all", "pooled") else f"{job.study} {job.name}"
     bar = bars.add_task(label, total=job.federation.rounds.count, note="")
-    engine = run_local if settings.engine == "local" else run_ray
+    engines = {"local": run_local, "processes": partial(run_local, kind=ProcessGrid), "ray": run_ray}
+    engine = engines[settings.engine]
     nodes: list[UserConfig] = [
         {NODE_CONFIG_KEY: str(path), LEDGER_KEY: str(job.out / "ledgers" / path.stem)} for path in paths
     ]

@@ -1,6 +1,8 @@
 """LocalGrid: isolation as by a wire, several at once, bounded backlog, time to live, and the run helpers."""
 
 import importlib.util
+import os
+import signal
 import threading
 import time
 from dataclasses import replace
@@ -16,7 +18,7 @@ from privacy.wire.vectors import pack_vector, unpack_vector
 from server.rounds.loop import run_federation
 from shared_model.core.errors import InputError
 from simulations.engine.quadratic import MANIFEST_HASH, SPEC_JSON, QuadraticTraining, run_quadratic, write_sites
-from simulations.engine.run import LocalGrid, NoAnswer, run_local, run_ray
+from simulations.engine.run import LocalGrid, NoAnswer, ProcessGrid, run_local, run_ray
 from tests.builders.run_config import plain_run, rounds_config
 
 
@@ -215,3 +217,37 @@ def test_array_records_travel_whole():
     assert dict(reply.content["head"]) == dict(packed["head"])
     assert isinstance(reply.content["vector"], ArrayRecord)
     assert reply.content.object_id == packed.object_id
+
+
+def test_processes_end_with_the_same_vector_as_threads_in_every_mode(tmp_path):
+    config = plain_run(rounds=rounds_config(count=2, min_sites=3))
+    masked = replace(config, privacy=replace(config.privacy, mode="masked", sites=3, cohort=6))
+    nodes = write_sites(tmp_path, {"a": 1, "b": 2, "c": 3})
+    for name, asked in (("none", config), ("masked", masked)):
+        here, there = (
+            run_quadratic(tmp_path / f"{name}-{kind.__name__}", asked, nodes, workers=2, kind=kind)
+            for kind in (LocalGrid, ProcessGrid)
+        )
+        assert here.vector.tobytes() == there.vector.tobytes()
+
+
+def test_a_site_keeps_its_process_and_a_killed_one_is_a_lost_connection():
+    def work(message: Message, context) -> Message:
+        if context.node_config["site"] == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+        count = context.state["count"]["n"] + 1 if "count" in context.state else 1
+        context.state["count"] = MetricRecord({"n": count})
+        return Message(RecordDict({"told": MetricRecord({"pid": os.getpid(), "n": count})}), reply_to=message)
+
+    with ProcessGrid(app_of(work), [{"site": i} for i in range(4)], workers=2) as grid:
+        pids = []
+        for number in (1, 2):
+            replies = grid.send_and_receive([grid.create_message(content(), "train", 1001 + i, "1") for i in range(3)])
+            told = {reply.metadata.src_node_id: reply.content["told"] for reply in replies}
+            assert {record["n"] for record in told.values()} == {number}
+            pids.append({node: record["pid"] for node, record in told.items()})
+        assert pids[0] == pids[1]
+        assert len(set(pids[0].values())) == 2
+        assert os.getpid() not in pids[0].values()
+        (lost,) = grid.send_and_receive([grid.create_message(content(), "train", 1004, "1")])
+        assert lost.has_error()

@@ -7,10 +7,11 @@ import pytest
 
 from server.config.compose import compose_run
 from shared_model.core.errors import InputError
+from simulations.series import ablation, poison, transfer
+from simulations.series.variants import VariantList
 from simulations.settings.commands import baselines_settings, evaluate_settings, run_settings
 from simulations.settings.pretrain import pretrain_settings
 from simulations.settings.series import ablation_settings, poison_settings, transfer_settings
-from simulations.studies import ablation, poison, transfer
 from simulations.studies.audit import audit_settings
 from simulations.studies.private_base import private_base_settings
 
@@ -82,7 +83,7 @@ def test_a_bad_override_is_one_line_that_names_the_key(override: str, words: str
 
 
 def ablation_trial(overrides: Sequence[str]) -> object:
-    return ablation.trial_settings(ablation_settings(overrides), ablation.VariantList.read("paper"), "lora", 0)
+    return ablation.trial_settings(ablation_settings(overrides), VariantList.read("paper"), "lora", 0)
 
 
 def transfer_trial(overrides: Sequence[str]) -> object:

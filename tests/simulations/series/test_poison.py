@@ -8,9 +8,9 @@ import pytest
 from rich.progress import Progress, TextColumn
 
 from shared_model.core.errors import InputError
+from simulations.series import poison
+from simulations.series.poison import PoisonTrial, run_poison, table_markdown, trial_settings
 from simulations.settings.series import poison_settings
-from simulations.studies import poison
-from simulations.studies.poison import PoisonTrial, run_poison, table_markdown, trial_settings
 
 # Noise next to nothing: what is seen is the lie.
 TINY = [

@@ -6,9 +6,8 @@ import pytest
 from rich.progress import Progress, TextColumn
 
 from shared_model.core.errors import InputError
-from simulations.settings.series import transfer_settings
-from simulations.studies import transfer
-from simulations.studies.transfer import (
+from simulations.series import transfer
+from simulations.series.transfer import (
     TransferTrial,
     mean_curves,
     pretraining_steps,
@@ -16,6 +15,7 @@ from simulations.studies.transfer import (
     table_markdown,
     trial_settings,
 )
+from simulations.settings.series import transfer_settings
 
 TINY = [
     "model.shape=[16,16,16]", "data.sites=2", "train.batch_size=2", "data.patients=3", "workers=1", "seeds=[0]",

@@ -7,10 +7,11 @@ from rich.progress import Progress, TextColumn
 
 from shared_model.adapter.manifest import manifest_hash
 from shared_model.core.errors import InputError
-from simulations.reports.ablation import AblationTrial, order_notes, paired_interval, table_csv, table_markdown
+from simulations.reports.ablation import AblationTrial, order_notes, paired_difference, table_csv, table_markdown
+from simulations.series import ablation
+from simulations.series.ablation import run_ablation, trial_settings
+from simulations.series.variants import VariantList
 from simulations.settings.series import ablation_settings
-from simulations.studies import ablation
-from simulations.studies.ablation import VariantList, run_ablation, trial_settings
 
 PAPER = VariantList.read("paper")
 FULL, VARIANTS = PAPER.reference, PAPER.rows
@@ -49,7 +50,7 @@ def test_the_switches_reach_a_variants_model(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "words"),
     [("variants=[magic]", "magic"), ("seeds=[]", "seeds"), ("steps=[0]", "steps"), ("study=local", "study"),
-     ("list=magic", "expected paper, strategies"),
+     ("list=magic", "missing_modality, new_clinic, paper"),
      ("rouns=3", "rouns")],
 )  # fmt: skip
 def test_a_bad_override_is_named_before_anything_trains(override: str, words: str, tmp_path: Path) -> None:
@@ -126,9 +127,13 @@ def test_the_difference_to_the_reference_is_paired_by_patient_and_seed() -> None
         return replace(trial(variant, seed, 3.0), patients=patients)
 
     trials = [made("fedavg", 0, 0.0), made("fedavg", 1, 0.0), made("median", 0, 0.5), made("median", 1, 0.7)]
-    found = paired_interval(trials, "median", "fedavg")
-    assert found == pytest.approx((0.6, 0.6, 0.6))  # patients differ by 20 Gy, but not from themselves
+    found = paired_difference(trials, "median", "fedavg")
+    assert found is not None
+    # patients differ by 20 Gy, but not from themselves
+    assert (found.mean_gy, found.low_gy, found.high_gy) == pytest.approx((0.6, 0.6, 0.6))
+    assert found.p == pytest.approx(2.0**-19, rel=0.1), "twenty differences of one sign"
     assert "| median | 2 |" in (table := table_markdown(listed.rows, "fedavg", trials))
-    assert "+0.60 (+0.60 to +0.60)" in table
+    assert "+0.60 (+0.60 to +0.60), p < 0.001" in table
+    assert "Fewer than 3 seeds" in table
     assert "paper" not in table
-    assert paired_interval([trial("median", 0, 3.0)], "median", "fedavg") is None
+    assert paired_difference([trial("median", 0, 3.0)], "median", "fedavg") is None

@@ -8,84 +8,42 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from importlib.resources import files
-from pathlib import Path
+from dataclasses import asdict, replace
+from functools import partial
 from typing import Any
 
-import yaml
 from rich.progress import Progress
+from torch import Tensor
 
+from client.app import app as client_app
+from client.site.config import SiteConfig
+from client.training.train import resident_model
 from privacy.wire.messages import EvaluateTask
-from shared_model.adapter.manifest import load_adapter, vector_bytes, vector_hash
+from server.config.schedule import evaluate_task
+from shared_model.adapter.manifest import load_adapter, unpack, vector_bytes, vector_hash
 from shared_model.backbone.prior import prior_hash
 from shared_model.backbone.wan_prior import use_checkpoint
+from shared_model.base.model import DoseModel
 from shared_model.core.errors import InputError
 from shared_model.core.files import ORDINARY, write_text
-from shared_model.scoring.dosimetry import summarise
+from shared_model.core.vector import Vector
+from shared_model.network.spec import ModelSpec
+from shared_model.patient.case import Case
+from shared_model.prediction.predictor import predict_dose
+from shared_model.scoring.dosimetry import CaseScore, summarise
 from simulations.data.datasets import hospitals
+from simulations.engine.faults import add_faults
 from simulations.reports.ablation import AblationTrial, table_csv, table_markdown
 from simulations.reports.results import ADAPTER
-from simulations.reports.scoring import overall, score_sites
+from simulations.reports.scoring import SiteScores, overall, score_predictions, score_sites
 from simulations.reports.tables import write_json
+from simulations.series.variants import Variant, VariantList
 from simulations.settings.commands import RunSettings, run_settings
 from simulations.settings.series import AblationSettings, trial_overrides
+from simulations.studies.evaluate import withheld
 from simulations.studies.study import run_studies
 
 RESULT = "ablation.json"
-
-
-LISTS = Path(str(files("simulations.conf"))) / "lists"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Variant:
-    """One row: how it differs from the others, and what the paper reached (validation MAE in Gy, its score)."""
-
-    label: str
-    overrides: tuple[str, ...] = ()
-    paper_mae_gy: float | None = None
-    paper_score: float | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class VariantList:
-    """A file of simulations/conf/lists: rows by name, which of them the others are compared with, what trains."""
-
-    reference: str
-    study: str
-    rows: Mapping[str, Variant]
-
-    @classmethod
-    def read(cls, name: str) -> VariantList:
-        """Read the list of this name, or a file of one's own (*.yaml). InputError if there is none or it is odd."""
-        path = Path(name) if name.endswith(".yaml") else LISTS / f"{name}.yaml"
-        try:
-            raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-            common = tuple(raw.get("common", ()))
-            rows = {
-                key: Variant(**{**row, "overrides": (*common, *row["overrides"])})
-                for key, row in raw["variants"].items()
-            }
-            found = cls(reference=raw["reference"], study=raw["study"], rows=rows)
-        except OSError:
-            known = ", ".join(sorted(known.stem for known in LISTS.glob("*.yaml")))
-            raise InputError(f"list={name}: no such list; expected {known}, or a file NAME.yaml") from None
-        except (yaml.YAMLError, AttributeError, KeyError, TypeError) as error:
-            raise InputError(
-                f"list={path}: expected reference, study and variants, each with label and overrides"
-                f" ({type(error).__name__}); see {LISTS / 'strategies.yaml'}"
-            ) from error
-        if found.reference not in rows:
-            raise InputError(f"list={path}: reference {found.reference!r} is none of its variants")
-        return found
-
-    def choose(self, names: Sequence[str]) -> list[str]:
-        """The variants asked for, in the list's order; InputError names an unknown one."""
-        for name in names:
-            if name not in self.rows and name != "all":
-                raise InputError(f"variants: unknown {name!r}; expected all or some of {', '.join(self.rows)}")
-        return [name for name in self.rows if "all" in names or name in names]
 
 
 def run_ablation(settings: AblationSettings, bars: Progress) -> str:
@@ -99,7 +57,7 @@ def run_ablation(settings: AblationSettings, bars: Progress) -> str:
     table = ""
     for name, seed, run in plans:
         bars.update(bar, note=f"{name}, seed {seed}")
-        trials.append(run_trial(name, seed, run, settings.steps, bars))
+        trials.append(run_trial(name, seed, run, listed.rows[name], settings.steps, bars))
         table = table_markdown(listed.rows, listed.reference, trials)
         write_text(settings.out / "ablation.md", table, mode=ORDINARY)
         write_text(settings.out / "ablation.csv", table_csv(trials), mode=ORDINARY)
@@ -112,38 +70,38 @@ def run_ablation(settings: AblationSettings, bars: Progress) -> str:
 def trial_settings(settings: AblationSettings, listed: VariantList, name: str, seed: int) -> RunSettings:
     """The settings of ``simulate run`` of one trial; phantom hospitals are made once for all variants of a seed."""
     out = settings.out / name / f"seed{seed}"
-    own = [f"name=ablation-{name}", f"seed={seed}", f"study=[{settings.study or listed.study}]", f"out={out}"]
+    study = settings.study or listed.rows[name].study or listed.study
+    own = [f"name=ablation-{name}", f"seed={seed}", f"study=[{study}]", f"out={out}"]
     # privacy.mode=none: the paper's own comparison, on a researcher's machine
     return run_settings(
         ["privacy.mode=none", *trial_overrides(settings.out, settings.common), *listed.rows[name].overrides, *own]
     )
 
 
-def run_trial(name: str, seed: int, run: RunSettings, steps: Sequence[int], bars: Progress) -> AblationTrial:
-    """Train one variant with one seed, score its adapter at every number of steps; read it if it is there."""
+def run_trial(
+    name: str, seed: int, run: RunSettings, row: Variant, steps: Sequence[int], bars: Progress
+) -> AblationTrial:
+    """Train one variant with one seed, score what it trained at every number of steps; read it if it is there."""
     path = run.out / RESULT
     use_checkpoint(run.prior_path)
-    trained = _training_settings(run)
+    trained = _training_settings(run, row)
     done: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
     if done and done["trained"] != trained:
         raise InputError(f"{run.out}: holds a trial with other settings; choose another out")
     if done and [int(count) for count in done["scores"]] == list(steps):
         return AblationTrial.read(name, seed, done)
-    if not done:
-        run_studies(run, bars)
-    spec, vector, _ = load_adapter(run.out / ADAPTER)
     sites = hospitals(run.data, run.partition, run.out, run.federation.seed)
-    scores = {}
+    if not done:
+        app = add_faults(client_app, row.faults(sites, run.federation.rounds.count)) if row.absent else client_app
+        run_studies(run, bars, app, row.change)
+    sites = [replace(site, cache=run.out / "cache", device=run.device) for site in row.change(sites)]
+    adapters = _adapters(run, row.scored(sites))
+    scores: dict[str, dict[str, float]] = {}
+    of_sites: SiteScores = {}
     for count in steps:
-        task = EvaluateTask(
-            round=run.federation.rounds.count,
-            split="validation",
-            sampler_steps=count,
-            candidates=run.federation.evaluate.candidates,
-            seed=seed,
-        )
-        of_sites = score_sites(sites, spec, vector, task)
+        of_sites = _scores(run, row, adapters, replace(_asked(run), sampler_steps=count))
         scores[str(count)] = overall(of_sites)
+    spec, vector = adapters[0][1:]
     done = {
         "trained": trained,
         "adapter_sha256": vector_hash(vector),
@@ -160,12 +118,54 @@ def run_trial(name: str, seed: int, run: RunSettings, steps: Sequence[int], bars
     return AblationTrial.read(name, seed, done)
 
 
-def _training_settings(run: RunSettings) -> dict[str, Any]:
+_Adapter = tuple[SiteConfig, ModelSpec, Vector]
+
+
+def _adapters(run: RunSettings, sites: Sequence[SiteConfig]) -> list[_Adapter]:
+    """What each hospital's patients are scored with: the one adapter, or in study local the hospital's own."""
+    if run.study != ("local",):
+        spec, vector, _ = load_adapter(run.out / ADAPTER)
+        return [(site, spec, vector) for site in sites]
+    found = [load_adapter(run.out / "studies" / "local" / site.site / ADAPTER) for site in sites]
+    return [(site, spec, vector) for site, (spec, vector, _) in zip(sites, found, strict=True)]
+
+
+def _asked(run: RunSettings) -> EvaluateTask:
+    asked = evaluate_task(run.federation, run.federation.rounds.count, "")
+    # What a site does for itself belongs to the federation: own heads, fine-tuning after.
+    return asked if run.study == ("federated",) else replace(asked, personal="", tune_steps=0)
+
+
+def _scores(run: RunSettings, row: Variant, adapters: Sequence[_Adapter], task: EvaluateTask) -> SiteScores:
+    found: dict[str, Mapping[str, CaseScore]] = {}
+    for site, spec, vector in adapters:
+        if not row.without:
+            found |= score_sites([site], spec, vector, task)
+            continue
+        model = resident_model(spec, run.device)
+        unpack(model, vector)
+        model.eval()
+        predict = partial(_predict_without, row.without, model, spec, task)
+        found |= score_predictions([site], predict)[0]
+    return found
+
+
+def _predict_without(
+    without: Sequence[str], model: DoseModel, spec: ModelSpec, task: EvaluateTask, site: SiteConfig, whole: Case
+) -> Tensor:
+    case, steps = withheld(whole, without), task.sampler_steps
+    return predict_dose(model, case, spec, steps=steps, candidates=task.candidates, seed=task.seed)
+
+
+def _training_settings(run: RunSettings, row: Variant) -> dict[str, Any]:
     """All settings that decide the trained adapter and its patients, but not its folder or the number of processes."""
     data = {key: value for key, value in asdict(run.data).items() if key != "root"}
     federation = json.loads(run.federation.to_json())
     prior = prior_hash(run.spec)
+    own = {key: value for key, value in asdict(row).items() if key in ("absent", "clinic", "without") and value}
     return {
+        # As JSON gives it back: tuples are lists.
+        **json.loads(json.dumps(own)),
         "federation": federation,
         "prior": prior,
         "study": list(run.study),

@@ -1,0 +1,87 @@
+"""Which benchmarks count, at which size, and which ratios are read from what they print. Less is better in all of them.
+
+A ratio compares two things of one run on one machine, so it means something on another machine too. The sizes are
+small: all of them together take some minutes on two cores.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Benchmark:
+    """One ratio: what it says, the command after ``python -m``, and how it is read from the command's JSON.
+
+    ``needs``: a package without which it is left out. ``goal``: the most that it should be; 0: none is set.
+    """
+
+    what: str
+    command: tuple[str, ...]
+    read: Callable[[Any], float]
+    needs: str = ""
+    goal: float = 0.0
+
+    @property
+    def runs_here(self) -> bool:
+        """Whether its package is installed."""
+        return not self.needs or importlib.util.find_spec(self.needs) is not None
+
+
+_ROUND = "simulations.benchmarks.round_overhead"
+_SECAGG = ("simulations.benchmarks.secagg", "--parameters", "1000000", "--sites", "5", "--repeats", "1", "--json")
+_PRIVATE = ("simulations.benchmarks.private_step", "--numbers", "1000000", "--json")
+
+
+def _secagg(found: Mapping[str, Any], ours: str, theirs: Callable[[Mapping[str, float]], float]) -> float:
+    (costs,) = found.values()
+    return float(costs["ring-32"][0][ours] / theirs(costs["flwr"][0]))
+
+
+def _private(found: list[Mapping[str, Any]]) -> float:
+    return float(next(row["of_plain_step"] for row in found if row["part"] == "private step"))
+
+
+BENCHMARKS: Mapping[str, Benchmark] = {
+    "masks": Benchmark(
+        what="a round under masks beside one without: CPU of coordinator and slowest site, 1M numbers, 5 sites",
+        command=(_ROUND, "--masks", "--sites", "5", "--megabytes", "4", "--rounds", "3", "--repeats", "1", "--json"),
+        read=lambda found: float(found["ratio"]),
+        goal=1.5,
+    ),
+    "buffered": Benchmark(
+        what="twenty updates with one of five sites 50 times slower: rounds that do not wait beside rounds that do",
+        command=(_ROUND, "--slow", "50", "--repeats", "1", "--json"),
+        read=lambda found: float(found["ratio"]),
+        goal=0.5,
+    ),
+    "scaling": Benchmark(
+        what="CPU of a round a site: 200 sites beside 20, 0.1M numbers",
+        command=(_ROUND, "--scaling", "20", "200", "--rounds", "2", "--megabytes", "0.4", "--json"),
+        read=lambda found: float(found["ratio"]),
+        goal=1.2,
+    ),
+    "secagg_client": Benchmark(
+        what="a site's masking beside Flower's SecAgg+ without its quantising, 1M numbers, 5 sites",
+        command=_SECAGG,
+        read=lambda found: _secagg(found, "client_s", lambda peer: peer["client_s"] - peer["quantise_s"]),
+    ),
+    "secagg_unmask": Benchmark(
+        what="unmasking beside Flower's SecAgg+, 1M numbers, 5 sites",
+        command=_SECAGG,
+        read=lambda found: _secagg(found, "unmask_s", lambda peer: peer["unmask_s"]),
+    ),
+    "private_step": Benchmark(
+        what="a private training step beside a plain one, four patients", command=_PRIVATE, read=_private
+    ),
+    "flower": Benchmark(
+        what="a round of 100 sites beside stock Flower's simulation on Ray, 1M numbers, without start-up",
+        command=("simulations.ratios.flower_peer", "--sites", "100", "--rounds", "3", "--megabytes", "4", "--json"),
+        read=lambda found: float(found["ratio"]),
+        needs="ray",
+        goal=0.5,
+    ),
+}

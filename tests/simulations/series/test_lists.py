@@ -1,0 +1,108 @@
+"""Every list of simulations/conf/lists composes, and is run at toy size: its reference and one row more."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from rich.progress import Progress, TextColumn
+
+from client.site.config import SiteConfig
+from shared_model.core.errors import InputError
+from simulations.series.ablation import run_ablation, trial_settings
+from simulations.series.variants import LISTS, Absence, Clinic, Variant, VariantList
+from simulations.settings.series import ablation_settings
+
+NAMES = sorted(path.stem for path in LISTS.glob("*.yaml"))
+TOY = [
+    "model.shape=[16,16,16]", "rounds.count=2", "train.local_steps=1", "train.batch_size=1", "data.sites=3",
+    "data.patients=8", "workers=1", "seeds=[0]", "steps=[1]",
+]  # fmt: skip
+# The row that is run beside the reference: the one that takes a way of its own.
+ROWS = {
+    "paper": "lora", "strategies": "fedper", "hospitals": "iid_4_alone", "rounds_steps": "r24_scaffold",
+    "uneven": "late",
+    "data_sizes": "alone_2", "adapters": "lora4", "new_clinic": "tuned_5", "missing_modality": "dose_no_ct",
+}  # fmt: skip
+
+
+def listed_text(name: str) -> str:
+    return (LISTS / f"{name}.yaml").read_text()
+
+
+def bars() -> Progress:
+    return Progress(TextColumn("{task.fields[note]}"), disable=True)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_row_composes_and_none_is_another(name: str, tmp_path: Path) -> None:
+    listed = VariantList.read(name)
+    settings = ablation_settings([f"list={name}", f"out={tmp_path}"])
+    seen = set()
+    for key in listed.choose(["all"]):
+        run, row = trial_settings(settings, listed, key, 0), listed.rows[key]
+        text = run.federation.to_json().replace(f"ablation-{key}", "")
+        seen.add((text, run.study, run.partition, run.data, row.absent, row.clinic, row.without))
+    assert len(seen) == len(listed.rows)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_toy_run_ends_in_a_table(name: str, tmp_path: Path) -> None:
+    listed = VariantList.read(name)
+    other = ROWS[name]
+    reference = listed.rows[other].reference or listed.reference
+    list_file = tmp_path / "own.yaml"
+    # A row's own number of rounds and steps would not be a toy.
+    text = re.sub(r"rounds.count=\d+, train.local_steps=\d+", "rounds.count=2, train.local_steps=2", listed_text(name))
+    list_file.write_text(text)
+    asked = [f"list={list_file}", f"variants=[{reference},{other}]", f"out={tmp_path / 'out'}"]
+    table = run_ablation(ablation_settings([*TOY, *asked]), bars())
+    assert f"| {listed.rows[other].label} | 1 |" in table
+    done = json.loads((tmp_path / "out" / other / "seed0" / "ablation.json").read_text())
+    assert done["patients"]
+    if listed.rows[other].clinic:
+        assert len({key.split()[0] for key in done["patients"]}) == 1, "the new clinic alone is scored"
+
+
+def test_absences_are_rounds() -> None:
+    assert Absence(place=0, until=0.5).rounds(6) == (1, 2, 3)
+    assert Absence(place=0, since=0.5).rounds(6) == (4, 5, 6)
+    assert Absence(place=0, every=3).rounds(7) == (1, 2, 4, 5, 7)
+    assert Absence(place=0).rounds(2) == (1, 2)
+
+
+def sites() -> list[SiteConfig]:
+    train = tuple(f"pt_{i}" for i in range(6))
+    return [
+        SiteConfig(site=name, data="cases", root=Path(), train=train, validation=("v",), plans=(train[:2],))
+        for name in ("a", "b")
+    ]
+
+
+def test_a_new_clinic_has_few_patients_and_is_scored_alone() -> None:
+    row = Variant(label="x", clinic=Clinic(place=1, patients=3), absent=(Absence(place=1),))
+    assert [len(site.train) for site in row.change(sites())] == [6, 3]
+    assert [site.site for site in row.scored(sites())] == ["b"]
+    assert [(fault.site, fault.rounds) for fault in row.faults(sites(), 2)] == [("b", (1, 2))]
+    with pytest.raises(InputError, match="6 training patients, not 9"):
+        Variant(label="x", clinic=Clinic(place=0, patients=9)).change(sites())
+    with pytest.raises(InputError, match="place 5"):
+        Variant(label="x", absent=(Absence(place=5),)).faults(sites(), 2)
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ("study: alone", "study"),
+        ("without: [mri]", "without"),
+        ("reference: b", "reference 'b'"),
+        ("away: 1", "TypeError"),
+    ],
+)
+def test_a_row_that_is_wrong_is_named(row: str, words: str, tmp_path: Path) -> None:
+    path = tmp_path / "own.yaml"
+    path.write_text(f"reference: a\nstudy: federated\nvariants: {{a: {{label: A, overrides: [], {row}}}}}\n")
+    with pytest.raises(InputError, match=words):
+        VariantList.read(str(path))
