@@ -121,7 +121,9 @@ def _nobody(site: str, drop: Drop | None) -> None:
 def sum_of_sums(masked: Mapping[str, Ring], regions: int) -> Ring:
     """Sum masked vectors (k,) region by region, then the regions: the same numbers as in one sum, to the bit.
 
-    The ring's addition is associative, so a region needs no key and sees nothing but masked vectors and their sum.
+    The ring's addition is associative, so a region needs no key and sees nothing but masked vectors and their sum. Each
+    site has signed its masked vector: a region that sums holds the vectors against the signatures, as the coordinator of
+    a flat federation does (privacy/secagg/summation.py), and hands the signed messages on.
     """
     names = sorted(masked)
     sums = [

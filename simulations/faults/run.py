@@ -27,7 +27,7 @@ from server.config.run import RunConfig
 from server.record.events import Event, Listener
 from server.rounds.loop import run_federation
 from server.rounds.result import FederationResult
-from shared_model.core.errors import FedKT3DError
+from shared_model.core.errors import FedKT3DError, InputError
 from shared_model.core.files import ORDINARY, write_text
 from simulations.engine.faults import LyingTraining, add_faults
 from simulations.engine.quadratic import MANIFEST_HASH, SPEC_JSON, QuadraticTraining, centre, write_sites
@@ -140,7 +140,11 @@ def run_faults(settings: FaultsSettings) -> str:
     lab = Lab.make(settings, folder)
     rows: list[Outcome] = []
     healthy = ""
-    for scenario in scenarios(settings.seed, list(lab.patients), settings.rounds, settings.deadline_s):
+    rows_of_seed = scenarios(settings.seed, list(lab.patients), settings.rounds, settings.deadline_s)
+    names = [scenario.name for scenario in rows_of_seed]
+    if unknown := [name for name in settings.faults if name not in names]:
+        raise InputError(f"faults: no row {unknown[0]!r}; expected some of {', '.join(names)}")
+    for scenario in rows_of_seed:
         if settings.faults and scenario.name not in (*settings.faults, "healthy"):
             continue
         rows.append(_outcome(lab, scenario, healthy))

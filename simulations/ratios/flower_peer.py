@@ -1,7 +1,8 @@
 """A round of stock Flower's simulation (Ray) beside one of ours, in one run.
 
-``python -m simulations.ratios.flower_peer [--sites 100] [--rounds 3] [--megabytes 4] [--json]``. Both have a trivial client that answers with a vector of the same size, and the mean. The time of a round leaves the
-start-up out, which is given apart. Needs the extra ``ray``.
+``python -m simulations.ratios.flower_peer [--sites 100] [--rounds 3] [--megabytes 4] [--json]``. Both have a trivial
+client that answers with a vector of the same size, and the mean. The time of a round leaves the start-up out, which is
+given apart. Needs the extra ``ray``.
 """
 
 from __future__ import annotations

@@ -35,4 +35,6 @@ def faults_settings(overrides: Sequence[str]) -> FaultsSettings:
     raw, _ = compose_values("faults", overrides)
     if not isinstance(raw["faults"], list):
         raise InputError(f"faults={raw['faults']!r}: expected a list of rows, as in faults=[crash,cut]")
-    return FaultsSettings(**{**raw, "out": path(raw["out"], "out"), "faults": tuple(raw["faults"])})
+    return FaultsSettings(
+        **{**raw, "out": path(raw["out"], "out"), "faults": tuple(str(name) for name in raw["faults"])}
+    )

@@ -69,6 +69,11 @@ def test_silent_and_slow_sites_cost_a_round_its_deadline_and_no_more(tmp_path: P
     assert [row["drops"] for row in rows[1:]] == [{"timeout": 1}, {"timeout": 1}]
 
 
+def test_an_unknown_row_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no row 'flood'"):
+        run_faults(faults_settings([*SMALL, "faults=[flood]", f"out={tmp_path}"]))
+
+
 @pytest.mark.parametrize(
     ("override", "words"), [("sites=2", "sites"), ("faults=crash", "faults"), ("rouns=1", "rouns")]
 )

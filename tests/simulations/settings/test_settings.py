@@ -151,6 +151,14 @@ def test_ray_has_one_thread_a_worker() -> None:
         run_settings(["privacy.mode=none", "engine=ray", "threads=2"])
 
 
+@pytest.mark.parametrize(
+    ("overrides", "words"), [(["threads=2", "device=cpu"], "threads=1"), (["device=auto"], "device=cpu")]
+)
+def test_processes_have_one_thread_each_and_no_accelerator(overrides: list[str], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        run_settings(["privacy.mode=none", "engine=processes", *overrides])
+
+
 def test_openkbp_needs_a_folder_that_holds_it(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"splits\.json"):
         run_settings(["data=openkbp", f"data.root={tmp_path}"])
