@@ -10,6 +10,7 @@ from __future__ import annotations
 import multiprocessing
 from collections.abc import Mapping, Sequence
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 
 from flwr.app import Context, Message, UserConfig
 from flwr.clientapp import ClientApp
@@ -28,7 +29,7 @@ class ProcessGrid(LocalGrid):
     def __init__(self, client_app: ClientApp, node_configs: Sequence[UserConfig], *, workers: int = 1) -> None:
         fork = multiprocessing.get_context("fork")
         self._pipes: list[Connection] = []
-        self._processes = []
+        self._processes: list[BaseProcess] = []
         contexts = self.make_contexts(node_configs)
         for place in range(workers):
             ours, theirs = fork.Pipe()

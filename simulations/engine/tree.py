@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from flwr.app import Context, Message, UserConfig
@@ -79,7 +80,7 @@ class Tree:
             register(answer)
         return app
 
-    def _answer(self, asked: Request, nodes: Sequence[UserConfig]) -> dict[str, object]:
+    def _answer(self, asked: Request, nodes: Sequence[UserConfig]) -> dict[str, Any]:
         with LocalGrid(self.app, nodes) as grid:
             link = Link(grid=grid, run_id=asked.run_id, spec_json=asked.spec_json, manifest_hash=asked.manifest_hash)
             sites = self._described(link)
@@ -122,8 +123,8 @@ def sum_of_sums(masked: Mapping[str, Ring], regions: int) -> Ring:
     """Sum masked vectors (k,) region by region, then the regions: the same numbers as in one sum, to the bit.
 
     The ring's addition is associative, so a region needs no key and sees nothing but masked vectors and their sum. Each
-    site has signed its masked vector: a region that sums holds the vectors against the signatures, as the coordinator of
-    a flat federation does (privacy/secagg/summation.py), and hands the signed messages on.
+    site has signed its masked vector: a region that sums holds the vectors against the signatures, as the coordinator
+    of a flat federation does (privacy/secagg/summation.py), and hands the signed messages on.
     """
     names = sorted(masked)
     sums = [

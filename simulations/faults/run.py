@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 from flwr.app import UserConfig
+from numpy.typing import NDArray
 
 from client.app import client_app
 from server.config.compose import compose_run
@@ -107,13 +108,13 @@ class Lab:
         ]
         return replace(compose_run([*asked, *scenario.overrides]), model={})
 
-    def optimum(self, scenario: Scenario) -> np.ndarray:
+    def optimum(self, scenario: Scenario) -> NDArray[np.float64]:
         """Where the honest sites' losses are least, (d,): the mean of their centres, weighted as the row weighs."""
         honest = {site: count for site, count in self.patients.items() if site != scenario.liar}
         equal = "aggregate.weighting=equal" in scenario.overrides
         weights = np.array([1.0 if equal else count for count in honest.values()])
         centres = np.array([centre(site, self.size) for site in honest], dtype=np.float64)
-        found: np.ndarray = weights @ centres / weights.sum()
+        found: NDArray[np.float64] = weights @ centres / weights.sum()
         return found
 
     def federate(self, scenario: Scenario, on_event: Listener) -> FederationResult:

@@ -1,9 +1,9 @@
 """``python -m simulations.ratios.collect``: run the benchmarks, add their ratios to the record, or check against it.
 
-The record is docs/results/benchmarks.json, a list of runs, the newest last; docs/results/benchmarks.md shows the newest.
-With ``--check`` nothing is written: the command ends with 1 where a ratio has become worse. A ratio is worse if the
-least of this run is above the most of the last record by more than TOLERANCE, so that a busy machine raises no alarm.
-Every command runs once in each repeat, all of them in turn.
+The record is docs/results/benchmarks.json, a list of runs, the newest last; docs/results/benchmarks.md shows the
+newest. With ``--check`` nothing is written: the command ends with 1 where a ratio has become worse. A ratio is worse if
+the least of this run is above the most of the last record by more than TOLERANCE, so that a busy machine raises no
+alarm. Every command runs once in each repeat, all of them in turn.
 """
 
 from __future__ import annotations

@@ -44,11 +44,9 @@ def stock(sites: int, rounds: int, size: int, workers: int) -> dict[str, float]:
 
     @client.train()
     def _train(message: Message, context: Context) -> Message:
-        content = {
-            "arrays": ArrayRecord([np.full(size, 1e-3, np.float32)]),
-            "metrics": MetricRecord({"num-examples": 1}),
-        }
-        return Message(RecordDict({**content}), reply_to=message)
+        content = RecordDict({"arrays": ArrayRecord([np.full(size, 1e-3, np.float32)])})
+        content["metrics"] = MetricRecord({"num-examples": 1})
+        return Message(content, reply_to=message)
 
     strategy, server = _Timed(sites), ServerApp()
 

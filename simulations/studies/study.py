@@ -8,7 +8,7 @@ sites. All three go through server.app and client.app, as a deployment does.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -187,7 +187,11 @@ def run_job(
         paths.append(path)
     label = job.study if job.name in ("all", "pooled") else f"{job.study} {job.name}"
     bar = bars.add_task(label, total=job.federation.rounds.count, note="")
-    engines = {"local": run_local, "processes": partial(run_local, kind=ProcessGrid), "ray": run_ray}
+    engines: Mapping[str, Callable[..., object]] = {
+        "local": run_local,
+        "processes": partial(run_local, kind=ProcessGrid),
+        "ray": run_ray,
+    }
     engine = engines[settings.engine]
     nodes: list[UserConfig] = [
         {NODE_CONFIG_KEY: str(path), LEDGER_KEY: str(job.out / "ledgers" / path.stem)} for path in paths
