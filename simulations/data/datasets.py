@@ -9,7 +9,7 @@ from pathlib import Path
 from client.site.config import SiteConfig
 from shared_model.core.errors import InputError
 from simulations.data.convert import SaidProgress, convert
-from simulations.data.partition import load_partition, openkbp_split
+from simulations.data.partition import first_cases, load_partition, openkbp_split
 from simulations.phantom.hospitals import STYLES, write_hospital
 from simulations.settings.commands import DataSettings
 
@@ -27,7 +27,8 @@ def hospitals(data: DataSettings, partition: str, out: Path, seed: int) -> list[
             validation_per_site=data.validation_per_site or None,
         )
     else:
-        found = phantom_hospitals(data, data.root or out / "data", seed)
+        sites = phantom_hospitals(data, data.root or out / "data", seed)
+        found = [first_cases(site, data.train_per_site or None, data.validation_per_site or None) for site in sites]
     there = [site.site for site in found]
     for name in data.hospitals:
         if name not in there:
