@@ -28,14 +28,14 @@ from shared_model.network.spec import ModelSpec
 
 
 @dataclass(frozen=True, kw_only=True)
-class Control:
+class SiteControl:
     """A site's control in one round: ``own`` c_i and ``common`` c, (d,) each, in units of the learning rate."""
 
     own: Vector
     common: Vector
 
     @classmethod
-    def at(cls, vector: Vector, number: int, since: int, kept: Arrays) -> Control:
+    def at(cls, vector: Vector, number: int, since: int, kept: Arrays) -> SiteControl:
         """Find the controls at the shared vector (d,) of round ``number`` from what was kept after round ``since``."""
         if not kept:
             return cls(own=np.zeros_like(vector), common=np.zeros_like(vector))

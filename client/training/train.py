@@ -21,7 +21,7 @@ from client.data.load import load_split, or_none
 from client.site.config import SiteConfig
 from client.training.base import base_doses, base_rows, case_dose
 from client.training.own_heads import heads_memory, with_heads
-from client.training.scaffold import Control, control_memory
+from client.training.scaffold import SiteControl, control_memory
 from privacy.wire.messages import EvaluateTask, TrainTask
 from shared_model.adapter.heads import heads
 from shared_model.adapter.manifest import pack, unpack
@@ -139,7 +139,7 @@ def _train_round(site: SiteConfig, spec: ModelSpec, vector: Vector, task: TrainT
     losses: list[float] = []
     shared = [parameter.detach().clone() for parameter in parameters] if task.proximal else []
     memory = control_memory(site, spec, task) if task.control == "scaffold" else None
-    control = Control.at(vector, task.round, *memory.before(task.round)) if memory is not None else None
+    control = SiteControl.at(vector, task.round, *memory.before(task.round)) if memory is not None else None
     corrections = [] if control is None else stage_corrections(model, parameters, control.correction)
     for rate in rates:
         for group in optimiser.param_groups:

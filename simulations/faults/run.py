@@ -39,7 +39,7 @@ from simulations.settings.faults import FaultsSettings
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
+class FaultRow:
     """What came of one row. ``updates``: how many went into the vector; ``drops``: by reason; ``vector``: its hash.
 
     ``away``: distance of the vector from the honest sites' optimum, as a share of the distance at the start.
@@ -139,7 +139,7 @@ def run_faults(settings: FaultsSettings) -> str:
     folder = settings.out / "runs"
     shutil.rmtree(folder, ignore_errors=True)
     lab = Lab.make(settings, folder)
-    rows: list[Outcome] = []
+    rows: list[FaultRow] = []
     healthy = ""
     rows_of_seed = scenarios(settings.seed, list(lab.patients), settings.rounds, settings.deadline_s)
     names = [scenario.name for scenario in rows_of_seed]
@@ -159,7 +159,7 @@ def run_faults(settings: FaultsSettings) -> str:
     return f"{table}\ntable     {settings.out / 'faults.md'}"
 
 
-def _outcome(lab: Lab, scenario: Scenario, healthy: str) -> Outcome:
+def _outcome(lab: Lab, scenario: Scenario, healthy: str) -> FaultRow:
     if scenario.killed:
         _killed(lab, scenario)
     ended = "finished"
@@ -169,7 +169,7 @@ def _outcome(lab: Lab, scenario: Scenario, healthy: str) -> Outcome:
     except FedKT3DError as error:
         ended = type(error).__name__
     if result is None:
-        return Outcome(
+        return FaultRow(
             name=scenario.name,
             what=scenario.what,
             rounds=0,
@@ -184,7 +184,7 @@ def _outcome(lab: Lab, scenario: Scenario, healthy: str) -> Outcome:
         ended = f"finished, resumed after round {result.resumed_from}"
     best = lab.optimum(scenario)
     digest = hashlib.sha256(result.vector.tobytes()).hexdigest()
-    return Outcome(
+    return FaultRow(
         name=scenario.name,
         what=scenario.what,
         rounds=result.rounds,
@@ -214,7 +214,7 @@ def _killed(lab: Lab, scenario: Scenario) -> None:
         raise FedKT3DError("faults: the coordinator's process ended before it could be killed")
 
 
-def _table(rows: Sequence[Outcome], refusals: Sequence[tuple[str, str]]) -> str:
+def _table(rows: Sequence[FaultRow], refusals: Sequence[tuple[str, str]]) -> str:
     lines = [
         "| fault | what | rounds | updates | dropped | away from the optimum | vector | end |",
         "|---|---|---:|---:|---|---:|---|---|",

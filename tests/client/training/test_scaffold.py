@@ -11,7 +11,7 @@ import torch
 
 from client.site.config import SiteConfig
 from client.training.between_rounds import Memory
-from client.training.scaffold import Control
+from client.training.scaffold import SiteControl
 from client.training.train import train_round
 from privacy.dp.terms import PrivacyTerms
 from privacy.wire.tasks import TrainTask
@@ -55,7 +55,7 @@ def ours(rounds: int) -> list[np.ndarray]:
     for number in range(1, rounds + 1):
         updates = []
         for i in range(3):
-            control, y = Control.at(x, number, number - 1, kept[i]), x.copy()
+            control, y = SiteControl.at(x, number, number - 1, kept[i]), x.copy()
             for rate in RATES:
                 y = (y - rate * (CURVES[i] * (y - CENTRES[i])) + rate * control.correction).astype(np.float32)
             kept[i] = control.after(x, y - x, sum(RATES))
@@ -81,7 +81,7 @@ def test_after_missed_rounds_the_common_control_is_the_mean_over_them() -> None:
     moves = [np.array([0.5, 0.0]), np.array([0.1, 0.2]), np.array([0.0, -0.1])]
     now = (seen + sum(moves)).astype(np.float32)
     expected = np.mean([-move / 0.5 for move in moves], axis=0)
-    np.testing.assert_allclose(Control.at(now, 7, 4, kept).common, expected, atol=1e-6)
+    np.testing.assert_allclose(SiteControl.at(now, 7, 4, kept).common, expected, atol=1e-6)
 
 
 @pytest.fixture
