@@ -24,7 +24,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from flwr.app import Context, Message
+from flwr.app import Context, Message, UserConfig
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
 
@@ -81,7 +81,8 @@ def measure(
     config = compose_run(
         ["privacy.mode=none", f"rounds.count={rounds}", f"rounds.min_sites={tree or sites}", "rounds.evaluate_every=0"]
     )
-    app, nodes = trivial_client(size), [{"site": i} for i in range(sites)]
+    app = trivial_client(size)
+    nodes: list[UserConfig] = [{"site": i} for i in range(sites)]
     if tree:
         floor = Tree.of(app, nodes, tree, config)
         app, nodes = floor.region_app(), floor.nodes()
@@ -245,7 +246,8 @@ def main() -> None:
     parser.add_argument("--processes", action="store_true", help="workers are processes, not threads")
     args = parser.parse_args()
     if args.scaling:
-        found = measure_scaling(*args.scaling, args.rounds, args.megabytes)
+        few, many = args.scaling
+        found = measure_scaling(few, many, args.rounds, args.megabytes)
         print_numbers("Scaling in sites", found, as_json=args.json)
         return
     if args.masks:

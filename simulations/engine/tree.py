@@ -127,9 +127,11 @@ def sum_of_sums(masked: Mapping[str, Ring], regions: int) -> Ring:
     of a flat federation does (privacy/secagg/summation.py), and hands the signed messages on.
     """
     names = sorted(masked)
-    sums = [
-        np.sum([masked[name] for name in names[place::regions]], axis=0, dtype=masked[names[0]].dtype)
-        for place in range(min(regions, len(names)))
-    ]
-    found: Ring = np.sum(sums, axis=0, dtype=sums[0].dtype)
-    return found
+    return _sum([_sum([masked[name] for name in names[place::regions]]) for place in range(min(regions, len(names)))])
+
+
+def _sum(vectors: Sequence[Ring]) -> Ring:
+    total = vectors[0].copy()
+    for vector in vectors[1:]:
+        total += vector
+    return total
