@@ -124,7 +124,9 @@ def _older_backup(federation: Federation, victim: str, _: random.Random) -> None
     federation.must("client", "restore", archive, "--home", home)
     since = time.time()
     federation.unit(victim).start()
-    federation.until(lambda: "older" in " ".join(federation.said_of(victim, since)), 180.0)
+    # A row that has not seen the refusal would say nothing of the older ledger.
+    told = f"{victim} was not seen to refuse with its older ledger"
+    federation.until(lambda: "older" in " ".join(federation.said_of(victim, since)), ROUNDS_S, told)
     federation.unit(victim).stop()
     shutil.rmtree(home)
     federation.must("client", "restore", archive, "--home", home, "--ledger", lost / "ledger")
