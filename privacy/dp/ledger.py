@@ -107,13 +107,13 @@ class SiteLedger:
                 return False  # where something is wrong, reading the ledger says what
             try:
                 before = json.loads(raw) if raw else _head([], "")  # those versions wrote it with the first charge
-                made = {**before, "id": os.urandom(16).hex()}
-            except (ValueError, TypeError):
+                count, digest = int(before["records"]), str(before["hash"])
+            except (ValueError, KeyError, TypeError):
                 raise self._change_error("its head cannot be read") from None
+            self._check_end(records, count, digest)
             if raw:
                 keep(path)
-            self._replace(path, made)
-            self._check_head(records)
+            self._replace(path, {"id": os.urandom(16).hex(), "records": count, "hash": digest})
             return True
 
     def show(self) -> Shown:
@@ -228,12 +228,15 @@ class SiteLedger:
 
     def _check_head(self, records: list[dict[str, Any]]) -> int:
         _, count, digest = self._read_head()
+        self._check_end(records, count, digest)
+        return count
+
+    def _check_end(self, records: list[dict[str, Any]], count: int, digest: str) -> None:
         # One record more than the head says: the process died between writing the record and the head.
         if len(records) - count not in (0, 1):
             raise self._change_error(f"it holds {len(records)} records where {count} were written")
         if digest != (records[count - 1]["hash"] if count else FIRST):
             raise self._change_error("its head is of other records")
-        return count
 
     def _change_error(self, how: str) -> InputError:
         return InputError(

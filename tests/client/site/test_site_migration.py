@@ -88,9 +88,12 @@ def test_a_ledger_elsewhere_is_brought_up_once_and_kept_too(older: Path, tmp_pat
     assert kept.read_bytes() == head
 
 
-def test_an_older_ledger_that_was_changed_is_not_given_an_id_in_silence(older: Path) -> None:
+@pytest.mark.parametrize("how", ["edited", "cut"])
+def test_an_older_ledger_that_was_changed_gets_no_id(older: Path, how: str) -> None:
     records = older / "ledger" / "ledger.jsonl"
-    records.write_bytes(records.read_bytes().replace(b'"round":2', b'"round":9'))
+    content = records.read_bytes()
+    edited = content.replace(b'"round":2', b'"round":9')
+    records.write_bytes(edited if how == "edited" else b"".join(content.splitlines(keepends=True)[:1]))
     with pytest.raises(InputError, match="ledger was changed"):
         upgrade_site(older)
     assert "id" not in json.loads((older / "ledger" / "head.json").read_text())
