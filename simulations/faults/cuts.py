@@ -41,7 +41,8 @@ class CutGrid(LocalGrid):
         Whoever was dropped describes itself before it is asked again. That answer is waited for here, so that the next
         round has the site in every run of the same seed.
         """
-        ids, found = list(message_ids), []
+        ids = list(message_ids)
+        found: list[Message] = []
         end = time.monotonic() + _DESCRIBED_WITHIN_S
         told = list(super().pull_messages(ids))
         while not told and any(self._is_query(message) for message in ids) and time.monotonic() < end:
