@@ -81,7 +81,7 @@ def step_costs(views: int) -> list[tuple[str, float, float]]:
     gradient, sizes = model_gradients(PATIENTS * views)
     patients = [slice(i * views, (i + 1) * views) for i in range(PATIENTS)]
     terms = PrivacyTerms(
-        mode="local", z=2.0, q=1.0, steps=1, clip=1.0, delta=1e-5, cohort=4, sites=1, survivors=1, colluders=0
+        mode="local", z=2.0, q=1.0, steps=1, clip=1.0, delta=1e-5, cohort=12, sites=3, survivors=3, colluders=1
     )  # fmt: skip
 
     def one_by_one() -> None:
