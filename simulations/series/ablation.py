@@ -163,12 +163,13 @@ def _training_settings(run: RunSettings, row: Variant) -> dict[str, Any]:
     federation = json.loads(run.federation.to_json())
     prior = prior_hash(run.spec)
     own = {key: value for key, value in asdict(row).items() if key in ("absent", "clinic", "without") and value}
-    return {
-        # As JSON gives it back: tuples are lists.
-        **json.loads(json.dumps(own)),
+    settings = {
+        **own,
         "federation": federation,
         "prior": prior,
-        "study": list(run.study),
+        "study": run.study,
         "partition": run.partition,
         "data": data,
     }
+    # As the file gives it back: tuples are lists.
+    return dict(json.loads(json.dumps(settings, default=str)))

@@ -139,6 +139,8 @@ class VariantList:
                 f"list={path}: expected reference, study and variants, each with label and overrides"
                 f" ({type(error).__name__}); see {LISTS / 'strategies.yaml'}"
             ) from error
+        if "all" in rows:
+            raise InputError(f"list={path}: a variant called all, which means every one; expected another name")
         for reference in (found.reference, *(row.reference for row in rows.values() if row.reference)):
             if reference not in rows:
                 raise InputError(f"list={path}: reference {reference!r} is none of its variants")

@@ -76,6 +76,14 @@ def test_a_toy_run_ends_in_a_table(name: str, tmp_path: Path, hospitals: Path) -
         assert len({key.split()[0] for key in done["patients"]}) == 1, "the new clinic alone is scored"
 
 
+def test_no_variant_is_called_as_all_of_them_are(tmp_path: Path) -> None:
+    (tmp_path / "own.yaml").write_text(
+        "reference: all\nstudy: federated\nvariants:\n  all: {label: everybody, overrides: []}\n"
+    )
+    with pytest.raises(InputError, match="a variant called all"):
+        VariantList.read(str(tmp_path / "own.yaml"))
+
+
 def test_absences_are_rounds() -> None:
     assert Absence(place=0, until=0.5).rounds(6) == (1, 2, 3)
     assert Absence(place=0, since=0.5).rounds(6) == (4, 5, 6)
