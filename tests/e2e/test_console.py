@@ -17,7 +17,7 @@ from tests.e2e.browser import chromium, complaints, faults_of_access, needs_chro
 from tests.e2e.conftest import FAST
 from tests.e2e.deployment import START_S, Deployment, eventually, read
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600), needs_chromium]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900), needs_chromium]
 
 
 @pytest.fixture(scope="module")
@@ -51,11 +51,11 @@ def test_a_run_is_started_followed_and_its_adapter_saved(shown: Deployment, tmp_
         eventually(lambda: "watched" in browser.find_element(By.ID, "live").text, 60, "the run is listed")
 
         browser.get(link.split("?")[0] + "runs/watched")
-        eventually(lambda: "1 of 6" in _fact(browser, "Rounds"), 120, "a round appears by itself")
+        eventually(lambda: "1 of 6" in _fact(browser, "Rounds"), 240, "a round appears by itself")
         # A hospital's staff stop its node in the middle of the run: the page says that, and what the run waits for.
         south.terminate()
         south.wait(60)
-        eventually(lambda: "south" in browser.find_element(By.ID, "live").text and _fault(browser), 120, "it says why")
+        eventually(lambda: "south" in browser.find_element(By.ID, "live").text and _fault(browser), 180, "it says why")
         shown.spawn("client", shown.site("south"))
         eventually(lambda: "6 of 6" in _fact(browser, "Rounds"), 240, "the run goes on to its end")
         eventually(lambda: "finished" in _fact(browser, "State"), 60, "and is said to have")

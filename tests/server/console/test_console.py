@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -114,6 +115,13 @@ def test_every_answer_shuts_the_page_in(page: TestClient) -> None:
         assert "default-src 'none'" in headers["content-security-policy"]
         assert "frame-ancestors 'none'" in headers["content-security-policy"]
         assert headers["x-content-type-options"] == "nosniff"
+
+
+def test_all_that_a_page_names_is_there(page: TestClient) -> None:
+    named = re.findall(r'(?:href|src)="(/static/[^"]+)"', page.get("/").text)
+    assert len(named) == 3
+    for address in named:
+        assert page.get(address).status_code == 200, address
 
 
 def test_a_token_is_made_once_and_is_its_owners_alone(home: ServerHome) -> None:
