@@ -41,7 +41,7 @@ def test_a_run_is_started_followed_and_its_adapter_saved(shown: Deployment, tmp_
         eventually(lambda: _opens(browser, link), START_S, "the console answers")
         assert "token" not in browser.current_url
         assert "ready for sites" in browser.find_element(By.ID, "live").text
-        eventually(lambda: browser.find_element(By.ID, "live").text.count("online") == 2, 60, "both sites are online")
+        eventually(lambda: browser.find_element(By.ID, "live").text.count("online") == 2, 180, "both sites are online")
         assert faults_of_access(browser) == []
 
         form = browser.find_element(By.CSS_SELECTOR, "form[data-act=start]")
