@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,6 +15,7 @@ from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, Response
 from fastapi.staticfiles import StaticFiles
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
+from server.config.federation_plan import PLAN_DAYS
 from server.console import actions
 from server.console.curves import HEIGHT, WIDTH
 from server.console.guard import PageGuard
@@ -54,6 +56,8 @@ class _Pages:
 
     def __init__(self, app: FastAPI, overview: Overview, templates: Environment) -> None:
         self._overview, self._templates = overview, templates
+        # Pages are made in several threads, and a look changes what the views hold: one at a time.
+        self._lock = threading.Lock()
         self._streams = 0
         app.get("/")(self.home)
         app.get("/runs/{name}")(self.run)
@@ -62,16 +66,17 @@ class _Pages:
 
     def home(self) -> HTMLResponse:
         """Coordinator, sites, runs."""
-        return self._page("home.html", {"look": self._overview.look()})
+        return HTMLResponse(self._drawn("home.html", ""))
 
     def run(self, name: str) -> Response:
         """One run."""
-        line = self._overview.run(name)
-        return HTMLResponse("no such run\n", 404) if line is None else self._page("run.html", self._run(line))
+        drawn = self._drawn("run.html", name)
+        return HTMLResponse(drawn or "no such run\n", 200 if drawn else 404)
 
     def file(self, name: str, file: str) -> Response:
         """A file of a run."""
-        line = self._overview.run(name)
+        with self._lock:
+            line = self._overview.run(name)
         path = None if line is None or file not in SAVED else line.view.out / file
         if path is None or not path.is_file():
             return HTMLResponse("no such file\n", 404)
@@ -88,7 +93,7 @@ class _Pages:
         try:
             sent = ""
             while not await request.is_disconnected():
-                part = await run_in_threadpool(self._part, run)
+                part = await run_in_threadpool(self._drawn, "run_live.html" if run else "home_live.html", run)
                 # A comment keeps the line open and tells the browser's absence.
                 yield f"data: {json.dumps(part)}\n\n" if part != sent else ": unchanged\n\n"
                 sent = part
@@ -96,19 +101,22 @@ class _Pages:
         finally:
             self._streams -= 1
 
-    def _part(self, run: str) -> str:
-        if not run:
-            return self._templates.get_template("home_live.html").render(look=self._overview.look())
-        line = self._overview.run(run)
-        return "" if line is None else self._templates.get_template("run_live.html").render(self._run(line))
+    def _drawn(self, template: str, run: str) -> str:
+        """The template for ``run``, or for the coordinator where it is empty; empty if there is no such run."""
+        with self._lock:
+            if not run:
+                values = {"look": self._overview.look()}
+            else:
+                line = self._overview.run(run)
+                if line is None:
+                    return ""
+                values = self._run(line)
+            return self._templates.get_template(template).render(values)
 
     def _run(self, line: RunLine) -> dict[str, Any]:
         files = [name for name in SAVED if (line.view.out / name).is_file()]
         budget, lineage = self._overview.budget(line), self._overview.lineage(line)
         return {"run": line, "view": line.view, "files": files, "budget": budget, "lineage": lineage}
-
-    def _page(self, template: str, values: Mapping[str, Any]) -> HTMLResponse:
-        return HTMLResponse(self._templates.get_template(template).render(values))
 
 
 def _acts(app: FastAPI, home: ServerHome) -> None:
@@ -126,7 +134,7 @@ def _acts(app: FastAPI, home: ServerHome) -> None:
 
     act("invite", lambda g: actions.invite(home, _of(g, "site"), _days(g, 14), g.get("address", "")))
     act("admit", lambda g: actions.admit(home, _of(g, "request")))
-    act("plan", lambda g: actions.plan(home, g.get("settings", ""), _days(g, 90)))
+    act("plan", lambda g: actions.plan(home, g.get("settings", ""), _days(g, PLAN_DAYS)))
     act("start", lambda g: actions.start_run(home, g.get("settings", "")))
     act("resume", lambda g: actions.resume_run(home, _of(g, "run")))
     act("stop", lambda g: actions.stop_run(home, _of(g, "run")))

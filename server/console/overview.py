@@ -30,7 +30,6 @@ from shared_model.core.errors import FedKT3DError
 
 ASK_S = 15.0
 RUNS_SHOWN = 50
-ENDING = dt.timedelta(days=30)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,13 +50,7 @@ class RunLine:
     name: str
     run_id: str
     status: str
-    started: float
     view: RunView
-
-    @property
-    def active(self) -> bool:
-        """Whether it is under way."""
-        return self.status in ("running", "starting", "pending")
 
 
 @dataclass
@@ -74,7 +67,8 @@ class Overview:
         self._next = 0.0
         self._nodes: dict[str, str] = {}
         self._states: dict[str, str] = {}
-        self._budgets: dict[tuple[str, int], dict[str, Any]] = {}
+        self._budgets: dict[str, tuple[int, dict[str, Any]]] = {}  # run id -> attempts then, budget
+        self._log = self.home.public_log()  # kept: it reads only what was added
 
     def look(self) -> dict[str, Any]:
         """Return what the pages show."""
@@ -82,7 +76,6 @@ class Overview:
         ready = bool(processes.get("ready"))
         if ready:
             self._ask()
-        log = self.home.public_log()
         return {
             "name": self.home.name,
             "address": self.home.address,
@@ -93,7 +86,7 @@ class Overview:
             "runs": self.run_lines(),
             "tls_until": self._until(self.home.tls_certificate.read_bytes()),
             "disk_free_gb": shutil.disk_usage(self.home.folder).free / 1e9,
-            "log": {"size": log.size(), "root": log.root()} if log.path.exists() else None,
+            "log": {"size": self._log.size(), "root": self._log.root()} if self._log.path.exists() else None,
             "plan": self.plan(),
         }
 
@@ -131,11 +124,11 @@ class Overview:
 
     def budget(self, line: RunLine) -> dict[str, Any] | None:
         """Return what the run's steps so far cost a patient, of what it may cost; None without noise."""
-        key = (line.run_id, line.view.attempts)
-        if key not in self._budgets:
-            self._budgets.clear()
-            self._budgets[key] = _spent(runs.configuration(line.view.out), line.view.attempts)
-        return self._budgets[key] or None
+        attempts, found = self._budgets.get(line.run_id, (-1, {}))
+        if attempts != line.view.attempts:
+            attempts, found = line.view.attempts, _spent(runs.configuration(line.view.out), line.view.attempts)
+            self._budgets[line.run_id] = attempts, found
+        return found or None
 
     def lineage(self, line: RunLine) -> list[tuple[str, str]]:
         """Return where the run's adapter comes from and went: (what, hash or name)."""
@@ -143,11 +136,10 @@ class Overview:
         told = [("started from", str(config.initial) or "the model's own start")]
         report = line.view.out / runs.REPORT
         if report.is_file():
-            adapter = json.loads(report.read_text(encoding="utf-8")).get("adapter", {})
-            told.append(("adapter", str(adapter.get("sha256", ""))))
+            told.append(("adapter", str(json.loads(report.read_text(encoding="utf-8"))["adapter_sha256"])))
         published = [
             str(entry.get("adapter", ""))
-            for entry in self.home.public_log().entries()
+            for entry in self._log.entries()
             if entry.get("act") == "publish" and entry.get("run") == line.name
         ]
         return told + [("published, file", sha256) for sha256 in published]
@@ -160,11 +152,11 @@ class Overview:
         elif not status:
             status = "running" if in_use(entry.out) else "not running"
         shown = status.removeprefix("finished:").replace("completed", "finished")
-        return RunLine(name=entry.name, run_id=entry.run_id, status=shown, started=entry.started, view=view)
+        return RunLine(name=entry.name, run_id=entry.run_id, status=shown, view=view)
 
     def _until(self, certificate: bytes) -> tuple[str, bool]:
         ends = certificates.expires(certificate)
-        return ends.date().isoformat(), ends - dt.datetime.now(dt.UTC) < ENDING
+        return ends.date().isoformat(), ends - dt.datetime.now(dt.UTC) < coordinator.TLS_WARNING
 
     def _ask(self) -> None:
         """Have the SuperLink asked, unless that is under way or was done just now."""

@@ -48,9 +48,7 @@ class RunView:
     out: Path
     rounds: int = 0
     done: int = 0
-    round: int = 0
     attempts: int = 0
-    asked: int = 0
     began: float = 0.0
     stage: str = "not started"
     finished: bool = False
@@ -58,7 +56,6 @@ class RunView:
     sites: dict[str, SiteRow] = field(default_factory=dict)
     curves: dict[str, Curve] = field(default_factory=dict)
     faults: deque[FaultLine] = field(default_factory=lambda: deque(maxlen=FAULTS_SHOWN))
-    version: int = 0
 
     def __post_init__(self) -> None:
         self._tail = Tail(self.out / EVENTS, from_start=True)
@@ -71,7 +68,6 @@ class RunView:
                 self._take(event)
             except (TypeError, ValueError, AttributeError):
                 continue
-            self.version += 1
 
     @property
     def waits_for(self) -> list[str]:
@@ -95,7 +91,7 @@ class RunView:
         elif kind == "site_joined":
             self._row(site).joined = str(event.get("detail", ""))
         elif kind == "round_started":
-            self.round, self.began, self.asked = number, at, int(event.get("sites", 0))
+            self.began = at
             self.attempts += 1
             self.stage = f"round {number}: training"
             for row in self.sites.values():

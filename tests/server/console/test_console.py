@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from privacy.trust.membership import Invitation
 from server.config.compose import compose_run
 from server.console.app import console_app
 from server.console.guard import COOKIE, PageGuard, token_of
+from server.console.overview import Overview
 from server.deployment.home import ServerHome, create
 from server.runs import index as runs
 from shared_model.core.errors import InputError
@@ -163,8 +165,7 @@ def test_only_a_runs_own_results_can_be_saved(home: ServerHome, page: TestClient
         assert page.get(f"/runs/first/files/{name}").status_code == 404
 
 
-def test_the_changing_part_is_sent_when_it_changes(home: ServerHome, page: TestClient) -> None:
-    from server.console.overview import Overview
+def test_a_look_takes_in_what_was_added(home: ServerHome) -> None:
 
     out = a_run(home, "first")
     overview = Overview(home)
@@ -176,6 +177,30 @@ def test_the_changing_part_is_sent_when_it_changes(home: ServerHome, page: TestC
     after = overview.run("first")
     assert after is not None
     assert after.view.done == 2
+
+
+def test_the_adapters_hash_and_where_it_went(home: ServerHome, page: TestClient) -> None:
+    out = a_run(home, "first", {"kind": "finished"})
+    (out / runs.REPORT).write_text(json.dumps({"adapter_sha256": "ab" * 32}))
+    home.public_log().add("publish", run="first", adapter="cd" * 32)
+    home.public_log().add("publish", run="other", adapter="ef" * 32)
+    text = page.get("/runs/first").text
+    assert f"adapter: <code>{'ab' * 32}</code>" in text
+    assert f"published, file: <code>{'cd' * 32}</code>" in text
+    assert "ef" * 32 not in text
+
+
+def test_pages_that_are_drawn_at_once_count_every_event_once(home: ServerHome, page: TestClient) -> None:
+    out = a_run(home, "first")
+    addresses = ["/runs/first", "/"] * 8
+    for number in range(1, 4):
+        done = {"kind": "round_done", "round": number, "rounds": 3, "wire_bytes": 1_000_000, "time": 1.0}
+        with (out / "events.jsonl").open("a") as file:
+            file.write((json.dumps({"kind": "notice", "detail": "x" * 2000}) + "\n") * 300 + json.dumps(done) + "\n")
+        with ThreadPoolExecutor(8) as pool:
+            answers = list(pool.map(page.get, addresses))
+        assert {answer.status_code for answer in answers} == {200}
+        assert f"{number}.0 MB" in page.get("/runs/first").text
 
 
 def test_a_noised_runs_budget_falls_with_its_rounds(home: ServerHome, page: TestClient) -> None:
