@@ -9,6 +9,7 @@ import pytest
 from server.config.compose import compose_run
 from server.config.groups import AggregateConfig, EvaluateConfig, PrivacyConfig, RoundsConfig, TrainConfig
 from server.config.identity import run_identity
+from server.config.privacy import run_terms
 from server.config.run import RunConfig
 from shared_model.core.errors import InputError
 from tests.builders.run_config import aggregate_config, plain_run, rounds_config, train_config
@@ -200,3 +201,13 @@ def test_a_run_of_before_the_strategies_goes_on() -> None:
     for kept in ({"control": "scaffold"}, {"personal": "table_out"}):
         assert text != run_identity(replace(config, train=replace(config.train, **kept)), "{}", "m", b"")
     assert {"rule", "trim"} <= set(older["aggregate"])
+
+
+def test_answers_that_are_held_past_a_rounds_deadline_are_refused() -> None:
+    asked = ["privacy.mode=shared", "privacy.cohort=100", "rounds.deadline_s=60"]
+    with pytest.raises(InputError, match=r"privacy\.hold_s=60: no answer would come"):
+        run_terms(compose_run([*asked, "privacy.hold_s=60"], 5))
+    held, at_once = (run_terms(compose_run([*asked, "privacy.q=0.5", f"privacy.hold_s={s}"], 5)) for s in (30, 0))
+    assert held is not None
+    assert at_once is not None
+    assert held.z < at_once.z, "the draw counts, so less noise keeps to the same epsilon"
