@@ -15,7 +15,7 @@ from torch import Tensor
 
 from shared_model.channels.layout import SCALE, TARGET_CHANNELS
 from shared_model.channels.volumes import PatientChannels
-from shared_model.network.device import autocast, device_of, memory_named
+from shared_model.network.device import autocast, compute_dtype, device_of, memory_named
 from shared_model.network.pyramid import PyramidDiT
 from shared_model.network.schedule import sample_ddim, velocity_of_clean
 from shared_model.patient.anatomy import mirror_name
@@ -51,7 +51,7 @@ class VolumeDenoiser:
         self._inside = None
         if target == "dose":
             self._inside = (sight.stack[..., patient.layout.index("body")] > 0.5).to(self.device)
-        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        dtype = compute_dtype(self.device, precision)
         with autocast(self.device, precision):
             self._seen = network.remember(conditions_of(sight, patient.layout, names, self.device, dtype))
 

@@ -38,13 +38,26 @@ def device_of(network: nn.Module) -> torch.device:
     return next(network.parameters()).device
 
 
+def quick_in_bf16(device: torch.device) -> bool:
+    """Whether bf16 is worth its rounding there: every accelerator, and CPUs that oneDNN has bf16 kernels for.
+
+    Others (AVX2 alone, as in most desktops) compute a bf16 convolution by plain loops, 60 times slower than float32.
+    """
+    return device.type not in ("cpu", "meta") or (device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def compute_dtype(device: torch.device, precision: str) -> torch.dtype:
+    """What a network's inputs are cast to in ``autocast`` of the same arguments."""
+    return torch.bfloat16 if precision == "bf16" and quick_in_bf16(device) else torch.float32
+
+
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[None]:
-    """bf16 where asked for and known to the device.
+    """bf16 where asked for and quick; else float32, which is the more exact.
 
     No cache: all threads share torch's cache of cast weights, and any thread that leaves such a block empties it. Then
     the gradient of a weight that a pass uses several times would depend on other threads.
     """
-    if precision != "bf16" or device.type == "meta":
+    if compute_dtype(device, precision) != torch.bfloat16:
         return nullcontext()
     context: AbstractContextManager[None] = torch.autocast(device.type, torch.bfloat16, cache_enabled=False)
     return context

@@ -16,7 +16,7 @@ from torch import Tensor
 from shared_model.base.voxel_training import dvh_distance
 from shared_model.channels.layout import BEAM, ORGAN_ON_RAY, SCALE, TARGET_CHANNELS, Layout
 from shared_model.channels.volumes import PatientChannels
-from shared_model.network.device import autocast
+from shared_model.network.device import autocast, compute_dtype
 from shared_model.network.pyramid import Conditions, PyramidDiT
 from shared_model.network.schedule import add_noise, shift_time
 from shared_model.patient.anatomy import OAR_NAMES
@@ -108,7 +108,7 @@ def learn(
     """The loss of a sample that was drawn."""
     device = network.spacing.weight.device
     question, sight = drawn.question, drawn.sight
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    dtype = compute_dtype(device, precision)
     conditions = conditions_of(sight, patient.layout, question.conditions, device, dtype)
     mean, unit = SCALE[question.target]
     truth = sight.stack[..., patient.layout.target(question.target)].permute(3, 0, 1, 2)[None].to(device)

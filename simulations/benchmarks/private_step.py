@@ -21,6 +21,7 @@ from privacy.dp.noise import NoiseStream, integer_gaussian
 from privacy.dp.release import clipped_sum
 from privacy.dp.terms import PrivacyTerms
 from shared_model.diffusion.latents import CHANNELS, latent_shape
+from shared_model.network.device import autocast
 from shared_model.network.dit import Any2AnyDiT
 from shared_model.network.spec import Architecture
 from shared_model.patient.case import CONDITIONS
@@ -69,7 +70,7 @@ def model_gradients(examples: int) -> tuple[Callable[[slice], tuple[torch.Tensor
     noisy, times = torch.randn(shape), torch.rand(examples)
 
     def gradient(rows: slice) -> tuple[torch.Tensor | None, ...]:
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast(torch.device("cpu"), "bf16"):
             out = model({name: v[rows] for name, v in volumes.items()}, "dose", noisy[rows], times[rows])
         return torch.autograd.grad(out.float().square().mean(), parameters, allow_unused=True)
 

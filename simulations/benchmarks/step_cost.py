@@ -15,6 +15,7 @@ import torch
 
 from shared_model.diffusion.latents import CHANNELS, latent_shape
 from shared_model.network import attention
+from shared_model.network.device import autocast
 from shared_model.network.dit import Any2AnyDiT
 from shared_model.network.spec import Architecture
 from shared_model.patient.case import CONDITIONS
@@ -33,7 +34,7 @@ def step_seconds(arch: Architecture, side: int, batch: int, repeats: int) -> lis
     seconds = []
     for _ in range(repeats):
         started = time.process_time()
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast(torch.device("cpu"), "bf16"):
             velocity = model(conditions, "dose", noisy, times)
         optimiser.zero_grad(set_to_none=True)
         velocity.float().square().mean().backward()

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from shared_model.channels.features import NAMES, highest_gy, physics_features
 from shared_model.diffusion.modalities import mirror
+from shared_model.network.device import autocast
 from shared_model.network.seeding import seeded
 from shared_model.patient.anatomy import OAR_NAMES
 from shared_model.patient.case import Case, Volume
@@ -124,7 +125,7 @@ def train_unet(cases: Sequence[Case], cpu_s: int, seed: int) -> Callable[[Case],
         for group in optimiser.param_groups:
             group["lr"] = LEARNING_RATE * min(1.0, (step + 1) / 20) * fade
         sample = pairs[random.randint(len(pairs))][random.randint(2)]
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast(torch.device("cpu"), "bf16"):
             predicted = model(sample.inputs.float()[None])[0]
         loss = (predicted.float() - sample.ratio)[sample.body].abs().mean()
         optimiser.zero_grad(set_to_none=True)
