@@ -92,7 +92,10 @@ class Killer:
         killed is started again, as a person would.
         """
         then = self._events_so_far() + self._random.randint(1, 6)
-        eventually(lambda: self.over or self._events_so_far() >= then, 180, f"{self.name} goes on after {self.done}")
+        try:
+            eventually(lambda: self.over or self._events_so_far() >= then, 180, f"{self.name} goes on after {self.done}")
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self._last_words()}") from None
         time.sleep(self._random.uniform(0.0, 1.0))
         pid = eventually(lambda: self.over or self._pid(victim), 60, f"{victim} is alive")
         if self.over:
@@ -103,6 +106,13 @@ class Killer:
             self.command.wait()
             self._follow()
         return True
+
+    def _last_words(self) -> str:
+        """The ends of what the run, its command and the sites told: for whoever reads of a test that failed."""
+        sites = [self.federation.site(name) / "state" for name in ("north", "south")]
+        told = [self._events, self.federation.folder / f"{self.name}.err"]
+        told += [log for folder in (*sites, self.federation.home / "state") for log in sorted(folder.rglob("*.log"))]
+        return "\n".join(f"{file.name}: {line}" for file in told if file.exists() for line in _tail(file))
 
     def report(self) -> dict[str, Any]:
         """Wait for the end."""
@@ -115,6 +125,10 @@ class Killer:
         if self.command.poll() is None:
             self.command.kill()
         self.command.wait()
+
+
+def _tail(file: Path) -> list[str]:
+    return file.read_text(errors="replace").splitlines()[-4:]
 
 
 @pytest.mark.e2e
