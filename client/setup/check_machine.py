@@ -73,7 +73,7 @@ def _memory() -> Finding:
 def _device(word: str) -> Finding:
     import torch
 
-    from shared_model.network.device import chosen_device
+    from shared_model.network.device import chosen_device, quick_in_bf16
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     device = chosen_device(word)
@@ -81,7 +81,8 @@ def _device(word: str) -> Finding:
         one = torch.cuda.get_device_properties(device)
         found = f"{device}: {one.name}, {one.total_memory / 1e9:.0f} GB; {cores} CPU cores"
     elif device.type == "cpu":
-        found = f"training and prediction run on {cores} CPU cores"
+        numbers = "bf16" if quick_in_bf16(device) else "float32, for this CPU is slow in bf16"
+        found = f"training and prediction run on {cores} CPU cores in {numbers}"
     else:
         found = f"{device}; {cores} CPU cores"
     return Finding(check="device", state=OK, found=found)

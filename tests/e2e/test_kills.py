@@ -93,7 +93,9 @@ class Killer:
         """
         then = self._events_so_far() + self._random.randint(1, 6)
         try:
-            eventually(lambda: self.over or self._events_so_far() >= then, 180, f"{self.name} goes on after {self.done}")
+            eventually(
+                lambda: self.over or self._events_so_far() >= then, 180, f"{self.name} goes on after {self.done}"
+            )
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self._last_words()}") from None
         time.sleep(self._random.uniform(0.0, 1.0))

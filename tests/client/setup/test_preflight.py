@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -111,6 +112,8 @@ def test_the_record_has_its_promised_shape(folder: Path) -> None:
     assert record["cohort"]["prescriptions"] == {"70.0": 3}
     assert record["cohort"]["spans"]["slice_mm"] == [5.0, 5.0, 5.0]
     assert {finding["check"] for finding in record["checks"]} == {"disk", "memory", "device", "clock service"}
+    device = next(finding for finding in record["checks"] if finding["check"] == "device")
+    assert re.search(r"CPU cores in (bf16|float32)|^cuda", device["found"])
     assert record["ready"] is True
 
 

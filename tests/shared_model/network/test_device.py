@@ -9,7 +9,7 @@ import torch
 from shared_model.channels.volumes import patient_channels
 from shared_model.core.errors import InputError
 from shared_model.forms.volume_sampling import VolumeDenoiser, patient_noise
-from shared_model.network.device import chosen_device, memory_named
+from shared_model.network.device import autocast, chosen_device, compute_dtype, memory_named, quick_in_bf16
 from shared_model.network.pyramid import PyramidDiT
 from shared_model.network.schedule import sample_ddim
 from shared_model.training.recipe import Recipe
@@ -44,6 +44,28 @@ def test_out_of_memory_says_what_to_do() -> None:
     with pytest.raises(InputError, match=r"out of memory while predicting; .*device=cpu"):  # noqa: SIM117
         with memory_named(torch.device("cuda:0"), "predicting"):
             raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+@pytest.mark.parametrize("quick", [True, False])
+def test_a_cpu_without_bf16_kernels_computes_in_float32(quick: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There a bf16 convolution takes 60 times as long as one in float32."""
+    monkeypatch.setattr("shared_model.network.device.quick_in_bf16", lambda device: quick)
+    cpu, layer = torch.device("cpu"), torch.nn.Linear(2, 2)
+    wanted = torch.bfloat16 if quick else torch.float32
+    assert compute_dtype(cpu, "bf16") == wanted
+    assert compute_dtype(cpu, "fp32") == torch.float32
+    with autocast(cpu, "bf16"):
+        assert layer(torch.zeros(1, 2)).dtype == wanted
+
+
+def test_an_accelerator_is_quick_in_bf16_and_the_cpu_says_for_itself() -> None:
+    assert quick_in_bf16(torch.device("cuda", 0))
+    assert not quick_in_bf16(META)
+    level = torch.backends.cpu.get_cpu_capability()
+    if level in ("DEFAULT", "AVX2"):
+        assert not quick_in_bf16(torch.device("cpu"))
+    elif level == "AMX":
+        assert quick_in_bf16(torch.device("cpu"))
 
 
 @pytest.mark.parametrize("any_share", [0.0, 1.0])
