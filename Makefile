@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 # One thread per process: results do not depend on the machine's load, and small tensors are faster so.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: install constraints demo test e2e mutants check format dist dist-check wheelhouse soak bench bench-check bench-tables bench-gpu clean
+.PHONY: docs docs-serve install constraints demo test e2e mutants check format dist dist-check wheelhouse soak bench bench-check bench-tables bench-gpu clean
 
 install: $(READY)
 
@@ -108,6 +108,13 @@ SOAK_ROUNDS ?= 500
 SOAK_SEED ?= 0
 soak: $(READY)
 	$(BIN)/python -m simulations.soak.run --rounds $(SOAK_ROUNDS) --seed $(SOAK_SEED) --out out/soak
+
+# The documents as a site in out/site; a link that leads nowhere fails. docs-serve shows it while it is being written.
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+
+docs-serve: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
 
 format: $(READY)
 	$(BIN)/ruff format .
