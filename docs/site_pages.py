@@ -26,7 +26,7 @@ REFERENCE: dict[str, tuple[str, tuple[str, ...]]] = {
         (
             "shared_model.patient.case", "shared_model.patient.geometry", "shared_model.channels.volumes",
             "shared_model.network.pyramid", "shared_model.training.recipe", "shared_model.training.run",
-            "shared_model.prediction.predictor", "shared_model.prediction.fine_stage",
+            "shared_model.prediction.predictor",
             "shared_model.scoring.dosimetry", "shared_model.scoring.scorecard", "shared_model.adapter.manifest",
             "client.prediction.predict",
         ),
@@ -51,7 +51,6 @@ SETTINGS = (
     ("Of a run, at the coordinator and in simulations", "server/conf/base.yaml"),
     ("`simulate run`", "simulations/conf/run.yaml"),
     ("`simulate train`", "simulations/conf/train.yaml"),
-    ("`simulate fine`", "simulations/conf/fine.yaml"),
     ("`simulate evaluate`", "simulations/conf/evaluate.yaml"),
     ("`simulate baselines`", "simulations/conf/baselines.yaml"),
     ("`simulate ablation`", "simulations/conf/ablation.yaml"),

@@ -89,17 +89,6 @@ def transfer(overrides: Overrides = None) -> None:
 
 
 @app.command()
-def fine(overrides: Overrides = None) -> None:
-    """Train the second stage, which brings a dose at half resolution to a patient's own voxels."""
-    from simulations.studies.train_fine import fine_settings, train_fine
-
-    settings = fine_settings(overrides or [])
-    with progress_bars() as bars:
-        report = train_fine(settings, bars)
-    print(report)
-
-
-@app.command()
 def sampling(overrides: Overrides = None) -> None:
     """Compare numbers of sampling steps, and the spread of candidates with their error."""
     from simulations.studies.sampling import compare_steps, sampling_settings

@@ -1,8 +1,8 @@
 """`client predict`: an adapter's dose of one case with the spread of its samples, or the reason for a refusal.
 
 Prior and shared adapter come from one file; ``build`` puts the site's private weights over the model. A case on finer
-voxels than the training patients' is predicted at their voxel size and brought back, where they are twice as fine by
-the second stage (docs/decisions/0041-predict-at-training-voxels.md).
+voxels than the training patients' is predicted at their voxel size and resampled back, because the model's features
+count voxels (docs/decisions/0041-predict-at-training-voxels.md).
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ from shared_model.core.vector import Vector
 from shared_model.network.device import chosen_device, memory_named
 from shared_model.network.spec import ModelSpec
 from shared_model.patient.case import Case, Volume
-from shared_model.prediction.fine_stage import bundled_fine_stage, lifted
 from shared_model.prediction.predictor import Score, predict_with_spread
 from shared_model.prediction.regrid import coarsen, refine
 
@@ -111,7 +110,7 @@ class Predictor:
         started = time.monotonic()
         factors = self.envelope.factors(case)
         asked = coarsen(case, factors)
-        told = [*notes, *self._stand_in, *self._judge(asked), *_coarse_notes(case, asked, factors)]
+        told = [*notes, *self._stand_in, *self._judge(asked), *_coarse_notes(case, factors)]
         score = None if how.score_of is None else how.score_of(asked)
         with torch.no_grad(), memory_named(self.device, "predicting a dose"):
             found = predict_with_spread(
@@ -124,9 +123,8 @@ class Predictor:
                 flips=how.flips,
                 score=score,
             )
-            stage = bundled_fine_stage()
-            dose = lifted(found.dose_gy, asked.grid, case, stage)
-            spread = None if found.spread_gy is None else refine(found.spread_gy, asked, case)
+            dose, spread = (None if v is None else refine(v, asked, case) for v in (found.dose_gy, found.spread_gy))
+        assert dose is not None
         return PredictedDose(
             case=case,
             dose_gy=_array(dose),
@@ -155,14 +153,11 @@ def _envelope(card: Mapping[str, Any]) -> tuple[Envelope, list[str]]:
     return Envelope.of_bundled(), [note]
 
 
-def _coarse_notes(case: Case, asked: Case, factors: tuple[int, int, int]) -> list[str]:
+def _coarse_notes(case: Case, factors: tuple[int, int, int]) -> list[str]:
     if factors == (1, 1, 1):
         return []
     voxels = " x ".join(f"{s * k:.3g}" for s, k in zip(case.grid.spacing_mm, factors, strict=True))
-    stage = bundled_fine_stage()
-    sharp = stage is not None and stage.fits(asked.grid, case)
-    how = "brought back by the second stage" if sharp else "resampled back"
-    return [f"predicted on voxels of {voxels} mm (z, y, x), the training patients' size, and {how}"]
+    return [f"predicted on voxels of {voxels} mm (z, y, x), the training patients' size, and resampled back"]
 
 
 def _array(dose: torch.Tensor) -> Volume:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -17,8 +18,7 @@ from client.training.train import score_validation
 from privacy.wire.messages import EvaluateTask
 from shared_model.network.spec import ModelSpec
 from shared_model.patient.case import Case
-from shared_model.patient.geometry import Grid
-from shared_model.prediction.fine_stage import FineStage, lifted
+from shared_model.patient.geometry import Grid, back_project
 from shared_model.scoring.dosimetry import CaseScore, score_case, summarise
 from simulations.settings.commands import DataSettings
 
@@ -49,12 +49,8 @@ def score_predictions(
     predict: Callable[[SiteConfig, Case], Tensor],
     native: SiteConfig | None = None,
     scored: Callable[[int], None] = lambda patients: None,
-    stage: FineStage | None = None,
 ) -> tuple[dict[str, dict[str, CaseScore]], list[CaseScore]]:
-    """Score a dose (z, y, x) in Gy for every site's validation patients, and upsampled for those of ``native``.
-
-    ``stage``: what sharpens the upsampled dose where it fits the patient's voxels; None: nothing does.
-    """
+    """Score a dose (z, y, x) in Gy for every site's validation patients, and upsampled for those of ``native``."""
     scores: dict[str, dict[str, CaseScore]] = {}
     fine: list[CaseScore] = []
     for site in sites:
@@ -64,7 +60,7 @@ def score_predictions(
             scores.setdefault(site.site, {})[case_id] = score_case(case, dose)
             if native is not None and case_id in native.validation:
                 full = load_case(native, case_id)
-                fine.append(score_case(full, upsample(dose, case, full, stage)))
+                fine.append(score_case(full, upsample(dose, case, full)))
             scored(1)
     return scores, fine
 
@@ -105,12 +101,12 @@ def native_site(data: DataSettings, sites: Sequence[SiteConfig]) -> SiteConfig |
     return replace(listed[0], validation=tuple(ids)) if ids else None
 
 
-def upsample(dose_zyx: Tensor, coarse: Case, fine: Case, stage: FineStage | None = None) -> Tensor:
-    """A dose at half resolution on the grid of ``fine``, by iterative back-projection and by the second stage.
+def upsample(dose_zyx: Tensor, coarse: Case, fine: Case) -> Tensor:
+    """A dose at half resolution on the grid of ``fine``, by iterative back-projection.
 
     The half grid's voxels are blocks of 2x2x2 native voxels: its first centre lies half a native voxel inwards.
     """
     step = coarse.grid.spacing_mm
     origin = tuple(o + 0.25 * s for o, s in zip(fine.grid.origin_mm, step, strict=True))
     grid = Grid(coarse.grid.shape, step, (origin[0], origin[1], origin[2]))
-    return lifted(dose_zyx, grid, fine, stage)
+    return back_project(dose_zyx, torch.from_numpy(fine.body), fine.grid, grid)

@@ -133,7 +133,6 @@ class EvaluateSettings:
     sampler_steps: int
     candidates: int
     flips: bool
-    sharpen: bool
     without: tuple[str, ...]
     data: DataSettings
     prior_path: Path | None
@@ -144,9 +143,8 @@ class EvaluateSettings:
         check_range("seed", self.seed, 0, 2**63 - 1)
         if any(name not in WITHHELD for name in self.without):
             raise InputError(f"without={list(self.without)}: expected some of {', '.join(WITHHELD)}")
-        for key in ("flips", "sharpen"):
-            if not isinstance(getattr(self, key), bool):
-                raise InputError(f"{key}={getattr(self, key)!r}: expected true or false")
+        if not isinstance(self.flips, bool):
+            raise InputError(f"flips={self.flips!r}: expected true or false")
         if self.targets not in ("dose", "all"):
             raise InputError(f"targets={self.targets!r}: expected dose or all")
         if self.part not in ("whole", "base"):

@@ -27,7 +27,6 @@ from shared_model.forms.interface import Drawing
 from shared_model.network.device import chosen_device
 from shared_model.network.spec import ModelSpec
 from shared_model.patient.case import Case
-from shared_model.prediction.fine_stage import bundled_fine_stage
 from shared_model.prediction.predictor import predict_dose
 from shared_model.scoring.dosimetry import summarise
 from simulations.data.datasets import evaluation_sites
@@ -58,8 +57,7 @@ def evaluate_adapter(settings: EvaluateSettings, bars: Progress) -> str:
     bar = bars.add_task("scoring patients", total=patients, note="")
     predict = _predictor(settings, spec, vector)
     fine = native_site(settings.data, sites)
-    stage = bundled_fine_stage() if settings.sharpen else None
-    scores, native = score_predictions(sites, predict, fine, lambda n: bars.advance(bar, n), stage)
+    scores, native = score_predictions(sites, predict, fine, lambda n: bars.advance(bar, n))
     summary: dict[str, Any] = {
         "adapter": settings.adapter,
         "adapter_sha256": vector_hash(vector),
@@ -69,14 +67,13 @@ def evaluate_adapter(settings: EvaluateSettings, bars: Progress) -> str:
         "sampler_steps": settings.sampler_steps,
         "candidates": settings.candidates,
         "flips": settings.flips,
-        "sharpen": settings.sharpen,
         "without": list(settings.without),
         "part": settings.part,
         "model": model_record(settings, spec),
         "wall_s": round(time.monotonic() - started, 1),
         "metrics": overall(scores),
         "per_site": study_summary(scores)["per_site"],
-        # At OpenKBP's own resolution, for the patients whose data has it.
+        # Upsample to OpenKBP's own resolution, for the patients whose data has it.
         **({"native": summarise(native)} if native else {}),
     }
     write_json(settings.out / "summary.json", summary)

@@ -1,14 +1,18 @@
 """LoRA over Wan's weights, trained by two hospitals that each hold the checkpoint as files; and published."""
 
+import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from peft import LoraConfig
 
+from client.data.case_files import save_case
 from shared_model.adapter.hub import PEFT_WEIGHTS
 from shared_model.adapter.manifest import initial_vector, load_adapter, vector_bytes
+from simulations.phantom.hospitals import STYLES, phantom_case
 from tests.builders.wan_files import write_checkpoint
 from tests.e2e.conftest import FAST
 from tests.e2e.deployment import Deployment
@@ -61,3 +65,16 @@ def test_two_hospitals_train_lora_on_the_wan_that_each_has(
     consortium.must("server", "publish", public, "--home", consortium.home, "--run", "wan")
     assert (public / PEFT_WEIGHTS).is_file()
     assert LoraConfig.from_pretrained(str(public)).r == 2
+
+    # At a hospital: its copy of Wan's weights and the published numbers give a patient's dose.
+    case = tmp_path / "ph_1.npz"
+    save_case(case, replace(phantom_case(1, STYLES["openkbp_like"], (32, 64, 64)), case_id="ph_1"))
+    found = next(public.glob("*.safetensors"))
+    told = consortium.must("client", "predict", case, "--adapter", found, "--out", tmp_path / "dose", "--json")
+    record = json.loads(told)
+    assert record["metrics_gy"]
+    assert (tmp_path / "dose" / record["files"][0]).stat().st_size > 0
+    consortium._environment.pop("FEDKT3D_WAN")
+    refused = consortium.command("client", "predict", case, "--adapter", found, "--out", tmp_path / "other")
+    assert refused.returncode != 0
+    assert "FEDKT3D_WAN" in refused.stderr
