@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, Response
@@ -82,7 +83,7 @@ class _SitePages:
 
     def _drawn(self, template: str) -> str:
         with self._lock:
-            values = {"look": self._overview.look()}
+            values: dict[str, Any] = {"look": self._overview.look()}
             if template == "site.html":
                 values |= {"plan": self._overview.plan(), "report": self._overview.report()}
             return self._templates.get_template(template).render(values)

@@ -56,6 +56,10 @@ class DoseFolder:
             raise InputError(f"{folder}: not a prediction of `client predict`, or damaged") from error
         self.counts = dict(zip(AXES, shape, strict=True))
 
+    def told(self, key: str) -> str:
+        """Return what the record says under ``key``, as text; empty where it says nothing."""
+        return str(self.record.get(key, ""))
+
     def rows(self) -> list[tuple[str, str, float, float | None]]:
         """Return (structure, metric, predicted, reference) in Gy."""
         known = self.record.get("reference_gy", {})
@@ -166,7 +170,8 @@ def _square(plane: Array, rows_mm: float, columns_mm: float) -> Array:
         np.minimum((np.arange(max(1, round(mm / pixel_mm))) * n / max(1, round(mm / pixel_mm))).astype(int), n - 1)
         for mm, n in zip(extent, plane.shape, strict=True)
     ]
-    return plane[np.ix_(where[0], where[1])]
+    found: Array = plane[np.ix_(where[0], where[1])]
+    return found
 
 
 def _edge(mask: Array) -> Array:

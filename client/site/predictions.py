@@ -7,6 +7,7 @@ import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from client.site.home import ClientHome
 from shared_model.core.files import write_json
@@ -48,7 +49,7 @@ def noted_predictions(home: ClientHome) -> list[NotedPrediction]:
     return found
 
 
-def _read(home: ClientHome) -> list[dict[str, object]]:
+def _read(home: ClientHome) -> list[dict[str, Any]]:
     try:
         found = json.loads(home.state("predictions").read_text(encoding="utf-8"))
     except (OSError, ValueError):
