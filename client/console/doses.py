@@ -159,7 +159,8 @@ def _drawn(volumes: _Volumes, axis: int, index: int) -> Array:
     for number, mask in enumerate(volumes.masks):
         edge = _edge(cut(mask))
         image[edge] = [int(_COLOURS[number % len(_COLOURS)][k : k + 2], 16) / 510 + 0.5 for k in (1, 3, 5)]
-    return (255 * image).astype(np.uint8)
+    found: Array = (255 * image).astype(np.uint8)
+    return found
 
 
 def _square(plane: Array, rows_mm: float, columns_mm: float) -> Array:
