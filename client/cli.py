@@ -1,6 +1,7 @@
 """`client`: the hospital's command.
 
-`client init INVITATION` and `client join ADMISSION` once, then `client start` for as long as it takes part.
+`client join LINK` once, then `client start` for as long as it takes part. Who carries files by hand uses `client init
+INVITATION` and `client join ADMISSION` instead.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import typer
 
 from client.commands import backup as backup_cli
 from client.commands import data as data_cli
+from client.commands import join as joining
 from client.commands import scorecard as scorecard_cli
 from client.commands import trust
 from client.commands import upgrade as upgrade_cli
@@ -23,9 +25,8 @@ from client.node import status as site_status
 from client.setup import enrol
 from client.site.home import ClientHome
 from client.site.migration import upgrade_site
-from client.site.policy import Policy
-from privacy.trust import certificates
 from shared_model.core.command import add_version, run_command
+from shared_model.core.errors import InputError
 
 app = typer.Typer(
     name="client", help="A hospital in a federation.", no_args_is_help=True, pretty_exceptions_enable=False
@@ -61,35 +62,53 @@ def init(
 
 @app.command()
 def join(
-    admission: Annotated[Path, typer.Argument(help="SITE.admission, from the coordinator.")],
-    home_folder: Home,
+    target: Annotated[
+        str, typer.Argument(metavar="LINK", help="The coordinator's link, or - to read it; or a file SITE.admission.")
+    ],
+    home_folder: Annotated[
+        Path | None, typer.Option("--home", help="The site's folder; with a link it is made. Default then: ./SITE.")
+    ] = None,
+    data: Annotated[Path | None, typer.Option("--data", help="Folder of the patients. Default: you are asked.")] = None,
+    kind: Annotated[str | None, typer.Option(help="Kind of the data. Default: told from the files.")] = None,
+    site_config: Annotated[Path | None, typer.Option(help="Use this site.yaml instead of --data.")] = None,
+    patience_s: Annotated[
+        float | None, typer.Option("--wait", help="Seconds to wait for the admission. Default: as long as it takes.")
+    ] = None,
+    go_on: Annotated[bool, typer.Option("--start", help="Then take part, as `client start` does.")] = False,
     as_json: AsJson = False,
-) -> None:
-    """Read the coordinator's admission: the site's certificate, the roster, perhaps a federation plan to look at."""
-    site = ClientHome.load(home_folder)
-    admitted = enrol.join(site, admission)
-    until = certificates.expires(admitted.certificate).isoformat(timespec="seconds")
-    record: dict[str, Any] = {"site": site.site, "roster_version": admitted.roster.version, "until": until}
-    record |= {"sites": admitted.roster.names(), "plan_offered": admitted.plan is not None}
-    lines = [f"{site.site}: admitted until {until[:10]}; roster: {', '.join(admitted.roster.names())}"]
-    if admitted.plan is not None:
-        lines.append(f"  next: read and accept the plan that came with it: client plan --home {home_folder}")
-    waits = Policy.load(site.policy).require_plan and not site.plan_file.exists()
-    if waits and admitted.plan is None:
-        lines.append(
-            f"  next: when you have the coordinator's plan.json: client plan --home {home_folder} --accept FILE"
-        )
-    _print(record if as_json else [*lines, *([] if waits else [f"  next: client start --home {home_folder}"])])
+) -> int:
+    """Join with the coordinator's link, in one step: keys, request, admission, plan, `client check`.
+
+    Given a file SITE.admission instead: read it, the site's certificate, the roster, perhaps a plan to look at. The
+    same link again goes on where it stopped. Exit code 0: done, and with a link ready; 2: not ready.
+    """
+    told = (lambda line: print(line, file=sys.stderr)) if as_json else (lambda line: print(line, flush=True))
+    if joining.is_link(target):
+        given = None if data is None and site_config is None else joining.data_at(data, kind, site_config)
+        asks = sys.stdin.isatty() and target != "-"
+        made = joining.by_link(target, home_folder, given, patience_s, told, asks=asks)
+    else:
+        made = joining.by_file(Path(target), home_folder, told)
+    if as_json:
+        _print(made.record())
+    if go_on and made.admission is not None:
+        node.start(made.site, told, console=True)
+    return InputError.exit_code if made.ready is False or made.admission is None else 0
 
 
 @app.command()
 def plan(
     home_folder: Home,
     accept: Annotated[Path | None, typer.Option("--accept", help="Pin this plan: a signed plan.json.")] = None,
+    fetch: Annotated[
+        bool, typer.Option("--fetch", help="First ask the coordinator for the newest one; of sites that have a link.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Show the federation plan: the pinned one, or else the offered one. With --accept, pin one first."""
     site = ClientHome.load(home_folder)
+    if fetch:
+        joining.fetch(site, lambda line: print(line, file=sys.stderr))
     if accept is not None:
         enrol.pin_plan(site, accept)
     shown = enrol.plan_to_show(site)
@@ -116,13 +135,38 @@ def leave(
 
 
 @app.command()
-def start(home_folder: Home) -> None:
-    """Take part in the federation until SIGTERM or Ctrl-C."""
+def start(
+    home_folder: Home,
+    page: Annotated[bool, typer.Option("--console/--no-console", help="Also run the web page.")] = True,
+) -> None:
+    """Take part in the federation until SIGTERM or Ctrl-C, and run the site's web page (`client console --link`)."""
     for line in upgrade_site(home_folder):
         print(line, flush=True)
     site = ClientHome.load(home_folder)
     site.require_admission()
-    node.start(site, lambda line: print(line, flush=True))
+    node.start(site, lambda line: print(line, flush=True), console=page)
+
+
+@app.command()
+def console(
+    home_folder: Home,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port on 127.0.0.1; 0: a free one.")] = 0,
+    link: Annotated[
+        bool, typer.Option("--link", help="Only print the address, with its token, of the page that runs.")
+    ] = False,
+) -> None:
+    """Serve the site's web page on this machine alone until Ctrl-C, and print its address with the token that opens it.
+
+    `client start` runs one already: --link prints its address.
+    """
+    from client.console.serve import running_link, serve
+    from privacy.flower.processes import free_loopback_port
+
+    site = ClientHome.load(home_folder)
+    if link:
+        print(running_link(site))
+    else:
+        serve(site, port or free_loopback_port(), lambda line: print(line, flush=True))
 
 
 @app.command()

@@ -6,7 +6,7 @@ import json
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -14,9 +14,13 @@ from rich.progress import Progress
 
 from client.site.config import DICOM, SiteConfig
 from client.site.home import ClientHome
+from client.site.predictions import note_prediction
 from shared_model.core.device_words import DEVICES
 from shared_model.core.errors import InputError
 from shared_model.core.files import ORDINARY, write_text
+
+if TYPE_CHECKING:  # it loads torch, and a status line must not wait for that
+    from client.setup.check_patients import Source
 
 KINDS = "cases, openkbp, openkbp128, gdp or dicom"
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on standard output, nothing else.")]
@@ -43,20 +47,23 @@ def check(
     from shared_model.adapter.envelope import Envelope
 
     home = None if home_folder is None else ClientHome.load(home_folder)
-    source = _source(data, home, kind, names)
+    source = source_of(data, home, kind, names)
     with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bars:
         bar = bars.add_task("patients", total=None)
         report = preflight.check(
             source, home, Envelope.of_bundled(), workers=workers, offline=offline,
             seen=lambda done, total: bars.update(bar, completed=done, total=total),
         )  # fmt: skip
+    if home is not None and data is None:
+        preflight.keep(home, report)
     if html is not None:
         write_text(html, preflight.page(report, show_ids=show_ids).html(), mode=ORDINARY)
     _print(report.record(show_ids=show_ids) if as_json else preflight.lines(report, show_ids=show_ids))
     return 0 if report.ready else InputError.exit_code
 
 
-def _source(data: Path | None, home: ClientHome | None, kind: str | None, names: Path | None) -> Any:
+def source_of(data: Path | None, home: ClientHome | None, kind: str | None, names: Path | None) -> Source:
+    """Return the patients to look at: those in ``data``, or else the home's. InputError when neither is given."""
     from client.data.kinds import find_kind
     from client.names.rules import NameRules
     from client.setup.check_patients import Source
@@ -127,6 +134,8 @@ def predict(
     told = ["with this site's private adapter: aligned to its own scorecard"] if own is not None else []
     answer = predictor.predict(subject.case, how, [*told, *subject.notes])
     record = write_answer(out, answer, predictor, subject.origin)
+    if home is not None:
+        note_prediction(home, out, record["case"])
     lines = [f"case {record['case']}: {', '.join(record['files'])} in {out}"]
     lines += [f"  {name}: {value:.2f} Gy" for name, value in record["metrics_gy"].items()]
     lines += [f"  note: {note}" for note in record["notes"]]

@@ -29,6 +29,7 @@ from flwr.app import ConfigRecord, Context, Message
 
 from client.app import HOME_KEY, INSTANCE_KEY, NODE_CONFIG_KEY
 from client.app import app as installed_app
+from client.node.asked import note_asked
 from client.node.site_log import log_failure, log_to_stdout
 from client.node.status import INSTANCE
 from client.site.home import ClientHome
@@ -63,6 +64,7 @@ class SiteExecutor:
         self._address = address
         self._secret = home.secret.read_bytes()
         self._working = False
+        self._refused = ""  # why the task at work is refused
         self._taken: object = None
         self._heart = Heartbeat(home.beat("executor"))
         self._state: dict[str, Any] = {
@@ -124,7 +126,7 @@ class SiteExecutor:
         """Do the task that `token` stands for and report its end to the SuperNode, whatever happens."""
         started = time.monotonic()
         self._report(state="working")
-        self._working = True
+        self._working, self._refused = True, ""
         try:
             with runtime_client(self._address, task_proof(token), COMPONENT, None, insists=True) as client:
                 succeeded = self._do_task(client)
@@ -139,6 +141,7 @@ class SiteExecutor:
         self._state["tasks_done" if succeeded else "tasks_failed"] += 1
         last = {**(self._state.get("task") or {}), "ok": succeeded, "wall_s": round(time.monotonic() - started, 2)}
         self._report(state="idle", task=None, last=last)
+        note_asked(self._home.state("asked"), {**last, "refused": self._refused, "at": time.time()})
 
     def _do_task(self, client: PromptRuntime) -> bool:
         """Pull the message, run the app, push its reply; True when the app did its part."""
@@ -183,6 +186,7 @@ class SiteExecutor:
         if "refusal" in head:
             refusal = {"code": head["refusal"], "text": head["text"], "kind": head["kind"], "round": head["round"]}
             self._report(last_refusal={**refusal, "at": time.time()})
+            self._refused = str(head["text"] or head["refusal"])
 
     def _report(self, **changes: Any) -> None:
         self._state |= {**changes, "since": time.time()}

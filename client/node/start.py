@@ -15,7 +15,7 @@ from typing import Any
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key
 
-from client.node.status import EXECUTOR, INSTANCE, START, SUPERNODE, current, describe, hints
+from client.node.status import CONSOLE, EXECUTOR, INSTANCE, START, SUPERNODE, current, describe, hints
 from client.node.watchdog import TaskTimes, Watchdog
 from client.site.config import SiteConfig
 from client.site.home import ClientHome
@@ -41,8 +41,10 @@ from shared_model.core.errors import InputError, naming
 HINTS_EVERY_S = 10.0
 
 
-def start(home: ClientHome, say: Callable[[str], None]) -> None:
+def start(home: ClientHome, say: Callable[[str], None], *, console: bool = False) -> None:
     """Run the site until SIGTERM or SIGINT; `say` gets the state line whenever it changes.
+
+    ``console``: whether the site's web page runs too, on a free port of 127.0.0.1; taking part does not need it.
 
     InputError when the site's configuration or policy is wrong, when a privacy mode needs the identity key but it
     cannot be read, when that mode's ledger is missing or was changed, or when the site runs already.
@@ -60,9 +62,12 @@ def start(home: ClientHome, say: Callable[[str], None]) -> None:
     with sole_instance(home.lock, "the site"):
         # The SuperNode's state stays: it tells what was left undone. An earlier start's process id must not stay:
         # `client leave` would end whatever process has that number now.
-        for name in (EXECUTOR, START):
+        for name in (EXECUTOR, START, CONSOLE):
             home.state(name).unlink(missing_ok=True)
         children = _children(home, site.threads, site.proxy)
+        if console:
+            page = module_command("client.console.serve", str(home.folder), str(free_loopback_port()))
+            children.append(Child(CONSOLE, page, home.environment(), home.log(CONSOLE), home.folder))
         keeper = _Keeper(home, children, say, 3600.0 * policy.max_task_hours)
         try:
             supervise(children, keeper.tick)

@@ -16,7 +16,7 @@ from privacy.flower.processes import is_running, read_state
 from privacy.trust import certificates, identity
 from shared_model.core.errors import InputError
 
-EXECUTOR, SUPERNODE, START = "executor", "supernode", "start"
+EXECUTOR, SUPERNODE, START, CONSOLE = "executor", "supernode", "start", "console"
 INSTANCE = "FEDKT3D_INSTANCE"  # in the executor's environment: which copy of the home this is
 STALE_S = 90.0
 SOON_DAYS = 30

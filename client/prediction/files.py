@@ -1,8 +1,9 @@
 """The files that `client predict` writes: doses, DVHs, a report for a physicist, numbers for a program.
 
 ``dose.npz`` (dose_gy, spacing_mm, origin_mm; of several samples also spread_gy; axes z, y, x) always; ``dose.dcm``
-where the input was DICOM; ``dvh.csv``, ``report.html``, ``report.json``. The RTDOSE carries the patient's identifiers,
-as it must, or it could not be imported. All others name the case by its pseudonym.
+where the input was DICOM; ``dvh.csv``, ``report.html``, ``report.json``; ``view.npz`` for the site's page (grey: the CT
+in its window as 0..255; masks: the structures of the DVHs, in their order, packed along x). The RTDOSE carries the
+patient's identifiers, as it must, or it could not be imported. All others name the case by its pseudonym.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from client.data.npz import write_arrays
@@ -22,6 +24,7 @@ from client.dicom.write import Origin, write_dose
 from client.prediction.predict import PredictedDose, Predictor
 from client.reports.page import Page
 from client.reports.patient import prediction_figure
+from client.reports.slices import CT_WINDOW_HU
 from shared_model.core.files import ORDINARY, write_text
 from shared_model.patient.case import Case
 from shared_model.scoring.dosimetry import LOW_DOSE_GY, SCORE_KEYS, dvh_curve, dvh_metrics, score_case
@@ -39,12 +42,22 @@ def write_answer(out: Path, answer: PredictedDose, predictor: Predictor, origin:
     if answer.spread_gy is not None:
         arrays["spread_gy"] = answer.spread_gy
     write_arrays(out / "dose.npz", arrays)
+    write_arrays(out / "view.npz", _view(answer.case))
     if origin is not None:
         write_dose(out / "dose.dcm", answer.dose_gy, grid, origin, adapter=predictor.name)
     write_text(out / "dvh.csv", dvh_csv(answer), mode=ORDINARY)
     write_text(out / "report.html", _page(answer, record).html(), mode=ORDINARY)
     write_text(out / "report.json", json.dumps(record, indent=1, allow_nan=False) + "\n", mode=ORDINARY)
     return record
+
+
+def _view(case: Case) -> dict[str, NDArray[np.uint8]]:
+    """Return anatomy (z, y, x) and structures (n, z, y, x / 8) as the page draws them."""
+    low, high = CT_WINDOW_HU
+    shown = 0.4 * case.body if case.ct_hu is None else np.clip((case.ct_hu - low) / (high - low), 0.0, 1.0)
+    masks = [case.structures[name] for name in _present(case)]
+    packed = np.packbits(np.stack(masks) if masks else np.zeros((0, *case.grid.shape), bool), axis=-1)
+    return {"grey": (255 * shown).astype(np.uint8), "masks": packed}
 
 
 def dvh_csv(answer: PredictedDose) -> str:
@@ -81,7 +94,7 @@ def _record(answer: PredictedDose, predictor: Predictor, dicom: bool) -> dict[st
     doses = _doses(answer)
     metrics = dvh_metrics(doses, {name: case.structures[name] for name in _present(case)}, case.grid.voxel_cc)
     spread = answer.spread_gy
-    files = ["dose.npz", "dvh.csv", "report.html"]
+    files = ["dose.npz", "dvh.csv", "report.html", "view.npz"]
     files += ["dose.dcm"] if dicom else []
     record: dict[str, Any] = {
         "case": case.case_id,

@@ -32,6 +32,7 @@ from client.site.config import DICOM, GDP, SiteConfig
 from client.site.home import ClientHome
 from shared_model.adapter.envelope import Envelope
 from shared_model.core.errors import InputError
+from shared_model.core.files import write_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,6 +113,11 @@ def check(
         findings += check_machine.site(home, usable, offline=offline)
     seconds = time.monotonic() - started
     return SiteReport(kind=source.kind, looked=looked, findings=tuple(findings), seconds=seconds, peak_mb=_peak_mb())
+
+
+def keep(home: ClientHome, report: SiteReport) -> None:
+    """Keep the report in the home, for the site's page. It names patients by pseudonym alone."""
+    write_json(home.state("check"), {"at": time.time(), **report.record(show_ids=False)})
 
 
 def _device_of(home: ClientHome) -> str:

@@ -9,9 +9,12 @@ from __future__ import annotations
 import os
 import signal
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from client.data.site_file import find_dicom_site, find_site, site_text
 from client.names.rules import NAMES_TEXT
@@ -67,6 +70,11 @@ def create(invitation_file: Path, folder: Path, data: Data) -> ClientHome:
     """
     with naming(invitation_file):
         invitation = Invitation.from_json(identity.read_input(invitation_file))
+    return make_home(invitation, folder, data)
+
+
+def make_home(invitation: Invitation, folder: Path, data: Data) -> ClientHome:
+    """As ``create``, from an invitation that was read before."""
     pseudonyms = Pseudonyms.temporary()
     config = data.configuration(invitation.site, folder.resolve(), pseudonyms)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -110,23 +118,35 @@ def join(home: ClientHome, admission_file: Path) -> Admission:
     InputError when it is not for this site's keys, or older than what the site has. Then nothing is changed.
     """
     with naming(admission_file):
-        key = signed.private_key(read_private_key(home.identity_key)).public_key()
-        content = identity.read_input(admission_file)
-        admission = Admission.read(content, home.signer(), identity.read_input(home.ca_certificate), key)
-        if admission.site != home.site:
-            raise InputError(f"admission: it is for site {admission.site}, but this folder is site {home.site}'s")
-        known = home.roster()
-        if known is not None and admission.roster.version < known.version:
-            raise InputError(
-                f"admission: its roster has version {admission.roster.version}, this site already has {known.version};"
-                " an older one is never accepted"
-            )
+        return take_admission(home, identity.read_input(admission_file))
+
+
+def take_admission(home: ClientHome, content: bytes) -> Admission:
+    """As ``join``, from the bytes of an admission."""
+    admission = Admission.read(content, home.signer(), identity.read_input(home.ca_certificate), own_key(home))
+    if admission.site != home.site:
+        raise InputError(f"admission: it is for site {admission.site}, but this folder is site {home.site}'s")
+    known = home.roster()
+    if known is not None and admission.roster.version < known.version:
+        raise InputError(
+            f"admission: its roster has version {admission.roster.version}, this site already has {known.version};"
+            " an older one is never accepted"
+        )
     if admission.plan_file is not None:
         write_bytes(home.offered_plan, admission.plan_file, mode=PUBLIC)
     write_bytes(home.roster_file, admission.roster_file, mode=PUBLIC)
     # Last: with its certificate the site counts as admitted.
     write_bytes(home.certificate, admission.certificate, mode=PUBLIC)
     return admission
+
+
+def own_key(home: ClientHome) -> ed25519.Ed25519PublicKey:
+    """Return this site's public identity key: of its certificate where it has one, which needs no passphrase."""
+    if home.certificate.exists():
+        ca = identity.read_input(home.ca_certificate)
+        with suppress(InputError):  # it has ended: the next admission brings a new one
+            return certificates.check_issued(identity.read_input(home.certificate), ca, home.site)
+    return signed.private_key(read_private_key(home.identity_key)).public_key()
 
 
 def pin_plan(home: ClientHome, path: Path) -> str:
@@ -182,7 +202,7 @@ class ShownPlan:
             "sha256": self.sha256,
             "another_offered": self.newer,
             "plan": asdict(self.plan),
-            "software_differs": self._differences(),
+            "software_differs": self.differences(),
         }
 
     def lines(self, home_folder: Path) -> list[str]:
@@ -190,14 +210,15 @@ class ShownPlan:
         state = "pinned: requests that do not fit it are refused" if self.pinned else "offered, NOT accepted"
         lines = [f"{self.path}: {state}", f"sha256 {self.sha256}", *(f"  {line}" for line in self.plan.in_words())]
         lines += [
-            f"  NOTE {name}: {theirs} in the plan, {ours} here" for name, (theirs, ours) in self._differences().items()
+            f"  NOTE {name}: {theirs} in the plan, {ours} here" for name, (theirs, ours) in self.differences().items()
         ]
         if not self.pinned or self.newer:
             offered = home_folder / "trust" / "offered_plan.json"
             lines.append(f"to accept the offered plan: client plan --home {home_folder} --accept {offered}")
         return lines
 
-    def _differences(self) -> dict[str, tuple[str, str]]:
+    def differences(self) -> dict[str, tuple[str, str]]:
+        """Return the packages whose version here is another than the plan's: name -> (theirs, ours)."""
         ours = versions()
         return {
             name: (version, ours.get(name, "not known"))

@@ -11,7 +11,8 @@ keys/identity         the site's Ed25519 identity (0600), keys/node: its Flower 
                       here and never leave this folder
 SITE.csr.json         the public halves, for the coordinator
 trust/                from the admission: site.crt, roster.json, offered_plan.json; plan.json: what this site has
-                      pinned; peers.json: digits of other sites' keys that people have compared
+                      pinned; peers.json: digits of other sites' keys that people have compared; declined.json: the
+                      hash of the plan that was declined last
 secrets/superexec     the secret with which our executor takes tasks from the local SuperNode
 flwr/ state/ logs/    FLWR_HOME, lock and state, what the processes print
 ```
@@ -111,6 +112,11 @@ class ClientHome:
         return self.folder / "trust" / "plan.json"
 
     @property
+    def declined_plan(self) -> Path:
+        """Hash of the plan that a person here declined last."""
+        return self.folder / "trust" / "declined.json"
+
+    @property
     def peers(self) -> KnownPeers:
         """The other sites whose keys people here have compared."""
         return KnownPeers(path=self.folder / "trust" / "peers.json", consortium=self.consortium)
@@ -186,8 +192,8 @@ class ClientHome:
         """Raise InputError when the site may not start: not admitted, revoked, or its certificate has ended."""
         if not self.certificate.exists():
             raise InputError(
-                f"{self.folder}: not admitted yet; give {self.request_file} to the coordinator, then"
-                f" `client join ADMISSION --home {self.folder}`"
+                f"{self.folder}: not admitted yet; `client join` with the link again, or give {self.request_file} to"
+                f" the coordinator, then `client join ADMISSION --home {self.folder}`"
             )
         roster = self.roster()
         if roster is None or not roster.admitted(self.site):
@@ -212,7 +218,7 @@ class ClientHome:
             record = json.loads(path.read_text(encoding="utf-8"))
         except OSError as error:
             raise InputError(
-                f"{folder}: no site here (no client.json); run `client init INVITATION --home {folder}`"
+                f"{folder}: no site here (no client.json); run `client join LINK --home {folder}`"
             ) from error
         except ValueError as error:
             raise InputError(f"{path}: expected JSON as `client init` writes it") from error

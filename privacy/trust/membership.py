@@ -32,7 +32,8 @@ KIND = "request"
 LEAVE = "leave"
 CODE_BYTES = 32
 CONSORTIUM_NAME = Text(r"[A-Za-z0-9][A-Za-z0-9_.-]*", 64, "a name (letters, digits, _ . -)")
-_PEM = Text(r"-----BEGIN [A-Z ]+-----[A-Za-z0-9+/=\n]+-----END [A-Z ]+-----\n", 8000, "PEM")
+CODE = Text(r"[A-Za-z0-9_-]{22,64}", 64, "a one-time code")
+PEM = Text(r"-----BEGIN [A-Z ]+-----[A-Za-z0-9+/=\n]+-----END [A-Z ]+-----\n", 8000, "PEM")
 _ADDRESS = re.compile(r"([A-Za-z0-9.-]{1,253}|\[[0-9A-Fa-f:]+\]):([0-9]{1,5})")
 _ANY_ADDRESS = Text(_ADDRESS.pattern, 262, "HOST:PORT, without https://,")
 
@@ -64,9 +65,9 @@ class Invitation:
         "name": CONSORTIUM_NAME,
         "site": SITE_NAME,
         "address": _ANY_ADDRESS,
-        "ca": _PEM,
-        "signer": _PEM,
-        "code": Text(r"[A-Za-z0-9_-]{22,64}", 64, "a one-time code"),
+        "ca": PEM,
+        "signer": PEM,
+        "code": CODE,
         "expires": Text(r"[0-9T:+-]{25}", 25, "a time in UTC"),
     }
 
@@ -133,7 +134,7 @@ class AdmissionRequest:
         "schema": Whole(SCHEMA, SCHEMA),
         "consortium": CONSORTIUM,
         "site": SITE_NAME,
-        "csr": _PEM,
+        "csr": PEM,
         "node_key": Text(r"ecdsa-sha2-nistp384 [A-Za-z0-9+/=]+", 400, "an OpenSSH P-384 public key"),
         "proof": Text(r"[0-9a-f]{64}", 64, "64 hex digits"),
     }

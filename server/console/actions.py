@@ -11,10 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from privacy.trust.link import JoinLink
 from privacy.trust.membership import AdmissionRequest
 from server.config.compose import compose_run
 from server.consortium.admission import Admissions, register_of
 from server.consortium.plan import sign_plan
+from server.consortium.qr import qr_svg
 from server.deployment.control import Control
 from server.deployment.home import ServerHome
 from server.runs import index as runs
@@ -23,37 +25,50 @@ from shared_model.core.errors import InputError, naming
 
 @dataclass(frozen=True, kw_only=True)
 class Made:
-    """What an act made: words for the page, and a file to save where there is one."""
+    """What an act made: words for the page; where there is one a file to save, or a link with its QR code as SVG."""
 
     words: tuple[str, ...]
     file: str = ""
     content: str = ""
+    link: str = ""
+    qr: str = ""
 
 
 def invite(home: ServerHome, site: str, days: int, address: str) -> Made:
     """Make an invitation. It holds a one-time code: hand it over in a way that nobody else can read."""
     with register_of(home) as register:
         invitation = register.invite(site, days, address or None)
+    link = JoinLink.of(invitation).text()
     return Made(
         words=(
-            f"{site} is invited until {invitation.expires[:10]}",
+            f"{site} is invited until {invitation.expires[:10]}. Hand over the link (client join LINK) or the file, so"
+            " that nobody else can read it; it is shown here once",
             f"compare the consortium's id with the site by telephone: {invitation.consortium}",
         ),
+        link=link,
+        qr=qr_svg(link),
         file=f"{site}.invitation",
         content=invitation.to_json().decode(),
     )
 
 
-def admit(home: ServerHome, request: str) -> Made:
-    """Admit the site whose request's file holds ``request``. Needs the CA's key in the home."""
-    with naming(Path("the request")):
-        read = AdmissionRequest.read(request.encode())
-    if not home.ca_key.exists():
-        raise InputError(f"the CA's key is not on this machine: server admit {read.site}.csr.json --ca-key FILE")
+def admit(home: ServerHome, site: str, request: str) -> Made:
+    """Admit ``site``, whose request came by its link, or the one whose file holds ``request``. Needs the CA's key."""
+    if bool(site) == bool(request.strip()):
+        raise InputError("admit: expected the name of a site that waits, or the file of its request")
     with register_of(home) as register:
-        admitted = register.admit(read, home.ca_key)
-    words = (f"{admitted.site} is admitted as node {admitted.node_id}; give it the file",)
-    return Made(words=words, file=f"{admitted.site}.admission", content=admitted.file.decode())
+        if site:
+            read = register.request(site)
+        else:
+            with naming(Path("the request")):
+                read = AdmissionRequest.read(request.encode())
+        if not home.ca_key.exists():
+            raise InputError(f"the CA's key is not on this machine: server admit {read.site} --ca-key FILE")
+        admitted, digits = register.admit(read, home.ca_key), register.digits(read)
+    words = (f"{admitted.site} is admitted as node {admitted.node_id}", f"digits of its key: {digits}")
+    if site:
+        return Made(words=words)
+    return Made(words=(*words, "give it the file"), file=f"{admitted.site}.admission", content=admitted.file.decode())
 
 
 def plan(home: ServerHome, overrides: str, days: int) -> Made:

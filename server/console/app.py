@@ -2,50 +2,41 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
 import threading
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import Body, FastAPI, Request
-from fastapi.concurrency import run_in_threadpool
-from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, Response, StreamingResponse
-from fastapi.staticfiles import StaticFiles
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+from fastapi import FastAPI, Request
+from fastapi.responses import FileResponse, HTMLResponse, Response
+from jinja2 import Environment
 
+from privacy.pages.frame import Given, LivePart, add_act, guarded_app, page_templates
+from privacy.pages.guard import PageGuard
 from server.config.federation_plan import PLAN_DAYS
 from server.console import actions
 from server.console.curves import HEIGHT, WIDTH
-from server.console.guard import PageGuard
 from server.console.overview import Overview, RunLine
 from server.console.run_view import clock, in_words
 from server.deployment.home import ServerHome
 from server.runs.index import ADAPTER
-from shared_model.core.errors import FedKT3DError, InputError
+from shared_model.core.errors import InputError
 
-_HERE = Path(__file__).parent
-LIVE_S = 1.0
 # Files of a run that can be saved from the page.
 SAVED = (ADAPTER, "adapter.json", "federation.json", "events.jsonl")
-_MOST_STREAMS = 20
 
 
 def console_app(home: ServerHome, guard: PageGuard) -> FastAPI:
     """Return the application for one coordinator, shut by ``guard``."""
-    app = FastAPI(title="FedKT3D console", docs_url=None, redoc_url=None, openapi_url=None)
-    app.middleware("http")(guard)
-    app.mount("/static", StaticFiles(directory=_HERE / "static"), name="static")
+    app = guarded_app("FedKT3D console", guard)
     _Pages(app, Overview(home), _templates())
     _acts(app, home)
     return app
 
 
 def _templates() -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(_HERE / "templates"), autoescape=select_autoescape(), undefined=StrictUndefined
-    )
+    environment = page_templates(Path(__file__).parent / "templates", "Coordinator")
     environment.filters.update(clock=clock, in_words=in_words)
     environment.globals.update(width=WIDTH, height=HEIGHT)
     return environment
@@ -58,7 +49,7 @@ class _Pages:
         self._overview, self._templates = overview, templates
         # Pages are made in several threads, and a look changes what the views hold: one at a time.
         self._lock = threading.Lock()
-        self._streams = 0
+        self._live = LivePart(lambda run: self._drawn("run_live.html" if run else "home_live.html", run))
         app.get("/")(self.home)
         app.get("/runs/{name}")(self.run)
         app.get("/live")(self.live)
@@ -84,22 +75,7 @@ class _Pages:
 
     async def live(self, request: Request, run: str = "") -> Response:
         """Server-sent events: the changing part of the home page, or of ``run``'s, whenever it changes."""
-        if self._streams >= _MOST_STREAMS:
-            return HTMLResponse("too many pages are open\n", 503)
-        return StreamingResponse(self._changes(request, run), media_type="text/event-stream")
-
-    async def _changes(self, request: Request, run: str) -> AsyncIterator[str]:
-        self._streams += 1
-        try:
-            sent = ""
-            while not await request.is_disconnected():
-                part = await run_in_threadpool(self._drawn, "run_live.html" if run else "home_live.html", run)
-                # A comment keeps the line open and tells the browser's absence.
-                yield f"data: {json.dumps(part)}\n\n" if part != sent else ": unchanged\n\n"
-                sent = part
-                await asyncio.sleep(LIVE_S)
-        finally:
-            self._streams -= 1
+        return self._live.stream(request, run)
 
     def _drawn(self, template: str, run: str) -> str:
         """The template for ``run``, or for the coordinator where it is empty; empty if there is no such run."""
@@ -122,18 +98,11 @@ class _Pages:
 def _acts(app: FastAPI, home: ServerHome) -> None:
     """Routes of what can be done. Each takes JSON from the console's page, and answers with words and maybe a file."""
 
-    def act(path: str, do: Callable[[Mapping[str, str]], actions.Made]) -> None:
-        def answer(given: Annotated[dict[str, str], Body()]) -> Response:
-            try:
-                made = do(given)
-            except FedKT3DError as error:
-                return JSONResponse({"error": str(error)}, 400)
-            return JSONResponse({"words": made.words, "file": made.file, "content": made.content})
-
-        app.post(f"/acts/{path}")(answer)
+    def act(path: str, do: Callable[[Given], actions.Made]) -> None:
+        add_act(app, path, lambda given: asdict(do(given)))
 
     act("invite", lambda g: actions.invite(home, _of(g, "site"), _days(g, 14), g.get("address", "")))
-    act("admit", lambda g: actions.admit(home, _of(g, "request")))
+    act("admit", lambda g: actions.admit(home, g.get("site", "").strip(), g.get("request", "")))
     act("plan", lambda g: actions.plan(home, g.get("settings", ""), _days(g, PLAN_DAYS)))
     act("start", lambda g: actions.start_run(home, g.get("settings", "")))
     act("resume", lambda g: actions.resume_run(home, _of(g, "run")))

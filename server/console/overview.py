@@ -83,6 +83,7 @@ class Overview:
             "processes": {name: told for name, told in processes.items() if isinstance(told, dict)},
             "asked_at": self._asked_at if ready else 0.0,
             "sites": self.sites(ready),
+            "waiting": self.waiting(),
             "runs": self.run_lines(),
             "tls_until": self._until(self.home.tls_certificate.read_bytes()),
             "disk_free_gb": shutil.disk_usage(self.home.folder).free / 1e9,
@@ -100,6 +101,17 @@ class Overview:
             found.append(SiteLine(name=name, status=status, node_id=site["node_id"], until=until, ends_soon=soon))
         for name, invited in sorted(read_state(self.home.invitations_file).items()):
             found.append(SiteLine(name=name, status="invited", until=str(invited["expires"])[:10]))
+        return found
+
+    def waiting(self) -> list[dict[str, str]]:
+        """Return the sites whose request came by a link and waits, with the digits of its key."""
+        admissions, found = Admissions(self.home), []
+        for site in self.home.waiting():
+            try:
+                digits = admissions.digits(admissions.request(site))
+            except FedKT3DError:
+                continue  # admitted or invited anew at this moment
+            found.append({"name": site, "digits": digits})
         return found
 
     def run_lines(self) -> list[RunLine]:

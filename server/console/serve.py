@@ -10,8 +10,8 @@ from pathlib import Path
 import uvicorn
 
 from privacy.flower.processes import LOOPBACK, require_free_port
+from privacy.pages.guard import PageGuard, token_of
 from server.console.app import console_app
-from server.console.guard import PageGuard, token_of
 from server.deployment.home import ServerHome
 from shared_model.core.errors import InputError
 
@@ -56,7 +56,8 @@ class Address:
 def serve(home: ServerHome, address: Address, say: Callable[[str], None]) -> None:
     """Serve until SIGTERM or Ctrl-C. InputError when the port is taken."""
     require_free_port(address.host, address.port, "--port")
-    guard = PageGuard(token=token_of(home.secret("console")), hosts=address.reached, scheme=address.scheme)
+    token, command = token_of(home.secret("console")), "server console"
+    guard = PageGuard(token=token, hosts=address.reached, scheme=address.scheme, command=command)
     app = console_app(home, guard)
     say(f"console: {address.link(home)}")
     uvicorn.run(

@@ -30,6 +30,7 @@ from privacy.trust.membership import (
     new_code,
 )
 from privacy.trust.passphrase import read_private_key
+from privacy.trust.peers import peer_digits
 from privacy.trust.roster import SITE_NAME, Roster, utc_now
 from server.config.federation_plan import Parties
 from server.deployment.control import Control
@@ -139,7 +140,38 @@ class Admissions:
         invitations = read_state(self._home.invitations_file)
         invitations.pop(site, None)
         self._save_invitations(invitations)
+        self.hand_out()
         return Admitted(site=site, node_id=node_id, file=self._admission(site, certificate))
+
+    def request(self, site: str) -> AdmissionRequest:
+        """Return the request that a site sent with its link; InputError when none waits."""
+        path = self._home.request(site)
+        if site not in self._home.waiting():
+            waiting = ", ".join(self._home.waiting()) or "none"
+            raise InputError(f"{site}: no such file, and no request of a site of that name waits (waiting: {waiting})")
+        with naming(path):
+            return AdmissionRequest.read(identity.read_input(path))
+
+    def digits(self, request: AdmissionRequest) -> str:
+        """Return the digits of a request's key, to compare with those that the site shows (`client join`)."""
+        return peer_digits(self._consortium, request.site, request.identity.public_bytes_raw().hex())
+
+    def hand_out(self) -> None:
+        """Renew what sites that joined with a link find at the desk: their certificate, the newest roster and plan.
+
+        The request of a site that is revoked is removed with its admission.
+        """
+        roster, key = self.roster(), None
+        for path in sorted(self._home.request("*").parent.glob("*.csr.json")):
+            site, raw = path.name.removesuffix(".csr.json"), _identity_of(path)
+            certificate = self._home.site_certificate(site)
+            if roster.admitted(site) and roster.sites[site].identity == raw and certificate.exists():
+                key = key or read_private_key(self._home.roster_key)
+                file = self._admission(site, identity.read_input(certificate), key)
+                write_bytes(self._home.admission(site), file, mode=PUBLIC)
+            elif self._home.admission(site).exists():
+                self._home.admission(site).unlink()
+                path.unlink()
 
     def renew(self, site: str, ca_key: Path) -> bytes:
         """Return a fresh admission for a site: a new certificate for the same key, the current roster and plan."""
@@ -150,6 +182,7 @@ class Admissions:
         certificate = certificates.issue_site_certificate(read_ca_key(ca_key), self._authority, site, key)
         write_bytes(self._home.site_certificate(site), certificate, mode=PUBLIC)
         self._save_roster(roster.renew(site, certificates.certificate_fingerprint(certificate)), "renew", site)
+        self.hand_out()
         return self._admission(site, certificate)
 
     def check_left(self, site: str, note: bytes) -> str:
@@ -172,6 +205,7 @@ class Admissions:
         if any(node["node-id"] == node_id for node in control.nodes()):
             control.unregister(node_id)
         self._save_sites(known)
+        self.hand_out()
         return roster
 
     def _check_invited(self, request: AdmissionRequest) -> None:
@@ -207,10 +241,10 @@ class Admissions:
         self._save_sites({**known, site: record})
         return node_id
 
-    def _admission(self, site: str, certificate: bytes) -> bytes:
+    def _admission(self, site: str, certificate: bytes, key: bytes | None = None) -> bytes:
         plan = identity.read_input(self._home.plan_file) if self._home.plan_file.exists() else None
         roster = identity.read_input(self._home.roster_file)
-        return Admission.make(site, certificate, roster, plan, read_private_key(self._home.roster_key))
+        return Admission.make(site, certificate, roster, plan, key or read_private_key(self._home.roster_key))
 
     def _signer(self) -> ed25519.Ed25519PublicKey:
         certificate = identity.read_input(self._home.roster_certificate)
@@ -228,6 +262,14 @@ class Admissions:
 
     def _save_invitations(self, invitations: dict[str, Any]) -> None:
         write_bytes(self._home.invitations_file, json.dumps(invitations, indent=1).encode())
+
+
+def _identity_of(request: Path) -> str:
+    """Return the identity key (hex) of a kept request; empty where the file is damaged."""
+    try:
+        return AdmissionRequest.read(request.read_bytes()).identity.public_bytes_raw().hex()
+    except InputError:
+        return ""
 
 
 def read_ca_key(path: Path) -> bytes:

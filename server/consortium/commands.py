@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,10 +11,13 @@ from typing import Annotated, Any
 import typer
 
 from privacy.trust import certificates, identity
+from privacy.trust.link import JoinLink
 from privacy.trust.membership import AdmissionRequest
+from privacy.trust.roster import SITE_NAME
 from server.config.federation_plan import PLAN_DAYS
 from server.config.settings_help import command_with_settings, shared_settings
 from server.consortium.admission import read_ca_key, register_of
+from server.consortium.qr import qr_text
 from server.deployment.home import ServerHome, renew_tls
 from shared_model.core.errors import InputError, naming
 from shared_model.core.files import PRIVATE, PUBLIC, create_file, write_bytes
@@ -37,7 +41,10 @@ def invite(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Invite a site: write a file with a one-time code. Hand it over in a way that nobody else can read."""
+    """Invite a site: print a link with a one-time code, also as QR, and write a file that holds the same.
+
+    Hand over one of the two in a way that nobody else can read: with it, somebody else could ask in the site's place.
+    """
     target = _target(out or Path(f"{site}.invitation"))
     if target.exists():
         raise InputError(f"{target}: exists already; remove it or name another file with --out")
@@ -45,18 +52,25 @@ def invite(
         invitation = register.invite(site, days, address)
     create_file(target, invitation.to_json(), PRIVATE)
     record = {"site": site, "invitation": str(target), "consortium": invitation.consortium}
-    record["expires"] = invitation.expires
+    link = JoinLink.of(invitation).text()
+    record |= {"expires": invitation.expires, "link": link}
     lines = [
-        f"{target}: hand it to {site}; it is valid until {invitation.expires[:10]}",
+        f"hand this link, or the file {target}, to {site}; it is valid until {invitation.expires[:10]}:",
+        "",
+        link,
+        *([qr_text(link)] if sys.stdout.isatty() else [""]),
+        f"  at the site: client join LINK. Its request then waits here: server admit {site} --home {home_folder}",
+        f"  by files: client init {target.name}, and with the file that comes back: server admit {site}.csr.json",
         f"  consortium {invitation.consortium}: compare this id with the site by telephone",
-        f"  next, with the file that comes back: server admit {site}.csr.json --home {home_folder}",
     ]
     _print(record if as_json else lines)
 
 
 @app.command()
 def admit(
-    request: Annotated[Path, typer.Argument(help="SITE.csr.json, from the site's `client init`.")],
+    request: Annotated[
+        str, typer.Argument(help="SITE, whose request came by its link; or SITE.csr.json, from `client init`.")
+    ],
     home_folder: Home,
     out: Annotated[Path | None, typer.Option(help="File to write; default: SITE.admission here.")] = None,
     ca_key: CaKey = None,
@@ -66,17 +80,24 @@ def admit(
     server = ServerHome.load(home_folder)
     if out is not None:
         _target(out)
-    with naming(request):
-        read = AdmissionRequest.read(identity.read_input(request))
+    by_link = not Path(request).is_file() and SITE_NAME.accepts(request)
     with register_of(server) as register:
+        if by_link:
+            read = register.request(request)
+        else:
+            with naming(Path(request)):
+                read = AdmissionRequest.read(identity.read_input(Path(request)))
+        digits = register.digits(read)
         admitted = register.admit(read, ca_key or server.ca_key)
-    target = out or Path(f"{admitted.site}.admission")
-    write_bytes(target, admitted.file, mode=PUBLIC)
-    record = {"site": admitted.site, "node_id": admitted.node_id, "admission": str(target)}
-    lines = [
-        f"{admitted.site}: admitted as node {admitted.node_id}",
-        f"  give back: {target} (at the site: client join {target.name} --home NODE)",
-    ]
+    record = {"site": admitted.site, "node_id": admitted.node_id, "digits": digits}
+    lines = [f"{admitted.site}: admitted as node {admitted.node_id}; digits of its key: {digits}"]
+    if out is not None or not by_link:
+        target = out or Path(f"{admitted.site}.admission")
+        write_bytes(target, admitted.file, mode=PUBLIC)
+        record["admission"] = str(target)
+        lines.append(f"  give back: {target} (at the site: client join {target.name} --home NODE)")
+    if by_link:
+        lines.append("  are these the digits that `client join` shows there? If not: server revoke")
     _print(record if as_json else lines)
 
 

@@ -48,6 +48,7 @@ def sign_plan(home: ServerHome, overrides: Sequence[str], days: int) -> SignedPl
     log.certify(key)
     log.add("plan", name=made.name, version=made.version, plan=plan_hash(content))
     write_bytes(home.plan_file, content, mode=PUBLIC)
+    admissions.hand_out()
     words = list(made.in_words())
     if found is not None:
         words += ["what the privacy terms cost and allow:", *table(found)]

@@ -12,6 +12,7 @@ flwr/ROLE/             FLWR_HOME of control, superlink and superexec
 state/                 SuperLink's database, the lock, what runs now
 roster.json plan.json  signed documents, for the sites to see
 invitations.json       open invitations: a hash of each one-time code (0600)
+requests/              of sites that joined with a link: SITE.csr.json, their request, and SITE.admission for them
 sites.json             Flower's node id and node key of each admitted site
 public_log/            what was done, in a file that only grows, and its signed heads
 app/  runs/  logs/     the stub bundle, one folder per run, what the processes print
@@ -94,6 +95,20 @@ class ServerHome:
     def invitations_file(self) -> Path:
         """Open invitations by site."""
         return self.folder / "invitations.json"
+
+    def request(self, site: str) -> Path:
+        """The request that a site sent with its link."""
+        return self.folder / "requests" / f"{site}.csr.json"
+
+    def admission(self, site: str) -> Path:
+        """The newest admission of a site that joined with a link."""
+        return self.folder / "requests" / f"{site}.admission"
+
+    def waiting(self) -> list[str]:
+        """Return the sites that sent a request with their link and are not admitted yet."""
+        found = sorted((self.folder / "requests").glob("*.csr.json"))
+        sites = [path.name.removesuffix(".csr.json") for path in found]
+        return [site for site in sites if not self.admission(site).exists()]
 
     @property
     def tls_key(self) -> Path:

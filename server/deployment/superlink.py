@@ -1,12 +1,13 @@
-"""The SuperLink of a deployment, with a guard in front: sites reach the Fleet API and /health, and nothing else.
+"""The SuperLink of a deployment, with a guard in front: sites reach the Fleet API, /health and /join, and nothing else.
 
 Stock flower-superlink serves its Fleet, Control and Runtime APIs on one port and authenticates nobody at the last two:
 whoever holds the CA certificate can list nodes, register a key, start a run or take the ServerApp's task. A check of
 the source address does not mend that, since a reverse proxy on the same host makes everyone local. So this process
 listens twice, with the same certificate:
 
-- host:port, for sites. Only /v1/fleet/ and /health exist there. A request to the first must be signed by an admitted
-  node key: this is checked before its body is read, and again by Flower.
+- host:port, for sites. Only /v1/fleet/, /health and /join exist there. A request to the first must be signed by an
+  admitted node key: this is checked before its body is read, and again by Flower. The last is ours: the desk for sites
+  that come with a link (server/deployment/desk.py).
 - 127.0.0.1:control_port, for the coordinator's own tools, on no other interface. The Control API needs the
   installation's secret (HTTP Basic, inside TLS); the Runtime API has Flower's own proof (an HMAC by the SuperExec
   secret to take a task, that task's token afterwards), which Flower asks for in process isolation only.
@@ -33,6 +34,8 @@ from privacy.flower.internals.node_headers import signing_node
 from privacy.flower.processes import LOOPBACK, end_with_parent, read_state
 from privacy.flower.whole_body import Application, Receive, Scope, Send, WholeBody, refuse
 from privacy.trust.identity import canonical_node_key
+from privacy.trust.link import JOIN
+from server.deployment.desk import JoinDesk
 from server.deployment.home import CONTROL_USER, ServerHome
 
 FLEET = "/v1/fleet/"
@@ -51,9 +54,14 @@ class Guard:
     """
 
     def __init__(
-        self, application: Application, control_port: int, control_secret: bytes, admits: Callable[[Headers], bool]
+        self,
+        application: Application,
+        control_port: int,
+        control_secret: bytes,
+        admits: Callable[[Headers], bool],
+        desk: Application,
     ) -> None:
-        self._application, self._admits = application, admits
+        self._application, self._admits, self._desk = application, admits, desk
         self._control_port = control_port
         credentials = base64.b64encode(CONTROL_USER.encode() + b":" + control_secret)
         self._control_authorization = b"Basic " + credentials
@@ -64,6 +72,8 @@ class Guard:
             await self._application(scope, receive, send)
         elif scope["type"] != "http":
             await send({"type": "websocket.close", "code": 1008})
+        elif scope["path"] == JOIN and _port(scope) != self._control_port:
+            await self._desk(scope, receive, send)
         elif self._allows(scope):
             if self._of_a_stranger(scope):
                 await refuse(send, 401)
@@ -83,13 +93,19 @@ class Guard:
             return False
         if path == HEALTH:
             return True
-        server = scope.get("server") or ("", None)
-        if server[1] != self._control_port:
+        if _port(scope) != self._control_port:
             return path.startswith(FLEET)
         if path.startswith(CONTROL):
             sent = [value for name, value in scope["headers"] if name == b"authorization"]
             return len(sent) == 1 and hmac.compare_digest(sent[0], self._control_authorization)
         return path.startswith(RUNTIME)
+
+
+def _port(scope: Scope) -> int | None:
+    """Port of this end of the connection, as the operating system reports it."""
+    server = scope.get("server") or ("", None)
+    port: int | None = server[1]
+    return port
 
 
 def _without_basic(scope: Scope) -> Scope:
@@ -150,7 +166,11 @@ def run(home: ServerHome) -> None:
 
     application = superlink_application(superlink_arguments(home))
     guard = Guard(
-        WholeBody(application), home.control_port, home.secret("control").read_bytes(), AdmittedNodes(home.sites_file)
+        WholeBody(application),
+        home.control_port,
+        home.secret("control").read_bytes(),
+        AdmittedNodes(home.sites_file),
+        JoinDesk(home),
     )
     server = uvicorn.Server(
         uvicorn.Config(

@@ -38,6 +38,7 @@ def report(home: ServerHome) -> dict[str, Any]:
             name: {"node_id": site["node_id"], "status": nodes.get(site["node_id"], "unknown")}
             for name, site in known.items()
         },
+        "waiting": home.waiting(),
         "runs": _runs(runs.entries(home)[-SHOWN:], states, running=bool(processes)),
     }
 
@@ -88,6 +89,7 @@ def lines(record: dict[str, Any]) -> list[str]:
     state = "ready" if record["ready"] else "starting" if record["running"] else "not running"
     text = [f"coordinator on {record['address']}: {state}"]
     text += [f"  site {name}: {site['status']}" for name, site in record["sites"].items()]
+    text += [f"  site {name}: waits to be admitted: server admit {name}" for name in record["waiting"]]
     for run in record["runs"]:
         line = f"  run {run['name']} ({run['run_id']}): {run['status']}"
         line += f", round {run['round']} of {run['rounds']}" if run["rounds"] is not None else ""

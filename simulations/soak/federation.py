@@ -136,7 +136,7 @@ class Federation:
     def add_unit(self, name: str, program: str, home: Path) -> Unit:
         """Have `PROGRAM start` kept alive for a home."""
         command = [_script(program), "start", "--home", str(home)]
-        command += ["--no-console"] if program == "server" else []
+        command += ["--no-console"]
         unit = self.supervisor.units[name] = Unit(name, command, self.folder, self.mark, self._environment)
         unit.start()
         return unit

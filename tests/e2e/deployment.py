@@ -88,8 +88,8 @@ class Deployment:
         return result.stdout
 
     def spawn(self, program: str, home: Path, *, console: bool = False) -> subprocess.Popen[bytes]:
-        """Start `server start` (with its web page only where that is asked for) or `client start`."""
-        flags = [] if console or program != "server" else ["--no-console"]
+        """Start `server start` or `client start`, with its web page only where that is asked for."""
+        flags = [] if console else ["--no-console"]
         with (self.folder / f"{home.name}.out").open("ab") as out:
             process = subprocess.Popen(
                 [str(SCRIPTS / program), "start", "--home", str(home), *flags],

@@ -11,16 +11,23 @@ from pathlib import Path
 import pytest
 from fastapi.testclient import TestClient
 
+from privacy.pages.guard import PageGuard, cookie_name, token_of
+from privacy.trust.link import JoinLink
 from privacy.trust.membership import Invitation
+from privacy.trust.peers import peer_digits
 from server.config.compose import compose_run
 from server.console.app import console_app
-from server.console.guard import COOKIE, PageGuard, token_of
 from server.console.overview import Overview
+from server.consortium.admission import Admissions
+from server.deployment.control import Control
+from server.deployment.desk import JoinDesk
 from server.deployment.home import ServerHome, create
 from server.runs import index as runs
 from shared_model.core.errors import InputError
+from tests.builders.consortium import Site
 
 BASE = "http://127.0.0.1:9190"
+COOKIE = cookie_name("127.0.0.1:9190")
 TOKEN = "t" * 43
 EVIL = "<script>alert(1)</script>'\"><img src=x onerror=alert(2)>"
 
@@ -32,7 +39,7 @@ def home(tmp_path: Path) -> ServerHome:
 
 @pytest.fixture
 def page(home: ServerHome) -> Iterator[TestClient]:
-    guard = PageGuard(token=TOKEN, hosts=frozenset({"127.0.0.1:9190", "localhost:9190"}), scheme="http")
+    guard = PageGuard(token=TOKEN, hosts=frozenset({"127.0.0.1:9190", "localhost:9190"}), scheme="http", command="x")
     with TestClient(console_app(home, guard), base_url=BASE, cookies={COOKIE: TOKEN}) as client:
         yield client
 
@@ -141,6 +148,8 @@ def test_a_site_is_invited_from_the_page(home: ServerHome, page: TestClient, tmp
     assert made["file"] == "north.invitation"
     invitation = Invitation.from_json(made["content"].encode())
     assert invitation.site == "north"
+    assert JoinLink.parse(made["link"]) == JoinLink.of(invitation)
+    assert made["qr"].startswith("<svg")
     assert "invited" in page.get("/").text
     again = page.post("/acts/invite", json={"site": "No Site!", "days": "x"}, headers={"origin": BASE})
     assert again.status_code == 400
@@ -232,3 +241,23 @@ def test_listening_everywhere_needs_a_name() -> None:
     assert Address(host="0.0.0.0", port=9190, names=("fed.example",)).reached == {"0.0.0.0:9190", "fed.example:9190"}
     assert Address(host="127.0.0.1", port=9190).scheme == "http"
     assert Address(host="10.0.0.1", port=9190).scheme == "https"
+
+
+def test_a_request_that_came_by_link_is_shown_with_its_digits_and_admitted_by_name(
+    home: ServerHome, page: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Control, "__init__", lambda self, home: None)
+    monkeypatch.setattr(Control, "register", lambda self, path: "77")
+    monkeypatch.setattr(Control, "nodes", lambda self: [])
+    site = Site()
+    invitation = Admissions(home).invite("north", 14)
+    JoinDesk(home).answer(site.request(invitation))
+    digits = peer_digits(invitation.consortium, "north", site.public.public_bytes_raw().hex())
+    assert digits in page.get("/").text
+    for given in ({"site": "", "request": ""}, {"site": "south", "request": ""}):
+        assert page.post("/acts/admit", json=given, headers={"origin": BASE}).status_code == 400
+    answer = page.post("/acts/admit", json={"site": "north", "request": ""}, headers={"origin": BASE})
+    assert answer.status_code == 200, answer.text
+    assert digits in " ".join(answer.json()["words"])
+    assert home.admission("north").exists()
+    assert "waits to be admitted" not in page.get("/").text

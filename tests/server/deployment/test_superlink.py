@@ -25,6 +25,9 @@ def ask(
         seen.extend(scope["headers"])
         await send({"type": "http.response.start", "status": 200, "headers": []})
 
+    async def desk(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 299, "headers": []})
+
     async def receive() -> Any:
         raise AssertionError("the guard must not read the body")
 
@@ -39,7 +42,8 @@ def ask(
         "client": ("127.0.0.1", 5),
         "server": None if port is None else ("127.0.0.1", port),
     }
-    asyncio.run(Guard(application, CONTROL_PORT, SECRET, lambda given: admitted or KEY in given)(scope, receive, send))
+    guard = Guard(application, CONTROL_PORT, SECRET, lambda given: admitted or KEY in given, desk)
+    asyncio.run(guard(scope, receive, send))
     return statuses[0], seen
 
 
@@ -61,6 +65,8 @@ def test_sites_reach_fleet_and_health(path: str) -> None:
         "/v1/fleet/../control/start-run",
         "//v1/fleet/x",
         "/healthz",
+        "/join/",
+        "/join/x",
         "/v1/responses",
     ],
 )
@@ -91,3 +97,9 @@ def test_the_control_port_serves_runtime_and_no_fleet() -> None:
 
 def test_a_connection_of_unknown_origin_gets_no_control() -> None:
     assert ask("/v1/control/list-nodes", None, [(b"authorization", BASIC)])[0] == 404
+
+
+def test_the_desk_for_new_sites_is_on_their_port_alone() -> None:
+    assert ask("/join", FLEET_PORT, admitted=False)[0] == 299
+    assert ask("/join", CONTROL_PORT)[0] == 404
+    assert ask("/join", CONTROL_PORT, [(b"authorization", BASIC)])[0] == 404
