@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 # One thread per process: results do not depend on the machine's load, and small tensors are faster so.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: docs docs-serve install constraints demo test e2e mutants check format dist dist-check wheelhouse soak bench bench-check bench-tables bench-gpu clean
+.PHONY: docs docs-serve install constraints demo test e2e mutants check format dist dist-check wheelhouse sbom soak bench bench-check bench-tables bench-gpu clean
 
 install: $(READY)
 
@@ -102,6 +102,10 @@ KEY ?=
 wheelhouse: $(READY)
 	$(BIN)/python deploy/wheelhouse.py dist/wheelhouse --torch $(TORCH_VERSION) \
 	  $(if $(TORCH),--torch-index $(TORCH_INDEX_$(TORCH))) $(if $(KEY),--key $(KEY))
+
+# All that constraints.txt pins, with licences and hashes, as CycloneDX JSON: dist/sbom.json.
+sbom: $(READY)
+	$(BIN)/python deploy/sbom.py dist/sbom.json --torch $(TORCH_VERSION)
 
 # A coordinator and five sites in real processes, 500 rounds, seeded faults; hours. docs/results/soak.md.
 SOAK_ROUNDS ?= 500

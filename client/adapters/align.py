@@ -70,8 +70,8 @@ def data_site(data: Path) -> SiteConfig:
     """Return the site of ``--data``: a site.yaml or a folder that holds one, or a folder of OpenKBP's patients, of
     GDP-HMM's plans or of case files.
 
-    Without a site.yaml the last fifth by name is held back. DICOM needs a site.yaml: its case ids depend on the site's
-    salt, and so does the choice of held-back patients.
+    Without a site.yaml about a fifth is held back, by pseudonym. DICOM needs a site.yaml: its case ids depend on the
+    site's salt, and so does the choice of held-back patients.
     """
     config = data / "site.yaml" if data.is_dir() else data
     if config.is_file():

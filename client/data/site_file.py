@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
+from collections.abc import Iterable
 from pathlib import Path
 
 import yaml
@@ -21,6 +24,8 @@ from client.site.pseudonyms import Pseudonyms
 from shared_model.core.errors import InputError
 
 VALIDATION_FRACTION = 0.2
+# Another purpose would give another split, and move patients that were held back into training.
+_SPLIT = b"fedkt3d:validation:v1"
 
 _TEXT = """\
 # What this site trains on. This file stays at the site; the coordinator sees only the site's name.
@@ -37,7 +42,8 @@ root: {root}
 
 # Patients by pseudonym: the file's name without .npz, and for gdp with _ instead of +. Training patients shape the
 # shared model. Validation patients only score it and must stay out of training. `client init` made both lists from the
-# folder: check them.
+# folder: each patient was held back with a chance of one in five, whoever else is there. Check them: few patients may
+# all be on one side.
 train: {train}
 validation: {validation}
 
@@ -89,7 +95,7 @@ def _path(path: Path | None) -> str:
 
 
 def find_site(site: str, data: str, root: Path) -> SiteConfig:
-    """Make the configuration of all cases in ``root``, the last fifth by name for validation.
+    """Make the configuration of all cases in ``root``, about a fifth of the patients for validation.
 
     InputError when ``data`` is unknown, or is dicom (``find_dicom_site``), or the folder holds no case.
     """
@@ -108,7 +114,7 @@ def find_site(site: str, data: str, root: Path) -> SiteConfig:
         )
     if data == GDP:
         return _find_plans(site, root, sorted(folder.glob("*.npz")))
-    train, validation = _split(tuple(cases))
+    train, validation = _split(cases, site.encode())
     return SiteConfig(site=site, data=data, root=root, train=train, validation=validation)
 
 
@@ -121,7 +127,7 @@ def _find_plans(site: str, root: Path, paths: list[Path]) -> SiteConfig:
     plans: dict[str, list[str]] = {}
     for path in paths:
         plans.setdefault(path.stem.partition("+")[0], []).append(case_id_of(GDP, path))
-    train, validation = _split(tuple(plans))
+    train, validation = _split(plans, site.encode())
     return SiteConfig(
         site=site,
         data=GDP,
@@ -149,7 +155,9 @@ def find_dicom_site(site: str, root: Path, pseudonyms: Pseudonyms, folder: Path)
             f"--data-root {root}: of {len(found.studies)} studies in {found.files} files none can be trained on: each"
             " needs CT, RTSTRUCT with a target, RTDOSE and a prescription; `client check` says what is missing"
         )
-    train, validation = _split(cases)
+    # By patient, not by case: with another plan a patient stays on the same side.
+    of_patient = {case.partition("_")[0]: case for case in cases}
+    train, validation = (tuple(of_patient[patient] for patient in side) for side in _split(of_patient, pseudonyms.salt))
     return SiteConfig(
         site=site,
         data=DICOM,
@@ -162,11 +170,18 @@ def find_dicom_site(site: str, root: Path, pseudonyms: Pseudonyms, folder: Path)
     )
 
 
-def _split(cases: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Training and validation cases: the last fifth, at least one of two, is held back."""
-    held_back = max(1, round(len(cases) * VALIDATION_FRACTION)) if len(cases) > 1 else 0
-    split = len(cases) - held_back
-    return cases[:split], cases[split:]
+def _split(patients: Iterable[str], key: bytes) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return training patients and those that are held back, in the order given.
+
+    A patient's side follows from pseudonym and ``key`` alone, so a file that comes or goes moves nobody else. For that
+    reason there may be nobody on one side: a rule that trains on every lone patient trains on both when they are two.
+    """
+    held_back = {
+        patient: int.from_bytes(hmac.digest(key, _SPLIT + b"\0" + patient.encode(), hashlib.sha256)[:8])
+        < VALIDATION_FRACTION * 2**64
+        for patient in patients
+    }
+    return tuple(p for p, held in held_back.items() if not held), tuple(p for p, held in held_back.items() if held)
 
 
 def _yaml(value: object) -> str:

@@ -29,8 +29,11 @@ def scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _site(scans: Path, home: Path) -> SiteConfig:
-    """The site as `client init` makes it."""
-    pseudonyms = Pseudonyms.from_file(home / "secrets" / "pseudonyms")
+    """The site as `client init` makes it, with a salt that holds back one patient of the three."""
+    salt = home / "secrets" / "pseudonyms"
+    salt.parent.mkdir(exist_ok=True)
+    salt.write_bytes(bytes([1]) * 32)
+    pseudonyms = Pseudonyms.from_file(salt)
     config = find_dicom_site("north", scans, pseudonyms, home)
     assert config.names is not None
     config.names.write_text(NAMES_TEXT)
@@ -54,6 +57,18 @@ def test_a_folder_becomes_a_cohort_that_is_read_once(
     assert again.dose_gy is not None
     assert first[0].dose_gy is not None
     assert np.array_equal(again.dose_gy, first[0].dose_gy)
+
+
+def test_another_plan_leaves_its_patient_on_the_same_side(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    sides = []
+    for plan in ("0", "1"):
+        cases = tuple(f"{number:012x}_{plan}" for number in range(40))
+        monkeypatch.setattr(dicom_cohort, "trainable", lambda *_, cases=cases: cases)
+        site = find_dicom_site("north", tmp_path, Pseudonyms(b"s" * 32), tmp_path)
+        sides.append([{case.partition("_")[0] for case in side} for side in (site.train, site.validation)])
+        assert all(case.endswith(f"_{plan}") for case in (*site.train, *site.validation))
+    assert sides[0] == sides[1]
+    assert 0 < len(sides[0][1]) < 20
 
 
 def test_what_is_kept_holds_nothing_of_the_record(scans: Path, tmp_path: Path) -> None:

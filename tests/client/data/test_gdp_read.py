@@ -239,11 +239,11 @@ def test_a_folder_becomes_a_site_with_plans_of_a_patient_together(tmp_path: Path
     for plan in ("7+9Ag+A", "7+A4Ac+B", PLAN):
         write_plan(tmp_path, phantom, plan)
     assert find_kind(tmp_path) == "gdp"
-    found = find_site("clinic", "gdp", tmp_path)
-    assert (found.train, found.validation) == (("0522c0009_9Ag_MOS_29166",), ("7_9Ag_A", "7_A4Ac_B"))
+    found = find_site("south", "gdp", tmp_path)
+    assert (found.train, found.validation) == (("7_9Ag_A", "7_A4Ac_B"), ("0522c0009_9Ag_MOS_29166",))
     write_plan(tmp_path, phantom, "8+9Ag+A")
     (tmp_path / f"{PLAN}.npz").unlink()
-    found = find_site("clinic", "gdp", tmp_path)
+    found = find_site("south", "gdp", tmp_path)
     assert found.plans == (("7_9Ag_A", "7_A4Ac_B"),)
     (tmp_path / "site.yaml").write_text(site_text(found))
     assert SiteConfig.load(tmp_path / "site.yaml").plans == found.plans

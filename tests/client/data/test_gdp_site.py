@@ -83,12 +83,12 @@ def test_check_tells_what_the_model_does_not_know(folder: Path) -> None:
 
 
 def test_align_on_plans(tmp_path: Path) -> None:
-    for number, plan in enumerate(("1+A+x", "1+B+x", "2+A+x", "3+A+x")):
+    for number, plan in enumerate(("1+A+x", "1+B+x", "2+A+x", "5+A+x")):
         write_plan(tmp_path / "plans", patient(number), plan)
     (tmp_path / "card.yaml").write_text(CARD)
     save_adapter(tmp_path / "shared.safetensors", SPEC, initial_vector(SPEC))
     found = data_site(tmp_path / "plans")
-    assert (found.data, found.plans, found.validation) == ("gdp", (("1_A_x", "1_B_x"),), ("3_A_x",))
+    assert (found.data, found.plans, found.validation) == ("gdp", (("1_A_x", "1_B_x"),), ("5_A_x",))
     common = ["--scorecard", tmp_path / "card.yaml", "--data", tmp_path / "plans", "--out", tmp_path / "out"]
     common += ["--adapter", tmp_path / "shared.safetensors", "--set", "candidates=2", "--epochs", "1"]
     summary = run("align", *common)

@@ -10,11 +10,12 @@ from client.data.site_file import find_site, site_text
 from client.site.config import SiteConfig
 from shared_model.core.errors import InputError
 
+SITES = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}", fullmatch=True)
 IDS = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_-]{0,20}", fullmatch=True)
 
 
 @given(
-    site=st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}", fullmatch=True),
+    site=SITES,
     ids=st.lists(IDS, min_size=1, max_size=8, unique=True),
     folder=st.text("abc: #'\"{}[]-%ü", min_size=1, max_size=12),
     threads=st.integers(0, 1024),
@@ -32,15 +33,47 @@ def test_what_is_written_is_what_loads(
     assert SiteConfig.load(path) == config
 
 
-@pytest.mark.parametrize(("cases", "held_back"), [(1, 0), (2, 1), (7, 1), (8, 2), (20, 4)])
-def test_a_fifth_is_held_back(tmp_path: Path, cases: int, held_back: int) -> None:
+@given(site=SITES, ids=st.sets(IDS, min_size=2, max_size=12), data=st.data())
+def test_a_file_that_comes_or_goes_moves_no_other_patient(
+    tmp_path_factory: pytest.TempPathFactory, site: str, ids: set[str], data: st.DataObject
+) -> None:
+    root = tmp_path_factory.mktemp("cases")
+    for case in ids:
+        (root / f"{case}.npz").touch()
+    before = find_site(site, "cases", root)
+    gone = data.draw(st.sampled_from(sorted(ids)))
+    (root / f"{gone}.npz").unlink()
+    after = find_site(site, "cases", root)
+    assert after.train == tuple(case for case in before.train if case != gone)
+    assert after.validation == tuple(case for case in before.validation if case != gone)
+
+
+@given(site=SITES, ids=st.sets(st.from_regex(r"[1-9][0-9]{0,5}", fullmatch=True), min_size=1, max_size=6))
+def test_a_plan_that_comes_moves_no_patient(tmp_path_factory: pytest.TempPathFactory, site: str, ids: set[str]) -> None:
+    root = tmp_path_factory.mktemp("plans")
+    (root / "PTV_DICT.json").touch()
+    for patient in ids:
+        (root / f"{patient}+A.npz").touch()
+    before = find_site(site, "gdp", root)
+    for patient in ids:
+        (root / f"{patient}+B.npz").touch()
+    after = find_site(site, "gdp", root)
+    assert {case.partition("_")[0] for case in after.train} == {case.partition("_")[0] for case in before.train}
+    assert {group[0] for group in after.plans} == set(before.train)
+
+
+def test_about_a_fifth_is_held_back_each_site_its_own(tmp_path: Path) -> None:
     (tmp_path / "half64").mkdir()
-    for number in range(cases):
-        (tmp_path / "half64" / f"pt_{number:02}.npz").touch()
+    for number in range(1000):
+        (tmp_path / "half64" / f"pt_{number:03}.npz").touch()
     (tmp_path / "half64" / "notes.txt").touch()
-    found = find_site("n", "openkbp", tmp_path)
-    assert len(found.validation) == held_back
-    assert [*found.train, *found.validation] == [f"pt_{number:02}" for number in range(cases)]
+    one, other = find_site("n", "openkbp", tmp_path), find_site("m", "openkbp", tmp_path)
+    # Four standard deviations of 1,000 draws.
+    assert abs(len(one.validation) - 200) < 51
+    assert sorted([*one.train, *one.validation]) == [f"pt_{number:03}" for number in range(1000)]
+    assert 10 < len(set(one.validation) & set(other.validation)) < 80
+    # The rule is for good: another one would move patients that were held back into training.
+    assert one.validation[:3] == ("pt_001", "pt_004", "pt_018")
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,7 @@ def test_init_makes_a_site_that_is_ready_for_admission(tmp_path: Path, consortiu
     home = made(tmp_path, consortium, data)
     assert ClientHome.load(tmp_path / "north") == home
     assert (home.site, home.consortium, home.server) == ("north", consortium.id, "127.0.0.1:9092")
-    assert SiteConfig.load(home.site_config).train == ("p0", "p1", "p2", "p3")
+    assert SiteConfig.load(home.site_config).train == ("p0", "p1", "p3", "p4")
     assert Policy.load(home.policy).require_plan
     assert Policy.load(home.policy).ledger_in(home.folder).entries() == []
     private = [home.identity_key, home.node_key, home.secret]
