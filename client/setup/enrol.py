@@ -112,7 +112,9 @@ def join(home: ClientHome, admission_file: Path) -> Admission:
     with naming(admission_file):
         key = signed.private_key(read_private_key(home.identity_key)).public_key()
         content = identity.read_input(admission_file)
-        admission = Admission.read(content, home.signer(), identity.read_input(home.ca_certificate), key)
+        known_keys = home.document_keys()
+        keys = Admission.keys(content, known_keys)
+        admission = Admission.read(content, keys.accepting(), keys.authority, key)
         if admission.site != home.site:
             raise InputError(f"admission: it is for site {admission.site}, but this folder is site {home.site}'s")
         known = home.roster()
@@ -121,6 +123,9 @@ def join(home: ClientHome, admission_file: Path) -> Admission:
                 f"admission: its roster has version {admission.roster.version}, this site already has {known.version};"
                 " an older one is never accepted"
             )
+    if keys != known_keys:  # the old key first: what it signed must stay readable
+        write_bytes(home.retired_signers, keys.bundle(), mode=PUBLIC)
+        write_bytes(home.signer_certificate, keys.current, mode=PUBLIC)
     if admission.plan_file is not None:
         write_bytes(home.offered_plan, admission.plan_file, mode=PUBLIC)
     write_bytes(home.roster_file, admission.roster_file, mode=PUBLIC)
@@ -215,7 +220,11 @@ def plan_to_show(home: ClientHome) -> ShownPlan:
     content = identity.read_input(path)
     offered = home.offered_plan.exists() and plan_hash(identity.read_input(home.offered_plan)) != plan_hash(content)
     return ShownPlan(
-        path=path, plan=home.read_plan(path), sha256=plan_hash(content), pinned=pinned, newer=pinned and offered
+        path=path,
+        plan=home.read_plan(path, kept=pinned),
+        sha256=plan_hash(content),
+        pinned=pinned,
+        newer=pinned and offered,
     )
 
 

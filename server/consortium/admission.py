@@ -1,4 +1,6 @@
-"""Who takes part: `server invite`, `admit`, `renew` and `revoke`. Each change makes a new version of the signed roster.
+"""Who takes part: `server invite`, `admit`, `renew`, `revoke`, and `rotate` for the key that signs it.
+
+Each change makes a new version of the signed roster.
 
 Invitations and the roster need only the document key. A site's certificate needs the CA's key, which may be kept off
 this machine. Every step can be repeated after a crash: it finds what is already done and does not do it twice.
@@ -10,7 +12,7 @@ import datetime as dt
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from privacy.agreement.admission import Admission
 from privacy.agreement.federation_plan import FederationPlan
 from privacy.flower.processes import read_state, sole_instance
 from privacy.trust import certificates, identity
+from privacy.trust.document_keys import DocumentKeys
 from privacy.trust.membership import (
     AdmissionRequest,
     Invitation,
@@ -29,8 +32,9 @@ from privacy.trust.membership import (
     code_key,
     new_code,
 )
-from privacy.trust.passphrase import read_private_key
+from privacy.trust.passphrase import read_private_key, write_private_key
 from privacy.trust.roster import SITE_NAME, Roster, utc_now
+from privacy.trust.signed import fingerprint
 from server.config.federation_plan import Parties
 from server.deployment.control import Control
 from server.deployment.home import ServerHome
@@ -61,12 +65,12 @@ class Admissions:
     def roster(self) -> Roster:
         """Return the current roster; InputError when anyone but us changed it."""
         with naming(self._home.roster_file):
-            return Roster.from_signed(identity.read_input(self._home.roster_file), self._signer(), self._consortium)
+            return Roster.from_signed(identity.read_input(self._home.roster_file), self._signers(), self._consortium)
 
     def plan(self, content: bytes) -> FederationPlan:
         """Read a signed federation plan of this consortium; InputError when anyone but us changed it."""
         with naming(self._home.plan_file):
-            return FederationPlan.from_signed(content, self._signer(), self._consortium)
+            return FederationPlan.from_signed(content, self._signers(), self._consortium)
 
     def parties(self) -> Parties:
         """Return who agrees to a plan made now. InputError when a site's certificate is missing or ends soon."""
@@ -101,6 +105,7 @@ class Admissions:
             raise InputError(f"--days {days}: expected 1 to {LONGEST_DAYS}")
         if self.roster().admitted(site):
             raise InputError(f"site {site}: admitted already; `server renew {site}` makes a fresh admission for it")
+        self._home.document_keys().accepting()  # an ended one would let nobody join
         expires = dt.datetime.now(dt.UTC) + dt.timedelta(days=days)
         invitation = Invitation(
             consortium=self._consortium,
@@ -125,6 +130,7 @@ class Admissions:
         """
         site, node_key = request.site, request.node_key.decode()
         self._check_invited(request)
+        self._home.signing_key()  # an ended one must stop this before anything is changed
         authority_key = read_ca_key(ca_key)
         certificate = certificates.issue_site_certificate(authority_key, self._authority, site, request.identity)
         roster = self.roster().admit(
@@ -146,6 +152,7 @@ class Admissions:
         roster = self.roster()
         if not roster.admitted(site):
             raise InputError(f"site {site}: not admitted; admitted sites: {', '.join(roster.names()) or 'none'}")
+        self._home.signing_key()
         key = ed25519.Ed25519PublicKey.from_public_bytes(bytes.fromhex(roster.sites[site].identity))
         certificate = certificates.issue_site_certificate(read_ca_key(ca_key), self._authority, site, key)
         write_bytes(self._home.site_certificate(site), certificate, mode=PUBLIC)
@@ -166,6 +173,7 @@ class Admissions:
         if site not in known:
             raise InputError(f"site {site}: not admitted; admitted sites: {', '.join(roster.names()) or 'none'}")
         if roster.admitted(site):
+            self._home.signing_key()
             roster = roster.revoke(site)
             self._save_roster(roster, "revoke", site)
         node_id = known.pop(site)["node_id"]
@@ -208,19 +216,42 @@ class Admissions:
         return node_id
 
     def _admission(self, site: str, certificate: bytes) -> bytes:
-        plan = identity.read_input(self._home.plan_file) if self._home.plan_file.exists() else None
-        roster = identity.read_input(self._home.roster_file)
-        return Admission.make(site, certificate, roster, plan, read_private_key(self._home.roster_key))
+        keys, plan = self._home.document_keys(), None
+        if self._home.plan_file.exists():
+            plan = identity.read_input(self._home.plan_file)
+            if keys.retired and not _is_by(plan, keys):
+                plan = None  # sites that have pinned it keep it, no other may
+        roster, signer = identity.read_input(self._home.roster_file), b""
+        if keys.retired:
+            signer = keys.bundle(current=True)
+        return Admission.make(site, certificate, roster, plan, self._home.signing_key(), signer or None)
 
-    def _signer(self) -> ed25519.Ed25519PublicKey:
-        certificate = identity.read_input(self._home.roster_certificate)
-        return certificates.check_issued(certificate, self._authority, certificates.DOCUMENTS)
+    def rotate(self, ca_key: Path) -> bytes:
+        """Retire the key that signs documents and make the next one; return its certificate (PEM).
+
+        The roster is signed anew. Plans stay as they are: a site that has pinned one keeps it. After a crash do it
+        again.
+        """
+        authority_key, roster, home = read_ca_key(ca_key), self.roster(), self._home
+        key, certificate = certificates.issue_document_certificate(authority_key, self._authority)
+        write_bytes(home.retired_certificates, home.document_keys().rotated(certificate).bundle(), mode=PUBLIC)
+        new = home.roster_key.with_suffix(".new")
+        new.unlink(missing_ok=True)
+        write_private_key(new, key)
+        new.replace(home.roster_key)
+        write_bytes(home.roster_certificate, certificate, mode=PUBLIC)
+        self._save_roster(replace(roster, version=roster.version + 1), "rotate", "")
+        return certificate
+
+    def _signers(self) -> tuple[ed25519.Ed25519PublicKey, ...]:
+        return self._home.document_keys().kept()
 
     def _save_roster(self, roster: Roster, act: str, site: str) -> None:
-        key, log = read_private_key(self._home.roster_key), self._home.public_log()
+        key, log = self._home.signing_key(), self._home.public_log()
         signed = roster.to_signed(key)
-        log.certify(key)  # a folder of an earlier version has no log yet
-        log.add(act, site=site, version=roster.version, roster=file_hash(signed))
+        # A folder of an earlier version has no log yet.
+        log.certify(key, self._home.document_keys().lasting(certificates.SITE_DAYS))
+        log.add(act, **({"site": site} if site else {}), version=roster.version, roster=file_hash(signed))
         write_bytes(self._home.roster_file, signed, mode=PUBLIC)
 
     def _save_sites(self, sites: dict[str, Any]) -> None:
@@ -228,6 +259,11 @@ class Admissions:
 
     def _save_invitations(self, invitations: dict[str, Any]) -> None:
         write_bytes(self._home.invitations_file, json.dumps(invitations, indent=1).encode())
+
+
+def _is_by(plan: bytes, keys: DocumentKeys) -> bool:
+    """Whether the current key signed a plan that one of the keys did sign."""
+    return bool(json.loads(plan)["signer"] == fingerprint(keys.accepting()))
 
 
 def read_ca_key(path: Path) -> bytes:
