@@ -62,7 +62,7 @@ def remove(site: Peer, home_folder: Home, as_json: AsJson = False) -> None:
 def _named(home: ClientHome) -> dict[str, str]:
     """Return the sites that the pinned or offered plan names, or else the roster: name -> key in hex."""
     for path in (home.plan_file, home.offered_plan):
-        if path.exists() and (sites := home.read_plan(path).sites):
+        if path.exists() and (sites := home.read_plan(path, kept=path == home.plan_file).sites):
             return dict(sites)
     roster = home.roster()
     return {} if roster is None else roster.identities()

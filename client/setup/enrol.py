@@ -123,7 +123,9 @@ def join(home: ClientHome, admission_file: Path) -> Admission:
 
 def take_admission(home: ClientHome, content: bytes) -> Admission:
     """As ``join``, from the bytes of an admission."""
-    admission = Admission.read(content, home.signer(), identity.read_input(home.ca_certificate), own_key(home))
+    known_keys = home.document_keys()
+    keys = Admission.keys(content, known_keys)
+    admission = Admission.read(content, keys.accepting(), keys.authority, own_key(home))
     if admission.site != home.site:
         raise InputError(f"admission: it is for site {admission.site}, but this folder is site {home.site}'s")
     known = home.roster()
@@ -132,6 +134,9 @@ def take_admission(home: ClientHome, content: bytes) -> Admission:
             f"admission: its roster has version {admission.roster.version}, this site already has {known.version};"
             " an older one is never accepted"
         )
+    if keys != known_keys:  # the old key first: what it signed must stay readable
+        write_bytes(home.retired_signers, keys.bundle(), mode=PUBLIC)
+        write_bytes(home.signer_certificate, keys.current, mode=PUBLIC)
     if admission.plan_file is not None:
         write_bytes(home.offered_plan, admission.plan_file, mode=PUBLIC)
     write_bytes(home.roster_file, admission.roster_file, mode=PUBLIC)
@@ -236,7 +241,11 @@ def plan_to_show(home: ClientHome) -> ShownPlan:
     content = identity.read_input(path)
     offered = home.offered_plan.exists() and plan_hash(identity.read_input(home.offered_plan)) != plan_hash(content)
     return ShownPlan(
-        path=path, plan=home.read_plan(path), sha256=plan_hash(content), pinned=pinned, newer=pinned and offered
+        path=path,
+        plan=home.read_plan(path, kept=pinned),
+        sha256=plan_hash(content),
+        pinned=pinned,
+        newer=pinned and offered,
     )
 
 

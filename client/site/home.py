@@ -12,7 +12,7 @@ keys/identity         the site's Ed25519 identity (0600), keys/node: its Flower 
 SITE.csr.json         the public halves, for the coordinator
 trust/                from the admission: site.crt, roster.json, offered_plan.json; plan.json: what this site has
                       pinned; peers.json: digits of other sites' keys that people have compared; declined.json: the
-                      hash of the plan that was declined last
+                      hash of the plan that was declined last; retired.crt: earlier keys that signed documents
 secrets/superexec     the secret with which our executor takes tasks from the local SuperNode
 flwr/ state/ logs/    FLWR_HOME, lock and state, what the processes print
 ```
@@ -34,6 +34,7 @@ from privacy.flower.processes import closed_environment
 from privacy.secagg.context import Cohort
 from privacy.secagg.errors import SecAggError
 from privacy.trust import certificates, identity
+from privacy.trust.document_keys import DocumentKeys, read_bundle
 from privacy.trust.membership import CONSORTIUM_NAME, check_address
 from privacy.trust.roster import CONSORTIUM, SITE_NAME, Roster
 from shared_model.core.errors import InputError, naming
@@ -147,30 +148,46 @@ class ClientHome:
         """Environment of the site's child processes."""
         return closed_environment(self.folder / "flwr")
 
+    @property
+    def retired_signers(self) -> Path:
+        """Certificates of earlier keys that signed the consortium's documents, where there are any."""
+        return self.folder / "trust" / "retired.crt"
+
+    def document_keys(self) -> DocumentKeys:
+        """Return the keys that sign the consortium's documents, from the invitation and later admissions."""
+        retired = self.retired_signers
+        return DocumentKeys(
+            authority=identity.read_input(self.ca_certificate),
+            current=identity.read_input(self.signer_certificate),
+            retired=read_bundle(identity.read_input(retired)) if retired.exists() else (),
+        )
+
     def signer(self) -> ed25519.Ed25519PublicKey:
-        """Return the key that signs the consortium's documents, as the invitation named it."""
+        """Return the key that signs what this site accepts now; InputError when it has ended."""
         with naming(self.signer_certificate):
-            return certificates.check_issued(
-                identity.read_input(self.signer_certificate),
-                identity.read_input(self.ca_certificate),
-                certificates.DOCUMENTS,
-            )
+            return self.document_keys().accepting()
 
     def roster(self) -> Roster | None:
         """Return the newest roster that this site has; None before it is admitted."""
         if not self.roster_file.exists():
             return None
         with naming(self.roster_file):
-            return Roster.from_signed(identity.read_input(self.roster_file), self.signer(), self.consortium)
+            return Roster.from_signed(
+                identity.read_input(self.roster_file), self.document_keys().kept(), self.consortium
+            )
 
-    def read_plan(self, path: Path) -> FederationPlan:
-        """Read and verify a signed plan; InputError when it is not this consortium's."""
+    def read_plan(self, path: Path, *, kept: bool = False) -> FederationPlan:
+        """Read and verify a signed plan; InputError when it is not this consortium's.
+
+        ``kept``: this site has pinned it, so it may be signed by a key that was retired since.
+        """
         with naming(path):
-            return FederationPlan.from_signed(identity.read_input(path), self.signer(), self.consortium)
+            signer = self.document_keys().kept() if kept else self.signer()
+            return FederationPlan.from_signed(identity.read_input(path), signer, self.consortium)
 
     def pinned_plan(self) -> FederationPlan | None:
         """Return the plan that this site has accepted; None when there is none."""
-        return self.read_plan(self.plan_file) if self.plan_file.exists() else None
+        return self.read_plan(self.plan_file, kept=True) if self.plan_file.exists() else None
 
     def cohort(self, plan: FederationPlan | None) -> Cohort:
         """Return the sites that take part in sums with this one: those of its plan, or else those of its roster.

@@ -20,8 +20,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from cryptography.hazmat.primitives.asymmetric import ed25519
-
 from client.site.home import ClientHome
 from privacy.trust import signed
 from privacy.trust.identity import read_input
@@ -85,9 +83,9 @@ class SeenLog:
                 self._append("rounds", asdict(entry))
             self._append("heads", {"head": signed.unpack(receipt.head), "proof": list(receipt.proof)})
 
-    def _signed(self, text: str) -> tuple[Receipt, ed25519.Ed25519PublicKey]:
+    def _signed(self, text: str) -> tuple[Receipt, signed.Signer]:
         """A receipt whose head the coordinator signed: only such a one can convict it. PolicyError for any other."""
-        signer = self._home.signer()
+        signer = self._home.document_keys().lasting()
         try:
             receipt = Receipt.from_text(text)
             TreeHead.from_signed(receipt.head, signer, self._home.consortium)
@@ -151,7 +149,7 @@ class SeenLog:
         return aside
 
     def _head(self, line: Mapping[str, Any]) -> TreeHead:
-        return TreeHead.from_signed(signed.pack(line["head"]), self._home.signer(), self._home.consortium)
+        return TreeHead.from_signed(signed.pack(line["head"]), self._home.document_keys().kept(), self._home.consortium)
 
     def _lines(self, name: str) -> list[dict[str, Any]]:
         path = self.folder / f"{name}.jsonl"
@@ -201,7 +199,7 @@ def read_heads(path: Path, home: ClientHome) -> list[TreeHead]:
 
 def check_chain(lines: Sequence[Mapping[str, Any]], home: ClientHome) -> list[TreeHead]:
     """Return the heads of a file, verified; LogError unless each continues the one before it."""
-    signer, found = home.signer(), []
+    signer, found = home.document_keys().kept(), []
     for line in lines:
         head, proof = line.get("head"), line.get("proof")
         if not isinstance(head, dict) or not isinstance(proof, list):

@@ -2,6 +2,8 @@
 
 ``{"schema", "consortium", "site", "certificate", "roster", "plan"}``: the site's certificate (PEM), the roster, and the
 federation plan or null. Roster and plan are signed documents of their own, so a site can keep and show each by itself.
+After a rotation of the document key ``signer`` has the certificates of all such keys by the CA (PEM), the newest last.
+That is how sites get it.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from privacy.agreement.federation_plan import FederationPlan
 from privacy.trust import certificates, signed
+from privacy.trust.document_keys import DocumentKeys
 from privacy.trust.roster import CONSORTIUM, SITE_NAME, Roster
 from shared_model.core.errors import InputError
 from shared_model.core.fields import Rule, Text, Whole, check_values
@@ -41,8 +44,15 @@ class Admission:
     }
 
     @staticmethod
-    def make(site: str, certificate: bytes, roster_file: bytes, plan_file: bytes | None, key_pem: bytes) -> bytes:
-        """Sign the admission of ``site`` to the consortium of the signed roster."""
+    def make(
+        site: str,
+        certificate: bytes,
+        roster_file: bytes,
+        plan_file: bytes | None,
+        key_pem: bytes,
+        signer: bytes | None = None,
+    ) -> bytes:
+        """Sign the admission of ``site`` to the consortium of the signed roster. ``signer``: of the keys."""
         roster = signed.unpack(roster_file)
         document = {
             "schema": SCHEMA,
@@ -52,7 +62,16 @@ class Admission:
             "roster": roster,
             "plan": None if plan_file is None else signed.unpack(plan_file),
         }
-        return signed.sign(KIND, document, key_pem)
+        return signed.sign(KIND, document | ({} if signer is None else {"signer": signer.decode()}), key_pem)
+
+    @staticmethod
+    def keys(content: bytes, known: DocumentKeys) -> DocumentKeys:
+        """Return the document keys of a site that knows ``known`` and gets this admission, not yet verified.
+
+        InputError when the CA did not certify the new key, or it is older than the one that is known.
+        """
+        signer = signed.read_unverified(KIND, content).get("signer")
+        return known.joined(signer.encode()) if isinstance(signer, str) else known
 
     @staticmethod
     def read(
@@ -65,6 +84,7 @@ class Admission:
         """
         document = signed.verify(KIND, content, signer)
         roster_raw, plan_raw = document.pop("roster", None), document.pop("plan", None)
+        document.pop("signer", None)  # ``keys`` has read it, and this signature is by it
         check_values("schema", KIND, document, Admission.RULES)
         consortium, site = certificates.consortium_id(authority), document["site"]
         if document["consortium"] != consortium:

@@ -12,8 +12,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
-from cryptography.hazmat.primitives.asymmetric import ed25519
-
 from privacy.dp.accountant import epsilon, profile
 from privacy.dp.terms import MODES, NOISED, SUMMED, PrivacyTerms
 from privacy.secagg.context import Cohort
@@ -100,7 +98,7 @@ class FederationPlan:
         return signed.sign(KIND, {"schema": SCHEMA, **asdict(self), "metrics": list(self.metrics)}, key_pem)
 
     @staticmethod
-    def from_signed(content: bytes, signer: ed25519.Ed25519PublicKey, consortium: str) -> FederationPlan:
+    def from_signed(content: bytes, signer: signed.Signer, consortium: str) -> FederationPlan:
         """Verify and read a federation plan; InputError unless it is ``consortium``'s and ``signer`` signed it."""
         document = signed.verify(KIND, content, signer)
         metrics, software = document.pop("metrics", None), document.pop("software", None)

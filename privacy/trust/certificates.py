@@ -23,6 +23,7 @@ from shared_model.core.errors import InputError
 AUTHORITY_DAYS = 3650
 SERVER_DAYS = 397  # the longest life of a leaf certificate that browsers and strict clients accept
 SITE_DAYS = 90
+DOCUMENT_DAYS = 730
 CLOCK_SKEW = dt.timedelta(minutes=5)  # a site whose clock is a little behind must accept a new certificate
 DOCUMENTS = "FedKT3D documents"  # name of the key that signs rosters and plans; a site's name never has a blank
 
@@ -74,11 +75,11 @@ def server_hosts(certificate: bytes) -> list[str]:
 def issue_document_certificate(authority_key: bytes, authority_certificate: bytes) -> tuple[bytes, bytes]:
     """Return (private key, certificate), both PEM, of the Ed25519 key that signs the consortium's documents.
 
-    It is valid as long as the CA: its signatures must verify for as long as the consortium lives.
+    It is valid for DOCUMENT_DAYS; ``server rotate`` makes the next one (privacy/trust/document_keys.py).
     """
     key = new_signing_key()
     public = private_key(key).public_key()
-    return key, _issue(authority_key, authority_certificate, DOCUMENTS, public, AUTHORITY_DAYS)
+    return key, _issue(authority_key, authority_certificate, DOCUMENTS, public, DOCUMENT_DAYS)
 
 
 def issue_site_certificate(
@@ -128,8 +129,13 @@ def check_authority(content: bytes) -> bytes:
     return _pem(certificate)
 
 
-def check_issued(content: bytes, authority_certificate: bytes, name: str) -> ed25519.Ed25519PublicKey:
-    """Return the Ed25519 key that the CA certified for `name`; InputError unless the CA itself did, valid today."""
+def check_issued(
+    content: bytes, authority_certificate: bytes, name: str, *, dated: bool = True
+) -> ed25519.Ed25519PublicKey:
+    """Return the Ed25519 key that the CA certified for `name`; InputError unless the CA itself did, valid today.
+
+    Without `dated` its dates are not looked at.
+    """
     certificate = _read(content, f"certificate of {name}")
     try:
         certificate.verify_directly_issued_by(x509.load_pem_x509_certificate(authority_certificate))
@@ -138,7 +144,8 @@ def check_issued(content: bytes, authority_certificate: bytes, name: str) -> ed2
     public_key = certificate.public_key()
     if certificate.subject != _name(name) or not isinstance(public_key, ed25519.Ed25519PublicKey):
         raise InputError(f"certificate of {name}: it is for another name or another kind of key")
-    check_dates(content, f"certificate of {name}")
+    if dated:
+        check_dates(content, f"certificate of {name}")
     return public_key
 
 
@@ -148,6 +155,11 @@ def check_dates(content: bytes, what: str) -> None:
     now = dt.datetime.now(dt.UTC)
     if not certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc:
         raise InputError(f"{what}: not valid today; check the clock or ask the coordinator for a new one")
+
+
+def begins(content: bytes) -> dt.datetime:
+    """Return from when on a certificate (PEM) is valid, in UTC."""
+    return _read(content, "certificate").not_valid_before_utc
 
 
 def expires(content: bytes) -> dt.datetime:

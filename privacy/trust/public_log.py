@@ -101,12 +101,12 @@ class TreeHead:
         return signed.sign(HEAD, {"schema": SCHEMA, **asdict(self), "key": signed.unpack(certified)}, key_pem)
 
     @staticmethod
-    def from_signed(content: bytes, signer: ed25519.Ed25519PublicKey, consortium: str) -> TreeHead:
+    def from_signed(content: bytes, signer: signed.Signer, consortium: str) -> TreeHead:
         """Verify and read a head; InputError unless a key that ``signer`` certified for ``consortium`` signed it."""
         key = signed.read_unverified(HEAD, content).get("key")
         if not isinstance(key, dict):
             raise InputError("head: the certificate of its key is missing")
-        document = signed.verify(HEAD, content, _log_key(signed.pack(key), signer, consortium))
+        document = signed.verify(HEAD, content, certified_key(signed.pack(key), signer, consortium))
         del document["key"]
         check_values("schema", HEAD, document, TreeHead.RULES)
         if document.pop("consortium") != consortium:
@@ -126,7 +126,8 @@ def certify(log_key: ed25519.Ed25519PublicKey, consortium: str, document_key_pem
     return signed.sign(LOG_KEY, document, document_key_pem)
 
 
-def _log_key(content: bytes, signer: ed25519.Ed25519PublicKey, consortium: str) -> ed25519.Ed25519PublicKey:
+def certified_key(content: bytes, signer: signed.Signer, consortium: str) -> ed25519.Ed25519PublicKey:
+    """Return the log's key that ``certify`` certified; InputError unless ``signer`` did so for ``consortium``."""
     document = signed.verify(LOG_KEY, content, signer)
     rules: Mapping[str, Rule] = {"schema": Whole(SCHEMA, SCHEMA), "consortium": CONSORTIUM, "key": DIGEST}
     check_values("schema", LOG_KEY, document, rules)
@@ -182,7 +183,7 @@ class Receipt:
             raise LogError("log: not a receipt")
         return made
 
-    def check(self, signer: ed25519.Ed25519PublicKey, seen: TreeHead | None, consortium: str) -> TreeHead:
+    def check(self, signer: signed.Signer, seen: TreeHead | None, consortium: str) -> TreeHead:
         """Return the new head; LogError unless it continues ``seen`` (of size ``since``) and holds the rounds."""
         head = TreeHead.from_signed(self.head, signer, consortium)
         if self.since != (0 if seen is None else seen.size):

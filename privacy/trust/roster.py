@@ -13,8 +13,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar
 
-from cryptography.hazmat.primitives.asymmetric import ed25519
-
 from privacy.trust import signed
 from privacy.trust.peers import check_identities
 from shared_model.core.errors import InputError
@@ -115,7 +113,7 @@ class Roster:
         return signed.sign(KIND, {**document, "retired": list(self.retired)}, key_pem)
 
     @staticmethod
-    def from_signed(content: bytes, signer: ed25519.Ed25519PublicKey, consortium: str) -> Roster:
+    def from_signed(content: bytes, signer: signed.Signer, consortium: str) -> Roster:
         """Verify and read a roster; InputError unless it is ``consortium``'s and ``signer`` signed it."""
         document = signed.verify(KIND, content, signer)
         rules: dict[str, Rule] = {"schema": Whole(SCHEMA, SCHEMA), "consortium": CONSORTIUM}

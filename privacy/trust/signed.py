@@ -12,7 +12,7 @@ import binascii
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cryptography.exceptions import InvalidSignature
@@ -22,6 +22,8 @@ from cryptography.hazmat.primitives.asymmetric import ed25519
 from shared_model.core.errors import InputError
 
 MAX_BYTES = 1_000_000
+# Whose signature counts: one key, or any of several.
+Signer = ed25519.Ed25519PublicKey | Sequence[ed25519.Ed25519PublicKey]
 _KIND = re.compile(r"[a-z]{1,32}")
 _KEYS = {"document", "signature", "signer"}
 
@@ -55,11 +57,13 @@ def unpack(content: bytes) -> dict[str, Any]:
     return envelope
 
 
-def verify(kind: str, content: bytes, public_key: ed25519.Ed25519PublicKey) -> dict[str, Any]:
-    """Return the document of a signed file; InputError unless ``public_key`` signed exactly this ``kind`` and bytes."""
+def verify(kind: str, content: bytes, signer: Signer) -> dict[str, Any]:
+    """Return the document of a signed file; InputError unless ``signer`` signed exactly this ``kind`` and bytes."""
     envelope = _envelope(kind, content)
-    if envelope["signer"] != fingerprint(public_key):
-        raise InputError(f"{kind}: signed by another key than expected")
+    keys = (signer,) if isinstance(signer, ed25519.Ed25519PublicKey) else signer
+    public_key = next((key for key in keys if fingerprint(key) == envelope["signer"]), None)
+    if public_key is None:
+        raise InputError(f"{kind}: signed by another key than expected, perhaps a retired one; ask for a newer file")
     try:
         signature = base64.b64decode(envelope["signature"], validate=True)
         # The decoder ignores four bits of the last letter. Accept only one text for each signature.

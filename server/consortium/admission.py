@@ -1,4 +1,6 @@
-"""Who takes part: `server invite`, `admit`, `renew` and `revoke`. Each change makes a new version of the signed roster.
+"""Who takes part: `server invite`, `admit`, `renew`, `revoke`, and `rotate` for the key that signs it.
+
+Each change makes a new version of the signed roster.
 
 Invitations and the roster need only the document key. A site's certificate needs the CA's key, which may be kept off
 this machine. Every step can be repeated after a crash: it finds what is already done and does not do it twice.
@@ -10,14 +12,12 @@ import datetime as dt
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
-from privacy.agreement.admission import Admission
-from privacy.agreement.federation_plan import FederationPlan
 from privacy.flower.processes import read_state, sole_instance
 from privacy.trust import certificates, identity
 from privacy.trust.membership import (
@@ -29,14 +29,13 @@ from privacy.trust.membership import (
     code_key,
     new_code,
 )
-from privacy.trust.passphrase import read_private_key
-from privacy.trust.peers import peer_digits
+from privacy.trust.passphrase import read_private_key, write_private_key
 from privacy.trust.roster import SITE_NAME, Roster, utc_now
-from server.config.federation_plan import Parties
+from server.consortium.register import Register
 from server.deployment.control import Control
 from server.deployment.home import ServerHome
 from server.record.public_log import file_hash
-from shared_model.core.errors import FedKT3DError, InputError, naming
+from shared_model.core.errors import FedKT3DError, InputError
 from shared_model.core.files import PUBLIC, write_bytes
 
 LONGEST_DAYS = 365
@@ -51,48 +50,8 @@ class Admitted:
     file: bytes
 
 
-class Admissions:
+class Admissions(Register):
     """The coordinator's register of sites. The caller allows one change at a time (server/consortium/commands.py)."""
-
-    def __init__(self, home: ServerHome) -> None:
-        self._home = home
-        self._authority = identity.read_input(home.ca_certificate)
-        self._consortium = certificates.consortium_id(self._authority)
-
-    def roster(self) -> Roster:
-        """Return the current roster; InputError when anyone but us changed it."""
-        with naming(self._home.roster_file):
-            return Roster.from_signed(identity.read_input(self._home.roster_file), self._signer(), self._consortium)
-
-    def plan(self, content: bytes) -> FederationPlan:
-        """Read a signed federation plan of this consortium; InputError when anyone but us changed it."""
-        with naming(self._home.plan_file):
-            return FederationPlan.from_signed(content, self._signer(), self._consortium)
-
-    def parties(self) -> Parties:
-        """Return who agrees to a plan made now. InputError when a site's certificate is missing or ends soon."""
-        roster, certified = self.roster(), {}
-        for site in roster.names():
-            path = self._home.site_certificate(site)
-            if not path.exists() or certificates.certificate_fingerprint(path.read_bytes()) != (
-                roster.sites[site].certificate
-            ):
-                raise InputError(f"{path}: the certificate of {site} is missing; `server renew {site}` makes a new one")
-            with naming(path):
-                certificates.check_dates(path.read_bytes(), f"certificate of {site}")
-            certified[site] = path.read_text(encoding="ascii")
-        return Parties(
-            consortium=roster.consortium,
-            roster_version=roster.version,
-            sites=roster.identities(),
-            certificates=certified,
-        )
-
-    def next_plan_version(self) -> int:
-        """Return the version of the next plan."""
-        if not self._home.plan_file.exists():
-            return 1
-        return self.plan(identity.read_input(self._home.plan_file)).version + 1
 
     def invite(self, site: str, days: int, address: str | None = None) -> Invitation:
         """Make an invitation for ``site``, valid for ``days``. An earlier invitation for this site becomes invalid."""
@@ -102,6 +61,7 @@ class Admissions:
             raise InputError(f"--days {days}: expected 1 to {LONGEST_DAYS}")
         if self.roster().admitted(site):
             raise InputError(f"site {site}: admitted already; `server renew {site}` makes a fresh admission for it")
+        self._home.document_keys().accepting()  # an ended one would let nobody join
         expires = dt.datetime.now(dt.UTC) + dt.timedelta(days=days)
         invitation = Invitation(
             consortium=self._consortium,
@@ -126,6 +86,7 @@ class Admissions:
         """
         site, node_key = request.site, request.node_key.decode()
         self._check_invited(request)
+        self._home.signing_key()  # an ended one must stop this before anything is changed
         authority_key = read_ca_key(ca_key)
         certificate = certificates.issue_site_certificate(authority_key, self._authority, site, request.identity)
         roster = self.roster().admit(
@@ -141,49 +102,20 @@ class Admissions:
         invitations.pop(site, None)
         self._save_invitations(invitations)
         self.hand_out()
-        return Admitted(site=site, node_id=node_id, file=self._admission(site, certificate))
-
-    def request(self, site: str) -> AdmissionRequest:
-        """Return the request that a site sent with its link; InputError when none waits."""
-        path = self._home.request(site)
-        if site not in self._home.waiting():
-            waiting = ", ".join(self._home.waiting()) or "none"
-            raise InputError(f"{site}: no such file, and no request of a site of that name waits (waiting: {waiting})")
-        with naming(path):
-            return AdmissionRequest.read(identity.read_input(path))
-
-    def digits(self, request: AdmissionRequest) -> str:
-        """Return the digits of a request's key, to compare with those that the site shows (`client join`)."""
-        return peer_digits(self._consortium, request.site, request.identity.public_bytes_raw().hex())
-
-    def hand_out(self) -> None:
-        """Renew what sites that joined with a link find at the desk: their certificate, the newest roster and plan.
-
-        The request of a site that is revoked is removed with its admission.
-        """
-        roster, key = self.roster(), None
-        for path in sorted(self._home.request("*").parent.glob("*.csr.json")):
-            site, raw = path.name.removesuffix(".csr.json"), _identity_of(path)
-            certificate = self._home.site_certificate(site)
-            if roster.admitted(site) and roster.sites[site].identity == raw and certificate.exists():
-                key = key or read_private_key(self._home.roster_key)
-                file = self._admission(site, identity.read_input(certificate), key)
-                write_bytes(self._home.admission(site), file, mode=PUBLIC)
-            elif self._home.admission(site).exists():
-                self._home.admission(site).unlink()
-                path.unlink()
+        return Admitted(site=site, node_id=node_id, file=self.admission(site, certificate))
 
     def renew(self, site: str, ca_key: Path) -> bytes:
         """Return a fresh admission for a site: a new certificate for the same key, the current roster and plan."""
         roster = self.roster()
         if not roster.admitted(site):
             raise InputError(f"site {site}: not admitted; admitted sites: {', '.join(roster.names()) or 'none'}")
+        self._home.signing_key()
         key = ed25519.Ed25519PublicKey.from_public_bytes(bytes.fromhex(roster.sites[site].identity))
         certificate = certificates.issue_site_certificate(read_ca_key(ca_key), self._authority, site, key)
         write_bytes(self._home.site_certificate(site), certificate, mode=PUBLIC)
         self._save_roster(roster.renew(site, certificates.certificate_fingerprint(certificate)), "renew", site)
         self.hand_out()
-        return self._admission(site, certificate)
+        return self.admission(site, certificate)
 
     def check_left(self, site: str, note: bytes) -> str:
         """Return when ``site`` left, by its own note (`client leave`); InputError unless that site signed the note."""
@@ -199,6 +131,7 @@ class Admissions:
         if site not in known:
             raise InputError(f"site {site}: not admitted; admitted sites: {', '.join(roster.names()) or 'none'}")
         if roster.admitted(site):
+            self._home.signing_key()
             roster = roster.revoke(site)
             self._save_roster(roster, "revoke", site)
         node_id = known.pop(site)["node_id"]
@@ -241,20 +174,29 @@ class Admissions:
         self._save_sites({**known, site: record})
         return node_id
 
-    def _admission(self, site: str, certificate: bytes, key: bytes | None = None) -> bytes:
-        plan = identity.read_input(self._home.plan_file) if self._home.plan_file.exists() else None
-        roster = identity.read_input(self._home.roster_file)
-        return Admission.make(site, certificate, roster, plan, key or read_private_key(self._home.roster_key))
+    def rotate(self, ca_key: Path) -> bytes:
+        """Retire the key that signs documents and make the next one; return its certificate (PEM).
 
-    def _signer(self) -> ed25519.Ed25519PublicKey:
-        certificate = identity.read_input(self._home.roster_certificate)
-        return certificates.check_issued(certificate, self._authority, certificates.DOCUMENTS)
+        The roster is signed anew. Plans stay as they are: a site that has pinned one keeps it. After a crash do it
+        again.
+        """
+        authority_key, roster, home = read_ca_key(ca_key), self.roster(), self._home
+        key, certificate = certificates.issue_document_certificate(authority_key, self._authority)
+        write_bytes(home.retired_certificates, home.document_keys().rotated(certificate).bundle(), mode=PUBLIC)
+        new = home.roster_key.with_suffix(".new")
+        new.unlink(missing_ok=True)
+        write_private_key(new, key)
+        new.replace(home.roster_key)
+        write_bytes(home.roster_certificate, certificate, mode=PUBLIC)
+        self._save_roster(replace(roster, version=roster.version + 1), "rotate", "")
+        return certificate
 
     def _save_roster(self, roster: Roster, act: str, site: str) -> None:
-        key, log = read_private_key(self._home.roster_key), self._home.public_log()
+        key, log = self._home.signing_key(), self._home.public_log()
         signed = roster.to_signed(key)
-        log.certify(key)  # a folder of an earlier version has no log yet
-        log.add(act, site=site, version=roster.version, roster=file_hash(signed))
+        # A folder of an earlier version has no log yet.
+        log.certify(key, self._home.document_keys().lasting(certificates.SITE_DAYS))
+        log.add(act, **({"site": site} if site else {}), version=roster.version, roster=file_hash(signed))
         write_bytes(self._home.roster_file, signed, mode=PUBLIC)
 
     def _save_sites(self, sites: dict[str, Any]) -> None:
@@ -262,14 +204,6 @@ class Admissions:
 
     def _save_invitations(self, invitations: dict[str, Any]) -> None:
         write_bytes(self._home.invitations_file, json.dumps(invitations, indent=1).encode())
-
-
-def _identity_of(request: Path) -> str:
-    """Return the identity key (hex) of a kept request; empty where the file is damaged."""
-    try:
-        return AdmissionRequest.read(request.read_bytes()).identity.public_bytes_raw().hex()
-    except InputError:
-        return ""
 
 
 def read_ca_key(path: Path) -> bytes:

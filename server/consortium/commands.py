@@ -1,4 +1,4 @@
-"""Commands of `server` that decide who takes part and what they are asked: invite, admit, renew, revoke, tls, plan."""
+"""Commands of `server`: who takes part and what is asked (invite, admit, renew, revoke, rotate, tls, plan)."""
 
 from __future__ import annotations
 
@@ -154,6 +154,23 @@ def tls(
     _print(
         record if as_json else [f"{server.tls_certificate}: for {', '.join(hosts)} until {until}; restart to use it"]
     )
+
+
+@app.command()
+def rotate(home_folder: Home, ca_key: CaKey = None, as_json: AsJson = False) -> None:
+    """Make a new key that signs plans, rosters and admissions, certified by the CA, and retire the one before it."""
+    server = ServerHome.load(home_folder)
+    with register_of(server) as register:
+        certificate = register.rotate(ca_key or server.ca_key)
+        names = register.roster().names()
+    until = certificates.expires(certificate).date().isoformat()
+    record = {"certificate": str(server.roster_certificate), "expires": until, "sites": names}
+    lines = [
+        f"{server.roster_certificate}: signs documents until {until}",
+        "  sites get it with their next admission: server renew SITE; until then they accept nothing newly signed",
+        "  plans that sites have pinned stay valid; sites that join now need a plan that is signed anew: server plan",
+    ]
+    _print(record if as_json else lines)
 
 
 @app.command(cls=command_with_settings("server run", shared_settings))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from privacy.agreement.federation_plan import FederationPlan, plan_hash
 from privacy.dp.outlook import Outlook, masked_table, outlook, table
-from privacy.trust.passphrase import read_private_key
+from privacy.trust import certificates
 from server.config.compose import compose_run
 from server.config.federation_plan import make_plan
 from server.consortium.admission import LONGEST_DAYS, Admissions
@@ -43,9 +43,9 @@ def sign_plan(home: ServerHome, overrides: Sequence[str], days: int) -> SignedPl
     found = None if made.terms is None else outlook(made.terms, made.parameters, made.rounds, bits)
     every = config.rounds.evaluate_every
     scored = -(-made.rounds // every) if every else 0
-    key, log = read_private_key(home.roster_key), home.public_log()
+    key, log = home.signing_key(), home.public_log()
     content = made.to_signed(key)
-    log.certify(key)
+    log.certify(key, home.document_keys().lasting(certificates.SITE_DAYS))
     log.add("plan", name=made.name, version=made.version, plan=plan_hash(content))
     write_bytes(home.plan_file, content, mode=PUBLIC)
     admissions.hand_out()

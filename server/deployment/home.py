@@ -4,6 +4,7 @@
 server.json            the consortium's name, addresses and ports
 ca/ca.key ca.crt       the consortium's authority; ca.key may be kept elsewhere: `start` and `run` never need it
 ca/roster.key .crt     what signs rosters, plans and admissions; certified by the authority
+ca/retired.crt         certificates of earlier such keys, whose plans stay readable
 ca/log.key             what signs the heads of the public log
 ca/sites/SITE.crt      the certificate of each site
 tls/server.key .crt    what the SuperLink shows to the sites
@@ -27,12 +28,13 @@ from pathlib import Path
 from typing import Any
 
 from privacy.flower.processes import LOOPBACK, closed_environment
-from privacy.trust import certificates, identity
+from privacy.trust import certificates, identity, signed
+from privacy.trust.document_keys import DocumentKeys, read_bundle
 from privacy.trust.membership import CONSORTIUM_NAME, check_address
-from privacy.trust.passphrase import passphrase, write_private_key
+from privacy.trust.passphrase import passphrase, read_private_key, write_private_key
 from privacy.trust.roster import Roster
 from server.record.public_log import PublicLog
-from shared_model.core.errors import InputError
+from shared_model.core.errors import InputError, naming
 from shared_model.core.files import PRIVATE, PUBLIC, create_file, write_bytes
 from shared_model.core.migration import check_schema
 
@@ -76,6 +78,29 @@ class ServerHome:
     def roster_certificate(self) -> Path:
         """Certificate of the key that signs the consortium's documents."""
         return self.folder / "ca" / "roster.crt"
+
+    @property
+    def retired_certificates(self) -> Path:
+        """Certificates of earlier keys that signed the consortium's documents, where there are any."""
+        return self.folder / "ca" / "retired.crt"
+
+    def document_keys(self) -> DocumentKeys:
+        """Return the keys that sign the consortium's documents, the current one and the retired ones."""
+        retired = self.retired_certificates
+        return DocumentKeys(
+            authority=identity.read_input(self.ca_certificate),
+            current=identity.read_input(self.roster_certificate),
+            retired=read_bundle(identity.read_input(retired)) if retired.exists() else (),
+        )
+
+    def signing_key(self) -> bytes:
+        """Return the private key that signs documents; InputError when it has ended, or is not the certificate's."""
+        with naming(self.roster_certificate):
+            public = self.document_keys().accepting()
+        key = read_private_key(self.roster_key)
+        if signed.private_key(key).public_key() != public:
+            raise InputError(f"{self.roster_key}: not the key of its certificate; `server rotate` makes a new pair")
+        return key
 
     @property
     def roster_file(self) -> Path:

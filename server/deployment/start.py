@@ -35,6 +35,7 @@ from shared_model.core.errors import FedKT3DError, InputError
 
 SUPERLINK, EXECUTOR, CONSOLE = "superlink", "executor", "console"
 TLS_WARNING = dt.timedelta(days=30)
+DOCUMENT_WARNING = dt.timedelta(days=180)  # each site needs an admission in between, which it gets every 90 days
 LOOK_S = 10.0
 SILENT_S = 120.0  # a SuperLink that stores large parts answers late
 
@@ -57,6 +58,7 @@ def start(home: ServerHome, say: Callable[[str], None], health: str | None = Non
                 f"the TLS certificate ends in {left.days} days, and then no site connects; renew it, at any time:"
                 f" server tls --home {home.folder}"
             )
+        _warn_of_document_key(home, say)
         home.write_connection()
         children = _children(home, console)
         with HealthService(health) as service:
@@ -74,6 +76,16 @@ def _require_certificate(home: ServerHome) -> dt.timedelta:
             f" server tls --home {home.folder}"
         )
     return left
+
+
+def _warn_of_document_key(home: ServerHome, say: Callable[[str], None]) -> None:
+    """Say when the key that signs documents ends soon. Sites need their next admission before that."""
+    ends = certificates.expires(identity.read_input(home.roster_certificate))
+    if ends - dt.datetime.now(dt.UTC) < DOCUMENT_WARNING:
+        say(
+            f"the key that signs plans and admissions ends on {ends.date().isoformat()}; make the next one, then renew"
+            f" each site: server rotate --home {home.folder}"
+        )
 
 
 def is_ready(home: ServerHome) -> bool:

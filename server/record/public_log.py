@@ -13,18 +13,19 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from cryptography.hazmat.primitives.asymmetric import ed25519
 from numpy.typing import NDArray
 
 from privacy.trust import certificates, signed
 from privacy.trust.merkle import consistency_proof, inclusion_proof, leaf_hash, root_of
-from privacy.trust.public_log import ROUND, Proven, Receipt, RoundEntry, TreeHead, certify
+from privacy.trust.public_log import ROUND, Proven, Receipt, RoundEntry, TreeHead, certified_key, certify
 from privacy.trust.roster import utc_now
 from server.record.history import RoundRecord
 from shared_model.core.errors import InputError
@@ -50,13 +51,19 @@ class PublicLog:
         """The file of the entries."""
         return self._folder / "entries.jsonl"
 
-    def certify(self, document_key_pem: bytes) -> None:
-        """Make the log's key, and have the document key certify it, where that was not done before."""
+    def certify(self, document_key_pem: bytes, lasting: Sequence[ed25519.Ed25519PublicKey] = ()) -> None:
+        """Make the log's key, and have the document key certify it, where that was not done before.
+
+        A certificate by one of ``lasting``, document keys that do not end soon, stays: sites that do not have the
+        current key yet go on accepting heads.
+        """
         key, certificate = self._key, self._folder / "log_key.json"
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not key.exists():
             create_file(key, certificates.new_signing_key(), PRIVATE)
         public = signed.private_key(key.read_bytes()).public_key()
+        if certificate.exists() and _is_certified(certificate.read_bytes(), lasting, self._consortium):
+            return
         content = certify(public, self._consortium, document_key_pem)
         if not certificate.exists() or certificate.read_bytes() != content:
             write_bytes(certificate, content, mode=PUBLIC)
@@ -201,6 +208,14 @@ class RunLog:
             roster=self.roster,
         )
         self.log.add_round(entry)
+
+
+def _is_certified(content: bytes, lasting: Sequence[ed25519.Ed25519PublicKey], consortium: str) -> bool:
+    try:
+        certified_key(content, lasting, consortium)
+    except InputError:
+        return False
+    return True
 
 
 def file_hash(content: bytes) -> str:

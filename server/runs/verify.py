@@ -85,9 +85,7 @@ def _report(run: RunEntry) -> dict[str, Any]:
 
 def _heads(home: ServerHome, log: PublicLog, files: Sequence[Path]) -> Iterator[Finding]:
     """Hold signed heads, ours and those that sites have kept, against the log as it is now."""
-    signer = certificates.check_issued(
-        read_input(home.roster_certificate), read_input(home.ca_certificate), certificates.DOCUMENTS
-    )
+    signer = home.document_keys().kept()
     consortium = certificates.consortium_id(read_input(home.ca_certificate))
     for path in [*([log.kept_head] if log.kept_head.exists() else []), *files]:
         with naming(path):

@@ -62,5 +62,7 @@ def write_plan(folder: Path, case: Case, plan: str = PLAN, **changes: Any) -> Pa
         level: {NAMES[level][1]: NAMES[level][0], "PDose": case.prescriptions_gy[name]}
         for name, level in zip(case.targets, NAMES, strict=False)
     }
-    (folder / "PTV_DICT.json").write_text(json.dumps(dict.fromkeys(("0522c0009", "001", "002", "003", "005", "007"), levels)))
+    (folder / "PTV_DICT.json").write_text(
+        json.dumps(dict.fromkeys(("0522c0009", "001", "002", "003", "005", "007"), levels))
+    )
     return path

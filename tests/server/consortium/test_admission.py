@@ -139,7 +139,7 @@ def test_renewing_gives_the_same_key_a_new_certificate(home: ServerHome) -> None
         .admit("north", identity=site.public.public_bytes_raw().hex(), certificate="0" * 64, node_key="1" * 64)
     )
     put_in(home, roster)
-    signer = Admissions(home)._signer()
+    signer = home.document_keys().accepting()
     renewed = Admission.read(
         Admissions(home).renew("north", home.ca_key), signer, home.ca_certificate.read_bytes(), site.public
     )

@@ -16,6 +16,7 @@ import pytest
 
 from privacy.flower.processes import write_state
 from privacy.trust import certificates
+from server.consortium.admission import Admissions
 from server.deployment import nodes, start
 from server.deployment.home import ServerHome, create, renew_tls
 from server.deployment.superlink import reload_certificate, truncate_log
@@ -51,6 +52,17 @@ def test_the_last_thirty_days_of_a_certificate_are_said(home: ServerHome, monkey
     said: list[str] = []
     start.start(home, said.append)
     assert any("19 days" in line and "server tls" in line for line in said)
+
+
+def test_the_last_half_year_of_the_document_key_is_said(home: ServerHome, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(start, "supervise", lambda *_: None)
+    said: list[str] = []
+    start.start(home, said.append)
+    assert not any("server rotate" in line for line in said)
+    monkeypatch.setattr(certificates, "DOCUMENT_DAYS", 179)
+    Admissions(home).rotate(home.ca_key)
+    start.start(home, said.append)
+    assert any("ends on" in line and f"server rotate --home {home.folder}" in line for line in said)
 
 
 def test_a_home_that_was_moved_writes_into_its_new_place(home: ServerHome, tmp_path: Path) -> None:
