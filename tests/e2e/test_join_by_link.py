@@ -19,7 +19,6 @@ import pytest
 from selenium import webdriver
 from selenium.common.exceptions import WebDriverException
 from selenium.webdriver.common.by import By
-from selenium.webdriver.common.keys import Keys
 
 from client.site.config import SiteConfig
 from client.site.home import ClientHome
@@ -103,55 +102,23 @@ def test_five_commands_from_empty_folders_to_the_first_round(
 
         browser.get(coordinator)
         assert "was started" in _act(browser, "start", settings=RUN)
+        eventually(lambda: browser.find_elements(By.LINK_TEXT, "first"), 300, "the run is listed")
         browser.get(coordinator.split("?")[0] + "runs/first")
-        eventually(lambda: "1 of 1" in browser.find_element(By.ID, "live").text, 400, "the first round is done")
+        # Not the budget's "1 of 1 releases", which is there once the round begins.
+        done = (By.CSS_SELECTOR, "progress[aria-label=rounds][value='1']")
+        eventually(lambda: browser.find_elements(*done), 400, "the first round is done")
         seconds = time.monotonic() - joining.began
         assert complaints(browser) == []
+        browser.get(joining.must("client", "console", "--home", joining.site("north"), "--link").strip())
+        live = browser.find_element(By.ID, "live").text
+        assert "1, each verified" in live, "the round's charge"
+        assert "train" in live, "what was asked"
+        assert faults_of_access(browser) == []
     assert len(joining.typed) == 5
     (joining.folder / "figures.json").write_text(json.dumps({"typed": joining.typed, "seconds": seconds}))
     print(f"\n{len(joining.typed)} commands, {seconds:.0f} s from empty folders to the end of the first round")
     for name in NAMES:
         assert "usable" in (joining.folder / f"site-{name}.out").read_text(), "joining ends with the check"
-
-
-def test_the_sites_page_shows_what_it_paid_and_a_prediction(
-    joining: Joining, hospitals: dict[str, Path], tmp_path: Path
-) -> None:
-    config = SiteConfig.load(hospitals["north"])
-    adapter = joining.home / "runs" / "first" / "adapter.safetensors"
-    study = config.root / f"{config.validation[0]}.npz"
-    flags = ("--out", joining.folder / "dose", "--home", joining.site("north"), "--adapter", adapter)
-    joining.must("client", "predict", study, *flags, timeout_s=300)
-    link = joining.must("client", "console", "--home", joining.site("north"), "--link").strip()
-    with chromium(tmp_path) as browser:
-        browser.get(link)
-        eventually(lambda: "1, each verified" in browser.find_element(By.ID, "live").text, 60, "the charge is shown")
-        assert "train" in browser.find_element(By.CSS_SELECTOR, "section[aria-labelledby=asked]").text
-        assert faults_of_access(browser) == []
-        browser.find_element(By.CSS_SELECTOR, "section[aria-labelledby=predictions] a").click()
-        assert browser.find_elements(By.CSS_SELECTOR, "svg.dvh path")
-        image = browser.find_element(By.CSS_SELECTOR, ".slices img")
-        eventually(lambda: image.get_property("naturalWidth"), 60, "the slice is drawn")
-        before = image.get_attribute("src")
-        browser.find_element(By.ID, "axial").send_keys(Keys.ARROW_RIGHT)
-        eventually(lambda: image.get_attribute("src") != before, 10, "the arrow key scrolls")
-        eventually(lambda: image.get_property("complete") and image.get_property("naturalWidth"), 60, "and draws")
-        assert faults_of_access(browser) == []
-        assert complaints(browser) == []
-        page = browser.current_url
-    with chromium(tmp_path / "phone", width=390, height=844) as browser:
-        browser.execute_cdp_cmd(
-            "Emulation.setDeviceMetricsOverride", {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
-        )
-        browser.execute_cdp_cmd(
-            "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": "dark"}]}
-        )
-        browser.get(link)
-        for address in (link.split("?")[0], page):
-            browser.get(address)
-            wide = browser.execute_script("return document.documentElement.scrollWidth - window.innerWidth")
-            assert wide <= 0, address
-            assert faults_of_access(browser) == [], address
 
 
 def _accepts_in_the_browser(joining: Joining, browser: webdriver.Chrome) -> None:
@@ -199,8 +166,8 @@ def _act(browser: webdriver.Chrome, name: str, **given: str) -> str:
         field.send_keys(value)
     form.find_element(By.TAG_NAME, "button").click()
     output = form.find_element(By.TAG_NAME, "output")
-    eventually(lambda: output.text not in ("", "working"), 300, f"{name} is answered")
-    return str(output.text)
+    # Read once: some pages load themselves again soon after.
+    return str(eventually(lambda: output.text.removeprefix("working"), 300, f"{name} is answered"))
 
 
 def _text(browser: webdriver.Chrome, name: str) -> str:
