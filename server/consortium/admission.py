@@ -31,7 +31,7 @@ from privacy.trust.membership import (
 )
 from privacy.trust.passphrase import read_private_key, write_private_key
 from privacy.trust.roster import SITE_NAME, Roster, utc_now
-from server.consortium.register import Register
+from server.consortium.register import SiteRegister
 from server.deployment.control import Control
 from server.deployment.home import ServerHome
 from server.record.public_log import file_hash
@@ -50,7 +50,7 @@ class Admitted:
     file: bytes
 
 
-class Admissions(Register):
+class Admissions(SiteRegister):
     """The coordinator's register of sites. The caller allows one change at a time (server/consortium/commands.py)."""
 
     def invite(self, site: str, days: int, address: str | None = None) -> Invitation:
@@ -153,7 +153,7 @@ class Admissions(Register):
         check_not_expired(kept["expires"], f"the invitation of {site}")
 
     def _register(self, control: Control, site: str, node_key: str) -> str:
-        """Register a node key with Flower and return the node's id, even if it was registered before a crash."""
+        """SiteRegister a node key with Flower and return the node's id, even if it was registered before a crash."""
         known = read_state(self._home.sites_file)
         if site in known and known[site]["public_key"] == node_key:
             return str(known[site]["node_id"])

@@ -21,7 +21,7 @@ from shared_model.core.errors import InputError, naming
 from shared_model.core.files import PUBLIC, write_bytes
 
 
-class Register:
+class SiteRegister:
     """Reads what admission.py changes, and puts the newest of it where sites find it."""
 
     def __init__(self, home: ServerHome) -> None:

@@ -81,17 +81,14 @@ class ServerHome:
 
     @property
     def retired_certificates(self) -> Path:
-        """Certificates of earlier keys that signed the consortium's documents, where there are any."""
+        """Certificates of earlier keys that signed them, where there are any."""
         return self.folder / "ca" / "retired.crt"
 
     def document_keys(self) -> DocumentKeys:
         """Return the keys that sign the consortium's documents, the current one and the retired ones."""
-        retired = self.retired_certificates
-        return DocumentKeys(
-            authority=identity.read_input(self.ca_certificate),
-            current=identity.read_input(self.roster_certificate),
-            retired=read_bundle(identity.read_input(retired)) if retired.exists() else (),
-        )
+        retired, read = self.retired_certificates, identity.read_input
+        old = read_bundle(read(retired)) if retired.exists() else ()
+        return DocumentKeys(authority=read(self.ca_certificate), current=read(self.roster_certificate), retired=old)
 
     def signing_key(self) -> bytes:
         """Return the private key that signs documents; InputError when it has ended, or is not the certificate's."""

@@ -43,6 +43,7 @@ def test_with_the_desks_certificates_it_is_the_invitation() -> None:
         ("/north/", "/../"),
         ("fedkt3d", "https"),
     ],
+    ids=["short print", "capitals", "short code", "no port", "a user", "a space", "no name", "scheme"],
 )
 def test_a_damaged_link_is_refused_and_not_quoted(part: str, other: str) -> None:
     with pytest.raises(InputError) as caught:
@@ -61,6 +62,7 @@ def test_a_damaged_link_is_refused_and_not_quoted(part: str, other: str) -> None
         (desk_certificates("test", CONSORTIUM.authority, Consortium().signer), "not issued"),
         (json.dumps({**json.loads(SHOWN), "more": 1}).encode(), "schema"),
     ],
+    ids=["rubbish", "list", "empty", "other CA", "no CA", "not issued", "more"],
 )
 def test_who_stands_in_the_coordinators_place_is_not_believed(content: bytes, named: str) -> None:
     with pytest.raises(InputError, match=named):

@@ -55,7 +55,7 @@ def test_a_request_waits_until_the_coordinator_admits_it(home: ServerHome, regis
     admissions.admit(admissions.request("north"), home.ca_key)
     status, content = ask(home, body)
     assert status == 200
-    signer, authority = admissions._signer(), home.ca_certificate.read_bytes()
+    signer, authority = home.document_keys().accepting(), home.ca_certificate.read_bytes()
     assert Admission.read(content, signer, authority, site.public).site == "north"
     assert home.waiting() == []
 
@@ -67,7 +67,7 @@ def test_a_later_plan_and_roster_are_handed_out_too_until_the_site_is_revoked(
     body = site.request(admissions.invite("north", 14))
     ask(home, body)
     admissions.admit(admissions.request("north"), home.ca_key)
-    signer, authority = admissions._signer(), home.ca_certificate.read_bytes()
+    signer, authority = home.document_keys().accepting(), home.ca_certificate.read_bytes()
     plan = make_plan(admissions.parties(), compose_run(["privacy.mode=none", "name=first", "model.prior=none"]))
     home.plan_file.write_bytes(plan.to_signed(home.roster_key.read_bytes()))
     ask(home, other.request(admissions.invite("south", 14)))
