@@ -130,7 +130,7 @@ def _answer(
         raise _RefusedError("schema")
     known.kind = asked.kind
     patients = _count_patients(site, asked.kind)
-    if patients == 0:
+    if patients == 0 and not (asked.kind == "evaluate" and asked.secure):  # a sum of scores has room for nobody's
         raise _RefusedError("no_patients")
     gate = _gate(context)
     gate.check_copies(asked, known.instance)
@@ -223,7 +223,7 @@ def _run(training: Training, site: SiteConfig, asked: Request) -> _Done:
         return _Done()
     vector = vector.copy()  # the message's own bytes are read-only, and torch wants arrays that it may write
     if isinstance(task, EvaluateTask):
-        return _Done(metrics=training.evaluate_round(site, asked.spec_json, vector, task))
+        return _Done(metrics=training.evaluate_round(site, asked.spec_json, vector, task) if site.validation else {})
     if task.terms is None:
         update, metrics = training.train_round(site, asked.spec_json, vector, task)
         return _Done(update=_check_update(update, vector), metrics=metrics)

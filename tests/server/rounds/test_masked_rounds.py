@@ -10,7 +10,8 @@ import pytest
 from flwr.app import Message
 from flwr.clientapp import ClientApp
 
-from client.app import client_app
+from client.app import NODE_CONFIG_KEY, client_app
+from client.site.config import SiteConfig
 from privacy.wire.messages import parse_request
 from privacy.wire.secure_records import SECURE_KINDS
 from server.app import federation_report
@@ -158,3 +159,16 @@ def test_a_run_goes_on_where_it_stopped(tmp_path: Path, nodes):
     result = run_quadratic(out, CONFIG, nodes)
     assert result.resumed_from == 2
     assert result.vector.tobytes() == whole.vector.tobytes()
+
+
+@pytest.mark.parametrize("mode", ["none", "masked"])
+def test_a_site_that_holds_nobody_back_costs_nobody_the_scores(tmp_path, nodes, mode):
+    """Masks come off a sum of all sites alone, so this one adds nothing to it, under a weight of 0."""
+    whole = run_quadratic(tmp_path / "whole", replace(CONFIG, privacy=privacy_config(mode="none")), nodes)
+    path = Path(str(nodes[1][NODE_CONFIG_KEY]))
+    replace(SiteConfig.load(path), validation=()).save(path)
+    config = replace(CONFIG, privacy=privacy_config(mode=mode, cohort=20, sites=4))
+    found = run_quadratic(tmp_path / "found", config, nodes)
+    for record, of_all in zip(found.history, whole.history, strict=True):
+        losses = [told["loss"] for site, told in of_all.evaluation.per_site.items() if site != "beta"]
+        assert record.evaluation.metrics["loss"] == pytest.approx(np.mean(losses), abs=2**-17)
