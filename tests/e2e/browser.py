@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -44,6 +45,12 @@ def chromium(folder: Path, *, width: int = 1200, height: int = 900) -> Iterator[
         yield browser
     finally:
         browser.quit()
+
+
+def picture(browser: webdriver.Chrome, name: str) -> None:
+    """Keep what the page shows as a picture of the documents, where FEDKT3D_PICTURES names their folder."""
+    if folder := os.environ.get("FEDKT3D_PICTURES"):
+        assert browser.save_screenshot(str(Path(folder) / f"{name}.png"))
 
 
 def faults_of_access(browser: webdriver.Chrome) -> list[str]:

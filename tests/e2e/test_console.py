@@ -13,7 +13,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 
 from shared_model.adapter.manifest import load_adapter
-from tests.e2e.browser import chromium, complaints, faults_of_access, needs_chromium
+from tests.e2e.browser import chromium, complaints, faults_of_access, needs_chromium, picture
 from tests.e2e.conftest import FAST
 from tests.e2e.deployment import START_S, Deployment, eventually, read
 
@@ -60,6 +60,7 @@ def test_a_run_is_started_followed_and_its_adapter_saved(shown: Deployment, tmp_
         eventually(lambda: "6 of 6" in _fact(browser, "Rounds"), 240, "the run goes on to its end")
         eventually(lambda: "finished" in _fact(browser, "State"), 60, "and is said to have")
         assert browser.find_elements(By.CSS_SELECTOR, "figure svg path")
+        picture(browser, "coordinator_run")
         assert faults_of_access(browser) == []
 
         eventually(lambda: bool(browser.find_elements(By.LINK_TEXT, "adapter.safetensors")), 30, "the adapter is there")
