@@ -22,7 +22,7 @@ from client.commands import upgrade as upgrade_cli
 from client.commands import verify as verify_cli
 from client.node import start as node
 from client.node import status as site_status
-from client.setup import enrol
+from client.setup import agree, enrol
 from client.site.home import ClientHome
 from client.site.migration import upgrade_site
 from shared_model.core.command import add_version, run_command
@@ -103,15 +103,20 @@ def plan(
     fetch: Annotated[
         bool, typer.Option("--fetch", help="First ask the coordinator for the newest one; of sites that have a link.")
     ] = False,
+    decline: Annotated[bool, typer.Option("--decline", help="Note that the offered plan is declined here.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Show the federation plan: the pinned one, or else the offered one. With --accept, pin one first."""
+    if decline and accept is not None:
+        raise InputError("plan: expected --accept or --decline, not both")
     site = ClientHome.load(home_folder)
     if fetch:
         joining.fetch(site, lambda line: print(line, file=sys.stderr))
     if accept is not None:
         enrol.pin_plan(site, accept)
-    shown = enrol.plan_to_show(site)
+    shown = agree.decline_offered(site) if decline else enrol.plan_to_show(site)
+    if decline:
+        print(f"{site.site}: declined, nothing was sent; tell the coordinator why", file=sys.stderr)
     _print(shown.record() if as_json else shown.lines(home_folder))
 
 

@@ -68,6 +68,16 @@ def decline(home: ClientHome, sha256: str) -> None:
     write_json(home.declined_plan, {"sha256": sha256}, mode=PUBLIC)
 
 
+def decline_offered(home: ClientHome) -> ShownPlan:
+    """Decline the offered plan and return it; InputError where none is offered, or it is in force already."""
+    shown = newest_plan(home)
+    if shown is None or shown.pinned:
+        there = "none is offered" if shown is None else "the offered one is accepted; client leave ends what it allows"
+        raise InputError(f"--decline: {there}")
+    decline(home, shown.sha256)
+    return shown
+
+
 def is_declined(home: ClientHome, sha256: str) -> bool:
     """Return whether the plan of this hash was declined here last."""
     return read_state(home.declined_plan).get("sha256") == sha256

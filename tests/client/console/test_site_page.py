@@ -16,7 +16,9 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 from matplotlib.image import imread
+from typer.testing import CliRunner
 
+from client.cli import app
 from client.console import actions
 from client.console.app import site_app
 from client.console.serve import running_link
@@ -176,6 +178,21 @@ def test_what_the_command_refuses_is_told(home: ClientHome, page: TestClient, mo
     answer = post(page, "accept", sha256=offered(home))
     assert (answer.status_code, answer.json()["error"]) == (400, "plan: it has expired")
     assert home.peers.load() == {}
+
+
+def test_a_plan_is_declined_by_a_command_too(home: ClientHome, page: TestClient) -> None:
+    sha256 = offered(home)
+    told = CliRunner().invoke(app, ["plan", "--home", str(home.folder), "--decline"])
+    assert told.exit_code == 0, told.output
+    assert agree.is_declined(home, sha256)
+    assert "declined here" in page.get("/").text
+    home.plan_file.write_bytes(home.offered_plan.read_bytes())
+    with pytest.raises(InputError, match=r"--decline: the offered one is accepted; client leave"):
+        agree.decline_offered(home)
+    home.plan_file.unlink()
+    home.offered_plan.unlink()
+    with pytest.raises(InputError, match="--decline: none is offered"):
+        agree.decline_offered(home)
 
 
 def test_a_declined_plan_is_said_to_be_and_binds_nobody(home: ClientHome, page: TestClient) -> None:
