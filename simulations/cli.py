@@ -160,6 +160,16 @@ def private_base(overrides: Overrides = None) -> None:
     print(run_private_base(private_base_settings(overrides or [])))
 
 
+@app.command("private-cohorts")
+def private_cohorts(overrides: Overrides = None) -> None:
+    """How many numbers can learn under patient-level noise, by the size of the cohort (phantoms)."""
+    from simulations.studies.private_cohorts import private_cohorts_settings, run_private_cohorts
+
+    with progress_bars() as bars:
+        report = run_private_cohorts(private_cohorts_settings(overrides or []), bars)
+    print(report)
+
+
 @app.command("phantom-base")
 def phantom_base(
     out: Annotated[Path, typer.Option(help="Folder for public.npz and card.json")],
