@@ -64,7 +64,7 @@ class PrivateCohortsSettings:
                 raise InputError(f"{key}={getattr(self, key)!r}: expected one of {', '.join(STYLES)}")
         for key in ("public", "held", "steps", "most", "rows", "workers"):
             check_range(key, getattr(self, key), 1, 1_000_000)
-        check_range("side", self.side, 8, 128)
+        check_range("side", self.side, 12, 128)
         for cohort in self.cohorts:
             check_range("cohorts", cohort, 1, 100_000)
         for numbers in self.numbers:
