@@ -122,8 +122,9 @@ def find_style(name: str) -> Style:
 def phantom_case(
     seed: int, style: Style, shape: tuple[int, int, int] = (32, 32, 32), case_id: str | None = None
 ) -> Case:
-    """One synthetic patient with all seven modalities on a grid over the body's box; the same seed gives the same bits on
-    one kind of processor, and a dose within a few tenths of a gray of it on another (the planner's descent is cut short).
+    """One synthetic patient with all seven modalities on a grid over the body's box; the same seed gives the same bits.
+
+    So on one kind of processor. On another the dose is within tenths of a gray: the planner's descent is cut short.
 
     ``case_id`` defaults to ``ph_SEED``. Raises InputError for a shape below 12 voxels an edge or a negative seed.
     """
