@@ -57,7 +57,8 @@ def test_one_plan_stands_for_the_patient(tmp_path: Path, asked: str) -> None:
 
 def test_case_files_grouped_by_hand_go_together(tmp_path: Path) -> None:
     home = made(tmp_path, "cases", ["a_1", "a_2", "b", "c", "d"])
-    grouped = replace(listed(home), plans=(("a_1", "b"),))
+    lists = {"train": ("a_1", "a_2", "b", "c"), "validation": ("d",)}
+    grouped = replace(listed(home), **lists, plans=(("a_1", "b"),))
     home.site_config.write_text(site_text(grouped))
     assert forget(home, "b").cases == ("a_1", "b")
     after = listed(home)

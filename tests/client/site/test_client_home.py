@@ -22,7 +22,7 @@ def test_a_home_that_was_saved_loads(tmp_path: Path) -> None:
 
 
 def test_no_home_says_how_to_make_one(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="client init INVITATION"):
+    with pytest.raises(InputError, match="client join LINK"):
         ClientHome.load(tmp_path)
 
 

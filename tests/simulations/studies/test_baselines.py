@@ -18,7 +18,7 @@ from simulations.settings.commands import BASELINES, baselines_settings
 from simulations.studies.baselines import METHODS, run_baselines
 
 OPENKBP = os.environ.get("FEDKT3D_OPENKBP")
-TINY = ["data.sites=1", "data.patients=5", "model.base_fourier=20", "unet_cpu_s=4"]
+TINY = ["data.sites=1", "data.patients=5", "model.base_fourier=20", "unet_cpu_s=12"]
 
 
 def bars() -> Progress:
