@@ -12,6 +12,7 @@ import argparse
 import json
 import math
 import time
+from contextlib import nullcontext
 
 import torch
 from rich.console import Console
@@ -20,7 +21,6 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from shared_model.backbone.wan import WAN_1_3B, WanDiT
-from shared_model.network.device import autocast
 from shared_model.network.schedule import sample_ddim
 from shared_model.network.spec import Architecture
 from shared_model.patient.case import CONDITIONS
@@ -56,7 +56,8 @@ def sample(model: WanDiT, grid: tuple[int, int, int], steps: int, candidates: in
     noise = torch.randn(shape, generator=generator).to(device)
 
     def velocity(x_t: Tensor, t_b: Tensor) -> Tensor:
-        with autocast(device, "bf16"):
+        # The weights are bf16, so this runs in it on any device; but the meta device knows no autocast.
+        with nullcontext() if device.type == "meta" else torch.autocast(device.type, torch.bfloat16):
             return torch.as_tensor(model(conditions, "dose", x_t, t_b))
 
     return sample_ddim(velocity, noise, steps)

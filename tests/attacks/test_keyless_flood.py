@@ -64,7 +64,7 @@ def guarded(path: Path) -> Guard:
         await receive()
         await answer({"type": "http.response.start", "status": 200, "headers": []})
 
-    return Guard(WholeBody(application), 9093, b"secret", AdmittedNodes(path))
+    return Guard(WholeBody(application), 9093, b"secret", AdmittedNodes(path), WholeBody(application))
 
 
 def test_nothing_of_a_keyless_body_is_read(tmp_path: Path, node: ec.EllipticCurvePrivateKey) -> None:
