@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 from pathlib import Path
@@ -11,18 +10,15 @@ from typing import Any
 
 import pytest
 
+from tests.builders.deploy_script import deploy_script
+
 HOUSE = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
 def sbom() -> ModuleType:
     """deploy/sbom.py, which is a script."""
-    spec = importlib.util.spec_from_file_location("sbom", HOUSE / "deploy" / "sbom.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return deploy_script("sbom")
 
 
 @pytest.fixture(scope="module")

@@ -153,7 +153,7 @@ class Admissions(SiteRegister):
         check_not_expired(kept["expires"], f"the invitation of {site}")
 
     def _register(self, control: Control, site: str, node_key: str) -> str:
-        """SiteRegister a node key with Flower and return the node's id, even if it was registered before a crash."""
+        """Register a node key with Flower and return the node's id, even if it was registered before a crash."""
         known = read_state(self._home.sites_file)
         if site in known and known[site]["public_key"] == node_key:
             return str(known[site]["node_id"])
@@ -189,6 +189,7 @@ class Admissions(SiteRegister):
         new.replace(home.roster_key)
         write_bytes(home.roster_certificate, certificate, mode=PUBLIC)
         self._save_roster(replace(roster, version=roster.version + 1), "rotate", "")
+        self.hand_out()
         return certificate
 
     def _save_roster(self, roster: Roster, act: str, site: str) -> None:

@@ -81,7 +81,7 @@ class ServerHome:
 
     @property
     def retired_certificates(self) -> Path:
-        """Certificates of earlier keys that signed them, where there are any."""
+        """Certificates of earlier document keys, where there are any."""
         return self.folder / "ca" / "retired.crt"
 
     def document_keys(self) -> DocumentKeys:

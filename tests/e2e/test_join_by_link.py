@@ -23,7 +23,7 @@ from selenium.webdriver.common.by import By
 from client.site.config import SiteConfig
 from client.site.home import ClientHome
 from client.site.ledger_binding import MARK
-from tests.e2e.browser import chromium, complaints, faults_of_access, needs_chromium, picture
+from tests.e2e.browser import chromium, complaints, faults_of_access, needs_chromium
 from tests.e2e.deployment import SCRIPTS, START_S, Deployment, eventually
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800), needs_chromium]
@@ -110,12 +110,9 @@ def test_five_commands_from_empty_folders_to_the_first_round(
         seconds = time.monotonic() - joining.began
         assert re.search(r"epsilon \d.* spent .* 1 of 1 releases", browser.find_element(By.ID, "budget").text)
         assert complaints(browser) == []
-        browser.get(coordinator.split("?")[0])
-        picture(browser, "coordinator_home")
         browser.get(joining.must("client", "console", "--home", joining.site("north"), "--link").strip())
         eventually(lambda: "1, each verified" in _text(browser, "live"), 60, "the round's charge is shown")
         assert "train" in _text(browser, "live"), "what was asked"
-        picture(browser, "site_home")
         assert faults_of_access(browser) == []
     assert len(joining.typed) == 5
     (joining.folder / "figures.json").write_text(json.dumps({"typed": joining.typed, "seconds": seconds}))
@@ -133,8 +130,6 @@ def _accepts_in_the_browser(joining: Joining, browser: webdriver.Chrome) -> None
     shown = browser.find_element(By.TAG_NAME, "main").text
     for other in NAMES[1:]:
         assert _digits(joining, other) in shown, "the page shows the digits that the other hospital reads out"
-    browser.execute_script("document.getElementById('accept').scrollIntoView()")
-    picture(browser, "site_plan")
     for box in browser.find_elements(By.CSS_SELECTOR, "input[type=checkbox]"):
         box.click()
     browser.find_element(By.CSS_SELECTOR, "form[data-act=accept] button").click()

@@ -19,7 +19,7 @@ from shared_model.adapter.manifest import initial_vector, save_adapter
 from shared_model.network.spec import ModelSpec
 from tests.builders.consortium import Consortium
 from tests.builders.small_study import write_small_study
-from tests.e2e.browser import chromium, complaints, faults_of_access, needs_chromium, picture
+from tests.e2e.browser import chromium, complaints, faults_of_access, needs_chromium
 from tests.e2e.deployment import SCRIPTS, START_S, eventually
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600), needs_chromium]
@@ -63,7 +63,6 @@ def test_a_prediction_is_looked_at(link: str, tmp_path: Path) -> None:
         browser.find_element(By.ID, "axial").send_keys(Keys.ARROW_RIGHT)
         eventually(lambda: image.get_attribute("src") != before, 10, "the arrow key scrolls")
         eventually(lambda: image.get_property("complete") and image.get_property("naturalWidth"), 60, "and draws")
-        picture(browser, "site_prediction")
         assert faults_of_access(browser) == []
         assert complaints(browser) == []
 

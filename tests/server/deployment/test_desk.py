@@ -60,6 +60,16 @@ def test_a_request_waits_until_the_coordinator_admits_it(home: ServerHome, regis
     assert home.waiting() == []
 
 
+def test_the_next_document_key_reaches_a_site_that_joined_with_a_link(home: ServerHome, registers: None) -> None:
+    site, admissions = Site(), Admissions(home)
+    body = site.request(admissions.invite("north", 14))
+    ask(home, body)
+    admissions.admit(admissions.request("north"), home.ca_key)
+    admissions.rotate(home.ca_key)
+    signer, authority = home.document_keys().accepting(), home.ca_certificate.read_bytes()
+    assert Admission.read(ask(home, body)[1], signer, authority, site.public).site == "north"
+
+
 def test_a_later_plan_and_roster_are_handed_out_too_until_the_site_is_revoked(
     home: ServerHome, registers: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
