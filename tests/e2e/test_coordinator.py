@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -80,10 +81,13 @@ def test_a_stopped_run_says_how_to_go_on_and_ends_as_the_undisturbed_one(
     process.send_signal(number)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
-    assert "stopped after round 1 of 3" in errors
+    said = re.search(r"stopped after round (\d) of 3", errors)
+    # the sites may have finished the round in the moment between its start and the signal
+    assert said is not None, errors
+    assert int(said[1]) in (1, 2)
     assert errors.count("\n") == 1
     told = next(run for run in server_status(federation)["runs"] if run["name"] == name)
-    assert (told["status"], told["round"], told["rounds"]) == ("finished:stopped", 1, 3)
+    assert (told["status"], told["round"], told["rounds"]) == ("finished:stopped", int(said[1]), 3)
     again = json.loads(
         federation.must("server", "run", "--home", federation.home, "--resume", "--run", name, "--json", timeout_s=200)
     )
