@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 import typer
 from rich.console import Console
@@ -16,6 +17,7 @@ from simulations.settings.settings_help import run_help
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Simulated hospitals on one machine.")
 add_version(app, "simulate")
+S = TypeVar("S")
 Overrides = Annotated[list[str] | None, typer.Argument(help="Hydra overrides: key=value")]
 
 
@@ -32,6 +34,13 @@ def progress_bars() -> Progress:
     )
 
 
+def _show(study: Callable[[S, Progress], str], settings: S) -> None:
+    """Run a study under progress bars and print what it returns."""
+    with progress_bars() as bars:
+        report = study(settings, bars)
+    print(report)
+
+
 @app.command(cls=command_with_settings("simulate run", run_help))
 def run(
     overrides: Overrides = None,
@@ -46,10 +55,7 @@ def run(
     if cfg:
         print(run_configuration(overrides or [])[1], end="")
         return
-    settings = run_settings(overrides or [])
-    with progress_bars() as bars:
-        report = run_studies(settings, bars)
-    print(report)
+    _show(run_studies, run_settings(overrides or []))
 
 
 @app.command()
@@ -58,10 +64,7 @@ def evaluate(overrides: Overrides = None) -> None:
     from simulations.settings.commands import evaluate_settings
     from simulations.studies.evaluate import evaluate_adapter
 
-    settings = evaluate_settings(overrides or [])
-    with progress_bars() as bars:
-        report = evaluate_adapter(settings, bars)
-    print(report)
+    _show(evaluate_adapter, evaluate_settings(overrides or []))
 
 
 @app.command()
@@ -70,10 +73,7 @@ def ablation(overrides: Overrides = None) -> None:
     from simulations.series.ablation import run_ablation
     from simulations.settings.series import ablation_settings
 
-    settings = ablation_settings(overrides or [])
-    with progress_bars() as bars:
-        report = run_ablation(settings, bars)
-    print(report)
+    _show(run_ablation, ablation_settings(overrides or []))
 
 
 @app.command()
@@ -82,10 +82,15 @@ def transfer(overrides: Overrides = None) -> None:
     from simulations.series.transfer import run_transfer
     from simulations.settings.series import transfer_settings
 
-    settings = transfer_settings(overrides or [])
-    with progress_bars() as bars:
-        report = run_transfer(settings, bars)
-    print(report)
+    _show(run_transfer, transfer_settings(overrides or []))
+
+
+@app.command()
+def tradeoff(overrides: Overrides = None) -> None:
+    """Train the network that moves a predicted dose as plans differ. A stopped command continues when repeated."""
+    from simulations.studies.tradeoff import tradeoff_settings, train_tradeoff
+
+    _show(train_tradeoff, tradeoff_settings(overrides or []))
 
 
 @app.command()
@@ -93,10 +98,7 @@ def sampling(overrides: Overrides = None) -> None:
     """Compare numbers of sampling steps, and the spread of candidates with their error."""
     from simulations.studies.sampling import compare_steps, sampling_settings
 
-    settings = sampling_settings(overrides or [])
-    with progress_bars() as bars:
-        report = compare_steps(settings, bars)
-    print(report)
+    _show(compare_steps, sampling_settings(overrides or []))
 
 
 @app.command()
@@ -105,10 +107,7 @@ def poison(overrides: Overrides = None) -> None:
     from simulations.series.poison import run_poison
     from simulations.settings.series import poison_settings
 
-    settings = poison_settings(overrides or [])
-    with progress_bars() as bars:
-        report = run_poison(settings, bars)
-    print(report)
+    _show(run_poison, poison_settings(overrides or []))
 
 
 @app.command()
@@ -126,10 +125,7 @@ def scorecards(overrides: Overrides = None) -> None:
     from simulations.settings.scorecards import scorecards_settings
     from simulations.studies.scorecards import run_scorecards
 
-    settings = scorecards_settings(overrides or [])
-    with progress_bars() as bars:
-        report = run_scorecards(settings, bars)
-    print(report)
+    _show(run_scorecards, scorecards_settings(overrides or []))
 
 
 @app.command()
@@ -138,10 +134,7 @@ def baselines(overrides: Overrides = None) -> None:
     from simulations.settings.commands import baselines_settings
     from simulations.studies.baselines import run_baselines
 
-    settings = baselines_settings(overrides or [])
-    with progress_bars() as bars:
-        report = run_baselines(settings, bars)
-    print(report)
+    _show(run_baselines, baselines_settings(overrides or []))
 
 
 @app.command()

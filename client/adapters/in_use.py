@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from torch import Tensor
-
 from client.adapters.adopt import SHARED_FILE, adapters_folder, own_card, private_folder
 from client.adapters.align import PRIVATE_FILE
-from client.prediction.predict import Build, ScoreOf, build_shared
+from client.prediction.predict import Build, build_shared
+from client.prediction.preferred import CardOf
 from client.site.home import ClientHome
 from shared_model.adapter.manifest import load_adapter, vector_hash
 from shared_model.adapter.private import PrivateAdapter, aligned_policy
@@ -18,21 +17,16 @@ from shared_model.core.errors import InputError
 from shared_model.core.vector import Vector
 from shared_model.network.spec import ModelSpec
 from shared_model.patient.case import Case
-from shared_model.prediction.predictor import Score
+from shared_model.scoring.scorecard import BoundCard
 from shared_model.scoring.scorecard_read import read_scorecard
 
 
-def score_by(card: Path) -> ScoreOf:
-    """Make a function that scores doses by a scorecard; InputError names the scorecard's wrong line."""
+def preferring(card: Path) -> CardOf:
+    """Make a function that binds a scorecard to a case; InputError names the scorecard's wrong line."""
     read = read_scorecard(card)
 
-    def of(case: Case) -> Score:
-        bound = read.bind(case)
-
-        def score(dose_zyx: Tensor) -> float:
-            return float(bound.score(dose_zyx[None].double())[0])
-
-        return score
+    def of(case: Case) -> BoundCard:
+        return read.bind(case)
 
     return of
 
@@ -73,5 +67,7 @@ def card_in_use(home: ClientHome | None, asked: Path | None) -> Path:
     """Return the given scorecard, else the home's own; InputError if there is neither."""
     card = asked if asked is not None else own_card(home) if home is not None else None
     if card is None or not card.is_file():
-        raise InputError("predict: --best-of needs --scorecard CARD, or --home of a site with a scorecard.yaml")
+        raise InputError(
+            "predict: --steer and --best-of need --scorecard CARD, or --home of a site with a scorecard.yaml"
+        )
     return card

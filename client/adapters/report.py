@@ -1,7 +1,9 @@
-"""`client report --scorecard`: a scorecard's scores of the reference plans, the shared model and the aligned one.
+"""`client report --scorecard`: what a scorecard says of the reference plans, the shared model and the ways to the card.
 
-``report.json`` has the numbers; ``report.html`` is one file with tables, doses and DVHs, for the site's own staff: it
-shows patients by pseudonym and never leaves the site.
+Beside the shared model stand the aligned one, the dose steered to the card, and the best of some plan-like doses
+(shared_model/tradeoff). ``report.json`` has the numbers; ``report.html`` is one file with tables, doses, DVHs and each
+patient's trade of coverage against organs, for the site's own staff: it shows patients by pseudonym and never leaves
+the site.
 """
 
 from __future__ import annotations
@@ -18,11 +20,15 @@ import torch
 from client.adapters.align import AlignJob, SharedModel
 from client.adapters.patients import ScoredPatient, load_patients
 from client.adapters.scores import PlanScore, cohort_means, criteria_table, plan_score
+from client.prediction.preferred import tradeoff_of
+from client.reports.front import front_png, trades
 from client.reports.scorecard import plans_png
 from shared_model.adapter.private import PrivateAdapter, PrivatePolicy, aligned_policy
 from shared_model.adapter.shared import PRIVATE
 from shared_model.core.files import write_text
 from shared_model.scoring.scorecard import Scorecard
+from shared_model.tradeoff.patient import tradeoff_patient
+from shared_model.tradeoff.steer import Steering, candidates, steer
 
 _STYLE = (
     "body{font:15px/1.45 sans-serif;margin:2em auto;max-width:1150px;color:#222}"
@@ -34,21 +40,27 @@ _STYLE = (
 
 @dataclass(frozen=True, kw_only=True)
 class Plans:
-    """One patient's doses (z, y, x) in Gy by name, and their scores."""
+    """One patient's doses (z, y, x) in Gy by name, and their scores. ``drawn``: plan-like doses (k, z, y, x)."""
 
     patient: ScoredPatient
     doses: Mapping[str, torch.Tensor]
     scores: Mapping[str, PlanScore]
+    drawn: torch.Tensor | None = None
 
 
-def report(job: AlignJob, private: PrivateAdapter | None, pictures: int, done: Callable[[int], None]) -> dict[str, Any]:
-    """Score the site's held-back patients, write both files to ``job.out``; returns what report.json holds."""
+def report(
+    job: AlignJob, private: PrivateAdapter | None, pictures: int, drawn: int, done: Callable[[int], None]
+) -> dict[str, Any]:
+    """Score the site's held-back patients, write both files to ``job.out``; returns what report.json holds.
+
+    ``drawn``: plan-like doses a patient, the prediction among them; 0: neither these nor a steered dose.
+    """
     shared = SharedModel(job.spec, job.vector)
     policy = None if private is None else aligned_policy(job.spec, job.vector, private)
     plans = []
     for case_id in job.site.validation:
         (patient,) = load_patients(job.site, [case_id], job.spec, shared.model, job.card)
-        plans.append(_plans(job, patient, shared, policy))
+        plans.append(_plans(job, patient, shared, policy, drawn))
         done(1)
     names = list(plans[0].scores)
     columns = {name: [one.scores[name] for one in plans] for name in names}
@@ -68,15 +80,40 @@ def report(job: AlignJob, private: PrivateAdapter | None, pictures: int, done: C
     return record
 
 
-def _plans(job: AlignJob, patient: ScoredPatient, shared: SharedModel, policy: PrivatePolicy | None) -> Plans:
+def _plans(
+    job: AlignJob, patient: ScoredPatient, shared: SharedModel, policy: PrivatePolicy | None, drawn: int
+) -> Plans:
     settings = job.settings
     doses = {"reference": patient.reference, "shared": shared.predict(patient, settings)}
     if policy is not None:
         model = policy.use(PRIVATE)
-        drawn = patient.sample(model, settings.predict_steps, settings.predict_candidates, seed=settings.seed)
-        doses["aligned"] = drawn.mean(0)
+        sampled = patient.sample(model, settings.predict_steps, settings.predict_candidates, seed=settings.seed)
+        doses["aligned"] = sampled.mean(0)
+    ways = None
+    if drawn:
+        ways = ways_to(patient, doses["shared"], job.spec.body_site, drawn, settings.seed)
+        doses |= {"steered": ways.steered, "best": ways.best}
     scores = {name: plan_score(patient, dose) for name, dose in doses.items()}
-    return Plans(patient=patient, doses=doses, scores=scores)
+    return Plans(patient=patient, doses=doses, scores=scores, drawn=None if ways is None else ways.drawn)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ways:
+    """From a predicted dose to a card, without training: steered, the best of ``drawn`` (k, z, y, x), Gy."""
+
+    steered: torch.Tensor
+    best: torch.Tensor
+    drawn: torch.Tensor
+
+
+def ways_to(patient: ScoredPatient, dose: torch.Tensor, body_site: str, count: int, seed: int) -> Ways:
+    """Both ways from ``dose`` (z, y, x) Gy. InputError for a site of the body that no trade-off network is for."""
+    tradeoff, shape = tradeoff_of(body_site), tuple(patient.case.grid.shape)
+    at = tradeoff_patient(patient.case, dose.numpy(), body_site)
+    moved = steer(tradeoff, at, patient.card, Steering(), shape)
+    doses = torch.cat([dose[None], candidates(tradeoff, at, count - 1, seed, shape)])
+    chosen = int(patient.card.score(doses.double()).argmax())
+    return Ways(steered=moved.dose_gy, best=doses[chosen], drawn=doses)
 
 
 def _brief(score: PlanScore) -> dict[str, Any]:
@@ -100,7 +137,23 @@ def _page(card: Scorecard, names: Sequence[str], record: Mapping[str, Any], plan
         picture = plans_png(case, {name: dose.numpy() for name, dose in one.doses.items()}, order)
         parts.append(f"<h3>{html.escape(case.case_id)}</h3>")
         parts.append(f'<img alt="doses and DVHs" src="data:image/png;base64,{base64.b64encode(picture).decode()}">')
+        parts.append(_trade(one))
     return "\n".join(parts) + "</html>\n"
+
+
+def _trade(one: Plans) -> str:
+    """The patient's trade of coverage against organs; nothing where no plan-like doses were drawn."""
+    case = one.patient.case
+    if one.drawn is None or not any(case.structures[n].any() for n in case.structures if n not in case.targets):
+        return ""
+    marked = {name: trades(case, dose[None])[0] for name, dose in one.doses.items()}
+    scores = one.patient.card.score(one.drawn.double()).tolist()
+    picture = base64.b64encode(front_png(trades(case, one.drawn), scores, marked)).decode()
+    note = (
+        f"{len(one.drawn)} doses that differ from the prediction as plans do, coloured by the card's score; the line "
+        "joins those that no other beats in both coverage and organ dose."
+    )
+    return f'<p>{note}</p><img alt="coverage against organ dose" src="data:image/png;base64,{picture}">'
 
 
 def _means(names: Sequence[str], means: Mapping[str, Mapping[str, float]]) -> str:

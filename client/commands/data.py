@@ -94,8 +94,9 @@ def predict(
     adapter: Annotated[Path | None, typer.Option(help="Default: the home's adopted one, or the bundled one.")] = None,
     private: Annotated[Path | None, typer.Option(help="File that `client align` made. Default: the home's.")] = None,
     mean_of: Annotated[int | None, typer.Option(help="Draw so many samples and take their mean. Default: 1.")] = None,
-    best_of: Annotated[int | None, typer.Option(help="Draw so many samples and take the one that scores best.")] = None,
-    scorecard: Annotated[Path | None, typer.Option(help="Scorecard (YAML) for --best-of. Default: the home's.")] = None,
+    steer: Annotated[bool, typer.Option("--steer", help="Move the dose to what the scorecard asks of plans.")] = False,
+    best_of: Annotated[int | None, typer.Option(help="Best by the scorecard of so many plan-like doses.")] = None,
+    scorecard: Annotated[Path | None, typer.Option(help="For --steer, --best-of (YAML). Default: the home's.")] = None,
     case: Annotated[str | None, typer.Option(help="The plan's case id, if the folder holds several plans.")] = None,
     steps: Annotated[int | None, typer.Option(help="Steps of the sampler. Default: 1 of one sample, else 4.")] = None,
     flips: Annotated[bool, typer.Option(help="Average with the mirrored patient, in twice the time.")] = True,
@@ -110,23 +111,27 @@ def predict(
     from client.names.rules import NameRules
     from client.prediction.files import write_answer
     from client.prediction.predict import Predictor, Sampled
+    from client.prediction.preferred import Preference
     from client.prediction.subject import load_subject
     from client.site.pseudonyms import Pseudonyms
 
-    if best_of is not None and mean_of is not None:
-        raise InputError("predict: expected --mean-of or --best-of, not both")
-    if scorecard is not None and best_of is None:
-        raise InputError("predict: --scorecard chooses among samples; give their number with --best-of")
+    if best_of is not None and steer:
+        raise InputError("predict: expected --steer or --best-of, not both")
+    if scorecard is not None and best_of is None and not steer:
+        raise InputError("predict: what is --scorecard for? Expected --steer or --best-of N beside it")
     check_folder(out)
     home = None if home_folder is None else ClientHome.load(home_folder)
     config = None if home is None else SiteConfig.load(home.site_config)
-    score = None if best_of is None else preference.score_by(preference.card_in_use(home, scorecard))
+    wanted = None
+    if steer or best_of is not None:
+        card = preference.preferring(preference.card_in_use(home, scorecard))
+        wanted = Preference(card_of=card, best_of=best_of)
     shared = preference.adapter_in_use(home, adapter)
     own = preference.private_in_use(home, shared, private)
     build = preference.model_with(own)
-    samples = next((asked for asked in (best_of, mean_of) if asked is not None), 1)
+    samples = 1 if mean_of is None else mean_of
     steps = steps if steps is not None else 1 if samples == 1 else 4
-    how = Sampled(samples=samples, steps=steps, seed=seed, flips=flips, score_of=score)
+    how = Sampled(samples=samples, steps=steps, seed=seed, flips=flips, preference=wanted)
     predictor = Predictor(shared, build, device or (config.device if config is not None else "auto"))
     salt = config.pseudonyms if config is not None else None
     rules = NameRules.load(names or (config.names if config is not None else None))

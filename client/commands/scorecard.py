@@ -156,9 +156,10 @@ def report(
     out: Out,
     private: Annotated[Path | None, typer.Option(help="private.safetensors of `client align`.")] = None,
     pictures: Annotated[int, typer.Option(min=0, help="Number of patients to draw.")] = 3,
+    candidates: Annotated[int, typer.Option(min=0, max=64, help="Plan-like doses a patient. 0: not steered.")] = 16,
     as_json: AsJson = False,
 ) -> None:
-    """Score held-back patients by a scorecard: reference, shared and aligned model, in report.html and report.json."""
+    """Score held-back patients by a card: reference, shared, aligned, steered; report.html and report.json."""
     from client.adapters.align import align_files, data_site
     from client.adapters.report import drop_training
     from client.adapters.report import report as write
@@ -176,7 +177,7 @@ def report(
             done += patients
             progress("patients", done, len(job.site.validation), {})
 
-        record = write(job, None if private is None else PrivateAdapter.load(private), pictures, count)
+        record = write(job, None if private is None else PrivateAdapter.load(private), pictures, candidates, count)
     if as_json:
         print(json.dumps(record, indent=1))
         return

@@ -101,7 +101,12 @@ def _record(answer: PredictedDose, predictor: Predictor, dicom: bool) -> dict[st
         "adapter": predictor.name,
         "adapter_name": str(predictor.card.get("name", "")),
         "privacy": dict(predictor.card.get("privacy", {})),
-        "drawn": {"samples": how.samples, "steps": how.steps, "seed": how.seed, "best": how.score_of is not None},
+        "drawn": {
+            "samples": how.samples,
+            "steps": how.steps,
+            "seed": how.seed,
+            "preference": None if how.preference is None else how.preference.words,
+        },
         "scores": list(answer.scores),
         "notes": [*answer.notes, *_few_voxels(case)],
         "prescriptions_gy": dict(case.prescriptions_gy),
@@ -130,7 +135,7 @@ def _few_voxels(case: Case) -> list[str]:
 def _page(answer: PredictedDose, record: dict[str, Any]) -> Page:
     case, how = answer.case, answer.how
     page = Page(f"Predicted dose: case {case.case_id}")
-    what = f"the best of {how.samples} samples" if how.score_of else f"the mean of {how.samples} samples"
+    what = f"the mean of {how.samples} samples" + ("" if how.preference is None else f", {how.preference.words}")
     page.paragraph(
         f"Adapter {record['adapter']} {record['adapter_name']}. Dose: {what}, {how.steps} steps each, seed {how.seed}. "
         f"{answer.seconds:.1f} s, at most {answer.peak_mb:.0f} MB of memory in this process."

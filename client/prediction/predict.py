@@ -11,13 +11,14 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from client.prediction.preferred import Preference, preferred
 from shared_model.adapter.envelope import Envelope
 from shared_model.adapter.manifest import load_adapter, unpack, vector_hash
 from shared_model.adapter.shared import adapted_model
@@ -28,21 +29,18 @@ from shared_model.core.vector import Vector
 from shared_model.network.device import chosen_device, memory_named
 from shared_model.network.spec import ModelSpec
 from shared_model.patient.case import Case, Volume
-from shared_model.prediction.predictor import Score, predict_with_spread
+from shared_model.prediction.predictor import predict_with_spread
 from shared_model.prediction.regrid import coarsen, refine
 
 # Makes a model from a shared adapter, perhaps with the site's private weights over it. Takes specification and vector,
 # returns the model and its specification. Raises InputError if the two adapters do not fit.
 Build = Callable[[ModelSpec, Vector], tuple[DoseModel, ModelSpec]]
-# A site's preferences for one case: best-of-n takes the sample with the highest score.
-ScoreOf = Callable[[Case], Score]
-
 MAX_SAMPLES = 64
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sampled:
-    """How a dose is drawn: ``samples`` of ``steps`` each; their mean, or with ``score_of`` the best of them.
+    """How a dose is drawn: the mean of ``samples`` of ``steps`` each; ``preference``: how it is then moved.
 
     One sample of one step is the network's mean. ``flips``: average with the dose of the mirrored patient.
     """
@@ -51,7 +49,7 @@ class Sampled:
     steps: int = 1
     seed: int = 0
     flips: bool = True
-    score_of: ScoreOf | None = None
+    preference: Preference | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.samples <= MAX_SAMPLES:
@@ -111,7 +109,6 @@ class Predictor:
         factors = self.envelope.factors(case)
         asked = coarsen(case, factors)
         told = [*notes, *self._stand_in, *self._judge(asked), *_coarse_notes(case, factors)]
-        score = None if how.score_of is None else how.score_of(asked)
         with torch.no_grad(), memory_named(self.device, "predicting a dose"):
             found = predict_with_spread(
                 self.model,
@@ -121,15 +118,20 @@ class Predictor:
                 candidates=how.samples,
                 seed=how.seed,
                 flips=how.flips,
-                score=score,
             )
+        scores: tuple[float, ...] = ()
+        if how.preference is not None:
+            chosen = preferred(asked, found.dose_gy, how.preference, self.spec.body_site, how.seed)
+            found = replace(found, dose_gy=chosen.dose_gy)
+            scores, told = chosen.scores, [*told, *chosen.notes]
+        with torch.no_grad():
             dose, spread = (None if v is None else refine(v, asked, case) for v in (found.dose_gy, found.spread_gy))
         assert dose is not None
         return PredictedDose(
             case=case,
             dose_gy=_array(dose),
             spread_gy=None if spread is None else _array(spread),
-            scores=found.scores,
+            scores=scores,
             how=how,
             factors=factors,
             notes=tuple(told),

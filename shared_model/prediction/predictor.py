@@ -15,22 +15,17 @@ from shared_model.forms.latents import LatentForm
 from shared_model.network.spec import ModelSpec
 from shared_model.patient.case import Case, Volume
 
-# The score of a dose (z, y, x) in Gy on the case's own grid. Higher is better.
-Score = Callable[[Tensor], float]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
     """A dose (z, y, x) in Gy on the case's grid, and how far apart its samples were.
 
     ``spread_gy``: standard deviation over the samples in each voxel, None if there was only one sample, or if all are
-    the same by the form of the model (its mean in one step). ``scores``: the
-    samples' scores in the order of the samples, empty if they were not scored.
+    the same by the form of the model (its mean in one step).
     """
 
     dose_gy: Tensor
     spread_gy: Tensor | None = None
-    scores: tuple[float, ...] = ()
 
 
 def predict_dose(
@@ -42,16 +37,14 @@ def predict_dose(
     candidates: int = 1,
     seed: int = 0,
     flips: bool = False,
-    score: Score | None = None,
     shape: tuple[int, int, int] | None = None,
     patient: Any = None,
     base: Volume | None = None,
 ) -> Tensor:
     """Predict the dose, (z, y, x) Gy on the case's grid, 0 outside the body.
 
-    Without a ``score`` the dose is the mean of ``candidates`` samples. With one it is the sample that scores highest,
-    and the first of these if several do. ``flips``: each sample is averaged with that of the mirrored patient, where
-    the form of the model does so. ``shape``: the training grid to predict on, of a model that has one; a grid larger
+    It is the mean of ``candidates`` samples. ``flips``: each is averaged with that of the mirrored patient, where the
+    form of the model does so. ``shape``: the training grid to predict on, of a model that has one; a grid larger
     than ``spec.shape`` is predicted in tiles of that shape. ``patient``: the case already encoded, if there is one.
     ``base``: its base dose, if the caller has it (shared_model/base/model.py). With ``model.adapter=base`` the base
     dose is the prediction.
@@ -67,9 +60,7 @@ def predict_dose(
         patient=patient,
         base=base,
     )
-    if score is None:
-        return in_gy(drawn.mean(0))
-    return max((in_gy(one) for one in drawn), key=score)
+    return in_gy(drawn.mean(0))
 
 
 def predict_with_spread(
@@ -81,15 +72,12 @@ def predict_with_spread(
     candidates: int = 1,
     seed: int = 0,
     flips: bool = False,
-    score: Score | None = None,
 ) -> Prediction:
     """Predict the dose as ``predict_dose`` does, with the spread of its samples.
 
     Only one sample in Gy is in memory at a time.
     """
     drawn, in_gy = _draw(model, case, spec, Drawing(steps=steps, flips=flips), candidates=candidates, seed=seed)
-    best: Tensor | None = None
-    scores: list[float] = []
     mean = squares = torch.zeros(())
     for number, one in enumerate(drawn, 1):
         dose = in_gy(one)
@@ -97,12 +85,8 @@ def predict_with_spread(
         step = dose - mean
         mean = mean + step / number
         squares = squares + step * (dose - mean)
-        if score is not None:
-            scores.append(score(dose))
-            best = dose if max(scores) == scores[-1] > max(scores[:-1], default=float("-inf")) else best
     spread = (squares / (len(drawn) - 1)).sqrt() if len(drawn) > 1 else None
-    dose = in_gy(drawn.mean(0)) if best is None else best
-    return Prediction(dose_gy=dose, spread_gy=spread, scores=tuple(scores))
+    return Prediction(dose_gy=in_gy(drawn.mean(0)), spread_gy=spread)
 
 
 def _draw(

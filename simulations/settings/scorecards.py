@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from client.adapters.settings import AlignSettings
-from shared_model.bundled import SCORECARDS
+from shared_model.bundled import SCORECARDS, TRADEOFF
 from shared_model.core.errors import InputError
+from shared_model.tradeoff.steer import Steering
 from simulations.settings.commands import DataSettings, data_settings
 from simulations.settings.composition import check_range, compose_values, mapping, path
 
@@ -18,13 +19,20 @@ class ScorecardsSettings:
     """``cards``: one file for each hospital of ``partition``, in its order. ``align``: as `client align --set`.
 
     ``choose``: the number of each hospital's last training patients who choose the epoch and do not train. So the
-    patients who are scored have no part in that choice.
+    patients who are scored have no part in that choice. ``unseen``: cards that no hospital aligns to. ``aligning``:
+    whether hospitals align at all. ``tradeoffs``: files that `simulate tradeoff` wrote, one for each seed in turn.
+    ``not_scored``: so many of the official validation patients, the first, chose the trade-off network's spread.
     """
 
     out: Path
     adapter: str
     seeds: tuple[int, ...]
     cards: tuple[Path, ...]
+    unseen: tuple[Path, ...]
+    tradeoffs: tuple[Path, ...]
+    not_scored: int
+    aligning: bool
+    steering: Steering
     partition: str
     best_of: int
     choose: int
@@ -36,7 +44,13 @@ class ScorecardsSettings:
             check_range("seeds", seed, 0, 2**31)
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
             raise InputError(f"seeds={list(self.seeds)}: expected at least one, each once")
-        check_range("best_of", self.best_of, 1, 64)
+        check_range("best_of", self.best_of, 2, 64)
+        check_range("not_scored", self.not_scored, 0, 10_000)
+        for file in self.tradeoffs:
+            if not file.is_file():
+                raise InputError(f"tradeoffs: {file}: no such file; expected one of `simulate tradeoff`, or default")
+        if not self.tradeoffs or not isinstance(self.aligning, bool):
+            raise InputError("expected at least one file under tradeoffs, and aligning=true or false")
         check_range("choose", self.choose, 1, 1000)
 
 
@@ -54,6 +68,11 @@ def scorecards_settings(overrides: Sequence[str]) -> ScorecardsSettings:
         adapter=str(path(raw["adapter"], "adapter")),
         seeds=tuple(seeds),
         cards=tuple(_card(str(card), settings.root) for card in cards),
+        unseen=tuple(_card(str(card), settings.root) for card in raw["unseen"]),
+        tradeoffs=tuple(TRADEOFF if one == "default" else Path(one) for one in raw["tradeoffs"]),
+        not_scored=raw["not_scored"],
+        aligning=raw["aligning"],
+        steering=Steering(**mapping(raw, "steering")),
         partition=raw["partition"],
         best_of=raw["best_of"],
         choose=raw["choose"],

@@ -2,8 +2,8 @@
 
 For each seed and hospital a private adapter is trained on the hospital's training patients (client/adapters/align.py,
 the code of `client align`). Then every hospital's aligned model predicts everyone's held-back patients and is scored
-under every scorecard. The tables compare it with the shared model, and with the best of the shared model's n candidates
-by each scorecard. A stopped command continues when repeated, and reads its finished parts.
+under every scorecard. Beside it stand the shared model's dose steered to each scorecard (shared_model/tradeoff) and
+the best by each scorecard of n plan-like doses about it. A stopped command continues when repeated.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from rich.progress import Progress
@@ -30,8 +30,11 @@ from shared_model.core.errors import InputError
 from shared_model.core.files import ORDINARY, write_text
 from shared_model.scoring.scorecard import Scorecard
 from shared_model.scoring.scorecard_read import read_scorecard
-from simulations.data.datasets import hospitals
-from simulations.reports.scorecards import SHARED, ScorecardStudy, study_markdown
+from shared_model.tradeoff.patient import tradeoff_patient
+from shared_model.tradeoff.saved import Tradeoff
+from shared_model.tradeoff.steer import candidates, steer
+from simulations.data.datasets import evaluation_sites, hospitals
+from simulations.reports.scorecards import REFERENCE, SHARED, ScorecardStudy, study_markdown
 from simulations.reports.tables import write_json
 from simulations.settings.scorecards import ScorecardsSettings
 
@@ -39,10 +42,35 @@ from simulations.settings.scorecards import ScorecardsSettings
 def run_scorecards(settings: ScorecardsSettings, bars: Progress) -> str:
     """Align the missing models, score everything, write ``scorecards.md`` and ``.json``; returns the tables."""
     torch.set_num_threads(1)
-    cards = [read_scorecard(path) for path in settings.cards]
+    cards, unseen = ([read_scorecard(path) for path in paths] for paths in (settings.cards, settings.unseen))
     sites = _sites(settings)
     if len(cards) != len(sites):
         raise InputError(f"cards: {len(cards)} for {len(sites)} hospitals; expected one each, in the hospitals' order")
+    if settings.aligning:
+        _align_all(settings, sites, cards, bars)
+    scores = {str(seed): _score_seed(settings, sites, [*cards, *unseen], seed, bars) for seed in settings.seeds}
+    costs = {
+        f"{site.site}/{seed}": _read(settings.out / f"seed{seed}" / site.site / "cost.json").get("cpu_s", 0.0)
+        for seed in settings.seeds
+        for site in sites
+        if settings.aligning
+    }
+    study = ScorecardStudy(
+        cards={site.site: card.name for site, card in zip(sites, cards, strict=True)},
+        unseen=tuple(card.name for card in unseen),
+        patients=scores,
+        align_cpu_s=costs,
+        best_of=settings.best_of,
+    )
+    write_json(settings.out / "scorecards.json", study.record())
+    table = study_markdown(study)
+    write_text(settings.out / "scorecards.md", table, mode=ORDINARY)
+    return f"{table}\ntables    {settings.out / 'scorecards.md'}"
+
+
+def _align_all(
+    settings: ScorecardsSettings, sites: Sequence[SiteConfig], cards: Sequence[Scorecard], bars: Progress
+) -> None:
     bar = bars.add_task("hospitals x seeds", total=len(sites) * len(settings.seeds), note="")
     for seed in settings.seeds:
         for site, card in zip(sites, cards, strict=True):
@@ -51,18 +79,6 @@ def run_scorecards(settings: ScorecardsSettings, bars: Progress) -> str:
                 bars.update(bar, note=f"{site.site}, {card.name}, seed {seed}")
                 _align(job, bars)
             bars.advance(bar)
-    scores = {str(seed): _score_seed(settings, sites, cards, seed, bars) for seed in settings.seeds}
-    costs = {
-        f"{site.site}/{seed}": _read(settings.out / f"seed{seed}" / site.site / "cost.json").get("cpu_s", 0.0)
-        for seed in settings.seeds
-        for site in sites
-    }
-    cards_of = {site.site: card.name for site, card in zip(sites, cards, strict=True)}
-    study = ScorecardStudy(cards=cards_of, patients=scores, align_cpu_s=costs, best_of=settings.best_of)
-    write_json(settings.out / "scorecards.json", study.record())
-    table = study_markdown(study)
-    write_text(settings.out / "scorecards.md", table, mode=ORDINARY)
-    return f"{table}\ntables    {settings.out / 'scorecards.md'}"
 
 
 def _sites(settings: ScorecardsSettings) -> list[SiteConfig]:
@@ -109,25 +125,37 @@ def _read(path: Path) -> dict[str, Any]:
 def _score_seed(
     settings: ScorecardsSettings, sites: Sequence[SiteConfig], cards: Sequence[Scorecard], seed: int, bars: Progress
 ) -> dict[str, Any]:
-    """Scores of one seed: patient -> model -> scorecard, error. Reads the scores that were written before."""
+    """Scores of one seed: patient -> way -> scorecard, error. Reads the scores that were written before."""
     path = settings.out / f"seed{seed}" / "scores.json"
     kept = _read(path)
     patients: dict[str, Any] = kept.get("patients", {})
-    total = sum(len(site.validation) for site in sites)
-    bar = bars.add_task(f"scoring, seed {seed}", total=total, completed=len(patients), note="")
+    tuned = set(_official(settings)[: settings.not_scored])
+    left = [(site, case_id) for site in sites for case_id in site.validation if case_id not in tuned]
+    bar = bars.add_task(f"scoring, seed {seed}", total=len(left), note="")
     job = _job(settings, sites[0], cards[0], seed)
     shared = SharedModel(job.spec, job.vector)
     policies: dict[str, PrivatePolicy] = {}
-    for site in sites:
+    for site in sites if settings.aligning else ():
         private = PrivateAdapter.load(settings.out / f"seed{seed}" / site.site / PRIVATE_FILE)
         policies[site.site] = aligned_policy(job.spec, job.vector, private)
-    for site in sites:
-        for case_id in (c for c in site.validation if c not in patients):
+    tradeoff = Tradeoff.load(settings.tradeoffs[settings.seeds.index(seed) % len(settings.tradeoffs)])
+    for site, case_id in left:
+        if case_id not in patients:
             ones = [load_patients(site, [case_id], job.spec, shared.model, card)[0] for card in cards]
-            patients[case_id] = {"site": site.site, **_patient_scores(settings, ones, cards, shared, policies, seed)}
+            found = _patient_scores(settings, ones, cards, shared, policies, tradeoff, seed)
+            patients[case_id] = {"site": site.site, **found}
             write_json(path, {"adapter_sha256": vector_hash(job.vector), "patients": patients})
-            bars.advance(bar)
+        bars.advance(bar)
     return patients
+
+
+def _official(settings: ScorecardsSettings) -> tuple[str, ...]:
+    """OpenKBP's validation patients in their order; of phantoms none is spared."""
+    if settings.data.kind != "openkbp":
+        return ()
+    whole = replace(settings.data, train_per_site=0, validation_per_site=0, hospitals=())
+    (site,) = evaluation_sites(whole, "validation", settings.out, settings.seeds[0])
+    return site.validation
 
 
 def _patient_scores(
@@ -136,27 +164,66 @@ def _patient_scores(
     cards: Sequence[Scorecard],
     shared: SharedModel,
     policies: Mapping[str, PrivatePolicy],
+    tradeoff: Tradeoff,
     seed: int,
 ) -> dict[str, Any]:
-    """``models``: model -> {mae, scores by card}; ``best_of``: card -> {score, mae}; CPU seconds of each way."""
+    """``models``: model -> {mae, scores by card}; ``steered`` and ``best_of``: card -> the same; ``spread``; ``cpu_s``.
+
+    ``spread``: of each organ's mean, its deviation over candidates and what the shared model misses it by, Gy.
+    """
     given = replace(settings.align, seed=seed)
     first, found = ones[0], {}
-    found["reference"] = _score_under(ones, cards, first.reference)
-    started = time.process_time()
-    found[SHARED] = _score_under(ones, cards, shared.predict(first, given))
-    single_s = time.process_time() - started
+    shape = tuple(first.case.grid.shape)
+    found[REFERENCE] = _score_under(ones, cards, first.reference)
+    with _CpuSeconds() as one:
+        dose = shared.predict(first, given)
+    found[SHARED] = _score_under(ones, cards, dose)
     for name, policy in policies.items():
-        dose = first.sample(policy.use(PRIVATE), given.predict_steps, given.predict_candidates, seed=seed).mean(0)
-        found[name] = _score_under(ones, cards, dose)
-    started = time.process_time()
-    doses = first.sample(shared.model, given.candidate_steps, settings.best_of, seed=seed)
-    many_s = time.process_time() - started
+        drawn = first.sample(policy.use(PRIVATE), given.predict_steps, given.predict_candidates, seed=seed)
+        found[name] = _score_under(ones, cards, drawn.mean(0))
+    patient = tradeoff_patient(first.case, dose.numpy(), tradeoff.body_site)
+    steered, took = {}, []
+    for scored, card in zip(ones, cards, strict=True):
+        with _CpuSeconds() as each:
+            moved = steer(tradeoff, patient, scored.card, settings.steering, shape)
+        took.append(each.cpu_s)
+        steered[card.name] = {**_score_under(ones, cards, moved.dose_gy), "unusual": moved.unusual}
+    with _CpuSeconds() as many:
+        doses = torch.cat([dose[None], candidates(tradeoff, patient, settings.best_of - 1, seed, shape)])
     best = {}
-    for one, card in zip(ones, cards, strict=True):
-        chosen = doses[int(one.card.score(doses).argmax())]
-        scored = plan_score(one, chosen)
-        best[card.name] = {"score": scored.score, "mae_ref5_gy": scored.mae_ref5_gy}
-    return {"models": found, "best_of": best, "cpu_s": {"one": single_s, "best_of": many_s}}
+    for scored, card in zip(ones, cards, strict=True):
+        best[card.name] = _score_under(ones, cards, doses[int(scored.card.score(doses.double()).argmax())])
+    return {
+        "models": found,
+        "steered": steered,
+        "best_of": best,
+        "spread": organ_spread(first, doses[1:], dose),
+        "cpu_s": {"one": one.cpu_s, "steer": sum(took) / len(took), "best_of": many.cpu_s},
+    }
+
+
+class _CpuSeconds:
+    """CPU seconds of a block."""
+
+    def __enter__(self) -> Self:
+        self._started = time.process_time()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.cpu_s = time.process_time() - self._started
+
+
+def organ_spread(
+    patient: ScoredPatient, doses_kzyx: torch.Tensor, predicted_zyx: torch.Tensor
+) -> dict[str, list[float]]:
+    """Organ -> [deviation of its mean dose over candidates, predicted minus reference mean], Gy."""
+    found = {}
+    for name, mask in patient.case.structures.items():
+        if name not in patient.case.targets and mask.any():
+            where = torch.from_numpy(mask)
+            miss = float((predicted_zyx - patient.reference)[where].mean())
+            found[name] = [float(doses_kzyx[:, where].mean(1).std()), miss]
+    return found
 
 
 def _score_under(ones: Sequence[ScoredPatient], cards: Sequence[Scorecard], dose: torch.Tensor) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Best-of-n by a scorecard and the site's private adapter reach `client predict`."""
+"""A scorecard's wishes and the site's private adapter reach `client predict`."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from client.adapters.in_use import model_with, score_by
+from client.adapters.in_use import model_with, preferring
 from client.cli import app
 from client.data.case_files import save_case
 from client.prediction.predict import Predictor, Sampled
+from client.prediction.preferred import Preference
 from shared_model.adapter.manifest import load_adapter
 from shared_model.adapter.private import PrivatePolicy, PrivateShape
 from shared_model.bundled import DEFAULT_ADAPTER, SCORECARDS
@@ -36,14 +37,21 @@ def private(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_the_best_sample_by_the_card_is_taken() -> None:
+@pytest.mark.parametrize("best_of", [None, 4])
+def test_a_dose_is_moved_to_what_the_card_asks_for(best_of: int | None) -> None:
     case = ellipsoid_case()
-    best = Predictor().predict(case, Sampled(samples=3, steps=2, score_of=score_by(CARD)))
+    plain = Predictor().predict(case, Sampled())
+    moved = Predictor().predict(case, Sampled(preference=Preference(card_of=preferring(CARD), best_of=best_of)))
     bound = read_scorecard(CARD).bind(case)
-    assert len(best.scores) == 3
-    found = float(bound.score(torch.from_numpy(best.dose_gy)[None].double())[0])
-    assert found == pytest.approx(max(best.scores), abs=0.1)
-    assert 0 < found < 100
+    scores = [float(bound.score(torch.from_numpy(dose.dose_gy)[None].double())[0]) for dose in (plain, moved)]
+    assert len(moved.scores) == (best_of or 2)
+    assert moved.scores[0] == pytest.approx(scores[0], abs=1e-3)
+    assert max(moved.scores) == pytest.approx(scores[1], abs=1e-3)
+    assert scores[1] >= scores[0]
+    assert any("as predicted" in note for note in moved.notes)
+    assert (moved.dose_gy[~case.body] == 0).all()
+    if best_of is None:
+        assert scores[1] > scores[0] + 0.1
 
 
 def test_a_private_adapter_changes_the_dose(private: Path) -> None:
@@ -58,15 +66,16 @@ def test_the_command_takes_both_and_says_so(private: Path, tmp_path: Path, capsy
     arguments = ["predict", study, "--out", out, "--best-of", "2", "--scorecard", str(CARD), "--private", str(private)]
     app([*arguments, "--json"], standalone_mode=False)
     record = json.loads(capsys.readouterr().out)
-    assert record["drawn"]["best"] is True
+    assert record["drawn"]["preference"] == "the best of 2 plan-like doses"
     assert len(record["scores"]) == 2
     assert "private adapter" in record["notes"][0]
     for wrong, text in (
         (["--best-of", "2"], "--scorecard"),
-        (["--best-of", "2", "--mean-of", "2", "--scorecard", str(CARD)], "not both"),
+        (["--steer"], "--scorecard"),
+        (["--best-of", "2", "--steer", "--scorecard", str(CARD)], "not both"),
         (["--scorecard", str(CARD)], "--best-of"),
         (["--mean-of", "0"], "0 samples: expected 1 to 64"),
-        (["--best-of", "0", "--scorecard", str(CARD)], "0 samples: expected 1 to 64"),
+        (["--best-of", "1", "--scorecard", str(CARD)], "--best-of 1: expected 2 to 64"),
         (["--best-of", "2", "--scorecard", study], "a.npz"),
     ):
         with pytest.raises(InputError, match=text):

@@ -49,18 +49,21 @@ def test_align_then_report(folder: Path) -> None:
     assert json.loads(made.stdout) == summary
     assert [c["patients"] for c in summary["per_criterion"]] == [3, 0]  # nobody has a cord, and the file says so
 
-    private = ["--private", str(folder / "out" / "private.safetensors"), "--pictures", "1", "--json"]
+    private = ["--private", str(folder / "out" / "private.safetensors"), "--pictures", "1", "--candidates", "4", "--json"]
     shown = CliRunner().invoke(
         app, ["report", *common, "--out", str(folder / "report"), *private], catch_exceptions=False
     )
     assert shown.exit_code == 0, shown.output
     record = json.loads((folder / "report" / "report.json").read_text())
-    assert list(record["means"]) == ["reference", "shared", "aligned"]
+    assert list(record["means"]) == ["reference", "shared", "aligned", "steered", "best"]
+    assert record["means"]["steered"]["score"] >= record["means"]["shared"]["score"]
+    assert record["means"]["best"]["score"] >= record["means"]["shared"]["score"]
     assert record["means"]["reference"]["mae_ref5_gy"] == 0
     assert record["means"]["aligned"] == pytest.approx(summary["after"])
     assert record["per_criterion"][0]["shared"]["broken"] == 3
     page = (folder / "report" / "report.html").read_text()
-    assert page.count("data:image/png;base64,") == 1
+    assert page.count("data:image/png;base64,") == 2
+    assert "coverage against organ dose" in page
     assert "PTV_High D95%" in page
 
 

@@ -58,18 +58,6 @@ def test_the_cases_own_dose_has_no_part_in_it(predictor: Predictor, case: Case, 
     np.testing.assert_array_equal(blind.dose_gy, answer.dose_gy)
 
 
-def test_the_best_of_n_is_the_one_that_the_score_likes(predictor: Predictor, case: Case) -> None:
-    target = torch.from_numpy(case.structures["PTV_7000"])
-
-    def coldest(of: Case):  # type: ignore[no-untyped-def]
-        assert of.case_id == case.case_id
-        return lambda dose: -float(dose[target].mean())
-
-    best = predictor.predict(case, Sampled(samples=3, steps=2, score_of=coldest))
-    assert len(best.scores) == 3
-    assert float(best.dose_gy[case.structures["PTV_7000"]].mean()) == pytest.approx(-max(best.scores), abs=1e-3)
-
-
 @pytest.mark.parametrize(
     ("other", "reason"),
     [

@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from shared_model.core.errors import InputError
-from simulations.reports.scorecards import ScorecardStudy, before_and_after, matrix, rows
+from simulations.reports.scorecards import ScorecardStudy, matrix, own_cards, rows, spread, study_markdown
 from simulations.settings.scorecards import scorecards_settings
 
 
 def study() -> ScorecardStudy:
-    """Two hospitals, cards and seeds: an aligned model wins 2 points under its own card and loses 1 elsewhere."""
+    """Two hospitals, cards and seeds: an aligned model wins 2 points under its own card and loses 1 elsewhere.
+
+    A steered dose wins 3 under the card that it was steered to, and loses 2 under the other.
+    """
+
+    def dose(x: float, y: float, mae: float) -> dict[str, object]:
+        return {"scores": {"x": x, "y": y}, "mae_ref5_gy": mae}
 
     def patient(site: str, seed: int) -> dict[str, object]:
-        shared = {"x": 60.0 + seed, "y": 70.0}
-        own = {"A": {"x": shared["x"] + 2, "y": 69.0}, "B": {"x": shared["x"] - 1, "y": 72.0}}
-        models = {name: {"scores": scores, "mae_ref5_gy": 4.04} for name, scores in own.items()}
-        models["shared"] = {"scores": shared, "mae_ref5_gy": 4.0}
-        models["reference"] = {"scores": {"x": 80.0, "y": 80.0}, "mae_ref5_gy": 0.0}
-        best = {card: {"score": 65.0, "mae_ref5_gy": 4.2} for card in ("x", "y")}
-        return {"site": site, "models": models, "best_of": best, "cpu_s": {"one": 0.5, "best_of": 2.0}}
+        x = 60.0 + seed
+        models = {"A": dose(x + 2, 69.0, 4.04), "B": dose(x - 1, 72.0, 4.04), "shared": dose(x, 70.0, 4.0)}
+        models["reference"] = dose(80.0, 80.0, 0.0)
+        return {
+            "site": site,
+            "models": models,
+            "steered": {"x": dose(x + 3, 68.0, 4.02), "y": dose(x - 2, 73.0, 4.02)},
+            "best_of": {"x": dose(65.0, 70.0, 4.2), "y": dose(x, 75.0, 4.2)},
+            "spread": {"Larynx": [3.0, -2.0], "SpinalCord": [1.0, 2.0]},
+            "cpu_s": {"one": 0.5, "steer": 3.0, "best_of": 2.0},
+        }
 
     patients = {str(seed): {f"{site}{n}": patient(site, seed) for site in "AB" for n in (1, 2)} for seed in (0, 1)}
     return ScorecardStudy(
@@ -31,22 +42,35 @@ def study() -> ScorecardStudy:
 
 def test_rows_are_of_the_hospitals_own_patients_and_card() -> None:
     first = rows(study())[0]
-    assert (first.site, first.card, first.seed, first.patients) == ("A", "x", "0", 2)
-    assert (first.reference, first.before, first.after, first.best) == (80.0, 60.0, 62.0, 65.0)
-    assert (first.mae_before, first.mae_after, first.mae_best) == (4.0, 4.04, 4.2)
+    assert (first.site, first.card, first.seed, first.patients, first.reference) == ("A", "x", "0", 2, 80.0)
+    assert first.score == {"shared": 60.0, "aligned": 62.0, "steered": 63.0, "best": 65.0}
+    assert first.mae == {"shared": 4.0, "aligned": 4.04, "steered": 4.02, "best": 4.2}
 
 
 def test_the_table_has_means_over_seeds() -> None:
-    lines = before_and_after(study()).splitlines()
-    assert lines[2].startswith("| A | x | 2 | 80.00 | 60.50 ± 0.71 | 62.50 ± 0.71 | 2.00 ± 0.00 | 65.00 ± 0.00 | 4.000")
-    assert lines[-1].startswith("| all | each its own | 4 | 80.00 | 65.25 ± 0.35 | 67.25 ± 0.35 | 2.00 ± 0.00 |")
-    assert "1.00 ± 0.00 %" in lines[-1]
+    lines = own_cards(study()).splitlines()
+    assert lines[2].startswith("| A | x | 2 | 80.00 | 60.50 ± 0.71 | 2.00 ± 0.00 | 3.00 ± 0.00 | 4.50 ± 0.71 | 4.000")
+    assert lines[-1].startswith("| all | each its own | 4 | 80.00 | 65.25 ± 0.35 | 2.00 ± 0.00 | 3.00 ± 0.00 |")
+    assert "1.00 ± 0.00 % | 0.50 ± 0.00 % | 5.00 ± 0.00 %" in lines[-1]
+
+
+def test_without_alignment_there_is_no_column_for_it() -> None:
+    alone = replace(study(), align_cpu_s={})
+    assert "aligned" not in study_markdown(alone)
+    assert "steered: gain" in own_cards(alone)
 
 
 def test_the_matrix_has_the_own_card_in_bold() -> None:
-    lines = matrix(study()).splitlines()
-    assert lines[2] == "| A | x | **2.00 ± 0.00** | -1.00 ± 0.00 |"
-    assert lines[3] == "| B | y | -1.00 ± 0.00 | **2.00 ± 0.00** |"
+    lines = matrix(study(), "aligned").splitlines()
+    assert lines[2] == "| x | **2.00 ± 0.00** | -1.00 ± 0.00 |"
+    assert lines[3] == "| y | -1.00 ± 0.00 | **2.00 ± 0.00** |"
+    assert matrix(study(), "steered").splitlines()[2] == "| x | **3.00 ± 0.00** | -2.00 ± 0.00 |"
+
+
+def test_an_organs_spread_is_set_against_its_error() -> None:
+    lines = spread(study()).splitlines()
+    assert lines[2] == "| Larynx | 3.00 ± 0.00 | 2.00 | 1.50 ± 0.00 |"
+    assert lines[-1] == "| all | 2.24 ± 0.00 | 2.00 | 1.12 ± 0.00 |"
 
 
 def test_settings(tmp_path: Path) -> None:
@@ -59,6 +83,8 @@ def test_settings(tmp_path: Path) -> None:
         ("align.form=eps", "form"),
         ("align.lrr=1", "lrr"),
         ("best_of=0", "best_of"),
+        ("steering.price=0", "price"),
+        ("tradeoffs=[no.safetensors]", "no such file"),
     ):
         with pytest.raises(InputError, match=message):
             scorecards_settings([f"out={tmp_path}", override])

@@ -1,0 +1,117 @@
+"""Doses that differ as plans do: candidates about a predicted dose, and the one that a scorecard asks for.
+
+Both move the dose by changes of its histograms' points, L u, where L is a root of how plans differ (prior.py). A
+candidate's u is normal. A steered dose's u maximises
+
+    score(dose(u)) - penalty * broken constraints - price / 2 * |u|^2
+
+by gradient ascent through the scorecard and the network: per patient, without any training at the hospital. The last
+term keeps the dose within what plans do: at the optimum each step along u earns what it costs in likelihood.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from shared_model.core.errors import InputError
+from shared_model.network.seeding import noise_generator
+from shared_model.scoring.scorecard import BoundCard
+from shared_model.tradeoff.patient import TradeoffPatient
+from shared_model.tradeoff.saved import Tradeoff
+
+
+@dataclass(frozen=True, kw_only=True)
+class Steering:
+    """``price``: points of 100 that one |u|^2 / 2 costs. ``penalty``: as in an alignment's settings.
+
+    ``steps`` of ``rate`` in units of u. ``soft_gy``: width of the step in a volume at a dose while climbing.
+    """
+
+    price: float = 1.0
+    penalty: float = 5.0
+    steps: int = 12
+    rate: float = 0.3
+    soft_gy: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0.01 <= self.price <= 1000 or not 0 <= self.penalty < 1e6 or not 1 <= self.steps <= 1000:
+            raise InputError("steering: expected price 0.01 to 1000, penalty 0 or more, steps 1 to 1000")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Steered:
+    """``dose_gy`` (z, y, x) on the case's grid, scores of 100 before and after, and |u|, how unusual the change is."""
+
+    dose_gy: Tensor
+    before: float
+    after: float
+    unusual: float
+
+
+def steer(
+    tradeoff: Tradeoff, patient: TradeoffPatient, card: BoundCard, how: Steering, shape: tuple[int, ...]
+) -> Steered:
+    """The dose that the scorecard asks for, never one that scores below the predicted dose. ``shape``: of the case."""
+    root = tradeoff.prior.root(patient.points.places)
+    weights = torch.tensor([c.weight for c in card.criteria])
+    u = torch.zeros(1, len(root), requires_grad=True)
+    given = torch.ones(1, len(root))
+    with torch.no_grad():
+        seen = patient.see(tradeoff.network)
+    optimiser = torch.optim.Adam([u], lr=how.rate)
+    for _ in range(how.steps):
+        dose = patient.in_gy(patient.moved(tradeoff.network, seen, u @ root.T, given), shape)
+        values = card.values(dose, how.soft_gy)
+        broken = (card.violations(values) * weights).sum(1)
+        score = 100.0 * (card.points(values).sum(1) - how.penalty * broken) / card.weight
+        loss = (how.price / 2 * u.square().sum(1) - score).sum()
+        (u.grad,) = torch.autograd.grad(loss, [u])
+        optimiser.step()
+    with torch.no_grad():
+        dose = patient.in_gy(patient.moved(tradeoff.network, seen, u @ root.T, given), shape)
+    start = patient.in_gy(patient.dose[None], shape)
+    before, after = (float(card.score(one.double())[0]) for one in (start, dose))
+    if after <= before:
+        return Steered(dose_gy=start[0], before=before, after=before, unusual=0.0)
+    return Steered(dose_gy=dose[0], before=before, after=after, unusual=float(u.detach().norm()))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Best:
+    """``dose_gy`` (z, y, x): the candidate that scores highest; ``scores``: of all, the predicted dose first."""
+
+    dose_gy: Tensor
+    scores: tuple[float, ...]
+
+
+def best(
+    tradeoff: Tradeoff, patient: TradeoffPatient, card: BoundCard, count: int, seed: int, shape: tuple[int, ...]
+) -> Best:
+    """The best of ``count`` doses by the scorecard: the predicted one and ``count`` - 1 candidates about it."""
+    drawn = candidates(tradeoff, patient, count - 1, seed, shape)
+    doses = torch.cat([patient.in_gy(patient.dose[None], shape), drawn])
+    scores = card.score(doses.double())
+    return Best(dose_gy=doses[int(scores.argmax())], scores=tuple(scores.tolist()))
+
+
+@torch.no_grad()
+def candidates(
+    tradeoff: Tradeoff, patient: TradeoffPatient, count: int, seed: int, shape: tuple[int, ...], *, batch: int = 4
+) -> Tensor:
+    """``count`` doses (k, z, y, x) Gy on the case's grid. Pairs have opposite u, so their mean is near the prediction.
+
+    The noise depends on the seed alone, and the first candidates are the same however many are asked for.
+    """
+    root = tradeoff.prior.root(patient.points.places) * tradeoff.spread
+    seen = patient.see(tradeoff.network)
+    generator = noise_generator(seed, "tradeoff")
+    half = torch.stack([torch.randn(len(root), generator=generator) for _ in range((count + 1) // 2)])
+    u = torch.stack([half, -half], dim=1).flatten(0, 1)[:count]
+    parts = []
+    for part in u.split(batch):
+        moved = patient.moved(tradeoff.network, seen, part @ root.T, torch.ones_like(part))
+        parts.append(patient.in_gy(moved, shape))
+    return torch.cat(parts)
