@@ -110,7 +110,7 @@ def _rectum_y(patient: _Pelvis, z_mm: NDArray[Any]) -> NDArray[Any]:
     touching = patient.prostate_radii[1] + patient.rectum_radius + 1.5
     up = np.clip(z_mm - 15, 0, None)
     down = np.clip(-22 - z_mm, 0, None)
-    return touching + 0.55 * up - 0.0075 * up**2 + 0.25 * down
+    return np.asarray(touching + 0.55 * up - 0.0075 * up**2 + 0.25 * down)
 
 
 def _treated(style: PelvisStyle, patient: _Pelvis, levels: int) -> tuple[float, float]:
