@@ -15,6 +15,7 @@ import typer
 
 from client.commands import backup as backup_cli
 from client.commands import data as data_cli
+from client.commands import dispute as dispute_cli
 from client.commands import join as joining
 from client.commands import scorecard as scorecard_cli
 from client.commands import trust
@@ -213,6 +214,7 @@ backup_cli.add_to(app)
 data_cli.add_to(app)
 scorecard_cli.add_to(app)
 verify_cli.add_to(app)
+dispute_cli.add_to(app)
 upgrade_cli.add_to(app)
 app.add_typer(trust.app)
 

@@ -25,6 +25,7 @@ from server.deployment import start as coordinator
 from server.deployment.backup import back_up_coordinator, restore_coordinator
 from server.deployment.home import ServerHome
 from server.deployment.migration import upgrade_coordinator
+from server.runs import dispute as disputes
 from server.runs import index as runs
 from server.runs.follow import run as run_federation
 from server.runs.publish import publish as publish_adapter
@@ -38,9 +39,9 @@ from shared_model.core.errors import FedKT3DError, InputError
 app = typer.Typer(
     name="server", help="The coordinator of a federation.", no_args_is_help=True, pretty_exceptions_enable=False
 )
-
 add_version(app, "server")
 app.add_typer(members.app)
+disputes.add_to(app)
 
 Home = Annotated[Path, typer.Option("--home", help="The coordinator's folder, made by `server init`.")]
 RunName = Annotated[str | None, typer.Option("--run", help="Name of the run; default: the last one.")]

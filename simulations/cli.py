@@ -13,10 +13,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from server.config.settings_help import command_with_settings
 from shared_model.core.command import add_version, run_command
 from shared_model.core.errors import InputError
+from simulations.reports import card_command
 from simulations.settings.settings_help import run_help
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Simulated hospitals on one machine.")
 add_version(app, "simulate")
+card_command.add_to(app)
 S = TypeVar("S")
 Overrides = Annotated[list[str] | None, typer.Argument(help="Hydra overrides: key=value")]
 

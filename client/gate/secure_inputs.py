@@ -35,8 +35,13 @@ class SecureInputs:
     def __init__(self, folder: Path, key: bytes, keep: int = KEEP) -> None:
         self._folder, self._key, self._keep = folder, key, keep
 
-    def keep(self, run_id: str, round_number: int, commitment: bytes, opening: Opening, vector: Ring) -> None:
-        """Write one sum's input durably and delete the oldest beyond ``keep``; InputError when the disk is full."""
+    def keep(
+        self, run_id: str, round_number: int, commitment: bytes, opening: Opening, vector: Ring, noised: bool
+    ) -> None:
+        """Write one sum's input durably and delete the oldest beyond ``keep``; InputError when the disk is full.
+
+        ``noised``: whether the vector has this site's own noise in it, and was charged for.
+        """
         if self._keep == 0:
             return
         content = io.BytesIO()
@@ -44,6 +49,7 @@ class SecureInputs:
             content,
             run=np.array(run_id),
             round=np.array(round_number),
+            noised=np.array(noised),
             context=np.frombuffer(opening.context, np.uint8),
             salt=np.frombuffer(opening.salt, np.uint8),
             seed=np.frombuffer(opening.seed, np.uint8),
@@ -68,10 +74,14 @@ class SecureInputs:
 
 @dataclass(frozen=True, kw_only=True)
 class KeptInput:
-    """What a site put into one sum: (d,) ``vector``, the signed commitment, and what opens it."""
+    """What a site put into one sum: (d,) ``vector``, the signed commitment, and what opens it.
+
+    ``noised``: whether this site's own noise is in the vector; False where a file of an earlier version does not say.
+    """
 
     run_id: str
     round: int
+    noised: bool
     commitment: bytes
     opening: Opening
     vector: Ring
@@ -86,6 +96,7 @@ def read_input(path: Path, key: bytes, site: int) -> KeptInput:
             kept = KeptInput(
                 run_id=str(found["run"]),
                 round=int(found["round"]),
+                noised="noised" in found and bool(found["noised"]),
                 commitment=found["commitment"].tobytes(),
                 opening=Opening(**{name: found[name].tobytes() for name in ("context", "salt", "seed", "mask_key")}),
                 vector=found["vector"],
@@ -95,6 +106,18 @@ def read_input(path: Path, key: bytes, site: int) -> KeptInput:
     if input_commitment(kept.opening.context, site, kept.opening.salt, kept.vector) != kept.commitment:
         raise InputError(f"{path}: the vector is not the one that was committed to")
     return kept
+
+
+def find_input(folder: Path, key: bytes, site: int, context: bytes) -> KeptInput | None:
+    """Return what site ``site`` put into the sum with this context; None where it is not among those still kept."""
+    for path in sorted(folder.glob("*.sealed")):
+        try:
+            kept = read_input(path, key, site)
+        except InputError:  # of another cohort, in which this site has another number, or of an earlier key
+            continue
+        if kept.opening.context == context:
+            return kept
+    return None
 
 
 def inputs_key(identity: ed25519.Ed25519PrivateKey) -> bytes:

@@ -67,7 +67,7 @@ def plain_axes(axes: Axes, xlabel: str, ylabel: str) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def save_figure(figure: Figure, path: Path) -> None:
+def save_figure(figure: Figure, path: Path, dpi: int = DPI) -> None:
     """Write a PNG, whole or not at all: ``path`` never holds a half-drawn picture."""
     with whole_file(path, ORDINARY) as stream:
-        figure.savefig(stream, format="png", dpi=DPI, facecolor="white", metadata={"Software": None})
+        figure.savefig(stream, format="png", dpi=dpi, facecolor="white", metadata={"Software": None})

@@ -86,6 +86,7 @@ class Server:
                 cohort=self.cohort,
                 setup=self.setup,
                 hash=self._deal_hash,
+                signed={site: advert.to_bytes() for site, advert in self._adverts.items()},
                 adverts={site: self._adverts[site] for site in self._deals},
                 commitments={site: deal.commitments for site, deal in self._deals.items()},
             )

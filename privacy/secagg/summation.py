@@ -31,12 +31,16 @@ from privacy.secagg.shamir import join
 
 @dataclass(frozen=True, kw_only=True)
 class Dealt:
-    """What the coordinator keeps of a finished set-up: keys and commitments of the sites that dealt shares."""
+    """What the coordinator keeps of a finished set-up: keys and commitments of the sites that dealt shares.
+
+    ``signed``: the keys of all sites that sent any, as they signed them; ``hash`` is over these.
+    """
 
     terms: SumTerms
     cohort: Cohort
     setup: bytes
     hash: bytes
+    signed: Mapping[int, bytes]
     adverts: Mapping[int, Advert]
     commitments: Mapping[int, Mapping[int, bytes]]
 
@@ -49,7 +53,7 @@ class Summation:
 
     def __init__(self, dealt: Dealt, number: int, round_number: int, model: bytes) -> None:
         self._dealt = dealt
-        self.number, self.round = number, round_number
+        self.number, self.round, self.model = number, round_number, model
         self.context = step_context(dealt.hash, sorted(dealt.adverts), number, round_number, model)
         self._total: Ring | None = None
         self._masked: dict[int, Masked] = {}

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 from flwr.app import RecordDict
 
+from privacy.secagg.audit import SumRecord
 from privacy.secagg.context import Cohort, SumTerms
 from privacy.secagg.errors import ROUND_SPENT, SecAggError
 from privacy.secagg.layout import Packed
@@ -57,15 +58,15 @@ class SecureRules:
 class SecureOutcome:
     """One attempt at a sum. ``total``: (d,) sum of ``sites``' vectors modulo the ring, None when the attempt failed.
 
-    ``failed``: why, in words. ``inputs``: each site's signed commitment to its vector before masking, in bytes, for an
-    audit (privacy/secagg/messages.py, Masked). Metrics come from the sites and are not masked. ``spent``: sites have
+    ``failed``: why, in words. ``record``: what was signed for the sum, for an audit (privacy/secagg/audit.py); None
+    when the attempt failed. Metrics come from the sites and are not masked. ``spent``: sites have
     been asked to reveal shares for this round, now or before. Sites that add no noise then refuse any other sum of this
     round: go on with the next one.
     """
 
     total: Ring | None
     sites: tuple[str, ...]
-    inputs: Mapping[str, bytes]
+    record: SumRecord | None
     per_site: Mapping[str, Mapping[str, float]]
     drops: tuple[Drop, ...]
     failed: str
@@ -142,12 +143,12 @@ class SecureAggregation:
             self._blame(error, account)
         if failed or account.lost:
             self._server = None
-        inputs = {} if step is None or total is None else step.inputs
+        in_sum = () if step is None or total is None else tuple(step.inputs)
         return SecureOutcome(
             total=total,
-            sites=tuple(inputs),
-            inputs={site: message.to_bytes() for site, message in inputs.items()},
-            per_site={site: account.per_site[site] for site in inputs},
+            sites=in_sum,
+            record=None if step is None or total is None else SumRecord.of(step, total),
+            per_site={site: account.per_site[site] for site in in_sum},
             drops=tuple(sorted(account.drops, key=lambda drop: (drop.site, drop.reason))),
             failed=failed,
             spent=account.spent,

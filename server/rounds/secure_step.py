@@ -12,6 +12,7 @@ from privacy.wire.tasks import METRICS, EvaluateTask, TrainTask
 from server.config.run import RunConfig
 from server.config.schedule import round_stage
 from server.record.history import Drop, Evaluation
+from server.record.signed_sums import keep_record
 from server.rounds.advance import Masks
 from server.rounds.kept_sums import KeptSum, keep_sum, read_sum
 from server.rounds.masked_sum import SumForm
@@ -78,6 +79,9 @@ class SummedSteps:
             vector=vector,
             attempt=attempt,
         )
+        if outcome.record is not None:
+            # Before the sum is judged: a sum that is too large to be honest is the very one that people dispute.
+            keep_record(self._out, self._run_id, attempt, outcome.record)
         total = None if outcome.total is None else self._form.read(mask, outcome.total)
         drops, accepted = list(outcome.drops), outcome.sites
         excess = "" if total is None else total.excess()

@@ -10,7 +10,7 @@ from client.site.config import SiteConfig
 from shared_model.core.errors import InputError
 from simulations.data.convert import SaidProgress, convert
 from simulations.data.partition import first_cases, load_partition, openkbp_split
-from simulations.phantom.hospitals import STYLES, write_hospital
+from simulations.phantom.hospitals import BODY_STYLES, write_hospital
 from simulations.settings.commands import DataSettings
 
 
@@ -56,13 +56,17 @@ def openkbp_root(data: DataSettings, out: Path) -> Path:
 
 
 def phantom_hospitals(data: DataSettings, root: Path, seed: int) -> list[SiteConfig]:
-    """``data.sites`` phantom hospitals, styles in turn; a hospital that is already there is read, not made again."""
-    styles = sorted(STYLES)
+    """``data.sites`` phantom hospitals, styles in turn; a hospital that is already there is read, not made again.
+
+    All are of one site of the body, ``data.body_site``.
+    """
+    known = BODY_STYLES[data.body_site]
+    styles = sorted(known)
     sites = []
     for index in range(data.sites):
         style = styles[index % len(styles)]
         folder = root / f"seed{seed}_patients{data.patients}" / f"{index}_{style}"
-        sites.append(write_hospital(folder, STYLES[style], data.patients, seed * 1000 + index, site=f"{style}-{index}"))
+        sites.append(write_hospital(folder, known[style], data.patients, seed * 1000 + index, site=f"{style}-{index}"))
     return sites
 
 

@@ -26,6 +26,8 @@ _CENTRE_Y_MM = np.array([56.0, 50.0, 42.0, 32.0, 22.0, 15.0, 13.0, 13.0, 14.0])
 
 _TAPER = 0.15  # share of the half width that the outline loses in front and gains behind
 
+Box = tuple[tuple[float, float], tuple[float, float], tuple[float, float]]  # (z, y, x), each from and to, mm
+
 _SKIN_MM = 4.0  # targets stay this far below the skin
 
 
@@ -140,9 +142,14 @@ def _make_grid(patient: _Patient, style: AnatomyStyle, shape: tuple[int, int, in
         (float((centre - depth).min()), float((centre + depth).max())),
         (-float(width.max()), float(width.max())),
     )
+    return box_grid(box, style.voxel_mm, shape)
+
+
+def box_grid(box: Box, voxel_mm: tuple[float, float, float], shape: tuple[int, int, int]) -> Grid:
+    """The grid of ``shape`` voxels about ``box``, no finer than ``voxel_mm`` would be at 32 voxels an edge."""
     spacing, origin = [], []
     for axis, (start, end) in enumerate(box):
-        step = max((end - start) / shape[axis], style.voxel_mm[axis] * 32 / shape[axis])
+        step = max((end - start) / shape[axis], voxel_mm[axis] * 32 / shape[axis])
         spacing.append(float(step))
         origin.append(float(0.5 * (start + end) - 0.5 * (shape[axis] - 1) * step))
     return Grid(shape, (spacing[0], spacing[1], spacing[2]), (origin[0], origin[1], origin[2]))
@@ -215,7 +222,7 @@ def _draw_targets(canvas: Canvas, patient: _Patient, body: Field, levels: int) -
     return [fine & allowed for fine in drawn]
 
 
-def _make_disjoint(nested: list[Mask]) -> tuple[Mask, ...]:
+def make_disjoint(nested: list[Mask]) -> tuple[Mask, ...]:
     """Subtract from each voxel mask all masks before it. This leaves no overlap and no gap between them."""
     targets, taken = [], np.zeros_like(nested[0])
     for mask in nested:
@@ -269,7 +276,7 @@ def draw_anatomy(style: AnatomyStyle, levels: int, shape: tuple[int, int, int], 
     shown = {name: rng.random() < style.present.get(name, 1.0) for name in contoured}
     fine_targets = _draw_targets(canvas, patient, body, levels)
     body_mask = canvas.mask((body <= 1) & in_field)
-    targets = _make_disjoint([canvas.mask(fine & in_field) & body_mask for fine in fine_targets])
+    targets = make_disjoint([canvas.mask(fine & in_field) & body_mask for fine in fine_targets])
     return Anatomy(
         grid=grid,
         body=body_mask,

@@ -1,7 +1,8 @@
-"""Synthetic hospitals: seeded head-and-neck patients with optimised coplanar IMRT dose, as Cases and as files.
+"""Synthetic hospitals: seeded patients with optimised coplanar IMRT dose, as Cases and as files.
 
-A Style joins the patients that a hospital treats (simulations/phantom/anatomy.py) with how it plans (planner.py). The
-two vary independently, so a test can tell whether a model learned a hospital's patients or its planning.
+A Style joins the patients that a hospital treats (head and neck: simulations/phantom/anatomy.py; pelvis.py) with how it
+plans (planner.py). The two vary independently, so a test can tell whether a model learned a hospital's patients or its
+planning.
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ from client.data.case_files import save_case
 from client.site.config import SiteConfig
 from shared_model.core.errors import InputError
 from shared_model.core.files import ORDINARY, write_text
-from shared_model.patient.anatomy import target_name
+from shared_model.patient.anatomy import HEAD_NECK, target_name
 from shared_model.patient.case import Case, Mask
 from shared_model.patient.plates import angle_plate, beam_plate, target_centroid_mm
 from simulations.phantom.anatomy import Anatomy, AnatomyStyle, draw_anatomy
+from simulations.phantom.pelvis import PelvisStyle, draw_pelvis
 from simulations.phantom.planner import PlanStyle, plan_dose
 
 # Part of every hospital's record: change it whenever the same seed gives another patient.
@@ -30,7 +32,7 @@ GENERATOR_VERSION = 1
 class Style:
     """A hospital's patients and its planning."""
 
-    anatomy: AnatomyStyle = field(default_factory=AnatomyStyle)
+    anatomy: AnatomyStyle | PelvisStyle = field(default_factory=AnatomyStyle)
     plan: PlanStyle
 
 
@@ -112,11 +114,63 @@ STYLES: dict[str, Style] = {
 }
 
 
+_PROSTATE_PLAN = PlanStyle(
+    gantry_deg=_beams(7),
+    levels_gy=(78.0, 60.0),
+    level_chance=(1.0, 0.6),
+    max_gy={
+        "Rectum": (74.0, 2.0),
+        "Bladder": (76.0, 1.0),
+        "Femur_Head_L": (45.0, 2.0),
+        "Femur_Head_R": (45.0, 2.0),
+    },
+    mean_gy={"Rectum": (36.0, 0.4), "Bladder": (36.0, 0.2), "PenileBulb": (45.0, 0.1), "Spc_Bowel": (20.0, 0.2)},
+    falloff_floor=0.25,
+    falloff_weight=1.0,
+    normalise_dose=0.98,
+    normalise_spread=0.015,
+)
+_PROSTATE_PRESENT = {"PenileBulb": 0.8, "Colon_Sigmoid": 0.5, "Spc_Bowel": 0.7, "Canal_Anal": 0.6}
+
+PELVIS_STYLES: dict[str, Style] = {
+    # Seven fields; the seminal vesicles get less in six of ten plans.
+    "prostate_7f": Style(anatomy=PelvisStyle(present=_PROSTATE_PRESENT), plan=_PROSTATE_PLAN),
+    # Five fields, fewer and larger fractions, small margins, a full bladder; the rectum comes first.
+    "rectum_5f": Style(
+        anatomy=PelvisStyle(margin_mm=6.0, margin_back_mm=3.5, bladder=1.4, present=_PROSTATE_PRESENT),
+        plan=replace(
+            _PROSTATE_PLAN,
+            gantry_deg=_beams(5, 36.0),
+            levels_gy=(60.0,),
+            level_chance=(1.0,),
+            max_gy={**_PROSTATE_PLAN.max_gy, "Rectum": (57.0, 4.0)},
+            mean_gy={**_PROSTATE_PLAN.mean_gy, "Rectum": (16.0, 2.5)},
+            falloff_weight=2.0,
+        ),
+    ),
+    # Nine fields; pelvic lymph nodes at a lower level, so bowel counts.
+    "nodes_9f": Style(
+        anatomy=PelvisStyle(nodes=True, present={**_PROSTATE_PRESENT, "Spc_Bowel": 1.0}),
+        plan=replace(
+            _PROSTATE_PLAN,
+            gantry_deg=_beams(9, 20.0),
+            levels_gy=(70.0, 50.4),
+            level_chance=(1.0, 1.0),
+            mean_gy={**_PROSTATE_PLAN.mean_gy, "Spc_Bowel": (20.0, 1.0)},
+        ),
+    ),
+}
+
+# Styles in turn make a federation's phantom hospitals: of one site of the body each (shared_model/patient/anatomy.py).
+BODY_STYLES: dict[str, dict[str, Style]] = {HEAD_NECK: STYLES, "pelvis": PELVIS_STYLES}
+
+
 def find_style(name: str) -> Style:
-    """The built-in style of this name. Raises InputError with the list of names."""
-    if name not in STYLES:
-        raise InputError(f"phantom style {name!r}: expected one of {', '.join(STYLES)}")
-    return STYLES[name]
+    """The built-in style of this name, of any site of the body. Raises InputError with the list of names."""
+    known = {**STYLES, **PELVIS_STYLES}
+    if name not in known:
+        raise InputError(f"phantom style {name!r}: expected one of {', '.join(known)}")
+    return known[name]
 
 
 def phantom_case(
@@ -138,7 +192,12 @@ def phantom_case(
         for gy, chance, drawn in zip(style.plan.levels_gy, style.plan.level_chance, chances, strict=True)
         if drawn < chance
     ]
-    anatomy = draw_anatomy(style.anatomy, len(levels), shape, anatomy_rng)
+    patients = style.anatomy
+    anatomy = (
+        draw_pelvis(patients, len(levels), shape, anatomy_rng)
+        if isinstance(patients, PelvisStyle)
+        else draw_anatomy(patients, len(levels), shape, anatomy_rng)
+    )
     targets = _targets(anatomy, levels)
     prescriptions_gy = {target_name(gy): gy for gy in levels if target_name(gy) in targets}
     structures = {**anatomy.organs, **targets}

@@ -68,14 +68,24 @@ def run_ablation(settings: AblationSettings, bars: Progress) -> str:
 
 
 def trial_settings(settings: AblationSettings, listed: VariantList, name: str, seed: int) -> RunSettings:
-    """The settings of ``simulate run`` of one trial; phantom hospitals are made once for all variants of a seed."""
+    """The settings of ``simulate run`` of one trial; phantom hospitals are made once for all variants of a seed.
+
+    InputError names the row whose overrides, or those of every row, do not compose.
+    """
     out = settings.out / name / f"seed{seed}"
     study = settings.study or listed.rows[name].study or listed.study
     own = [f"name=ablation-{name}", f"seed={seed}", f"study=[{study}]", f"out={out}"]
     # privacy.mode=none: the paper's own comparison, on a researcher's machine
-    return run_settings(
-        ["privacy.mode=none", *trial_overrides(settings.out, settings.common), *listed.rows[name].overrides, *own]
-    )
+    overrides = [
+        "privacy.mode=none",
+        *trial_overrides(settings.out, settings.common),
+        *listed.rows[name].overrides,
+        *own,
+    ]
+    try:
+        return run_settings(overrides)
+    except InputError as error:
+        raise InputError(f"row {name}: {error}") from error
 
 
 def run_trial(

@@ -13,6 +13,7 @@ from server.config.renamed import refuse_old_keys
 from server.config.run import RunConfig
 from shared_model.core.errors import InputError
 from shared_model.network.spec import ModelSpec
+from shared_model.patient.anatomy import HEAD_NECK
 from simulations.settings.composition import (
     check_device,
     check_range,
@@ -24,6 +25,8 @@ from simulations.settings.composition import (
 
 STUDIES: tuple[str, ...] = ("federated", "local", "centralised")
 BASELINES: tuple[str, ...] = ("constant", "atlas", "gbm5", "gbm24", "ridge", "unet")
+# Parts of the body that there are phantoms of (BODY_STYLES in simulations/phantom/hospitals.py has their styles).
+PHANTOM_SITES: tuple[str, ...] = (HEAD_NECK, "pelvis")
 # The folder of a clone of OpenKBP's repository that holds the patients.
 CLONE_FOLDER = "provided-data"
 SPLITS: tuple[str, ...] = ("train", "validation", "test", "all")
@@ -34,6 +37,8 @@ WITHHELD = ("ct", "oar", "beam", "angle")
 @dataclass(frozen=True, kw_only=True)
 class DataSettings:
     """Where patients come from. ``openkbp`` needs ``root``; ``phantom`` makes ``sites`` hospitals of ``patients``.
+
+    ``body_site``: which part of the body phantoms are; OpenKBP's patients are head and neck.
 
     OpenKBP's ``root`` is a clone of the challenge's repository, which is converted once into ``cache`` (None: a folder
     of the run), or the npz form that such a conversion writes. ``hospitals``: those of the run, by name; none: all.
@@ -46,6 +51,7 @@ class DataSettings:
     validation_per_site: int = 0
     sites: int = 4
     patients: int = 12
+    body_site: str = HEAD_NECK
     hospitals: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -57,6 +63,8 @@ class DataSettings:
                 f"data.root={self.root}: expected a clone of OpenKBP's repository (with {CLONE_FOLDER}/) or what"
                 " `simulate convert` wrote (with splits.json and half64/)"
             )
+        if self.body_site not in PHANTOM_SITES:
+            raise InputError(f"data.body_site={self.body_site!r}: expected one of {', '.join(PHANTOM_SITES)}")
         check_range("data.sites", self.sites, 1, 64)
         check_range("data.patients", self.patients, 2, 10_000)
         check_range("data.train_per_site", self.train_per_site, 0, 10_000)
@@ -104,6 +112,11 @@ class RunSettings:
             raise InputError(
                 f"engine=ray: with privacy.mode={self.federation.privacy.mode} a site keeps keys from one message to"
                 " the next, which Ray's workers do not; expected engine=local"
+            )
+        if self.data.body_site != self.spec.body_site:
+            raise InputError(
+                f"data.body_site={self.data.body_site}: the model takes the organs of model.body_site="
+                f"{self.spec.body_site}; expected the same for both (the pelvis needs model.network=pyramid)"
             )
         check_range("workers", self.workers, 1, 256)
         check_range("threads", self.threads, 1, 256)

@@ -14,6 +14,7 @@ OWN: Settings = {
         "data.kind": "phantom or openkbp. Choose it with data=openkbp data.root=DIR.",
         "data.sites": "Number of phantom hospitals.",
         "data.patients": "Patients of each phantom hospital.",
+        "data.body_site": "Part of the body that phantoms are: head_neck or pelvis.",
         "workers": "Sites or studies that train side by side.",
         "threads": "CPU threads of each.",
         "device": "Where the network computes: auto, cpu, cuda, cuda:N or mps.",

@@ -98,6 +98,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, hospitals: dict[str, Path]) -
             plain = deployment.run("name=none", "privacy.mode=none", *COMMON, timeout_s=800)
             yield {
                 "masked": outcome, "none": plain, "heard": heard, "clear": tap.heard[before:],
+                "deployment": deployment,
                 "sites": {name: replace(SiteConfig.load(path), site=name) for name, path in configs.items()},
             }  # fmt: skip
     finally:
@@ -168,3 +169,28 @@ def test_the_report_has_sums_and_no_site(runs: dict[str, Any]) -> None:
     assert ours["metrics"]["dose_score_gy"] == pytest.approx(theirs["metrics"]["dose_score_gy"], rel=1e-3)
     card = json.loads(Path(runs["masked"]["adapter"]).with_suffix(".json").read_text())
     assert "A sum is not patient privacy" in card["privacy"]["statement"]
+
+
+def test_a_doubted_sum_is_opened_by_the_hospitals_and_adds_up(runs: dict[str, Any]) -> None:
+    """From the journal and the homes after the run, by commands alone: who kept what opens what was signed."""
+    deployment, folder = runs["deployment"], runs["deployment"].folder
+    deployment.must("server", "dispute", "2", "--home", deployment.home, "--run", "masked", "--out", folder / "signed")
+    openings: list[str | Path] = []
+    for name in NAMES:
+        asked = ("client", "dispute", folder / "signed", "--home", deployment.site(name))
+        assert f"{name}: fits what it signed" in deployment.must(*asked)
+        refused = deployment.command(*asked, "--open", folder / f"{name}.opening")
+        assert (refused.returncode, "--without-noise" in refused.stderr) == (2, True)
+        deployment.must(*asked, "--open", folder / f"{name}.opening", "--without-noise")
+        openings += ["--opening", folder / f"{name}.opening"]
+    judged = ("server", "dispute", "2", "--home", deployment.home, "--run", "masked", "--json")
+    told = json.loads(deployment.must(*judged, *openings))
+    assert (told["whole"], told["sites"]) == (True, list(NAMES))
+    # One bit of one number: the file's site is named, and no other.
+    spoilt = bytearray((folder / "west.opening").read_bytes())
+    spoilt[-1] ^= 1
+    (folder / "west.opening").write_bytes(spoilt)
+    blamed = deployment.command(*judged, *openings)
+    assert blamed.returncode == 1
+    wrong = {one["site"]: one["wrong"] for one in json.loads(blamed.stdout)["openings"]}
+    assert [name for name in NAMES if wrong[name]] == ["west"]

@@ -49,7 +49,8 @@ def test_align_then_report(folder: Path) -> None:
     assert json.loads(made.stdout) == summary
     assert [c["patients"] for c in summary["per_criterion"]] == [3, 0]  # nobody has a cord, and the file says so
 
-    private = ["--private", str(folder / "out" / "private.safetensors"), "--pictures", "1", "--candidates", "4", "--json"]
+    private = ["--private", str(folder / "out" / "private.safetensors"), "--pictures", "1", "--json"]
+    private += ["--candidates", "4"]
     shown = CliRunner().invoke(
         app, ["report", *common, "--out", str(folder / "report"), *private], catch_exceptions=False
     )

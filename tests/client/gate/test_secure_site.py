@@ -179,6 +179,6 @@ def test_a_disk_that_takes_no_more_is_named(tmp_path):
     opening = Opening(context=b"", salt=b"", seed=b"", mask_key=b"")
     (tmp_path / "inputs").write_text("a file in the folder's place")
     with pytest.raises(InputError, match="cannot be written"):
-        SecureInputs(tmp_path / "inputs", bytes(32)).keep("ab", 1, bytes(32), opening, np.zeros(2))
-    SecureInputs(tmp_path / "none", bytes(32), keep=0).keep("ab", 1, bytes(32), opening, np.zeros(2))
+        SecureInputs(tmp_path / "inputs", bytes(32)).keep("ab", 1, bytes(32), opening, np.zeros(2), False)
+    SecureInputs(tmp_path / "none", bytes(32), keep=0).keep("ab", 1, bytes(32), opening, np.zeros(2), False)
     assert not (tmp_path / "none").exists()

@@ -152,7 +152,7 @@ def test_sums_over_flower_are_exact_and_a_set_up_serves_its_steps(bits):
             run.check(outcome, range(4))
             assert outcome.per_site == {name(i): {"loss": float(i)} for i in range(4)}
             assert outcome.drops == ()
-            assert list(outcome.inputs) == list(outcome.sites)
+            assert len(outcome.record.inputs) == len(outcome.sites)
         assert run.hospitals.asked == {
             "secure_keys": 8, "secure_shares": 8, "train": 12, "secure_confirm": 12, "secure_reveal": 12
         }  # fmt: skip
@@ -275,14 +275,14 @@ def test_what_a_site_put_in_is_kept_there_and_opens_what_it_signed(tmp_path):
         assert [path.name for path in files] == [f"{i:08d}.sealed" for i in (3, 4, 5, 6)]
         kept = read_input(files[-1], KEY, 1)
         assert (kept.run_id, kept.round) == (RUN_ID, 6)
-        assert Masked.from_bytes(outcomes[-1].inputs[name(1)]).commitment == kept.commitment
+        assert Masked.from_bytes(outcomes[-1].record.inputs[1]).commitment == kept.commitment
         assert files[0].stat().st_mode & 0o777 == 0o600
         assert kept.vector.dtype == RINGS[16]
         assert kept.vector.tobytes()[:64] not in files[-1].read_bytes()
         with pytest.raises(InputError, match="cannot be read as an input"):
             read_input(files[-1], b"x" * 32, 1)
         changed = SecureInputs(tmp_path / "changed", KEY)
-        changed.keep(RUN_ID, 6, kept.commitment, kept.opening, kept.vector + np.uint16(1))
+        changed.keep(RUN_ID, 6, kept.commitment, kept.opening, kept.vector + np.uint16(1), False)
         with pytest.raises(InputError, match="not the one that was committed to"):
             read_input(next((tmp_path / "changed").iterdir()), KEY, 1)
 

@@ -24,7 +24,7 @@ TOY = [
 # The row that is run beside the reference: the one that takes a way of its own.
 ROWS = {
     "strategies": "fedper", "hospitals": "iid_4_alone", "rounds_steps": "r24_scaffold",
-    "uneven": "late",
+    "uneven": "late", "decay": "strong",
     "data_sizes": "alone_2", "adapters": "lora4", "new_clinic": "tuned_5", "missing_modality": "dose_no_ct",
 }  # fmt: skip
 
@@ -124,3 +124,12 @@ def test_a_row_that_is_wrong_is_named(row: str, words: str, tmp_path: Path) -> N
     path.write_text(f"reference: a\nstudy: federated\nvariants: {{a: {{label: A, overrides: [], {row}}}}}\n")
     with pytest.raises(InputError, match=words):
         VariantList.read(str(path))
+
+
+def test_a_wrong_key_in_a_row_is_named_with_the_row(tmp_path: Path) -> None:
+    path = tmp_path / "own.yaml"
+    path.write_text("reference: a\nstudy: federated\nvariants:\n  a: {label: a, overrides: [train.wieght_decay=0.1]}\n")
+    listed = VariantList.read(str(path))
+    settings = ablation_settings([f"list={path}", f"out={tmp_path}"])
+    with pytest.raises(InputError, match=r"row a: .*no key 'train\.wieght_decay'"):
+        trial_settings(settings, listed, "a", 0)

@@ -71,6 +71,8 @@ def test_overrides_reach_the_federation(tmp_path: Path) -> None:
         ("privacy.sites=4", "privacy.sites=4"),
         ("data=3", "group"),
         ("data.kind=mars", "data.kind"),
+        ("data.body_site=thorax", "data.body_site"),
+        ("data.body_site=pelvis", "model.body_site=head_neck"),
         ("data.root=[1]", "data.root"),
         ("model.init_seed=99999999999999999999", "init_seed"),
     ],
