@@ -12,11 +12,11 @@ from fastapi import FastAPI, Request
 from fastapi.responses import FileResponse, HTMLResponse, Response
 from jinja2 import Environment
 
+from privacy.pages.curves import HEIGHT, WIDTH
 from privacy.pages.frame import Given, LivePart, add_act, guarded_app, page_templates
 from privacy.pages.guard import PageGuard
 from server.config.federation_plan import PLAN_DAYS
 from server.console import actions
-from server.console.curves import HEIGHT, WIDTH
 from server.console.overview import Overview, RunLine
 from server.console.run_view import clock, in_words
 from server.deployment.home import ServerHome

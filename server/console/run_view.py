@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from server.console.curves import Curve
+from privacy.pages.curves import Curve
 from server.runs.index import EVENTS, Event, Tail
 
 FAULTS_SHOWN = 200
