@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar
 
 from privacy.agreement.plan_words import MODE_WORDS, masks_in_words, statistics_in_words, terms_in_words
+from privacy.dp.accountant import Charge
 from privacy.dp.terms import COUNTED, MODES, NOISED, SUMMED, PrivacyTerms
 from privacy.secagg.context import Cohort
 from privacy.secagg.exact_sums import MaskTerms
@@ -152,6 +153,15 @@ class FederationPlan:
         return PrivacyTerms.from_plain({"mode": "shared", **self.statistics}) if self.statistics else None
 
     @property
+    def charges(self) -> tuple[Charge, ...]:
+        """What the whole plan costs a patient: its statistics and all its rounds."""
+        counts, rounds = self.statistics_terms, self.terms
+        return (
+            *(() if counts is None else (counts.charge(),)),
+            *(() if rounds is None else (rounds.charge(rounds.steps),)),
+        )
+
+    @property
     def mask_terms(self) -> MaskTerms | None:
         """The terms of exact sums; None in the other modes."""
         return MaskTerms.from_plain(self.masks) if self.masks else None
@@ -167,7 +177,7 @@ class FederationPlan:
             f"privacy: {MODE_WORDS[self.mode]}",
             *([] if self.terms is None else terms_in_words(self.terms)),
             *([] if self.mask_terms is None else masks_in_words(self.mask_terms)),
-            *([] if self.statistics_terms is None else statistics_in_words(self.statistics_terms, self.terms)),
+            *([] if self.statistics_terms is None else statistics_in_words(self.statistics_terms, self.charges)),
             f"model: prior {model['prior']} ({self.prior[:16]}), adapter {model['adapter']}, grid {model['shape']}",
             f"leaves this site in a round: one update of {self.parameters} numbers ({megabytes:.1f} MB)"
             f"{', under masks' if self.mode in SUMMED else ', how many patients it trained on'}"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from privacy.dp.accountant import epsilon, profile
+from privacy.dp.accountant import Charge, epsilon, profile
 from privacy.dp.terms import PrivacyTerms
 from privacy.secagg.exact_sums import MaskTerms
 
@@ -27,9 +27,8 @@ def masks_in_words(terms: MaskTerms) -> list[str]:
     ]
 
 
-def statistics_in_words(terms: PrivacyTerms, rounds: PrivacyTerms | None) -> list[str]:
-    """Tell what the counts before the first round say and cost; ``rounds``: the noise of the rounds."""
-    charges = [terms.charge(), *([] if rounds is None else [rounds.charge(rounds.steps)])]
+def statistics_in_words(terms: PrivacyTerms, charges: Sequence[Charge]) -> list[str]:
+    """Tell what the counts before the first round say and cost; ``charges``: theirs and those of the rounds."""
     near, alone = (epsilon(profile(charges, alone=alone), terms.delta) for alone in (False, True))
     return [
         "statistics, once: how many patients have which volumes, doses, voxel sizes and organs, as noised counts of all"

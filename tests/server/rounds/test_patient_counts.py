@@ -11,6 +11,7 @@ from client.app import client_app
 from client.data.case_files import save_case
 from client.gate.limits import Limits
 from client.gate.secure_site import SITES
+from client.site.budget import budget_report
 from client.site.config import SiteConfig
 from privacy.dp.accountant import adaptive_epsilon, epsilon, profile
 from privacy.dp.terms import PrivacyTerms
@@ -178,3 +179,19 @@ def test_statistics_by_other_terms_are_no_task(changes: dict[str, object]) -> No
     assert terms is not None
     with pytest.raises(MessageError, match="statistics task"):
         StatisticsTask(size=SIZE, layout=LAYOUT, privacy=replace(terms, **changes).to_json())
+
+
+def test_a_hospital_is_told_what_the_statistics_of_a_plan_cost(homes: Homes) -> None:
+    counts = statistics_terms(COUNTED)
+    homes.pin(homes.plan(COUNTED, statistics=plain(counts)))
+    plan = homes.homes["a"].pinned_plan()
+    assert plan is not None
+    words = next(line for line in plan.in_words() if line.startswith("statistics, once"))
+    assert counts is not None
+    rounds = plan.terms
+    assert rounds is not None
+    both = [counts.charge(), rounds.charge(rounds.steps)]
+    assert f"epsilon is {epsilon(profile(both), 1e-5):.2f}, or {epsilon(profile(both, alone=True), 1e-5):.2f}" in words
+    assert budget_report(homes.homes["a"]).planned == pytest.approx(epsilon(profile(both), 1e-5))
+    without = homes.plan(COUNTED)
+    assert b"statistics" not in without, "sites of an older version read a plan that asks for none"
