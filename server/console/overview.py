@@ -69,6 +69,8 @@ class Overview:
         self._states: dict[str, str] = {}
         self._budgets: dict[str, tuple[int, dict[str, Any]]] = {}  # run id -> attempts then, budget
         self._log = self.home.public_log()  # kept: it reads only what was added
+        self._log_read = 0
+        self._published: list[tuple[str, str]] = []
 
     def look(self) -> dict[str, Any]:
         """Return what the pages show."""
@@ -149,12 +151,16 @@ class Overview:
         report = line.view.out / runs.REPORT
         if report.is_file():
             told.append(("adapter", str(json.loads(report.read_text(encoding="utf-8"))["adapter_sha256"])))
-        published = [
-            str(entry.get("adapter", ""))
-            for entry in self._log.entries()
-            if entry.get("act") == "publish" and entry.get("run") == line.name
-        ]
+        published = [sha256 for run, sha256 in self._publications() if run == line.name]
         return told + [("published, file", sha256) for sha256 in published]
+
+    def _publications(self) -> list[tuple[str, str]]:
+        """Return what was published: (run, the file's hash). Only what the log has beyond the last look is read."""
+        for entry in self._log.entries(since=self._log_read):
+            self._log_read += 1
+            if entry.get("act") == "publish":
+                self._published.append((str(entry.get("run", "")), str(entry.get("adapter", ""))))
+        return self._published
 
     def _run(self, entry: runs.RunEntry) -> RunLine:
         view = self.views.of(entry.out)

@@ -131,7 +131,10 @@ class RunView:
         row.answered, row.last_round = True, number
 
     def _row(self, site: str) -> SiteRow:
-        return self.sites.setdefault(site, SiteRow())
+        row = self.sites.get(site)
+        if row is None:
+            row = self.sites[site] = SiteRow()
+        return row
 
     def _points(self, number: int, metrics: Mapping[str, Any], group: str) -> None:
         for name, value in metrics.items():
