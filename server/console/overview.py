@@ -12,19 +12,20 @@ import shutil
 import threading
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from privacy.agreement.federation_plan import FederationPlan, plan_hash
 from privacy.dp.accountant import epsilon, profile
 from privacy.flower.processes import read_state
 from privacy.trust import certificates
-from server.config.run import RunConfig
 from server.console.run_view import RunView, RunViews
 from server.consortium.admission import Admissions
 from server.deployment import start as coordinator
 from server.deployment.control import Control
 from server.deployment.home import ServerHome
 from server.record.journal import in_use
+from server.record.patient_counts import PatientCounts
 from server.runs import index as runs
 from shared_model.core.errors import FedKT3DError
 
@@ -140,7 +141,7 @@ class Overview:
         """Return what the run's steps so far cost a patient, of what it may cost; None without noise."""
         attempts, found = self._budgets.get(line.run_id, (-1, {}))
         if attempts != line.view.attempts:
-            attempts, found = line.view.attempts, _spent(runs.configuration(line.view.out), line.view.attempts)
+            attempts, found = line.view.attempts, _spent(line.view.out, line.view.attempts)
             self._budgets[line.run_id] = attempts, found
         return found or None
 
@@ -197,15 +198,24 @@ class Overview:
                 self._asking, self._next = False, time.monotonic() + ASK_S
 
 
-def _spent(config: RunConfig, attempts: int) -> dict[str, Any]:
-    from server.config.privacy import releases, run_terms
+def _spent(out: Path, attempts: int) -> dict[str, Any]:
+    from server.config.privacy import releases, run_terms, statistics_terms
 
+    config = runs.configuration(out)
     try:
-        terms = run_terms(config)
+        terms, counts, asked = run_terms(config), statistics_terms(config), PatientCounts.read(out)
     except FedKT3DError:
         return {}
-    if terms is None:
+    now, most = [], []
+    if counts is not None:
+        now += [counts.charge(asked.asked)] if asked is not None else []
+        most.append(counts.charge())
+    if terms is not None:
+        now += [terms.charge(attempts * releases(config))] if attempts else []
+        most.append(terms.charge(terms.steps))
+    if not most:
         return {}
-    steps = attempts * releases(config)
-    spent, most = (epsilon(profile([terms.charge(n)]), terms.delta) if n else 0.0 for n in (steps, terms.steps))
-    return {"epsilon": spent, "of": most, "delta": terms.delta, "releases": steps, "most": terms.steps}
+    delta = config.privacy.delta
+    spent, of = (epsilon(profile(charges), delta) if charges else 0.0 for charges in (now, most))
+    done, planned = (sum(charge.count for charge in charges) for charges in (now, most))
+    return {"epsilon": spent, "of": of, "delta": delta, "releases": done, "most": planned}

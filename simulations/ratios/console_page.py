@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import shutil
-import socket
 import statistics
 import subprocess
 import sys
@@ -26,7 +25,7 @@ from typing import Any
 import httpx
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
-from privacy.flower.processes import LOOPBACK
+from privacy.flower.processes import LOOPBACK, free_loopback_port
 from privacy.trust import certificates
 from privacy.trust.public_log import RoundEntry
 from server.config.compose import compose_run
@@ -129,7 +128,7 @@ def _log_rounds(home: ServerHome, names: list[str], rounds: int) -> None:
 @contextmanager
 def console(home: ServerHome) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """Serve the home's console in a process of its own; yields the link that opens it, and the process."""
-    address = Address(host=LOOPBACK, port=_free_port())
+    address = Address(host=LOOPBACK, port=free_loopback_port())
     command = [sys.executable, "-m", "server.console.serve", str(home.folder), address.host, str(address.port)]
     process = subprocess.Popen(command)
     try:
@@ -196,12 +195,6 @@ def measure(sites: int, rounds: int, updates: int) -> dict[str, float]:
                 "memory_mb": _peak_mb(process.pid),
                 "events_mb": size_mb,
             }
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        return int(probe.getsockname()[1])
 
 
 def _peak_mb(pid: int) -> float:

@@ -19,7 +19,8 @@ from privacy.secagg.context import Cohort
 from privacy.wire.tasks import StatisticsTask
 from server.config.privacy import mask_terms, privacy_line, privacy_report, run_terms, statistics_terms
 from server.config.run import RunConfig
-from server.rounds.patient_counts import PatientCounts, count_patients
+from server.record.patient_counts import PatientCounts
+from server.rounds.patient_counts import count_patients, counts_cost
 from server.rounds.steps import Link
 from server.sites.attendance import ConnectedSite, Members
 from shared_model.adapter.count_layout import LAYOUT, NORM, SIZE
@@ -92,7 +93,7 @@ def test_masked_runs_count_too_and_the_ledger_alone_is_charged(homes: Homes, tmp
     assert purposes(homes) == [["statistics"]] * 3
     found = PatientCounts.read(tmp_path / "out")
     assert found is not None
-    cost = found.cost(masked, 0)
+    cost = counts_cost(found, masked, 0)
     assert cost["epsilon"] == cost["epsilon_with_rounds"] <= 8.0 < cost["epsilon_all_others_collude"]
     report = {**privacy_report(None, (), 1, exact), "statistics": cost}
     assert privacy_line(report).endswith(f"counts of the patients: epsilon {cost['epsilon']:.2f}, with the rounds"
