@@ -52,11 +52,21 @@ def chromium(folder: Path, *, width: int = 1200, height: int = 900) -> Iterator[
 
 def picture(shown: webdriver.Chrome | WebElement, name: str) -> None:
     """Keep a page, or a part of one, as a picture of the documents, where FEDKT3D_PICTURES names their folder."""
-    if folder := os.environ.get("FEDKT3D_PICTURES"):
-        taken = shown.screenshot_as_png if isinstance(shown, WebElement) else shown.get_screenshot_as_png()
-        # 256 colours are enough for pages, and a third of the bytes.
-        with Image.open(io.BytesIO(taken)) as image:
-            image.convert("RGB").quantize(256).save(Path(folder) / f"{name}.png", optimize=True)
+    folder = os.environ.get("FEDKT3D_PICTURES")
+    if not folder:
+        return
+    if isinstance(shown, WebElement):
+        # Of an element the driver takes what is in the window.
+        size = shown.parent.get_window_size()
+        shown.parent.set_window_size(size["width"], max(size["height"], shown.rect["height"] + 200))
+        shown.parent.execute_script("arguments[0].scrollIntoView({block: 'center'})", shown)
+        taken = shown.screenshot_as_png
+        shown.parent.set_window_size(size["width"], size["height"])
+    else:
+        taken = shown.get_screenshot_as_png()
+    # 256 colours are enough for pages, and a third of the bytes.
+    with Image.open(io.BytesIO(taken)) as image:
+        image.convert("RGB").quantize(256).save(Path(folder) / f"{name}.png", optimize=True)
 
 
 def faults_of_access(browser: webdriver.Chrome) -> list[str]:
