@@ -15,7 +15,7 @@ TUTORIALS = Path(__file__).parents[2] / "docs" / "tutorials"
 _BLOCK = re.compile(r"^```sh\n(.*?)^```", re.MULTILINE | re.DOTALL)
 LEFT = {
     "hospital": ("ward", "dose/dose.dcm", "dose/report.html"),
-    "coordinator": ("coordinator/ca.crt",),
+    "coordinator": ("coordinator/ca/ca.crt", "coordinator/ca/ca.key"),
     "researcher": ("first/metrics.md", "first/adapter.json", "private/adapter.json", "scores"),
 }
 
