@@ -35,6 +35,7 @@ from privacy.wire.messages import (
     Refusal,
     Reply,
     Request,
+    StatisticsTask,
     TrainTask,
     parse_request,
     reply,
@@ -62,10 +63,9 @@ _LOG = logging.getLogger("fedkt3d.client")
 class _RefusedError(Exception):
     """Ends the handling of a request with a code of ours; the cause is logged at the site."""
 
-    def __init__(self, code: str, text: str = "") -> None:
+    def __init__(self, code: str) -> None:
         super().__init__(code)
         self.code = code
-        self.text = text
 
 
 @dataclass
@@ -151,7 +151,7 @@ def _answer(
         patients = _count_patients(site, asked.kind)
         _check(gate, training, site, asked)
         done = _run(training, site, asked)
-    if isinstance(asked.task, TrainTask):
+    if isinstance(asked.task, TrainTask | StatisticsTask):
         gate.count_answer(asked)
     if account is not None:
         # On the disk before anything leaves. From here on nothing may fail that could be asked for again.
@@ -219,6 +219,10 @@ def _run(training: Training, site: SiteConfig, asked: Request) -> _Done:
     task, vector = asked.task, asked.vector
     if asked.kind == "base":
         return _Done(sums=training.base_sums(site, asked.spec_json))
+    if isinstance(task, StatisticsTask):
+        from client.training.count_patients import counts_release
+
+        return _Done(ring=counts_release(site, task))
     if task is None or vector is None:
         return _Done()
     vector = vector.copy()  # the message's own bytes are read-only, and torch wants arrays that it may write
@@ -290,10 +294,7 @@ def _load_site(path: str, modified_ns: int, size: int) -> SiteConfig:
     return SiteConfig.load(Path(path))
 
 
-_FAILED: Mapping[str, str] = {
-    **dict.fromkeys((*SECURE_KINDS, "describe"), "internal"),
-    **dict.fromkeys(("base", "train"), "training_failed"),
-    "evaluate": "evaluation_failed",
-}
+_WORK = {"base": "training_failed", "train": "training_failed", "evaluate": "evaluation_failed"}
+_FAILED: Mapping[str, str] = {**dict.fromkeys(MESSAGE_TYPES, "internal"), **_WORK}
 
 app = client_app(InstalledTraining())

@@ -26,7 +26,9 @@ from server.config.run import RunConfig
 from server.consortium.participants import members_of
 from server.deployment.home import ServerHome
 from server.record.events import Listener
+from server.record.patient_counts import PatientCounts
 from server.rounds.loop import run_federation
+from server.rounds.patient_counts import counts_cost
 from server.rounds.public_gate import public_summary
 from server.rounds.result import FederationResult
 from server.runs.failure import ReportedError
@@ -108,7 +110,12 @@ def federate(
         "manifest": manifest,
     }
     date = datetime.now(UTC).isoformat(timespec="seconds")
+    counts = PatientCounts.read(out)
+    if counts is not None:
+        report["privacy"]["statistics"] = counts_cost(counts, config, int(report["privacy"].get("steps", 0)))
     card = adapter_card(spec, identity, report, last_evaluation(result), date)
+    if counts is not None and (ranges := counts.trained_on(config.privacy.cohort)):
+        card["trained_on"] = ranges
     write_bytes(card_path(adapter), card_bytes(card), mode=ORDINARY)
     write_text(out / "federation.json", json.dumps(report, indent=1), mode=ORDINARY)
     return result

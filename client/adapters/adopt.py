@@ -45,11 +45,6 @@ def adapters_folder(home: ClientHome) -> Path:
     return home.folder / "adapters"
 
 
-def private_folder(home: ClientHome) -> Path:
-    """Where the site keeps its private adapter."""
-    return home.folder / "private"
-
-
 def own_card(home: ClientHome) -> Path:
     """The site's own scorecard."""
     return home.folder / "scorecard.yaml"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from client.adapters.adopt import SHARED_FILE, adapters_folder, own_card, private_folder
+from client.adapters.adopt import SHARED_FILE, adapters_folder, own_card
 from client.adapters.align import PRIVATE_FILE
 from client.prediction.predict import Build, build_shared
 from client.prediction.preferred import CardOf
@@ -59,7 +59,7 @@ def private_in_use(home: ClientHome | None, adapter: Path, asked: Path | None) -
     """Return the given private adapter, else the home's own one that was made for ``adapter``, else None."""
     if asked is not None or home is None:
         return asked
-    own = private_folder(home) / vector_hash(load_adapter(adapter)[1])[:16] / PRIVATE_FILE
+    own = home.private_adapters / vector_hash(load_adapter(adapter)[1])[:16] / PRIVATE_FILE
     return own if own.is_file() else None
 
 

@@ -112,7 +112,7 @@ def adopt(
     lines = [f"adopted {adopted.adapter} ({adopted.verdict.reason})"]
     card = scorecard or site_adopt.own_card(home)
     if scorecard is not None or card.is_file():
-        out = site_adopt.private_folder(home) / adopted.sha256[:16]
+        out = home.private_adapters / adopted.sha256[:16]
         record["align"] = _align_in(home, card, adopted.adapter, out, patients, given)
         lines.append(_screen(record["align"], out))
     else:

@@ -14,6 +14,7 @@ from client.console.doses import AXES, HEIGHT, WIDTH, DoseFolder
 from client.console.overview import SiteOverview, moment
 from client.site.home import ClientHome
 from client.site.predictions import NotedPrediction, noted_predictions
+from privacy.pages import curves
 from privacy.pages.frame import LivePart, add_act, guarded_app, page_templates
 from privacy.pages.guard import PageGuard
 from shared_model.core.errors import FedKT3DError
@@ -36,7 +37,7 @@ class _SitePages:
         self._home, self._overview = home, SiteOverview(home)
         self._templates = page_templates(Path(__file__).parent / "templates", f"Site {home.site}")
         self._templates.filters["moment"] = moment
-        self._templates.globals.update(width=WIDTH, height=HEIGHT)
+        self._templates.globals.update(width=WIDTH, height=HEIGHT, curve_box=f"0 0 {curves.WIDTH} {curves.HEIGHT}")
         # Pages are made in several threads, and a look changes what is kept: one at a time.
         self._lock = threading.Lock()
         self._live = LivePart(lambda _: self._drawn("site_live.html"))

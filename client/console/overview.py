@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from client.commands.verify import OwnVerdict, verdicts
+from client.console.alignments import alignment_files, own_alignments
 from client.node.asked import read_asked
 from client.node.status import describe, status
 from client.setup import agree
@@ -76,6 +77,7 @@ class SiteOverview:
         trust = home.folder / "trust"
         self._receipts = _Unless(lambda: _receipts(home), lambda: [home.folder / "state" / "log", home.roster_file])
         self._budget = _Unless(lambda: budget_report(home), lambda: [home.policy, trust, _ledger(home)])
+        self._aligned = _Unless(lambda: own_alignments(home), lambda: alignment_files(home))
         self._plan = _Unless(lambda: _plan(home), lambda: [trust, home.policy])
 
     def look(self) -> dict[str, Any]:
@@ -95,6 +97,7 @@ class SiteOverview:
             "budget_fault": budget if isinstance(budget, str) else "",
             "receipts": receipts if isinstance(receipts, ReceiptsView) else None,
             "receipts_fault": receipts if isinstance(receipts, str) else "",
+            "alignments": self._aligned.get(),
             "predictions": noted_predictions(self.home)[:_LINES],
             "offer": self.offer(),
         }

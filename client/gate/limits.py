@@ -19,7 +19,7 @@ from privacy.dp.ledger import SiteLedger
 from privacy.dp.terms import SUMMED
 from privacy.secagg.context import Floors
 from privacy.trust.identity import read_input
-from privacy.wire.messages import EvaluateTask, Request, TrainTask
+from privacy.wire.messages import EvaluateTask, Request, StatisticsTask, TrainTask
 from privacy.wire.secure_records import SECURE_KINDS
 from shared_model.core.errors import PolicyError
 from shared_model.network.spec import ModelSpec
@@ -114,7 +114,7 @@ class Limits:
         if self.plan.least_sites < self.policy.least_sites:
             raise PolicyError(f"least_sites: at least {self.policy.least_sites} at this site")
         check_current(self.plan)
-        if self.answers is not None and isinstance(asked.task, TrainTask):
+        if self.answers is not None and isinstance(asked.task, TrainTask | StatisticsTask):
             self.answers.check(self.plan_digest.hex(), self.plan.answers)
         check_request(self.plan, asked)
 

@@ -25,12 +25,14 @@ from privacy.secagg.replay import FileReplay
 from privacy.secagg.site import MaskingSite
 from privacy.trust.passphrase import read_private_key
 from privacy.trust.signed import private_key
-from privacy.wire.messages import Request, TrainTask
+from privacy.wire.messages import Request, StatisticsTask, TrainTask
 from privacy.wire.secure_work import config_hash, session_of, work_hash
 
 REPLAY_FILE = "secagg.replay"
 INPUTS_FOLDER = "secagg_inputs"
 HEADS_FILE = "peer_heads.json"
+# Kinds of work whose sums have set-ups beside those of training.
+BESIDE = ("evaluate", "statistics")
 
 
 class SecureSite:
@@ -39,8 +41,8 @@ class SecureSite:
     ``plan``: hash of the plan that the site has pinned, empty without one. ``inputs``: where what it puts into sums is
     kept for an audit. ``ledger``: the site's privacy ledger, whose state its peers are shown with each set of keys.
     ``log``: where it notes which sets of sites it signed, to hold the coordinator's log against.
-    Sums of scores have set-ups of their own beside those of training. Every refusal is a SecAggError, whose text may be
-    sent to the coordinator.
+    Sums of scores and of statistics have set-ups of their own beside those of training. Every refusal is a
+    SecAggError, whose text may be sent to the coordinator.
     """
 
     def __init__(
@@ -52,7 +54,7 @@ class SecureSite:
         log: SeenLog | None = None,
     ) -> None:
         self._site, self._plan, self._inputs, self._ledger, self._log = site, plan, inputs, ledger, log
-        self._scorer = site.twin()
+        self._beside = {kind: site.twin() for kind in BESIDE}
         self._lock = threading.Lock()
 
     def answer(self, asked: Request) -> Packed:
@@ -60,7 +62,7 @@ class SecureSite:
         message = asked.secure
         with self._lock:
             if isinstance(message, SumTerms):
-                for kind, site in (("train", self._site), ("evaluate", self._scorer)):
+                for kind, site in (("train", self._site), *self._beside.items()):
                     if message.session == session_of(asked, kind):
                         return site.begin(message, config_hash(asked, self._plan), self._show_ledger)
                 raise SecAggError("terms", "the terms are for another run than the request")
@@ -93,10 +95,10 @@ class SecureSite:
             self._of_kind(asked.kind).open_step(asked.secure, work_hash(asked), self._frozen(asked))
 
     def _of_setup(self, setup: bytes) -> MaskingSite:
-        return self._scorer if self._scorer.holds(setup) else self._site
+        return next((site for site in self._beside.values() if site.holds(setup)), self._site)
 
     def _of_kind(self, kind: str) -> MaskingSite:
-        return self._scorer if kind == "evaluate" else self._site
+        return self._beside.get(kind, self._site)
 
     def _frozen(self, asked: Request) -> bytes:
         """Return under which hash the sites of a sum without noise are frozen: the plan's, or without one the run's."""
@@ -131,8 +133,8 @@ class SecureSite:
     def end(self) -> None:
         """Forget the open set-up."""
         with self._lock:
-            self._site.end()
-            self._scorer.end()
+            for site in (self._site, *self._beside.values()):
+                site.end()
 
 
 def _promised(asked: Request) -> tuple[int, int, int] | None:
@@ -140,7 +142,7 @@ def _promised(asked: Request) -> tuple[int, int, int] | None:
     exact = asked.task.mask_terms if asked.task is not None else None
     if exact is not None:
         return exact.ring_bits, exact.survivors, exact.colluders
-    noise = asked.task.terms if isinstance(asked.task, TrainTask) else None
+    noise = asked.task.terms if isinstance(asked.task, TrainTask | StatisticsTask) else None
     return None if noise is None else (noise.encoding().bits, noise.survivors, noise.colluders)
 
 

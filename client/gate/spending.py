@@ -11,17 +11,17 @@ from client.gate.gates import Gate
 from privacy.dp.ledger import SiteLedger
 from privacy.dp.ledger_record import LedgerEntry
 from privacy.dp.terms import PrivacyTerms
-from privacy.wire.messages import Request, TrainTask
+from privacy.wire.messages import Request, StatisticsTask, TrainTask
 from shared_model.core.errors import PolicyError
 
 
 @dataclass(frozen=True, kw_only=True)
 class Account:
-    """The charge of one train task. A repeated round is another release and is charged again."""
+    """The charge of one train task, or of statistics. A repeated round is another release and is charged again."""
 
     ledger: SiteLedger
     run_id: str
-    task: TrainTask
+    task: TrainTask | StatisticsTask
     terms: PrivacyTerms
     wait: Callable[[float], None] = time.sleep
     asked_at: float = field(default_factory=time.monotonic)
@@ -43,7 +43,7 @@ class Account:
     def spend(self) -> None:
         """Write the charge to the ledger. If this raises PolicyError or InputError, nothing may leave."""
         entry = LedgerEntry(
-            purpose=self.terms.mode,
+            purpose="statistics" if isinstance(self.task, StatisticsTask) else self.terms.mode,
             run_id=self.run_id,
             round=self.task.round,
             charge=self.terms.charge(self.task.releases),
@@ -66,11 +66,11 @@ class Account:
 
 def account_for(gate: Gate, asked: Request) -> Account | None:
     """Return the cost of the request, after checking that the ledger can still pay it; None if it costs nothing."""
-    if not isinstance(asked.task, TrainTask) or asked.task.terms is None:
+    if not isinstance(asked.task, TrainTask | StatisticsTask) or asked.task.terms is None:
         return None
     ledger = gate.ledger(asked.task.terms)
     if ledger is None or not ledger.made:
-        raise PolicyError("ledger: this site keeps no privacy ledger, so it takes part in no private mode")
+        raise PolicyError("ledger: this site keeps no privacy ledger, so it releases nothing under noise")
     account = Account(ledger=ledger, run_id=asked.run_id, task=asked.task, terms=asked.task.terms, wait=gate.wait)
     account.check()
     return account

@@ -17,8 +17,8 @@ from shared_model.core.errors import InputError
 
 @dataclass(frozen=True, kw_only=True)
 class BudgetReport:
-    """The ledger in figures. ``planned``: epsilon after all steps of the pinned plan, ``planned_alone`` if all others
-    collude; None without a private plan.
+    """The ledger in figures. ``planned``: epsilon after all releases of the pinned plan, ``planned_alone`` if all
+    others collude; None without a plan that costs anything.
     """
 
     folder: str
@@ -76,10 +76,9 @@ def budget_report(home: ClientHome) -> BudgetReport:
     ledger = policy.ledger_in(home.folder)
     entries = ledger.entries()
     plan = home.pinned_plan()
-    terms = None if plan is None else plan.terms
     planned = planned_alone = None
-    if terms is not None:
-        charges = [*(entry.charge for entry in entries), terms.charge(terms.steps)]
+    if plan is not None and plan.charges:
+        charges = [*(entry.charge for entry in entries), *plan.charges]
         planned, planned_alone = (epsilon(profile(charges, alone=alone), policy.delta) for alone in (False, True))
     return BudgetReport(
         folder=str(ledger.folder),

@@ -113,6 +113,11 @@ class ClientHome:
         return self.folder / "trust" / "plan.json"
 
     @property
+    def private_adapters(self) -> Path:
+        """Folder of what the site learned for its own scorecard. No message can carry it."""
+        return self.folder / "private"
+
+    @property
     def declined_plan(self) -> Path:
         """Hash of the plan that a person here declined last."""
         return self.folder / "trust" / "declined.json"

@@ -71,7 +71,9 @@ ledger: null
 #   describe: that it is there, and how many patients it has
 #   base: sums for the closed-form base
 #   train, evaluate: training, and scores on validation patients
-tasks: [describe, base, train, evaluate]
+#   statistics: noised counts of how many training patients have which volumes, doses, voxel sizes and organs, summed
+#     with the other hospitals' under masks, and charged to the ledger
+tasks: [describe, base, train, evaluate, statistics]
 
 # Which kinds of adapter may leave, and how large one update may be (10^6 bytes).
 adapters: [full, blocks, lora+embeddings, lora, base, film, bias, head]

@@ -9,17 +9,18 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar
 
-from privacy.dp.accountant import epsilon, profile
-from privacy.dp.terms import MODES, NOISED, SUMMED, PrivacyTerms
+from privacy.agreement.plan_words import MODE_WORDS, masks_in_words, statistics_in_words, terms_in_words
+from privacy.dp.accountant import Charge
+from privacy.dp.terms import COUNTED, MODES, NOISED, SUMMED, PrivacyTerms
 from privacy.secagg.context import Cohort
 from privacy.secagg.exact_sums import MaskTerms
 from privacy.trust import signed
 from privacy.trust.peers import check_identities, peer_digits
 from privacy.trust.roster import CONSORTIUM, DIGEST, SITE_NAME, TIME, utc_now
-from privacy.wire.messages import EvaluateTask, Request, TrainTask
+from privacy.wire.messages import EvaluateTask, Request, StatisticsTask, TrainTask
 from shared_model.core.errors import InputError, PolicyError
 from shared_model.core.fields import OneOf, Rule, Text, Whole, check_values
 
@@ -40,6 +41,7 @@ class FederationPlan:
     ``masks``: the terms of exact sums (privacy/secagg/exact_sums.py), in modes masked and local. ``sites``: identity
     keys (hex) of the sites that take part, by name; in every mode but none the sums are over exactly these sites.
     ``stopping``: when the run stops, in words. ``certificates``: each site's certificate (PEM), issued by the CA.
+    ``statistics``: the terms of noised counts of the patients before the first round, without the mode; empty for none.
     ``version``: grows with each plan of a coordinator. ``expires``: a time in UTC. ``answers``: the most training
     answers that a site gives under this plan, repeated rounds and repeated runs included.
     """
@@ -69,6 +71,7 @@ class FederationPlan:
     version: int
     expires: str
     answers: int
+    statistics: Mapping[str, Any] = field(default_factory=dict)
 
     RULES: ClassVar[Mapping[str, Rule]] = {
         "schema": Whole(SCHEMA, SCHEMA),
@@ -95,7 +98,10 @@ class FederationPlan:
 
     def to_signed(self, key_pem: bytes) -> bytes:
         """Sign the plan with the consortium's document key."""
-        return signed.sign(KIND, {"schema": SCHEMA, **asdict(self), "metrics": list(self.metrics)}, key_pem)
+        document = {"schema": SCHEMA, **asdict(self), "metrics": list(self.metrics)}
+        if not self.statistics:  # sites of an older version read a plan that asks for nothing new
+            del document["statistics"]
+        return signed.sign(KIND, document, key_pem)
 
     @staticmethod
     def from_signed(content: bytes, signer: signed.Signer, consortium: str) -> FederationPlan:
@@ -103,11 +109,12 @@ class FederationPlan:
         document = signed.verify(KIND, content, signer)
         metrics, software = document.pop("metrics", None), document.pop("software", None)
         privacy, masks = document.pop("privacy", None), document.pop("masks", None)
+        statistics = document.pop("statistics", {})
         sites, certified = document.pop("sites", None), document.pop("certificates", None)
         check_values("schema", KIND, document, FederationPlan.RULES)
         if document.pop("consortium") != consortium:
             raise InputError("plan: it belongs to another consortium")
-        _check_privacy(document["mode"], privacy, masks)
+        _check_privacy(document["mode"], privacy, masks, statistics)
         _check_sites(document["mode"], masks or privacy, sites, certified)
         if not isinstance(metrics, list) or len(metrics) > _MOST_METRICS or not all(map(_WORD.accepts, metrics)):
             raise InputError("plan: metrics must be a list of names")
@@ -120,6 +127,7 @@ class FederationPlan:
             consortium=consortium,
             privacy=privacy,
             masks=masks,
+            statistics=statistics,
             sites=sites,
             certificates=certified,
             metrics=tuple(metrics),
@@ -140,6 +148,20 @@ class FederationPlan:
         return PrivacyTerms.from_plain({"mode": self.mode, **self.privacy}) if self.privacy else None
 
     @property
+    def statistics_terms(self) -> PrivacyTerms | None:
+        """The terms of the noised counts; None without."""
+        return PrivacyTerms.from_plain({"mode": "shared", **self.statistics}) if self.statistics else None
+
+    @property
+    def charges(self) -> tuple[Charge, ...]:
+        """What the whole plan costs a patient: its statistics and all its rounds."""
+        counts, rounds = self.statistics_terms, self.terms
+        return (
+            *(() if counts is None else (counts.charge(),)),
+            *(() if rounds is None else (rounds.charge(rounds.steps),)),
+        )
+
+    @property
     def mask_terms(self) -> MaskTerms | None:
         """The terms of exact sums; None in the other modes."""
         return MaskTerms.from_plain(self.masks) if self.masks else None
@@ -152,9 +174,10 @@ class FederationPlan:
             f"run: {self.name}, by consortium {self.consortium} (roster version {self.roster_version})",
             f"sites: {', '.join(sorted(self.sites)) or 'whoever the roster admits'}",
             *(self._keys_in_words() if self.mode in SUMMED else []),
-            f"privacy: {_MODES[self.mode]}",
+            f"privacy: {MODE_WORDS[self.mode]}",
             *([] if self.terms is None else terms_in_words(self.terms)),
-            *([] if self.mask_terms is None else _masks_in_words(self.mask_terms)),
+            *([] if self.mask_terms is None else masks_in_words(self.mask_terms)),
+            *([] if self.statistics_terms is None else statistics_in_words(self.statistics_terms, self.charges)),
             f"model: prior {model['prior']} ({self.prior[:16]}), adapter {model['adapter']}, grid {model['shape']}",
             f"leaves this site in a round: one update of {self.parameters} numbers ({megabytes:.1f} MB)"
             f"{', under masks' if self.mode in SUMMED else ', how many patients it trained on'}"
@@ -176,18 +199,11 @@ class FederationPlan:
         return [*keys, "  compare them with each site directly, not through the coordinator: client trust add"]
 
 
-_MODES: Mapping[str, str] = {
-    "none": "NONE. No differential privacy, no secure aggregation: the coordinator sees each site's update as it is."
-    " For tests and simulations",
-    "masked": "MASKED. The coordinator sees sums over all sites, and no site's update, loss or score. No noise: a sum"
-    " and the adapter may reveal a patient",
-    "shared": "patient-level differential privacy; the sites share the noise, under secure aggregation",
-    "local": "patient-level differential privacy; each site adds all of its noise itself, under secure aggregation",
-    "site": "hospital-level differential privacy; the sites share the noise, under secure aggregation",
-}
-
-
-def _check_privacy(mode: str, privacy: object, masks: object) -> None:
+def _check_privacy(mode: str, privacy: object, masks: object, statistics: object) -> None:
+    if not isinstance(statistics, dict) or (statistics and mode not in COUNTED):
+        raise InputError(f"plan: statistics: expected terms, and only in modes {', '.join(COUNTED)}")
+    if statistics:
+        PrivacyTerms.from_plain({**statistics, "mode": "shared"})
     if not isinstance(privacy, dict) or (mode in NOISED) != (privacy != {}):
         raise InputError("plan: privacy: expected terms in a mode with noise, and no terms in the others")
     if not isinstance(masks, dict) or (mode in ("local", "masked")) != (masks != {}):
@@ -196,13 +212,6 @@ def _check_privacy(mode: str, privacy: object, masks: object) -> None:
         PrivacyTerms.from_plain({**privacy, "mode": mode})
     if masks:
         MaskTerms.from_plain(masks)
-
-
-def _masks_in_words(terms: MaskTerms) -> list[str]:
-    return [
-        f"  sums of updates of norm {terms.bound:g} at most, from at least {terms.survivors} of {terms.sites} sites;"
-        f" rounding moves a number of the mean by {terms.error:.1e} at most",
-    ]
 
 
 def _check_sites(mode: str, terms: Mapping[str, Any], sites: object, certified: object) -> None:
@@ -219,20 +228,6 @@ def _check_sites(mode: str, terms: Mapping[str, Any], sites: object, certified: 
     check_identities(sites)
     if mode in SUMMED and len(sites) != terms["sites"]:
         raise InputError(f"plan: its terms are for {terms['sites']} sites, but it names {len(sites)}")
-
-
-def terms_in_words(terms: PrivacyTerms) -> list[str]:
-    """Tell a person what the terms promise. The accountant takes about a second."""
-    cost = terms.charge(terms.steps)
-    whom = f"at most {terms.colluders} colluding sites" if terms.honest > 1 or terms.colluders else "everyone else"
-    near, alone = (epsilon(profile([cost], alone=alone), terms.delta) for alone in (False, True))
-    return [
-        f"  a patient's epsilon over all {terms.steps} releases, at delta {terms.delta:g}: {near:.2f} towards the"
-        f" coordinator and {whom}; {alone:.2f} if all others collude",
-        f"  noise {terms.z:g} over clipping norm {terms.clip:g}, sampling rate {terms.q:g}"
-        f" (counted as {terms.counted_q:g}), {terms.cohort} patients at"
-        f" {terms.sites} sites declared, at least {terms.survivors} sites in a sum",
-    ]
 
 
 def plan_hash(content: bytes) -> str:
@@ -262,6 +257,10 @@ def check_current(plan: FederationPlan) -> None:
 
 
 def _check_terms(plan: FederationPlan, asked: Request) -> None:
+    if isinstance(asked.task, StatisticsTask):
+        if asked.task.terms != plan.statistics_terms:
+            raise PolicyError("plan: the request's statistics are not those in this site's pinned plan")
+        return
     if isinstance(asked.task, TrainTask) and asked.task.terms != plan.terms:
         raise PolicyError("plan: the request's privacy terms are not those in this site's pinned plan")
     if plan.terms is not None and asked.kind in ("base", "evaluate"):

@@ -104,21 +104,27 @@ def checked_epsilon(spent: Profile, delta: float) -> float:
 
 
 @lru_cache(maxsize=256)
-def noise_multiplier(target: float, delta: float, q: float, steps: int) -> float:
+def noise_multiplier(target: float, delta: float, q: float, steps: int, besides: float = 0.0) -> float:
     """Return the least z at which ``steps`` releases cost at most ``target``, to four digits and rounded up.
 
-    It is never below 0.1, the least z that the terms of a run allow.
+    It is never below 0.1, the least z that the terms of a run allow. ``besides``: the z of one more release, of
+    everybody, that ``target`` pays for too, counted as ledgers do (``adaptive_epsilon``); it alone must cost less.
     """
 
+    def spent(z: float) -> Profile:
+        return profile([Charge(z=z, z_alone=z, q=q, count=steps), *first])
+
+    first = [Charge(z=besides, z_alone=besides, q=1.0)] if besides else []
+    cost = adaptive_epsilon if besides else epsilon
     # The RDP bound is quick, and its z is always enough. The tighter figure needs up to a third less. At little noise
     # the two nearly agree, and the search may stop one part in 5,000 beside the crossing.
-    enough = 1.001 * _crossing(lambda z: _rdp((((z, q), steps),), delta), target, _LEAST_Z, _MOST_Z)
-    z = _crossing(lambda z: epsilon({(z, q): steps}, delta), target, max(_LEAST_Z, 0.6 * enough), enough)
+    enough = 1.001 * _crossing(lambda z: _rdp(_merge(spent(z)), delta), target, _LEAST_Z, _MOST_Z)
+    z = _crossing(lambda z: cost(spent(z), delta), target, max(_LEAST_Z, 0.6 * enough), enough)
     if z == _LEAST_Z:
         return z
     grain = 10.0 ** (math.floor(math.log10(z)) - 3)
     z = math.ceil(z / grain) * grain
-    while epsilon({(z, q): steps}, delta) > target:
+    while cost(spent(z), delta) > target:
         z += grain
     return float(f"{z:.6g}")
 

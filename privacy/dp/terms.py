@@ -34,6 +34,10 @@ NOISE_SHARED: tuple[str, ...] = ("shared", "site")
 # Modes whose answers leave a site only under masks.
 SUMMED: tuple[str, ...] = ("shared", "local", "site", "masked")
 
+# Modes in which a run may ask for noised counts of patients before its first round: those whose sums are masked, and
+# whose promise is to patients or to nobody. The noise of the counts is for patients, and mode site hides hospitals.
+COUNTED: tuple[str, ...] = ("shared", "local", "masked")
+
 
 @dataclass(frozen=True, kw_only=True)
 class PrivacyTerms(PublicTerms):

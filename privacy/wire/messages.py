@@ -1,13 +1,13 @@
 """The one wire schema between coordinator and site. No other code builds or reads messages (heads.py: its versions).
 
-A request is a ``RecordDict`` of ``head`` (ConfigRecord: schema, kind, run id, spec, manifest hash), ``task`` (train and
-evaluate) and ``vector`` (train and evaluate: one ArrayRecord with one flat float32 array). A reply is ``head`` (schema,
+A request is a ``RecordDict`` of ``head`` (ConfigRecord: schema, kind, run id, spec, manifest hash), ``task`` (those of
+TASKS) and ``vector`` (train and evaluate: one ArrayRecord with one flat float32 array). A reply is ``head`` (schema,
 kind, run id, site, patients, round; a refusal's code and text), ``metrics`` and, for train, ``vector`` (the update),
 or, for base, ``sums`` (int64: the closed-form base is solved from them, shared_model/base/ridge.py). Secure aggregation
-adds ``secure``, one message of privacy/secagg, to both. If a train, base or evaluate request has ``secure``, the answer
-holds only ``secure`` and a masked ``ring``. In every mode but none, answers travel only this way.
-Arrays travel as raw little-endian bytes, so reading one copies nothing and parses no foreign header.
-Every field is checked when a message is made and again when it is read. A wrong field raises MessageError.
+adds ``secure``, one message of privacy/secagg, to both. If a request of MASKED_KINDS has ``secure``, the answer holds
+only ``secure`` and a masked ``ring``. In every mode but none, answers travel only this way.
+Arrays travel as raw little-endian bytes: reading one copies nothing, parses no foreign header. Every field is checked
+when a message is made and when it is read; a wrong one raises MessageError.
 """
 
 from __future__ import annotations
@@ -45,8 +45,9 @@ from privacy.wire.secure_records import (
     unpack_complaint,
     unpack_secure,
 )
-from privacy.wire.tasks import TASKS, Task, sent_fields
+from privacy.wire.tasks import TASKS, WITH_VECTOR, Task, sent_fields
 from privacy.wire.tasks import EvaluateTask as EvaluateTask
+from privacy.wire.tasks import StatisticsTask as StatisticsTask
 from privacy.wire.tasks import TrainTask as TrainTask
 from privacy.wire.vectors import (
     Sums,
@@ -62,7 +63,7 @@ from shared_model.core.vector import Vector
 
 # Kind -> Flower's message type.
 MESSAGE_TYPES: Mapping[str, str] = {
-    **dict.fromkeys(("describe", "base", *SECURE_KINDS), "query"),
+    **dict.fromkeys(("describe", "base", "statistics", *SECURE_KINDS), "query"),
     "train": "train",
     "evaluate": "evaluate",
 }
@@ -75,7 +76,7 @@ _Record = TypeVar("_Record", ConfigRecord, MetricRecord, ArrayRecord)
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What the coordinator asks. ``vector`` is (d,) float32, read-only. Only train and evaluate have task and vector.
+    """What the coordinator asks. ``vector`` is (d,) float32, read-only. TASKS have a task, WITH_VECTOR also a vector.
 
     ``secure``: the protocol's message. SECURE_KINDS always have it; MASKED_KINDS have it if the answer is masked.
     ``instance``: the start of the site's node that is meant; ``ledger``: the newest record of the site's ledger that
@@ -143,11 +144,12 @@ def request(message: Request) -> RecordDict:
     }
     check_head("request", head, REQUEST_HEAD)
     content = RecordDict({"head": ConfigRecord({**head})})
-    expected = TASKS.get(message.kind)
-    if type(message.task) is not (expected or type(None)) or (message.vector is None) != (expected is None):
+    fits = type(message.task) is TASKS.get(message.kind, type(None))
+    if not fits or (message.vector is None) == (message.kind in WITH_VECTOR):
         raise MessageError("schema", f"request: the task or vector of a {message.kind} request does not fit the schema")
-    if message.task is not None and message.vector is not None:
+    if message.task is not None:
         content["task"] = ConfigRecord(sent_fields(message.task))
+    if message.vector is not None:
         content["vector"] = pack_vector(message.vector)
     if message.kind in SECURE_KINDS and message.secure is None:
         raise MessageError("schema", f"request: a {message.kind} request must hold a message of secure aggregation")
@@ -163,13 +165,14 @@ def parse_request(content: RecordDict) -> Request:
     check_head("request", head, REQUEST_HEAD)
     kind = str(head["kind"])
     secure = {"secure"} if kind in SECURE_KINDS or (kind in MASKED_KINDS and "secure" in content) else set()
-    _expect_records(content, {"head", *secure} | ({"task", "vector"} if kind in TASKS else set()))
+    tasked = {"task"} if kind in TASKS else set()
+    _expect_records(content, {"head", *secure, *tasked} | ({"vector"} if kind in WITH_VECTOR else set()))
     task, vector = None, None
-    if kind in TASKS:
-        values = {**TASKS[kind].LATER, **_record(content, "task", ConfigRecord)}
+    if tasked:
+        values: dict[str, Any] = {**TASKS[kind].LATER, **_record(content, "task", ConfigRecord)}
         check_values("bad_task", f"{kind} task", values, TASKS[kind].RULES)
-        untyped: dict[str, Any] = values
-        task = TASKS[kind](**untyped)
+        task = TASKS[kind](**values)
+    if kind in WITH_VECTOR:
         vector = unpack_vector(_record(content, "vector", ArrayRecord))
         if not np.isfinite(vector).all():
             raise MessageError("schema", "request: the vector holds values that are not finite")
@@ -207,7 +210,7 @@ def reply(message: Reply) -> RecordDict:
         return refused
     check_head("reply", head, REPLY_HEAD if message.secure is None else SECURE_HEAD)
     metrics = {name: float(value) for name, value in message.metrics.items()}
-    if not all(math.isfinite(value) for value in metrics.values()):
+    if not all(map(math.isfinite, metrics.values())):
         raise MessageError("not_finite", "reply: a metric is not finite")
     check_metrics(metrics)
     expected = _reply_arrays(message.kind, message.secure is not None)

@@ -1,6 +1,6 @@
 """Which message of secure aggregation goes with which kind of request and answer, and the record that holds it.
 
-A record holds the message's one binary form (privacy/secagg/layout.py) under one key. A train, base or evaluate request
+A record holds the message's one binary form (privacy/secagg/layout.py) under one key. A request of MASKED_KINDS
 may hold an ``Inbox``. Then the array in the answer is masked.
 """
 
@@ -30,7 +30,7 @@ _KEY = "message"
 # Kinds that only serve secure aggregation, in the order of the protocol.
 SECURE_KINDS = ("secure_keys", "secure_shares", "secure_confirm", "secure_reveal")
 # Kinds whose answer may be masked.
-MASKED_KINDS = ("base", "train", "evaluate")
+MASKED_KINDS = ("base", "train", "evaluate", "statistics")
 
 ASKED: Mapping[str, type[Packed]] = {
     **dict(zip(SECURE_KINDS, (SumTerms, Adverts, Survivors, Confirmations), strict=True)),

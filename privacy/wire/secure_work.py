@@ -12,6 +12,9 @@ from privacy.secagg.context import digest
 from privacy.wire.messages import Request
 from privacy.wire.tasks import sent_fields
 
+# Kinds of work whose sums have a session beside that of the rounds.
+_SESSIONS = {"evaluate": "scores", "statistics": "statistics"}
+
 
 def config_hash(asked: Request, plan: bytes = b"") -> bytes:
     """Return the hash of what a set-up is for: the request's run, model and manifest, and the pinned plan's hash."""
@@ -27,9 +30,10 @@ def work_hash(asked: Request) -> bytes:
 
 
 def session_of(asked: Request, kind: str = "train") -> bytes:
-    """Return the session of a run's sums of one kind of work: the run's id as bytes, or for scores a hash of it.
+    """Return the session of a run's sums of one kind of work: the run's id as bytes, or for other work a hash of it.
 
-    Scores have a session of their own, because their sums have another length and come between those of the rounds.
+    Scores and statistics have sessions of their own, because their sums have another length and come between those of
+    the rounds.
     """
-    run = bytes.fromhex(asked.run_id)
-    return digest("scores", run)[: len(run)] if kind == "evaluate" else run
+    run, word = bytes.fromhex(asked.run_id), _SESSIONS.get(kind)
+    return run if word is None else digest(word, run)[: len(run)]

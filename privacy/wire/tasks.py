@@ -1,4 +1,7 @@
-"""What the coordinator may ask a site to do: one round of training, or one evaluation. The schema fixes the ranges."""
+"""What the coordinator may ask a site to do: one round of training, one evaluation, or noised counts of its patients.
+
+The schema fixes the ranges.
+"""
 
 from __future__ import annotations
 
@@ -181,6 +184,45 @@ class EvaluateTask:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class StatisticsTask:
+    """Noised counts of a site's training patients, once, before the first round. Raises MessageError ("bad_task").
+
+    ``size``: how many counts; ``layout``: hash of what each of them counts, which the site must count too. ``privacy``:
+    the terms of the noise in JSON: mode shared, one release, of everybody.
+    """
+
+    size: int
+    layout: str
+    privacy: str
+    round: int = 0
+
+    LATER: ClassVar[Mapping[str, float | str]] = {}
+    RULES: ClassVar[Mapping[str, Rule]] = {
+        "size": Whole(1, 100_000),
+        "layout": Text(r"[0-9a-f]{64}", 64, "the layout's SHA-256 in hex"),
+        "privacy": _TERMS,
+        "round": Whole(0, 0),
+    }
+    mode: ClassVar[str] = "shared"
+    # As if it were a whole run: no sum without noise, no means, one release, and no round after it.
+    mask_terms: ClassVar[None] = None
+    means: ClassVar[tuple[str, ...]] = ()
+    releases: ClassVar[int] = 1
+    rounds: ClassVar[int] = 0
+
+    def __post_init__(self) -> None:
+        check_fields(self, "statistics task", self.RULES)
+        terms = self.terms
+        if terms is None or (terms.mode, terms.q, terms.steps, terms.local_steps) != ("shared", 1.0, 1, 1):
+            raise MessageError("bad_task", "statistics task: expected terms of mode shared, for one release of all")
+
+    @property
+    def terms(self) -> PrivacyTerms | None:
+        """The terms of the noise; they are always there."""
+        return _terms(self.privacy)
+
+
 @lru_cache(maxsize=8)
 def _terms(text: str) -> PrivacyTerms | None:
     return PrivacyTerms.from_json(text)
@@ -191,7 +233,7 @@ def _mask_terms(text: str) -> MaskTerms | None:
     return MaskTerms.from_json(text)
 
 
-Task = TrainTask | EvaluateTask
+Task = TrainTask | EvaluateTask | StatisticsTask
 
 
 def sent_fields(task: Task) -> dict[str, Any]:
@@ -204,4 +246,6 @@ def sent_fields(task: Task) -> dict[str, Any]:
     }
 
 
-TASKS: Mapping[str, type[TrainTask] | type[EvaluateTask]] = {"train": TrainTask, "evaluate": EvaluateTask}
+TASKS: Mapping[str, type[Task]] = {"train": TrainTask, "evaluate": EvaluateTask, "statistics": StatisticsTask}
+# Whose tasks come with the shared vector.
+WITH_VECTOR = ("train", "evaluate")

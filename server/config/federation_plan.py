@@ -6,11 +6,12 @@ import datetime as dt
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from privacy.agreement.federation_plan import FederationPlan
-from privacy.dp.terms import SUMMED
+from privacy.dp.terms import SUMMED, PrivacyTerms
 from privacy.wire.tasks import METRICS
-from server.config.privacy import mask_terms, run_terms
+from server.config.privacy import mask_terms, run_terms, statistics_terms
 from server.config.run import RunConfig
 from shared_model.core.errors import InputError
 
@@ -53,7 +54,8 @@ def make_plan(parties: Parties, config: RunConfig, version: int = 1, days: int =
             f"privacy.sites={config.privacy.sites}: {len(sites)} sites are admitted ({', '.join(sites) or 'none'}), and"
             " the plan names them; admit the others first, or leave privacy.sites out"
         )
-    privacy = {} if terms is None else {key: value for key, value in terms.to_plain().items() if key != "mode"}
+    counts = statistics_terms(config)
+    privacy, statistics = _without_mode(terms), _without_mode(counts)
     return FederationPlan(
         consortium=parties.consortium,
         name=config.name,
@@ -61,6 +63,7 @@ def make_plan(parties: Parties, config: RunConfig, version: int = 1, days: int =
         sites=dict(sites),
         mode=config.privacy.mode,
         privacy=privacy,
+        statistics=statistics,
         masks={} if exact is None else exact.to_plain(),
         model=spec.to_json(),
         manifest=manifest_hash(spec),
@@ -78,6 +81,10 @@ def make_plan(parties: Parties, config: RunConfig, version: int = 1, days: int =
         certificates=dict(parties.certificates),
         version=version,
         expires=(dt.datetime.now(dt.UTC) + dt.timedelta(days=days)).isoformat(timespec="seconds"),
-        answers=config.rounds.count + spare_answers(config.rounds.count),
+        answers=config.rounds.count + spare_answers(config.rounds.count) + (counts is not None),
         stopping=f"after {config.rounds.count} rounds at most; earlier if the coordinator stops it or rounds do harm",
     )
+
+
+def _without_mode(terms: PrivacyTerms | None) -> dict[str, Any]:
+    return {} if terms is None else {key: value for key, value in terms.to_plain().items() if key != "mode"}

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from privacy.dp.terms import MODES
+from privacy.dp.terms import COUNTED, MODES, NOISED
 from privacy.wire.tasks import CONTROLS, PERSONAL
 from shared_model.core.errors import InputError
 from shared_model.core.fields import OneOf, Real, Rule, Text, Whole, check_fields
@@ -194,7 +194,9 @@ class PrivacyConfig:
     ``rounds.min_sites`` sites; ``colluders`` of them may tell the coordinator what they know. ``bits``: size of the
     ring, 0: the smallest that fits. ``views``: random draws that are averaged into one gradient. ``local_lr``: rate of
     the steps on one patient, in mode shared with ``train.local_steps`` above 1. ``hold_s``: seconds; a site's answers
-    leave at its multiples, so that their time tells nothing; 0: at once, and q counts as 1.
+    leave at its multiples, so that their time tells nothing; 0: at once, and q counts as 1. ``statistics``: epsilon of
+    noised counts of the patients before the first round, which fill ``trained_on`` of the adapter's card; 0: none.
+    Under noise it is part of ``epsilon``.
     """
 
     mode: str
@@ -210,6 +212,7 @@ class PrivacyConfig:
     views: int
     local_lr: float
     hold_s: float
+    statistics: float
 
     RULES: ClassVar[Mapping[str, Rule]] = {
         "mode": OneOf(MODES),
@@ -225,7 +228,15 @@ class PrivacyConfig:
         "views": Whole(1, 256),
         "local_lr": Real(0.0, 10.0, above=True),
         "hold_s": Real(0.0, 1e6),
+        "statistics": Real(0.0, 100.0),
     }
 
     def __post_init__(self) -> None:
         check_fields(self, f"{WHERE}: privacy", self.RULES)
+        if self.statistics and self.mode not in COUNTED:
+            raise InputError(f"{WHERE}: privacy.statistics: expected 0, or one of the modes {', '.join(COUNTED)}")
+        if self.statistics >= self.epsilon and self.mode in NOISED:
+            raise InputError(
+                f"{WHERE}: privacy.statistics={self.statistics:g}: nothing is left for the rounds;"
+                f" expected less than privacy.epsilon={self.epsilon:g}"
+            )

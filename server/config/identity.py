@@ -18,6 +18,7 @@ _BEFORE = (
     ("train", "control", "none"),
     ("train", "personal", ""),
     ("rounds", "buffer", 0),
+    ("privacy", "statistics", 0.0),
 )
 
 

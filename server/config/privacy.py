@@ -11,6 +11,7 @@ from privacy.secagg.context import MOST_SITES, Floors, least_threshold
 from privacy.secagg.exact_sums import MaskTerms
 from server.config.run import RunConfig
 from server.record.history import RoundRecord
+from shared_model.adapter.count_layout import NORM
 from shared_model.core.errors import InputError
 
 
@@ -51,7 +52,8 @@ def check_sums(config: RunConfig) -> None:
 def run_terms(config: RunConfig) -> PrivacyTerms | None:
     """The noise that a run's configuration asks for; None in modes masked and none. InputError if it gives no privacy.
 
-    If ``privacy.z`` is 0, the noise is the least with which all rounds together cost no more than ``privacy.epsilon``.
+    If ``privacy.z`` is 0, the noise is the least with which all rounds, and the statistics before them, together cost
+    no more than ``privacy.epsilon``.
     """
     asked = config.privacy
     check_sums(config)
@@ -64,7 +66,9 @@ def run_terms(config: RunConfig) -> PrivacyTerms | None:
             f" rounds.deadline_s={config.rounds.deadline_s:g}; expected less"
         )
     counted_q = asked.q if asked.hold_s > 0.0 else 1.0
-    z = asked.z or noise_multiplier(asked.epsilon, asked.delta, counted_q, steps)
+    counts = statistics_terms(config)
+    besides = 0.0 if counts is None else counts.z
+    z = asked.z or noise_multiplier(asked.epsilon, asked.delta, counted_q, steps, besides)
     return PrivacyTerms(
         mode=asked.mode,
         z=z,
@@ -80,6 +84,30 @@ def run_terms(config: RunConfig) -> PrivacyTerms | None:
         views=asked.views,
         local_steps=config.train.local_steps if asked.mode == "shared" else 1,
         local_lr=asked.local_lr,
+        hold_s=asked.hold_s,
+    )
+
+
+def statistics_terms(config: RunConfig) -> PrivacyTerms | None:
+    """The noise of the counts of patients before the first round; None where none are asked for.
+
+    One release of everybody: ``privacy.statistics`` is its epsilon.
+    """
+    asked = config.privacy
+    check_sums(config)
+    if not asked.statistics:
+        return None
+    return PrivacyTerms(
+        mode="shared",
+        z=noise_multiplier(asked.statistics, asked.delta, 1.0, 1),
+        q=1.0,
+        steps=1,
+        clip=NORM,
+        delta=asked.delta,
+        cohort=asked.cohort,
+        sites=asked.sites,
+        survivors=min(config.rounds.min_sites, asked.sites),
+        colluders=asked.colluders,
         hold_s=asked.hold_s,
     )
 
@@ -103,6 +131,16 @@ def mask_terms(config: RunConfig) -> MaskTerms | None:
 
 def privacy_line(privacy: Mapping[str, Any]) -> str:
     """The ``privacy`` part of a report, in one line for a person."""
+    counts = privacy.get("statistics")
+    if counts is None:
+        return _rounds_line(privacy)
+    return (
+        f"{_rounds_line(privacy)}; counts of the patients: epsilon {counts['epsilon']:.2f},"
+        f" with the rounds {counts['epsilon_with_rounds']:.2f}"
+    )
+
+
+def _rounds_line(privacy: Mapping[str, Any]) -> str:
     if privacy["mode"] == "none":
         return "privacy: NONE; the coordinator saw each site's update as it was"
     if privacy["mode"] == "masked":

@@ -22,6 +22,7 @@ SHARED: Settings = {
     "privacy: what hides patients": {
         "privacy.mode": "shared, local, site or none. none: the coordinator sees each site's update.",
         "privacy.epsilon": "Most privacy loss of the whole run.",
+        "privacy.statistics": "Part of epsilon for noised counts of the patients: the card's ranges. 0: none.",
         "privacy.delta": "Delta that belongs to epsilon.",
         "privacy.clip": "Largest norm of a patient's gradient. In mode site: of a site's update.",
         "privacy.cohort": "Number of patients at all sites. Private modes need it; simulate run counts them.",

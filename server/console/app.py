@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,16 +13,16 @@ from fastapi import FastAPI, Request
 from fastapi.responses import FileResponse, HTMLResponse, Response
 from jinja2 import Environment
 
+from privacy.pages.curves import HEIGHT, WIDTH
 from privacy.pages.frame import Given, LivePart, add_act, guarded_app, page_templates
 from privacy.pages.guard import PageGuard
 from server.config.federation_plan import PLAN_DAYS
 from server.console import actions
-from server.console.curves import HEIGHT, WIDTH
 from server.console.overview import Overview, RunLine
 from server.console.run_view import clock, in_words
 from server.deployment.home import ServerHome
 from server.runs.index import ADAPTER
-from shared_model.core.errors import InputError
+from shared_model.core.errors import FedKT3DError, InputError
 
 # Files of a run that can be saved from the page.
 SAVED = (ADAPTER, "adapter.json", "federation.json", "events.jsonl")
@@ -30,7 +31,7 @@ SAVED = (ADAPTER, "adapter.json", "federation.json", "events.jsonl")
 def console_app(home: ServerHome, guard: PageGuard) -> FastAPI:
     """Return the application for one coordinator, shut by ``guard``."""
     app = guarded_app("FedKT3D console", guard)
-    _Pages(app, Overview(home), _templates())
+    app.state.pages = ConsolePages(app, Overview(home), _templates())
     _acts(app, home)
     return app
 
@@ -42,7 +43,7 @@ def _templates() -> Environment:
     return environment
 
 
-class _Pages:
+class ConsolePages:
     """Pages of one coordinator. Each has a part ``live`` that is sent anew when it changes."""
 
     def __init__(self, app: FastAPI, overview: Overview, templates: Environment) -> None:
@@ -54,6 +55,11 @@ class _Pages:
         app.get("/runs/{name}")(self.run)
         app.get("/live")(self.live)
         app.get("/runs/{name}/files/{file}")(self.file)
+
+    def read_ahead(self) -> None:
+        """Read the runs' events so far, which takes a second for 100,000: before the first visitor has to wait."""
+        with suppress(FedKT3DError, OSError):  # the page itself says what is wrong
+            self._drawn("home.html", "")
 
     def home(self) -> HTMLResponse:
         """Coordinator, sites, runs."""

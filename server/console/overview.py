@@ -12,19 +12,20 @@ import shutil
 import threading
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from privacy.agreement.federation_plan import FederationPlan, plan_hash
 from privacy.dp.accountant import epsilon, profile
 from privacy.flower.processes import read_state
 from privacy.trust import certificates
-from server.config.run import RunConfig
 from server.console.run_view import RunView, RunViews
 from server.consortium.admission import Admissions
 from server.deployment import start as coordinator
 from server.deployment.control import Control
 from server.deployment.home import ServerHome
 from server.record.journal import in_use
+from server.record.patient_counts import PatientCounts
 from server.runs import index as runs
 from shared_model.core.errors import FedKT3DError
 
@@ -69,6 +70,8 @@ class Overview:
         self._states: dict[str, str] = {}
         self._budgets: dict[str, tuple[int, dict[str, Any]]] = {}  # run id -> attempts then, budget
         self._log = self.home.public_log()  # kept: it reads only what was added
+        self._log_read = 0
+        self._published: list[tuple[str, str]] = []
 
     def look(self) -> dict[str, Any]:
         """Return what the pages show."""
@@ -138,7 +141,7 @@ class Overview:
         """Return what the run's steps so far cost a patient, of what it may cost; None without noise."""
         attempts, found = self._budgets.get(line.run_id, (-1, {}))
         if attempts != line.view.attempts:
-            attempts, found = line.view.attempts, _spent(runs.configuration(line.view.out), line.view.attempts)
+            attempts, found = line.view.attempts, _spent(line.view.out, line.view.attempts)
             self._budgets[line.run_id] = attempts, found
         return found or None
 
@@ -149,12 +152,16 @@ class Overview:
         report = line.view.out / runs.REPORT
         if report.is_file():
             told.append(("adapter", str(json.loads(report.read_text(encoding="utf-8"))["adapter_sha256"])))
-        published = [
-            str(entry.get("adapter", ""))
-            for entry in self._log.entries()
-            if entry.get("act") == "publish" and entry.get("run") == line.name
-        ]
+        published = [sha256 for run, sha256 in self._publications() if run == line.name]
         return told + [("published, file", sha256) for sha256 in published]
+
+    def _publications(self) -> list[tuple[str, str]]:
+        """Return what was published: (run, the file's hash). Only what the log has beyond the last look is read."""
+        for entry in self._log.entries(since=self._log_read):
+            self._log_read += 1
+            if entry.get("act") == "publish":
+                self._published.append((str(entry.get("run", "")), str(entry.get("adapter", ""))))
+        return self._published
 
     def _run(self, entry: runs.RunEntry) -> RunLine:
         view = self.views.of(entry.out)
@@ -191,15 +198,24 @@ class Overview:
                 self._asking, self._next = False, time.monotonic() + ASK_S
 
 
-def _spent(config: RunConfig, attempts: int) -> dict[str, Any]:
-    from server.config.privacy import releases, run_terms
+def _spent(out: Path, attempts: int) -> dict[str, Any]:
+    from server.config.privacy import releases, run_terms, statistics_terms
 
+    config = runs.configuration(out)
     try:
-        terms = run_terms(config)
+        terms, counts, asked = run_terms(config), statistics_terms(config), PatientCounts.read(out)
     except FedKT3DError:
         return {}
-    if terms is None:
+    now, most = [], []
+    if counts is not None:
+        now += [counts.charge(asked.asked)] if asked is not None else []
+        most.append(counts.charge())
+    if terms is not None:
+        now += [terms.charge(attempts * releases(config))] if attempts else []
+        most.append(terms.charge(terms.steps))
+    if not most:
         return {}
-    steps = attempts * releases(config)
-    spent, most = (epsilon(profile([terms.charge(n)]), terms.delta) if n else 0.0 for n in (steps, terms.steps))
-    return {"epsilon": spent, "of": most, "delta": terms.delta, "releases": steps, "most": terms.steps}
+    delta = config.privacy.delta
+    spent, of = (epsilon(profile(charges), delta) if charges else 0.0 for charges in (now, most))
+    done, planned = (sum(charge.count for charge in charges) for charges in (now, most))
+    return {"epsilon": spent, "of": of, "delta": delta, "releases": done, "most": planned}

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from server.console.curves import Curve
+from privacy.pages.curves import Curve
 from server.runs.index import EVENTS, Event, Tail
 
 FAULTS_SHOWN = 200
@@ -131,7 +131,10 @@ class RunView:
         row.answered, row.last_round = True, number
 
     def _row(self, site: str) -> SiteRow:
-        return self.sites.setdefault(site, SiteRow())
+        row = self.sites.get(site)
+        if row is None:
+            row = self.sites[site] = SiteRow()
+        return row
 
     def _points(self, number: int, metrics: Mapping[str, Any], group: str) -> None:
         for name, value in metrics.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,6 +60,7 @@ def serve(home: ServerHome, address: Address, say: Callable[[str], None]) -> Non
     token, command = token_of(home.secret("console")), "server console"
     guard = PageGuard(token=token, hosts=address.reached, scheme=address.scheme, command=command)
     app = console_app(home, guard)
+    threading.Thread(target=app.state.pages.read_ahead, daemon=True).start()
     say(f"console: {address.link(home)}")
     uvicorn.run(
         app,

@@ -79,10 +79,10 @@ class PublicLog:
         if not earlier or RoundEntry.from_plain(earlier[-1]) != entry:
             self._append({**entry.to_plain(), "at": utc_now()})
 
-    def entries(self) -> list[dict[str, Any]]:
-        """Return all entries, oldest first. InputError when a line is no entry."""
+    def entries(self, since: int = 0) -> list[dict[str, Any]]:
+        """Return all entries but the first ``since``, oldest first. InputError when a line is no entry."""
         self._load()
-        return [json.loads(line) for line in self._lines]
+        return [json.loads(line) for line in self._lines[since:]]
 
     def size(self) -> int:
         """Return the number of entries."""

@@ -28,6 +28,7 @@ from server.rounds.advance import Masks, adapter_of, advance
 from server.rounds.buffered import BufferedSteps
 from server.rounds.kept_sums import keep_mean
 from server.rounds.masked_sum import SumForm
+from server.rounds.patient_counts import count_patients
 from server.rounds.public_gate import Check, PublicGate, stop_reason
 from server.rounds.result import FederationResult, QuorumError
 from server.rounds.retries import Waiting, pause_s
@@ -109,7 +110,7 @@ class _Federation:
         self._joining = Joining(config=cfg.aggregate, max_norm=cfg.rounds.max_update_norm, pairs=pairs)
         self._gate = PublicGate(cfg, check) if check is not None else None
         form = SumForm.of(cfg)
-        self._out = out
+        self._out, self._members = out, members
         self._buffered = BufferedSteps(link, cfg.rounds.buffer) if cfg.rounds.buffer else None
         self._summed = None if form is None else SummedSteps(link, form, cfg, self._masks, members, out)
         self._privacy = "" if form is None or form.noise is None else form.noise.to_json()
@@ -127,6 +128,9 @@ class _Federation:
 
     def run_to_end(self, journal: Journal) -> None:
         """Train and evaluate until the last round. Save a checkpoint after each step that takes time."""
+        if self._state.round == 0:
+            asks = partial(self._gather, 1), partial(self._witness, 0), self._emit
+            count_patients(self._link, self._cfg, self._members, self._out, *asks)
         while True:
             if self._evaluation_is_due():
                 self._state = self._evaluate()

@@ -131,7 +131,7 @@ class Tail:
         self._offset += len(whole) + 1
         for line in whole.splitlines():
             try:
-                event = json.loads(line)
+                event = json.loads(line.decode())  # of bytes, json guesses the encoding of each line first
             except ValueError:
                 continue
             if isinstance(event, dict):

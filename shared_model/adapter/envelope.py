@@ -1,8 +1,9 @@
 """Compare a patient with the adapter's training patients, and refuse one who is too different from them.
 
 The adapter's card holds ranges of what can be measured of a Case (key ``trained_on``). Each goes from the 1st to the
-99th percentile, so that it does not reveal an extreme patient. Sites never send ranges: whoever makes the card takes
-them from cohorts that they can see themselves (docs/decisions/0040-envelope.md).
+99th percentile, so that it does not reveal an extreme patient. Sites never send ranges. Whoever makes the card takes
+them from cohorts that they can see themselves (docs/decisions/0040-envelope.md), or from noised counts of all sites
+together (envelope_counts.py).
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ class Envelope:
             if not case.targets:
                 continue
             rows.append([of(case) for of, _ in MEASURES.values()])
-            here = _organs(case)
+            here = organs_of(case)
             organs.update(here)
             counts.append(len(here))
         if not rows:
@@ -132,7 +133,7 @@ class Envelope:
             return EnvelopeVerdict(
                 refusals=("no target (PTV): nothing is prescribed, so no dose can be predicted",), notes=()
             )
-        there = _organs(case)
+        there = organs_of(case)
         refusals, notes = self._body_site(there)
         here = sorted(set(there) & set(self.organs))
         if len(here) < self.least_organs:
@@ -174,7 +175,8 @@ class EnvelopeVerdict:
     notes: tuple[str, ...]
 
 
-def _organs(case: Case) -> list[str]:
+def organs_of(case: Case) -> list[str]:
+    """The known organs that a case has, in the order of ORGANS."""
     return [name for name in ORGANS if name in case.structures and case.structures[name].any()]
 
 

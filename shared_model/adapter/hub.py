@@ -137,7 +137,8 @@ def _training(card: Mapping[str, Any]) -> str:
     trained = card.get("trained_on")
     if trained:
         ranges = ", ".join(f"{key} {low:g} to {high:g}" for key, (low, high) in sorted(trained["ranges"].items()))
-        lines.append(f"Patients it was trained on (1st to 99th percentile): {ranges}. Others are refused or noted.")
+        how = "from noised counts" if "noise_sd" in trained else "1st to 99th percentile"
+        lines.append(f"Patients it was trained on ({how}): {ranges}. Others are refused or noted.")
     lines.append(f"SHA-256 of the vector: `{card['adapter']['sha256']}`. Versions: {_pairs(card.get('versions', {}))}.")
     return "\n\n".join(lines)
 

@@ -117,9 +117,10 @@ def worse(now: Record, then: Record) -> list[str]:
 
 _PAGE = """# Benchmarks
 
-Ratios of two things that were measured in one run; less is better. `make bench` measures them anew, adds them to
-`benchmarks.json` and writes this page. `make bench-check` compares with the last run there, and fails where a ratio is
-worse by more than {tolerance:.0%} outside both spreads. `make bench-tables` prints each benchmark at its full size.
+Ratios of two things that were measured in one run, or of a figure and its limit; less is better. `make bench` measures
+them anew, adds them to `benchmarks.json` and writes this page. `make bench-check` compares with the last run there, and
+fails where a ratio is worse by more than {tolerance:.0%} outside both spreads. `make bench-tables` prints each
+benchmark at its full size.
 
 {date}, {machine}, {repeats} repeats in turn.
 
@@ -133,7 +134,8 @@ def page(record: Record, benchmarks: Mapping[str, Benchmark]) -> str:
     """The newest run as Markdown."""
     rows = []
     for name, benchmark in benchmarks.items():
-        missing = f"not run (needs {benchmark.needs})" if benchmark.needs else "not run"
+        needs = ", ".join(filter(None, (benchmark.needs, *benchmark.programs)))
+        missing = f"not run (needs {needs})" if needs else "not run"
         found = record.ratios[name].cell() if name in record.ratios else missing
         rows.append(f"| {benchmark.what} | {found} | {benchmark.goal or '-'} |")
     return _PAGE.format(

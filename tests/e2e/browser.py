@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 from collections.abc import Iterator
@@ -11,9 +12,11 @@ from typing import Any
 
 import axe_core_python
 import pytest
+from PIL import Image
 from selenium import webdriver
 from selenium.webdriver.chrome.options import Options
 from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.remote.webelement import WebElement
 
 _PROGRAM, _DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 needs_chromium = pytest.mark.skipif(
@@ -47,10 +50,23 @@ def chromium(folder: Path, *, width: int = 1200, height: int = 900) -> Iterator[
         browser.quit()
 
 
-def picture(browser: webdriver.Chrome, name: str) -> None:
-    """Keep what the page shows as a picture of the documents, where FEDKT3D_PICTURES names their folder."""
-    if folder := os.environ.get("FEDKT3D_PICTURES"):
-        assert browser.save_screenshot(str(Path(folder) / f"{name}.png"))
+def picture(shown: webdriver.Chrome | WebElement, name: str) -> None:
+    """Keep a page, or a part of one, as a picture of the documents, where FEDKT3D_PICTURES names their folder."""
+    folder = os.environ.get("FEDKT3D_PICTURES")
+    if not folder:
+        return
+    if isinstance(shown, WebElement):
+        # Of an element the driver takes what is in the window.
+        size = shown.parent.get_window_size()
+        shown.parent.set_window_size(size["width"], max(size["height"], shown.rect["height"] + 200))
+        shown.parent.execute_script("arguments[0].scrollIntoView({block: 'center'})", shown)
+        taken = shown.screenshot_as_png
+        shown.parent.set_window_size(size["width"], size["height"])
+    else:
+        taken = shown.get_screenshot_as_png()
+    # 256 colours are enough for pages, and a third of the bytes.
+    with Image.open(io.BytesIO(taken)) as image:
+        image.convert("RGB").quantize(256).save(Path(folder) / f"{name}.png", optimize=True)
 
 
 def faults_of_access(browser: webdriver.Chrome) -> list[str]:

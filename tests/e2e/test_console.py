@@ -44,6 +44,11 @@ def test_a_run_is_started_followed_and_its_adapter_saved(shown: Deployment, tmp_
         eventually(lambda: browser.find_element(By.ID, "live").text.count("online") == 2, 180, "both sites are online")
         assert faults_of_access(browser) == []
 
+        invite = browser.find_element(By.CSS_SELECTOR, "form[data-act=invite]")
+        invite.find_element(By.NAME, "site").send_keys("east")
+        invite.find_element(By.TAG_NAME, "button").click()
+        eventually(lambda: "fedkt3d://" in invite.find_element(By.TAG_NAME, "output").text, 30, "a link is made")
+        picture(invite, "coordinator_invite")
         form = browser.find_element(By.CSS_SELECTOR, "form[data-act=start]")
         form.find_element(By.NAME, "settings").send_keys(" ".join(("name=watched", "rounds.count=6", *FAST)))
         form.find_element(By.TAG_NAME, "button").click()

@@ -12,27 +12,42 @@ from selenium.common.exceptions import WebDriverException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
+from client.adapters.align import write_curves
 from client.setup import enrol
 from client.site.config import SiteConfig
+from client.site.home import ClientHome
 from client.site.ledger_binding import MARK
+from privacy.trust.membership import AdmissionRequest
+from server.config.compose import compose_run
+from server.config.privacy import run_terms, statistics_terms
 from shared_model.adapter.manifest import initial_vector, save_adapter
 from shared_model.network.spec import ModelSpec
-from tests.builders.consortium import Consortium
+from tests.builders.consortium import Consortium, Site
 from tests.builders.small_study import write_small_study
-from tests.e2e.browser import chromium, complaints, faults_of_access, needs_chromium
+from tests.e2e.browser import chromium, complaints, faults_of_access, needs_chromium, picture
 from tests.e2e.deployment import SCRIPTS, START_S, eventually
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600), needs_chromium]
 
+HISTORY = [
+    {"epoch": float(epoch), "score": score, "mae_ref5_gy": 3.0 - epoch / 20, "reward": 55.0 + score / 10, "loss": 0.3}
+    for epoch, score in enumerate((71.0, 74.5, 76.0, 77.2))
+]
+
 
 @pytest.fixture(scope="module")
 def link(tmp_path_factory: pytest.TempPathFactory, hospitals: dict[str, Path]) -> Iterator[str]:
-    """Address of the page of a site that has predicted a study."""
+    """Address of the page of a site that has predicted a study, is offered a plan, and has aligned its model."""
     folder = tmp_path_factory.mktemp("page")
     config = SiteConfig.load(hospitals["north"])
     (config.root / MARK).unlink(missing_ok=True)
     data = enrol.Data(kind="", root=None, site_config=hospitals["north"])
-    home = enrol.make_home(Consortium().invitation("north"), folder / "north", data)
+    consortium = Consortium()
+    home = enrol.make_home(consortium.invitation("north"), folder / "north", data)
+    _offer(consortium, home)
+    aligned = home.private_adapters / "0123456789abcdef"
+    aligned.mkdir(parents=True)
+    write_curves(aligned, HISTORY)
     spec = ModelSpec(prior="none", base="none", adapter="lora", rank=2, shape=(16, 16, 16))
     save_adapter(folder / "adapter.safetensors", spec, initial_vector(spec))
     write_small_study(folder / "study")
@@ -50,6 +65,36 @@ def link(tmp_path_factory: pytest.TempPathFactory, hospitals: dict[str, Path]) -
         page.wait(20)
 
 
+def _offer(consortium: Consortium, home: ClientHome) -> None:
+    """Admit the site with a plan for it and two other hospitals, in mode shared with statistics."""
+    for name in ("south", "east"):
+        consortium.admission(AdmissionRequest.read(Site().request(consortium.invitation(name))))
+    request = AdmissionRequest.read(home.request_file.read_bytes())
+    config = compose_run(["name=first", "privacy.cohort=60", "privacy.statistics=1"], sites=3)
+    counts, rounds = statistics_terms(config), run_terms(config)
+    assert counts is not None
+    assert rounds is not None
+    terms = {"privacy": rounds.to_plain(), "statistics": counts.to_plain()}
+    without_mode = {key: {k: v for k, v in of.items() if k != "mode"} for key, of in terms.items()}
+    keys = {"north": request.identity.public_bytes_raw().hex(), **consortium.roster.identities()}
+    plan = consortium.plan(sites=keys, mode="shared", metrics=(), least_sites=3, **without_mode)
+    enrol.take_admission(home, consortium.admission(request, plan.to_signed(consortium.signer_key)))
+
+
+def test_a_plan_and_the_sites_own_alignment_are_shown(link: str, tmp_path: Path) -> None:
+    with chromium(tmp_path, height=1000) as browser:
+        _open(browser, link)
+        plan = browser.find_element(By.CSS_SELECTOR, "section[aria-labelledby=plan]")
+        assert "statistics, once" in plan.text
+        assert len(plan.find_elements(By.CSS_SELECTOR, "input[type=checkbox]")) == 2
+        picture(browser, "site_plan")
+        own = browser.find_element(By.CSS_SELECTOR, "section[aria-labelledby=alignments]")
+        assert "Epoch 3 is done" in own.text
+        assert len(own.find_elements(By.CSS_SELECTOR, "figure svg path")) == 4
+        assert faults_of_access(browser) == []
+        picture(own, "site_alignment")
+
+
 def test_a_prediction_is_looked_at(link: str, tmp_path: Path) -> None:
     with chromium(tmp_path) as browser:
         _open(browser, link)
@@ -63,6 +108,7 @@ def test_a_prediction_is_looked_at(link: str, tmp_path: Path) -> None:
         browser.find_element(By.ID, "axial").send_keys(Keys.ARROW_RIGHT)
         eventually(lambda: image.get_attribute("src") != before, 10, "the arrow key scrolls")
         eventually(lambda: image.get_property("complete") and image.get_property("naturalWidth"), 60, "and draws")
+        picture(browser, "site_prediction")
         assert faults_of_access(browser) == []
         assert complaints(browser) == []
 

@@ -8,14 +8,19 @@ import numpy as np
 import pytest
 
 from client.app import InstalledTraining, client_app
+from client.data.case_files import save_case
 from server.app import app, federate, run_config
 from server.runs.failure import ReportedError
+from shared_model.adapter.card import public_card
+from shared_model.adapter.envelope import Envelope
 from shared_model.adapter.manifest import initial_vector, load_adapter, vector_hash
 from shared_model.core.errors import InputError
 from shared_model.network.spec import ModelSpec
+from simulations.engine.consortium import enrol
 from simulations.engine.quadratic import write_sites
 from simulations.engine.run import run_local
-from tests.builders.run_config import plain_run, rounds_config
+from tests.builders.run_config import plain_run, privacy_config, rounds_config
+from tests.builders.small_case import small_case
 
 CONFIG = plain_run(
     name="test",
@@ -98,3 +103,29 @@ def test_an_unknown_model_key_is_refused_before_anything_is_written(tmp_path):
     with pytest.raises(ReportedError, match=f"exit {InputError.exit_code}: .*unknown key 'priorr'"):
         run_local(client_app(Nudge()), app, write_sites(tmp_path, {"a": 1}), run_config(config, tmp_path / "out"))
     assert not (tmp_path / "out").exists()
+
+
+def test_noised_counts_of_the_patients_become_ranges_in_the_card(tmp_path):
+    """Three hospitals in mode masked: report and card say what the counts cost, and the card judges by them."""
+    nodes = write_sites(tmp_path, dict.fromkeys("abc", 12))
+    for number in range(12):
+        save_case(tmp_path / f"pt_{number}.npz", small_case(f"pt_{number}"))
+    privacy = privacy_config(mode="masked", cohort=36, sites=3, statistics=99.0)
+    config = replace(
+        CONFIG,
+        model={"prior": "none", "adapter": "lora", "rank": 2},
+        rounds=replace(CONFIG.rounds, count=1, min_sites=3, evaluate_every=0),
+        privacy=privacy,
+    )
+    out = tmp_path / "out"
+    with enrol(nodes) as (known, members):
+        run_local(client_app(Nudge()), lambda g, c: federate(g, c, None, members), known, run_config(config, out))
+    _, _, card = load_adapter(out / "adapter.safetensors")
+    ranges = Envelope.from_card(card)
+    assert ranges.patients == 36
+    assert ranges.judge(small_case()).refusals == ()
+    told = card["privacy"]["statistics"]
+    assert told == json.loads((out / "federation.json").read_text())["privacy"]["statistics"]
+    assert (told["releases"], told["failed"]) == (1, "")
+    assert 90.0 < told["epsilon"] <= 99.0
+    assert public_card(card)["trained_on"]["sites"] == 3

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from client.adapters.adopt import own_card, private_folder
+from client.adapters.adopt import own_card
 from client.adapters.align import PRIVATE_FILE, data_site
 from client.adapters.in_use import private_in_use
 from client.cli import app
@@ -77,7 +77,7 @@ def test_a_changed_card_is_aligned_to_anew_on_adoption(folder: Path) -> None:
     adapter = folder / "shared.safetensors"
     arguments = ["adopt", str(adapter), "--home", str(home.folder), "--set", "epochs=0", "--json"]
     arguments += ["--margin", "first_dose_score_gy=100", "--margin", "first_dvh_score_gy=100"]
-    own = private_folder(home) / vector_hash(trained_vector())[:16]
+    own = home.private_adapters / vector_hash(trained_vector())[:16]
     changed = CARD.replace('version: "1"', 'version: "2"').replace("[[0, 0], [70, 1]]", "[[10, 0], [70, 1]]")
     for card, version, before in ((CARD, "1", None), (changed, "2", "1"), (changed, "2", "1")):
         own_card(home).write_text(card)

@@ -276,7 +276,9 @@ def test_the_app_refuses_before_it_touches_model_or_data_and_filters_metrics(hom
 
 def test_a_policy_that_changes_counts_at_once_and_a_broken_one_stops_everything(home: Path) -> None:
     path = home / "policy.yaml"
-    path.write_text(path.read_text().replace("tasks: [describe, base, train, evaluate]", "tasks: [describe]"))
+    path.write_text(
+        path.read_text().replace("tasks: [describe, base, train, evaluate, statistics]", "tasks: [describe]")
+    )
     refused = through_the_app(home, request(asked()), Watched()).refusal
     assert refused is not None
     assert refused.code == "policy"

@@ -61,7 +61,11 @@ def refused(homes: Homes, out: Path, words: str, plan: bytes = b"") -> None:
             "modes: [none]",
             "b: refused .*modes: this site takes part in none of the modes shared, local",
         ),
-        ("tasks: [describe, base, train, evaluate]", "tasks: [describe]", "tasks: this site does not answer train"),
+        (
+            "tasks: [describe, base, train, evaluate, statistics]",
+            "tasks: [describe]",
+            "tasks: this site does not answer train",
+        ),
         ("least_sites: 2", "least_sites: 4", "secure: this site wants at least 4 sites; the terms have 3"),
         ("require_plan: false", "require_plan: true", "require_plan: this site has accepted no federation plan"),
     ],

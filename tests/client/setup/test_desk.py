@@ -2,76 +2,25 @@
 
 from __future__ import annotations
 
-import ssl
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
 
 from client.setup import agree, desk, enrol
 from client.site.home import ClientHome
-from privacy.trust import certificates
 from privacy.trust.link import JoinLink, desk_certificates
 from privacy.trust.membership import AdmissionRequest, code_key
 from shared_model.core.errors import FedKT3DError, InputError
 from tests.builders.consortium import Consortium
-
-
-class Desk:
-    """A coordinator's desk. ``answers``: (status, body) for the POSTs to come; ``got``: what was sent."""
-
-    def __init__(self, folder: Path) -> None:
-        self.consortium = Consortium()
-        self.shown = desk_certificates("test", self.consortium.authority, self.consortium.signer)
-        self.answers: list[tuple[int, bytes]] = []
-        self.got: list[bytes] = []
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                self._send(200, outer.shown)
-
-            def do_POST(self) -> None:
-                outer.got.append(self.rfile.read(int(self.headers["content-length"])))
-                self._send(*outer.answers.pop(0))
-
-            def _send(self, status: int, body: bytes) -> None:
-                self.send_response(status)
-                self.send_header("content-length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        key, certificate = certificates.issue_server_certificate(
-            self.consortium.authority_key, self.consortium.authority, []
-        )
-        (folder / "tls.key").write_bytes(key)
-        (folder / "tls.crt").write_bytes(certificate)
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(folder / "tls.crt", folder / "tls.key")
-        self.server = HTTPServer(("127.0.0.1", 0), Handler)
-        self.server.socket = context.wrap_socket(self.server.socket, server_side=True)
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-
-    @property
-    def address(self) -> str:
-        return f"127.0.0.1:{self.server.server_address[1]}"
-
-    def link(self, site: str = "north") -> JoinLink:
-        invitation = self.consortium.invitation(site)
-        return JoinLink.of(type(invitation)(**{**vars(invitation), "address": self.address}))
+from tests.builders.loopback_desk import LoopbackDesk
 
 
 @pytest.fixture
-def there(tmp_path: Path) -> Iterator[Desk]:
-    made = Desk(tmp_path)
+def there(tmp_path: Path) -> Iterator[LoopbackDesk]:
+    made = LoopbackDesk(tmp_path)
     yield made
-    made.server.shutdown()
-    made.server.server_close()
+    made.close()
 
 
 @pytest.fixture
@@ -83,11 +32,11 @@ def data(tmp_path: Path) -> enrol.Data:
     return enrol.Data(kind="cases", root=root, site_config=None)
 
 
-def made(there: Desk, folder: Path, data: enrol.Data, link: JoinLink | None = None) -> ClientHome:
+def made(there: LoopbackDesk, folder: Path, data: enrol.Data, link: JoinLink | None = None) -> ClientHome:
     return desk.home_of(link or there.link(), folder, lambda: data)
 
 
-def test_a_link_makes_the_home_and_brings_the_admission(there: Desk, tmp_path: Path, data: enrol.Data) -> None:
+def test_a_link_makes_the_home_and_brings_the_admission(there: LoopbackDesk, tmp_path: Path, data: enrol.Data) -> None:
     link = there.link()
     home = made(there, tmp_path / "north", data, link)
     request = home.request_file.read_bytes()
@@ -118,7 +67,7 @@ def test_a_link_makes_the_home_and_brings_the_admission(there: Desk, tmp_path: P
 
 @pytest.mark.parametrize("which", ["another authority", "rubbish", "endless"])
 def test_another_in_the_coordinators_place_gets_nothing_and_nothing_is_made(
-    there: Desk, tmp_path: Path, data: enrol.Data, which: str
+    there: LoopbackDesk, tmp_path: Path, data: enrol.Data, which: str
 ) -> None:
     link, other = there.link(), Consortium()
     there.shown = {
@@ -132,7 +81,9 @@ def test_another_in_the_coordinators_place_gets_nothing_and_nothing_is_made(
     assert there.got == []
 
 
-def test_the_request_is_sent_to_the_links_authority_alone(there: Desk, tmp_path: Path, data: enrol.Data) -> None:
+def test_the_request_is_sent_to_the_links_authority_alone(
+    there: LoopbackDesk, tmp_path: Path, data: enrol.Data
+) -> None:
     home = made(there, tmp_path / "north", data)
     # From now on somebody else answers there.
     home.ca_certificate.write_bytes(Consortium().authority)
@@ -141,7 +92,7 @@ def test_the_request_is_sent_to_the_links_authority_alone(there: Desk, tmp_path:
     assert there.got == []
 
 
-def test_a_refusal_says_why_in_printable_words(there: Desk, tmp_path: Path, data: enrol.Data) -> None:
+def test_a_refusal_says_why_in_printable_words(there: LoopbackDesk, tmp_path: Path, data: enrol.Data) -> None:
     home = made(there, tmp_path / "north", data)
     there.answers = [(403, b'{"error": "no\\u001b[31m invitation"}'), (500, b"[]")]
     with pytest.raises(InputError, match=r"no\[31m invitation"):
@@ -150,7 +101,7 @@ def test_a_refusal_says_why_in_printable_words(there: Desk, tmp_path: Path, data
         desk.ask(home)
 
 
-def test_a_home_of_another_invitation_is_left_alone(there: Desk, tmp_path: Path, data: enrol.Data) -> None:
+def test_a_home_of_another_invitation_is_left_alone(there: LoopbackDesk, tmp_path: Path, data: enrol.Data) -> None:
     made(there, tmp_path / "north", data)
     with pytest.raises(InputError, match="another invitation"):
         made(there, tmp_path / "north", data, there.link("south"))
@@ -158,7 +109,7 @@ def test_a_home_of_another_invitation_is_left_alone(there: Desk, tmp_path: Path,
         made(there, tmp_path / "cases", data)
 
 
-def test_keys_are_compared_and_plans_declined_by_people(there: Desk, tmp_path: Path, data: enrol.Data) -> None:
+def test_keys_are_compared_and_plans_declined_by_people(there: LoopbackDesk, tmp_path: Path, data: enrol.Data) -> None:
     home = made(there, tmp_path / "north", data)
     request = AdmissionRequest.read(home.request_file.read_bytes())
     mine = request.identity.public_bytes_raw().hex()

@@ -170,7 +170,7 @@ def test_the_rounds_of_task_and_protocol_must_agree():
 
 
 def test_only_what_the_protocol_knows_is_a_message_of_a_kind():
-    assert set(ASKED) == set(ANSWERED) == {*SECURE_KINDS, "train", "base", "evaluate"}
+    assert set(ASKED) == set(ANSWERED) == {*SECURE_KINDS, "train", "base", "evaluate", "statistics"}
     with pytest.raises(MessageError):
         request(replace(REQUESTS[0], secure=Survivors(setup=bytes(32), round=1, step=0, sites=(1,))))
 

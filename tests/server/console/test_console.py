@@ -22,6 +22,7 @@ from server.consortium.admission import Admissions
 from server.deployment.control import Control
 from server.deployment.desk import JoinDesk
 from server.deployment.home import ServerHome, create
+from server.record.patient_counts import PatientCounts
 from server.runs import index as runs
 from shared_model.core.errors import InputError
 from tests.builders.consortium import Site
@@ -231,6 +232,18 @@ def test_a_noised_runs_budget_falls_with_its_rounds(home: ServerHome, page: Test
     with (out / "events.jsonl").open("a") as file:
         file.write('{"kind": "round_started", "round": 2, "rounds": 4}\n')
     assert float(spent().split()[1]) > float(first.split()[1]) > 0.5
+
+
+def test_statistics_are_in_the_budget_of_a_run(home: ServerHome, page: TestClient) -> None:
+    asked = ["name=counted", "privacy.mode=masked", "privacy.cohort=200", "privacy.statistics=2"]
+    out = runs.default_out(home, "counted")
+    out.mkdir(parents=True)
+    runs.remember(home, "id", compose_run(asked, 5), out)
+    assert "epsilon 0.00 of 2.00 spent at delta 1e-05; 0 of 1 releases" in page.get("/runs/counted").text
+    PatientCounts(run_id="ab" * 16, asked=1).write(out)
+    with (out / "events.jsonl").open("a") as file:
+        file.write('{"kind": "round_started", "round": 1, "rounds": 4}\n')
+    assert "epsilon 2.00 of 2.00 spent at delta 1e-05; 1 of 1 releases" in page.get("/runs/counted").text
 
 
 def test_listening_everywhere_needs_a_name() -> None:

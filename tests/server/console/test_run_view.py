@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.console.curves import HEIGHT, WIDTH, Curve
+from privacy.pages.curves import HEIGHT, WIDTH, Curve
 from server.console.run_view import RunView, in_words
 
 

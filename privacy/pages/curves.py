@@ -1,4 +1,4 @@
-"""Curves of a run as SVG paths, drawn at the server: the page needs no plotting library."""
+"""Curves as SVG paths, drawn where the page is made: the pages of both sides need no plotting library."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ _MOST = 160
 
 @dataclass
 class Curve:
-    """Values by round. A round that is told twice keeps its last value; what is not finite is left out."""
+    """Values by round or epoch. One that is told twice keeps its last value; what is not finite is left out."""
 
     numbers: list[int] = field(default_factory=list)
     values: list[float] = field(default_factory=list)
 
     def add(self, number: int, value: float) -> None:
-        """Add a point. Rounds from ``number`` on that are there already were taken back, and go."""
+        """Add a point. Those from ``number`` on that are there already were taken back, and go."""
         if not math.isfinite(value):
             return
         while self.numbers and self.numbers[-1] >= number:

@@ -1,0 +1,113 @@
+"""Noised counts of the sites' patients, summed once before the first round: the ranges in the adapter's card.
+
+One secure sum like those of the rounds, with noise of its own (docs/decisions/0057-federated-statistics.md). It is
+asked for once: if it fails, the run goes on, and the card has no ranges.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from privacy.dp.accountant import epsilon, profile
+from privacy.dp.terms import PrivacyTerms
+from privacy.secagg.context import least_threshold
+from privacy.wire.tasks import StatisticsTask
+from server.config.privacy import run_terms, statistics_terms
+from server.config.run import RunConfig
+from server.record.events import Event, Listener
+from server.record.patient_counts import PatientCounts
+from server.rounds.ring_sum import RingSum
+from server.rounds.secure_aggregation import SecureAggregation, SecureRules
+from server.rounds.secure_step import STAGE_S
+from server.rounds.steps import Link, Witness
+from server.sites.attendance import ConnectedSite, Members
+from shared_model.adapter.count_layout import LAYOUT, SIZE
+
+
+def counts_cost(counts: PatientCounts, config: RunConfig, steps: int) -> dict[str, Any]:
+    """Return what ``counts`` cost a patient, alone and with ``steps`` charged steps of the rounds."""
+    terms, rounds = statistics_terms(config), run_terms(config)
+    assert terms is not None
+    own, all_of_it = [terms.charge(counts.asked)], [terms.charge(counts.asked)]
+    if rounds is not None and steps:
+        all_of_it.append(rounds.charge(steps))
+
+    def spent(charges: list[Any], alone: bool) -> float:
+        return round(epsilon(profile(charges, alone=alone), terms.delta), 4)
+
+    return {
+        "epsilon": spent(own, False),
+        "epsilon_all_others_collude": spent(own, True),
+        "epsilon_with_rounds": spent(all_of_it, False),
+        "epsilon_with_rounds_all_others_collude": spent(all_of_it, True),
+        "delta": terms.delta,
+        "releases": counts.asked,
+        "failed": counts.failed,
+    }
+
+
+def count_patients(
+    link: Link,
+    config: RunConfig,
+    members: Members,
+    out: Path,
+    gather: Callable[[], list[ConnectedSite]],
+    witness: Witness,
+    emit: Listener,
+) -> None:
+    """Ask the sites for their counts and keep the sum in ``out``, unless nobody wants it or it has been tried."""
+    terms, known = statistics_terms(config), PatientCounts.read(out)
+    if terms is None or members.cohort is None:
+        return
+    if known is not None and known.run_id == link.run_id and (known.counts or known.failed):
+        return
+    before = known.asked if known is not None and known.run_id == link.run_id else 0
+    asked = PatientCounts(run_id=link.run_id, asked=before + 1)
+    sites = gather()
+    asked.write(out)  # before anybody is charged
+    found = _sum(asked, link, config, members, terms, sites, witness)
+    found.write(out)
+    said = f"patients counted at {len(found.sites)} sites" if found.counts else f"no patients counted: {found.failed}"
+    emit(Event(kind="notice", sites=len(found.sites), detail=said))
+
+
+def _sum(
+    asked: PatientCounts,
+    link: Link,
+    config: RunConfig,
+    members: Members,
+    terms: PrivacyTerms,
+    sites: list[ConnectedSite],
+    witness: Witness,
+) -> PatientCounts:
+    assert members.cohort is not None
+    how, deadline_s = terms.encoding(), config.rounds.deadline_s
+    rules = SecureRules(
+        threshold=least_threshold(terms.sites, terms.colluders),
+        least_survivors=terms.survivors,
+        colluders=terms.colluders,
+        ring_bits=how.bits,
+        steps=1,
+        deadline_s=deadline_s,
+        stage_s=min(deadline_s, STAGE_S),
+    )
+    sums = SecureAggregation(link, members.cohort, rules, members.plan, kind="statistics")
+    task = StatisticsTask(size=SIZE, layout=LAYOUT, privacy=terms.to_json())
+    outcome = sums.sum(sites, SIZE, witness, task=task)
+    if outcome.total is None:
+        return replace(asked, failed=outcome.failed or "the sum failed")
+    total = RingSum(terms, np.ones(SIZE, dtype=bool), outcome.total)
+    if excess := total.excess():
+        return replace(asked, failed=excess)
+    return replace(
+        asked,
+        counts=tuple(round(float(count), 3) for count in how.decode(outcome.total)),
+        noise_sd=terms.z_alone * terms.clip * math.sqrt(len(outcome.sites)),
+        sites=outcome.sites,
+    )
