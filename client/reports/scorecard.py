@@ -83,8 +83,8 @@ def _dvh_axes(
         for colour, structure in zip(_STRUCTURES, structures, strict=False):
             curve = dvh_curve(volume, torch.from_numpy(case.structures[structure]), levels)[0]
             label = structure if style == _STYLES[0] else None
-            axes.plot(levels, 100 * curve, style, color=colour, linewidth=1.2, label=label)
-        axes.plot([], [], style, color="black", label=name)
+            axes.plot(levels, 100 * curve, linestyle=style, color=colour, linewidth=1.2, label=label)
+        axes.plot([], [], linestyle=style, color="black", label=name)
     axes.set_xlabel("dose (Gy)")
     axes.set_ylabel("volume (%)")
     axes.set_ylim(0, 101)

@@ -30,7 +30,7 @@ class Steering:
     ``steps`` of ``rate`` in units of u. ``soft_gy``: width of the step in a volume at a dose while climbing.
     """
 
-    price: float = 1.0
+    price: float = 0.6
     penalty: float = 5.0
     steps: int = 12
     rate: float = 0.3
@@ -54,29 +54,44 @@ class Steered:
 def steer(
     tradeoff: Tradeoff, patient: TradeoffPatient, card: BoundCard, how: Steering, shape: tuple[int, ...]
 ) -> Steered:
-    """The dose that the scorecard asks for, never one that scores below the predicted dose. ``shape``: of the case."""
+    """The dose that the scorecard asks for. ``shape``: of the case.
+
+    It is the best met on the climb by the exact score less the price, and never scores below the predicted dose: the
+    predicted dose, where nothing met is better.
+    """
     root = tradeoff.prior.root(patient.points.places)
-    weights = torch.tensor([c.weight for c in card.criteria])
     u = torch.zeros(1, len(root), requires_grad=True)
     given = torch.ones(1, len(root))
     with torch.no_grad():
         seen = patient.see(tradeoff.network)
+    start = patient.in_gy(patient.dose[None], shape)
+    before = float(card.score(start.double())[0])
+    found = Steered(dose_gy=start[0], before=before, after=before, unusual=0.0)
+    most = float(_worth(card, start.double(), how, 0.0))
     optimiser = torch.optim.Adam([u], lr=how.rate)
-    for _ in range(how.steps):
+    for step in range(how.steps + 1):
         dose = patient.in_gy(patient.moved(tradeoff.network, seen, u @ root.T, given), shape)
-        values = card.values(dose, how.soft_gy)
-        broken = (card.violations(values) * weights).sum(1)
-        score = 100.0 * (card.points(values).sum(1) - how.penalty * broken) / card.weight
-        loss = (how.price / 2 * u.square().sum(1) - score).sum()
+        unusual = float(u.detach().norm())
+        exact = dose.detach().double()
+        after, worth = float(card.score(exact)[0]), float(_worth(card, exact, how, 0.0)) - how.price / 2 * unusual**2
+        if after >= before and worth > most:
+            most = worth
+            found = Steered(dose_gy=dose[0].detach(), before=before, after=after, unusual=unusual)
+        if step == how.steps:
+            break
+        loss = how.price / 2 * u.square().sum() - _worth(card, dose, how, how.soft_gy)
         (u.grad,) = torch.autograd.grad(loss, [u])
         optimiser.step()
-    with torch.no_grad():
-        dose = patient.in_gy(patient.moved(tradeoff.network, seen, u @ root.T, given), shape)
-    start = patient.in_gy(patient.dose[None], shape)
-    before, after = (float(card.score(one.double())[0]) for one in (start, dose))
-    if after <= before:
-        return Steered(dose_gy=start[0], before=before, after=before, unusual=0.0)
-    return Steered(dose_gy=dose[0], before=before, after=after, unusual=float(u.detach().norm()))
+    return found
+
+
+def _worth(card: BoundCard, dose_1zyx: Tensor, how: Steering, soft_gy: float) -> Tensor:
+    """Score of one dose less what its broken constraints cost, (), points of 100."""
+    values = card.values(dose_1zyx, soft_gy)
+    weights = torch.tensor([c.weight for c in card.criteria], dtype=values.dtype)
+    broken = (card.violations(values) * weights).sum()
+    worth: Tensor = 100.0 * (card.points(values).sum() - how.penalty * broken) / card.weight
+    return worth
 
 
 @dataclass(frozen=True, kw_only=True)

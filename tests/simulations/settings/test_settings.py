@@ -114,7 +114,7 @@ def test_an_old_key_is_refused_with_its_new_name(
     settings_of: Callable[[Sequence[str]], object], old: str, new: str
 ) -> None:
     settings_of([])
-    with pytest.raises(InputError, match=f"^{re.escape(old)}: .*; write {re.escape(new)}$"):
+    with pytest.raises(InputError, match=rf"^(row \w+: )?{re.escape(old)}: .*; write {re.escape(new)}$"):
         settings_of([old])
 
 
@@ -134,7 +134,7 @@ def test_the_other_commands_take_the_words_of_a_run(
     settings_of: Callable[[Sequence[str]], object], old: str, new: str
 ) -> None:
     assert settings_of([new]) != settings_of([])
-    with pytest.raises(InputError, match=f"^{re.escape(old)}: .*; write {re.escape(new)}$"):
+    with pytest.raises(InputError, match=rf"^(row \w+: )?{re.escape(old)}: .*; write {re.escape(new)}$"):
         settings_of([old])
 
 
