@@ -20,7 +20,7 @@ import torch
 from client.adapters.align import AlignJob, SharedModel
 from client.adapters.patients import ScoredPatient, load_patients
 from client.adapters.scores import PlanScore, cohort_means, criteria_table, plan_score
-from client.prediction.preferred import tradeoff_of
+from client.prediction.preferred import has_tradeoff, tradeoff_of
 from client.reports.front import front_png, trades
 from client.reports.scorecard import plans_png
 from shared_model.adapter.private import PrivateAdapter, PrivatePolicy, aligned_policy
@@ -53,8 +53,10 @@ def report(
 ) -> dict[str, Any]:
     """Score the site's held-back patients, write both files to ``job.out``; returns what report.json holds.
 
-    ``drawn``: plan-like doses a patient, the prediction among them; 0: neither these nor a steered dose.
+    ``drawn``: plan-like doses a patient, the prediction among them; 0, and at sites of the body that no trade-off
+    network is for: neither these nor a steered dose.
     """
+    drawn = drawn if has_tradeoff(job.spec.body_site) else 0
     shared = SharedModel(job.spec, job.vector)
     policy = None if private is None else aligned_policy(job.spec, job.vector, private)
     plans = []

@@ -156,7 +156,9 @@ def report(
     out: Out,
     private: Annotated[Path | None, typer.Option(help="private.safetensors of `client align`.")] = None,
     pictures: Annotated[int, typer.Option(min=0, help="Number of patients to draw.")] = 3,
-    candidates: Annotated[int, typer.Option(min=0, max=64, help="Plan-like doses a patient. 0: not steered.")] = 16,
+    candidates: Annotated[
+        int, typer.Option(min=0, max=64, help="Plan-like doses (head and neck); 0: no steering.")
+    ] = 16,
     as_json: AsJson = False,
 ) -> None:
     """Score held-back patients by a card: reference, shared, aligned, steered; report.html and report.json."""

@@ -52,6 +52,11 @@ def _bundled() -> Tradeoff:
     return Tradeoff.load(TRADEOFF)
 
 
+def has_tradeoff(body_site: str) -> bool:
+    """Whether the bundled trade-off network is for models of this site of the body."""
+    return _bundled().body_site == body_site
+
+
 def tradeoff_of(body_site: str) -> Tradeoff:
     """The bundled trade-off network. InputError where it is of another site of the body than the model."""
     found = _bundled()

@@ -19,7 +19,7 @@ from shared_model.network.pyramid import STRIDE, USUAL_MM
 from shared_model.patient.anatomy import OAR_NAMES
 from shared_model.patient.case import Case
 from shared_model.tradeoff.network import SEEN, TradeoffNetwork
-from shared_model.tradeoff.points import SURROUNDINGS, SURROUNDINGS_MM, TARGETS, PatientPoints
+from shared_model.tradeoff.points import LEAST_VOXELS, SURROUNDINGS, SURROUNDINGS_MM, TARGETS, PatientPoints
 
 # Changes of points and of dose enter and leave the network in units of this.
 CHANGE_GY = 5.0
@@ -32,7 +32,7 @@ class TradeoffPatient:
     """
 
     def __init__(self, channels: PatientChannels, dose_gy: NDArray[np.floating], *, mirrored: bool = False) -> None:
-        """``dose_gy``: predicted, (z, y, x) on the channels' box."""
+        """``dose_gy``: predicted, (z, y, x) on the channels' box. InputError where no structure has enough voxels."""
         self._box = channels.stack.shape[:3]
         self.unit_gy, self._slices = channels.unit_gy, channels.slices
         layout = channels.layout
@@ -58,6 +58,8 @@ class TradeoffPatient:
         structures[SURROUNDINGS] = _around([structures[name] for name in TARGETS], body, channels.spacing_mm)
         voxels = {name: _filled(mask.float()).flatten().nonzero()[:, 0] for name, mask in structures.items()}
         self.points = PatientPoints(voxels, self.dose.shape)
+        if not self.points.points:
+            raise InputError(f"case {channels.case_id}: no target or organ of {LEAST_VOXELS} voxels: nothing to trade")
         self.now = self.points.values(self.dose[None])[0]
 
     @property

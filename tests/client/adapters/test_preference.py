@@ -13,7 +13,7 @@ from client.adapters.in_use import model_with, preferring
 from client.cli import app
 from client.data.case_files import save_case
 from client.prediction.predict import Predictor, Sampled
-from client.prediction.preferred import Preference
+from client.prediction.preferred import Preference, has_tradeoff, tradeoff_of
 from shared_model.adapter.manifest import load_adapter
 from shared_model.adapter.private import PrivatePolicy, PrivateShape
 from shared_model.bundled import DEFAULT_ADAPTER, SCORECARDS
@@ -68,6 +68,13 @@ def test_a_dose_is_steered_to_a_card_with_room_for_it(tmp_path: Path) -> None:
     bound = read_scorecard(tmp_path / "card.yaml").bind(case)
     found = float(bound.score(torch.from_numpy(moved.dose_gy)[None].double())[0])
     assert found == pytest.approx(moved.scores[1], abs=1e-3)
+
+
+def test_a_model_of_another_site_of_the_body_is_not_steered() -> None:
+    assert has_tradeoff("head_neck")
+    assert not has_tradeoff("pelvis")
+    with pytest.raises(InputError, match="expected a model of head_neck, this one is of pelvis"):
+        tradeoff_of("pelvis")
 
 
 def test_a_private_adapter_changes_the_dose(private: Path) -> None:

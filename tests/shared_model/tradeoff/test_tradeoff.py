@@ -195,6 +195,14 @@ def test_a_patient_without_a_target_is_refused(case: Case, predicted: np.ndarray
         tradeoff_patient(bare, predicted, "head_neck")
 
 
+def test_a_patient_of_a_few_voxels_has_nothing_to_trade(case: Case, predicted: np.ndarray) -> None:
+    speck = np.zeros_like(case.body)
+    speck[12, 13, 14] = True
+    tiny = replace(case, body=speck, structures={"PTV_7000": speck}, dose_gy=None, ct_hu=None)
+    with pytest.raises(InputError, match="nothing to trade"):
+        tradeoff_patient(tiny, predicted, "head_neck")
+
+
 def test_the_file_comes_back_in_sixteen_bits_and_a_wrong_one_is_named(tradeoff: Tradeoff, tmp_path: Path) -> None:
     path = tmp_path / "t.safetensors"
     tradeoff.with_spread(1.25).save(path)
