@@ -18,6 +18,7 @@ from client.commands import data as data_cli
 from client.commands import dispute as dispute_cli
 from client.commands import join as joining
 from client.commands import scorecard as scorecard_cli
+from client.commands import track as track_cli
 from client.commands import trust
 from client.commands import upgrade as upgrade_cli
 from client.commands import verify as verify_cli
@@ -215,6 +216,7 @@ data_cli.add_to(app)
 scorecard_cli.add_to(app)
 verify_cli.add_to(app)
 dispute_cli.add_to(app)
+track_cli.add_to(app)
 upgrade_cli.add_to(app)
 app.add_typer(trust.app)
 

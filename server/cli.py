@@ -169,17 +169,14 @@ def track(
     """Write a run's curves for TensorBoard or MLflow, live until it finishes. Needs the extra of either."""
     from server.runs import index as runs
     from server.runs import track as tracking
+    from shared_model.core.curve_stores import curves_of
 
-    if (home_folder is None) == (out is None) or (tensorboard is None) == (mlflow is None):
-        raise InputError("track: expected --home or --out, and --tensorboard or --mlflow")
+    if (home_folder is None) == (out is None):
+        raise InputError("track: expected --home or --out")
     folder = out if out is not None else runs.find(ServerHome.load(home_folder or Path()), run).out
     if not (folder / runs.EVENTS).is_file():
         raise InputError(f"{folder}: no {runs.EVENTS}; expected a run's output folder")
-    curves: tracking.Curves = (
-        tracking.TensorBoardCurves(tensorboard)
-        if tensorboard is not None
-        else tracking.MlflowCurves(str(mlflow), run or folder.name)
-    )
+    curves = curves_of(tensorboard, mlflow, run or folder.name)
     print(f"rounds written: {tracking.track(folder, [curves], live=not once)}")
 
 

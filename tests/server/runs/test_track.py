@@ -10,7 +10,8 @@ import pytest
 from typer.testing import CliRunner
 
 from server.cli import app
-from server.runs.track import TensorBoardCurves, points, track
+from server.runs.track import points, track
+from shared_model.core.curve_stores import TensorBoardCurves
 from shared_model.core.errors import InputError
 from tests.builders.event_files import events
 
