@@ -121,8 +121,9 @@ def test_on_a_phone_and_in_the_dark_nothing_is_cut_or_unreadable(link: str, tmp_
         browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": dark})
         _open(browser, link)
         first = browser.current_url
-        prediction = browser.find_element(By.CSS_SELECTOR, "section[aria-labelledby=predictions] a")
-        for address in (first, str(prediction.get_attribute("href"))):
+        # In one step: the page puts new elements in place of the old ones whenever something changes.
+        script = "return document.querySelector('section[aria-labelledby=predictions] a').href"
+        for address in (first, str(browser.execute_script(script))):
             browser.get(address)
             wide = browser.execute_script("return document.documentElement.scrollWidth - window.innerWidth")
             assert wide <= 0, address

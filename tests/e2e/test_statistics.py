@@ -1,0 +1,77 @@
+"""Federated statistics over TLS: three hospitals' noised counts, once, charged to each ledger, and in the card."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shared_model.adapter.envelope import Envelope
+from shared_model.adapter.manifest import load_adapter
+from tests.e2e.deployment import Deployment, change_policy
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+
+NAMES = ("north", "south", "east")
+RUN = (
+    "name=counted",
+    "privacy.mode=shared",
+    "privacy.epsilon=10000",  # so little noise that six patients can be counted: the path is what is tested
+    "privacy.statistics=99",
+    "privacy.cohort=6",
+    "privacy.clip=0.1",
+    "privacy.views=1",
+    "model.prior=none",
+    "model.base=none",
+    "model.adapter=lora",
+    "model.rank=2",
+    "model.shape=[16,16,16]",
+    "train.local_steps=1",
+    "rounds.evaluate_every=0",
+    "rounds.count=1",
+    "rounds.wait_for_sites_s=90",
+    "rounds.deadline_s=60",
+)
+
+
+@pytest.fixture(scope="module")
+def counted(tmp_path_factory: pytest.TempPathFactory, hospitals: dict[str, Path]) -> Iterator[tuple[Deployment, Any]]:
+    """The federation, and what its run of one round told."""
+    deployment = Deployment(tmp_path_factory.mktemp("statistics"))
+    try:
+        deployment.start_coordinator()
+        for name in NAMES:
+            deployment.admit(name, deployment.make_site(name, hospitals[name], "shared"))
+        deployment.must("server", "plan", "--home", deployment.home, *RUN)
+        for name in NAMES:
+            change_policy(deployment.site(name), "max_epsilon: 8.0", "max_epsilon: 20000.0")
+            plan = deployment.home / "plan.json"
+            deployment.must("client", "plan", "--home", deployment.site(name), "--accept", plan)
+            deployment.spawn("client", deployment.site(name))
+        for name in NAMES:
+            deployment.connected(name)
+        yield deployment, deployment.run(*RUN)["report"]
+    finally:
+        deployment.close()
+
+
+def test_the_card_has_the_ranges_of_the_cohort(counted: tuple[Deployment, Any]) -> None:
+    deployment, report = counted
+    statistics = report["privacy"]["statistics"]
+    assert statistics["releases"] == 1
+    assert statistics["failed"] == ""
+    assert 0 < statistics["epsilon"] <= 99.0
+    _, _, card = load_adapter(deployment.home / "runs" / "counted" / "adapter.safetensors")
+    ranges = Envelope.from_card(card)
+    assert ranges is not None
+    assert ranges.patients == 6
+    low, high = ranges.ranges["prescription_gy"]
+    assert low <= 70.0 <= high
+
+
+def test_each_hospitals_ledger_was_charged_for_it_once(counted: tuple[Deployment, Any]) -> None:
+    deployment, _ = counted
+    for name in NAMES:
+        told = json.loads(deployment.must("client", "budget", "--home", deployment.site(name), "--json"))
+        assert sorted((run["purpose"], run["releases"]) for run in told["runs"]) == [("shared", 1), ("statistics", 1)]
