@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from client.site.config import SiteConfig
 from client.training.train import train_round
@@ -49,6 +50,7 @@ COMMON = (
     "rounds.wait_for_sites_s=90",
     "rounds.deadline_s=240",
 )
+THREADS = torch.get_num_threads()
 METRICS = (b"loss", b"dose_score_gy", b"mae_ref5_gy")
 
 
@@ -117,15 +119,20 @@ def first_updates(runs: dict[str, Any]) -> dict[str, tuple[Vector, float]]:
     config = RunConfig.from_json(json.dumps(runs["none"]["report"]["config"]))
     spec = ModelSpec.from_json(json.dumps(config.model))
     task = train_task(config, 1, "")
-    made = {name: train_round(site, spec, initial_vector(spec), task) for name, site in runs["sites"].items()}
+    made = {}
+    for name, site in runs["sites"].items():
+        torch.set_num_threads(site.threads or THREADS)  # another number of threads sums in another order
+        made[name] = train_round(site, spec, initial_vector(spec), task)
+    torch.set_num_threads(THREADS)
     return {name: (update, metrics["loss"]) for name, (update, metrics) in made.items()}
 
 
 def test_the_adapter_is_that_of_mode_none_up_to_the_stated_step(runs: dict[str, Any]) -> None:
     ours, theirs = (load_adapter(Path(runs[mode]["adapter"]))[1] for mode in ("masked", "none"))
     terms = terms_of(runs["masked"])
-    # The first round's rounding goes through the second round's training, which may double it.
-    assert 0 < np.abs(ours - theirs).max() <= 4 * terms.error
+    # The second round trains from vectors that differ by the first one's rounding, and AdamW divides by the size of the
+    # gradient: where that nearly vanishes the difference grows (twofold with AVX-512, sixfold with AVX2 alone).
+    assert 0 < np.abs(ours - theirs).max() <= 10 * terms.error
     assert terms.error < 1e-6
     moved = np.abs(theirs - initial_vector(load_adapter(Path(runs["none"]["adapter"]))[0])).max()
     assert moved > 1000 * terms.error
