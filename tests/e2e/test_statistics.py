@@ -46,7 +46,7 @@ def counted(tmp_path_factory: pytest.TempPathFactory, hospitals: dict[str, Path]
         deployment.must("server", "plan", "--home", deployment.home, *RUN)
         for name in NAMES:
             change_policy(deployment.site(name), "max_epsilon: 8.0", "max_epsilon: 20000.0")
-            change_policy(deployment.site(name), "max_epsilon_alone: 60.0", "max_epsilon_alone: 2000000.0")
+            change_policy(deployment.site(name), "max_epsilon_alone: 60.0", "max_epsilon_alone: 1000000.0")
             plan = deployment.home / "plan.json"
             deployment.must("client", "plan", "--home", deployment.site(name), "--accept", plan)
             deployment.spawn("client", deployment.site(name))
