@@ -28,7 +28,7 @@ from shared_model.adapter.shared import PRIVATE
 from shared_model.core.files import write_text
 from shared_model.scoring.scorecard import Scorecard
 from shared_model.tradeoff.patient import tradeoff_patient
-from shared_model.tradeoff.steer import Steering, candidates, steer
+from shared_model.tradeoff.steer import Best, Steering, best, steer
 
 _STYLE = (
     "body{font:15px/1.45 sans-serif;margin:2em auto;max-width:1150px;color:#222}"
@@ -40,12 +40,12 @@ _STYLE = (
 
 @dataclass(frozen=True, kw_only=True)
 class Plans:
-    """One patient's doses (z, y, x) in Gy by name, and their scores. ``drawn``: plan-like doses (k, z, y, x)."""
+    """One patient's doses (z, y, x) in Gy by name, and their scores. ``drawn``: plan-like doses."""
 
     patient: ScoredPatient
     doses: Mapping[str, torch.Tensor]
     scores: Mapping[str, PlanScore]
-    drawn: torch.Tensor | None = None
+    drawn: Best | None = None
 
 
 def report(
@@ -91,31 +91,14 @@ def _plans(
         model = policy.use(PRIVATE)
         sampled = patient.sample(model, settings.predict_steps, settings.predict_candidates, seed=settings.seed)
         doses["aligned"] = sampled.mean(0)
-    ways = None
+    chosen = None
     if drawn:
-        ways = ways_to(patient, doses["shared"], job.spec.body_site, drawn, settings.seed)
-        doses |= {"steered": ways.steered, "best": ways.best}
+        tradeoff, shape = tradeoff_of(job.spec.body_site), tuple(patient.case.grid.shape)
+        at = tradeoff_patient(patient.case, doses["shared"].numpy(), job.spec.body_site)
+        chosen = best(tradeoff, at, patient.card, drawn, settings.seed, shape)
+        doses |= {"steered": steer(tradeoff, at, patient.card, Steering(), shape).dose_gy, "best": chosen.dose_gy}
     scores = {name: plan_score(patient, dose) for name, dose in doses.items()}
-    return Plans(patient=patient, doses=doses, scores=scores, drawn=None if ways is None else ways.drawn)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Ways:
-    """From a predicted dose to a card, without training: steered, the best of ``drawn`` (k, z, y, x), Gy."""
-
-    steered: torch.Tensor
-    best: torch.Tensor
-    drawn: torch.Tensor
-
-
-def ways_to(patient: ScoredPatient, dose: torch.Tensor, body_site: str, count: int, seed: int) -> Ways:
-    """Both ways from ``dose`` (z, y, x) Gy. InputError for a site of the body that no trade-off network is for."""
-    tradeoff, shape = tradeoff_of(body_site), tuple(patient.case.grid.shape)
-    at = tradeoff_patient(patient.case, dose.numpy(), body_site)
-    moved = steer(tradeoff, at, patient.card, Steering(), shape)
-    doses = torch.cat([dose[None], candidates(tradeoff, at, count - 1, seed, shape)])
-    chosen = int(patient.card.score(doses.double()).argmax())
-    return Ways(steered=moved.dose_gy, best=doses[chosen], drawn=doses)
+    return Plans(patient=patient, doses=doses, scores=scores, drawn=chosen)
 
 
 def _brief(score: PlanScore) -> dict[str, Any]:
@@ -149,11 +132,10 @@ def _trade(one: Plans) -> str:
     if one.drawn is None or not any(case.structures[n].any() for n in case.structures if n not in case.targets):
         return ""
     marked = {name: trades(case, dose[None])[0] for name, dose in one.doses.items()}
-    scores = one.patient.card.score(one.drawn.double()).tolist()
-    picture = base64.b64encode(front_png(trades(case, one.drawn), scores, marked)).decode()
+    picture = base64.b64encode(front_png(trades(case, one.drawn.doses_gy), one.drawn.scores, marked)).decode()
     note = (
-        f"{len(one.drawn)} doses that differ from the prediction as plans do, coloured by the card's score; the line "
-        "joins those that no other beats in both coverage and organ dose."
+        f"{len(one.drawn.scores)} doses that differ from the prediction as plans do, coloured by the card's score. "
+        "The line joins those that no other beats in both coverage and organ dose."
     )
     return f'<p>{note}</p><img alt="coverage against organ dose" src="data:image/png;base64,{picture}">'
 

@@ -7,8 +7,6 @@ leaves the dose as it is where none is.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
@@ -22,17 +20,8 @@ HISTOGRAMS, ASKED = 0.15, 0.5
 NONE_SHARE = 0.25
 
 
-@dataclass(frozen=True, kw_only=True)
-class TradeoffLesson:
-    """The loss to descend; the error in the body and that of asked points, in units of the prescription."""
-
-    loss: Tensor
-    error: float
-    missed: float
-
-
-def lesson(network: TradeoffNetwork, patient: TradeoffPatient, generator: torch.Generator) -> TradeoffLesson:
-    """The loss of one patient with a reference dose; what is given is drawn from ``generator``."""
+def lesson(network: TradeoffNetwork, patient: TradeoffPatient, generator: torch.Generator) -> Tensor:
+    """The loss (), of one patient with a reference dose; what is given is drawn from ``generator``."""
     assert patient.reference is not None
     change = patient.apart.expand(2, -1)
     chance = torch.rand((), generator=generator)
@@ -51,8 +40,5 @@ def lesson(network: TradeoffNetwork, patient: TradeoffPatient, generator: torch.
         for dose in doses
         for ours, theirs in zip(patient.points.doses(dose), plans, strict=True)
     ]
-    return TradeoffLesson(
-        loss=error + HISTOGRAMS * torch.stack(apart).mean() + ASKED * missed,
-        error=float(error.detach()),
-        missed=float(missed.detach()),
-    )
+    loss: Tensor = error + HISTOGRAMS * torch.stack(apart).mean() + ASKED * missed
+    return loss

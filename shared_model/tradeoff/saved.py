@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -32,6 +33,14 @@ class Tradeoff:
     body_site: str
     shared_sha256: str
     spread: float = 1.0
+
+    @property
+    def sha256(self) -> str:
+        """Of the weights, the covariance and the spread, hex."""
+        digest = hashlib.sha256(repr((self.body_site, self.spread)).encode())
+        for name, value in sorted({**self.network.state_dict(), _COVARIANCE: self.prior.covariance}.items()):
+            digest.update(name.encode() + value.contiguous().numpy().tobytes())
+        return digest.hexdigest()
 
     def with_spread(self, spread: float) -> Tradeoff:
         """The same with another factor."""

@@ -96,10 +96,15 @@ def _worth(card: BoundCard, dose_1zyx: Tensor, how: Steering, soft_gy: float) ->
 
 @dataclass(frozen=True, kw_only=True)
 class Best:
-    """``dose_gy`` (z, y, x): the candidate that scores highest; ``scores``: of all, the predicted dose first."""
+    """All doses (k, z, y, x) in Gy and their scores of 100, the predicted dose first."""
 
-    dose_gy: Tensor
+    doses_gy: Tensor
     scores: tuple[float, ...]
+
+    @property
+    def dose_gy(self) -> Tensor:
+        """The one that scores highest, (z, y, x); of equal ones the first."""
+        return self.doses_gy[self.scores.index(max(self.scores))]
 
 
 def best(
@@ -108,8 +113,7 @@ def best(
     """The best of ``count`` doses by the scorecard: the predicted one and ``count`` - 1 candidates about it."""
     drawn = candidates(tradeoff, patient, count - 1, seed, shape)
     doses = torch.cat([patient.in_gy(patient.dose[None], shape), drawn])
-    scores = card.score(doses.double())
-    return Best(dose_gy=doses[int(scores.argmax())], scores=tuple(scores.tolist()))
+    return Best(doses_gy=doses, scores=tuple(card.score(doses.double()).tolist()))
 
 
 @torch.no_grad()

@@ -21,7 +21,7 @@ class ScorecardsSettings:
     ``choose``: the number of each hospital's last training patients who choose the epoch and do not train. So the
     patients who are scored have no part in that choice. ``unseen``: cards that no hospital aligns to. ``aligning``:
     whether hospitals align at all. ``tradeoffs``: files that `simulate tradeoff` wrote, one for each seed in turn.
-    ``not_scored``: so many of the official validation patients, the first, chose the trade-off network's spread.
+    ``scored``: first and end of the official validation patients who are scored; those before chose settings.
     """
 
     out: Path
@@ -30,7 +30,7 @@ class ScorecardsSettings:
     cards: tuple[Path, ...]
     unseen: tuple[Path, ...]
     tradeoffs: tuple[Path, ...]
-    not_scored: int
+    scored: tuple[int, int]
     aligning: bool
     steering: Steering
     partition: str
@@ -45,7 +45,10 @@ class ScorecardsSettings:
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
             raise InputError(f"seeds={list(self.seeds)}: expected at least one, each once")
         check_range("best_of", self.best_of, 2, 64)
-        check_range("not_scored", self.not_scored, 0, 10_000)
+        if len(self.scored) != 2:
+            raise InputError(f"scored={list(self.scored)}: expected [first, end)")
+        check_range("scored", self.scored[0], 0, 10_000)
+        check_range("scored", self.scored[1], self.scored[0] + 1, 10_000)
         for file in self.tradeoffs:
             if not file.is_file():
                 raise InputError(f"tradeoffs: {file}: no such file; expected one of `simulate tradeoff`, or default")
@@ -70,7 +73,7 @@ def scorecards_settings(overrides: Sequence[str]) -> ScorecardsSettings:
         cards=tuple(_card(str(card), settings.root) for card in cards),
         unseen=tuple(_card(str(card), settings.root) for card in raw["unseen"]),
         tradeoffs=tuple(TRADEOFF if one == "default" else Path(one) for one in raw["tradeoffs"]),
-        not_scored=raw["not_scored"],
+        scored=tuple(raw["scored"]) if isinstance(raw["scored"], list) else (raw["scored"],),
         aligning=raw["aligning"],
         steering=Steering(**mapping(raw, "steering")),
         partition=raw["partition"],

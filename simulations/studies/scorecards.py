@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -129,33 +129,52 @@ def _score_seed(
     path = settings.out / f"seed{seed}" / "scores.json"
     kept = _read(path)
     patients: dict[str, Any] = kept.get("patients", {})
-    tuned = set(_official(settings)[: settings.not_scored])
-    left = [(site, case_id) for site in sites for case_id in site.validation if case_id not in tuned]
-    bar = bars.add_task(f"scoring, seed {seed}", total=len(left), note="")
     job = _job(settings, sites[0], cards[0], seed)
+    tradeoff = Tradeoff.load(settings.tradeoffs[settings.seeds.index(seed) % len(settings.tradeoffs)])
+    asked = _asked(settings, cards, job, tradeoff)
+    if kept and kept.get("asked") != asked:
+        raise InputError(f"{path}: scores of other cards, models or settings; choose another out=")
+    spared = _spared(settings)
+    left = [(site, case_id) for site in sites for case_id in site.validation if case_id not in spared]
+    bar = bars.add_task(f"scoring, seed {seed}", total=len(left), note="")
     shared = SharedModel(job.spec, job.vector)
     policies: dict[str, PrivatePolicy] = {}
     for site in sites if settings.aligning else ():
         private = PrivateAdapter.load(settings.out / f"seed{seed}" / site.site / PRIVATE_FILE)
         policies[site.site] = aligned_policy(job.spec, job.vector, private)
-    tradeoff = Tradeoff.load(settings.tradeoffs[settings.seeds.index(seed) % len(settings.tradeoffs)])
     for site, case_id in left:
         if case_id not in patients:
             ones = [load_patients(site, [case_id], job.spec, shared.model, card)[0] for card in cards]
             found = _patient_scores(settings, ones, cards, shared, policies, tradeoff, seed)
             patients[case_id] = {"site": site.site, **found}
-            write_json(path, {"adapter_sha256": vector_hash(job.vector), "patients": patients})
+            write_json(path, {"asked": asked, "patients": patients})
         bars.advance(bar)
     return patients
 
 
-def _official(settings: ScorecardsSettings) -> tuple[str, ...]:
-    """OpenKBP's validation patients in their order; of phantoms none is spared."""
+def _asked(
+    settings: ScorecardsSettings, cards: Sequence[Scorecard], job: AlignJob, tradeoff: Tradeoff
+) -> dict[str, Any]:
+    """What scores depend on beside the patient: those of an earlier call are kept only where it is the same."""
+    return {
+        "adapter": vector_hash(job.vector),
+        "tradeoff": tradeoff.sha256,
+        "cards": [card.sha256 for card in cards],
+        "aligning": settings.aligning,
+        "align": asdict(settings.align),
+        "steering": asdict(settings.steering),
+        "best_of": settings.best_of,
+    }
+
+
+def _spared(settings: ScorecardsSettings) -> set[str]:
+    """Validation patients of OpenKBP who are not scored."""
     if settings.data.kind != "openkbp":
-        return ()
+        return set()
     whole = replace(settings.data, train_per_site=0, validation_per_site=0, hospitals=())
     (site,) = evaluation_sites(whole, "validation", settings.out, settings.seeds[0])
-    return site.validation
+    first, end = settings.scored
+    return {*site.validation[:first], *site.validation[end:]}
 
 
 def _patient_scores(

@@ -261,7 +261,7 @@ def _train(
             rising = min(1.0, (done + 1) / _WARMUP)
             group["lr"] = settings.lr * rising * 0.5 * (1 + math.cos(math.pi * done / settings.samples))
         optimiser.zero_grad(set_to_none=True)
-        lesson(network, patient, generator).loss.backward()
+        lesson(network, patient, generator).backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimiser.step()
         done += 1

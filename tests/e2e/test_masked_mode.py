@@ -11,6 +11,8 @@ import os
 import struct
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,9 @@ from privacy.secagg.exact_sums import MaskTerms
 from server.config.privacy import mask_terms
 from server.config.run import RunConfig
 from server.config.schedule import train_task
-from shared_model.adapter.manifest import initial_vector, load_adapter
+from server.record.history import RoundRecord
+from server.rounds.advance import replayed
+from shared_model.adapter.manifest import initial_vector, load_adapter, stage_mask
 from shared_model.core.vector import Vector
 from shared_model.network.spec import ModelSpec
 from tests.e2e.conftest import renamed
@@ -97,7 +101,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, hospitals: dict[str, Path]) -
                 change_policy(deployment.site(name), "require_plan: true", "require_plan: false")
                 change_policy(deployment.site(name), "modes: [masked]", "modes: [none]")
             before = len(tap.heard)
-            plain = deployment.run("name=none", "privacy.mode=none", *COMMON, timeout_s=800)
+            plain = deployment.run("name=none", "privacy.mode=none", "rounds.keep=means", *COMMON, timeout_s=800)
             yield {
                 "masked": outcome, "none": plain, "heard": heard, "clear": tap.heard[before:],
                 "deployment": deployment,
@@ -114,32 +118,48 @@ def terms_of(outcome: dict[str, Any]) -> MaskTerms:
     return terms
 
 
-def first_updates(runs: dict[str, Any]) -> dict[str, tuple[Vector, float]]:
-    """Each site's update and loss in the first round, computed again."""
+def updates_of(runs: dict[str, Any], number: int, vector: Vector) -> dict[str, tuple[Vector, float]]:
+    """Each site's update of ``vector`` and its loss in a round, computed again."""
     config = RunConfig.from_json(json.dumps(runs["none"]["report"]["config"]))
     spec = ModelSpec.from_json(json.dumps(config.model))
-    task = train_task(config, 1, "")
+    task = train_task(config, number, "")
     made = {}
     for name, site in runs["sites"].items():
         torch.set_num_threads(site.threads or THREADS)  # another number of threads sums in another order
-        made[name] = train_round(site, spec, initial_vector(spec), task)
+        made[name] = train_round(site, spec, vector.copy(), task)
     torch.set_num_threads(THREADS)
     return {name: (update, metrics["loss"]) for name, (update, metrics) in made.items()}
 
 
-def test_the_adapter_is_that_of_mode_none_up_to_the_stated_step(runs: dict[str, Any]) -> None:
-    ours, theirs = (load_adapter(Path(runs[mode]["adapter"]))[1] for mode in ("masked", "none"))
+def vectors(outcome: dict[str, Any]) -> list[Vector]:
+    """The shared vector before the first round and after each, from the run's kept sums or means."""
+    config = RunConfig.from_json(json.dumps(outcome["report"]["config"]))
+    spec = ModelSpec.from_json(json.dumps(config.model))
+    history = [RoundRecord.from_plain(entry) for entry in outcome["report"]["history"]]
+    initial, out = initial_vector(spec), Path(outcome["adapter"]).parent
+    return [initial, *(step.vector for step in replayed(out, config, initial, partial(stage_mask, spec), history))]
+
+
+def test_each_round_is_that_of_mode_none_up_to_the_stated_step(runs: dict[str, Any]) -> None:
+    """Round by round, each from the vector before it: a second round's training magnifies the first one's rounding."""
     terms = terms_of(runs["masked"])
-    # The second round trains from vectors that differ by the first one's rounding, and AdamW divides by the size of the
-    # gradient: where that nearly vanishes the difference grows (twofold with AVX-512, sixfold with AVX2 alone).
-    assert 0 < np.abs(ours - theirs).max() <= 10 * terms.error
     assert terms.error < 1e-6
-    moved = np.abs(theirs - initial_vector(load_adapter(Path(runs["none"]["adapter"]))[0])).max()
-    assert moved > 1000 * terms.error
+    ours, theirs = vectors(runs["masked"]), vectors(runs["none"])
+    assert len(ours) == len(theirs) == 3
+    for run, error in ((ours, terms.error), (theirs, 0.0)):
+        for number, (before, after) in enumerate(pairwise(run), 1):
+            updates = updates_of(runs, number, before)
+            patients = {name: len(runs["sites"][name].patients()) for name in NAMES}
+            mean = sum(patients[name] * updates[name][0].astype(np.float64) for name in NAMES) / sum(patients.values())
+            rounding = np.spacing(np.abs(after)).max()  # of float32
+            assert np.abs(after - (before + mean)).max() <= error + rounding
+            assert np.abs(mean).max() > 1000 * terms.error
+    assert 0 < np.abs(ours[1] - theirs[1]).max() <= terms.error + np.spacing(np.abs(theirs[1])).max()
+    assert np.array_equal(ours[2], load_adapter(Path(runs["masked"]["adapter"]))[1])
 
 
 def test_the_coordinator_hears_no_update_loss_or_score_of_a_site(runs: dict[str, Any]) -> None:
-    updates = first_updates(runs)
+    updates = updates_of(runs, 1, vectors(runs["none"])[0])
     terms = terms_of(runs["masked"])
     for name, (update, loss) in updates.items():
         plain = [p for p in pieces(update.tobytes(), 60) if len(set(p)) > 8]

@@ -83,6 +83,8 @@ def test_settings(tmp_path: Path) -> None:
         ("align.form=eps", "form"),
         ("align.lrr=1", "lrr"),
         ("best_of=0", "best_of"),
+        ("scored=[5,5]", "scored"),
+        ("scored=[5]", "scored"),
         ("steering.price=0", "price"),
         ("tradeoffs=[no.safetensors]", "no such file"),
     ):

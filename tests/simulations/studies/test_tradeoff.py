@@ -12,7 +12,7 @@ import simulations.studies.tradeoff as study
 from shared_model.adapter.manifest import initial_vector, save_adapter, vector_hash
 from shared_model.core.errors import InputError
 from shared_model.network.spec import ModelSpec
-from shared_model.tradeoff.learn import TradeoffLesson, lesson
+from shared_model.tradeoff.learn import lesson
 from shared_model.tradeoff.saved import Tradeoff
 from simulations.studies.tradeoff import CURVE, FILE, TradeoffSettings, tradeoff_settings, train_tradeoff
 
@@ -44,7 +44,7 @@ def test_a_stopped_training_goes_on_and_ends_with_the_same_network(
     assert "followed" in told
     calls = 0
 
-    def stopping(*args: object) -> TradeoffLesson:
+    def stopping(*args: object) -> torch.Tensor:
         nonlocal calls
         calls += 1
         if calls == 4:
