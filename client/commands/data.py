@@ -118,7 +118,7 @@ def predict(
     if best_of is not None and steer:
         raise InputError("predict: expected --steer or --best-of, not both")
     if scorecard is not None and best_of is None and not steer:
-        raise InputError("predict: what is --scorecard for? Expected --steer or --best-of N beside it")
+        raise InputError("predict: --scorecard says how to choose; give --steer or --best-of N beside it")
     check_folder(out)
     home = None if home_folder is None else ClientHome.load(home_folder)
     config = None if home is None else SiteConfig.load(home.site_config)

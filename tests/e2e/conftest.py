@@ -22,6 +22,22 @@ FAST = (
 )
 
 
+# Private rounds of the smallest model, on the network's dose alone.
+TINY = (
+    "privacy.clip=0.1",
+    "privacy.views=1",
+    "model.prior=none",
+    "model.base=none",
+    "model.adapter=lora",
+    "model.rank=2",
+    "model.shape=[16,16,16]",
+    "train.local_steps=1",
+    "rounds.evaluate_every=0",
+    "rounds.wait_for_sites_s=90",
+    "rounds.deadline_s=60",
+)
+
+
 def renamed(site_config: Path, name: str, folder: Path) -> Path:
     """Another hospital with copies of the same patients, as a file in `folder`: a budget belongs to a data folder."""
     path, config = folder / f"{name}.yaml", SiteConfig.load(site_config)

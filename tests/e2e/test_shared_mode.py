@@ -24,7 +24,7 @@ from shared_model.adapter.manifest import initial_vector, load_adapter, stage_ma
 from shared_model.bundled import PUBLIC_CASES
 from shared_model.network.spec import ModelSpec
 from shared_model.prediction.public_check import PublicCheck, public_cases
-from tests.e2e.conftest import renamed
+from tests.e2e.conftest import TINY, renamed
 from tests.e2e.deployment import SCRIPTS, Deployment, change_policy, eventually, read
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
@@ -37,18 +37,8 @@ RUN = (
     "privacy.mode=shared",  # the default
     f"privacy.z={Z}",
     "privacy.cohort=8",
-    "privacy.clip=0.1",
-    "privacy.views=1",
-    "model.prior=none",
-    "model.base=none",
-    "model.adapter=lora",
-    "model.rank=2",
-    "model.shape=[16,16,16]",
-    "train.local_steps=1",
-    "rounds.evaluate_every=0",
     "rounds.count=4",
-    "rounds.wait_for_sites_s=90",
-    "rounds.deadline_s=60",
+    *TINY,
 )
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from shared_model.adapter.envelope import Envelope
 from shared_model.adapter.manifest import load_adapter
+from tests.e2e.conftest import TINY
 from tests.e2e.deployment import Deployment, change_policy
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
@@ -20,18 +21,8 @@ RUN = (
     "privacy.epsilon=10000",  # so little noise that six patients can be counted: the path is what is tested
     "privacy.statistics=99",
     "privacy.cohort=6",
-    "privacy.clip=0.1",
-    "privacy.views=1",
-    "model.prior=none",
-    "model.base=none",
-    "model.adapter=lora",
-    "model.rank=2",
-    "model.shape=[16,16,16]",
-    "train.local_steps=1",
-    "rounds.evaluate_every=0",
     "rounds.count=1",
-    "rounds.wait_for_sites_s=90",
-    "rounds.deadline_s=60",
+    *TINY,
 )
 
 

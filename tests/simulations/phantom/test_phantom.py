@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy import ndimage
 
 from client.data.case_files import load_case
 from client.data.load import load_split
@@ -19,6 +18,7 @@ from shared_model.patient.geometry import roi_grid
 from simulations.data.partition import one_site
 from simulations.phantom.anatomy import AnatomyStyle
 from simulations.phantom.hospitals import STYLES, Style, find_style, phantom_case, write_hospital
+from tests.builders.dose_falloff import dose_falloff
 
 SMALL = (16, 16, 16)
 SEEDS = range(6)
@@ -52,22 +52,10 @@ def test_targets_reach_their_prescription_and_stay_even(patients: list[Case]) ->
 
 
 def test_dose_falls_with_distance_and_stops_at_the_last_slice(patients: list[Case]) -> None:
-    shells, beyond = [], []
-    for case in patients:
-        targets = case.ptv_gy() > 0
-        slices = np.flatnonzero(targets.any(axis=(1, 2)))
-        in_slice = np.zeros_like(targets)
-        in_slice[slices[0] : slices[-1] + 1] = True
-        distance = ndimage.distance_transform_edt(~targets, sampling=case.grid.spacing_mm)
-        dose = _dose(case)
-        edges = ((0, 10), (10, 20), (20, 30), (30, 50), (50, 80))
-        shells.append([dose[case.body & in_slice & (distance > a) & (distance <= b)].mean() for a, b in edges])
-        height = np.arange(targets.shape[0])
-        past_mm = np.maximum(slices[0] - height, height - slices[-1]) * case.grid.spacing_mm[0]
-        beyond.append(dose[case.body & (past_mm > 14)[:, None, None]].mean())
+    mean, beyond = dose_falloff(patients)
     # OpenKBP's training patients: 54, 39, 28, 21, 14 Gy in these shells; 1 Gy beyond 14 mm past the last slice.
-    np.testing.assert_allclose(np.mean(shells, axis=0), [54, 39, 28, 21, 14], atol=5)
-    assert np.mean(beyond) < 5
+    np.testing.assert_allclose(mean, [54, 39, 28, 21, 14], atol=5)
+    assert beyond < 5
 
 
 def test_organs_are_spared_and_lie_where_they_should(patients: list[Case]) -> None:
