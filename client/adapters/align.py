@@ -24,6 +24,7 @@ from client.adapters.scores import PlanScore, cohort_means, criteria_table, plan
 from client.adapters.settings import AlignSettings
 from client.data.kinds import find_kind
 from client.data.site_file import find_site
+from client.prediction.preferred import has_tradeoff, tradeoff_of
 from client.site.config import DICOM, SiteConfig
 from shared_model.adapter.manifest import load_adapter, unpack, vector_hash
 from shared_model.adapter.private import OLD, PrivatePolicy
@@ -36,6 +37,7 @@ from shared_model.network.spec import ModelSpec
 from shared_model.patient.case import content_hash
 from shared_model.scoring.scorecard import Scorecard
 from shared_model.scoring.scorecard_read import read_scorecard
+from shared_model.tradeoff.saved import Tradeoff
 
 PRIVATE_FILE = "private.safetensors"
 CHECKPOINT = "checkpoint.pt"
@@ -47,6 +49,7 @@ Progress = Callable[[str, int, int, dict[str, float]], None]
 class AlignJob:
     """One alignment: the scorecard, the shared adapter, the site's patients, and where the results go.
 
+    ``tradeoff``: how plans differ at the model's site of the body, which candidates then follow (candidates.py).
     ``replaces``: if ``out`` holds an alignment with another key, move it to ``out``.previous instead of refusing.
     """
 
@@ -56,13 +59,15 @@ class AlignJob:
     site: SiteConfig
     out: Path
     settings: AlignSettings
+    tradeoff: Tradeoff | None = None
     replaces: bool = False
 
     def key(self, train: Sequence[ScoredPatient], held: Sequence[ScoredPatient]) -> str:
         """Hash all that the weights depend on, with the patients' content. ``epochs`` is left out: it may be raised."""
         settings = asdict(replace(self.settings, epochs=0))
         patients = [[(p.case.case_id, content_hash(p.case)) for p in split] for split in (train, held)]
-        what = [self.card.sha256, vector_hash(self.vector), self.spec.to_json(), settings, patients]
+        drawn = None if self.tradeoff is None else self.tradeoff.sha256
+        what = [self.card.sha256, vector_hash(self.vector), self.spec.to_json(), settings, patients, drawn]
         return hashlib.sha256(json.dumps(what).encode()).hexdigest()
 
 
@@ -91,7 +96,10 @@ def align_files(card: Path, adapter: Path, site: SiteConfig, out: Path, settings
     """Read what an alignment needs; InputError names the file at fault."""
     spec, vector, _ = load_adapter(DEFAULT_ADAPTER if str(adapter) == "default" else adapter)
     cached = site if site.cache is not None else replace(site, cache=out / "cache")
-    return AlignJob(card=read_scorecard(card), spec=spec, vector=vector, site=cached, out=out, settings=settings)
+    return AlignJob(
+        card=read_scorecard(card), spec=spec, vector=vector, site=cached, out=out, settings=settings,
+        tradeoff=tradeoff_of(spec.body_site) if has_tradeoff(spec.body_site) else None,
+    )  # fmt: skip
 
 
 def align(
@@ -102,7 +110,7 @@ def align(
     settings = job.settings
     policy = PrivatePolicy(job.spec, job.vector, settings.shape, settings.seed)
     train, held = patients or cohort(job, policy, progress)
-    alignment, key = Alignment(policy, train, held, settings), job.key(train, held)
+    alignment, key = Alignment(policy, train, held, settings, job.tradeoff), job.key(train, held)
     _resume(job, alignment, key)
     seen = 0
 
@@ -176,6 +184,7 @@ def _write(
         "card": {"name": job.card.name, "version": job.card.version, "sha256": job.card.sha256},
         "shared_sha256": vector_hash(job.vector),
         "settings": asdict(job.settings),
+        "tradeoff_sha256": None if job.tradeoff is None else job.tradeoff.sha256,
         "train_patients": len(job.site.train),
         "held_back_patients": len(held),
         "reference": cohort_means(columns["reference"]),

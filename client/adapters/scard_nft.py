@@ -1,9 +1,9 @@
 """ScardNFT: a private adapter learns the hospital's own scorecard, at the hospital (docs/method.md, stage C).
 
-Each epoch does this for each patient. It draws K candidate doses from the old policy. Each candidate gets a raw reward:
-the score minus a hinge for hard constraints, minus an anchor on the mean absolute error to the reference dose, so that
-lowering all dose wins no points. Rewards are normalised within the patient. One step of DiffusionNFT
-(shared_model/diffusion/nft.py) trains on the candidates, with new noise at the sampler's own noise times, plus
+Each epoch does this for each patient. It draws K candidate doses of the old policy (candidates.py). Each candidate gets
+a raw reward: the score minus a hinge for hard constraints, minus an anchor on the mean absolute error to the reference
+dose, so that lowering all dose wins no points. Rewards are normalised within the patient. One step of DiffusionNFT
+(shared_model/diffusion/nft.py) trains on the candidates, at the noise times where the policy makes its dose, plus
 ``lambda_diffusion`` times the diffusion loss on the reference. The old policy follows as a moving average.
 
 Held-back patients choose the best epoch and strength among those whose error has not drifted. Training stops when there
@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass, field
 import torch
 from torch import Tensor
 
+from client.adapters.candidates import Candidates, drawing, noised
 from client.adapters.patients import ScoredPatient
 from client.adapters.settings import AlignSettings
 from shared_model.adapter.private import OLD, PrivatePolicy
@@ -26,8 +27,9 @@ from shared_model.adapter.shared import PRIVATE
 from shared_model.core.errors import InputError
 from shared_model.diffusion.nft import nft_loss, reward_weights
 from shared_model.forms.interface import Denoiser
-from shared_model.network.schedule import add_noise, sampling_times, shift_time
+from shared_model.network.schedule import shift_time
 from shared_model.network.seeding import noise_generator
+from shared_model.tradeoff.saved import Tradeoff
 
 STRENGTHS = (1.0, 0.75, 0.5, 0.25)
 
@@ -62,13 +64,16 @@ class Alignment:
         train: Sequence[ScoredPatient],
         held: Sequence[ScoredPatient],
         settings: AlignSettings,
+        tradeoff: Tradeoff | None = None,
     ) -> None:
+        """``tradeoff``: how plans differ, which the candidates of a model of volumes follow (candidates.py)."""
         if policy.spec.switches.predicts != "v":
             raise InputError("alignment needs a model that predicts v (model.switches.predicts)")
         if not train or not held:
             raise InputError("alignment needs at least one training and one held-back patient with a reference dose")
         self.policy, self.settings = policy, settings
         self._train, self._held = train, held
+        self._drawing = drawing(policy.form.mean_in_one_step, tradeoff)
         self._parameters = list(policy.parameters().values())
         self.optimiser = torch.optim.AdamW(self._parameters, lr=settings.lr, weight_decay=1e-4)
         self.state = AlignState()
@@ -150,21 +155,11 @@ class Alignment:
         return {"reward": float(reward.mean()), "loss": sum(losses) / len(losses)}
 
     @torch.no_grad()
-    def _draw(self, patient: ScoredPatient) -> _Draw:
-        """Draw candidates of the old policy, their rewards, and the old policy's velocities at their new noise."""
-        settings = self.settings
-        key = ("align", patient.case.case_id, str(self.state.epoch))
-        generator = noise_generator(settings.seed, *key)
-        # Pairs have opposite noise: what roughness costs the score is in both and cancels in their difference.
-        half = patient.form.noise(patient.encoded, (settings.candidates + 1) // 2, generator)
-        noise = torch.cat([half, -half])[: settings.candidates]
-        network = self._network(OLD, patient)
-        x0 = patient.form.sampled(network, noise, settings.candidate_steps)
-        times = sampling_times(settings.candidate_steps, shift=patient.form.shift)[:-1]
-        states = [_add_noise(patient, x0, t, generator) for t in times]
-        olds = [network(state.x_t, state.t_b) for state in states]
-        rewards = self.rewards(patient, patient.doses(patient.form.decode(x0)))
-        return _Draw(x0=x0, states=states, v_old=olds, rewards=rewards)
+    def _draw(self, patient: ScoredPatient) -> _Drawn:
+        """Draw candidates of the old policy and score them."""
+        generator = noise_generator(self.settings.seed, "align", patient.case.case_id, str(self.state.epoch))
+        found = self._drawing(self._network(OLD, patient), patient, self.settings, generator)
+        return _Drawn(candidates=found, rewards=self.rewards(patient, found.doses_gy))
 
     def _network(self, policy: str, patient: ScoredPatient) -> Denoiser:
         """The network under ``policy`` for the dose of one patient."""
@@ -178,12 +173,12 @@ class Alignment:
         score = 100.0 * (card.points(values).sum(1) - hinge) / card.weight
         return score - settings.anchor * patient.mae_gy(dose_kzyx)
 
-    def _step(self, patients: Sequence[ScoredPatient], drawn: Sequence[_Draw], weights_pk: Tensor) -> float:
+    def _step(self, patients: Sequence[ScoredPatient], drawn: Sequence[_Drawn], weights_pk: Tensor) -> float:
         """One step of the optimiser over a batch of patients, and of the old policy after it; returns the loss."""
         self.optimiser.zero_grad(set_to_none=True)
         total = 0.0
         for patient, draw, r in zip(patients, drawn, weights_pk, strict=True):
-            loss = self._loss(patient, draw, r) / len(patients)
+            loss = self._loss(patient, draw.candidates, r) / len(patients)
             loss.backward()
             total += float(loss.detach())
         torch.nn.utils.clip_grad_norm_(self._parameters, 1.0)
@@ -195,53 +190,34 @@ class Alignment:
             self.mean[name].lerp_(parameter.detach(), 1.0 - keep)
         return total
 
-    def _loss(self, patient: ScoredPatient, draw: _Draw, r: Tensor) -> Tensor:
-        """The mean loss over the noise times that the sampler visits, and the diffusion loss on the reference."""
+    def _loss(self, patient: ScoredPatient, drawn: Candidates, r: Tensor) -> Tensor:
+        """The mean loss over the candidates' states, and the diffusion loss on the reference."""
         settings = self.settings
         generator = noise_generator(settings.seed, "reference", patient.case.case_id, str(self.state.epoch))
-        k = len(draw.x0)
+        k = len(drawn.x0)
         network = self._network(PRIVATE, patient)
         losses = []
-        for state, v_old in zip(draw.states, draw.v_old, strict=True):
+        for state, v_old in zip(drawn.states, drawn.v_old, strict=True):
             v_theta = network(state.x_t, state.t_b).expand(k, -1, -1, -1, -1)
             x_t, t_b = state.x_t.expand_as(v_theta), state.t_b.expand(k)
             old = v_old.expand_as(v_theta)
-            losses.append(nft_loss(settings.form, draw.x0, x_t, state.v, t_b, old, v_theta, r, settings.beta))
+            losses.append(nft_loss(settings.form, drawn.x0, x_t, state.v, t_b, old, v_theta, r, settings.beta))
         loss = torch.stack(losses).mean()
         if settings.lambda_diffusion > 0:
             reference = patient.form.clean(patient.encoded)[None]
             t = shift_time(torch.rand((), generator=generator), patient.form.shift)
-            state = _add_noise(patient, reference, t, generator)
+            state = noised(patient, reference, t, generator)
             error = network(state.x_t, state.t_b) - state.v
             loss = loss + settings.lambda_diffusion * error.square().mean()
         return loss
 
 
 @dataclass(frozen=True, kw_only=True)
-class _State:
-    """Samples noised to one time: x_t and t_b of b states, v of k samples; b is k, or 1 where it is noise alone."""
+class _Drawn:
+    """A patient's candidates with their raw rewards (k,)."""
 
-    x_t: Tensor
-    t_b: Tensor
-    v: Tensor
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Draw:
-    """A patient's k candidates: latents, noised states, the old policy's velocities there, raw rewards (k,)."""
-
-    x0: Tensor
-    states: list[_State]
-    v_old: list[Tensor]
+    candidates: Candidates
     rewards: Tensor
-
-
-def _add_noise(patient: ScoredPatient, x0: Tensor, t: Tensor, generator: torch.Generator) -> _State:
-    """Add noise of time ``t``. At t = 1 the state is noise alone: one draw serves all candidates, at 1/8 the cost."""
-    alone = float(t) >= 1.0
-    eps = patient.form.noise(patient.encoded, 1 if alone else len(x0), generator)
-    x_t, v = add_noise(x0, eps.expand_as(x0), t.expand(len(x0)))
-    return _State(x_t=eps if alone else x_t, t_b=t.expand(1 if alone else len(x0)), v=v)
 
 
 def _copy_weights(policy: PrivatePolicy) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -154,6 +155,16 @@ def dose_of(x0: Tensor, patient: PatientChannels) -> Tensor:
     mean, unit = SCALE["dose"]
     inside = torch.from_numpy(np.asarray(patient.stack[..., patient.layout.index("body")] > 0.5))
     return ((in_box(x0[:, 0], patient) * unit + mean) * inside).clamp_min(0.0) * patient.unit_gy
+
+
+def clean_of(dose_gy: Tensor, patient: PatientChannels) -> Tensor:
+    """Doses (k, z, y, x) Gy on the case's grid as clean samples (k, 1, z, y, x): what ``dose_of`` undoes."""
+    mean, unit = SCALE["dose"]
+    shape, low = frame(patient.stack.shape[:3])
+    there = dose_gy[(slice(None), *patient.slices)]
+    after = [(a, whole - n - a) for a, whole, n in zip(low, shape, there.shape[1:], strict=True)]
+    filled = F.pad(there / patient.unit_gy, (*after[2], *after[1], *after[0]))
+    return (((filled - mean) / unit) * body_in_frame(patient))[:, None]
 
 
 def predicted(

@@ -111,22 +111,32 @@ def best(
     tradeoff: Tradeoff, patient: TradeoffPatient, card: BoundCard, count: int, seed: int, shape: tuple[int, ...]
 ) -> Best:
     """The best of ``count`` doses by the scorecard: the predicted one and ``count`` - 1 candidates about it."""
-    drawn = candidates(tradeoff, patient, count - 1, seed, shape)
+    drawn = candidates(tradeoff, patient, count - 1, plan_noise(seed), shape)
     doses = torch.cat([patient.in_gy(patient.dose[None], shape), drawn])
     return Best(doses_gy=doses, scores=tuple(card.score(doses.double()).tolist()))
 
 
+def plan_noise(seed: int) -> torch.Generator:
+    """What candidates of a prediction are drawn with: it depends on the seed alone."""
+    return noise_generator(seed, "tradeoff")
+
+
 @torch.no_grad()
 def candidates(
-    tradeoff: Tradeoff, patient: TradeoffPatient, count: int, seed: int, shape: tuple[int, ...], *, batch: int = 4
+    tradeoff: Tradeoff,
+    patient: TradeoffPatient,
+    count: int,
+    generator: torch.Generator,
+    shape: tuple[int, ...],
+    *,
+    batch: int = 4,
 ) -> Tensor:
     """``count`` doses (k, z, y, x) Gy on the case's grid. Pairs have opposite u, so their mean is near the prediction.
 
-    The noise depends on the seed alone, and the first candidates are the same however many are asked for.
+    The first candidates are the same however many are asked for.
     """
     root = tradeoff.prior.root(patient.points.places) * tradeoff.spread
     seen = patient.see(tradeoff.network)
-    generator = noise_generator(seed, "tradeoff")
     half = torch.stack([torch.randn(len(root), generator=generator) for _ in range((count + 1) // 2)])
     u = torch.stack([half, -half], dim=1).flatten(0, 1)[:count]
     parts = []

@@ -32,7 +32,7 @@ from shared_model.scoring.scorecard import Scorecard
 from shared_model.scoring.scorecard_read import read_scorecard
 from shared_model.tradeoff.patient import tradeoff_patient
 from shared_model.tradeoff.saved import Tradeoff
-from shared_model.tradeoff.steer import candidates, steer
+from shared_model.tradeoff.steer import candidates, plan_noise, steer
 from simulations.data.datasets import evaluation_sites, hospitals
 from simulations.reports.scorecards import REFERENCE, SHARED, ScorecardStudy, study_markdown
 from simulations.reports.tables import write_json
@@ -98,7 +98,13 @@ def _job(settings: ScorecardsSettings, site: SiteConfig, card: Scorecard, seed: 
             f"choose={settings.choose}: leaves {site.site} no patient to train on; raise data's or lower it"
         )
     aligned = replace(site, train=train, validation=choose)
-    return AlignJob(card=card, spec=spec, vector=vector, site=aligned, out=out, settings=given)
+    return AlignJob(
+        card=card, spec=spec, vector=vector, site=aligned, out=out, settings=given, tradeoff=_tradeoff(settings, seed)
+    )
+
+
+def _tradeoff(settings: ScorecardsSettings, seed: int) -> Tradeoff:
+    return Tradeoff.load(settings.tradeoffs[settings.seeds.index(seed) % len(settings.tradeoffs)])
 
 
 def _align(job: AlignJob, bars: Progress) -> None:
@@ -130,7 +136,7 @@ def _score_seed(
     kept = _read(path)
     patients: dict[str, Any] = kept.get("patients", {})
     job = _job(settings, sites[0], cards[0], seed)
-    tradeoff = Tradeoff.load(settings.tradeoffs[settings.seeds.index(seed) % len(settings.tradeoffs)])
+    tradeoff = _tradeoff(settings, seed)
     asked = _asked(settings, cards, job, tradeoff)
     if kept and kept.get("asked") != asked:
         raise InputError(f"{path}: scores of other cards, models or settings; choose another out=")
@@ -208,7 +214,7 @@ def _patient_scores(
         took.append(each.cpu_s)
         steered[card.name] = {**_score_under(ones, cards, moved.dose_gy), "unusual": moved.unusual}
     with _CpuSeconds() as many:
-        doses = torch.cat([dose[None], candidates(tradeoff, patient, settings.best_of - 1, seed, shape)])
+        doses = torch.cat([dose[None], candidates(tradeoff, patient, settings.best_of - 1, plan_noise(seed), shape)])
     best = {}
     for scored, card in zip(ones, cards, strict=True):
         best[card.name] = _score_under(ones, cards, doses[int(scored.card.score(doses.double()).argmax())])

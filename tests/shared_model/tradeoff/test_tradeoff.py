@@ -21,7 +21,7 @@ from shared_model.tradeoff.patient import TradeoffPatient, tradeoff_patient
 from shared_model.tradeoff.points import COLD, MEAN, POINTS, DvhPoint
 from shared_model.tradeoff.prior import ChangePrior
 from shared_model.tradeoff.saved import Tradeoff
-from shared_model.tradeoff.steer import Steering, best, candidates, steer
+from shared_model.tradeoff.steer import Steering, best, candidates, plan_noise, steer
 from tests.builders.small_study import ellipsoid_case
 
 CARD = """\
@@ -146,14 +146,14 @@ def test_candidates_come_in_pairs_and_do_not_depend_on_their_number(
     patient: TradeoffPatient, tradeoff: Tradeoff, case: Case
 ) -> None:
     shape = case.grid.shape
-    few, many = (candidates(tradeoff, patient, count, 3, shape) for count in (3, 6))
+    few, many = (candidates(tradeoff, patient, count, plan_noise(3), shape) for count in (3, 6))
     torch.testing.assert_close(few, many[:3], rtol=1e-4, atol=1e-3)
-    assert not torch.allclose(few, candidates(tradeoff, patient, 3, 4, shape))
+    assert not torch.allclose(few, candidates(tradeoff, patient, 3, plan_noise(4), shape))
     # Before training the network is linear: pairs lie opposite about the prediction, where no dose is cut at 0.
     start = patient.in_gy(patient.dose[None], shape)[0]
     inside = start > 20
     torch.testing.assert_close((many[0] + many[1])[inside] / 2, start[inside], rtol=1e-3, atol=1e-2)
-    wide = candidates(tradeoff.with_spread(2.0), patient, 2, 3, shape)
+    wide = candidates(tradeoff.with_spread(2.0), patient, 2, plan_noise(3), shape)
     torch.testing.assert_close((wide[0] - start)[inside], 2 * (many[0] - start)[inside], rtol=1e-2, atol=1e-2)
 
 
