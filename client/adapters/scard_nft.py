@@ -2,7 +2,7 @@
 
 Each epoch does this for each patient. It draws K candidate doses of the old policy (candidates.py). Each candidate gets
 a raw reward: the score minus a hinge for hard constraints, minus an anchor on the mean absolute error to the reference
-dose, so that lowering all dose wins no points. Rewards are normalised within the patient. One step of DiffusionNFT
+dose, so that lowering all dose wins no points. Rewards are taken about their patient's mean. One step of DiffusionNFT
 (shared_model/diffusion/nft.py) trains on the candidates, at the noise times where the policy makes its dose, plus
 ``lambda_diffusion`` times the diffusion loss on the reference. The old policy follows as a moving average.
 
@@ -25,13 +25,15 @@ from client.adapters.settings import AlignSettings
 from shared_model.adapter.private import OLD, PrivatePolicy
 from shared_model.adapter.shared import PRIVATE
 from shared_model.core.errors import InputError
-from shared_model.diffusion.nft import nft_loss, reward_weights
+from shared_model.diffusion.nft import nft_loss, reward_variance, reward_weights
 from shared_model.forms.interface import Denoiser
 from shared_model.network.schedule import shift_time
 from shared_model.network.seeding import noise_generator
 from shared_model.tradeoff.saved import Tradeoff
 
 STRENGTHS = (1.0, 0.75, 0.5, 0.25)
+# Share of itself that the running variance of rewards keeps in a step.
+RECENT = 0.9
 
 
 @dataclass(kw_only=True)
@@ -43,6 +45,7 @@ class AlignState:
     best_epoch: int = 0
     best_strength: float = 1.0
     best_score: float = 0.0
+    variance: float = 0.0
     history: list[dict[str, float]] = field(default_factory=list)
 
 
@@ -150,9 +153,15 @@ class Alignment:
                 patient_done()
             raw = torch.stack([draw.rewards for draw in drawn])
             rewards.append(raw.mean(1))
-            losses.append(self._step(patients, drawn, reward_weights(raw)))
+            losses.append(self._step(patients, drawn, reward_weights(raw, self._variance(raw))))
         reward = torch.cat(rewards)
         return {"reward": float(reward.mean()), "loss": sum(losses) / len(losses)}
+
+    def _variance(self, raw_pk: Tensor) -> float:
+        """That of rewards over the newest patients, this batch among them: of few steps all count alike."""
+        keep = min(RECENT, self.state.steps / (self.state.steps + 1.0))
+        self.state.variance = keep * self.state.variance + (1.0 - keep) * reward_variance(raw_pk)
+        return self.state.variance
 
     @torch.no_grad()
     def _draw(self, patient: ScoredPatient) -> _Drawn:

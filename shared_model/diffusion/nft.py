@@ -17,15 +17,19 @@ FORMS = ("x0", "velocity")
 SPREADS = 2.0
 
 
-def reward_weights(raw_pk: Tensor) -> Tensor:
+def reward_variance(raw_pk: Tensor) -> float:
+    """The mean square of raw rewards (patients, candidates) about their patient's mean."""
+    return float((raw_pk - raw_pk.mean(1, keepdim=True)).square().mean())
+
+
+def reward_weights(raw_pk: Tensor, variance: float) -> Tensor:
     """Raw rewards (patients, candidates) -> r in 0..1: 1/2 + clip((raw - mean of the patient)/Z, -1, 1) / 2.
 
-    Z is SPREADS standard deviations about the patients' means, over the whole batch. So patients whose candidates
-    hardly differ stay near 1/2. If no candidates differ, all weights are 1/2.
+    Z is SPREADS standard deviations about the patients' means, of ``variance``: over many patients, not the one at
+    hand alone. So patients whose candidates hardly differ stay near 1/2. If no candidates differ, all weights are 1/2.
     """
     centred = raw_pk - raw_pk.mean(1, keepdim=True)
-    scale = SPREADS * centred.square().mean().sqrt()
-    return 0.5 + 0.5 * (centred / scale.clamp_min(1e-6)).clamp(-1.0, 1.0)
+    return 0.5 + 0.5 * (centred / max(SPREADS * variance**0.5, 1e-6)).clamp(-1.0, 1.0)
 
 
 def nft_loss(
