@@ -11,9 +11,9 @@ from shared_model.diffusion.nft import FORMS
 
 @dataclass(frozen=True, kw_only=True)
 class AlignSettings:
-    """How to align; docs/results/scorecard_rl.md was made with these.
+    """How to align; docs/results/scorecard_rl.md names those that it was made with.
 
-    ``candidates`` K of ``candidate_steps`` DDIM steps each (more steps, more spread). ``form``: x0 or velocity.
+    ``candidates`` K. ``candidate_steps``: of DDIM, where the sampler draws them (candidates.py). ``form``: x0 or velocity.
     ``beta``: how far the implicit policies lie from the old one. ``lambda_diffusion``: weight of the diffusion loss on
     the reference. ``anchor``: points that one Gy of mean absolute error costs. ``penalty``: how many times its weight a
     criterion loses for each span of its map beyond its broken hard constraint. ``batch``: patients a step.
@@ -24,19 +24,19 @@ class AlignSettings:
     ``predict_steps`` and ``predict_candidates``: how held-back patients are predicted, as the site will predict.
     """
 
-    epochs: int = 8
-    candidates: int = 8
+    epochs: int = 4
+    candidates: int = 16
     candidate_steps: int = 2
     form: str = "x0"
     beta: float = 0.1
     lambda_diffusion: float = 0.05
     anchor: float = 15.0
     penalty: float = 5.0
-    lr: float = 3e-3
+    lr: float = 1e-3
     batch: int = 1
     old_most: float = 0.5
     smooth: float = 0.9
-    patience: int = 4
+    patience: int = 2
     mae_drift: float = 0.01
     rank: int = 16
     alpha: int = 32

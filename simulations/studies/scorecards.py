@@ -92,7 +92,9 @@ def _job(settings: ScorecardsSettings, site: SiteConfig, card: Scorecard, seed: 
     spec, vector, _ = load_adapter(path)
     given = replace(settings.align, seed=seed)
     out = settings.out / f"seed{seed}" / site.site
-    train, choose = site.train[: -settings.choose], site.train[-settings.choose :]
+    train, choose = site.train, tuple(case_id for case_id in site.validation if case_id in _spared(settings))
+    if not choose:
+        train, choose = train[: -settings.choose], train[-settings.choose :]
     if not train:
         raise InputError(
             f"choose={settings.choose}: leaves {site.site} no patient to train on; raise data's or lower it"
