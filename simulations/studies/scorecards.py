@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Self
@@ -92,17 +92,22 @@ def _job(settings: ScorecardsSettings, site: SiteConfig, card: Scorecard, seed: 
     spec, vector, _ = load_adapter(path)
     given = replace(settings.align, seed=seed)
     out = settings.out / f"seed{seed}" / site.site
-    train, choose = site.train, tuple(case_id for case_id in site.validation if case_id in _spared(settings))
-    if not choose:
-        train, choose = train[: -settings.choose], train[-settings.choose :]
-    if not train:
-        raise InputError(
-            f"choose={settings.choose}: leaves {site.site} no patient to train on; raise data's or lower it"
-        )
-    aligned = replace(site, train=train, validation=choose)
+    aligned = taught(site, _spared(settings), settings.choose)
     return AlignJob(
         card=card, spec=spec, vector=vector, site=aligned, out=out, settings=given, tradeoff=_tradeoff(settings, seed)
     )
+
+
+def taught(site: SiteConfig, spared: Collection[str], count: int) -> SiteConfig:
+    """The hospital with the patients who choose its alignment as ``validation``: those of its own who are ``spared``.
+
+    Without such, its last ``count`` training patients, who then do not train. InputError where none is left to train.
+    """
+    choose = tuple(case_id for case_id in site.validation if case_id in spared)
+    train = site.train if choose else site.train[:-count]
+    if not train:
+        raise InputError(f"choose={count}: leaves {site.site} no patient to train on; raise data's or lower it")
+    return replace(site, train=train, validation=choose or site.train[-count:])
 
 
 def _tradeoff(settings: ScorecardsSettings, seed: int) -> Tradeoff:

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from client.site.config import SiteConfig
 from shared_model.core.errors import InputError
 from simulations.reports.scorecards import ScorecardStudy, matrix, own_cards, rows, spread, study_markdown
 from simulations.settings.scorecards import scorecards_settings
+from simulations.studies.scorecards import taught
 
 
 def study() -> ScorecardStudy:
@@ -71,6 +73,16 @@ def test_an_organs_spread_is_set_against_its_error() -> None:
     lines = spread(study()).splitlines()
     assert lines[2] == "| Larynx | 3.00 ± 0.00 | 2.00 | 1.50 ± 0.00 |"
     assert lines[-1] == "| all | 2.24 ± 0.00 | 2.00 | 1.12 ± 0.00 |"
+
+
+def test_who_chooses_an_alignment_is_not_scored_or_does_not_train(tmp_path: Path) -> None:
+    site = SiteConfig(site="A", data="cases", root=tmp_path, train=("t1", "t2", "t3"), validation=("v1", "v2"))
+    spared = taught(site, {"v2", "of another hospital"}, 2)
+    assert (spared.train, spared.validation) == (site.train, ("v2",))
+    without = taught(site, set(), 2)
+    assert (without.train, without.validation) == (("t1",), ("t2", "t3"))
+    with pytest.raises(InputError, match="choose=3: leaves A no patient"):
+        taught(site, set(), 3)
 
 
 def test_settings(tmp_path: Path) -> None:
