@@ -13,13 +13,13 @@ from shared_model.diffusion.nft import FORMS
 class AlignSettings:
     """How to align; docs/results/scorecard_rl.md names those that it was made with.
 
-    ``candidates`` K. ``candidate_steps``: of DDIM, where the sampler draws them (candidates.py). ``form``: x0 or velocity.
-    ``beta``: how far the implicit policies lie from the old one. ``lambda_diffusion``: weight of the diffusion loss on
-    the reference. ``anchor``: points that one Gy of mean absolute error costs. ``penalty``: how many times its weight a
-    criterion loses for each span of its map beyond its broken hard constraint. ``batch``: patients a step.
-    ``old_most``: the most that the old policy keeps of itself in a step (it rises by 0.001 a step). ``smooth``: the
-    same of the mean of the weights, which is what is scored and kept. ``patience``: epochs without a better held-back
-    score. ``mae_drift``: share by which the held-back error may rise.
+    ``candidates`` K. ``candidate_steps``: of DDIM, where the sampler draws them (candidates.py). ``form``: x0 or
+    velocity. ``beta``: how far the implicit policies lie from the old one. ``lambda_diffusion``: weight of the
+    diffusion loss on the reference. ``anchor``: points that one Gy of mean absolute error costs. ``penalty``: how
+    many times its weight a criterion loses for each span of its map beyond its broken hard constraint. ``batch``:
+    patients a step. ``old_most``: the most that the old policy keeps of itself in a step (it rises by 0.001 a step).
+    ``smooth``: the same of the mean of the weights, which is what is scored and kept. ``patience``: epochs without a
+    better held-back score. ``mae_drift``: share by which the held-back error may rise.
     ``rank``, ``alpha``, ``attention``: of the private adapter (shared_model/adapter/private.py).
     ``predict_steps`` and ``predict_candidates``: how held-back patients are predicted, as the site will predict.
     """
