@@ -1,4 +1,4 @@
-"""Every command of the tutorials is there with the options that it is given, and every picture is there and small."""
+"""Every command of the tutorials and the README is there with its options, and every picture is there and small."""
 
 import re
 import shlex
@@ -13,7 +13,8 @@ import server.cli
 import simulations.cli
 
 APPS = {"client": client.cli.app, "server": server.cli.app, "simulate": simulations.cli.app}
-TUTORIALS = Path(__file__).parents[1] / "docs" / "tutorials"
+HOUSE = Path(__file__).parents[1]
+TUTORIALS = HOUSE / "docs" / "tutorials"
 NAMES = ("hospital", "coordinator", "researcher")
 MOST_BYTES = 150_000
 
@@ -22,7 +23,7 @@ def commands(text: str) -> list[list[str]]:
     """The commands of ours in a document's blocks, a line that goes on joined to its next."""
     blocks = re.findall(r"^```\w*\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
-    return [words for line in lines if (words := shlex.split(line)) and words[0] in APPS]
+    return [shlex.split(line, comments=True) for line in lines if line.split(" ", 1)[0] in APPS]
 
 
 def fault(words: list[str]) -> str:
@@ -41,6 +42,12 @@ def fault(words: list[str]) -> str:
 def test_the_commands_of_a_tutorial_are_there(name: str) -> None:
     found = commands((TUTORIALS / f"{name}.md").read_text(encoding="utf-8"))
     assert len(found) >= 3
+    assert [said for words in found if (said := fault(words))] == []
+
+
+def test_the_commands_of_the_readme_are_there() -> None:
+    found = commands((HOUSE / "README.md").read_text(encoding="utf-8"))
+    assert {words[0] for words in found} == set(APPS)
     assert [said for words in found if (said := fault(words))] == []
 
 

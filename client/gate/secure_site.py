@@ -126,7 +126,7 @@ class SecureSite:
         with self._lock:
             message, masked, opening = self._of_kind(asked.kind).mask(vector)
         if self._inputs is not None:
-            noised = isinstance(asked.task, TrainTask) and asked.task.terms is not None
+            noised = isinstance(asked.task, TrainTask | StatisticsTask) and asked.task.terms is not None
             self._inputs.keep(asked.run_id, asked.round, message.commitment, opening, vector, noised)
         return message, masked
 

@@ -1,10 +1,10 @@
 """The transparency log's documents: what is logged, signed tree heads, and the receipts that sites get.
 
-The log is a list that only grows: a line in canonical JSON for each round of a run and each act of the coordinator. A
-tree head commits to all lines so far (privacy/trust/merkle.py). It is signed by the log's own key, which the
-consortium's document key certifies: a head is signed in each round by a process that nobody watches, and that process
-needs no key that signs plans or rosters. A receipt proves to a site that the new head continues the one it has, and
-that the rounds in it are in the log.
+The log is a list that only grows: a line in canonical JSON for each round of a run, for the statistics before its first
+round, and for each act of the coordinator. A tree head commits to all lines so far (privacy/trust/merkle.py). It is
+signed by the log's own key, which the consortium's document key certifies: a head is signed in each round by a process
+that nobody watches, and that process needs no key that signs plans or rosters. A receipt proves to a site that the new
+head continues the one it has, and that the rounds in it are in the log.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from shared_model.core.fields import Rule, Text, Whole, check_values
 
 SCHEMA = 1
 HEAD, LOG_KEY = "head", "logkey"
-ROUND = "round"
+ROUND, STATISTICS = "round", "statistics"
 _RUN = Text(r"[0-9a-f]{32}", 32, "a run id (32 hex digits)")
 _HASH_OR_NONE = Text(r"([0-9a-f]{64})?", 64, "64 hex digits or nothing")
 MOST = 2**31
@@ -71,12 +71,51 @@ class RoundEntry:
     @classmethod
     def from_plain(cls, line: Mapping[str, Any]) -> RoundEntry:
         """Read a line; LogError if it is not that of a round."""
-        values = {key: value for key, value in line.items() if key not in ("act", "at")}
-        sites = values.pop("sites", None)
-        if line.get("act") != ROUND or not isinstance(sites, list) or not all(map(SITE_NAME.accepts, sites)):
-            raise LogError("log: not the entry of a round")
-        check_values("schema", "log: round", values, cls.RULES)
-        return cls(**values, sites=tuple(sites))
+        return cls(**_values(line, ROUND, cls.RULES))
+
+
+@dataclass(frozen=True, kw_only=True)
+class StatisticsEntry:
+    """The noised counts of patients that the sites summed before a run's first round. Hashes as in a RoundEntry;
+    ``trained_on`` is that of the ranges that were read from the sum, in canonical JSON. ``attempt``: how often the
+    sites were asked, and so charged.
+    """
+
+    run: str
+    attempt: int
+    sites: tuple[str, ...]
+    sum: str
+    trained_on: str
+    plan: str = ""
+    roster: str = ""
+
+    RULES: ClassVar[Mapping[str, Rule]] = {
+        "run": _RUN,
+        "attempt": Whole(1, 1_000_000),
+        "sum": DIGEST,
+        "trained_on": DIGEST,
+        "plan": _HASH_OR_NONE,
+        "roster": _HASH_OR_NONE,
+    }
+
+    def to_plain(self) -> dict[str, Any]:
+        """Return what the log's line holds, without its time."""
+        return {"act": STATISTICS, **asdict(self), "sites": list(self.sites)}
+
+    @classmethod
+    def from_plain(cls, line: Mapping[str, Any]) -> StatisticsEntry:
+        """Read a line; LogError if it is not that of statistics."""
+        return cls(**_values(line, STATISTICS, cls.RULES))
+
+
+def _values(line: Mapping[str, Any], act: str, rules: Mapping[str, Rule]) -> dict[str, Any]:
+    """Return the checked values of a line of this act; LogError if it is another one."""
+    values = {key: value for key, value in line.items() if key not in ("act", "at")}
+    sites = values.pop("sites", None)
+    if line.get("act") != act or not isinstance(sites, list) or not all(map(SITE_NAME.accepts, sites)):
+        raise LogError(f"log: not an entry of the act {act}")
+    check_values("schema", f"log: {act}", values, rules)
+    return {**values, "sites": tuple(sites)}
 
 
 @dataclass(frozen=True, kw_only=True)

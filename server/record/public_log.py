@@ -13,7 +13,7 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,17 @@ from numpy.typing import NDArray
 
 from privacy.trust import certificates, signed
 from privacy.trust.merkle import consistency_proof, inclusion_proof, leaf_hash, root_of
-from privacy.trust.public_log import ROUND, Proven, Receipt, RoundEntry, TreeHead, certified_key, certify
+from privacy.trust.public_log import (
+    ROUND,
+    STATISTICS,
+    Proven,
+    Receipt,
+    RoundEntry,
+    StatisticsEntry,
+    TreeHead,
+    certified_key,
+    certify,
+)
 from privacy.trust.roster import utc_now
 from server.record.history import RoundRecord
 from shared_model.core.errors import InputError
@@ -77,6 +87,12 @@ class PublicLog:
         """Add a finished round, unless its last entry says the same: a run that starts again repeats a step."""
         earlier = [line for line in self.entries() if (line.get("run"), line.get("round")) == (entry.run, entry.round)]
         if not earlier or RoundEntry.from_plain(earlier[-1]) != entry:
+            self._append({**entry.to_plain(), "at": utc_now()})
+
+    def add_statistics(self, entry: StatisticsEntry) -> None:
+        """Add a run's statistics, unless the last entry of that run's says the same."""
+        earlier = [line for line in self.entries() if (line.get("run"), line["act"]) == (entry.run, STATISTICS)]
+        if not earlier or StatisticsEntry.from_plain(earlier[-1]) != entry:
             self._append({**entry.to_plain(), "at": utc_now()})
 
     def entries(self, since: int = 0) -> list[dict[str, Any]]:
@@ -209,6 +225,21 @@ class RunLog:
         )
         self.log.add_round(entry)
 
+    def add_statistics(
+        self, run: str, attempt: int, sites: Sequence[str], total: NDArray[Any], trained_on: Mapping[str, Any]
+    ) -> None:
+        """Log statistics: how often the sites were asked, the sum (k,) over ``sites``, and the ranges it gave."""
+        entry = StatisticsEntry(
+            run=run,
+            attempt=attempt,
+            sites=tuple(sorted(sites)),
+            sum=number_hash(total),
+            trained_on=plain_hash(trained_on),
+            plan=self.plan,
+            roster=self.roster,
+        )
+        self.log.add_statistics(entry)
+
 
 def _is_certified(content: bytes, lasting: Sequence[ed25519.Ed25519PublicKey], consortium: str) -> bool:
     try:
@@ -227,6 +258,11 @@ def number_hash(numbers: NDArray[Any]) -> str:
     """Return the SHA-256 (hex) of an array's little-endian bytes."""
     little = np.ascontiguousarray(numbers, dtype=numbers.dtype.newbyteorder("<"))
     return hashlib.sha256(little.data.cast("B")).hexdigest()
+
+
+def plain_hash(content: Mapping[str, Any]) -> str:
+    """Return the SHA-256 (hex) of plain values in canonical JSON."""
+    return hashlib.sha256(signed.canonical(content)).hexdigest()
 
 
 def _hex(proof: list[bytes]) -> tuple[str, ...]:

@@ -1,5 +1,7 @@
 """Sums of a run under masks, saved as they were unmasked: ``OUT/sums/ROUND.npz``, one for each finished round.
 
+That of the statistics before the first round (server/rounds/patient_counts.py) is round 0's.
+
 In mode none there are no such sums. With ``rounds.keep=means`` what each round joined is saved in their place.
 
 A sum is on the disk before the optimiser uses it. A coordinator that dies in between goes on with the saved sum. If it
@@ -27,6 +29,7 @@ from server.rounds.steps import TrainOutcome
 from shared_model.core.files import ORDINARY, write_bytes
 
 _FOLDER = "sums"
+BEFORE = 0  # the round of what is summed before the first one
 
 
 @dataclass(frozen=True, kw_only=True)

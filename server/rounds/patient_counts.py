@@ -22,6 +22,8 @@ from server.config.privacy import run_terms, statistics_terms
 from server.config.run import RunConfig
 from server.record.events import Event, Listener
 from server.record.patient_counts import PatientCounts
+from server.record.signed_sums import keep_record
+from server.rounds.kept_sums import BEFORE, KeptSum, keep_sum, read_sum
 from server.rounds.ring_sum import RingSum
 from server.rounds.secure_aggregation import SecureAggregation, SecureRules
 from server.rounds.secure_step import STAGE_S
@@ -52,6 +54,20 @@ def counts_cost(counts: PatientCounts, config: RunConfig, steps: int) -> dict[st
     }
 
 
+def counted(config: RunConfig, kept: KeptSum) -> PatientCounts:
+    """Decode a saved sum: the counts that follow from it. FedKT3DError when it is none of this run's terms."""
+    terms = statistics_terms(config)
+    assert terms is not None
+    total = RingSum(terms, np.ones(SIZE, dtype=bool), kept.ring).total
+    return PatientCounts(
+        run_id=kept.run_id,
+        asked=kept.attempt,
+        counts=tuple(round(float(count), 3) for count in terms.encoding().decode(total)),
+        noise_sd=terms.z_alone * terms.clip * math.sqrt(len(kept.sites)),
+        sites=kept.sites,
+    )
+
+
 def count_patients(
     link: Link,
     config: RunConfig,
@@ -61,31 +77,47 @@ def count_patients(
     witness: Witness,
     emit: Listener,
 ) -> None:
-    """Ask the sites for their counts and keep the sum in ``out``, unless nobody wants it or it has been tried."""
-    terms, known = statistics_terms(config), PatientCounts.read(out)
+    """Ask the sites for their counts and keep the sum in ``out``, unless nobody wants it or it has been tried.
+
+    The sum is on the disk before anything is made of it: a coordinator that died in between asks nobody again.
+    """
+    terms, known, kept = statistics_terms(config), PatientCounts.read(out), read_sum(out, BEFORE)
     if terms is None or members.cohort is None:
         return
-    if known is not None and known.run_id == link.run_id and (known.counts or known.failed):
-        return
-    before = known.asked if known is not None and known.run_id == link.run_id else 0
-    asked = PatientCounts(run_id=link.run_id, asked=before + 1)
-    sites = gather()
-    asked.write(out)  # before anybody is charged
-    found = _sum(asked, link, config, members, terms, sites, witness)
+    before = 0
+    if known is not None and known.run_id == link.run_id:
+        if known.counts or known.failed:
+            return
+        before = known.asked
+    if kept is None or kept.run_id != link.run_id:
+        asked = PatientCounts(run_id=link.run_id, asked=before + 1)
+        sites = gather()
+        asked.write(out)  # before anybody is charged
+        kept, failed = _sum(asked.asked, link, config, members, out, terms, sites, witness)
+        if kept is None:
+            replace(asked, failed=failed).write(out)
+            emit(Event(kind="notice", detail=f"no patients counted: {failed}"))
+            return
+        keep_sum(out, BEFORE, kept)
+    found = counted(config, kept)
+    ranges = found.trained_on(config.privacy.cohort)
+    if members.log is not None and ranges is not None:  # before the counts: what a card is made of is in the log
+        members.log.add_statistics(link.run_id, kept.attempt, kept.sites, kept.ring, ranges)
     found.write(out)
-    said = f"patients counted at {len(found.sites)} sites" if found.counts else f"no patients counted: {found.failed}"
-    emit(Event(kind="notice", sites=len(found.sites), detail=said))
+    emit(Event(kind="notice", sites=len(found.sites), detail=f"patients counted at {len(found.sites)} sites"))
 
 
 def _sum(
-    asked: PatientCounts,
+    attempt: int,
     link: Link,
     config: RunConfig,
     members: Members,
+    out: Path,
     terms: PrivacyTerms,
     sites: list[ConnectedSite],
     witness: Witness,
-) -> PatientCounts:
+) -> tuple[KeptSum | None, str]:
+    """Return the sites' sum; or None, and in words why there is none."""
     assert members.cohort is not None
     how, deadline_s = terms.encoding(), config.rounds.deadline_s
     rules = SecureRules(
@@ -100,14 +132,19 @@ def _sum(
     sums = SecureAggregation(link, members.cohort, rules, members.plan, kind="statistics")
     task = StatisticsTask(size=SIZE, layout=LAYOUT, privacy=terms.to_json())
     outcome = sums.sum(sites, SIZE, witness, task=task)
+    if outcome.record is not None:
+        keep_record(out, link.run_id, attempt, outcome.record)  # before the sum is judged, as in a round
     if outcome.total is None:
-        return replace(asked, failed=outcome.failed or "the sum failed")
-    total = RingSum(terms, np.ones(SIZE, dtype=bool), outcome.total)
-    if excess := total.excess():
-        return replace(asked, failed=excess)
-    return replace(
-        asked,
-        counts=tuple(round(float(count), 3) for count in how.decode(outcome.total)),
-        noise_sd=terms.z_alone * terms.clip * math.sqrt(len(outcome.sites)),
+        return None, outcome.failed or "the sum failed"
+    if excess := RingSum(terms, np.ones(SIZE, dtype=bool), outcome.total).excess():
+        return None, excess
+    kept = KeptSum(
+        run_id=link.run_id,
+        attempt=attempt,
+        total=outcome.total,
         sites=outcome.sites,
+        drops=outcome.drops,
+        wire_bytes=outcome.wire_bytes,
+        wall_s=outcome.wall_s,
     )
+    return kept, ""

@@ -24,7 +24,9 @@ from shared_model.core.files import PUBLIC, write_bytes
 
 
 def dispute(
-    number: Annotated[int, typer.Argument(metavar="ROUND", min=1, help="The round whose sum is in doubt.")],
+    number: Annotated[
+        int, typer.Argument(metavar="ROUND", min=0, help="The round whose sum is in doubt; 0: the statistics'.")
+    ],
     home_folder: Annotated[Path, typer.Option("--home", help="The coordinator's folder, made by `server init`.")],
     run: Annotated[str | None, typer.Option("--run", help="Name of the run; default: the last one.")] = None,
     attempt: Annotated[int, typer.Option(min=0, help="Which attempt of the round; 0: the last that gave a sum.")] = 0,

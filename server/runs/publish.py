@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from server.deployment.home import ServerHome
+from server.record.public_log import plain_hash
 from server.runs.index import ADAPTER, find
 from shared_model.core.errors import InputError
 from shared_model.core.files import ORDINARY, write_bytes
@@ -51,7 +52,8 @@ def publish(home: ServerHome, target: Path, name: str | None) -> Published:
     except OSError as error:
         raise InputError(f"{target}: cannot be used as a folder ({error.strerror}); choose another") from error
     told = public_card(card)
-    home.public_log().add("publish", run=find(home, name).name, adapter=sha256)
+    ranges = {"trained_on": plain_hash(told["trained_on"])} if told.get("trained_on") else {}
+    home.public_log().add("publish", run=find(home, name).name, adapter=sha256, **ranges)
     write_bytes(card_path(adapter), card_bytes(told), mode=ORDINARY)
     write_bytes(adapter, content, mode=ORDINARY)
     write_hub_files(adapter, spec, vector, told)

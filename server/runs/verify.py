@@ -2,8 +2,9 @@
 
 What it shows: the log only grew since each head that is given; roster, plan and published adapters are those in the
 log; each round of the report is in the log with its sites; computed again from the saved sums, each round gives the
-vector that the log names, and the last one the adapter. It cannot show that a sum holds what the sites sent: for that
-the sites hold the log against what they did (`client verify`).
+vector that the log names, the last one the adapter, and statistics the ranges in its card (verify_statistics.py). It
+cannot show that a sum holds what the sites sent: for that the sites hold the log against what they did (`client
+verify`).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Any
 from privacy.dp.terms import SUMMED
 from privacy.trust import certificates, signed
 from privacy.trust.identity import read_input
-from privacy.trust.public_log import RoundEntry, TreeHead
+from privacy.trust.public_log import ROUND, STATISTICS, RoundEntry, TreeHead
 from server.config.run import RunConfig
 from server.deployment.home import ServerHome
 from server.record.history import RoundRecord
@@ -28,6 +29,7 @@ from server.record.journal import newest_state
 from server.record.public_log import PublicLog, file_hash, number_hash
 from server.rounds.advance import replayed
 from server.runs.index import ADAPTER, REPORT, RunEntry, configuration, find
+from server.runs.verify_statistics import Finding, statistics_findings
 from shared_model.core.errors import InputError, naming
 from shared_model.core.vector import Vector
 
@@ -57,19 +59,17 @@ def audit(home: ServerHome, name: str | None, heads: Sequence[Path] = ()) -> Aud
     InputError where the run has not finished, or a file cannot be read.
     """
     run, log = find(home, name), home.public_log()
-    report = _report(run)
+    report, config, run_id = _report(run), configuration(run.out), newest_state(run.out).run_id
     entries = log.entries()
     findings = [
         *_heads(home, log, heads),
         *_acts(home, entries, run),
-        *_rounds(run, report, entries),
+        *statistics_findings(run, run_id, config, report, entries),
+        *_rounds(run, run_id, config, report, entries),
     ]
     right = tuple(line for wrong, line in findings if not wrong)
     wrong = tuple(line for wrong, line in findings if wrong)
     return Audit(run=run.name, entries=log.size(), root=log.root(), right=right, wrong=wrong)
-
-
-Finding = tuple[bool, str]  # whether it is a contradiction, and in words
 
 
 def _report(run: RunEntry) -> dict[str, Any]:
@@ -109,7 +109,7 @@ def _head_in(line: bytes) -> bytes:
 def _acts(home: ServerHome, entries: Sequence[dict[str, Any]], run: RunEntry) -> Iterator[Finding]:
     """Hold roster, plan and published adapters against the acts in the log."""
     for what, key, path in (("roster", "roster", home.roster_file), ("plan", "plan", home.plan_file)):
-        logged = [entry[key] for entry in entries if key in entry and entry["act"] != "round"]
+        logged = [entry[key] for entry in entries if key in entry and entry["act"] not in (ROUND, STATISTICS)]
         if path.exists() and logged:
             same = file_hash(read_input(path)) == logged[-1]
             yield not same, f"{path.name} {'is' if same else 'is not'} the newest {what} in the log"
@@ -121,13 +121,13 @@ def _acts(home: ServerHome, entries: Sequence[dict[str, Any]], run: RunEntry) ->
             yield not same, f"the adapter published on {entry['at'][:10]} {'is' if same else 'is not'} this run's"
 
 
-def _rounds(run: RunEntry, report: dict[str, Any], entries: Sequence[dict[str, Any]]) -> Iterator[Finding]:
-    config = configuration(run.out)
+def _rounds(
+    run: RunEntry, run_id: str, config: RunConfig, report: dict[str, Any], entries: Sequence[dict[str, Any]]
+) -> Iterator[Finding]:
     history = [RoundRecord.from_plain(record) for record in report["history"]]
     logged: dict[int, RoundEntry] = {}
-    run_id = newest_state(run.out).run_id
     for line in entries:
-        if line["act"] == "round" and line.get("run") == run_id:
+        if line["act"] == ROUND and line.get("run") == run_id:
             logged[line["round"]] = RoundEntry.from_plain(line)
     missing = [record.round for record in history if record.round not in logged]
     if missing:

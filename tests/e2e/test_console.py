@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -12,6 +13,9 @@ import pytest
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 
+from server.config.compose import compose_run
+from server.deployment.home import ServerHome
+from server.runs import index as runs
 from shared_model.adapter.manifest import load_adapter
 from tests.e2e.browser import chromium, complaints, faults_of_access, needs_chromium, picture
 from tests.e2e.conftest import FAST
@@ -79,6 +83,30 @@ def test_a_run_is_started_followed_and_its_adapter_saved(shown: Deployment, tmp_
         assert complaints(browser) == []
 
 
+def test_the_budget_falls_by_itself_as_releases_are_asked_for(shown: Deployment, tmp_path: Path) -> None:
+    """Of a noised run that the test writes down: hospitals whose noise is real are in test_join_by_link.py."""
+    home = ServerHome.load(shown.home)
+    asked = ["name=noised", "privacy.mode=shared", "privacy.cohort=200", "rounds.count=4", "privacy.epsilon=4"]
+    out = runs.default_out(home, "noised")
+    out.mkdir(parents=True)
+    runs.remember(home, "noised", compose_run(asked, 5), out)
+    link = shown.must("server", "console", "--home", shown.home, "--link").strip()
+    with chromium(tmp_path) as browser:
+        eventually(lambda: _opens(browser, link), START_S, "the console answers")
+        browser.get(link.split("?")[0] + "runs/noised")
+        assert _text(browser, "budget").startswith("epsilon 0.00 of 4.0")
+        spent = [0.0]
+        for number in (1, 2):
+            with (out / runs.EVENTS).open("a") as file:
+                file.write(json.dumps({"kind": "round_started", "round": number, "rounds": 4}) + "\n")
+            words = f"{number} of 4 releases"
+            eventually(lambda words=words: words in _text(browser, "budget"), 30, f"{words} are shown")
+            spent.append(float(_text(browser, "budget").split()[1]))
+        assert 0.5 < spent[1] < spent[2] < 4.0
+        assert faults_of_access(browser) == []
+        assert complaints(browser) == []
+
+
 def test_the_pages_end_does_not_touch_a_run(shown: Deployment) -> None:
     log = shown.home / "state" / "start.json"
     killed = read(log)["console"]["pid"]
@@ -110,6 +138,16 @@ def _opens(browser, link: str) -> bool:  # type: ignore[no-untyped-def]
     except WebDriverException:
         return False
     return bool(browser.find_elements(By.ID, "live"))
+
+
+def _text(browser, place: str) -> str:  # type: ignore[no-untyped-def]
+    """The text of the element with this id; empty while the page is being replaced."""
+    from selenium.common.exceptions import WebDriverException
+
+    try:
+        return str(browser.find_element(By.ID, place).text)
+    except WebDriverException:
+        return ""
 
 
 def _fact(browser, name: str) -> str:  # type: ignore[no-untyped-def]

@@ -67,3 +67,37 @@ def test_each_hospitals_ledger_was_charged_for_it_once(counted: tuple[Deployment
     for name in NAMES:
         told = json.loads(deployment.must("client", "budget", "--home", deployment.site(name), "--json"))
         assert sorted((purpose, count) for _, purpose, count in told["runs"]) == [("shared", 1), ("statistics", 1)]
+
+
+def test_the_log_and_the_sum_give_the_published_ranges(counted: tuple[Deployment, Any], tmp_path: Path) -> None:
+    deployment, _ = counted
+    verify = ("server", "verify", "--home", deployment.home, "--run", "counted")
+    deployment.must("server", "publish", tmp_path / "published", "--home", deployment.home, "--run", "counted")
+    heads = tmp_path / "north.heads"
+    deployment.must("client", "verify", "--home", deployment.site("north"), "--heads", heads)
+    said = deployment.must(*verify, "--heads", heads)
+    assert "statistics: computed again from the sum of 3 sites, they give the card's ranges" in said
+    assert "CONTRADICTION" not in said
+    card = deployment.home / "runs" / "counted" / "adapter.json"
+    honest = card.read_text()
+    content = json.loads(honest)
+    content["trained_on"]["ranges"]["prescription_gy"] = [1.5, 99.0]
+    card.write_text(json.dumps(content))
+    found = deployment.command(*verify)
+    card.write_text(honest)
+    assert found.returncode == 1
+    assert "CONTRADICTION: statistics: prescription_gy: the card has 1.5, 99.0, the sum gives " in found.stdout
+    deployment.must(*verify)
+
+
+def test_hospitals_can_dispute_the_counts_as_any_sum(counted: tuple[Deployment, Any], tmp_path: Path) -> None:
+    deployment, _ = counted
+    signed = tmp_path / "signed.json"
+    dispute = ("server", "dispute", "0", "--home", deployment.home, "--run", "counted")
+    deployment.must(*dispute, "--out", signed)
+    openings: list[str | Path] = []
+    for name in NAMES:
+        opening = tmp_path / f"{name}.opening"
+        deployment.must("client", "dispute", signed, "--home", deployment.site(name), "--open", opening)
+        openings += ["--opening", opening]
+    assert json.loads(deployment.must(*dispute, "--json", *openings))["whole"] is True

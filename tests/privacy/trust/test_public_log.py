@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from privacy.trust import certificates, signed
 from privacy.trust.merkle import consistency_proof, inclusion_proof, leaf_hash, root_of
-from privacy.trust.public_log import LogError, Proven, Receipt, RoundEntry, TreeHead, certify
+from privacy.trust.public_log import LogError, Proven, Receipt, RoundEntry, StatisticsEntry, TreeHead, certify
 from shared_model.core.errors import InputError
 from tests.builders.consortium import Consortium
 
@@ -123,3 +123,14 @@ def test_a_line_of_another_act_is_no_round() -> None:
     for bad in ({"act": "invite"}, {**lines(1)[0], "sites": "a"}, {**lines(1)[0], "sum": 3}, {**lines(1)[0], "x": 1}):
         with pytest.raises(InputError):
             RoundEntry.from_plain(bad)
+
+
+def test_statistics_are_read_back_and_a_round_is_none() -> None:
+    made = StatisticsEntry(run=RUN, attempt=1, sites=("a", "b"), sum="3" * 64, trained_on="4" * 64)
+    line = {**made.to_plain(), "at": "2026-01-01T00:00:00+00:00"}
+    assert StatisticsEntry.from_plain(line) == made
+    for bad in (lines(1)[0], {**line, "sites": "a"}, {**line, "trained_on": ""}, {**line, "attempt": 0}):
+        with pytest.raises(InputError):
+            StatisticsEntry.from_plain(bad)
+    with pytest.raises(LogError):
+        RoundEntry.from_plain(line)

@@ -76,6 +76,22 @@ def test_a_step_that_is_taken_again_after_a_crash_is_logged_once(tmp_path: Path)
     assert log.size() == 2
 
 
+def test_statistics_are_logged_once_and_no_receipt_tells_their_sum(tmp_path: Path) -> None:
+    log, ring = made(tmp_path), np.arange(4, dtype=np.uint32)
+    run = RunLog(log=log, plan="", roster="4" * 64)
+    for sites in (("a", "b"), ("b", "a")):
+        run.add_statistics(RUN, 1, sites, ring, {"patients": 3})
+    finish(log, 1, "a", "b")
+    run.add_statistics(RUN, 1, ("a", "b"), ring, {"patients": 3})
+    assert [entry["act"] for entry in log.entries()] == ["statistics", "round"]
+    assert log.entries()[0]["sum"] != log.entries()[0]["trained_on"]
+    text = log.receipt(0)
+    assert take(text, None).size == 2
+    assert [entry.line["act"] for entry in Receipt.from_text(text).rounds] == ["round"]
+    run.add_statistics(RUN, 2, ("a", "b"), ring, {"patients": 3})  # the sites were asked twice: both are told
+    assert log.size() == 3
+
+
 def test_a_line_that_a_crash_cut_off_is_not_in_the_log(tmp_path: Path) -> None:
     log = made(tmp_path)
     log.add("invite", site="a")

@@ -10,16 +10,22 @@ import pytest
 from client.app import client_app
 from client.data.case_files import save_case
 from client.gate.limits import Limits
-from client.gate.secure_site import SITES
+from client.gate.secure_inputs import find_input, inputs_key
+from client.gate.secure_site import INPUTS_FOLDER, SITES
 from client.site.budget import budget_report
 from client.site.config import SiteConfig
 from privacy.dp.accountant import adaptive_epsilon, epsilon, profile
 from privacy.dp.terms import PrivacyTerms
+from privacy.secagg.audit import OpenedInput, SumRecord, judge
 from privacy.secagg.context import Cohort
+from privacy.trust.signed import private_key
 from privacy.wire.tasks import StatisticsTask
 from server.config.privacy import mask_terms, privacy_line, privacy_report, run_terms, statistics_terms
 from server.config.run import RunConfig
 from server.record.patient_counts import PatientCounts
+from server.record.public_log import PublicLog, RunLog
+from server.record.signed_sums import record_files
+from server.rounds.kept_sums import BEFORE, read_sum
 from server.rounds.patient_counts import count_patients, counts_cost
 from server.rounds.steps import Link
 from server.sites.attendance import ConnectedSite, Members
@@ -77,6 +83,23 @@ def test_all_hospitals_counts_become_ranges_and_every_ledger_pays(homes: Homes, 
     low, high = ranges.ranges["prescription_gy"]
     assert 50.0 < low < 70.0 < high < 95.0
     assert ranges.judge(small_case()).refusals == ()
+
+
+def test_a_hospital_can_open_what_it_put_into_the_counts_and_its_noise_is_in_it(homes: Homes, tmp_path: Path) -> None:
+    plan = homes.pin(homes.plan(COUNTED, statistics=plain(statistics_terms(COUNTED)), answers=2))
+    homes.run(tmp_path / "out", APP, COUNTED, plan)
+    (file,) = record_files(tmp_path / "out", BEFORE)
+    record = SumRecord.from_json(file.read_bytes())
+    opened = []
+    for name, home in homes.homes.items():
+        key = inputs_key(private_key(home.identity_key.read_bytes()))
+        kept = find_input(home.folder / "state" / INPUTS_FOLDER, key, record.cohort.index(name), record.context)
+        assert kept is not None
+        assert kept.noised
+        opened.append(OpenedInput(site=record.cohort.index(name), opening=kept.opening, vector=kept.vector))
+    judged, whole = judge(record, opened)
+    assert whole is True
+    assert not any(one.wrong for one in judged)
 
 
 def test_masked_runs_count_too_and_the_ledger_alone_is_charged(homes: Homes, tmp_path: Path) -> None:
@@ -152,6 +175,30 @@ def test_they_are_asked_for_once_but_again_where_a_coordinator_died(homes: Homes
     with pytest.raises(InterruptedError):
         ask(gather, lambda *_: None, lambda _: None)
     assert asked == ["yes"]
+
+
+def test_a_coordinator_that_died_with_the_sum_on_its_disk_asks_nobody_again(homes: Homes, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    plan = homes.pin(homes.plan(COUNTED, statistics=plain(statistics_terms(COUNTED)), answers=2))
+    homes.run(out, APP, COUNTED, plan)
+    found, kept = PatientCounts.read(out), read_sum(out, BEFORE)
+    assert found is not None
+    assert kept is not None
+    link = Link(grid=None, run_id=kept.run_id, spec_json="{}", manifest_hash="a" * 64)  # type: ignore[arg-type]
+    PatientCounts(run_id=kept.run_id, asked=1).write(out)
+    log = PublicLog(tmp_path / "log", "0" * 32, key=tmp_path / "none.key")
+    members = Members(cohort=Cohort.of(homes.consortium.roster), log=RunLog(log=log, plan="", roster=""))
+
+    def gather() -> list[ConnectedSite]:
+        raise AssertionError("the sites were asked again")
+
+    count_patients(link, COUNTED, members, out, gather, lambda *_: None, lambda _: None)
+    assert PatientCounts.read(out) == found
+    assert [entry["sites"] for entry in log.entries()] == [["a", "b", "c"]]
+    # The sum of an earlier run in the same folder is none of this one's.
+    other = replace(link, run_id="0" * 32)
+    with pytest.raises(AssertionError, match="asked again"):
+        count_patients(other, COUNTED, members, out, gather, lambda *_: None, lambda _: None)
 
 
 def test_the_rounds_get_what_the_statistics_leave_of_epsilon() -> None:
