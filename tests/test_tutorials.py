@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -11,6 +12,9 @@ import typer
 import client.cli
 import server.cli
 import simulations.cli
+from server.config.compose import compose_run
+from shared_model.core.errors import FedKT3DError
+from simulations.settings.composition import compose_values
 
 APPS = {"client": client.cli.app, "server": server.cli.app, "simulate": simulations.cli.app}
 HOUSE = Path(__file__).parents[1]
@@ -35,7 +39,21 @@ def fault(words: list[str]) -> str:
         return f"{words[0]} {words[1]}: no such command"
     known = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
     unknown = [word for word in words[2:] if word.startswith("--") and word not in known]
-    return f"{words[0]} {words[1]}: {unknown[0]}" if unknown else ""
+    if unknown:
+        return f"{words[0]} {words[1]}: {unknown[0]}"
+    return unsettled(words, [word for word in words[2:] if re.match(r"[a-z_.]+=", word)])
+
+
+def unsettled(words: Sequence[str], overrides: Sequence[str]) -> str:
+    """What the command's configuration says of keys and values that are set; empty where it takes them."""
+    try:
+        if overrides and words[0] == "simulate":
+            compose_values(words[1], overrides)
+        elif overrides and words[0] == "server":
+            compose_run(overrides, sites=5)
+    except FedKT3DError as error:
+        return f"{words[0]} {words[1]}: {error}"
+    return ""
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -58,6 +76,8 @@ def test_a_command_or_an_option_that_is_not_there_is_found() -> None:
     assert fault(["client", "check", "--data", "X"]) == ""
     assert fault(["client", "chek"]) == "client chek: no such command"
     assert fault(["client", "check", "--dta", "X"]) == "client check: --dta"
+    assert "rounds.cuont" in fault(["simulate", "run", "rounds.cuont=2"])
+    assert "privacy.epsilom" in fault(["server", "run", "--home", "HOME", "privacy.epsilom=6"])
 
 
 @pytest.mark.parametrize("name", NAMES)
