@@ -7,13 +7,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import uvicorn
-
 from client.console.app import site_app
 from client.node.status import CONSOLE
 from client.site.home import ClientHome
 from privacy.flower.processes import LOOPBACK, end_with_parent, is_running, read_state, require_free_port, write_state
 from privacy.pages.guard import PageGuard, token_of
+from privacy.pages.serve import serve_page
 from shared_model.core.errors import InputError
 
 
@@ -37,7 +36,7 @@ def serve(home: ClientHome, port: int, say: Callable[[str], None]) -> None:
     token = token_of(home.folder / "secrets" / "console")
     app = site_app(home, PageGuard(token=token, hosts=hosts, scheme="http", command="client console --link"))
     say(f"console: {link(home, port)}")
-    uvicorn.run(app, host=LOOPBACK, port=port, log_level="warning", access_log=False, timeout_graceful_shutdown=2)
+    serve_page(app, LOOPBACK, port)
 
 
 def main() -> None:

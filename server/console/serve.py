@@ -8,10 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import uvicorn
-
 from privacy.flower.processes import LOOPBACK, require_free_port
 from privacy.pages.guard import PageGuard, token_of
+from privacy.pages.serve import serve_page
 from server.console.app import console_app
 from server.deployment.home import ServerHome
 from shared_model.core.errors import InputError
@@ -62,16 +61,8 @@ def serve(home: ServerHome, address: Address, say: Callable[[str], None]) -> Non
     app = console_app(home, guard)
     threading.Thread(target=app.state.pages.read_ahead, daemon=True).start()
     say(f"console: {address.link(home)}")
-    uvicorn.run(
-        app,
-        host=address.host,
-        port=address.port,
-        log_level="warning",
-        access_log=False,
-        timeout_graceful_shutdown=2,
-        ssl_keyfile=None if address.local else str(home.tls_key),
-        ssl_certfile=None if address.local else str(home.tls_certificate),
-    )
+    key, certificate = (None, None) if address.local else (home.tls_key, home.tls_certificate)
+    serve_page(app, address.host, address.port, key, certificate)
 
 
 def main() -> None:
