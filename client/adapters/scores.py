@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from client.adapters.patients import ScoredPatient
 from shared_model.scoring.bound import AppliedCriteria
 from shared_model.scoring.scorecard import Scorecard
+
+if TYPE_CHECKING:  # its module loads the networks, which take seconds and score no plan
+    from client.adapters.patients import ScoredPatient
 
 
 @dataclass(frozen=True, kw_only=True)
