@@ -1,4 +1,4 @@
-"""A hospital's folder with seven small patients and scorecards to edit."""
+"""A hospital's folder with seven small patients, to score cards on."""
 
 from __future__ import annotations
 
@@ -9,18 +9,6 @@ from client.setup import enrol
 from client.site.home import ClientHome
 from tests.builders.consortium import Consortium
 from tests.builders.phantom_patients import write_site
-
-CARD = """\
-schema: rt-scorecard/2
-name: small
-version: "1.0"
-description: of tests
-metrics:
-  - {id: d95, structure: PTV_High, metric: D95%, unit: "%Rx", direction: higher, weight: 2, limit: 99,
-    points: [[90, 0], [95, 1.5], [100, 2]], constraint: {at_least: 90}, source: ours}
-  - {id: larynx, structure: Larynx, metric: Mean, unit: Gy, direction: lower, weight: 1, points: [[10, 1], [30, 0]]}
-  - {id: cord, structure: SpinalCord, metric: Max, unit: Gy, direction: lower, weight: 1, points: [[0, 1], [70, 0]]}
-"""
 
 
 def card_home(folder: Path) -> ClientHome:

@@ -10,7 +10,7 @@ from client.cards.form import CRITERION, MOST_CRITERIA, CardError, CardForm
 from shared_model.bundled import SCORECARDS
 from shared_model.core.errors import InputError
 from shared_model.scoring.scorecard_read import parse_scorecard, read_scorecard
-from tests.builders.card_home import CARD
+from tests.builders.small_card import CARD
 
 OLD = """\
 schema: rt-scorecard/1
@@ -55,11 +55,20 @@ def test_a_card_of_the_older_version_is_opened_with_todays_names(tmp_path: Path)
     assert card.prescriptions_gy == {"PTV_7000": 70.0}
 
 
-def test_what_was_changed_is_what_is_read(small: dict[str, str]) -> None:
+def test_what_was_changed_is_what_is_read_and_shown_again(small: dict[str, str], tmp_path: Path) -> None:
     given = {**small, "2.structure": "ring PTV_High 5-20 mm", "2.points": "10:1 , 30.5:0", "2.constraint": "60"}
     given |= {"4.id": "new", "4.structure": "Parotid_L, Parotid_R", "4.reduce": "max", "4.metric": "D0.1cc"}
-    given |= {"4.unit": "Gy", "4.direction": "lower", "4.weight": "1e0", "4.points": "1: 1, 2: 0"}
-    card = CardForm.given(given).checked()[1]
+    given |= {
+        "2.prescription": "PTV_Low",
+        "4.unit": "Gy",
+        "4.direction": "lower",
+        "4.weight": "1e0",
+        "4.points": "1: 1, 2: 0",
+    }
+    text, card = CardForm.given(given).checked()
+    (tmp_path / "saved.yaml").write_text(text)
+    assert CardForm.given(fields(tmp_path / "saved.yaml")).checked() == (text, card)
+    assert card.criteria[1].prescription == "PTV_Low"
     ring, new = card.criteria[1], card.criteria[3]
     assert ring.regions[0].label == "ring PTV_High 5-20 mm"
     assert (ring.points, ring.constraint) == (((10.0, 1.0), (30.5, 0.0)), 60.0)

@@ -24,8 +24,9 @@ from client.site.config import SiteConfig
 from client.site.home import ClientHome
 from shared_model.adapter.shared import adapted_model
 from shared_model.scoring.scorecard_read import parse_scorecard
-from tests.builders.card_home import CARD, card_home
+from tests.builders.card_home import card_home
 from tests.builders.phantom_patients import HELD, SPEC, TRAIN
+from tests.builders.small_card import CARD
 
 CARD_READ = parse_scorecard(CARD)
 EASIER = parse_scorecard(CARD.replace("[10, 1], [30, 0]", "[10, 1], [40, 0]").replace("limit: 99", "limit: 91"))

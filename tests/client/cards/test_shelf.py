@@ -11,7 +11,7 @@ from client.cards.shelf import find_card, save_card, shelved_cards
 from client.site.home import ClientHome
 from shared_model.bundled import SCORECARDS
 from shared_model.core.errors import InputError
-from tests.builders.card_home import CARD
+from tests.builders.small_card import CARD
 
 
 @pytest.fixture

@@ -13,7 +13,8 @@ from client.cli import app
 from client.site.home import ClientHome
 from shared_model.core.errors import InputError
 from shared_model.scoring.scorecard_read import parse_scorecard
-from tests.builders.card_home import CARD, card_home
+from tests.builders.card_home import card_home
+from tests.builders.small_card import CARD
 
 
 @pytest.fixture

@@ -21,7 +21,8 @@ from client.site.home import ClientHome
 from privacy.pages.guard import MOST_BODY, PageGuard, cookie_name
 from shared_model.bundled import SCORECARDS
 from shared_model.scoring.scorecard_read import read_scorecard
-from tests.builders.card_home import CARD, card_home
+from tests.builders.card_home import card_home
+from tests.builders.small_card import CARD
 
 BASE = "http://127.0.0.1:9200"
 COOKIE = cookie_name("127.0.0.1:9200")
