@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import shutil
 import time
 from pathlib import Path
@@ -18,6 +19,8 @@ from client.cards.kept_plans import KeptPlans
 from client.cards.preview import preview
 from client.data import case_files
 from client.data.case_files import load_case, save_case
+from client.data.dicom_cohort import load_case as dicom_case
+from client.setup import enrol
 from client.setup.backup import RULES
 from client.setup.forget import forget
 from client.site.config import SiteConfig
@@ -25,8 +28,10 @@ from client.site.home import ClientHome
 from shared_model.adapter.shared import adapted_model
 from shared_model.scoring.scorecard_read import parse_scorecard
 from tests.builders.card_home import card_home
+from tests.builders.consortium import Consortium
 from tests.builders.phantom_patients import HELD, SPEC, TRAIN
 from tests.builders.small_card import CARD
+from tests.builders.small_study import write_small_study
 
 CARD_READ = parse_scorecard(CARD)
 EASIER = parse_scorecard(CARD.replace("[10, 1], [30, 0]", "[10, 1], [40, 0]").replace("limit: 99", "limit: 91"))
@@ -172,3 +177,23 @@ def test_a_forgotten_patient_is_kept_nowhere(home: ClientHome) -> None:
     assert not list(home.kept_plans.glob(f"{patient}.*"))
     assert preview(home, CARD_READ)["plans"] == TRAIN + HELD - 1
     shutil.rmtree(home.kept_plans)
+
+
+def test_a_study_that_training_has_read_anew_is_read_anew(tmp_path: Path, reads: list[str]) -> None:
+    for index in range(2):
+        write_small_study(tmp_path / "archive" / str(index), index)
+    data = enrol.Data(kind="dicom", root=tmp_path / "archive", site_config=None)
+    home = enrol.make_home(Consortium().invitation("north"), tmp_path / "north", data)
+    before = preview(home, CARD_READ)
+    assert before["plans"] == 2
+    reads.clear()
+    assert preview(home, CARD_READ) == before
+    assert reads == []
+    for path in (tmp_path / "archive").rglob("*.dcm"):
+        os.utime(path, (1e9, 1e9))
+    site_before = {path.name for path in (home.folder / "cache" / "cases").iterdir()}
+    dicom_case(site_of(home), KeptPlans(home).case_ids[0])
+    assert {path.name for path in (home.folder / "cache" / "cases").iterdir()} != site_before
+    reads.clear()
+    assert preview(home, CARD_READ) == before
+    assert len([folder for folder in reads if folder == "plans"]) == 1
