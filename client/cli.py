@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from client.commands import backup as backup_cli
+from client.commands import card as card_cli
 from client.commands import data as data_cli
 from client.commands import dispute as dispute_cli
 from client.commands import join as joining
@@ -218,6 +219,7 @@ verify_cli.add_to(app)
 dispute_cli.add_to(app)
 track_cli.add_to(app)
 upgrade_cli.add_to(app)
+app.add_typer(card_cli.app)
 app.add_typer(trust.app)
 
 

@@ -47,7 +47,7 @@ def adapters_folder(home: ClientHome) -> Path:
 
 def own_card(home: ClientHome) -> Path:
     """The site's own scorecard."""
-    return home.folder / "scorecard.yaml"
+    return home.scorecard
 
 
 def adopt(home: ClientHome, adapter: Path, margins: Margins, say: Callable[[str], None]) -> Adopted:

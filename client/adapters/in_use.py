@@ -17,7 +17,7 @@ from shared_model.core.errors import InputError
 from shared_model.core.vector import Vector
 from shared_model.network.spec import ModelSpec
 from shared_model.patient.case import Case
-from shared_model.scoring.scorecard import BoundCard
+from shared_model.scoring.bound import BoundCard
 from shared_model.scoring.scorecard_read import read_scorecard
 
 

@@ -24,8 +24,9 @@ from shared_model.core.errors import InputError
 from shared_model.forms.interface import Drawing, Form, form_of
 from shared_model.network.spec import ModelSpec
 from shared_model.patient.case import Case, Volume, content_hash
+from shared_model.scoring.bound import BoundCard
 from shared_model.scoring.dosimetry import mae_ref5_gy
-from shared_model.scoring.scorecard import BoundCard, Scorecard
+from shared_model.scoring.scorecard import Scorecard
 
 # Raise this number when an equal case would get another base dose.
 FORMAT = 1

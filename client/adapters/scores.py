@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from client.adapters.patients import ScoredPatient
+from shared_model.scoring.bound import AppliedCriteria
 from shared_model.scoring.scorecard import Scorecard
+
+if TYPE_CHECKING:  # its module loads the networks, which take seconds and score no plan
+    from client.adapters.patients import ScoredPatient
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,15 +29,19 @@ class PlanScore:
 
 def plan_score(patient: ScoredPatient, dose_zyx: Tensor) -> PlanScore:
     """Score one dose (z, y, x) in Gy; ``broken``: ids of hard constraints that it breaks."""
-    card, dose = patient.card, dose_zyx[None].to(torch.float64)
-    values = card.values(dose)
+    dose = dose_zyx[None].to(torch.float64)
+    return score_of_values(patient.card, patient.card.values(dose), float(patient.mae_gy(dose)))
+
+
+def score_of_values(card: AppliedCriteria, values_1c: Tensor, mae_ref5_gy: float = 0.0) -> PlanScore:
+    """Score one dose by the values of its criteria, (1, c). Without ``mae_ref5_gy`` it is the reference itself."""
     ids = [c.id for c in card.criteria]
-    beyond = card.violations(values)[0].tolist()
+    beyond = card.violations(values_1c)[0].tolist()
     return PlanScore(
-        score=float(card.score(dose)),
-        mae_ref5_gy=float(patient.mae_gy(dose)),
-        values=dict(zip(ids, values[0].tolist(), strict=True)),
-        points=dict(zip(ids, card.points(values)[0].tolist(), strict=True)),
+        score=float(card.score_of(values_1c)),
+        mae_ref5_gy=mae_ref5_gy,
+        values=dict(zip(ids, values_1c[0].tolist(), strict=True)),
+        points=dict(zip(ids, card.points(values_1c)[0].tolist(), strict=True)),
         broken=tuple(name for name, by in zip(ids, beyond, strict=True) if by > 0),
     )
 

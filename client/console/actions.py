@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Mapping
 from typing import Any
 
+from client.console.own_command import run_client
 from client.setup import agree, desk
 from client.setup.enrol import ShownPlan
 from client.site.home import ClientHome
@@ -34,13 +33,7 @@ def accept(home: ClientHome, given: Mapping[str, str]) -> dict[str, Any]:
     """
     shown = _shown(home, given)
     agree.note_compared(home, shown.plan, [key.removeprefix(PEER) for key in given if key.startswith(PEER)])
-    command = [sys.executable, "-P", "-m", "client.cli", "plan", "--home", str(home.folder), "--accept"]
-    done = subprocess.run(
-        [*command, str(shown.path), "--json"],
-        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=ACCEPT_S, check=False,
-    )  # fmt: skip
-    if done.returncode:
-        raise InputError(done.stderr.strip().removeprefix("client: error: ") or "the plan was not accepted")
+    run_client(["plan", "--home", str(home.folder), "--accept", str(shown.path), "--json"], ACCEPT_S)
     if plan_hash(identity.read_input(home.plan_file)) != shown.sha256:
         raise FedKT3DError("another plan came at this moment and was accepted in its place; read the plan again")
     return {"words": [f"plan {shown.plan.name} is accepted: requests that do not fit it are refused"], "reload": True}

@@ -1,4 +1,4 @@
-"""The page's web application: the site, its predictions, and the acts on a plan (client/console/actions.py)."""
+"""The page's web application: the site, its predictions, its scorecards, the acts on a plan (actions.py)."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, Response
 
 from client.console import actions
+from client.console.card_pages import CardPages
 from client.console.doses import AXES, HEIGHT, WIDTH, DoseFolder
 from client.console.overview import SiteOverview, moment
 from client.site.home import ClientHome
@@ -41,6 +42,7 @@ class _SitePages:
         # Pages are made in several threads, and a look changes what is kept: one at a time.
         self._lock = threading.Lock()
         self._live = LivePart(lambda _: self._drawn("site_live.html"))
+        CardPages(app, home, self._templates)
         app.get("/")(self.site)
         app.get("/live")(self.live)
         app.get("/predictions/{key}")(self.prediction)
@@ -63,7 +65,9 @@ class _SitePages:
             dose = DoseFolder(noted.folder)
             lines, most_gy = dose.dvhs()
         except FedKT3DError as error:
-            return HTMLResponse(self._templates.get_template("damaged.html").render(why=str(error)), 404)
+            return HTMLResponse(
+                self._templates.get_template("damaged.html").render(what="prediction", why=str(error)), 404
+            )
         values = {"noted": noted, "dose": dose, "lines": lines, "most_gy": most_gy, "axes": AXES}
         return HTMLResponse(self._templates.get_template("prediction.html").render(values))
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from shared_model.bundled import TRADEOFF
 from shared_model.core.errors import InputError
 from shared_model.patient.case import Case
-from shared_model.scoring.scorecard import BoundCard
+from shared_model.scoring.bound import BoundCard
 from shared_model.tradeoff.patient import tradeoff_patient
 from shared_model.tradeoff.saved import Tradeoff
 from shared_model.tradeoff.steer import Steering, best, steer

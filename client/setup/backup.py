@@ -27,7 +27,7 @@ _OWN_SECRET = "secrets/superexec"
 
 
 def _is_left_out(name: str) -> bool:
-    return name in _OF_NOW or name.startswith(("flwr/", "logs/")) or name.endswith((".beat", ".lock"))
+    return name in _OF_NOW or name.startswith(("flwr/", "logs/", "state/plans/")) or name.endswith((".beat", ".lock"))
 
 
 def _is_secret(name: str) -> bool:

@@ -62,6 +62,7 @@ def forget(home: ClientHome, patient: str) -> Forgotten:
         raise InputError(f"{home.site_config}: no case of {patient}; look with `client check --home {home.folder}`")
     left = _without(config, cases, home.site_config)
     deleted = sum(_delete_derived(cache, cases) for cache in _caches(home, config))
+    deleted += _delete([home.kept_plans / f"{case}{end}" for case in cases for end in (".npz", ".json")])
     _note(home.folder, (patient, *(case for case in cases if not is_of(case, patient, config.data))))
     write_text(home.site_config, site_text(left), mode=PUBLIC)
     return Forgotten(patient=patient, cases=cases, deleted=deleted, stays=tuple(_stays(home, left)))
@@ -118,9 +119,14 @@ def _delete_derived(cache: Path, cases: tuple[str, ...]) -> int:
     """Delete these cases' kept case files and all files named by content; return how many files there were."""
     files = [path for case in cases for path in (cache / CASES).glob(f"{case}-*.npz")]
     files += [path for folder in BY_CONTENT for path in (cache / folder).rglob("*") if path.is_file()]
-    for path in files:
+    return _delete(files)
+
+
+def _delete(files: Iterable[Path]) -> int:
+    there = [path for path in files if path.is_file()]
+    for path in there:
         path.unlink()
-    return len(files)
+    return len(there)
 
 
 def _stays(home: ClientHome, left: SiteConfig) -> list[str]:

@@ -14,7 +14,9 @@ trust/                from the admission: site.crt, roster.json, offered_plan.js
                       pinned; peers.json: digits of other sites' keys that people have compared; declined.json: the
                       hash of the plan that was declined last; retired.crt: earlier keys that signed documents
 secrets/superexec     the secret with which our executor takes tasks from the local SuperNode
-flwr/ state/ logs/    FLWR_HOME, lock and state, what the processes print
+scorecard.yaml        the site's scorecard in use; scorecards/: those that were saved here (client/cards/shelf.py)
+flwr/ state/ logs/    FLWR_HOME, lock and state, what the processes print. state/plans/: doses and masks of reference
+                      plans, for scoring cards (client/cards/kept_plans.py)
 ```
 """
 
@@ -116,6 +118,21 @@ class ClientHome:
     def private_adapters(self) -> Path:
         """Folder of what the site learned for its own scorecard. No message can carry it."""
         return self.folder / "private"
+
+    @property
+    def scorecard(self) -> Path:
+        """The site's own scorecard, which `client adopt` aligns to."""
+        return self.folder / "scorecard.yaml"
+
+    @property
+    def scorecards(self) -> Path:
+        """Folder of the scorecards that people here have saved."""
+        return self.folder / "scorecards"
+
+    @property
+    def kept_plans(self) -> Path:
+        """Folder of what is kept of the site's reference plans, to score cards on them."""
+        return self.folder / "state" / "plans"
 
     @property
     def declined_plan(self) -> Path:

@@ -10,13 +10,15 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from shared_model.patient.anatomy import is_known
-from shared_model.patient.case import Case
+
+if TYPE_CHECKING:  # its module loads torch, which reading a scorecard does not need
+    from shared_model.patient.case import Case
 
 BODY = "Body"
 # TG-263's relative target names -> place among the case's targets, highest first.
@@ -104,6 +106,8 @@ def region_cc(region: Region, case: Case, cover: Mapping[str, NDArray[np.floatin
 
 def _ring(case: Case, name: str, from_mm: float, to_mm: float) -> VolumeCc | None:
     """Voxels of the body whose centre is more than ``from_mm`` and at most ``to_mm`` from the nearest in ``name``."""
+    from scipy import ndimage  # only here: reading a scorecard stays light
+
     distance_mm = ndimage.distance_transform_edt(~case.structures[name], sampling=case.grid.spacing_mm)
     shell = case.body & (distance_mm > from_mm) & (distance_mm <= to_mm)
     return shell.astype(np.float64) * case.grid.voxel_cc if shell.any() else None

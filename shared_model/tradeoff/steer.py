@@ -18,7 +18,7 @@ from torch import Tensor
 
 from shared_model.core.errors import InputError
 from shared_model.network.seeding import noise_generator
-from shared_model.scoring.scorecard import BoundCard
+from shared_model.scoring.bound import BoundCard
 from shared_model.tradeoff.patient import TradeoffPatient
 from shared_model.tradeoff.saved import Tradeoff
 

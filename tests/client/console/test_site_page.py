@@ -19,7 +19,6 @@ from matplotlib.image import imread
 from typer.testing import CliRunner
 
 from client.cli import app
-from client.console import actions
 from client.console.app import site_app
 from client.console.serve import running_link
 from client.node.asked import note_asked, read_asked
@@ -155,9 +154,9 @@ def test_a_plan_is_accepted_as_it_was_shown_with_the_ticked_hospitals(
     def run(command: list[str], **_: object) -> SimpleNamespace:
         # What the command does, without its torch.
         home.plan_file.write_bytes(Path(command[command.index("--accept") + 1]).read_bytes())
-        return SimpleNamespace(returncode=0, stderr="")
+        return SimpleNamespace(returncode=0, stdout="", stderr="")
 
-    monkeypatch.setattr(actions.subprocess, "run", run)
+    monkeypatch.setattr(subprocess, "run", run)
     wrong = post(page, "accept", sha256="0" * 64)
     assert wrong.status_code == 400
     assert "not the plan that waits" in wrong.json()["error"]
@@ -174,7 +173,7 @@ def test_a_plan_is_accepted_as_it_was_shown_with_the_ticked_hospitals(
 
 def test_what_the_command_refuses_is_told(home: ClientHome, page: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     refused = SimpleNamespace(returncode=2, stderr="client: error: plan: it has expired\n")
-    monkeypatch.setattr(actions.subprocess, "run", lambda *_, **__: refused)
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: refused)
     answer = post(page, "accept", sha256=offered(home))
     assert (answer.status_code, answer.json()["error"]) == (400, "plan: it has expired")
     assert home.peers.load() == {}
