@@ -29,7 +29,8 @@ def reward_weights(raw_pk: Tensor, variance: float) -> Tensor:
     hand alone. So patients whose candidates hardly differ stay near 1/2. If no candidates differ, all weights are 1/2.
     """
     centred = raw_pk - raw_pk.mean(1, keepdim=True)
-    return 0.5 + 0.5 * (centred / max(SPREADS * variance**0.5, 1e-6)).clamp(-1.0, 1.0)
+    z: float = max(SPREADS * variance**0.5, 1e-6)
+    return 0.5 + 0.5 * (centred / z).clamp(-1.0, 1.0)
 
 
 def nft_loss(
