@@ -25,20 +25,23 @@ from shared_model.tradeoff.saved import Tradeoff
 
 @dataclass(frozen=True, kw_only=True)
 class Steering:
-    """``price``: points of 100 that one |u|^2 / 2 costs. ``penalty``: as in an alignment's settings.
+    """``price``: points of 100 that one |u|^2 / 2 costs. ``most``: of |u|. ``penalty``: as in an alignment's settings.
 
     ``steps`` of ``rate`` in units of u. ``soft_gy``: width of the step in a volume at a dose while climbing.
     """
 
     price: float = 0.6
+    most: float = 2.25
     penalty: float = 5.0
     steps: int = 12
     rate: float = 0.3
     soft_gy: float = 0.5
 
     def __post_init__(self) -> None:
-        if not 0.01 <= self.price <= 1000 or not 0 <= self.penalty < 1e6 or not 1 <= self.steps <= 1000:
-            raise InputError("steering: expected price 0.01 to 1000, penalty 0 or more, steps 1 to 1000")
+        if not 0.01 <= self.price <= 1000 or not 0 < self.most <= 1000:
+            raise InputError("steering: expected price 0.01 to 1000, most above 0 and up to 1000")
+        if not 0 <= self.penalty < 1e6 or not 1 <= self.steps <= 1000:
+            raise InputError("steering: expected penalty 0 or more, steps 1 to 1000")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +85,8 @@ def steer(
         loss = how.price / 2 * u.square().sum() - _worth(card, dose, how, how.soft_gy)
         (u.grad,) = torch.autograd.grad(loss, [u])
         optimiser.step()
+        with torch.no_grad():
+            u *= (how.most / u.norm().clamp_min(1e-9)).clamp_max(1.0)
     return found
 
 

@@ -133,6 +133,16 @@ def test_steering_gains_points_and_the_price_bounds_the_change(
     assert float(card.score(cheap.dose_gy[None].double())[0]) == pytest.approx(cheap.after)
 
 
+def test_no_change_is_rarer_than_it_may_be(patient: TradeoffPatient, tradeoff: Tradeoff, case: Case) -> None:
+    card = parse_scorecard(CARD).bind(case)
+    free, bound = (
+        steer(tradeoff, patient, card, Steering(price=0.01, most=most), case.grid.shape) for most in (100.0, 0.5)
+    )
+    assert bound.unusual == pytest.approx(0.5, rel=1e-3)
+    assert free.unusual > 1.0
+    assert bound.before < bound.after < free.after
+
+
 def test_a_dose_that_would_lose_points_is_left_as_it_is(
     patient: TradeoffPatient, tradeoff: Tradeoff, case: Case
 ) -> None:
