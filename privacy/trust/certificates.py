@@ -106,7 +106,7 @@ def read_certificate_request(content: bytes, site: str) -> ed25519.Ed25519Public
         request = x509.load_pem_x509_csr(content)
         public_key = request.public_key()
         whole = request.is_signature_valid and request.subject == _name(site)
-    except (ValueError, UnsupportedAlgorithm) as error:
+    except (ValueError, UnsupportedAlgorithm, x509.InvalidVersion) as error:
         raise InputError("certificate request: expected PKCS10 in PEM, made by `client init`") from error
     if not whole or not isinstance(public_key, ed25519.Ed25519PublicKey):
         raise InputError(f"certificate request: expected an Ed25519 key and its signature for the name {site}")
@@ -218,7 +218,7 @@ def _name(text: str) -> x509.Name:
 def _read(content: bytes, what: str) -> x509.Certificate:
     try:
         return x509.load_pem_x509_certificate(content)
-    except ValueError as error:
+    except (ValueError, x509.InvalidVersion) as error:
         raise InputError(f"{what}: expected one certificate in PEM") from error
 
 

@@ -1,5 +1,6 @@
 """Certificates: a real TLS handshake and the issuer's own signature decide, not a look at fields."""
 
+import base64
 import datetime as dt
 import ssl
 from pathlib import Path
@@ -109,3 +110,19 @@ def test_a_request_is_for_its_own_name_and_kind_of_key() -> None:
     for content, site in ((request, "south"), (b"rubbish", "north")):
         with pytest.raises(InputError, match="certificate request"):
             certificates.read_certificate_request(content, site)
+
+
+def with_version(pem: bytes, before: bytes, after: bytes) -> bytes:
+    """The PEM with the first such bytes of its DER changed."""
+    first, *middle, last = pem.strip().splitlines()
+    der = base64.b64decode(b"".join(middle))
+    assert before in der[:20]
+    return b"\n".join([first, base64.b64encode(der.replace(before, after, 1)), last, b""])
+
+
+def test_another_version_of_the_format_is_refused(authority: tuple[bytes, bytes]) -> None:
+    request = certificates.certificate_request(certificates.new_signing_key(), "north")
+    with pytest.raises(InputError, match="certificate request"):
+        certificates.read_certificate_request(with_version(request, b"\x02\x01\x00", b"\x02\x01\x0c"), "north")
+    with pytest.raises(InputError, match="expected one certificate"):
+        certificates.check_authority(with_version(authority[1], b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x0c"))
