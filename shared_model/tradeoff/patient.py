@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -78,6 +78,22 @@ class TradeoffPatient:
         doses = self.dose.expand(len(maps), 1, *self.dose.shape)
         delta = network(seen, maps, doses)[:, 0] * (CHANGE_GY / self.unit_gy)
         moved: Tensor = ((self.dose + delta) * self.body).clamp_min(0.0)
+        return moved
+
+    def mover(self, network: TradeoffNetwork) -> Callable[[Tensor], Tensor]:
+        """From wanted changes of all points (n, p) to doses (n, z, y, x): asking for no change changes nothing.
+
+        What the network answers to no change is taken off: it is not what was asked for, and costs points.
+        """
+        with torch.no_grad():
+            seen = self.see(network)
+            none = torch.zeros(1, len(self.now))
+            still = self.moved(network, seen, none, torch.ones_like(none)) - self.dose
+
+        def moved(change_np: Tensor) -> Tensor:
+            dose = self.moved(network, seen, change_np, torch.ones_like(change_np)) - still
+            return dose.clamp_min(0.0)
+
         return moved
 
     def in_gy(self, dose_nzyx: Tensor, shape: Sequence[int]) -> Tensor:

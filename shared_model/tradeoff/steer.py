@@ -64,16 +64,14 @@ def steer(
     """
     root = tradeoff.prior.root(patient.points.places)
     u = torch.zeros(1, len(root), requires_grad=True)
-    given = torch.ones(1, len(root))
-    with torch.no_grad():
-        seen = patient.see(tradeoff.network)
+    moved = patient.mover(tradeoff.network)
     start = patient.in_gy(patient.dose[None], shape)
     before = float(card.score(start.double())[0])
     found = Steered(dose_gy=start[0], before=before, after=before, unusual=0.0)
     most = float(_worth(card, start.double(), how, 0.0))
     optimiser = torch.optim.Adam([u], lr=how.rate)
     for step in range(how.steps + 1):
-        dose = patient.in_gy(patient.moved(tradeoff.network, seen, u @ root.T, given), shape)
+        dose = patient.in_gy(moved(u @ root.T), shape)
         unusual = float(u.detach().norm())
         exact = dose.detach().double()
         after, worth = float(card.score(exact)[0]), float(_worth(card, exact, how, 0.0)) - how.price / 2 * unusual**2
@@ -141,11 +139,7 @@ def candidates(
     The first candidates are the same however many are asked for.
     """
     root = tradeoff.prior.root(patient.points.places) * tradeoff.spread
-    seen = patient.see(tradeoff.network)
+    moved = patient.mover(tradeoff.network)
     half = torch.stack([torch.randn(len(root), generator=generator) for _ in range((count + 1) // 2)])
     u = torch.stack([half, -half], dim=1).flatten(0, 1)[:count]
-    parts = []
-    for part in u.split(batch):
-        moved = patient.moved(tradeoff.network, seen, part @ root.T, torch.ones_like(part))
-        parts.append(patient.in_gy(moved, shape))
-    return torch.cat(parts)
+    return torch.cat([patient.in_gy(moved(part @ root.T), shape) for part in u.split(batch)])

@@ -208,9 +208,9 @@ def chosen_spread(tradeoff: Tradeoff, patients: Sequence[TradeoffPatient], count
         root = tradeoff.prior.root(patient.points.places)
         u = torch.randn(count, len(root), generator=noise_generator(seed, "spread"))
         means = [n for n, point in enumerate(patient.points.points) if point.kind == "mean"]
+        moved = patient.mover(tradeoff.network)
         with torch.no_grad():
-            seen = patient.see(tradeoff.network)
-            drawn = [patient.moved(tradeoff.network, seen, one @ root.T, torch.ones_like(one)) for one in u.split(4)]
+            drawn = [moved(one @ root.T) for one in u.split(4)]
         values = torch.cat([patient.points.values(part) for part in drawn])[:, means]
         spread.append(values.std(0))
         misses.append(patient.apart[means])

@@ -70,7 +70,7 @@ def drawn(found: tuple[Form[Any], Any, ScoredPatient], tradeoff: Tradeoff | None
 def test_plan_like_candidates_move_with_the_policy(
     volumes: tuple[Form[Any], Any, ScoredPatient], tradeoff: Tradeoff
 ) -> None:
-    """They differ from what it predicts, and one that predicts a tenth more dose draws a tenth more."""
+    """They lie about what it predicts, and one that predicts a tenth more dose draws a tenth more."""
     form, network, patient = volumes
     model = adapted_model(form.spec)
     model.network = network
@@ -79,7 +79,9 @@ def test_plan_like_candidates_move_with_the_policy(
     body = torch.from_numpy(patient.case.body)
     assert found.shape == (6, *patient.case.grid.shape)
     assert found[:, ~body].abs().max() == 0
-    assert ((found - predicted)[:, body].abs().mean(1) > 0.1).all()
+    apart = (found - predicted)[:, body].abs().mean(1)
+    assert (apart > 0.05).all()
+    assert (found.mean(0) - predicted)[body].abs().mean() < 0.5 * apart.mean()
     hotter = -clean_of(1.1 * predicted[None], patient.encoded)
     more = drawing(True, tradeoff)(lambda x, t: hotter, patient, SETTINGS, noise_generator(0, "test")).doses_gy
     grown = (more.mean(0) - found.mean(0))[body].mean() / predicted[body].mean()

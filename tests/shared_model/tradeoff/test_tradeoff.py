@@ -133,6 +133,15 @@ def test_steering_gains_points_and_the_price_bounds_the_change(
     assert float(card.score(cheap.dose_gy[None].double())[0]) == pytest.approx(cheap.after)
 
 
+def test_asking_for_no_change_changes_nothing(patient: TradeoffPatient) -> None:
+    """The bundled network answers no change with one of its own; what is moved is what was asked for."""
+    network = Tradeoff.load(TRADEOFF).network
+    none = torch.zeros(1, len(patient.now))
+    raw = patient.moved(network, patient.see(network), none, torch.ones_like(none))[0]
+    assert (raw - patient.dose).abs().max() * patient.unit_gy > 0.05
+    torch.testing.assert_close(patient.mover(network)(none)[0], patient.dose, atol=1e-6, rtol=1e-6)
+
+
 def test_no_change_is_rarer_than_it_may_be(patient: TradeoffPatient, tradeoff: Tradeoff, case: Case) -> None:
     card = parse_scorecard(CARD).bind(case)
     free, bound = (
