@@ -164,11 +164,11 @@ class Alignment:
         return self.state.variance
 
     @torch.no_grad()
-    def _draw(self, patient: ScoredPatient) -> _Drawn:
+    def _draw(self, patient: ScoredPatient) -> _Scored:
         """Draw candidates of the old policy and score them."""
         generator = noise_generator(self.settings.seed, "align", patient.case.case_id, str(self.state.epoch))
         found = self._drawing(self._network(OLD, patient), patient, self.settings, generator)
-        return _Drawn(candidates=found, rewards=self.rewards(patient, found.doses_gy))
+        return _Scored(candidates=found, rewards=self.rewards(patient, found.doses_gy))
 
     def _network(self, policy: str, patient: ScoredPatient) -> Denoiser:
         """The network under ``policy`` for the dose of one patient."""
@@ -182,7 +182,7 @@ class Alignment:
         score = 100.0 * (card.points(values).sum(1) - hinge) / card.weight
         return score - settings.anchor * patient.mae_gy(dose_kzyx)
 
-    def _step(self, patients: Sequence[ScoredPatient], drawn: Sequence[_Drawn], weights_pk: Tensor) -> float:
+    def _step(self, patients: Sequence[ScoredPatient], drawn: Sequence[_Scored], weights_pk: Tensor) -> float:
         """One step of the optimiser over a batch of patients, and of the old policy after it; returns the loss."""
         self.optimiser.zero_grad(set_to_none=True)
         total = 0.0
@@ -222,7 +222,7 @@ class Alignment:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Drawn:
+class _Scored:
     """A patient's candidates with their raw rewards (k,)."""
 
     candidates: Candidates
