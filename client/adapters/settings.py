@@ -24,7 +24,7 @@ class AlignSettings:
     ``predict_steps`` and ``predict_candidates``: how held-back patients are predicted, as the site will predict.
     """
 
-    epochs: int = 4
+    epochs: int = 2
     candidates: int = 16
     candidate_steps: int = 2
     form: str = "x0"

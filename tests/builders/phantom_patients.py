@@ -21,6 +21,15 @@ from shared_model.patient.geometry import Grid
 
 SPEC = ModelSpec(prior="none", shape=(16, 16, 16), precision="fp32")
 TRAIN, HELD = 4, 3
+# Coverage of the target against the mean dose of the larynx.
+CARD = """\
+schema: rt-scorecard/2
+name: sparing
+version: "1"
+metrics:
+  - {id: d95, structure: PTV_High, metric: D95%, unit: Gy, direction: higher, weight: 40, points: [[30, 0], [70, 40]]}
+  - {id: larynx, structure: Larynx, metric: Mean, unit: Gy, direction: lower, weight: 60, points: [[0, 60], [60, 0]]}
+"""
 
 
 def patient(number: int) -> Case:

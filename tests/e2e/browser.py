@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import shutil
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,8 @@ from selenium import webdriver
 from selenium.webdriver.chrome.options import Options
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.remote.webelement import WebElement
+
+from tests.e2e.deployment import SCRIPTS
 
 _PROGRAM, _DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 needs_chromium = pytest.mark.skipif(
@@ -87,3 +90,15 @@ def faults_of_access(browser: webdriver.Chrome) -> list[str]:
 def complaints(browser: webdriver.Chrome) -> list[str]:
     """Errors in the browser's log: scripts that failed, what the page's policy refused."""
     return [str(entry["message"]) for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]
+
+
+@contextmanager
+def site_page(home: Path) -> Iterator[str]:
+    """The address, with its token, of a hospital's page that `client console` serves meanwhile."""
+    page = subprocess.Popen([SCRIPTS / "client", "console", "--home", home], stdout=subprocess.PIPE, text=True)
+    try:
+        assert page.stdout is not None
+        yield page.stdout.readline().removeprefix("console: ").strip()
+    finally:
+        page.terminate()
+        page.wait(20)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,8 +19,8 @@ from client.site.ledger_binding import MARK
 from shared_model.bundled import SCORECARDS
 from shared_model.scoring.scorecard_read import read_scorecard
 from tests.builders.consortium import Consortium
-from tests.e2e.browser import chromium, complaints, faults_of_access, needs_chromium, picture
-from tests.e2e.deployment import SCRIPTS, START_S, eventually
+from tests.e2e.browser import chromium, complaints, faults_of_access, needs_chromium, picture, site_page
+from tests.e2e.deployment import START_S, eventually
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600), needs_chromium]
 
@@ -35,13 +34,8 @@ def home(tmp_path_factory: pytest.TempPathFactory, hospitals: dict[str, Path]) -
 
 @pytest.fixture(scope="module")
 def link(home: ClientHome) -> Iterator[str]:
-    page = subprocess.Popen([SCRIPTS / "client", "console", "--home", home.folder], stdout=subprocess.PIPE, text=True)
-    try:
-        assert page.stdout is not None
-        yield page.stdout.readline().removeprefix("console: ").strip()
-    finally:
-        page.terminate()
-        page.wait(20)
+    with site_page(home.folder) as address:
+        yield address
 
 
 def test_a_card_is_changed_scored_and_saved(home: ClientHome, link: str, tmp_path: Path) -> None:

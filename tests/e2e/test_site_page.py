@@ -24,7 +24,7 @@ from shared_model.adapter.manifest import initial_vector, save_adapter
 from shared_model.network.spec import ModelSpec
 from tests.builders.consortium import Consortium, Site
 from tests.builders.small_study import write_small_study
-from tests.e2e.browser import chromium, complaints, faults_of_access, needs_chromium, picture
+from tests.e2e.browser import chromium, complaints, faults_of_access, needs_chromium, picture, site_page
 from tests.e2e.deployment import SCRIPTS, START_S, eventually
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600), needs_chromium]
@@ -56,13 +56,8 @@ def link(tmp_path_factory: pytest.TempPathFactory, hospitals: dict[str, Path]) -
         [SCRIPTS / "client", "predict", folder / "study", *flags], capture_output=True, text=True, check=False
     )
     assert made.returncode == 0, made.stderr
-    page = subprocess.Popen([SCRIPTS / "client", "console", "--home", home.folder], stdout=subprocess.PIPE, text=True)
-    try:
-        assert page.stdout is not None
-        yield page.stdout.readline().removeprefix("console: ").strip()
-    finally:
-        page.terminate()
-        page.wait(20)
+    with site_page(home.folder) as address:
+        yield address
 
 
 def _offer(consortium: Consortium, home: ClientHome) -> None:

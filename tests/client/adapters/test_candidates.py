@@ -23,16 +23,8 @@ from shared_model.forms.volume_sampling import clean_of
 from shared_model.network.seeding import noise_generator
 from shared_model.scoring.scorecard_read import parse_scorecard
 from shared_model.tradeoff.saved import Tradeoff
-from tests.builders.phantom_patients import SPEC, trained_vector, write_site
+from tests.builders.phantom_patients import CARD, SPEC, trained_vector, write_site
 
-CARD = """\
-schema: rt-scorecard/2
-name: sparing
-version: "1"
-metrics:
-  - {id: d95, structure: PTV_High, metric: D95%, unit: Gy, direction: higher, weight: 40, points: [[30, 0], [70, 40]]}
-  - {id: larynx, structure: Larynx, metric: Mean, unit: Gy, direction: lower, weight: 60, points: [[0, 60], [60, 0]]}
-"""
 SETTINGS = AlignSettings(candidates=6, lambda_diffusion=0.0)
 
 

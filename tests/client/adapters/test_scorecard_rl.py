@@ -23,18 +23,10 @@ from shared_model.core.errors import InputError
 from shared_model.network.spec import ModelSpec
 from shared_model.scoring.scorecard import Scorecard
 from shared_model.scoring.scorecard_read import parse_scorecard
-from tests.builders.phantom_patients import SPEC, trained_vector, write_site
+from tests.builders.phantom_patients import CARD, SPEC, trained_vector, write_site
 
 # So few steps that their mean would be far behind the last.
 SETTINGS = AlignSettings(epochs=2, candidates=8, batch=2, lr=1e-2, patience=9, mae_drift=0.05, smooth=0.0)
-CARD = """\
-schema: rt-scorecard/2
-name: sparing
-version: "1"
-metrics:
-  - {id: d95, structure: PTV_High, metric: D95%, unit: Gy, direction: higher, weight: 40, points: [[30, 0], [70, 40]]}
-  - {id: larynx, structure: Larynx, metric: Mean, unit: Gy, direction: lower, weight: 60, points: [[0, 60], [60, 0]]}
-"""
 LOW_DOSE = """\
 schema: rt-scorecard/2
 name: low dose alone
