@@ -59,6 +59,7 @@ def data_part(spec: ModelSpec) -> ModelSpec:
     return replace(
         spec,
         init_seed=default.init_seed,
+        size=default.size,
         adapter=default.adapter,
         rank=default.rank,
         alpha=default.alpha,

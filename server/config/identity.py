@@ -9,6 +9,7 @@ from pathlib import Path
 
 from server.config.run import RunConfig
 from shared_model.core.errors import InputError
+from shared_model.network.spec import BASE_SIZE
 from shared_model.patient.anatomy import HEAD_NECK
 
 # Group, key, and the value that means what runs did before the key: they go on too.
@@ -41,8 +42,9 @@ def run_identity(config: RunConfig, spec_json: str, manifest_hash: str, initial:
             del counted["rounds"][judging]
     elif config.rounds.public_cases:
         counted["rounds"]["public_cases"] = _file_hash(config.rounds.public_cases)
-    if counted["model"].get("body_site") == HEAD_NECK:  # runs of before the key go on
-        del counted["model"]["body_site"]
+    for key, usual in (("body_site", HEAD_NECK), ("size", BASE_SIZE)):  # runs of before the key go on
+        if counted["model"].get(key) == usual:
+            del counted["model"][key]
     if counted["aggregate"]["rule"] != "trimmed":
         del counted["aggregate"]["trim"]
     if not counted["evaluate"]["tune_steps"]:

@@ -18,7 +18,7 @@ from torch import Tensor
 from shared_model.backbone.checkpoint import tensors_hash
 from shared_model.bundled import DEFAULT_ADAPTER
 from shared_model.core.errors import InputError
-from shared_model.network.pyramid import PyramidDiT
+from shared_model.network.pyramid import SIZES, PyramidDiT
 from shared_model.network.seeding import seeded
 from shared_model.network.spec import ModelSpec
 
@@ -44,7 +44,7 @@ def pyramid_hash(spec: ModelSpec) -> str:
 def pyramid_network(spec: ModelSpec) -> PyramidDiT:
     """A new network with the prior's weights, or random ones from ``init_seed``."""
     with seeded(spec.init_seed):
-        network = PyramidDiT()
+        network = PyramidDiT(SIZES[spec.size])
     if spec.prior != "none":
         pyramid_hash(spec)
         network.load_state_dict(_weights(spec)[0])
@@ -64,11 +64,11 @@ def _weights(spec: ModelSpec) -> tuple[dict[str, Tensor], str]:
         stat = path.stat()
     except OSError:
         raise InputError(f"model.prior={spec.prior}: {path}: no such file; expected a full adapter's file") from None
-    return _read(path, stat.st_mtime_ns, stat.st_size)
+    return _read(path, spec.size, stat.st_mtime_ns, stat.st_size)
 
 
 @lru_cache(maxsize=2)
-def _read(path: Path, _changed_ns: int, _size: int) -> tuple[dict[str, Tensor], str]:
+def _read(path: Path, size: str, _changed_ns: int, _bytes: int) -> tuple[dict[str, Tensor], str]:
     try:
         with safe_open(path, "pt") as file:
             held = ModelSpec.from_json((file.metadata() or {})["spec"])
@@ -79,8 +79,10 @@ def _read(path: Path, _changed_ns: int, _size: int) -> tuple[dict[str, Tensor], 
         raise InputError(
             f"{path}: network {held.network}, adapter {held.adapter}; a prior needs network pyramid, adapter full"
         )
+    if held.size != size:
+        raise InputError(f"{path}: weights of model.size={held.size}; expected model.size={size}, as the run's model")
     with torch.device("meta"):
-        expected = {name: tensor.shape for name, tensor in PyramidDiT().state_dict().items()}
+        expected = {name: tensor.shape for name, tensor in PyramidDiT(SIZES[size]).state_dict().items()}
     if {name: tensor.shape for name, tensor in weights.items()} != expected:
         raise InputError(f"{path}: its weights are not those of this version's network; train the prior anew")
     return weights, tensors_hash(weights)

@@ -58,6 +58,16 @@ class PyramidSpec:
     decoder_blocks: tuple[int, int] = (2, 2)
 
 
+# By ModelSpec.size. Small: half the widths and fewer blocks, for studies of many trainings and for slow machines.
+SIZES: Mapping[str, PyramidSpec] = {
+    "small": PyramidSpec(
+        widths=(32, 64), stem_widths=(16, 24), full=8, dim=96, heads=2, ffn_dim=384, layers=2,
+        blocks=(1, 1), target_blocks=(1, 1), decoder_blocks=(1, 1),
+    ),
+    "base": PyramidSpec(),
+}  # fmt: skip
+
+
 @dataclass(frozen=True, kw_only=True)
 class Conditions:
     """One patient's conditions: ``volumes`` modality -> (1, C, z, y, x) by layout.NAMES, sizes multiples of STRIDE.

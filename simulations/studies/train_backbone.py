@@ -29,8 +29,8 @@ from shared_model.channels.volumes import PatientChannels
 from shared_model.core.errors import InputError
 from shared_model.core.files import ORDINARY, write_bytes
 from shared_model.forms.volume_sampling import on_grid, predicted
-from shared_model.network.pyramid import PyramidDiT, PyramidSpec
-from shared_model.network.spec import ModelSpec
+from shared_model.network.pyramid import SIZES, PyramidDiT
+from shared_model.network.spec import PYRAMID_SIZES, ModelSpec
 from shared_model.patient.case import Case
 from shared_model.scoring.dosimetry import CaseScore, score_case, summarise
 from shared_model.training.recipe import Recipe
@@ -71,6 +71,7 @@ class TrainSettings:
     device: str
     precision: str
     changed: bool
+    size: str
 
     def __post_init__(self) -> None:
         check_range("samples", self.samples, 1, 10**9)
@@ -79,6 +80,8 @@ class TrainSettings:
         check_range("threads", self.threads, 1, 256)
         check_number("hours", self.hours, 0.0, 1e6)
         check_device(self.device)
+        if self.size not in PYRAMID_SIZES:
+            raise InputError(f"size={self.size!r}: expected {' or '.join(PYRAMID_SIZES)}")
         if not isinstance(self.changed, bool):
             raise InputError(f"changed={self.changed!r}: expected true or false")
 
@@ -89,16 +92,14 @@ def train_settings(overrides: Sequence[str]) -> TrainSettings:
     out = path(raw["out"], "out")
     keys = ("seed", "lr", "weight_decay", "any_share", "whole_share", "plain_share", "turn_share", "dvh_weight")
     recipe = Recipe(finish=raw["finish"], decay=raw["decay"], **{key: raw[key] for key in keys})
-    legs = {
-        key: raw[key] for key in ("samples", "hours", "every", "sampled", "threads", "device", "precision", "changed")
-    }
+    legs = ("samples", "hours", "every", "sampled", "threads", "device", "precision", "changed", "size")
     return TrainSettings(
         data=data_settings(raw),
         partition=None if raw["partition"] is None else str(raw["partition"]),
         recipe=recipe,
         out=out,
         cache=optional_path(raw["cache"], "cache") or out / "cache",
-        **legs,
+        **{key: raw[key] for key in legs},
     )
 
 
@@ -112,7 +113,7 @@ def train_backbone(settings: TrainSettings, bars: Progress) -> str:
         with together.leader_first():
             patients, _ = _cohort(settings, "train", bars)
             seen, cases = _cohort(settings, "validation", bars)
-        trainer = Trainer(settings.recipe, PyramidSpec(), patients, settings.precision, together)
+        trainer = Trainer(settings.recipe, SIZES[settings.size], patients, settings.precision, together)
         teller = _Teller(settings, bars)
         run(
             trainer,
@@ -163,7 +164,7 @@ class _Teller:
 
 def export(settings: TrainSettings, trainer: Trainer) -> None:
     """Write the averaged weights, rounded to bf16, as a full adapter with its card."""
-    spec = ModelSpec(network="pyramid", prior="none", init_seed=trainer.recipe.seed, adapter="full")
+    spec = ModelSpec(network="pyramid", size=settings.size, prior="none", init_seed=trainer.recipe.seed)
     model = adapted_model(spec)
     averaged = trainer.averaged()
     model.network.load_state_dict(averaged.state_dict())

@@ -162,9 +162,9 @@ def test_a_run_of_another_site_of_the_body_is_not_judged_on_necks() -> None:
     assert compose_run([*thorax, "privacy.mode=shared", *unjudged]).model["body_site"] == "thorax"
 
 
-def test_a_run_of_before_the_site_of_the_body_goes_on() -> None:
+def test_a_run_of_before_the_site_of_the_body_and_the_size_goes_on() -> None:
     config = compose_run(["privacy.mode=none"])
-    before = replace(config, model={k: v for k, v in config.model.items() if k != "body_site"})
+    before = replace(config, model={k: v for k, v in config.model.items() if k not in ("body_site", "size")})
     assert run_identity(config, "spec", "manifest", b"") == run_identity(before, "spec", "manifest", b"")
 
 

@@ -23,6 +23,9 @@ from shared_model.network.switches import Switches
         ('{"shape":' + "[" * 15000 + "]" * 15000 + "}", "spec"),
         ('{"prior":"../../etc"}', "prior"),
         ('{"body_site":"knee"}', "body_site"),
+        ('{"size":"small"}', "model.size='small': with network transformer expected base"),
+        ('{"network":"pyramid","prior":"none","size":"huge"}', "expected small or base"),
+        ('{"network":"pyramid","prior":"bundled","size":"small"}', "bundled weights are of size base"),
         ('{"body_site":"thorax"}', "expected model.network=pyramid"),
     ],
 )
@@ -51,6 +54,14 @@ def test_fields_at_their_default_are_not_part_of_the_identity() -> None:
     )
     pinned = ModelSpec(prior="wan", prior_sha256="a" * 64, shape=(17, 32, 32), switches=Switches(rope="none"))
     assert ModelSpec.from_json(pinned.to_json()) == pinned
+
+
+def test_the_size_is_part_of_a_models_identity_but_the_usual_one_is_not_written() -> None:
+    usual = ModelSpec(network="pyramid", prior="none")
+    small = ModelSpec(network="pyramid", prior="none", size="small")
+    assert "size" not in usual.to_json()
+    assert ModelSpec.from_json(small.to_json()) == small
+    assert small.to_json() != usual.to_json()
 
 
 def test_the_site_of_the_body_is_part_of_a_models_identity_but_head_and_neck_is_not_written() -> None:

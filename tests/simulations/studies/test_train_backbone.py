@@ -19,6 +19,7 @@ def test_a_leg_and_the_next_on_phantoms_and_the_adapter_they_leave(
 ) -> None:
     asked = [
         "data=phantom", "data.sites=1", "data.patients=3", f"out={tmp_path}", "every=2", "sampled=1", "precision=fp32",
+        "size=small",
     ]  # fmt: skip
     for samples in (2, 4):
         settings = study.train_settings([*asked, f"samples={samples}"])
@@ -45,6 +46,8 @@ def test_a_leg_and_the_next_on_phantoms_and_the_adapter_they_leave(
     weights = dict(whole.network.named_parameters())
     for name, parameter in adapted_model(replace(spec, prior="file", adapter="bias")).network.named_parameters():
         assert torch.equal(parameter, weights[name])
+    with pytest.raises(InputError, match=r"weights of model\.size=small; expected model\.size=base"):
+        prior_hash(replace(spec, prior="file", size="base"))
     with pytest.raises(InputError, match="every party needs the same file"):
         prior_hash(replace(spec, prior="file", prior_sha256="0" * 64))
 
@@ -54,3 +57,5 @@ def test_settings_are_checked_by_name() -> None:
         study.train_settings(["data=phantom", "every=0"])
     with pytest.raises(InputError, match="any_share"):
         study.train_settings(["data=phantom", "any_share=2.0"])
+    with pytest.raises(InputError, match="size='big': expected small or base"):
+        study.train_settings(["data=phantom", "size=big"])
