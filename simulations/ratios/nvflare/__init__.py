@@ -1,0 +1,1 @@
+"""Scripts that NVFlare's own environment runs; nothing here is imported."""

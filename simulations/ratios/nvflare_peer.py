@@ -1,0 +1,83 @@
+"""A round of NVFlare's simulator beside one of ours, in one run.
+
+``python -m simulations.ratios.nvflare_peer --python FILE [--sites 100] [--rounds 3] [--megabytes 4] [--json]``. FILE:
+the interpreter of an environment with NVFlare, apart from ours: ``python -m venv DIR && DIR/bin/pip install
+nvflare==2.9.0``. Both have a trivial client that answers with a vector of the same size, and the mean. The time of a
+round leaves the start-up out, which is in ``whole``. ``--peer-workers``: NVFlare's client processes; with fewer than
+sites it starts them anew for each site.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import tempfile
+import time
+from datetime import datetime
+from pathlib import Path
+
+from simulations.benchmarks.printing import print_numbers
+from simulations.benchmarks.round_overhead import measure
+
+JOB = Path(__file__).parent / "nvflare" / "job.py"
+# What its server logs when a round begins.
+BEGINS = "Sampled clients"
+
+
+def round_starts(log: Path) -> list[datetime]:
+    """When each round began, from the server's log of JSON lines."""
+    rows = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    return [
+        datetime.strptime(row["asctime"], "%Y-%m-%d %H:%M:%S,%f")
+        for row in rows
+        if str(row["message"]).startswith(BEGINS)
+    ]
+
+
+def peer(python: Path, sites: int, rounds: int, size: int, workers: int) -> dict[str, float]:
+    """Seconds of NVFlare: of a round between the first and the last, and of all. SystemExit if it did not finish."""
+    with tempfile.TemporaryDirectory() as folder:
+        began = time.perf_counter()
+        asked = [str(python), str(JOB), *map(str, (sites, rounds, size, workers)), folder]
+        done = subprocess.run(asked, cwd=folder, capture_output=True, text=True, check=False)
+        whole = time.perf_counter() - began
+        found = list(Path(folder).rglob("server/log.json"))
+        starts = round_starts(found[0]) if found else []
+        if done.returncode or len(starts) != rounds:
+            raise SystemExit(f"NVFlare began {len(starts)} of {rounds} rounds:\n{(done.stdout + done.stderr)[-2000:]}")
+        return {"round_s": (starts[-1] - starts[0]).total_seconds() / (rounds - 1), "whole_s": whole}
+
+
+def main() -> None:
+    """Print both."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--python", type=Path, required=True, help="interpreter of an environment with NVFlare")
+    parser.add_argument("--sites", type=int, default=100)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--megabytes", type=float, default=4.0)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--peer-workers", type=int, default=0, help="0: as many as ours")
+    parser.add_argument("--json", action="store_true")
+    asked = parser.parse_args()
+    if asked.rounds < 2:
+        parser.error("--rounds: expected 2 or more, since the first one holds the start-up")
+    ours = measure(asked.sites, asked.rounds, asked.megabytes, asked.workers)
+    size, workers = int(asked.megabytes * 1e6 / 4), asked.peer_workers or asked.workers
+    theirs = peer(asked.python.absolute(), asked.sites, asked.rounds, size, workers)
+    round_s = ours["wall_s"] / asked.rounds
+    numbers = {
+        "sites": asked.sites,
+        "rounds": asked.rounds,
+        "ours_round_s": round(round_s, 3),
+        "nvflare_round_s": round(theirs["round_s"], 3),
+        "ours_whole_s": ours["wall_s"],
+        "nvflare_whole_s": round(theirs["whole_s"], 1),
+        "ratio": round(round_s / theirs["round_s"], 4),
+        "goal": 0.5,
+    }
+    print_numbers("A round beside NVFlare's simulator", numbers, as_json=asked.json)
+
+
+if __name__ == "__main__":
+    main()
