@@ -4,7 +4,8 @@ Each epoch does this for each patient. It draws K candidate doses of the old pol
 a raw reward: the score minus a hinge for hard constraints, minus an anchor on the mean absolute error to the reference
 dose, so that lowering all dose wins no points. Rewards are taken about their patient's mean. One step of DiffusionNFT
 (shared_model/diffusion/nft.py) trains on the candidates, at the noise times where the policy makes its dose, plus
-``lambda_diffusion`` times the diffusion loss on the reference. The old policy follows as a moving average.
+``lambda_diffusion`` times the diffusion loss on the reference and ``kl`` times the distance to the shared policy. The
+old policy follows as a moving average.
 
 Held-back patients choose the best epoch and strength among those whose error has not drifted. Training stops when there
 is no better one for some epochs. Strength is how far to go from the shared model to the trained weights. The shared
@@ -170,7 +171,7 @@ class Alignment:
         found = self._drawing(self._network(OLD, patient), patient, self.settings, generator)
         return _Scored(candidates=found, rewards=self.rewards(patient, found.doses_gy))
 
-    def _network(self, policy: str, patient: ScoredPatient) -> Denoiser:
+    def _network(self, policy: str | None, patient: ScoredPatient) -> Denoiser:
         """The network under ``policy`` for the dose of one patient."""
         return patient.form.denoiser(self.policy.use(policy).network, patient.encoded)
 
@@ -204,13 +205,16 @@ class Alignment:
         settings = self.settings
         generator = noise_generator(settings.seed, "reference", patient.case.case_id, str(self.state.epoch))
         k = len(drawn.x0)
+        shared = self._shared_velocities(patient, drawn) if settings.kl > 0 else drawn.v_old
         network = self._network(PRIVATE, patient)
         losses = []
-        for state, v_old in zip(drawn.states, drawn.v_old, strict=True):
+        for state, v_old, v_shared in zip(drawn.states, drawn.v_old, shared, strict=True):
             v_theta = network(state.x_t, state.t_b).expand(k, -1, -1, -1, -1)
             x_t, t_b = state.x_t.expand_as(v_theta), state.t_b.expand(k)
             old = v_old.expand_as(v_theta)
             losses.append(nft_loss(settings.form, drawn.x0, x_t, state.v, t_b, old, v_theta, r, settings.beta))
+            if settings.kl > 0:
+                losses[-1] = losses[-1] + settings.kl * (v_theta - v_shared).square().mean()
         loss = torch.stack(losses).mean()
         if settings.lambda_diffusion > 0:
             reference = patient.form.clean(patient.encoded)[None]
@@ -219,6 +223,11 @@ class Alignment:
             error = network(state.x_t, state.t_b) - state.v
             loss = loss + settings.lambda_diffusion * error.square().mean()
         return loss
+
+    @torch.no_grad()
+    def _shared_velocities(self, patient: ScoredPatient, drawn: Candidates) -> list[Tensor]:
+        network = self._network(None, patient)
+        return [network(state.x_t, state.t_b) for state in drawn.states]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,11 +15,12 @@ class AlignSettings:
 
     ``candidates`` K. ``candidate_steps``: of DDIM, where the sampler draws them (candidates.py). ``form``: x0 or
     velocity. ``beta``: how far the implicit policies lie from the old one. ``lambda_diffusion``: weight of the
-    diffusion loss on the reference. ``anchor``: points that one Gy of mean absolute error costs. ``penalty``: how
-    many times its weight a criterion loses for each span of its map beyond its broken hard constraint. ``batch``:
-    patients a step. ``old_most``: the most that the old policy keeps of itself in a step (it rises by 0.001 a step).
-    ``smooth``: the same of the mean of the weights, which is what is scored and kept. ``patience``: epochs without a
-    better held-back score. ``mae_drift``: share by which the held-back error may rise.
+    diffusion loss on the reference. ``kl``: weight of the mean squared distance to the shared model's velocities: the
+    divergence between two Gaussian policies of one width, as in DiffusionNFT. ``anchor``: points that one Gy of mean
+    absolute error costs. ``penalty``: how many times its weight a criterion loses for each span of its map beyond its
+    broken hard constraint. ``batch``: patients a step. ``old_most``: the most that the old policy keeps of itself in a
+    step (it rises by 0.001 a step). ``smooth``: the same of the mean of the weights, which is what is scored and kept.
+    ``patience``: epochs without a better held-back score. ``mae_drift``: share by which the held-back error may rise.
     ``rank``, ``alpha``, ``attention``: of the private adapter (shared_model/adapter/private.py).
     ``predict_steps`` and ``predict_candidates``: how held-back patients are predicted, as the site will predict.
     """
@@ -30,6 +31,7 @@ class AlignSettings:
     form: str = "x0"
     beta: float = 0.1
     lambda_diffusion: float = 0.05
+    kl: float = 0.0
     anchor: float = 15.0
     penalty: float = 5.0
     lr: float = 1e-3
@@ -54,7 +56,7 @@ class AlignSettings:
         for key, (low, high) in limits.items():
             if not low <= getattr(self, key) <= high:
                 raise InputError(f"{key}={getattr(self, key)}: expected {low} to {high}")
-        for key in ("lambda_diffusion", "anchor", "penalty", "mae_drift"):
+        for key in ("lambda_diffusion", "kl", "anchor", "penalty", "mae_drift"):
             if not 0 <= getattr(self, key) < 1e6:
                 raise InputError(f"{key}={getattr(self, key)}: expected 0 or more")
         if not 0 < self.beta <= 1 or not 0 < self.lr < 1 or not 0 <= self.old_most < 1 or not 0 <= self.smooth < 1:

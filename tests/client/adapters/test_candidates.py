@@ -146,17 +146,22 @@ metrics:
 """
 
 
-def test_an_anchor_keeps_plan_like_candidates_from_being_hacked(
+def test_an_anchor_or_the_shared_policy_keeps_plan_like_candidates_from_being_hacked(
     site: SiteConfig, tmp_path: Path, tradeoff: Tradeoff
 ) -> None:
-    """A card that pays for low dose alone: training gives dose away for points unless error counts."""
+    """A card that pays for low dose alone: training gives dose away for points unless something holds it back."""
     few = replace(site, train=site.train[:2], validation=site.validation[:1])
     free = AlignSettings(epochs=2, candidates=6, anchor=0.0, lambda_diffusion=0.0, mae_drift=1e5, smooth=0.0, lr=1e-2)
-    hacked, held = (
+    hacked, held, near = (
         align(made(few, tmp_path / name, LOW_DOSE, settings, tradeoff), quiet)
-        for name, settings in (("free", free), ("held", replace(free, anchor=50.0, mae_drift=0.01)))
+        for name, settings in (
+            ("free", free),
+            ("held", replace(free, anchor=50.0, mae_drift=0.01)),
+            ("near", replace(free, kl=100.0)),
+        )
     )
     before = hacked["before"]
     assert hacked["after"]["score"] > before["score"] + 1.0
     assert hacked["after"]["mae_ref5_gy"] > 1.01 * before["mae_ref5_gy"]
+    assert near["after"]["score"] - before["score"] < 0.5 * (hacked["after"]["score"] - before["score"])
     assert held["after"]["mae_ref5_gy"] <= 1.01 * before["mae_ref5_gy"]
