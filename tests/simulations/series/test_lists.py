@@ -18,13 +18,13 @@ from simulations.settings.series import ablation_settings
 # test_ablation.py has the list `paper`.
 NAMES = sorted(path.stem for path in LISTS.glob("*.yaml") if path.stem != "paper")
 TOY = [
-    "model.shape=[16,16,16]", "rounds.count=2", "train.local_steps=1", "train.batch_size=1", "data.sites=2",
+    "rounds.count=2", "train.local_steps=1", "train.batch_size=1", "data.sites=2",
     "data.patients=4", "workers=1", "seeds=[0]", "steps=[1]",
 ]  # fmt: skip
 # The row that is run beside the reference: the one that takes a way of its own.
 ROWS = {
     "strategies": "fedper", "hospitals": "iid_4_alone", "rounds_steps": "r24_scaffold",
-    "uneven": "late", "decay": "strong",
+    "uneven": "late", "priors": "random_40", "decay": "strong",
     "data_sizes": "alone_2", "adapters": "lora4", "new_clinic": "tuned_5", "missing_modality": "dose_no_ct",
 }  # fmt: skip
 
@@ -68,6 +68,8 @@ def test_a_toy_run_ends_in_a_table(name: str, tmp_path: Path, hospitals: Path) -
         f"data.root={hospitals}",
         f"out={tmp_path / 'out'}",
     ]
+    if not any("pyramid" in override for key in (reference, other) for override in listed.rows[key].overrides):
+        asked.append("model.shape=[16,16,16]")
     table = run_ablation(ablation_settings([*TOY, *asked]), bars())
     assert f"| {listed.rows[other].label} | 1 |" in table
     done = json.loads((tmp_path / "out" / other / "seed0" / "ablation.json").read_text())
