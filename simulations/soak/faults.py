@@ -6,6 +6,7 @@ returns; the harness then waits for the victim to answer again. Nothing here rea
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
@@ -23,7 +24,7 @@ from cryptography.hazmat.primitives.asymmetric import ed448, ed25519
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 
-from simulations.soak.federation import Federation
+from simulations.soak.federation import Federation, read_json
 
 NOBODY, SITE, COORDINATOR, BOTH = "nobody", "site", "coordinator", "site and coordinator"
 HANG_S = 600.0  # the longest that the watchdogs may take: 60, 75 or 120 s on an idle machine
@@ -117,8 +118,9 @@ def _older_backup(federation: Federation, victim: str, _: random.Random) -> None
     archive.unlink(missing_ok=True)
     shutil.rmtree(lost, ignore_errors=True)
     federation.must("client", "backup", archive, "--home", home, "--with-keys")
-    charged = _charges(home)
-    federation.until(lambda: _charges(home) > charged, ROUNDS_S)
+    # A charge whose answer was lost on the way is known to nobody, and no release belongs to it: wait for one that is.
+    known = {"", *_records(home)}
+    federation.until(lambda: _shown(federation, victim) not in known, ROUNDS_S, f"{victim} was not charged anew")
     federation.unit(victim).stop()
     home.rename(lost)
     federation.must("client", "restore", archive, "--home", home)
@@ -180,9 +182,16 @@ def _start_if_down(federation: Federation, victim: str) -> None:
         unit.start()
 
 
-def _charges(home: Path) -> int:
+def _records(home: Path) -> set[str]:
+    """Hashes of the ledger's records, without a line that is being written."""
     path = home / "ledger" / "ledger.jsonl"
-    return len(path.read_bytes().splitlines()) if path.exists() else 0
+    whole = path.read_text(encoding="utf-8").rpartition("\n")[0] if path.exists() else ""
+    return {json.loads(line)["hash"] for line in whole.splitlines()}
+
+
+def _shown(federation: Federation, site: str) -> str:
+    """Hash of the newest record of a site that the coordinator has seen; empty before there is one."""
+    return str(read_json(federation.home / "state" / "ledgers.json").get(site, ""))
 
 
 FAULTS: dict[str, DeployedFault] = {
