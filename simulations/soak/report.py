@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -82,6 +83,8 @@ def lines(result: Result) -> list[str]:
         *([f"Ended early: {result.why}."] if result.why else []),
         *(f"Skipped: {name} ({why})." for name, why in result.skipped.items()),
         "",
+        *_table(["fault", "struck", "expected", "acted", "back after s, median", "at most"], _by_kind(result.rows)),
+        "",
         *_table(
             ["#", "s", "round", "fault", "victim", "expected", "acted", "back after s", "rounds meanwhile", "it said"],
             [
@@ -109,6 +112,17 @@ def lines(result: Result) -> list[str]:
             ],
         ),
     ]
+    return found
+
+
+def _by_kind(rows: Sequence[Row]) -> list[list[object]]:
+    """A row for each kind of fault: how often it struck, who had to act, and how long the victim was away."""
+    found: list[list[object]] = []
+    for kind in sorted({row.fault for row in rows}):
+        of = [row for row in rows if row.fault == kind]
+        acted = ", ".join(f"{who} {sum(row.acted == who for row in of)}" for who in sorted({row.acted for row in of}))
+        away = [row.back_s for row in of]
+        found.append([kind, len(of), of[0].expected, acted, f"{statistics.median(away):.0f}", f"{max(away):.0f}"])
     return found
 
 

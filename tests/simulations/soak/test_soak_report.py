@@ -51,12 +51,18 @@ def test_success_means_all_rounds_nobody_unexpected_and_no_charge_too_many() -> 
     assert not replace(RESULT, accounts=(replace(RESULT.accounts[0], unexplained=(2,)),)).good
 
 
+def test_a_kind_of_fault_has_one_row_with_everybody_who_acted() -> None:
+    rows = tuple(replace(ROW, number=n, acted=who, back_s=s) for n, who, s in ((1, "nobody", 4.0), (2, "site", 9.5)))
+    assert "| cut | 2 | nobody | nobody 1, site 1 | 7 | 10 |" in report.lines(replace(RESULT, rows=rows))
+
+
 def test_both_tables_are_written(tmp_path: Path) -> None:
     report.write(replace(RESULT, skipped={"full disk": "needs root"}), tmp_path)
     with (tmp_path / "faults.csv").open() as file:
         (row,) = csv.DictReader(file)
     assert (row["fault"], row["acted"], row["back_s"]) == ("cut", "nobody", "40.0")
     text = (tmp_path / "soak.md").read_text()
+    assert "| cut | 1 | nobody | nobody 1 | 40 | 40 |" in text
     assert "| 1 | 12 | 3 | cut | site1 | nobody | nobody | 40 | 2 | timeout / x |" in text
     assert "| site1 | 4 | 4 | 0 | 0 |" in text
     assert "Skipped: full disk (needs root)." in text
