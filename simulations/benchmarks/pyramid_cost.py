@@ -23,7 +23,8 @@ import torch
 from client.prediction.predict import Predictor, Sampled
 from client.prediction.subject import load_subject
 from shared_model.channels.volumes import patient_channels
-from shared_model.network.pyramid import PyramidSpec
+from shared_model.network.device import compute_dtype
+from shared_model.network.pyramid import SIZES, PyramidSpec
 from shared_model.patient.case import Case
 from shared_model.training.recipe import Recipe
 from shared_model.training.run import Trainer
@@ -68,10 +69,16 @@ def _apart(asked: dict[str, Any]) -> dict[str, float]:
     return dict(json.loads(done.stdout))
 
 
+def precisions() -> tuple[str, ...]:
+    """bf16 only where the CPU computes in it: elsewhere it would be the same float32 again (network/device.py)."""
+    usual = compute_dtype(torch.device("cpu"), "bf16")
+    return ("bf16", "fp32") if usual == torch.bfloat16 else ("fp32",)
+
+
 def _one(asked: dict[str, Any]) -> dict[str, float]:
     torch.set_num_threads(asked["threads"])
     if "side" in asked:
-        return measure_training(asked["side"], asked["precision"])
+        return measure_training(asked["side"], asked["precision"], SIZES[asked["size"]])
     if asked["case"]:
         case = load_subject(Path(asked["case"])).case
     else:
@@ -95,9 +102,10 @@ def main() -> None:
         for threads in (1, 2)
     ]
     asked += [
-        {"threads": threads, "side": side, "precision": precision}
+        {"threads": threads, "side": side, "precision": precision, "size": size}
+        for size in SIZES
         for side in SIDES
-        for precision in ("bf16", "fp32")
+        for precision in precisions()
         for threads in (1, 2)
     ]
     rows = [{**one, **_apart(one)} for one in asked]
@@ -109,11 +117,12 @@ def main() -> None:
         if "steps" in row:
             what = f"{row['steps']} steps, {row['candidates']} candidates"
             print(f"| {what} | {row['threads']} | {row['wall_s']:.1f} | {row['cpu_s']:.1f} | {row['peak_gb']:.2f} |")
-    print("\n| training | precision | threads | samples/s | samples/CPU-s | peak (GB) |\n|---|---|---:|---:|---:|---:|")
+    print("\n| training | size | precision | threads | samples/s | samples/CPU-s | peak (GB) |")
+    print("|---|---|---|---:|---:|---:|---:|")
     for row in rows:
         if "side" in row:
             print(
-                f"| {row['side']}^3 | {row['precision']} | {row['threads']} | {row['samples_s']:.2f} "
+                f"| {row['side']}^3 | {row['size']} | {row['precision']} | {row['threads']} | {row['samples_s']:.2f} "
                 f"| {row['samples_cpu_s']:.2f} | {row['peak_gb']:.2f} |"
             )
 
