@@ -29,7 +29,7 @@ def test_the_sum_of_ten_sites_holds_its_noise_and_one_silent_site_is_seen() -> N
 
 
 def _quiet(vectors: np.ndarray, terms: PrivacyTerms) -> Ring:
-    """An eighth of the noise. A quarter does not always show: the noise is fresh each time, once 147 of 150 were right."""
+    """An eighth of the noise, which is fresh each time. A quarter does not always show: once 147 of 150 were right."""
     return deployed_release(vectors, replace(terms, z=terms.z / 8))
 
 
