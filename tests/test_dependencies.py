@@ -10,6 +10,8 @@ from pathlib import Path
 HOUSE = Path(__file__).parents[1]
 # Modules of optional packages that may not be installed, where the distribution has another name.
 OPTIONAL = {"mlflow": ["mlflow-skinny"]}
+# Scripts that a peer's own environment runs, and nothing of ours imports.
+ELSEWHERE = HOUSE / "simulations" / "ratios" / "nvflare"
 OURS = ("client", "server", "shared_model", "privacy", "simulations")
 
 
@@ -18,6 +20,8 @@ def _imported() -> set[str]:
     found: set[str] = set()
     for root in OURS:
         for path in (HOUSE / root).rglob("*.py"):
+            if path.parent == ELSEWHERE:
+                continue
             for node in ast.walk(ast.parse(path.read_text())):
                 if isinstance(node, ast.Import):
                     found |= {name.name.partition(".")[0] for name in node.names}
