@@ -205,7 +205,7 @@ class Alignment:
         settings = self.settings
         generator = noise_generator(settings.seed, "reference", patient.case.case_id, str(self.state.epoch))
         k = len(drawn.x0)
-        shared = self._shared_velocities(patient, drawn) if settings.kl > 0 else drawn.v_old
+        shared = self._shared_velocities(patient, drawn) if settings.kl > 0 else [None] * len(drawn.states)
         network = self._network(PRIVATE, patient)
         losses = []
         for state, v_old, v_shared in zip(drawn.states, drawn.v_old, shared, strict=True):
@@ -213,7 +213,7 @@ class Alignment:
             x_t, t_b = state.x_t.expand_as(v_theta), state.t_b.expand(k)
             old = v_old.expand_as(v_theta)
             losses.append(nft_loss(settings.form, drawn.x0, x_t, state.v, t_b, old, v_theta, r, settings.beta))
-            if settings.kl > 0:
+            if v_shared is not None:
                 losses[-1] = losses[-1] + settings.kl * (v_theta - v_shared).square().mean()
         loss = torch.stack(losses).mean()
         if settings.lambda_diffusion > 0:

@@ -36,7 +36,7 @@ SHARED: Settings = {
         "rounds.evaluate_every": "Number of rounds between two scorings at the sites. 0: never.",
     },
     "model: what learns and travels": {
-        "model.size": "Of network pyramid: base, or small at a quarter of the time a sample.",
+        "model.size": "Of network pyramid: base, or small at 0.3 of the time a sample.",
         "model.body_site": "Whose organs the model sees: head_neck, thorax or pelvis.",
         "model.prior": "Weights to start from: video-small, video-shuffled, phantom-small, none or wan.",
         "model.adapter": "What trains and travels: full, blocks, lora+embeddings, lora or base.",

@@ -88,7 +88,7 @@ class ModelSpec:
 
     ``network``: ``pyramid``, the U-shaped network on a patient's own grid, or ``transformer``, the paper's form on
     latents of the training grid. The pyramid has neither grid, switches nor base. ``size``, of the pyramid alone:
-    ``base`` (9.4M parameters) or ``small`` (1.7M), at a quarter of the time a sample.
+    ``base`` (9.4M parameters) or ``small`` (1.7M), at 0.3 of the time a sample.
 
     ``prior``: ``none`` (random start from ``init_seed``); of the pyramid also ``bundled`` (the default adapter's
     weights) or ``file`` (backbone/pyramid_prior.py); of the transformer a bundled one (``video-small``; its control

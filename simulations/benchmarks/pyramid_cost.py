@@ -69,7 +69,7 @@ def _apart(asked: dict[str, Any]) -> dict[str, float]:
     return dict(json.loads(done.stdout))
 
 
-def precisions() -> tuple[str, ...]:
+def _precisions() -> tuple[str, ...]:
     """bf16 only where the CPU computes in it: elsewhere it would be the same float32 again (network/device.py)."""
     usual = compute_dtype(torch.device("cpu"), "bf16")
     return ("bf16", "fp32") if usual == torch.bfloat16 else ("fp32",)
@@ -105,7 +105,7 @@ def main() -> None:
         {"threads": threads, "side": side, "precision": precision, "size": size}
         for size in SIZES
         for side in SIDES
-        for precision in precisions()
+        for precision in _precisions()
         for threads in (1, 2)
     ]
     rows = [{**one, **_apart(one)} for one in asked]

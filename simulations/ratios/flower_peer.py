@@ -7,7 +7,6 @@ given apart. Needs the extra ``ray``.
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Iterable
 
@@ -18,8 +17,7 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAvg
 from flwr.simulation import run_simulation
 
-from simulations.benchmarks.printing import print_numbers
-from simulations.benchmarks.round_overhead import measure
+from simulations.ratios.peer_round import options, print_beside
 
 
 class _Timed(FedAvg):
@@ -67,29 +65,9 @@ def stock(sites: int, rounds: int, size: int, workers: int) -> dict[str, float]:
 
 def main() -> None:
     """Print both."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--sites", type=int, default=100)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--megabytes", type=float, default=4.0)
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--json", action="store_true")
-    asked = parser.parse_args()
-    if asked.rounds < 2:
-        parser.error("--rounds: expected 2 or more, since the first one holds the start-up")
-    ours = measure(asked.sites, asked.rounds, asked.megabytes, asked.workers)
-    theirs = stock(asked.sites, asked.rounds, int(asked.megabytes * 1e6 / 4), asked.workers)
-    round_s = ours["wall_s"] / asked.rounds
-    numbers = {
-        "sites": asked.sites,
-        "rounds": asked.rounds,
-        "ours_round_s": round(round_s, 3),
-        "flower_round_s": round(theirs["round_s"], 3),
-        "ours_whole_s": ours["wall_s"],
-        "flower_whole_s": round(theirs["whole_s"], 1),
-        "ratio": round(round_s / theirs["round_s"], 3),
-        "goal": 0.5,
-    }
-    print_numbers("A round beside stock Flower's simulation", numbers, as_json=asked.json)
+    asked = options(__doc__).parse_args()
+    title = "A round beside stock Flower's simulation"
+    print_beside("flower", title, asked, lambda size: stock(asked.sites, asked.rounds, size, asked.workers))
 
 
 if __name__ == "__main__":

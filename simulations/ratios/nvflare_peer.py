@@ -3,13 +3,12 @@
 ``python -m simulations.ratios.nvflare_peer --python FILE [--sites 100] [--rounds 3] [--megabytes 4] [--json]``. FILE:
 the interpreter of an environment with NVFlare, apart from ours: ``python -m venv DIR && DIR/bin/pip install
 nvflare==2.9.0``. Both have a trivial client that answers with a vector of the same size, and the mean. The time of a
-round leaves the start-up out, which is in ``whole``. ``--peer-workers``: NVFlare's client processes; with fewer than
+round leaves the start-up out, which is given apart. ``--peer-workers``: NVFlare's client processes; with fewer than
 sites it starts them anew for each site.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
 import tempfile
@@ -17,8 +16,7 @@ import time
 from datetime import datetime
 from pathlib import Path
 
-from simulations.benchmarks.printing import print_numbers
-from simulations.benchmarks.round_overhead import measure
+from simulations.ratios.peer_round import options, print_beside
 
 JOB = Path(__file__).parent / "nvflare" / "job.py"
 # What its server logs when a round begins.
@@ -51,32 +49,13 @@ def peer(python: Path, sites: int, rounds: int, size: int, workers: int) -> dict
 
 def main() -> None:
     """Print both."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = options(__doc__)
     parser.add_argument("--python", type=Path, required=True, help="interpreter of an environment with NVFlare")
-    parser.add_argument("--sites", type=int, default=100)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--megabytes", type=float, default=4.0)
-    parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--peer-workers", type=int, default=0, help="0: as many as ours")
-    parser.add_argument("--json", action="store_true")
     asked = parser.parse_args()
-    if asked.rounds < 2:
-        parser.error("--rounds: expected 2 or more, since the first one holds the start-up")
-    ours = measure(asked.sites, asked.rounds, asked.megabytes, asked.workers)
-    size, workers = int(asked.megabytes * 1e6 / 4), asked.peer_workers or asked.workers
-    theirs = peer(asked.python.absolute(), asked.sites, asked.rounds, size, workers)
-    round_s = ours["wall_s"] / asked.rounds
-    numbers = {
-        "sites": asked.sites,
-        "rounds": asked.rounds,
-        "ours_round_s": round(round_s, 3),
-        "nvflare_round_s": round(theirs["round_s"], 3),
-        "ours_whole_s": ours["wall_s"],
-        "nvflare_whole_s": round(theirs["whole_s"], 1),
-        "ratio": round(round_s / theirs["round_s"], 4),
-        "goal": 0.5,
-    }
-    print_numbers("A round beside NVFlare's simulator", numbers, as_json=asked.json)
+    python, workers = asked.python.absolute(), asked.peer_workers or asked.workers
+    title = "A round beside NVFlare's simulator"
+    print_beside("nvflare", title, asked, lambda size: peer(python, asked.sites, asked.rounds, size, workers))
 
 
 if __name__ == "__main__":

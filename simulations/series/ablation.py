@@ -50,8 +50,10 @@ def run_ablation(settings: AblationSettings, bars: Progress) -> str:
     """Train the missing trials, write ``out/ablation.md`` and ``.csv`` after each; returns the table."""
     listed = VariantList.read(settings.list)
     names = listed.choose(settings.variants)
-    # Check every trial's settings before the first one trains.
+    # Check every trial's settings, and that its prior is there, before the first one trains.
     plans = [(name, seed, trial_settings(settings, listed, name, seed)) for name in names for seed in settings.seeds]
+    for name, _, run in plans:
+        _check_prior(name, run)
     bar = bars.add_task("variants x seeds", total=len(plans), note="")
     trials: list[AblationTrial] = []
     table = ""
@@ -84,6 +86,14 @@ def trial_settings(settings: AblationSettings, listed: VariantList, name: str, s
     ]
     try:
         return run_settings(overrides)
+    except InputError as error:
+        raise InputError(f"row {name}: {error}") from error
+
+
+def _check_prior(name: str, run: RunSettings) -> None:
+    use_checkpoint(run.prior_path)
+    try:
+        prior_hash(run.spec)
     except InputError as error:
         raise InputError(f"row {name}: {error}") from error
 

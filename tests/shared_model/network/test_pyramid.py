@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from shared_model.channels.layout import BEAM, NAMES, TARGET_CHANNELS
-from shared_model.network.pyramid import RESIDUAL_SD, Conditions, PyramidDiT, PyramidSpec
+from shared_model.network.pyramid import RESIDUAL_SD, SIZES, Conditions, PyramidDiT, PyramidSpec
 from shared_model.network.seeding import seeded
+from shared_model.network.spec import PYRAMID_SIZES
 from shared_model.patient.case import CONDITIONS, MODALITIES
 from tests.builders.small_case import TINY
 
@@ -106,6 +107,13 @@ def test_beams_have_no_order_and_any_number() -> None:
     assert torch.allclose(net(given, "dose", x, t), net(mixed, "dose", x, t), atol=1e-5)
     assert net(conditions("beam", beams=1), "dose", x, t).isfinite().all()
     assert net(conditions("beam", beams=0), "dose", x, t).isfinite().all()
+
+
+def test_every_size_that_a_specification_may_name_is_there_and_small_is_the_smaller() -> None:
+    assert set(SIZES) == set(PYRAMID_SIZES)
+    with torch.device("meta"):
+        count = {size: sum(p.numel() for p in PyramidDiT(spec).parameters()) for size, spec in SIZES.items()}
+    assert count["small"] < 0.25 * count["base"]
 
 
 def test_the_default_fits_a_message_and_needs_no_cpu() -> None:

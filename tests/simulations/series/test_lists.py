@@ -135,3 +135,13 @@ def test_a_wrong_key_in_a_row_is_named_with_the_row(tmp_path: Path) -> None:
     settings = ablation_settings([f"list={path}", f"out={tmp_path}"])
     with pytest.raises(InputError, match=r"row a: .*no key 'train\.wieght_decay'"):
         trial_settings(settings, listed, "a", 0)
+
+
+def test_a_prior_that_a_later_row_lacks_is_named_before_anything_trains(
+    tmp_path: Path, hospitals: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("FEDKT3D_PRIOR", raising=False)
+    asked = ["list=strategies", "variants=[fedavg,from_prior]", f"data.root={hospitals}", f"out={tmp_path / 'out'}"]
+    with pytest.raises(InputError, match=r"row from_prior: model\.prior=file: FEDKT3D_PRIOR is not set"):
+        run_ablation(ablation_settings([*TOY, *asked]), bars())
+    assert not (tmp_path / "out").exists()
