@@ -4,8 +4,8 @@ Each epoch does this for each patient. It draws K candidate doses of the old pol
 a raw reward: the score minus a hinge for hard constraints, minus an anchor on the mean absolute error to the reference
 dose, so that lowering all dose wins no points. Rewards are taken about their patient's mean. One step of DiffusionNFT
 (shared_model/diffusion/nft.py) trains on the candidates, at the noise times where the policy makes its dose, plus
-``lambda_diffusion`` times the diffusion loss on the reference and ``kl`` times the distance to the shared policy. The
-old policy follows as a moving average.
+``guided`` times the distance to the guide (guide.py), ``lambda_diffusion`` times the diffusion loss on the reference
+and ``kl`` times the distance to the shared policy. The old policy follows as a moving average.
 
 Held-back patients choose the best epoch and strength among those whose error has not drifted. Training stops when there
 is no better one for some epochs. Strength is how far to go from the shared model to the trained weights. The shared
@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from client.adapters.candidates import Candidates, drawing, noised
+from client.adapters.guide import distance, guide
 from client.adapters.patients import ScoredPatient
 from client.adapters.settings import AlignSettings
 from shared_model.adapter.private import OLD, PrivatePolicy
@@ -28,7 +29,7 @@ from shared_model.adapter.shared import PRIVATE
 from shared_model.core.errors import InputError
 from shared_model.diffusion.nft import nft_loss, reward_variance, reward_weights
 from shared_model.forms.interface import Denoiser
-from shared_model.network.schedule import shift_time
+from shared_model.network.schedule import recover, shift_time
 from shared_model.network.seeding import noise_generator
 from shared_model.tradeoff.saved import Tradeoff
 
@@ -70,7 +71,7 @@ class Alignment:
         settings: AlignSettings,
         tradeoff: Tradeoff | None = None,
     ) -> None:
-        """``tradeoff``: how plans differ, which the candidates of a model of volumes follow (candidates.py)."""
+        """``tradeoff``: how plans differ: candidates (candidates.py) and guides of a model of volumes follow it."""
         if policy.spec.switches.predicts != "v":
             raise InputError("alignment needs a model that predicts v (model.switches.predicts)")
         if not train or not held:
@@ -78,6 +79,8 @@ class Alignment:
         self.policy, self.settings = policy, settings
         self._train, self._held = train, held
         self._drawing = drawing(policy.form.mean_in_one_step, tradeoff)
+        self._tradeoff = tradeoff if policy.form.mean_in_one_step and settings.guided > 0 else None
+        self._guides: dict[str, Tensor] = {}
         self._parameters = list(policy.parameters().values())
         self.optimiser = torch.optim.AdamW(self._parameters, lr=settings.lr, weight_decay=1e-4)
         self.state = AlignState()
@@ -168,8 +171,9 @@ class Alignment:
     def _draw(self, patient: ScoredPatient) -> _Scored:
         """Draw candidates of the old policy and score them."""
         generator = noise_generator(self.settings.seed, "align", patient.case.case_id, str(self.state.epoch))
+        wanted = self._guide(patient)
         found = self._drawing(self._network(OLD, patient), patient, self.settings, generator)
-        return _Scored(candidates=found, rewards=self.rewards(patient, found.doses_gy))
+        return _Scored(candidates=found, rewards=self.rewards(patient, found.doses_gy), wanted=wanted)
 
     def _network(self, policy: str | None, patient: ScoredPatient) -> Denoiser:
         """The network under ``policy`` for the dose of one patient."""
@@ -188,7 +192,7 @@ class Alignment:
         self.optimiser.zero_grad(set_to_none=True)
         total = 0.0
         for patient, draw, r in zip(patients, drawn, weights_pk, strict=True):
-            loss = self._loss(patient, draw.candidates, r) / len(patients)
+            loss = self._loss(patient, draw, r) / len(patients)
             loss.backward()
             total += float(loss.detach())
         torch.nn.utils.clip_grad_norm_(self._parameters, 1.0)
@@ -200,21 +204,25 @@ class Alignment:
             self.mean[name].lerp_(parameter.detach(), 1.0 - keep)
         return total
 
-    def _loss(self, patient: ScoredPatient, drawn: Candidates, r: Tensor) -> Tensor:
+    def _loss(self, patient: ScoredPatient, scored: _Scored, r: Tensor) -> Tensor:
         """The mean loss over the candidates' states, and the diffusion loss on the reference."""
-        settings = self.settings
+        settings, drawn = self.settings, scored.candidates
         generator = noise_generator(settings.seed, "reference", patient.case.case_id, str(self.state.epoch))
         k = len(drawn.x0)
         shared = self._shared_velocities(patient, drawn) if settings.kl > 0 else [None] * len(drawn.states)
         network = self._network(PRIVATE, patient)
         losses = []
         for state, v_old, v_shared in zip(drawn.states, drawn.v_old, shared, strict=True):
-            v_theta = network(state.x_t, state.t_b).expand(k, -1, -1, -1, -1)
+            v = network(state.x_t, state.t_b)
+            v_theta = v.expand(k, -1, -1, -1, -1)
             x_t, t_b = state.x_t.expand_as(v_theta), state.t_b.expand(k)
             old = v_old.expand_as(v_theta)
             losses.append(nft_loss(settings.form, drawn.x0, x_t, state.v, t_b, old, v_theta, r, settings.beta))
             if v_shared is not None:
                 losses[-1] = losses[-1] + settings.kl * (v_theta - v_shared).square().mean()
+            if scored.wanted is not None:
+                made, _ = recover(state.x_t, v, state.t_b)
+                losses[-1] = losses[-1] + settings.guided * distance(made, scored.wanted)
         loss = torch.stack(losses).mean()
         if settings.lambda_diffusion > 0:
             reference = patient.form.clean(patient.encoded)[None]
@@ -224,6 +232,13 @@ class Alignment:
             loss = loss + settings.lambda_diffusion * error.square().mean()
         return loss
 
+    def _guide(self, patient: ScoredPatient) -> Tensor | None:
+        """Made once a patient: it is of the shared model, which stays as it is. None where nothing guides."""
+        case_id = patient.case.case_id
+        if self._tradeoff is not None and case_id not in self._guides:
+            self._guides[case_id] = guide(self._tradeoff, self._network(None, patient), patient)
+        return self._guides.get(case_id)
+
     @torch.no_grad()
     def _shared_velocities(self, patient: ScoredPatient, drawn: Candidates) -> list[Tensor]:
         network = self._network(None, patient)
@@ -232,10 +247,11 @@ class Alignment:
 
 @dataclass(frozen=True, kw_only=True)
 class _Scored:
-    """A patient's candidates with their raw rewards (k,)."""
+    """A patient's candidates with their raw rewards (k,), and its guide."""
 
     candidates: Candidates
     rewards: Tensor
+    wanted: Tensor | None
 
 
 def _copy_weights(policy: PrivatePolicy) -> dict[str, Tensor]:

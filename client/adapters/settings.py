@@ -13,20 +13,23 @@ from shared_model.diffusion.nft import FORMS
 class AlignSettings:
     """How to align; docs/results/scorecard_rl.md names those that it was made with.
 
-    ``candidates`` K. ``candidate_steps``: of DDIM, where the sampler draws them (candidates.py). ``form``: x0 or
-    velocity. ``beta``: how far the implicit policies lie from the old one. ``lambda_diffusion``: weight of the
-    diffusion loss on the reference. ``kl``: weight of the mean squared distance to the shared model's velocities: the
-    divergence between two Gaussian policies of one width, as in DiffusionNFT. ``anchor``: points that one Gy of mean
-    absolute error costs. ``penalty``: how many times its weight a criterion loses for each span of its map beyond its
-    broken hard constraint. ``batch``: patients a step. ``old_most``: the most that the old policy keeps of itself in a
-    step (it rises by 0.001 a step). ``smooth``: the same of the mean of the weights, which is what is scored and kept.
-    ``patience``: epochs without a better held-back score. ``mae_drift``: share by which the held-back error may rise.
-    ``rank``, ``alpha``, ``attention``: of the private adapter (shared_model/adapter/private.py).
-    ``predict_steps`` and ``predict_candidates``: how held-back patients are predicted, as the site will predict.
+    ``candidates`` K. ``guided``: weight of the distance to the shared dose steered to the card (guide.py), where a
+    trade-off network knows the site of the body. ``candidate_steps``: of DDIM, where the sampler draws them
+    (candidates.py). ``form``: x0 or velocity. ``beta``: how far the implicit policies lie from the old one.
+    ``lambda_diffusion``: weight of the diffusion loss on the reference. ``kl``: weight of the mean squared distance
+    to the shared model's velocities: the divergence between two Gaussian policies of one width, as in DiffusionNFT.
+    ``anchor``: points that one Gy of mean absolute error costs. ``penalty``: how many times its weight a criterion
+    loses for each span of its map beyond its broken hard constraint. ``batch``: patients a step. ``old_most``: the
+    most that the old policy keeps of itself in a step (it rises by 0.001 a step). ``smooth``: the same of the mean
+    of the weights, which is what is scored and kept. ``patience``: epochs without a better held-back score.
+    ``mae_drift``: share by which the held-back error may rise. ``rank``, ``alpha``, ``attention``: of the private
+    adapter (shared_model/adapter/private.py). ``predict_steps`` and ``predict_candidates``: how held-back patients
+    are predicted, as the site will predict.
     """
 
     epochs: int = 2
     candidates: int = 16
+    guided: float = 3.0
     candidate_steps: int = 2
     form: str = "x0"
     beta: float = 0.1
@@ -56,7 +59,7 @@ class AlignSettings:
         for key, (low, high) in limits.items():
             if not low <= getattr(self, key) <= high:
                 raise InputError(f"{key}={getattr(self, key)}: expected {low} to {high}")
-        for key in ("lambda_diffusion", "kl", "anchor", "penalty", "mae_drift"):
+        for key in ("guided", "lambda_diffusion", "kl", "anchor", "penalty", "mae_drift"):
             if not 0 <= getattr(self, key) < 1e6:
                 raise InputError(f"{key}={getattr(self, key)}: expected 0 or more")
         if not 0 < self.beta <= 1 or not 0 < self.lr < 1 or not 0 <= self.old_most < 1 or not 0 <= self.smooth < 1:

@@ -11,10 +11,13 @@ import torch
 
 from client.adapters.align import AlignJob, align
 from client.adapters.candidates import Candidates, drawing
+from client.adapters.guide import distance, guide
 from client.adapters.patients import ScoredPatient, load_patients
+from client.adapters.scard_nft import Alignment
 from client.adapters.settings import AlignSettings
 from client.site.config import SiteConfig
 from shared_model.adapter.manifest import load_adapter, unpack
+from shared_model.adapter.private import PrivatePolicy
 from shared_model.adapter.shared import adapted_model
 from shared_model.bundled import DEFAULT_ADAPTER, TRADEOFF
 from shared_model.core.errors import InputError
@@ -25,7 +28,7 @@ from shared_model.scoring.scorecard_read import parse_scorecard
 from shared_model.tradeoff.saved import Tradeoff
 from tests.builders.phantom_patients import CARD, SPEC, trained_vector, write_site
 
-SETTINGS = AlignSettings(candidates=6, lambda_diffusion=0.0)
+SETTINGS = AlignSettings(candidates=6, guided=0.0, lambda_diffusion=0.0)
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +154,7 @@ def test_an_anchor_or_the_shared_policy_keeps_plan_like_candidates_from_being_ha
 ) -> None:
     """A card that pays for low dose alone: training gives dose away for points unless something holds it back."""
     few = replace(site, train=site.train[:2], validation=site.validation[:1])
-    free = AlignSettings(epochs=2, candidates=6, anchor=0.0, lambda_diffusion=0.0, mae_drift=1e5, smooth=0.0, lr=1e-2)
+    free = replace(SETTINGS, anchor=0.0, mae_drift=1e5, smooth=0.0, lr=1e-2)
     hacked, held, near = (
         align(made(few, tmp_path / name, LOW_DOSE, settings, tradeoff), quiet)
         for name, settings in (
@@ -165,3 +168,44 @@ def test_an_anchor_or_the_shared_policy_keeps_plan_like_candidates_from_being_ha
     assert hacked["after"]["mae_ref5_gy"] > 1.01 * before["mae_ref5_gy"]
     assert near["after"]["score"] - before["score"] < 0.5 * (hacked["after"]["score"] - before["score"])
     assert held["after"]["mae_ref5_gy"] <= 1.01 * before["mae_ref5_gy"]
+
+
+def test_the_guide_is_the_shared_dose_steered_to_the_card(
+    volumes: tuple[Form[Any], Any, ScoredPatient], tradeoff: Tradeoff
+) -> None:
+    form, network, patient = volumes
+    shared = form.denoiser(network, patient.encoded)
+    wanted = guide(tradeoff, shared, patient)
+    assert torch.equal(wanted, guide(tradeoff, shared, patient))
+    model = adapted_model(form.spec)
+    model.network = network
+    predicted = patient.sample(model, 1, 1, seed=5)
+    steered = patient.doses(form.decode(wanted))
+    assert float(patient.card.score(steered.double())) > float(patient.card.score(predicted.double())) + 1.0
+    assert float(distance(wanted, clean_of(predicted, patient.encoded))) > 0
+
+
+@pytest.mark.parametrize("times", [1.0, 7.0])
+def test_an_error_a_few_times_as_far_away_counts_so_many_times(times: float) -> None:
+    made = torch.randn(1, 1, 4, 4, 4, generator=torch.Generator().manual_seed(0))
+    assert float(distance(times * made, 0.0 * made)) == pytest.approx(times * float(distance(made, 0.0 * made)))
+
+
+def test_training_draws_the_policy_to_the_guide(site: SiteConfig, tradeoff: Tradeoff) -> None:
+    """The card pays for low dose alone: with a guide the policy ends near what plans allow, else far away."""
+    spec, vector, _ = load_adapter(DEFAULT_ADAPTER)
+
+    def way(weight: float, steps: int) -> float:
+        settings = replace(SETTINGS, candidates=2, guided=weight, anchor=0.0, old_most=0.0)
+        policy = PrivatePolicy(spec, vector, settings.shape, settings.seed)
+        (patient,) = load_patients(site, site.train[:1], spec, policy.model, parse_scorecard(LOW_DOSE))
+        alignment = Alignment(policy, [patient], [patient], settings, tradeoff)
+        wanted = guide(tradeoff, form_of(spec).denoiser(policy.use(None).network, patient.encoded), patient)
+        start = float(distance(clean_of(alignment.predict(patient)[None], patient.encoded), wanted))
+        for _ in range(steps):
+            alignment.state.epoch += 1
+            alignment._epoch(lambda: None)
+        return float(distance(clean_of(alignment.predict(patient)[None], patient.encoded), wanted)) / start
+
+    assert way(100.0, 8) < 0.7
+    assert way(0.0, 4) > 2.0
