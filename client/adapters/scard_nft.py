@@ -207,7 +207,7 @@ class Alignment:
         return total
 
     def _loss(self, patient: ScoredPatient, scored: _Scored, r: Tensor) -> Tensor:
-        """The mean loss over the candidates' states, and the diffusion loss on the reference."""
+        """The mean loss over the candidates' states with the guide's, and the diffusion loss on the reference."""
         settings, drawn = self.settings, scored.candidates
         generator = noise_generator(settings.seed, "reference", patient.case.case_id, str(self.state.epoch))
         k = len(drawn.x0)
