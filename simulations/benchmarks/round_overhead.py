@@ -6,7 +6,8 @@ With ``--masks`` it measures rounds of mode masked beside rounds of mode none, w
 are on machines of their own. So a round is the CPU seconds of the coordinator and of the slowest site, without training
 and without the network; a set-up of keys is counted among them. Goal: 1.5 times mode none at 5 million numbers.
 
-With ``--tree 100`` a hundred regions sum for the coordinator, with ``--processes`` on all cores.
+With ``--tree 100`` a hundred regions sum for the coordinator, with ``--processes`` on all cores. Several numbers of
+``--sites`` are measured one after the other, and ``--plot FILE`` draws the seconds of a round over them.
 
 With ``--slow 50`` one site of five takes 50 times as long as the others: seconds until a number of updates have gone
 into the vector, by rounds that wait for all and by rounds that end with four (rounds.buffer). Goal: half the time.
@@ -41,6 +42,7 @@ from simulations.engine.faults import site_of
 from simulations.engine.quadratic import QuadraticTraining, run_quadratic, write_sites
 from simulations.engine.run import LocalGrid, ProcessGrid, run_local
 from simulations.engine.tree import Tree
+from simulations.reports.curves import curves_picture
 
 GOAL_S = 3.0
 GOAL_RATIO = 1.5
@@ -236,30 +238,38 @@ def main() -> None:
     parser.add_argument("--masks", action="store_true", help="modes masked and none by turns, --repeats times")
     parser.add_argument("--slow", type=float, help="one site of five is so many times slower")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--sites", type=int, default=100)
+    parser.add_argument("--sites", type=int, nargs="+", default=[100])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--megabytes", type=float, default=5.0)
     parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
+    parser.add_argument("--json", action="store_true", help="print a JSON object a line instead of tables")
     parser.add_argument("--scaling", type=int, nargs=2, metavar=("FEW", "MANY"), help="CPU a site and round, by sites")
     parser.add_argument("--tree", type=int, default=0, help="regions between coordinator and sites; 0: none")
     parser.add_argument("--processes", action="store_true", help="workers are processes, not threads")
+    parser.add_argument("--plot", type=Path, help="PNG of the seconds of a round over several --sites")
     args = parser.parse_args()
     if args.scaling:
         few, many = args.scaling
         found = measure_scaling(few, many, args.rounds, args.megabytes)
         print_numbers("Scaling in sites", found, as_json=args.json)
         return
+    if args.masks and len(args.sites) > 1:
+        parser.error("--masks takes one number of --sites")
     if args.masks:
-        found = measure_masks(args.megabytes / 4, args.sites, args.rounds, args.repeats)
+        found = measure_masks(args.megabytes / 4, args.sites[0], args.rounds, args.repeats)
         print_numbers("Masks beside none", found, as_json=args.json)
         return
     if args.slow:
         print_numbers("Rounds that do not wait", measure_slow(args.slow, args.repeats), as_json=args.json)
         return
     kind = ProcessGrid if args.processes else LocalGrid
-    numbers = measure(args.sites, args.rounds, args.megabytes, args.workers, args.tree, kind)
-    print_numbers("Round overhead of LocalGrid", numbers, as_json=args.json)
+    measured = []
+    for sites in args.sites:
+        measured.append(measure(sites, args.rounds, args.megabytes, args.workers, args.tree, kind))
+        print_numbers("Round overhead of LocalGrid", measured[-1], as_json=args.json)
+    if args.plot:
+        curves = {what: [(n["sites"], n[f"{what}_s"] / args.rounds) for n in measured] for what in ("wall", "cpu")}
+        curves_picture(args.plot, curves, "sites", f"seconds a round of {args.megabytes:g} MB a site")
 
 
 if __name__ == "__main__":
