@@ -1,36 +1,24 @@
-"""The base at a site: sums or voxels of the training patients to fit it to, and the base dose of each patient."""
+"""The base at a site: voxels of the training patients to train it on, and the base dose of each patient."""
 
 from __future__ import annotations
 
 import threading
 
-import numpy as np
-from numpy.typing import NDArray
-
 from client.data.kept import latest_per_site
 from client.data.load import load_split, or_none
 from client.site.config import SiteConfig
-from shared_model.base import ridge
 from shared_model.base.interface import TrainingRows, base_of
 from shared_model.channels.features import Features
 from shared_model.network.spec import ModelSpec
 from shared_model.patient.case import Case, Volume, content_hash
 
 
-def base_sums(site: SiteConfig, spec: ModelSpec) -> NDArray[np.int64]:
-    """Sum what a ridge base is solved from over the training patients, (s,) int64 (shared_model/base/ridge.py).
+@latest_per_site
+def base_rows(site: SiteConfig, spec: ModelSpec) -> tuple[TrainingRows | None, ...]:
+    """What a base trains on: rows of each training case, None without targets.
 
     Raises InputError on a case that cannot be read or has no dose.
     """
-    total = np.zeros(ridge.sums_size(spec.base_fourier), dtype=np.int64)
-    for case in load_split(site, "train"):
-        total += ridge.patient_sums(case, _features(spec, case), spec.base_fourier)
-    return total
-
-
-@latest_per_site
-def base_rows(site: SiteConfig, spec: ModelSpec) -> tuple[TrainingRows | None, ...]:
-    """What a base trains on: rows of each training case, None without targets. Raises as ``base_sums`` does."""
     base = base_of(spec)
     return tuple(base.rows(case, _features(spec, case)) for case in load_split(site, "train"))
 

@@ -113,7 +113,7 @@ class RunConfig:
     def _check_privacy(self) -> None:
         if self.privacy.mode == "none":
             return
-        mode, wrong, base = self.privacy.mode, "", self._base()
+        mode, wrong = self.privacy.mode, ""
         if self.privacy.cohort < 1 or self.privacy.sites < 1:
             wrong = (
                 "privacy.cohort and privacy.sites: expected the patients and sites that take part, as declared;"
@@ -121,11 +121,6 @@ class RunConfig:
             )
         elif self.rounds.evaluate_every and mode in NOISED:
             wrong = "rounds.evaluate_every: expected 0; a metric of patients would be a release without a budget"
-        elif base is not None and base.fitted_by_sums and not self.model.get("base_weights"):
-            wrong = (
-                f"model.base={self.model['base']}: its sums would leave the sites unprotected;"
-                f" expected {TRAINED} or none"
-            )
         if wrong:
             raise InputError(f"{WHERE}: with privacy.mode={mode}: {wrong}")
 

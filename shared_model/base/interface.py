@@ -38,8 +38,7 @@ class TrainingRows:
 class Base:
     """The base of one model specification. Methods that only some bases need do nothing here or are not implemented.
 
-    Every base implements ``dose``. A base that trains also implements ``network``, ``rows`` and both losses. A base
-    that is fitted in closed form implements ``coefficients`` and ``with_coefficients``.
+    Every base implements ``dose``. A base that trains also implements ``network``, ``rows`` and both losses.
     """
 
     def __init__(self, spec: ModelSpec) -> None:
@@ -54,7 +53,7 @@ class Base:
         raise NotImplementedError
 
     def fixed_hash(self) -> str | None:
-        """SHA-256 hex of the base's fixed part. None if it has no fixed part, or has not been fitted yet."""
+        """SHA-256 hex of the base's fixed part. None if it has no fixed part."""
         return None
 
     def network(self) -> nn.Module | None:
@@ -76,14 +75,6 @@ class Base:
         self, network: nn.Module, plans: Sequence[TrainingRows], views: int, generator: Generator
     ) -> Tensor:
         """The loss () of one patient, who may have several plans. If it draws voxels, the mean over ``views`` draws."""
-        raise NotImplementedError
-
-    def coefficients(self) -> NDArray[np.float32]:
-        """The fitted coefficients (d,) in the specification. Raises InputError if they are missing or wrong."""
-        raise NotImplementedError
-
-    def with_coefficients(self, coefficients: NDArray[np.float32]) -> ModelSpec:
-        """The specification, with the fitted ``coefficients`` (d,) added."""
         raise NotImplementedError
 
 

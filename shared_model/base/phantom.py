@@ -1,6 +1,6 @@
 """Phantom base of the residual form: physics features, public coefficients, and a short correction that trains.
 
-The package brings (``priors/phantom-base``) the coefficients of shared_model/base/ridge.py fitted to phantom patients,
+The package brings (``priors/phantom-base``) the coefficients of shared_model.base.linear.py fitted to phantom patients,
 and 64 directions of their features (shared_model/base/public.py). Hospitals add one number for each direction. These
 are few enough to learn under differential privacy from a few dozen patients (docs/results).
 """
@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from torch import Generator, Tensor, nn
 
 from shared_model.base.interface import Base, TrainingRows, dose_ratio
+from shared_model.base.linear import VOXELS_PER_PATIENT, design, predict
 from shared_model.base.public import PublicBase
-from shared_model.base.ridge import VOXELS_PER_PATIENT, design, predict
 from shared_model.base.voxel_training import draw, voxel_loss
 from shared_model.bundled import PRIOR_FOLDERS
 from shared_model.channels.features import Features
@@ -70,7 +70,7 @@ def phantom_rows(case: Case, features: Features) -> TrainingRows | None:
         return None
     n, public = len(features), public_base()
     chosen = np.sort(np.random.RandomState(n).permutation(n)[:VOXELS_PER_PATIENT])
-    wide = design(features[chosen], 0).astype(np.float64)
+    wide = design(features[chosen]).astype(np.float64)
     rows = np.concatenate([wide @ public.directions, (wide @ public.weights)[:, None]], axis=1)
     return TrainingRows(features=rows.astype(np.float32), ratio=whole[chosen], parts=(np.arange(len(chosen)),))
 
@@ -92,7 +92,7 @@ class PhantomBase(Base):
 
     def dose(self, case: Case, features: Features, weights: bytes) -> Volume | None:
         """The corrected dose, (z, y, x) Gy on the case's grid. ``weights`` are those of the correction."""
-        return predict(case, features, coefficients(weights), 0)
+        return predict(case, features, coefficients(weights))
 
     def fixed_hash(self) -> str | None:
         """SHA-256 hex of the public numbers."""

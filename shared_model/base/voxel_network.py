@@ -1,6 +1,6 @@
 """Network of the voxel base: it estimates the dose of one voxel from its features.
 
-Ridge regression (shared_model/base/ridge.py) has a closed form. This network has none, but follows dose better. Its
+Ridge regression (shared_model.base.linear.py) has a closed form. This network has none, but follows dose better. Its
 weights are part of the adapter's vector. Rounds of stage ``base`` train only these weights, like any others
 (shared_model/base/voxel_training.py), and every later round learns dose minus this base. It works at any resolution,
 since it looks at one voxel at a time.
@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from shared_model.base.ridge import BASIS, HOTTEST
+from shared_model.base.linear import BASIS, HOTTEST
 from shared_model.channels import light, surroundings
 from shared_model.channels.features import NAMES, highest_gy, levels, physics_features, relative_prescription
 from shared_model.network.seeding import seeded

@@ -178,7 +178,7 @@ class BaselinesSettings:
     seed: int
     threads: int
     unet_cpu_s: int
-    base_fourier: int
+    ridge_fourier: int
     data: DataSettings
 
     def __post_init__(self) -> None:
@@ -190,11 +190,7 @@ class BaselinesSettings:
         check_range("seed", self.seed, 0, 2**32 - 1)
         check_range("threads", self.threads, 1, 256)
         check_range("unet_cpu_s", self.unet_cpu_s, 1, 1_000_000)
-
-    @property
-    def spec(self) -> ModelSpec:
-        """The base that the ridge method fits."""
-        return ModelSpec(base="ridge", base_fourier=self.base_fourier)
+        check_range("ridge_fourier", self.ridge_fourier, 0, 2500)
 
 
 def data_settings(raw: dict[str, Any]) -> DataSettings:
@@ -274,10 +270,8 @@ def evaluate_settings(overrides: Sequence[str]) -> EvaluateSettings:
 
 def baselines_settings(overrides: Sequence[str]) -> BaselinesSettings:
     """Compose and check ``simulate baselines``'s settings."""
-    refuse_old_keys(overrides, {"base_fourier": "model.base_fourier"})
+    refuse_old_keys(overrides, dict.fromkeys(("base_fourier", "model.base_fourier"), "ridge_fourier"))
     raw, _ = compose_values("baselines", overrides)
-    raw |= mapping(raw, "model")
-    del raw["model"]
     methods = raw["methods"]
     raw["methods"] = tuple(methods) if isinstance(methods, list) else (str(methods),)
     return BaselinesSettings(**{**raw, "out": path(raw["out"], "out"), "data": data_settings(raw)})

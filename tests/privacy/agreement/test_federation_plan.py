@@ -16,7 +16,6 @@ from tests.builders.consortium import Consortium
 
 CONSORTIUM = Consortium()
 PLAN = CONSORTIUM.plan()
-FITTED = PLAN.model.replace('{"adapter"', '{"base_weights":"xyz","adapter"')
 
 
 def train(**changes: int) -> Request:
@@ -72,11 +71,9 @@ def test_a_signed_plan_is_checked_all_the_same(change: dict[str, object], named:
     "asked",
     [
         request("describe"),
-        request("base"),
         train(),
         train(rounds=3, local_steps=1, batch_size=1),
         request("evaluate", EvaluateTask(round=4, sampler_steps=3)),
-        request("train", train().task, spec_json=FITTED, manifest_hash="c" * 64),  # the base was fitted since
     ],
 )
 def test_what_fits_the_plan_passes(asked: Request) -> None:
@@ -95,7 +92,6 @@ def test_what_fits_the_plan_passes(asked: Request) -> None:
         (request("train", train().task, size=4), "3 numbers"),
         (request("describe", manifest_hash="c" * 64), "manifest"),
         (request("describe", spec_json=PLAN.model.replace("full", "lora")), "model is not the one"),
-        (request("train", train().task, spec_json=FITTED.replace("32", "64")), "model is not the one"),
         (request("describe", spec_json="{"), "specification"),
         (request("describe", spec_json="[]"), "specification"),
     ],
@@ -151,9 +147,8 @@ def test_a_private_plan_is_held_by_its_terms() -> None:
             check_request(PRIVATE, train(privacy=other, local_steps=1))  # type: ignore[arg-type]
     with pytest.raises(PolicyError, match="privacy terms are not those"):
         check_request(PLAN, train(privacy=TERMS.to_json(), local_steps=1))  # type: ignore[arg-type]
-    for kind, task in (("base", None), ("evaluate", EvaluateTask(round=1, sampler_steps=1))):
-        with pytest.raises(PolicyError, match="answers no"):
-            check_request(PRIVATE, request(kind, task))
+    with pytest.raises(PolicyError, match="answers no"):
+        check_request(PRIVATE, request("evaluate", EvaluateTask(round=1, sampler_steps=1)))
 
 
 def test_a_private_plan_names_as_many_sites_as_its_terms_count_on() -> None:

@@ -123,7 +123,7 @@ def test_an_old_key_is_refused_with_its_new_name(
     [
         (evaluate_settings, "sampler_steps=2", "evaluate.sampler_steps=2"),
         (evaluate_settings, "candidates=2", "evaluate.candidates=2"),
-        (baselines_settings, "base_fourier=9", "model.base_fourier=9"),
+        (baselines_settings, "model.base_fourier=9", "ridge_fourier=9"),
         (private_base_on_phantoms, "epsilons=[8]", "privacy.epsilon=[8]"),
         (private_base_on_phantoms, "delta=1e-6", "privacy.delta=1e-6"),
         (private_base_on_phantoms, "colluders=2", "privacy.colluders=2"),
