@@ -99,7 +99,7 @@ def _base(case: Case, spec: ModelSpec, model: DoseModel, cache: Path | None) -> 
 
     A file's name is the hash of all that it depends on, as in client/data/latent_cache.py. A damaged file is replaced.
     """
-    if not spec.base_kind.gives_dose or cache is None:
+    if not spec.has_base or cache is None:
         return base_gy(case, spec, model)
     fixed = base_of(spec).fixed_hash() or ""
     what = [FORMAT, content_hash(case), spec.base, fixed]

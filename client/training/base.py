@@ -32,15 +32,15 @@ def readable_rows(site: SiteConfig, spec: ModelSpec) -> tuple[TrainingRows | Non
 
 def case_dose(case: Case, spec: ModelSpec, weights: bytes) -> Volume | None:
     """Base dose of one patient, (z, y, x) Gy on their own grid; None for a model without a base."""
-    return base_of(spec).dose(case, _features(spec, case), weights) if spec.base_kind.gives_dose else None
+    return base_of(spec).dose(case, _features(spec, case), weights) if spec.has_base else None
 
 
 def base_doses(site: SiteConfig, spec: ModelSpec, weights: bytes, split: str) -> tuple[Volume | None, ...]:
     """Base dose of each patient of a split, (z, y, x) Gy on its own grid; None each for a model without a base.
 
-    ``weights``: those of a base that trains (shared_model/base/model.py).
+    ``weights``: the base's (shared_model/base/model.py).
     """
-    if not spec.base_kind.gives_dose:
+    if not spec.has_base:
         return (None,) * len(getattr(site, split))
     base = base_of(spec)
     return tuple(base.dose(case, _features(spec, case), weights) for case in load_split(site, split))

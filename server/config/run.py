@@ -13,7 +13,7 @@ from privacy.dp.terms import NOISED
 from server.config.groups import WHERE, AggregateConfig, EvaluateConfig, PrivacyConfig, RoundsConfig, TrainConfig
 from shared_model.core.errors import InputError
 from shared_model.core.fields import Rule, Text, Whole
-from shared_model.network.spec import BASES, TRAINED, BaseKind
+from shared_model.network.spec import BASES, NO_BASE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,19 +43,15 @@ class RunConfig:
             raise InputError(f"{WHERE}: initial must be the path of an adapter's file, or empty")
         self._check_privacy()
         self._check_strategy()
-        base = self._base()
-        trains_base = base is not None and base.trains
+        base = self.model.get("base", NO_BASE)
+        has_base = base in BASES and base != NO_BASE  # the model's specification refuses unknown names
         # If the adapter is only the base, there is nothing else to train.
         most = self.rounds.count - (self.model.get("adapter") != "base")
-        if trains_base != (self.train.base_rounds > 0) or self.train.base_rounds > most:
+        if has_base != (self.train.base_rounds > 0) or self.train.base_rounds > most:
             raise InputError(
                 f"{WHERE}: train.base_rounds={self.train.base_rounds}: expected 1 to rounds.count - 1 with"
-                f" model.base={TRAINED} (all of them with model.adapter=base), and 0 with any other base"
+                " model.base=phantom (all of them with model.adapter=base), and 0 without a base"
             )
-
-    def _base(self) -> BaseKind | None:
-        """The kind of the model's base; None for an unknown name, which the model's specification refuses later."""
-        return BASES.get(str(self.model.get("base", "none")))
 
     def _check_strategy(self) -> None:
         rule, mode, adapter = self.aggregate.rule, self.privacy.mode, str(self.model.get("adapter", ""))

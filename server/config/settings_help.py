@@ -40,7 +40,7 @@ SHARED: Settings = {
         "model.body_site": "Whose organs the model sees: head_neck, thorax or pelvis.",
         "model.prior": "Weights to start from: video-small, video-shuffled, phantom-small, none or wan.",
         "model.adapter": "What trains and travels: full, blocks, lora+embeddings, lora or base.",
-        "model.base": "Dose estimate that the network corrects: none, voxel or phantom.",
+        "model.base": "Dose estimate that the network corrects: none or phantom.",
         "model.shape": "Training grid in voxels: z, y, x.",
     },
     "train: what a site does in a round": {

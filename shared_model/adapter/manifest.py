@@ -162,6 +162,13 @@ def _safetensors(arrays: Mapping[str, Vector], metadata: Mapping[str, str], smal
     return b"".join([struct.pack("<Q", len(text)), text, *parts])
 
 
+def _spec_of(path: Path, text: str) -> ModelSpec:
+    try:
+        return ModelSpec.from_json(text)
+    except InputError as error:
+        raise InputError(f"adapter {path}: {error}") from error
+
+
 def load_adapter(path: Path) -> tuple[ModelSpec, Vector, dict[str, Any]]:
     """Read an adapter: (spec, vector, card). InputError if it is unreadable or belongs to another prior.
 
@@ -172,7 +179,7 @@ def load_adapter(path: Path) -> tuple[ModelSpec, Vector, dict[str, Any]]:
             header = file.metadata() or {}
             if header.get("format") != FORMAT:
                 raise InputError(f"adapter {path}: not a {FORMAT} file")
-            spec = ModelSpec.from_json(header["spec"])
+            spec = _spec_of(path, header["spec"])
             if header["prior"] != prior_hash(spec):
                 raise InputError(
                     f"adapter {path}: trained on prior {header['prior'][:12]}, this installation has "

@@ -35,26 +35,15 @@ FROM_FILES = ("file", "wan")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
-@dataclass(frozen=True, kw_only=True)
-class BaseKind:
-    """What can be known of a base without loading its code, which needs torch.
-
-    ``implementation``: ``module:class`` of a Base (shared_model/base/interface.py). ``gives_dose``: the network learns
-    dose minus the base's dose. ``trains``: its weights are part of the vector.
-    """
-
-    implementation: str
-    gives_dose: bool = True
-    trains: bool = False
-
-
-# The one list of bases, by their names in ``ModelSpec.base``.
-BASES: Mapping[str, BaseKind] = {
-    "none": BaseKind(implementation="shared_model.base.none:NoBase", gives_dose=False),
-    "voxel": BaseKind(implementation="shared_model.base.voxel:VoxelBase", trains=True),
-    "phantom": BaseKind(implementation="shared_model.base.phantom:PhantomBase", trains=True),
+# Bases by their names in ``ModelSpec.base``: ``module:class`` of a Base (shared_model/base/interface.py). The names are
+# known without its code, which needs torch.
+NO_BASE = "none"
+BASES: Mapping[str, str] = {
+    NO_BASE: "shared_model.base.none:NoBase",
+    "phantom": "shared_model.base.phantom:PhantomBase",
 }
-TRAINED = " or ".join(name for name, kind in BASES.items() if kind.trains)
+# Bases of earlier versions, whose adapters are still about.
+FORMER_BASES = ("ridge", "voxel")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,9 +83,8 @@ class ModelSpec:
     and sums stay float32) or ``fp32``. ``switches``: how the model differs from the default one.
 
     ``base``: ``none`` (the paper's form), or the base whose dose is subtracted from the dose that the model learns.
-    ``voxel`` is a small network (shared_model/base/voxel.py). ``phantom`` is 64
-    numbers that correct what was learned on phantoms (shared_model/base/phantom.py). The weights of these two are part
-    of the vector.
+    ``phantom`` is 64 numbers that correct what was learned on phantoms (shared_model/base/phantom.py). They are part of
+    the vector.
 
     ``body_site``: whose organs are the model's inputs (patient/anatomy.py). The transformer knows head and neck alone.
     """
@@ -113,7 +101,7 @@ class ModelSpec:
     shape: tuple[int, int, int] = (32, 32, 32)
     precision: str = "bf16"
     switches: Switches = field(default_factory=Switches)
-    base: str = "none"
+    base: str = NO_BASE
 
     def __post_init__(self) -> None:
         if self.network not in ADAPTERS_OF:
@@ -157,7 +145,7 @@ class ModelSpec:
 
     def _check_pyramid(self) -> None:
         default = type(self)()
-        for key, fitting in (("shape", default.shape), ("switches", default.switches), ("base", "none")):
+        for key, fitting in (("shape", default.shape), ("switches", default.switches), ("base", NO_BASE)):
             if getattr(self, key) != fitting:
                 told = "the default" if key == "switches" else fitting
                 raise InputError(f"model.{key}: expected {told} with model.network=pyramid")
@@ -185,15 +173,21 @@ class ModelSpec:
                 )
 
     def _check_base(self) -> None:
+        if self.base in FORMER_BASES:
+            raise InputError(
+                f"model.base={self.base}: made by an earlier version, and this one no longer knows that base; use the"
+                " version of fedkt3d that the adapter's card names, or train anew with model.network=pyramid or"
+                " model.base=phantom"
+            )
         if self.base not in BASES:
             raise InputError(f"model.base={self.base!r}: expected one of {', '.join(BASES)}")
-        if self.base_alone and not self.base_kind.trains:
-            raise InputError(f"model.adapter=base: expected model.base={TRAINED}; no other trains")
+        if self.base_alone and not self.has_base:
+            raise InputError("model.adapter=base: expected model.base=phantom; without a base nothing would train")
 
     @property
-    def base_kind(self) -> BaseKind:
-        """What is known of the base without loading its code."""
-        return BASES[self.base]
+    def has_base(self) -> bool:
+        """Whether the network learns the dose minus a base's dose, and the base's weights are part of the vector."""
+        return self.base != NO_BASE
 
     @property
     def base_alone(self) -> bool:
@@ -209,7 +203,7 @@ class ModelSpec:
         """
         raw = {**asdict(self), "switches": self.switches.changed()}
         unsaid = {key for key in ("switches", "prior_sha256") if not raw[key]}
-        unsaid |= set() if self.base_kind.gives_dose else {"base"}
+        unsaid |= set() if self.has_base else {"base"}
         unsaid |= {"body_site"} if self.body_site == HEAD_NECK else set()
         unsaid |= {"size"} if self.size == BASE_SIZE else set()
         unsaid |= {"shape"} if self.network == "pyramid" else {"network"}
@@ -228,6 +222,8 @@ class ModelSpec:
         numbers: dict[str, type] = dict.fromkeys(("init_seed", "rank", "alpha"), int)
         texts = {f.name: str for f in fields(cls) if f.type == "str"}
         types: dict[str, type] = {**texts, **numbers, "shape": list, "switches": dict}
+        if raw.get("base") in FORMER_BASES:  # before its other keys are found to be unknown
+            cls(base=raw["base"])
         for key, value in raw.items():
             if key not in types:
                 raise InputError(f"model spec: unknown key {key!r}; expected {', '.join(f.name for f in fields(cls))}")

@@ -24,7 +24,7 @@ from simulations.settings.composition import (
 )
 
 STUDIES: tuple[str, ...] = ("federated", "local", "centralised")
-BASELINES: tuple[str, ...] = ("constant", "atlas", "gbm5", "gbm24", "ridge", "unet")
+BASELINES: tuple[str, ...] = ("constant", "atlas", "gbm5", "gbm24", "ridge", "unet", "voxel")
 # Parts of the body that there are phantoms of (BODY_STYLES in simulations/phantom/hospitals.py has their styles).
 PHANTOM_SITES: tuple[str, ...] = (HEAD_NECK, "pelvis")
 # The folder of a clone of OpenKBP's repository that holds the patients.
@@ -179,6 +179,7 @@ class BaselinesSettings:
     threads: int
     unet_cpu_s: int
     ridge_fourier: int
+    voxel_steps: int
     data: DataSettings
 
     def __post_init__(self) -> None:
@@ -191,6 +192,7 @@ class BaselinesSettings:
         check_range("threads", self.threads, 1, 256)
         check_range("unet_cpu_s", self.unet_cpu_s, 1, 1_000_000)
         check_range("ridge_fourier", self.ridge_fourier, 0, 2500)
+        check_range("voxel_steps", self.voxel_steps, 1, 1_000_000)
 
 
 def data_settings(raw: dict[str, Any]) -> DataSettings:

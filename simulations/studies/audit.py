@@ -35,7 +35,7 @@ from simulations.reports.tables import write_json
 from simulations.settings.composition import check_number, check_range, compose_values, mapping, path
 
 _MODEL = ModelSpec(prior="video-small", shape=(16, 16, 16), adapter="lora", rank=1, precision="fp32")
-_BASE = ModelSpec(prior="none", shape=(16, 16, 16), base="voxel", adapter="base")
+_BASE = ModelSpec(prior="none", shape=(16, 16, 16), base="phantom", adapter="base")
 
 
 @dataclass(frozen=True, kw_only=True)

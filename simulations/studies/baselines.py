@@ -2,8 +2,8 @@
 
 constant: one dose everywhere in the body. atlas: the mean dose of the training patients about the high target's
 centroid. gbm5 and gbm24: gradient boosting (LightGBM, L1) of five target distances, and of all 24 physics features
-(shared_model/channels/features.py). ridge: linear in these features, their hinges and random Fourier features. unet:
-simulations/studies/unet.py.
+(shared_model/channels/features.py). ridge: linear in these features, their hinges and random Fourier features. unet and
+voxel: simulations/studies/unet.py and voxel.py.
 """
 
 from __future__ import annotations
@@ -157,6 +157,13 @@ def unet(cohort: TrainingPatients, settings: BaselinesSettings) -> Predict:
     return train_unet(cohort.cases(), settings.unet_cpu_s, settings.seed)
 
 
+def voxel(cohort: TrainingPatients, settings: BaselinesSettings) -> Predict:
+    """A small network that sees one voxel's features at a time."""
+    from simulations.studies.voxel import train_voxel
+
+    return train_voxel(cohort.cases(), settings.seed, settings.voxel_steps)
+
+
 METHODS: Mapping[str, Callable[[TrainingPatients, BaselinesSettings], Predict]] = {
     "constant": constant,
     "atlas": atlas,
@@ -164,6 +171,7 @@ METHODS: Mapping[str, Callable[[TrainingPatients, BaselinesSettings], Predict]] 
     "gbm24": boosting(24),
     "ridge": ridge,
     "unet": unet,
+    "voxel": voxel,
 }
 
 

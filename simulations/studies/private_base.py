@@ -1,4 +1,4 @@
-"""`simulate private-base`: the ridge base fitted by private steps over simulated hospitals, then its dose score.
+"""`simulate private-base`: a linear dose fitted by private steps over simulated hospitals, then its dose score.
 
 The public part is learned from phantom patients alone (shared_model/base/public.py). In each step every hospital
 releases its patients' clipped pulls as the deployed path does (privacy/dp/release.py); mode local is the same with all

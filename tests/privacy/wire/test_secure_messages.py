@@ -149,7 +149,6 @@ def test_masked_answers_carry_neither_the_plain_array_nor_a_count():
     for change in (
         {"patients": 3},
         {"vector": np.ones(5, np.float32)},
-        {"sums": np.ones(5, np.int64)},
         {"ring": None},
         {"secure": None},
     ):

@@ -1,12 +1,14 @@
 """The residual form: what the network learns is dose minus base, and comes back as dose. Which bases there are."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import save_file
 
-from shared_model.adapter.manifest import base_hash, manifest_hash
+from shared_model.adapter.manifest import base_hash, load_adapter, manifest_hash
 from shared_model.adapter.shared import adapted_model
 from shared_model.base import linear
 from shared_model.base.interface import base_of
@@ -96,3 +98,18 @@ def test_hash_tells_bases_apart_and_the_papers_form_is_as_before() -> None:
 def test_an_unknown_base_is_refused() -> None:
     with pytest.raises(InputError, match=r"model\.base"):
         replace(SPEC, base="lasso")
+
+
+# Specifications as earlier versions wrote them into adapters of bases that are gone since.
+RIDGE = '{"adapter":"full","alpha":16,"base":"ridge","base_fourier":500,"base_weights":"","init_seed":0,"rank":16}'
+VOXEL = '{"adapter":"base","alpha":16,"base":"voxel","init_seed":0,"precision":"bf16","prior":"video-small","rank":16}'
+
+
+@pytest.mark.parametrize("text", [RIDGE, VOXEL])
+def test_an_adapter_of_a_base_that_is_gone_says_what_to_do(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "old.safetensors"
+    weights = {"voxel.layers.0.weight": np.zeros((2, 3), np.float32), "base.weights": np.zeros(3, np.float32)}
+    header = {"format": "fedkt3d-adapter/1", "spec": text, "manifest": "0" * 64, "prior": "none:0", "base": "none"}
+    save_file(weights, path, metadata=header)
+    with pytest.raises(InputError, match=r"old\.safetensors: model\.base=(ridge|voxel): made by an earlier .* card"):
+        load_adapter(path)

@@ -22,7 +22,7 @@ from simulations.settings.commands import BASELINES, baselines_settings
 from simulations.studies.baselines import METHODS, TrainingPatients, run_baselines
 
 OPENKBP = os.environ.get("FEDKT3D_OPENKBP")
-TINY = ["data.sites=1", "data.patients=5", "ridge_fourier=20", "unet_cpu_s=12"]
+TINY = ["data.sites=1", "data.patients=5", "ridge_fourier=20", "unet_cpu_s=12", "voxel_steps=100"]
 
 
 def bars() -> Progress:
@@ -34,11 +34,13 @@ def test_every_method_is_there() -> None:
 
 
 def test_the_simple_models_are_ordered_as_they_should_be(tmp_path: Path) -> None:
-    table = run_baselines(baselines_settings([*TINY, "methods=[constant,atlas,ridge,unet]", f"out={tmp_path}"]), bars())
+    table = run_baselines(
+        baselines_settings([*TINY, "methods=[constant,atlas,ridge,unet,voxel]", f"out={tmp_path}"]), bars()
+    )
     found = json.loads((tmp_path / "baselines.json").read_text())["methods"]
     scores = {name: of["dose_score_gy"] for name, of in found.items()}
     assert scores["ridge"] < scores["atlas"] < scores["constant"]
-    assert scores["unet"] < scores["constant"]
+    assert max(scores["unet"], scores["voxel"]) < scores["constant"]
     assert all(of["patients"] >= 1 and of["fit_cpu_s"] >= 0 for of in found.values())
     assert all(f"| {name} | {score:.2f} |" in table for name, score in scores.items())
 
@@ -72,7 +74,7 @@ def test_boosting_needs_the_extra_and_says_so(tmp_path: Path) -> None:
         assert "| gbm5 |" in run_baselines(settings, bars())
 
 
-@pytest.mark.parametrize("bad", ["methods=[forest]", "methods=[]", "split=train", "unet_cpu_s=0"])
+@pytest.mark.parametrize("bad", ["methods=[forest]", "methods=[]", "split=train", "unet_cpu_s=0", "voxel_steps=0"])
 def test_bad_settings_are_refused(bad: str) -> None:
     with pytest.raises(InputError, match=bad.split("=")[0]):
         baselines_settings([bad])

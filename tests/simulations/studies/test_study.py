@@ -201,7 +201,7 @@ def test_a_private_run_says_what_it_cost(data: str, tmp_path: Path) -> None:
         "privacy.clip=0.05",
         "privacy.views=1",
     ]
-    base = ["model.base=voxel", "model.adapter=base", "train.base_rounds=2"]
+    base = ["model.base=phantom", "model.adapter=base", "train.base_rounds=2"]
     summary = run(data, tmp_path, *private, *base)
     privacy = summary["privacy"]
     assert isinstance(privacy, dict)
