@@ -24,7 +24,7 @@ def test_defaults_compose() -> None:
     assert (federation.train.local_steps, federation.train.base_rounds, federation.train.base_lr) == (1, 16, 0.2)
     assert (settings.spec.adapter, settings.spec.base, settings.everyone) == ("base", "phantom", True)
     plain = run_settings(["privacy.mode=none"]).federation
-    assert (plain.train.local_steps, plain.train.base_rounds, plain.train.base_lr) == (25, 0, 0.2)
+    assert (plain.train.local_steps, plain.train.base_rounds, plain.train.base_lr) == (25, 0, 0.01)
     assert (plain.model["adapter"], plain.model["base"], plain.privacy.clip) == ("full", "none", 1.0)
     assert settings.data.kind == "phantom"
     assert evaluate_settings([]).adapter == "default"
