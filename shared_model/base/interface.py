@@ -31,7 +31,7 @@ class TrainingRows:
 
 
 class Base:
-    """The base of one model specification. No base implements ``dose`` alone; every other implements all methods."""
+    """The base of one model specification. ``none`` has only ``dose``; every other base implements all methods."""
 
     def __init__(self, spec: ModelSpec) -> None:
         self.spec = spec

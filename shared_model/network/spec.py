@@ -175,8 +175,8 @@ class ModelSpec:
     def _check_base(self) -> None:
         if self.base in FORMER_BASES:
             raise InputError(
-                f"model.base={self.base}: made by an earlier version, and this one no longer knows that base; use the"
-                " version of fedkt3d that the adapter's card names, or train anew with model.network=pyramid or"
+                f"model.base={self.base}: this base is no longer known; an adapter with it was made by an earlier"
+                " version: use the version of fedkt3d that its card names, or train anew with model.network=pyramid or"
                 " model.base=phantom"
             )
         if self.base not in BASES:
