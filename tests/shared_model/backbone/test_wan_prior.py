@@ -153,8 +153,9 @@ def test_the_residual_form_in_wans_latents(case: Case) -> None:
     patient = example(case, spec.shape, load_latents(spec), found)
     nothing = dose_gy(torch.zeros(spec.shape), case, patient.grid, load_latents(spec), found)
     torch.testing.assert_close(nothing, torch.from_numpy(found))
-    dose = predict_dose(DoseModel(load_prior(spec)).eval(), case, spec, seed=1)
-    again = predict_dose(DoseModel(load_prior(spec)).eval(), case, spec, seed=1, patient=patient, base=found)
+    model = DoseModel(load_prior(spec), base_of(spec).network()).eval()
+    dose = predict_dose(model, case, spec, seed=1)
+    again = predict_dose(model, case, spec, seed=1, patient=patient, base=found)
     assert torch.equal(dose, again)
     assert (dose - nothing).abs().max() > 0.1
 
