@@ -8,8 +8,9 @@ dose, so that lowering all dose wins no points. Rewards are taken about their pa
 and ``kl`` times the distance to the shared policy. The old policy follows as a moving average.
 
 Held-back patients choose the best epoch and strength among those whose error has not drifted. Training stops when there
-is no better one for some epochs. Strength is how far to go from the shared model to the trained weights. The shared
-model lies near the least error, so a share of the way costs less than its share of error.
+is no better one for some epochs. Strength is how far to go from the shared model to the trained weights, or beyond. The
+shared model lies near the least error, so a share of the way costs less than its share of error; and a guide that few
+steps have only begun to follow lies further on.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ from shared_model.network.schedule import recover, shift_time
 from shared_model.network.seeding import noise_generator
 from shared_model.tradeoff.saved import Tradeoff
 
-STRENGTHS = (1.0, 0.75, 0.5, 0.25)
+# The first is what a progress line reports.
+STRENGTHS = (1.0, 0.25, 0.5, 0.75, 1.25, 1.5, 2.0, 3.0)
 # Share of itself that the running variance of rewards keeps in a step.
 RECENT = 0.9
 

@@ -27,7 +27,7 @@ class AlignSettings:
     are predicted, as the site will predict.
     """
 
-    epochs: int = 2
+    epochs: int = 3
     candidates: int = 16
     guided: float = 3.0
     candidate_steps: int = 2

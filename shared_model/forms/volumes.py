@@ -87,12 +87,15 @@ class VolumeForm(Form[PatientChannels]):
     ) -> Iterator[Tensor]:
         """One part a patient, since a batch of the network is one patient's.
 
-        Stage ``any2any`` asks for any modality each time; stage ``dose`` as often as the recipe of `simulate train`.
+        Stage ``any2any`` asks for any modality each time; stage ``dose`` as often as the recipe of `simulate train`,
+        and with adapter ``head``, which no other target reaches, never.
         """
         assert isinstance(network, PyramidDiT)
         recipe = Recipe(least_visible=lesson.least_visible)
         if lesson.stage == "any2any":
             recipe = replace(recipe, any_share=1.0)
+        elif self.spec.adapter == "head":
+            recipe = replace(recipe, any_share=0.0)
         for patient in patients:
             yield teach(network, patient, recipe, generator, self.spec.precision).loss / len(patients)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from client.site.config import SiteConfig
 from shared_model.core.errors import InputError
+from simulations.data.clip_cases import write_clips
 from simulations.data.convert import SaidProgress, convert
 from simulations.data.partition import first_cases, load_partition, openkbp_split
 from simulations.phantom.hospitals import BODY_STYLES, write_hospital
@@ -27,7 +28,7 @@ def hospitals(data: DataSettings, partition: str, out: Path, seed: int) -> list[
             validation_per_site=data.validation_per_site or None,
         )
     else:
-        sites = phantom_hospitals(data, data.root or out / "data", seed)
+        sites = made_hospitals(data, data.root or out / "data", seed)
         found = [first_cases(site, data.train_per_site or None, data.validation_per_site or None) for site in sites]
     there = [site.site for site in found]
     for name in data.hospitals:
@@ -55,18 +56,32 @@ def openkbp_root(data: DataSettings, out: Path) -> Path:
     return cache
 
 
-def phantom_hospitals(data: DataSettings, root: Path, seed: int) -> list[SiteConfig]:
-    """``data.sites`` phantom hospitals, styles in turn; a hospital that is already there is read, not made again.
+def made_hospitals(data: DataSettings, root: Path, seed: int) -> list[SiteConfig]:
+    """``data.sites`` phantom hospitals, styles in turn, or sites of clips; one that is there is not made again.
 
-    All are of one site of the body, ``data.body_site``.
+    All phantoms are of one site of the body, ``data.body_site``.
     """
+    size = f"patients{data.patients}" if data.edge == 32 else f"patients{data.patients}_edge{data.edge}"
+    if data.kind == "clips":
+        kind = "shuffled" if data.shuffled else "clips"
+        numbers = [seed * 1000 + index for index in range(data.sites)]
+        return [
+            write_clips(
+                root / f"{kind}_seed{seed}_{size}" / str(index), data.patients, number, data.edge,
+                shuffled=data.shuffled, site=f"{kind}-{index}",
+            )
+            for index, number in enumerate(numbers)
+        ]  # fmt: skip
     known = BODY_STYLES[data.body_site]
     styles = sorted(known)
     sites = []
     for index in range(data.sites):
         style = styles[index % len(styles)]
-        folder = root / f"seed{seed}_patients{data.patients}" / f"{index}_{style}"
-        sites.append(write_hospital(folder, known[style], data.patients, seed * 1000 + index, site=f"{style}-{index}"))
+        folder = root / f"seed{seed}_{size}" / f"{index}_{style}"
+        made = write_hospital(
+            folder, known[style], data.patients, seed * 1000 + index, site=f"{style}-{index}", shape=(data.edge,) * 3
+        )
+        sites.append(made)
     return sites
 
 
@@ -93,7 +108,7 @@ def evaluation_sites(data: DataSettings, split: str, out: Path, seed: int) -> li
         return [openkbp_split(openkbp_root(data, out), split)]
     if split == "test":
         raise InputError("split=test: phantom hospitals have no test patients; choose train, validation or all")
-    sites = phantom_hospitals(data, data.root or out / "data", seed)
+    sites = made_hospitals(data, data.root or out / "data", seed)
     return [replace(site, train=(), validation=_of(site, split)) for site in sites]
 
 

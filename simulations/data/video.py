@@ -1,4 +1,4 @@
-"""Procedural video for the bundled prior: moving, deforming, occluding shapes, rendered as seven aligned passes.
+"""Procedural video for priors: moving, deforming, occluding shapes, rendered as seven aligned passes.
 
 A clip is T frames of H x W pixels; time is the grid's z axis. Nothing in it is anatomy or dose: a large translucent
 shape drifts and changes its outline; smaller shapes live for some frames, move, turn, grow and hide one another; some
@@ -19,6 +19,7 @@ The control shows the same clips with their frames shuffled: each frame is as be
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -50,9 +51,9 @@ def clip_examples(index: int, seed: int, shape: tuple[int, int, int], shuffled: 
     ``shape`` (T, H, W): an even number of frames, H and W multiples of 4. The same arguments give the same bits.
     """
     rng = np.random.default_rng([GENERATOR_VERSION, seed, index])
-    passes = render_clip(rng, shape)
+    passes = render_clip(rng, shape).passes
     if shuffled:
-        order = torch.from_numpy(np.random.default_rng([GENERATOR_VERSION, seed, index, 1]).permutation(shape[0]))
+        order = shuffled_frames(index, seed, shape[0])
         passes = {name: volume[order] for name, volume in passes.items()}
     return _encode(index, passes, shape), _encode(index, {n: v.flip(2) for n, v in passes.items()}, shape)
 
@@ -66,8 +67,21 @@ def _encode(index: int, passes: dict[str, Tensor], shape: tuple[int, int, int]) 
     return Example(case_id=f"clip_{index}", grid=grid, latents=latents)
 
 
-def render_clip(rng: np.random.Generator, shape: tuple[int, int, int]) -> dict[str, Tensor]:
-    """Seven passes (T, H, W), float32, of one random scene."""
+def shuffled_frames(index: int, seed: int, frames: int) -> Tensor:
+    """The control's order of a clip's frames, (T,)."""
+    return torch.from_numpy(np.random.default_rng([GENERATOR_VERSION, seed, index, 1]).permutation(frames))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clip:
+    """``passes``: seven volumes (T, H, W), float32. ``lamps_rad``: directions of the lamps, as gantry angles count."""
+
+    passes: dict[str, Tensor]
+    lamps_rad: tuple[float, ...]
+
+
+def render_clip(rng: np.random.Generator, shape: tuple[int, int, int]) -> Clip:
+    """One random scene."""
     frames, height, width = shape
     t = torch.linspace(-1, 1, frames)
     yx = torch.stack(torch.meshgrid(_pixels(height), _pixels(width), indexing="ij"))
@@ -92,8 +106,10 @@ def render_clip(rng: np.random.Generator, shape: tuple[int, int, int]) -> dict[s
             labels = torch.where(mask > 0.5, float(number + 1), labels)
         shading = shading * (1 - mask) + mask * (rng.uniform(-1, 1.2) + 0.1 * texture)
     labels = labels * (glow < 0.3)
-    light, lit, lines = _lamps(rng, body, glow)
-    return {"dose": light, "ct": shading, "ptv": glow, "oar": labels, "body": body, "beam": lit, "angle": lines}
+    lamps = _lamp_angles(rng)
+    light, lit, lines = _lamps(lamps, body, glow)
+    passes = {"dose": light, "ct": shading, "ptv": glow, "oar": labels, "body": body, "beam": lit, "angle": lines}
+    return Clip(passes=passes, lamps_rad=tuple(lamps.tolist()))
 
 
 def _pixels(count: int) -> Tensor:
@@ -147,11 +163,14 @@ def _texture(rng: np.random.Generator, shape: tuple[int, int, int]) -> Tensor:
     return F.interpolate(coarse, size=shape, mode="trilinear", align_corners=False)[0, 0] * 1.5
 
 
-def _lamps(rng: np.random.Generator, body: Tensor, glow: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(light, lit, lines), each (T, H, W): lamps at even angles shine through each frame at what glows in it."""
-    _, height, width = body.shape
+def _lamp_angles(rng: np.random.Generator) -> Tensor:
     count = int(rng.choice([5, 7, 9]))
-    angles = 2 * math.pi * torch.arange(count) / count + float(rng.choice([0.0, rng.uniform(0, 2 * math.pi)]))
+    return 2 * math.pi * torch.arange(count) / count + float(rng.choice([0.0, rng.uniform(0, 2 * math.pi)]))
+
+
+def _lamps(angles: Tensor, body: Tensor, glow: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(light, lit, lines), each (T, H, W): lamps at these angles shine through each frame at what glows in it."""
+    _, height, width = body.shape
     there, back = _turning_grids(angles, (height, width)), _turning_grids(-angles, (height, width))
     seen = _sample(torch.stack([body, glow]), there)
     aperture = seen[:, 1].amax(2, keepdim=True).expand(-1, -1, height, -1)

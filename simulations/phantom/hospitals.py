@@ -250,7 +250,7 @@ def write_hospital(
         "seed": seed,
         "shape": shape,
     }
-    _claim(folder, json.dumps(record, sort_keys=True))
+    claim_folder(folder, json.dumps(record, sort_keys=True))
     case_ids = tuple(f"ph_{seed}_{index}" for index in range(patients))
     held_back = min(max(1, round(patients * validation_fraction)), patients - 1)
     config = SiteConfig(
@@ -270,7 +270,7 @@ def write_hospital(
     return config
 
 
-def _claim(folder: Path, record: str) -> None:
+def claim_folder(folder: Path, record: str) -> None:
     """Make ``folder`` the folder of the hospital in ``record``; InputError if it belongs to another hospital."""
     path = folder / "hospital.json"
     if path.is_file():

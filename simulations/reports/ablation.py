@@ -115,8 +115,9 @@ def table_markdown(variants: Mapping[str, AblationRow], reference: str, trials: 
     steps = list(trials[0].scores)
     last = steps[-1]
     of_paper = any(row.paper_mae_gy is not None for row in variants.values())
-    heads = [f"MAE ref ≥ 5 Gy, {last} steps", f"dose score, {last} steps", f"DVH score, {last} steps"]
-    heads += [f"dose score, {s} steps" if s > 1 else "dose score, 1 step" for s in steps[:-1]]
+    said = {s: "1 step" if s == 1 else f"{s} steps" for s in steps}
+    heads = [f"{what}, {said[last]}" for what in ("MAE ref ≥ 5 Gy", "dose score", "DVH score")]
+    heads += [f"dose score, {said[s]}" for s in steps[:-1]]
     heads += [
         "MB on wire",
         *(["paper MAE", "paper score"] if of_paper else ["dose score to the reference (95%, paired test)"]),

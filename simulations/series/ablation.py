@@ -49,6 +49,7 @@ RESULT = "ablation.json"
 def run_ablation(settings: AblationSettings, bars: Progress) -> str:
     """Train the missing trials, write ``out/ablation.md`` and ``.csv`` after each; returns the table."""
     listed = VariantList.read(settings.list)
+    listed.check(settings.common)
     names = listed.choose(settings.variants)
     # Check every trial's settings, and that its prior is there, before the first one trains.
     plans = [(name, seed, trial_settings(settings, listed, name, seed)) for name in names for seed in settings.seeds]

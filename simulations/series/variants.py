@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -70,12 +69,15 @@ class Variant:
             raise InputError(f"without: expected some of {', '.join(WITHHELD)}")
 
     @classmethod
-    def read(cls, row: Mapping[str, Any], common: Sequence[str]) -> Variant:
-        """From a list's YAML; ``common``: overrides that come before its own. KeyError, TypeError where it is odd."""
+    def read(cls, row: object, common: Sequence[str]) -> Variant:
+        """From a list's YAML; ``common``: overrides that come before its own. InputError says what is odd."""
+        known = [field.name for field in fields(cls)]
+        if not isinstance(row, dict) or not {"label", "overrides"} <= row.keys() <= set(known):
+            raise InputError(f"expected label and overrides, and of other keys only {', '.join(known[2:])}")
         plain = dict(row)
         clinic = plain.pop("clinic", None)
         return cls(
-            overrides=(*common, *plain.pop("overrides")),
+            overrides=(*common, *overrides_of(plain.pop("overrides"))),
             absent=tuple(Absence(**one) for one in plain.pop("absent", ())),
             clinic=None if clinic is None else Clinic(**clinic),
             without=tuple(plain.pop("without", ())),
@@ -106,6 +108,13 @@ class Variant:
         return list(sites) if self.clinic is None else [_at(sites, self.clinic.place)]
 
 
+def overrides_of(raw: object) -> tuple[str, ...]:
+    """Overrides as a list's YAML has them. InputError: not a list of texts, each KEY=VALUE."""
+    if not isinstance(raw, list) or not all(isinstance(one, str) and "=" in one for one in raw):
+        raise InputError("overrides: expected a list, as in [train.lr=1e-3], of KEY=VALUE; quote those with brackets")
+    return tuple(raw)
+
+
 def _at(sites: Sequence[SiteConfig], place: int) -> SiteConfig:
     if not 0 <= place < len(sites):
         raise InputError(f"place {place}: there are {len(sites)} hospitals, from 0")
@@ -114,10 +123,14 @@ def _at(sites: Sequence[SiteConfig], place: int) -> SiteConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class VariantList:
-    """A file of simulations/conf/lists: rows by name, which of them the others are compared with, what trains."""
+    """A file of simulations/conf/lists: rows by name, which of them the others are compared with, what trains.
+
+    ``common``: overrides of every row.
+    """
 
     reference: str
     study: str
+    common: tuple[str, ...] = ()
     rows: Mapping[str, Variant]
 
     @classmethod
@@ -126,25 +139,49 @@ class VariantList:
         path = Path(name) if name.endswith(".yaml") else LISTS / f"{name}.yaml"
         try:
             raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-            common = tuple(raw.get("common", ()))
-            rows = {key: Variant.read(row, common) for key, row in raw["variants"].items()}
-            found = cls(reference=raw["reference"], study=raw["study"], rows=rows)
+            found = cls._of(raw)
         except OSError:
             known = ", ".join(sorted(known.stem for known in LISTS.glob("*.yaml")))
             raise InputError(f"list={name}: no such list; expected {known}, or a file NAME.yaml") from None
+        except yaml.YAMLError as error:
+            mark = getattr(error, "problem_mark", None)
+            where = "" if mark is None else f", line {mark.line + 1}"
+            raise InputError(f"list={path}{where}: not YAML; look at brackets, quotes and indents") from error
         except InputError as error:
             raise InputError(f"list={path}: {error}") from error
-        except (yaml.YAMLError, AttributeError, KeyError, TypeError) as error:
-            raise InputError(
-                f"list={path}: expected reference, study and variants, each with label and overrides"
-                f" ({type(error).__name__}); see {LISTS / 'strategies.yaml'}"
-            ) from error
+        rows = found.rows
         if "all" in rows:
             raise InputError(f"list={path}: a variant called all, which means every one; expected another name")
         for reference in (found.reference, *(row.reference for row in rows.values() if row.reference)):
             if reference not in rows:
                 raise InputError(f"list={path}: reference {reference!r} is none of its variants")
         return found
+
+    @classmethod
+    def _of(cls, raw: object) -> VariantList:
+        keys = {"reference", "study", "variants"}
+        if not isinstance(raw, dict) or not keys <= raw.keys() <= keys | {"common"}:
+            raise InputError(f"expected reference, study, variants, perhaps common; see {LISTS / 'strategies.yaml'}")
+        if not isinstance(raw["variants"], dict):
+            raise InputError("variants: expected the rows by name")
+        common = overrides_of(raw.get("common", []))
+        rows = {}
+        for key, row in raw["variants"].items():
+            if not isinstance(key, str):
+                raise InputError(f"row {key}: YAML reads this name as {type(key).__name__}; put it in quotes")
+            try:
+                rows[key] = Variant.read(row, common)
+            except (InputError, TypeError) as error:
+                raise InputError(f"row {key}: {error}") from error
+        return cls(reference=raw["reference"], study=raw["study"], common=common, rows=rows)
+
+    def check(self, given: Sequence[str]) -> None:
+        """InputError where overrides of the command line differ from those of every row, which would overrule them."""
+        own = dict(override.split("=", 1) for override in self.common)
+        for override in given:
+            key, _, value = override.partition("=")
+            if own.get(key, value) != value:
+                raise InputError(f"{override}: the list has {key}={own[key]} for every row; change it there")
 
     def choose(self, names: Sequence[str]) -> list[str]:
         """The variants asked for, in the list's order; InputError names an unknown one."""

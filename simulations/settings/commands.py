@@ -38,7 +38,9 @@ WITHHELD = ("ct", "oar", "beam", "angle")
 class DataSettings:
     """Where patients come from. ``openkbp`` needs ``root``; ``phantom`` makes ``sites`` hospitals of ``patients``.
 
-    ``body_site``: which part of the body phantoms are; OpenKBP's patients are head and neck.
+    ``clips`` makes ``sites`` of ``patients`` procedural clips (simulations/data/clip_cases.py), ``shuffled`` with their
+    frames in random order. ``edge``: voxels of a phantom's or a clip's edge. ``body_site``: which part of the body
+    phantoms are; OpenKBP's patients are head and neck.
 
     OpenKBP's ``root`` is a clone of the challenge's repository, which is converted once into ``cache`` (None: a folder
     of the run), or the npz form that such a conversion writes. ``hospitals``: those of the run, by name; none: all.
@@ -52,11 +54,15 @@ class DataSettings:
     sites: int = 4
     patients: int = 12
     body_site: str = HEAD_NECK
+    edge: int = 32
+    shuffled: bool = False
     hospitals: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.kind not in ("openkbp", "phantom"):
-            raise InputError(f"data.kind={self.kind!r}: expected openkbp or phantom")
+        if self.kind not in ("openkbp", "phantom", "clips"):
+            raise InputError(f"data.kind={self.kind!r}: expected openkbp, phantom or clips")
+        if not isinstance(self.shuffled, bool):
+            raise InputError(f"data.shuffled={self.shuffled!r}: expected true or false")
         converted = self.root is not None and (self.root / "splits.json").is_file()
         if self.kind == "openkbp" and not converted and not self.is_clone:
             raise InputError(
@@ -67,6 +73,7 @@ class DataSettings:
             raise InputError(f"data.body_site={self.body_site!r}: expected one of {', '.join(PHANTOM_SITES)}")
         check_range("data.sites", self.sites, 1, 64)
         check_range("data.patients", self.patients, 2, 10_000)
+        check_range("data.edge", self.edge, 16, 128)
         check_range("data.train_per_site", self.train_per_site, 0, 10_000)
         check_range("data.validation_per_site", self.validation_per_site, 0, 10_000)
 

@@ -11,7 +11,7 @@ OWN: Settings = {
         "out": "Folder for the results.",
         "study": "What to compare, a list: federated, local (each hospital alone), centralised (all patients pooled).",
         "partition": "Hospitals of OpenKBP: hospitals_4, hospitals_8, iid_4, iid_8 or quantity_8.",
-        "data.kind": "phantom or openkbp. Choose it with data=openkbp data.root=DIR.",
+        "data.kind": "phantom, openkbp or clips. Choose it with data=openkbp data.root=DIR.",
         "data.sites": "Number of phantom hospitals.",
         "data.patients": "Patients of each phantom hospital.",
         "data.body_site": "Part of the body that phantoms are: head_neck or pelvis.",

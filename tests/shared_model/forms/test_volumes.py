@@ -8,11 +8,14 @@ from shared_model.adapter.manifest import initial_vector, load_adapter, manifest
 from shared_model.adapter.shared import adapted_model, trainable
 from shared_model.channels.layout import TARGET_CHANNELS
 from shared_model.core.errors import InputError
+from shared_model.forms import volumes
 from shared_model.forms.interface import Drawing, Lesson, form_of
 from shared_model.forms.volume_sampling import in_box
 from shared_model.network.spec import ADAPTERS_OF, ModelSpec
 from shared_model.patient.case import MODALITIES
 from shared_model.prediction.predictor import predict_dose, predict_with_spread
+from shared_model.training.recipe import Recipe
+from shared_model.training.step import Taught
 from tests.builders.small_case import small_case
 
 SPEC = ModelSpec(network="pyramid", prior="none", precision="fp32")
@@ -36,6 +39,22 @@ def test_each_adapter_packs_to_the_bit_and_starts_as_the_prior(adapter: str, net
     values = np.random.default_rng(0).standard_normal(pack(model).size).astype(np.float32)
     unpack(model, values)
     assert pack(model).tobytes() == values.tobytes()
+
+
+def test_the_last_layer_of_dose_learns_from_every_draw(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other adapters ask for another modality now and then; a draw that this one gets nothing from would be lost."""
+    asked = []
+
+    def noted(_network: object, _patient: object, recipe: Recipe, *_: object) -> Taught:
+        asked.append(recipe.any_share)
+        return Taught(loss=torch.zeros(()), error=None)
+
+    monkeypatch.setattr(volumes, "teach", noted)
+    for adapter in ("head", "bias"):
+        form = form_of(replace(SPEC, adapter=adapter))
+        for stage in ("dose", "any2any"):
+            list(form.losses(FORM.network(), [PATIENT], Lesson(stage=stage), torch.Generator()))
+    assert asked == [0.0, 1.0, Recipe().any_share, 1.0]
 
 
 def test_adapters_differ_in_size_and_identity() -> None:

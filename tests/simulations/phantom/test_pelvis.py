@@ -14,7 +14,7 @@ from shared_model.core.errors import InputError
 from shared_model.patient.anatomy import BODY_SITES, OAR_NAMES, sites_of
 from shared_model.patient.case import Case
 from shared_model.patient.geometry import roi_grid
-from simulations.data.datasets import phantom_hospitals
+from simulations.data.datasets import made_hospitals
 from simulations.phantom.hospitals import BODY_STYLES, PELVIS_STYLES, STYLES, Style, find_style, phantom_case
 from simulations.phantom.pelvis import PelvisStyle
 from simulations.settings.commands import PHANTOM_SITES, DataSettings
@@ -163,7 +163,7 @@ def test_styles_plan_the_same_anatomy_differently() -> None:
 def test_a_federation_s_phantoms_are_of_one_region(tmp_path: Path) -> None:
     assert tuple(BODY_STYLES) == PHANTOM_SITES
     data = DataSettings(kind="phantom", sites=4, patients=2, body_site="pelvis")
-    sites = phantom_hospitals(data, tmp_path, 0)
+    sites = made_hospitals(data, tmp_path, 0)
     assert [site.site for site in sites] == ["nodes_9f-0", "prostate_7f-1", "rectum_5f-2", "nodes_9f-3"]
     for site in sites[:3]:
         for case in load_split(site, "train"):

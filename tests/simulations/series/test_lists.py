@@ -37,12 +37,13 @@ def bars() -> Progress:
 def test_every_row_composes_and_none_is_another(name: str, tmp_path: Path) -> None:
     listed = VariantList.read(name)
     settings = ablation_settings([f"list={name}", f"out={tmp_path}"])
-    seen = set()
+    seen: dict[object, str] = {}
     for key in listed.choose(["all"]):
         run, row = trial_settings(settings, listed, key, 0), listed.rows[key]
         text = run.federation.to_json().replace(f"ablation-{key}", "")
-        seen.add((text, run.study, run.partition, run.data, row.absent, row.clinic, row.without))
-    assert len(seen) == len(listed.rows)
+        asked = (text, run.study, run.partition, run.data, row.absent, row.clinic, row.without)
+        assert asked not in seen, f"rows {key} and {seen[asked]} are the same"
+        seen[asked] = key
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +119,8 @@ def test_a_new_clinic_has_few_patients_and_is_scored_alone() -> None:
         ("study: alone", "study"),
         ("without: [mri]", "without"),
         ("reference: b", "reference 'b'"),
-        ("away: 1", "TypeError"),
+        ("away: 1", "row a: expected label and overrides, and of other keys only paper_mae_gy"),
+        ("clinic: {seat: 1}", "row a: .*seat"),
     ],
 )
 def test_a_row_that_is_wrong_is_named(row: str, words: str, tmp_path: Path) -> None:
@@ -126,6 +128,38 @@ def test_a_row_that_is_wrong_is_named(row: str, words: str, tmp_path: Path) -> N
     path.write_text(f"reference: a\nstudy: federated\nvariants: {{a: {{label: A, overrides: [], {row}}}}}\n")
     with pytest.raises(InputError, match=words):
         VariantList.read(str(path))
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ("a: {label: A}", "row a: expected label and overrides"),
+        ("a: {overrides: []}", "row a: expected label and overrides"),
+        ("a: {label: A, overrides: train.lr=1}", r"row a: overrides: expected a list, as in \[train.lr=1e-3\]"),
+        ("a: {label: A, overrides: [1]}", "row a: overrides: expected a list"),
+        ("4: {label: A, overrides: []}", "row 4: YAML reads this name as int; put it in quotes"),
+        ("off: {label: A, overrides: []}", "row False: YAML reads this name as bool"),
+        ("a: {label: A, overrides: [model.shape=[16,16,16]}", "line 4: not YAML"),
+    ],
+)
+def test_what_is_wrong_with_a_list_is_said_by_row_or_line(row: str, words: str, tmp_path: Path) -> None:
+    path = tmp_path / "own.yaml"
+    path.write_text(f"reference: a\nstudy: federated\nvariants:\n  {row}\n")
+    with pytest.raises(InputError, match=words):
+        VariantList.read(str(path))
+
+
+def test_a_command_line_that_the_list_would_overrule_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "own.yaml"
+    rows = "variants:\n  a: {label: a, overrides: [train.lr=3e-3]}\n"
+    path.write_text(f"reference: a\nstudy: federated\ncommon: [train.weight_decay=0.1]\n{rows}")
+    given = [f"list={path}", f"out={tmp_path / 'out'}"]
+    with pytest.raises(
+        InputError, match=r"train\.weight_decay=0\.2: the list has train\.weight_decay=0\.1 for every row"
+    ):
+        run_ablation(ablation_settings([*given, "train.weight_decay=0.2"]), bars())
+    assert not (tmp_path / "out").exists()
+    VariantList.read(str(path)).check(["train.weight_decay=0.1", "train.lr=1e-3"])
 
 
 def test_a_wrong_key_in_a_row_is_named_with_the_row(tmp_path: Path) -> None:
