@@ -22,9 +22,9 @@ class AlignSettings:
     loses for each span of its map beyond its broken hard constraint. ``batch``: patients a step. ``old_most``: the
     most that the old policy keeps of itself in a step (it rises by 0.001 a step). ``smooth``: the same of the mean
     of the weights, which is what is scored and kept. ``patience``: epochs without a better held-back score.
-    ``mae_drift``: share by which the held-back error may rise. ``rank``, ``alpha``, ``attention``: of the private
-    adapter (shared_model/adapter/private.py). ``predict_steps`` and ``predict_candidates``: how held-back patients
-    are predicted, as the site will predict.
+    ``mae_drift``: share by which the held-back patients' error may rise, and that of all patients. ``rank``,
+    ``alpha``, ``attention``: of the private adapter (shared_model/adapter/private.py). ``predict_steps`` and
+    ``predict_candidates``: how held-back patients are predicted, as the site will predict.
     """
 
     epochs: int = 3

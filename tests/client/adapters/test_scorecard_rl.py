@@ -123,12 +123,15 @@ def test_a_stopped_alignment_goes_on_and_ends_with_the_same_weights(
     assert all(torch.equal(again[name], first[name]) for name in first)
 
 
-@pytest.mark.parametrize(("dear", "most"), [(0.016, 0.75), (0.004, 1.5), (0.0001, 3.0)])
+@pytest.mark.parametrize(
+    ("dear", "elsewhere", "most"), [(0.016, 0.0, 0.75), (0.004, 0.0, 1.5), (0.0001, 0.0, 3.0), (0.0001, 0.004, 1.5)]
+)
 def test_as_much_of_the_way_is_gone_as_the_error_allows(
-    dear: float, most: float, site: SiteConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    dear: float, elsewhere: float, most: float, site: SiteConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Error grows with the square of the way and the score along it: three quarters are the most that 1 % allows where
-    the whole way costs 1.6 %, and three times the way where it costs next to nothing."""
+    the whole way costs 1.6 %, and three times the way where it costs next to nothing; to all patients too, not only to
+    the few who choose."""
     made = job(site, tmp_path, settings=replace(SETTINGS, epochs=1, mae_drift=0.01))
     policy = PrivatePolicy(made.spec, made.vector, made.settings.shape)
     alignment = Alignment(policy, *cohort(made, policy, quiet), made.settings)
@@ -147,6 +150,7 @@ def test_as_much_of_the_way_is_gone_as_the_error_allows(
         return Held(score=80.0 + share, mae_ref5_gy=4.0 * (1.0 + dear * share**2), broken=0.0)
 
     monkeypatch.setattr(alignment, "held_back", held_back)
+    monkeypatch.setattr(alignment, "mae_gy", lambda: 4.0 * (1.0 + elsewhere * way() ** 2))
     alignment.run(lambda _entry: None, lambda: None)
     assert alignment.state.best_strength == most
     assert way() == pytest.approx(most, rel=1e-3)
