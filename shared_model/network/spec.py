@@ -148,7 +148,9 @@ class ModelSpec:
         for key, fitting in (("shape", default.shape), ("switches", default.switches), ("base", NO_BASE)):
             if getattr(self, key) != fitting:
                 told = "the default" if key == "switches" else fitting
-                raise InputError(f"model.{key}: expected {told} with model.network=pyramid")
+                raise InputError(
+                    f"model.{key}: expected {told} with model.network=pyramid; others need model.network=transformer"
+                )
 
     def _check_shape(self) -> None:
         if self.prior == "wan":

@@ -43,6 +43,7 @@ COMMON = (
     "model.prior=none",
     "model.adapter=lora",
     "model.rank=2",
+    "model.network=transformer",
     "model.shape=[16,16,16]",
     "model.precision=fp32",
     "train.local_steps=3",

@@ -109,6 +109,11 @@ def test_mode_none_is_said_aloud() -> None:
     assert "none" in "\n".join(replace(PLAN, metrics=()).in_words())
 
 
+def test_a_u_shaped_network_is_told_without_a_grid() -> None:
+    model = json.dumps({"network": "pyramid", "prior": "none", "adapter": "full"})
+    assert "adapter full, grid of each patient" in "\n".join(replace(PLAN, model=model).in_words())
+
+
 TERMS = PrivacyTerms(
     mode="shared", z=4.25, q=1.0, steps=50, clip=0.1, delta=1e-5, cohort=60, sites=4, survivors=4, colluders=1
 )  # fmt: skip

@@ -139,10 +139,12 @@ def test_the_other_commands_take_the_words_of_a_run(
 
 
 def test_simulate_and_server_run_share_their_keys_and_defaults() -> None:
-    """What differs is that here the end alone is scored, and that sites and patients are those of the partition."""
-    for mode in ("none", "local", "shared", "site"):
+    """What differs is that here the end alone is scored, that sites and patients are those of the partition, and that a
+    U-shaped network is small and knows nothing: the bundled one has seen OpenKBP's training patients."""
+    for mode in ("none", "masked", "local", "shared", "site"):
         here = run_settings([f"privacy.mode={mode}"]).federation
-        there = compose_run([f"privacy.mode={mode}", "privacy.cohort=1", "rounds.min_sites=3"], sites=3)
+        unknowing = ["model.prior=none", "model.size=small"] if mode in ("none", "masked") else []
+        there = compose_run([f"privacy.mode={mode}", "privacy.cohort=1", "rounds.min_sites=3", *unknowing], sites=3)
         counted = replace(there.privacy, cohort=1, sites=1)
         rounds = replace(there.rounds, min_sites=2, evaluate_every=0)
         assert here == replace(there, privacy=counted, rounds=rounds)

@@ -23,7 +23,8 @@ from simulations.studies.pretrain import pretrain
 from simulations.studies.study import check_alike, claim_folder, plan_jobs, run_studies
 
 TINY = [
-    "model.prior=none", "model.shape=[16,16,16]", "rounds.count=2", "train.local_steps=2", "train.batch_size=1",
+    "model.network=transformer", "model.prior=none", "model.shape=[16,16,16]", "rounds.count=2", "train.local_steps=2",
+    "train.batch_size=1",
     "data.sites=2", "data.patients=3", "workers=2", "privacy.mode=none",
 ]  # fmt: skip
 
