@@ -1,5 +1,6 @@
 """The federation plan: strict when read, and what a site that pinned it answers."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
