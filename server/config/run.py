@@ -13,7 +13,7 @@ from privacy.dp.terms import NOISED
 from server.config.groups import WHERE, AggregateConfig, EvaluateConfig, PrivacyConfig, RoundsConfig, TrainConfig
 from shared_model.core.errors import InputError
 from shared_model.core.fields import Rule, Text, Whole
-from shared_model.network.spec import BASES, NO_BASE
+from shared_model.network.spec import BASES, FORMER_BASES, FORMER_KEYS, NO_BASE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,10 +44,11 @@ class RunConfig:
         self._check_privacy()
         self._check_strategy()
         base = self.model.get("base", NO_BASE)
-        has_base = base in BASES and base != NO_BASE  # the model's specification refuses unknown names
+        has_base = base in BASES and base != NO_BASE  # the model's specification refuses unknown and former names
         # If the adapter is only the base, there is nothing else to train.
         most = self.rounds.count - (self.model.get("adapter") != "base")
-        if has_base != (self.train.base_rounds > 0) or self.train.base_rounds > most:
+        wrong = has_base != (self.train.base_rounds > 0) or self.train.base_rounds > most
+        if wrong and base not in FORMER_BASES:
             raise InputError(
                 f"{WHERE}: train.base_rounds={self.train.base_rounds}: expected 1 to rounds.count - 1 with"
                 " model.base=phantom (all of them with model.adapter=base), and 0 without a base"
@@ -131,6 +132,10 @@ class RunConfig:
             raw = json.loads(text)
         except ValueError as error:
             raise InputError(f"{WHERE}: not valid JSON; expected the composed configuration in one object") from error
+        model = raw.get("model") if isinstance(raw, dict) else None
+        if isinstance(model, dict) and model.get("base") not in FORMER_BASES:
+            for key in FORMER_KEYS:  # a run of before they went goes on
+                model.pop(key, None)
         config = _build(cls, raw, "")
         assert isinstance(config, RunConfig)
         return config

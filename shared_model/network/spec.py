@@ -44,6 +44,8 @@ BASES: Mapping[str, str] = {
 }
 # Bases of earlier versions, whose adapters are still about.
 FORMER_BASES = ("ridge", "voxel")
+# What every run's configuration had for their sake, whatever its base was.
+FORMER_KEYS: Mapping[str, object] = {"base_fourier": 500}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +115,10 @@ class ModelSpec:
             )
         if self.prior not in PRIORS_OF[self.network]:
             known = ", ".join(PRIORS_OF[self.network])
-            raise InputError(f"model.prior={self.prior!r}: with network {self.network} expected one of {known}")
+            raise InputError(
+                f"model.prior={self.prior!r}: with network {self.network} expected one of {known}; others need another"
+                " model.network"
+            )
         self._check_size()
         if self.prior_sha256 and (self.prior not in FROM_FILES or _SHA256.fullmatch(self.prior_sha256) is None):
             raise InputError(
@@ -141,7 +146,9 @@ class ModelSpec:
         if self.size not in sizes:
             raise InputError(f"model.size={self.size!r}: with network {self.network} expected {' or '.join(sizes)}")
         if self.prior == "bundled" and self.size != BASE_SIZE:
-            raise InputError(f"model.size={self.size}: the bundled weights are of size {BASE_SIZE}")
+            raise InputError(
+                f"model.size={self.size}: the bundled weights are of size {BASE_SIZE}; or say model.prior=none"
+            )
 
     def _check_pyramid(self) -> None:
         default = type(self)()

@@ -31,6 +31,7 @@ TINY = (
     "model.base=none",
     "model.adapter=lora",
     "model.rank=2",
+    "model.network=transformer",
     "model.shape=[16,16,16]",
     "train.local_steps=1",
     "rounds.evaluate_every=0",
