@@ -47,7 +47,8 @@ demo: $(READY)
 	@mkdir -p out
 	@echo "Part 1: five phantom hospitals with six training patients each, alone and together, without privacy"
 	$(BIN)/simulate run out=out/demo name=demo data.sites=5 data.patients=8 data.root=out/demo_data privacy.mode=none \
-	  model.base=ridge rounds.count=2 train.local_steps=5 study='[federated,local]' > out/demo.txt
+	  model.prior=bundled rounds.count=4 rounds.evaluate_every=4 train.local_steps=4 \
+	  study='[federated,local]' > out/demo.txt
 	@echo; $(BIN)/python -m simulations.reports.alone_or_together out/demo
 	@echo "More scores, curves and dose pictures: out/demo.txt names them."
 	@echo; echo "Part 2: the same hospitals together in the default mode, with patient-level privacy at epsilon 8"
@@ -55,7 +56,8 @@ demo: $(READY)
 	@if [ -n "$$FEDKT3D_OPENKBP" ]; then \
 	  echo; echo "Part 3: OpenKBP, four hospitals with six training patients each, without privacy"; \
 	  $(BIN)/simulate run out=out/demo_openkbp name=demo_openkbp data=openkbp data.root="$$FEDKT3D_OPENKBP" privacy.mode=none \
-	    model.base=ridge rounds.count=2 train.local_steps=5 study='[federated,local]' \
+	    model.network=transformer model.base=phantom model.adapter=base train.base_lr=0.004 \
+	    rounds.count=4 rounds.evaluate_every=4 study='[federated,local]' \
 	    data.train_per_site=6 data.validation_per_site=3 > out/demo_openkbp.txt && \
 	  echo && $(BIN)/python -m simulations.reports.alone_or_together out/demo_openkbp; \
 	fi

@@ -24,7 +24,7 @@ from client.gate.gates import Gate, HospitalGate, SimulatedGate
 from client.gate.secure_site import SecureSite
 from client.gate.spending import account_for
 from client.site.config import SiteConfig
-from client.training.installed import InstalledTraining, Sums, Training
+from client.training.installed import InstalledTraining, Training
 from privacy.dp.encoding import Ring
 from privacy.dp.terms import NOISE_SHARED, SUMMED
 from privacy.secagg.errors import SecAggError
@@ -166,17 +166,14 @@ def _answer(
             ledger=gate.newest_record(),
             patients=patients,
             vector=done.update,
-            sums=done.sums,
             metrics=gate.filter_metrics(done.metrics),
         )
     )
 
 
 def _count_patients(site: SiteConfig, kind: str) -> int:
-    """Count the patients behind an answer, each once, however many plans they have. Exact base sums count plans."""
-    if kind == "evaluate":
-        return len(site.validation)
-    return len(site.train if kind == "base" else site.patients())
+    """Count the patients behind an answer, each once, however many plans they have."""
+    return len(site.validation if kind == "evaluate" else site.patients())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,7 +182,6 @@ class _Done:
 
     update: Vector | None = None
     ring: Ring | None = None
-    sums: Sums | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -217,8 +213,6 @@ def _exact_ring(asked: Request, done: _Done, patients: int, means: Mapping[str, 
 def _run(training: Training, site: SiteConfig, asked: Request) -> _Done:
     """Do the task."""
     task, vector = asked.task, asked.vector
-    if asked.kind == "base":
-        return _Done(sums=training.base_sums(site, asked.spec_json))
     if isinstance(task, StatisticsTask):
         from client.training.count_patients import counts_release
 
@@ -294,7 +288,7 @@ def _load_site(path: str, modified_ns: int, size: int) -> SiteConfig:
     return SiteConfig.load(Path(path))
 
 
-_WORK = {"base": "training_failed", "train": "training_failed", "evaluate": "evaluation_failed"}
+_WORK = {"train": "training_failed", "evaluate": "evaluation_failed"}
 _FAILED: Mapping[str, str] = {**dict.fromkeys(MESSAGE_TYPES, "internal"), **_WORK}
 
 app = client_app(InstalledTraining())

@@ -72,7 +72,6 @@ def federate(
     log = None if members.log is None else members.log.log
     grid = DialectGrid(grid, members.register, Path(home) / "state" / LEDGERS if home else None, log)
     # torch is slow to import. A bad configuration is refused before these imports.
-    from server.rounds.base_fit import fit_base
     from shared_model.adapter.card import adapter_card, card_bytes, card_path
     from shared_model.adapter.factors import find_factors
     from shared_model.adapter.heads import heads
@@ -82,8 +81,7 @@ def federate(
     from shared_model.network.spec import ModelSpec
     from shared_model.prediction.public_check import PublicCheck, public_cases
 
-    asked = pin_prior(ModelSpec.from_json(json.dumps(config.model)))
-    spec, fit = fit_base(grid, config, asked, out, on_event, members.register)
+    spec = pin_prior(ModelSpec.from_json(json.dumps(config.model)))
     initial, start = starting_point(config, spec)
     manifest = manifest_hash(spec)
     masks = partial(stage_mask, spec)
@@ -98,9 +96,6 @@ def federate(
     report = federation_report(config, result, vector_hash(result.vector))
     if start is not None:
         report["start"] = start
-    if fit is not None:
-        report["base"] = {key: value for key, value in asdict(fit).items() if key not in ("weights", "drops")}
-        report["drops"] = [{"round": 0, **asdict(drop)} for drop in fit.drops] + report["drops"]
     adapter = out / "adapter.safetensors"
     file_sha256 = save_adapter(adapter, spec, result.vector)
     identity = {

@@ -132,7 +132,7 @@ def scorecards(overrides: Overrides = None) -> None:
 
 @app.command()
 def baselines(overrides: Overrides = None) -> None:
-    """Train simple models (constant, atlas, boosting, ridge, U-Net) and score them in the same way as ours."""
+    """Train simple models (constant, atlas, boosting, ridge, U-Net, voxel network) and score them as ours are."""
     from simulations.settings.commands import baselines_settings
     from simulations.studies.baselines import run_baselines
 
@@ -149,7 +149,7 @@ def audit(overrides: Overrides = None) -> None:
 
 @app.command("private-base")
 def private_base(overrides: Overrides = None) -> None:
-    """Fit the ridge base by private steps on phantom directions, at several epsilons, and score it."""
+    """Fit a linear dose by private steps along phantom directions, at several epsilons, and score it."""
     from simulations.studies.private_base import private_base_settings, run_private_base
 
     print(run_private_base(private_base_settings(overrides or [])))

@@ -67,7 +67,8 @@ class AlignJob:
         settings = asdict(replace(self.settings, epochs=0))
         patients = [[(p.case.case_id, content_hash(p.case)) for p in split] for split in (train, held)]
         drawn = None if self.tradeoff is None else self.tradeoff.sha256
-        what = [self.card.sha256, vector_hash(self.vector), self.spec.to_json(), settings, patients, drawn]
+        bound = "error of all patients"  # alignments of before had another
+        what = [self.card.sha256, vector_hash(self.vector), self.spec.to_json(), settings, patients, drawn, bound]
         return hashlib.sha256(json.dumps(what).encode()).hexdigest()
 
 

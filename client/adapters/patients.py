@@ -99,10 +99,10 @@ def _base(case: Case, spec: ModelSpec, model: DoseModel, cache: Path | None) -> 
 
     A file's name is the hash of all that it depends on, as in client/data/latent_cache.py. A damaged file is replaced.
     """
-    if not spec.base_kind.gives_dose or cache is None:
+    if not spec.has_base or cache is None:
         return base_gy(case, spec, model)
     fixed = base_of(spec).fixed_hash() or ""
-    what = [FORMAT, content_hash(case), spec.base, spec.base_fourier, spec.base_weights, fixed]
+    what = [FORMAT, content_hash(case), spec.base, fixed]
     digest = hashlib.sha256(json.dumps(what).encode() + base_weights(model))
     path = cache / "base" / f"{digest.hexdigest()}.npz"
     if path.is_file():

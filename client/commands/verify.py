@@ -12,14 +12,17 @@ import typer
 
 from client.site.home import ClientHome
 from client.site.seen_log import OwnRound, SeenLog, read_heads
-from privacy.trust.public_log import RoundEntry, TreeHead
+from privacy.trust.public_log import RoundEntry, StatisticsEntry, TreeHead
 from shared_model.core.errors import FedKT3DError
 from shared_model.core.files import PUBLIC, write_bytes
 
 
 @dataclass(frozen=True, kw_only=True)
 class OwnVerdict:
-    """What the log says of a round that this site worked in. ``what``: in words; ``wrong``: it contradicts the site."""
+    """What the log says of a round that this site worked in. ``what``: in words; ``wrong``: it contradicts the site.
+
+    Round 0 are the statistics before the first.
+    """
 
     run: str
     round: int
@@ -27,7 +30,7 @@ class OwnVerdict:
     wrong: bool = False
 
 
-def verdicts(own: Sequence[OwnRound], logged: Sequence[RoundEntry], site: str) -> list[OwnVerdict]:
+def verdicts(own: Sequence[OwnRound], logged: Sequence[RoundEntry | StatisticsEntry], site: str) -> list[OwnVerdict]:
     """Hold each of this site's own rounds against the log's last entry for that round."""
     last = {(entry.run, entry.round): entry for entry in logged}
     newest: dict[str, int] = {}
@@ -37,10 +40,13 @@ def verdicts(own: Sequence[OwnRound], logged: Sequence[RoundEntry], site: str) -
     for did in own:
         entry = last.get((did.run, did.round))
         what, wrong = "in the log", False
-        if entry is None:
+        if entry is None and did.round == StatisticsEntry.round:
+            # A sum can fail after it was signed, and the run goes on without; `server verify` holds the card to it.
+            what = "no receipt: without one, a card of this run must have no ranges"
+        elif entry is None:
             wrong = newest.get(did.run, 0) > did.round
             what = "LEFT OUT: the log has later rounds of this run" if wrong else "no receipt yet"
-        elif entry.before != did.vector:
+        elif isinstance(entry, RoundEntry) and entry.before != did.vector:
             what, wrong = "ANOTHER MODEL: the log says that the sites worked on another vector than this site got", True
         elif site not in entry.sites:
             what = "in the log, without this site's answer"
@@ -83,7 +89,7 @@ def verify(
     record |= {"root": kept[-1].root if kept else "", "refused": log.refused(), "rounds": [asdict(v) for v in found]}
     newest = f", newest of {kept[-1].size} entries, root {kept[-1].root[:16]}" if kept else ""
     lines = [f"{home.site}: {len(kept)} heads, each continues the one before{newest}"]
-    lines += [f"  run {v.run[:8]} round {v.round}: {v.what}" for v in found]
+    lines += [f"  run {v.run[:8]} {f'round {v.round}' if v.round else 'statistics'}: {v.what}" for v in found]
     if heads is not None:
         write_bytes(heads, log.kept_heads(), mode=PUBLIC)
         lines.append(f"  {heads}: give it to other sites: client verify --compare {heads.name}")

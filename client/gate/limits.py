@@ -26,7 +26,6 @@ from shared_model.network.spec import ModelSpec
 
 MEGABYTE = 1_000_000
 VALUE_BYTES = 4  # a vector travels as float32
-_EXACT = ("base", "evaluate")  # answers without noise, which no ledger is charged for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +122,8 @@ class Limits:
         mode = "none" if asked.task is None else asked.task.mode
         if isinstance(asked.task, TrainTask) and mode not in self.policy.modes:
             raise PolicyError(f"modes: this site does not take part in mode {mode}")
-        if asked.kind in _EXACT and mode not in self.policy.modes:
+        # Scores without noise, which no ledger is charged for.
+        if asked.kind == "evaluate" and mode not in self.policy.modes:
             raise PolicyError(
                 f"modes: {asked.kind} in mode {mode} sends exact numbers, and this site does not take part in it"
             )

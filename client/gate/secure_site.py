@@ -24,6 +24,7 @@ from privacy.secagg.messages import Adverts, Confirmations, Inbox, Masked, Survi
 from privacy.secagg.replay import FileReplay
 from privacy.secagg.site import MaskingSite
 from privacy.trust.passphrase import read_private_key
+from privacy.trust.public_log import StatisticsEntry
 from privacy.trust.signed import private_key
 from privacy.wire.messages import Request, StatisticsTask, TrainTask
 from privacy.wire.secure_work import config_hash, session_of, work_hash
@@ -77,8 +78,9 @@ class SecureSite:
     def _confirm(self, asked: Request, message: Survivors) -> Packed:
         site = self._of_setup(message.setup)
         signed = site.confirm(message)
-        if self._log is not None and site is self._site:
-            self._log.note_signed(asked.run_id, asked.round, site.names(message))
+        if self._log is not None and site is not self._beside["evaluate"]:  # sums of scores are not in the log
+            number = asked.round if site is self._site else StatisticsEntry.round
+            self._log.note_signed(asked.run_id, number, site.names(message))
         return signed
 
     def _show_ledger(self) -> bytes:

@@ -34,9 +34,9 @@ require_plan: true
 #   masked: NO noise. The coordinator sees exact sums over all sites, of updates, losses and scores, and no single
 #     one of them. That hides this hospital from the coordinator. It does not hide a patient: sums and adapter may
 #     reveal them.
-#   none: NO privacy, for tests. The coordinator sees this site's updates as they are, and exact answers to base and
+#   none: NO privacy, for tests. The coordinator sees this site's updates as they are, and exact answers to
 #     evaluate.
-# With neither masked nor none in this list, base and evaluate are refused; base needs none.
+# With neither masked nor none in this list, evaluate is refused.
 modes: [shared]
 
 # Take part in sums only with hospitals whose keys somebody here has compared with them (`client trust`). Without it, a
@@ -69,11 +69,10 @@ ledger: null
 
 # What this site answers.
 #   describe: that it is there, and how many patients it has
-#   base: sums for the closed-form base
 #   train, evaluate: training, and scores on validation patients
 #   statistics: noised counts of how many training patients have which volumes, doses, voxel sizes and organs, summed
 #     with the other hospitals' under masks, and charged to the ledger
-tasks: [describe, base, train, evaluate, statistics]
+tasks: [describe, train, evaluate, statistics]
 
 # Which kinds of adapter may leave, and how large one update may be (10^6 bytes).
 adapters: [full, blocks, lora+embeddings, lora, base, film, bias, head]
@@ -227,7 +226,11 @@ def _windows(key: str, value: object) -> tuple[Window, ...]:
         raise FieldError(key, str(error)) from None
 
 
-_CHOICES: Mapping[str, tuple[str, ...]] = {"modes": MODES, "tasks": KINDS, "adapters": ADAPTERS}
+# What earlier versions could be asked for, and policies of their time still name. No request has it any more.
+_FORMER_TASKS = ("base",)
+_CHOICES: Mapping[str, tuple[str, ...]] = {
+    "modes": MODES, "tasks": (*KINDS, *_FORMER_TASKS), "adapters": ADAPTERS,
+}  # fmt: skip
 _READ: Mapping[str, Any] = {
     "require_plan": _flag,
     "known_peers": _flag,

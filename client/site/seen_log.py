@@ -1,11 +1,11 @@
 """What this site has seen of the coordinator's transparency log, and the rounds that it worked in itself.
 
 ``HOME/state/log/``: ``heads.jsonl`` (each signed head, with the proof that it continues the one before),
-``rounds.jsonl`` (rounds that receipts proved), ``own.jsonl`` (the rounds that this site worked in, and which sets of
-sites it signed). A head that contradicts a kept one is refused and kept in ``refused.jsonl``: it is signed, so it
-proves to anybody that the coordinator keeps two logs. A receipt that goes on from an older head than the newest may be
-a message that came late: it is neither kept nor held against the newest head, and what it hides, comparing with other
-sites shows.
+``rounds.jsonl`` (rounds and statistics that receipts proved), ``own.jsonl`` (the rounds that this site worked in, and
+which sets of sites it signed; statistics as round 0). A head that contradicts a kept one is refused and kept in
+``refused.jsonl``: it is signed, so it proves to anybody that the coordinator keeps two logs. A receipt that goes on
+from an older head than the newest may be a message that came late: it is neither kept nor held against the newest head,
+and what it hides, comparing with other sites shows.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from client.site.home import ClientHome
 from privacy.trust import signed
 from privacy.trust.identity import read_input
 from privacy.trust.merkle import continues
-from privacy.trust.public_log import LogError, Proven, Receipt, RoundEntry, TreeHead, unhex
+from privacy.trust.public_log import LogError, Proven, Receipt, RoundEntry, StatisticsEntry, TreeHead, unhex
 from shared_model.core.errors import InputError, PolicyError
 from shared_model.core.files import PRIVATE, StorageError, sync_folder
 from shared_model.core.vector import Vector
@@ -36,7 +36,10 @@ _BAD_LINE = "cannot be read; restore it, or begin anew with `client verify --new
 
 @dataclass(frozen=True, kw_only=True)
 class OwnRound:
-    """A round that this site worked in: SHA-256 (hex) of the vector that it was given, and sets of sites it signed."""
+    """A round that this site worked in: SHA-256 (hex) of the vector that it was given, and sets of sites it signed.
+
+    Round 0, the statistics: without a vector, and known from their signed sets alone.
+    """
 
     run: str
     round: int
@@ -102,7 +105,7 @@ class SeenLog:
         self._append("own", {"run": run, "round": number, "sites": list(sites)})
 
     def own_rounds(self) -> list[OwnRound]:
-        """Return the rounds that this site worked in, in order."""
+        """Return the rounds that this site worked in, in order, and the statistics that it signed."""
         vectors: dict[tuple[str, int], str] = {}
         sets: dict[tuple[str, int], dict[tuple[str, ...], None]] = {}
         for line in self._lines("own"):
@@ -111,6 +114,7 @@ class SeenLog:
                 vectors[key] = str(line["vector"])
             else:
                 sets.setdefault(key, {})[tuple(line.get("sites", ()))] = None
+                vectors |= {key: ""} if key[1] == StatisticsEntry.round else {}
         return [
             OwnRound(run=run, round=number, vector=vector, signed=tuple(sets.get((run, number), ())))
             for (run, number), vector in vectors.items()
@@ -124,10 +128,10 @@ class SeenLog:
         """Return all kept heads, each verified; LogError unless each continues the one before it."""
         return check_chain(self._lines("heads"), self._home)
 
-    def proven(self, heads: Sequence[TreeHead]) -> list[RoundEntry]:
-        """Return the rounds of the receipts in order of the log; LogError unless each is under its head."""
+    def proven(self, heads: Sequence[TreeHead]) -> list[RoundEntry | StatisticsEntry]:
+        """Return what the receipts proved, in order of the log; LogError unless each is under its head."""
         by_size = {head.size: head for head in heads}
-        found: dict[int, RoundEntry] = {}
+        found: dict[int, RoundEntry | StatisticsEntry] = {}
         for line in self._lines("rounds"):
             entry = Proven(**{**line, "proof": tuple(line["proof"])})
             if entry.size not in by_size:  # the receipt was cut off by a crash, and will come again

@@ -1,36 +1,24 @@
-"""The base at a site: sums or voxels of the training patients to fit it to, and the base dose of each patient."""
+"""The base at a site: voxels of the training patients to train it on, and the base dose of each patient."""
 
 from __future__ import annotations
 
 import threading
 
-import numpy as np
-from numpy.typing import NDArray
-
 from client.data.kept import latest_per_site
 from client.data.load import load_split, or_none
 from client.site.config import SiteConfig
-from shared_model.base import ridge
 from shared_model.base.interface import TrainingRows, base_of
 from shared_model.channels.features import Features
 from shared_model.network.spec import ModelSpec
 from shared_model.patient.case import Case, Volume, content_hash
 
 
-def base_sums(site: SiteConfig, spec: ModelSpec) -> NDArray[np.int64]:
-    """Sum what a ridge base is solved from over the training patients, (s,) int64 (shared_model/base/ridge.py).
+@latest_per_site
+def base_rows(site: SiteConfig, spec: ModelSpec) -> tuple[TrainingRows | None, ...]:
+    """What a base trains on: rows of each training case, None without targets.
 
     Raises InputError on a case that cannot be read or has no dose.
     """
-    total = np.zeros(ridge.sums_size(spec.base_fourier), dtype=np.int64)
-    for case in load_split(site, "train"):
-        total += ridge.patient_sums(case, _features(spec, case), spec.base_fourier)
-    return total
-
-
-@latest_per_site
-def base_rows(site: SiteConfig, spec: ModelSpec) -> tuple[TrainingRows | None, ...]:
-    """What a base trains on: rows of each training case, None without targets. Raises as ``base_sums`` does."""
     base = base_of(spec)
     return tuple(base.rows(case, _features(spec, case)) for case in load_split(site, "train"))
 
@@ -44,15 +32,15 @@ def readable_rows(site: SiteConfig, spec: ModelSpec) -> tuple[TrainingRows | Non
 
 def case_dose(case: Case, spec: ModelSpec, weights: bytes) -> Volume | None:
     """Base dose of one patient, (z, y, x) Gy on their own grid; None for a model without a base."""
-    return base_of(spec).dose(case, _features(spec, case), weights) if spec.base_kind.gives_dose else None
+    return base_of(spec).dose(case, _features(spec, case), weights) if spec.has_base else None
 
 
 def base_doses(site: SiteConfig, spec: ModelSpec, weights: bytes, split: str) -> tuple[Volume | None, ...]:
     """Base dose of each patient of a split, (z, y, x) Gy on its own grid; None each for a model without a base.
 
-    ``weights``: those of a base that trains (shared_model/base/model.py).
+    ``weights``: the base's (shared_model/base/model.py).
     """
-    if not spec.base_kind.gives_dose:
+    if not spec.has_base:
         return (None,) * len(getattr(site, split))
     base = base_of(spec)
     return tuple(base.dose(case, _features(spec, case), weights) for case in load_split(site, split))

@@ -9,16 +9,11 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
 from client.site.config import SiteConfig
 from privacy.dp.encoding import Ring
 from privacy.dp.terms import PrivacyTerms
 from privacy.wire.messages import EvaluateTask, TrainTask
 from shared_model.core.vector import Vector
-
-Sums = NDArray[np.int64]
 
 
 class Training(Protocol):
@@ -44,10 +39,6 @@ class Training(Protocol):
         self, site: SiteConfig, spec_json: str, vector: Vector, task: EvaluateTask
     ) -> Mapping[str, float]:
         """Score the shared vector on the site's validation patients."""
-        ...
-
-    def base_sums(self, site: SiteConfig, spec_json: str) -> Sums:
-        """Sum what the closed-form base is solved from over the site's training patients, (s,) int64."""
         ...
 
 
@@ -86,13 +77,6 @@ class InstalledTraining:
         from shared_model.network.spec import ModelSpec
 
         return evaluate_round(site, ModelSpec.from_json(spec_json), vector, task)
-
-    def base_sums(self, site: SiteConfig, spec_json: str) -> Sums:
-        """Sum with client/training/base.py."""
-        from client.training.base import base_sums
-        from shared_model.network.spec import ModelSpec
-
-        return base_sums(site, ModelSpec.from_json(spec_json))
 
 
 @lru_cache(maxsize=8)

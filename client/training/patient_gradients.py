@@ -109,7 +109,7 @@ def patients_of(site: SiteConfig, spec: ModelSpec, vector: Vector, task: TrainTa
     model = model_at(site, spec, vector)
     parameters = stage_parameters(model, task.stage)
     of_base = task.stage == "base"
-    loss = _base_loss(site, spec, model, terms) if of_base else _velocity_loss(site, spec, model, task, terms)
+    loss = _base_loss(site, spec, model) if of_base else _velocity_loss(site, spec, model, task, terms)
     return Patients(count=len(site.patients()), loss=loss, parameters=parameters, site=site, task=task, terms=terms)
 
 
@@ -149,7 +149,7 @@ def _views(
     return [ways[(start + i) % len(ways)] for i in range(count)]
 
 
-def _base_loss(site: SiteConfig, spec: ModelSpec, model: DoseModel, terms: PrivacyTerms) -> PatientLoss:
+def _base_loss(site: SiteConfig, spec: ModelSpec, model: DoseModel) -> PatientLoss:
     base, network = base_of(spec), model.base
     assert network is not None
     with loading:
@@ -158,6 +158,6 @@ def _base_loss(site: SiteConfig, spec: ModelSpec, model: DoseModel, terms: Priva
 
     def loss(patient: int, generator: torch.Generator) -> Tensor | None:
         cases = [of for case in patients[patient] if (of := rows[case]) is not None]
-        return base.patient_loss(network, cases, terms.views, generator) if cases else None
+        return base.patient_loss(network, cases) if cases else None
 
     return loss

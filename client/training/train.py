@@ -33,7 +33,7 @@ from shared_model.core.vector import Vector
 from shared_model.forms.interface import Lesson, form_of
 from shared_model.network.device import chosen_device, device_of, memory_named
 from shared_model.network.seeding import noise_generator
-from shared_model.network.spec import TRAINED, ModelSpec
+from shared_model.network.spec import ModelSpec
 from shared_model.patient.case import Case, Volume
 from shared_model.prediction.predictor import predict_dose
 from shared_model.scoring.dosimetry import CaseScore, score_case, summarise
@@ -72,7 +72,7 @@ def data_part(spec: ModelSpec) -> ModelSpec:
 def training_patients(site: SiteConfig, spec: ModelSpec, weights: bytes) -> tuple[tuple[Any, ...], ...]:
     """Return the training patients as the model sees them, each in every view that is encoded apart.
 
-    ``weights``, here and below: those of a base that trains.
+    ``weights``, here and below: the base's.
     """
     cases = load_split(site, "train")
     if not cases:
@@ -201,10 +201,10 @@ def model_at(site: SiteConfig, spec: ModelSpec, vector: Vector) -> DoseModel:
 
 
 def stage_parameters(model: DoseModel, stage: str) -> list[nn.Parameter]:
-    """Return what a stage trains, in the order of the vector. InputError for stage base without a base that trains."""
+    """Return what a stage trains, in the order of the vector. InputError for stage base without a base."""
     of_base = stage == "base"
     if of_base and model.base is None:
-        raise InputError(f"stage base: the model's base is not one that trains; expected model.base={TRAINED}")
+        raise InputError("stage base: the model has no base; expected model.base=phantom")
     return [p for name, p in trainable(model).items() if name.startswith(BASE_PREFIX) == of_base]
 
 

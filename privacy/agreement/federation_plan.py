@@ -29,7 +29,6 @@ KIND = "plan"
 _WORD = Text(r"[A-Za-z0-9][A-Za-z0-9_.+-]*", 64, "a name (letters, digits, _ . + -)")
 _PEM = Text(r"[\x20-\x7e\n]+", 8000, "PEM")
 _MOST_METRICS, _MOST_PACKAGES = 64, 32
-_FITTED = "base_weights"  # added to the specification once the sites have fitted the base together
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,7 +177,9 @@ class FederationPlan:
             *([] if self.terms is None else terms_in_words(self.terms)),
             *([] if self.mask_terms is None else masks_in_words(self.mask_terms)),
             *([] if self.statistics_terms is None else statistics_in_words(self.statistics_terms, self.charges)),
-            f"model: prior {model['prior']} ({self.prior[:16]}), adapter {model['adapter']}, grid {model['shape']}",
+            f"model: prior {model['prior']} ({self.prior[:16]}), adapter {model['adapter']}, grid "
+            # A U-shaped network has none in its words: it works on each patient's own.
+            f"{model.get('shape', 'of each patient')}",
             f"leaves this site in a round: one update of {self.parameters} numbers ({megabytes:.1f} MB)"
             f"{', under masks' if self.mode in SUMMED else ', how many patients it trained on'}"
             f", and these means over patients: {', '.join(self.metrics) or 'none'}",
@@ -237,9 +238,9 @@ def plan_hash(content: bytes) -> str:
 
 def check_request(plan: FederationPlan, asked: Request) -> None:
     """Raise PolicyError when a request does not fit the pinned plan. The text names the key and the plan's limit."""
-    if _without_fit(asked.spec_json) != _without_fit(plan.model):
+    if _model(asked.spec_json) != _model(plan.model):
         raise PolicyError("plan: the request's model is not the one in this site's pinned plan")
-    if asked.spec_json == plan.model and asked.manifest_hash != plan.manifest:
+    if asked.manifest_hash != plan.manifest:
         raise PolicyError("plan: the request's manifest is not the one in this site's pinned plan")
     if asked.vector is not None and asked.vector.size != plan.parameters:
         raise PolicyError(f"plan: an update has {plan.parameters} numbers under this site's pinned plan")
@@ -263,10 +264,8 @@ def _check_terms(plan: FederationPlan, asked: Request) -> None:
         return
     if isinstance(asked.task, TrainTask) and asked.task.terms != plan.terms:
         raise PolicyError("plan: the request's privacy terms are not those in this site's pinned plan")
-    if plan.terms is not None and asked.kind in ("base", "evaluate"):
-        raise PolicyError(f"plan: in mode {plan.mode} this site answers no {asked.kind} request")
-    if plan.mode == "masked" and asked.kind == "base":
-        raise PolicyError("plan: in mode masked this site answers no base request")
+    if plan.terms is not None and asked.kind == "evaluate":
+        raise PolicyError(f"plan: in mode {plan.mode} this site answers no evaluate request")
     if asked.task is not None and asked.task.mask_terms != plan.mask_terms:
         raise PolicyError("plan: the request's mask terms are not those in this site's pinned plan")
 
@@ -281,12 +280,12 @@ def _requested_numbers(asked: Request) -> dict[str, int]:
     return {}
 
 
-def _without_fit(spec_json: str) -> object:
-    """Return the specification without the base's coefficients, which the sites fit before the first round."""
+def _model(spec_json: str) -> object:
+    """Read a specification, so that two of them compare whatever the order of their keys."""
     try:
         spec = json.loads(spec_json)
     except (ValueError, RecursionError):
         spec = None
     if not isinstance(spec, dict):
         raise PolicyError("plan: the request's model is not a specification")
-    return {key: value for key, value in spec.items() if key != _FITTED}
+    return spec

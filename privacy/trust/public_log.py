@@ -4,7 +4,7 @@ The log is a list that only grows: a line in canonical JSON for each round of a 
 round, and for each act of the coordinator. A tree head commits to all lines so far (privacy/trust/merkle.py). It is
 signed by the log's own key, which the consortium's document key certifies: a head is signed in each round by a process
 that nobody watches, and that process needs no key that signs plans or rosters. A receipt proves to a site that the new
-head continues the one it has, and that the rounds in it are in the log.
+head continues the one it has, and that the rounds and statistics in it are in the log.
 """
 
 from __future__ import annotations
@@ -89,6 +89,7 @@ class StatisticsEntry:
     plan: str = ""
     roster: str = ""
 
+    round: ClassVar[int] = 0  # they come before the first
     RULES: ClassVar[Mapping[str, Rule]] = {
         "run": _RUN,
         "attempt": Whole(1, 1_000_000),
@@ -184,17 +185,17 @@ class Proven:
     line: Mapping[str, Any]
     proof: tuple[str, ...]
 
-    def check(self, head: TreeHead) -> RoundEntry:
+    def check(self, head: TreeHead) -> RoundEntry | StatisticsEntry:
         """Return the entry; LogError unless it is in the log that ``head`` commits to."""
         leaf = leaf_hash(signed.canonical(self.line))
         if head.size != self.size or not includes(leaf, self.index, head.size, unhex(self.proof), head.root_bytes):
             raise LogError(f"log: entry {self.index} is not in the tree of {head.size}")
-        return RoundEntry.from_plain(self.line)
+        return (StatisticsEntry if self.line.get("act") == STATISTICS else RoundEntry).from_plain(self.line)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Receipt:
-    """A signed head, the proof that it continues the head of size ``since``, and rounds that are in it."""
+    """A signed head, the proof that it continues the head of size ``since``, and rounds and statistics in it."""
 
     head: bytes
     since: int

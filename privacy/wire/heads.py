@@ -12,7 +12,7 @@ from shared_model.core.fields import MessageError, OneOf, Real, Rule, Text, Whol
 # asked in. The coordinator asks in SCHEMA first, and in the one before where a site does not know it.
 SCHEMA, OLDEST_SCHEMA = 3, 1
 # What a site's policy may allow or forbid. Secure aggregation only carries these kinds.
-KINDS = ("describe", "base", "train", "evaluate", "statistics")
+KINDS = ("describe", "train", "evaluate", "statistics")
 _MAX_PATIENTS = 1_000_000
 _MAX_METRICS = 64
 

@@ -2,10 +2,9 @@
 
 A request is a ``RecordDict`` of ``head`` (ConfigRecord: schema, kind, run id, spec, manifest hash), ``task`` (those of
 TASKS) and ``vector`` (train and evaluate: one ArrayRecord with one flat float32 array). A reply is ``head`` (schema,
-kind, run id, site, patients, round; a refusal's code and text), ``metrics`` and, for train, ``vector`` (the update),
-or, for base, ``sums`` (int64: the closed-form base is solved from them, shared_model/base/ridge.py). Secure aggregation
-adds ``secure``, one message of privacy/secagg, to both. If a request of MASKED_KINDS has ``secure``, the answer holds
-only ``secure`` and a masked ``ring``. In every mode but none, answers travel only this way.
+kind, run id, site, patients, round; a refusal's code and text), ``metrics`` and, for train, ``vector`` (the update).
+Secure aggregation adds ``secure``, one message of privacy/secagg, to both. If a request of MASKED_KINDS has ``secure``,
+the answer holds only ``secure`` and a masked ``ring``. In every mode but none, answers travel only this way.
 Arrays travel as raw little-endian bytes: reading one copies nothing, parses no foreign header. Every field is checked
 when a message is made and when it is read; a wrong one raises MessageError.
 """
@@ -49,21 +48,13 @@ from privacy.wire.tasks import TASKS, WITH_VECTOR, Task, sent_fields
 from privacy.wire.tasks import EvaluateTask as EvaluateTask
 from privacy.wire.tasks import StatisticsTask as StatisticsTask
 from privacy.wire.tasks import TrainTask as TrainTask
-from privacy.wire.vectors import (
-    Sums,
-    pack_ring,
-    pack_sums,
-    pack_vector,
-    unpack_ring,
-    unpack_sums,
-    unpack_vector,
-)
+from privacy.wire.vectors import pack_ring, pack_vector, unpack_ring, unpack_vector
 from shared_model.core.fields import MessageError, check_values
 from shared_model.core.vector import Vector
 
 # Kind -> Flower's message type.
 MESSAGE_TYPES: Mapping[str, str] = {
-    **dict.fromkeys(("describe", "base", "statistics", *SECURE_KINDS), "query"),
+    **dict.fromkeys(("describe", "statistics", *SECURE_KINDS), "query"),
     "train": "train",
     "evaluate": "evaluate",
 }
@@ -108,11 +99,10 @@ class Request:
 class Reply:
     """What a site answers. ``vector`` is the update (local - global), (d,) float32, only in a train reply.
 
-    ``secure`` is the protocol's message. With it, ``ring`` replaces the update, the sums or the metrics of a reply: the
-    masked vector, (d,) numbers of a ring. ``sums`` are the (s,) int64 sums of a base reply. ``site`` and ``run_id``
-    may be empty in a refusal. The values of ``vector`` and ``sums`` are not checked here. The server checks them while
-    it adds them up (server/strategy/, server/rounds/base_fit.py), where it can name the site and the reason.
-    ``seen``: how many entries of the coordinator's log the site has seen.
+    ``secure`` is the protocol's message. With it, ``ring`` replaces the update or the metrics of a reply: the masked
+    vector, (d,) numbers of a ring. ``site`` and ``run_id`` may be empty in a refusal. The values of ``vector`` are not
+    checked here. The server checks them while it adds them up (server/strategy/), where it can name the site and the
+    reason. ``seen``: how many entries of the coordinator's log the site has seen.
     """
 
     kind: str
@@ -122,7 +112,6 @@ class Reply:
     patients: int = 0
     vector: Vector | None = None
     ring: Ring | None = None
-    sums: Sums | None = None
     secure: Packed | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
     refusal: Refusal | None = None
@@ -214,9 +203,9 @@ def reply(message: Reply) -> RecordDict:
         raise MessageError("not_finite", "reply: a metric is not finite")
     check_metrics(metrics)
     expected = _reply_arrays(message.kind, message.secure is not None)
-    for name in ("vector", "sums", "ring"):
+    for name in ("vector", "ring"):
         if (getattr(message, name) is not None) != (name in expected):
-            raise MessageError("schema", "reply: a train reply has a vector, a base reply sums, a masked one a ring")
+            raise MessageError("schema", "reply: a train reply has a vector, a masked one a ring")
     content = RecordDict({"head": ConfigRecord({**head}), "metrics": MetricRecord({**metrics})})
     if message.vector is not None:
         if not np.isfinite(message.vector).all():
@@ -224,8 +213,6 @@ def reply(message: Reply) -> RecordDict:
         content["vector"] = pack_vector(message.vector)
     if message.ring is not None:
         content["ring"] = pack_ring(message.ring)
-    if message.sums is not None:
-        content["sums"] = pack_sums(message.sums)
     if message.secure is not None:
         content["secure"] = pack_secure(message.secure, ANSWERED, message.kind)
     return content
@@ -248,9 +235,8 @@ def parse_reply(content: RecordDict) -> Reply:
     check_metrics(metrics)
     vector = unpack_vector(_record(content, "vector", ArrayRecord)) if "vector" in array else None
     ring = unpack_ring(_record(content, "ring", ArrayRecord)) if "ring" in array else None
-    sums = unpack_sums(_record(content, "sums", ArrayRecord)) if "sums" in array else None
     secure = unpack_secure(_record(content, "secure", ConfigRecord), ANSWERED, head["kind"]) if masked else None
-    return _reply(head, metrics=metrics, vector=vector, ring=ring, sums=sums, secure=secure)
+    return _reply(head, metrics=metrics, vector=vector, ring=ring, secure=secure)
 
 
 def _reply(head: Mapping[str, Any], **rest: Any) -> Reply:
@@ -287,7 +273,7 @@ def _reply_arrays(kind: str, masked: bool) -> set[str]:
         raise MessageError("schema", "reply: a message of secure aggregation is missing, or does not belong here")
     if masked:
         return {"secure"} if kind in SECURE_KINDS else {"secure", "ring"}
-    return {"train": {"vector"}, "base": {"sums"}}.get(kind, set())
+    return {"vector"} if kind == "train" else set()
 
 
 def _check_round(asked: Request) -> None:

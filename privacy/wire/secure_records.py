@@ -30,7 +30,7 @@ _KEY = "message"
 # Kinds that only serve secure aggregation, in the order of the protocol.
 SECURE_KINDS = ("secure_keys", "secure_shares", "secure_confirm", "secure_reveal")
 # Kinds whose answer may be masked.
-MASKED_KINDS = ("base", "train", "evaluate", "statistics")
+MASKED_KINDS = ("train", "evaluate", "statistics")
 
 ASKED: Mapping[str, type[Packed]] = {
     **dict(zip(SECURE_KINDS, (SumTerms, Adverts, Survivors, Confirmations), strict=True)),

@@ -1,4 +1,4 @@
-"""The one array of a message: a flat vector of float32, int64 sums, or ring numbers, as raw little-endian bytes.
+"""The one array of a message: a flat vector of float32 or ring numbers, as raw little-endian bytes.
 
 Raw bytes instead of NumPy's file format: reading copies nothing and parses no header that a stranger wrote.
 """
@@ -18,10 +18,6 @@ from shared_model.core.vector import Vector
 MAX_PARAMETERS = 100_000_000
 _KEY = "v"
 _STYPE = "fedkt3d.f32le"
-# Gram matrices of up to 6,300 columns.
-MAX_SUMS = 20_000_000
-_SUMS_STYPE = "fedkt3d.i64le"
-Sums = NDArray[np.int64]
 
 
 def pack_vector(vector: Vector) -> ArrayRecord:
@@ -33,19 +29,7 @@ def pack_vector(vector: Vector) -> ArrayRecord:
 
 def unpack_vector(record: ArrayRecord) -> Vector:
     """Read the (d,) float32 vector, read-only and without a copy; raises MessageError ("schema")."""
-    return _unpack(record, "vector", np.dtype(np.float32), _STYPE, MAX_PARAMETERS)
-
-
-def pack_sums(sums: Sums) -> ArrayRecord:
-    """Pack (s,) int64 sums, 1 <= s <= MAX_SUMS; raises MessageError ("schema") for any other array."""
-    if sums.dtype != np.int64 or sums.ndim != 1 or not 1 <= sums.size <= MAX_SUMS:
-        raise MessageError("schema", f"sums: expected one flat int64 array of 1 to {MAX_SUMS} values")
-    return _pack(sums, _SUMS_STYPE)
-
-
-def unpack_sums(record: ArrayRecord) -> Sums:
-    """Read the (s,) int64 sums, read-only and without a copy; raises MessageError ("schema")."""
-    return _unpack(record, "sums", np.dtype(np.int64), _SUMS_STYPE, MAX_SUMS)
+    return _unpack(record, "vector", np.dtype(np.float32), _STYPE)
 
 
 def pack_ring(ring: Ring) -> ArrayRecord:
@@ -62,7 +46,7 @@ def unpack_ring(record: ArrayRecord) -> Ring:
     bits = next((b for b in RING_TYPES if array is not None and array.stype == f"fedkt3d.u{b}le"), None)
     if bits is None:
         raise MessageError("schema", "ring: expected one array of raw ring numbers")
-    return _unpack(record, "ring", np.dtype(RING_TYPES[bits]), f"fedkt3d.u{bits}le", MAX_PARAMETERS)
+    return _unpack(record, "ring", np.dtype(RING_TYPES[bits]), f"fedkt3d.u{bits}le")
 
 
 def _pack(values: NDArray[Any], stype: str) -> ArrayRecord:
@@ -71,12 +55,12 @@ def _pack(values: NDArray[Any], stype: str) -> ArrayRecord:
     return ArrayRecord({_KEY: Array(dtype=values.dtype.name, shape=(values.size,), stype=stype, data=data)})
 
 
-def _unpack(record: ArrayRecord, what: str, dtype: np.dtype[Any], stype: str, most: int) -> NDArray[Any]:
+def _unpack(record: ArrayRecord, what: str, dtype: np.dtype[Any], stype: str) -> NDArray[Any]:
     """Check and read one flat array. Where the machine is little-endian too, nothing is copied."""
     array = record.get(_KEY)
     if len(record) != 1 or array is None or array.dtype != dtype.name or array.stype != stype:
         raise MessageError("schema", f"{what}: expected one array of raw {dtype.name}")
     shape = tuple(array.shape)
-    if len(shape) != 1 or not 1 <= shape[0] <= most or len(array.data) != dtype.itemsize * shape[0]:
-        raise MessageError("schema", f"{what}: expected a flat array of 1 to {most} values and its bytes")
+    if len(shape) != 1 or not 1 <= shape[0] <= MAX_PARAMETERS or len(array.data) != dtype.itemsize * shape[0]:
+        raise MessageError("schema", f"{what}: expected a flat array of 1 to {MAX_PARAMETERS} values and its bytes")
     return np.frombuffer(array.data, dtype=dtype.newbyteorder("<")).astype(dtype, copy=False)

@@ -21,8 +21,9 @@ class TrainConfig:
     ``stage``: "dose" trains dose prediction (stage B), "any2any" every target from any conditions (stage A).
     ``any2any_share``: the share of the rounds that are stage A. They come first; ``stage`` sets the others.
     ``curriculum``: "rising" raises the number of visible conditions over stage A to all of them, "none" draws any
-    number throughout. ``base_rounds``: the number of first rounds that train only the base (``model.base=voxel`` or
-    ``phantom``). Their learning rate starts at ``base_lr`` and falls on its own. ``grad_clip``: largest gradient norm.
+    number throughout. ``base_rounds``: the number of first rounds that train only the base of
+    ``model.base=phantom``. Their learning rate starts at ``base_lr`` and falls on its own. ``grad_clip``: largest
+    gradient norm.
     ``proximal``: how strongly a site's weights are drawn back to the shared ones (FedProx); 0: not at all.
     ``control``: "scaffold" corrects each site's steps by what all sites did. ``personal``: starts of the names of
     tensors that stay at the sites (FedPer), as in a,b; empty: none.

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from server.config.run import RunConfig
 from shared_model.core.errors import InputError
-from shared_model.network.spec import BASE_SIZE
+from shared_model.network.spec import BASE_SIZE, FORMER_KEYS
 from shared_model.patient.anatomy import HEAD_NECK
 
 # Group, key, and the value that means what runs did before the key: they go on too.
@@ -45,6 +45,7 @@ def run_identity(config: RunConfig, spec_json: str, manifest_hash: str, initial:
     for key, usual in (("body_site", HEAD_NECK), ("size", BASE_SIZE)):  # runs of before the key go on
         if counted["model"].get(key) == usual:
             del counted["model"][key]
+    counted["model"] |= FORMER_KEYS if counted["model"] else {}  # simulated quadratics have no model
     if counted["aggregate"]["rule"] != "trimmed":
         del counted["aggregate"]["trim"]
     if not counted["evaluate"]["tune_steps"]:

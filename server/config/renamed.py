@@ -28,5 +28,5 @@ def refuse_old_keys(overrides: Sequence[str], renamed: Mapping[str, str] | None 
         elif group in groups:
             new = f"{groups[group]}.{rest}" if rest else groups[group]
         if new:
-            whole = f"{new}={value}" if "." in new else f"{new}.KEY=VALUE"
+            whole = f"{new}={value}" if key in keys or rest else f"{new}.KEY=VALUE"
             raise InputError(f"{override}: the key {key!r} is called {new} now; write {whole}")

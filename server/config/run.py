@@ -13,7 +13,7 @@ from privacy.dp.terms import NOISED
 from server.config.groups import WHERE, AggregateConfig, EvaluateConfig, PrivacyConfig, RoundsConfig, TrainConfig
 from shared_model.core.errors import InputError
 from shared_model.core.fields import Rule, Text, Whole
-from shared_model.network.spec import BASES, TRAINED, BaseKind
+from shared_model.network.spec import BASES, FORMER_BASES, FORMER_KEYS, NO_BASE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,19 +43,16 @@ class RunConfig:
             raise InputError(f"{WHERE}: initial must be the path of an adapter's file, or empty")
         self._check_privacy()
         self._check_strategy()
-        base = self._base()
-        trains_base = base is not None and base.trains
+        base = self.model.get("base", NO_BASE)
+        has_base = base in BASES and base != NO_BASE  # the model's specification refuses unknown and former names
         # If the adapter is only the base, there is nothing else to train.
         most = self.rounds.count - (self.model.get("adapter") != "base")
-        if trains_base != (self.train.base_rounds > 0) or self.train.base_rounds > most:
+        wrong = has_base != (self.train.base_rounds > 0) or self.train.base_rounds > most
+        if wrong and base not in FORMER_BASES:
             raise InputError(
                 f"{WHERE}: train.base_rounds={self.train.base_rounds}: expected 1 to rounds.count - 1 with"
-                f" model.base={TRAINED} (all of them with model.adapter=base), and 0 with any other base"
+                " model.base=phantom (all of them with model.adapter=base), and 0 without a base"
             )
-
-    def _base(self) -> BaseKind | None:
-        """The kind of the model's base; None for an unknown name, which the model's specification refuses later."""
-        return BASES.get(str(self.model.get("base", "none")))
 
     def _check_strategy(self) -> None:
         rule, mode, adapter = self.aggregate.rule, self.privacy.mode, str(self.model.get("adapter", ""))
@@ -113,7 +110,7 @@ class RunConfig:
     def _check_privacy(self) -> None:
         if self.privacy.mode == "none":
             return
-        mode, wrong, base = self.privacy.mode, "", self._base()
+        mode, wrong = self.privacy.mode, ""
         if self.privacy.cohort < 1 or self.privacy.sites < 1:
             wrong = (
                 "privacy.cohort and privacy.sites: expected the patients and sites that take part, as declared;"
@@ -121,11 +118,6 @@ class RunConfig:
             )
         elif self.rounds.evaluate_every and mode in NOISED:
             wrong = "rounds.evaluate_every: expected 0; a metric of patients would be a release without a budget"
-        elif base is not None and base.fitted_by_sums and not self.model.get("base_weights"):
-            wrong = (
-                f"model.base={self.model['base']}: its sums would leave the sites unprotected;"
-                f" expected {TRAINED} or none"
-            )
         if wrong:
             raise InputError(f"{WHERE}: with privacy.mode={mode}: {wrong}")
 
@@ -140,6 +132,10 @@ class RunConfig:
             raw = json.loads(text)
         except ValueError as error:
             raise InputError(f"{WHERE}: not valid JSON; expected the composed configuration in one object") from error
+        model = raw.get("model") if isinstance(raw, dict) else None
+        if isinstance(model, dict) and model.get("base") not in FORMER_BASES:
+            for key in FORMER_KEYS:  # a run of before they went goes on
+                model.pop(key, None)
         config = _build(cls, raw, "")
         assert isinstance(config, RunConfig)
         return config

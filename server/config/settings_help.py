@@ -36,12 +36,13 @@ SHARED: Settings = {
         "rounds.evaluate_every": "Number of rounds between two scorings at the sites. 0: never.",
     },
     "model: what learns and travels": {
+        "model.network": "pyramid (U-shaped), or transformer (the paper's form).",
         "model.size": "Of network pyramid: base, or small at 0.3 of the time a sample.",
         "model.body_site": "Whose organs the model sees: head_neck, thorax or pelvis.",
-        "model.prior": "Weights to start from: video-small, video-shuffled, phantom-small, none or wan.",
-        "model.adapter": "What trains and travels: full, blocks, lora+embeddings, lora or base.",
-        "model.base": "Dose estimate that the network corrects: none, ridge, voxel or phantom.",
-        "model.shape": "Training grid in voxels: z, y, x.",
+        "model.prior": "Weights to start from: none; pyramid: bundled, file; transformer: video-small, wan, ....",
+        "model.adapter": "What trains and travels: full, lora; pyramid: film, bias, head; transformer: blocks, base.",
+        "model.base": "Dose estimate that the transformer corrects: none or phantom.",
+        "model.shape": "The transformer's training grid in voxels: z, y, x.",
     },
     "train: what a site does in a round": {
         "train.local_steps": "Training steps in a round.",

@@ -138,7 +138,7 @@ class PublicLog:
         if size == seen:
             return ""
         since = seen if seen < size else 0
-        rounds = [i for i in range(since, size) if json.loads(self._lines[i]).get("act") == ROUND]
+        rounds = [i for i in range(since, size) if json.loads(self._lines[i]).get("act") in (ROUND, STATISTICS)]
         for most in _ROUNDS:
             told = rounds[:most]
             text = self._receipt(since, size if len(rounds) <= most else told[-1] + 1, told)
@@ -147,7 +147,7 @@ class PublicLog:
         return ""  # one round of so many sites that no message takes it: the sites get none
 
     def _receipt(self, since: int, size: int, rounds: list[int]) -> str:
-        """The head of ``size`` entries, that it continues ``since``, and rounds with proofs; empty without a key."""
+        """The head of ``size`` entries, that it continues ``since``, ``rounds`` with proofs; empty without a key."""
         head, leaves = self.head(size), self._leaves[:size]
         if head is None:
             return ""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,12 +60,12 @@ def adapter_card(
     """Make the model card of a finished run.
 
     ``adapter``: sha256 of the vector, file_sha256, numbers and manifest. ``report``: from the run's report
-    (server/app.py), name, seed, rounds, sites (site name -> number of training patients), privacy, and base, public
-    and start if it has them. ``metrics``: those of the last evaluation, averaged over patients. ``date``: ISO 8601,
+    (server/app.py), name, seed, rounds, sites (site name -> number of training patients), privacy, and public and
+    start if it has them. ``metrics``: those of the last evaluation, averaged over patients. ``date``: ISO 8601,
     UTC.
     """
     privacy = dict(report["privacy"])
-    told = {key: report[key] for key in ("name", "seed", "rounds", "base", "public", "start") if key in report}
+    told = {key: report[key] for key in ("name", "seed", "rounds", "public", "start") if key in report}
     statement = STATEMENTS[str(privacy["mode"])]
     if privacy["mode"] not in _WITHOUT_NOISE and "start" in report:
         statement += " " + _describe_uncovered(report["start"])
@@ -75,7 +74,7 @@ def adapter_card(
         "schema": SCHEMA,
         "date": date,
         "adapter": dict(adapter),
-        "model": json.loads(replace(spec, base_weights="").to_json()),
+        "model": json.loads(spec.to_json()),
         "prior": {"name": spec.prior, "sha256": prior_hash(spec)},
         "modalities": list(MODALITIES),
         "normalisation": {name: {"mean": mean, "sd": sd} for name, (mean, sd) in sorted(normalisation(spec).items())},
@@ -122,13 +121,9 @@ def _describe_uncovered(start: Mapping[str, Any], which: str = "This run") -> st
 
 def public_card(card: Mapping[str, Any]) -> dict[str, Any]:
     """Return the card as it may be published: each site's name becomes a number, in the order of the names."""
-    base = card.get("base", {})
-    names = sorted({*card["sites"], *base.get("sites", {})})
-    pseudonyms = {name: f"site-{number}" for number, name in enumerate(names, 1)}
-    told = {**card, "sites": {pseudonyms[name]: patients for name, patients in card["sites"].items()}}
-    if base:
-        told["base"] = {**base, "sites": {pseudonyms[name]: patients for name, patients in base["sites"].items()}}
-    return told
+    sites = {f"site-{number}": card["sites"][name] for number, name in enumerate(sorted(card["sites"]), 1)}
+    # Cards of earlier versions named sites in a part "base" too.
+    return {**{key: value for key, value in card.items() if key != "base"}, "sites": sites}
 
 
 def card_path(adapter: Path) -> Path:

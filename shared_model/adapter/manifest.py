@@ -7,7 +7,6 @@ import json
 import math
 import struct
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,6 @@ from shared_model.core.vector import Vector
 from shared_model.network.spec import ModelSpec
 
 FORMAT = "fedkt3d-adapter/1"
-BASE_TENSOR = "base.weights"
 
 
 def pack(model: DoseModel) -> Vector:
@@ -60,17 +58,8 @@ def layout(spec: ModelSpec) -> tuple[tuple[str, tuple[int, ...]], ...]:
     return _layout(spec)[0]
 
 
-def _layout(spec: ModelSpec) -> tuple[tuple[tuple[str, tuple[int, ...]], ...], bytes]:
-    return _network_layout(_network(spec))
-
-
-def _network(spec: ModelSpec) -> ModelSpec:
-    """The spec without the base's coefficients, which the network does not use."""
-    return replace(spec, base_weights="")
-
-
 @lru_cache(maxsize=8)
-def _network_layout(spec: ModelSpec) -> tuple[tuple[tuple[str, tuple[int, ...]], ...], bytes]:
+def _layout(spec: ModelSpec) -> tuple[tuple[tuple[str, tuple[int, ...]], ...], bytes]:
     model = adapted_model(spec)
     names = tuple((name, tuple(p.shape)) for name, p in trainable(model).items())
     return names, pack(model).tobytes()
@@ -94,10 +83,7 @@ def vector_bytes(spec: ModelSpec) -> int:
 
 
 def manifest_hash(spec: ModelSpec) -> str:
-    """SHA-256 hex over prior, spec, and the names and shapes of what travels. Vectors fit if these hashes are equal.
-
-    The base's coefficients are part of the spec. InputError if they are given and do not fit its base.
-    """
+    """SHA-256 hex over prior, spec, and the names and shapes of what travels. Vectors fit if these hashes are equal."""
     names, _ = _layout(spec)
     content = {"prior": prior_hash(spec), "spec": spec.to_json(), "names": names}
     fixed = base_of(spec).fixed_hash()
@@ -107,7 +93,7 @@ def manifest_hash(spec: ModelSpec) -> str:
 
 
 def base_hash(spec: ModelSpec) -> str:
-    """SHA-256 hex of the base's fixed part. ``none`` if it has no fixed part, or has not been fitted yet."""
+    """SHA-256 hex of the base's fixed part. ``none`` if it has no fixed part."""
     return base_of(spec).fixed_hash() or "none"
 
 
@@ -138,20 +124,17 @@ def save_adapter(path: Path, spec: ModelSpec, vector: Vector) -> str:
     """Write the adapter as one safetensors file, whole or not at all. Returns the file's SHA-256 in hex.
 
     The file has one tensor for each parameter, of a pyramid in half the bytes where no bit is lost; the header holds
-    the spec and hashes. The base's coefficients are a separate tensor, with their hash in the header. The same spec and
-    vector always give the same bytes. Everything else is in the card beside the file (shared_model/adapter/card.py).
+    the spec and hashes. The same spec and vector always give the same bytes. Everything else is in the card beside the
+    file (shared_model/adapter/card.py).
     """
-    content_of = tensors(spec, vector)
-    if spec.base_kind.fitted_by_sums:
-        content_of[BASE_TENSOR] = base_of(spec).coefficients()
     header = {
         "format": FORMAT,
-        "spec": replace(spec, base_weights="").to_json(),
+        "spec": spec.to_json(),
         "manifest": manifest_hash(spec),
         "prior": prior_hash(spec),
         "base": base_hash(spec),
     }
-    content = _safetensors(content_of, header, small=spec.network == "pyramid")
+    content = _safetensors(tensors(spec, vector), header, small=spec.network == "pyramid")
     write_bytes(path, content, mode=ORDINARY)
     return hashlib.sha256(content).hexdigest()
 
@@ -179,6 +162,13 @@ def _safetensors(arrays: Mapping[str, Vector], metadata: Mapping[str, str], smal
     return b"".join([struct.pack("<Q", len(text)), text, *parts])
 
 
+def _spec_of(path: Path, text: str) -> ModelSpec:
+    try:
+        return ModelSpec.from_json(text)
+    except InputError as error:
+        raise InputError(f"adapter {path}: {error}") from error
+
+
 def load_adapter(path: Path) -> tuple[ModelSpec, Vector, dict[str, Any]]:
     """Read an adapter: (spec, vector, card). InputError if it is unreadable or belongs to another prior.
 
@@ -189,19 +179,14 @@ def load_adapter(path: Path) -> tuple[ModelSpec, Vector, dict[str, Any]]:
             header = file.metadata() or {}
             if header.get("format") != FORMAT:
                 raise InputError(f"adapter {path}: not a {FORMAT} file")
-            spec = ModelSpec.from_json(header["spec"])
+            spec = _spec_of(path, header["spec"])
             if header["prior"] != prior_hash(spec):
                 raise InputError(
                     f"adapter {path}: trained on prior {header['prior'][:12]}, this installation has "
                     f"{prior_hash(spec)[:12]}; install the version of fedkt3d that the adapter's card names"
                 )
             names, _ = _layout(spec)
-            expected = {name for name, _ in names} | ({BASE_TENSOR} if spec.base_kind.fitted_by_sums else set())
-            whole = set(file.keys()) == expected
-            if whole and spec.base_kind.fitted_by_sums:
-                spec = base_of(spec).with_coefficients(file.get_tensor(BASE_TENSOR).float().numpy())
-                whole = header["base"] == base_hash(spec)
-            if not whole or header["manifest"] != manifest_hash(spec):
+            if set(file.keys()) != {name for name, _ in names} or header["manifest"] != manifest_hash(spec):
                 raise InputError(f"adapter {path}: its parameters are not those of its spec; the file is damaged")
             vector = np.concatenate([file.get_tensor(name).float().numpy().ravel() for name, _ in names])
             card = read_card(card_path(path), vector_hash(vector))

@@ -123,7 +123,7 @@ def load_prior(spec: ModelSpec) -> Any2AnyDiT:
     """A new network with the prior's weights. With ``prior=none`` its weights are random, from ``init_seed``."""
     with seeded(spec.init_seed):
         model = _network(spec)
-        if spec.base_kind.gives_dose:
+        if spec.has_base:
             model.take_estimate()
     return model
 

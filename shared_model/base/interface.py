@@ -1,6 +1,6 @@
 """What every base offers the system: features, a dose, training rows, losses, weights and a hash.
 
-A new base is one file in this room and one line in ``BASES`` (shared_model/network/spec.py).
+A base is one file in this room and one line in ``BASES`` (shared_model/network/spec.py).
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pkgutil import resolve_name
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +15,7 @@ from torch import Generator, Tensor, nn
 
 from shared_model.channels.features import Features, highest_gy, physics_features
 from shared_model.core.errors import InputError
-from shared_model.network.spec import ModelSpec
+from shared_model.network.spec import BASES, ModelSpec
 from shared_model.patient.case import Case, Volume
 
 # Training cuts off dose / highest prescription here, so that strange voxels do not dominate.
@@ -25,22 +24,14 @@ RATIO_CUT = 3.0
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingRows:
-    """Voxels of one patient: features (m, f), and ``ratio`` (m,), dose divided by the highest prescription.
+    """Voxels of one patient: features (m, f), and ``ratio`` (m,), dose divided by the highest prescription."""
 
-    ``parts``: row numbers by where the voxels are from. The whole body comes first, then each structure of the patient.
-    """
-
-    features: NDArray[np.floating[Any]]
+    features: NDArray[np.float32]
     ratio: NDArray[np.float32]
-    parts: tuple[NDArray[np.intp], ...]
 
 
 class Base:
-    """The base of one model specification. Methods that only some bases need do nothing here or are not implemented.
-
-    Every base implements ``dose``. A base that trains also implements ``network``, ``rows`` and both losses. A base
-    that is fitted in closed form implements ``coefficients`` and ``with_coefficients``.
-    """
+    """The base of one model specification. ``none`` has only ``dose``; every other base implements all methods."""
 
     def __init__(self, spec: ModelSpec) -> None:
         self.spec = spec
@@ -54,7 +45,7 @@ class Base:
         raise NotImplementedError
 
     def fixed_hash(self) -> str | None:
-        """SHA-256 hex of the base's fixed part. None if it has no fixed part, or has not been fitted yet."""
+        """SHA-256 hex of the base's fixed part. None if it has no fixed part."""
         return None
 
     def network(self) -> nn.Module | None:
@@ -72,24 +63,14 @@ class Base:
         """The loss () of one training step over some patients."""
         raise NotImplementedError
 
-    def patient_loss(
-        self, network: nn.Module, plans: Sequence[TrainingRows], views: int, generator: Generator
-    ) -> Tensor:
-        """The loss () of one patient, who may have several plans. If it draws voxels, the mean over ``views`` draws."""
-        raise NotImplementedError
-
-    def coefficients(self) -> NDArray[np.float32]:
-        """The fitted coefficients (d,) in the specification. Raises InputError if they are missing or wrong."""
-        raise NotImplementedError
-
-    def with_coefficients(self, coefficients: NDArray[np.float32]) -> ModelSpec:
-        """The specification, with the fitted ``coefficients`` (d,) added."""
+    def patient_loss(self, network: nn.Module, plans: Sequence[TrainingRows]) -> Tensor:
+        """The loss () of one patient, who may have several plans. It draws nothing."""
         raise NotImplementedError
 
 
 def base_of(spec: ModelSpec) -> Base:
     """The base that a specification asks for."""
-    made: Base = resolve_name(spec.base_kind.implementation)(spec)
+    made: Base = resolve_name(BASES[spec.base])(spec)
     return made
 
 

@@ -1,4 +1,4 @@
-"""The model of a federation: the network, and beside it the part of the base that trains."""
+"""The model of a federation: the network, and beside it the base's weights."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from shared_model.base.interface import base_of
 from shared_model.network.spec import ModelSpec
 from shared_model.patient.case import Case, Volume
 
-# The stored names of the base's parameters begin with this.
+# The stored names of the base's parameters begin with this. The word is that of an earlier base. It stays, because
+# adapters of the phantom base have it in their files and in their manifests' hashes.
 BASE_PREFIX = "voxel."
 
 
 class DoseModel(nn.Module):
-    """``network``: the form's (shared_model/forms). ``base``: the network of a base that trains, else None."""
+    """``network``: the form's (shared_model/forms). ``base``: the part of the base that trains, or None."""
 
     def __init__(self, network: nn.Module, base: nn.Module | None = None) -> None:
         super().__init__()
@@ -29,14 +30,14 @@ class DoseModel(nn.Module):
 
 
 def base_weights(model: DoseModel) -> bytes:
-    """Weights of a base that trains, as float32 bytes. Empty if the model has no such base."""
+    """The base's weights as float32 bytes. Empty if the model has no base."""
     parameters = [] if model.base is None else list(model.base.parameters())
     return b"".join(p.detach().float().cpu().numpy().tobytes() for p in parameters)
 
 
 def base_gy(case: Case, spec: ModelSpec, model: DoseModel) -> Volume | None:
     """The base dose of one case, (z, y, x) Gy. None for a model without a base."""
-    if not spec.base_kind.gives_dose:
+    if not spec.has_base:
         return None
     base = base_of(spec)
     return base.dose(case, base.features(case), base_weights(model))

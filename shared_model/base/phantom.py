@@ -1,6 +1,6 @@
 """Phantom base of the residual form: physics features, public coefficients, and a short correction that trains.
 
-The package brings (``priors/phantom-base``) the coefficients of shared_model/base/ridge.py fitted to phantom patients,
+The package brings (``priors/phantom-base``) the coefficients of shared_model/base/linear.py fitted to phantom patients,
 and 64 directions of their features (shared_model/base/public.py). Hospitals add one number for each direction. These
 are few enough to learn under differential privacy from a few dozen patients (docs/results).
 """
@@ -17,13 +17,14 @@ from numpy.typing import NDArray
 from torch import Generator, Tensor, nn
 
 from shared_model.base.interface import Base, TrainingRows, dose_ratio
+from shared_model.base.linear import VOXELS_PER_PATIENT, design, predict
 from shared_model.base.public import PublicBase
-from shared_model.base.ridge import VOXELS_PER_PATIENT, design, predict
-from shared_model.base.voxel_training import draw, voxel_loss
 from shared_model.bundled import PRIOR_FOLDERS
 from shared_model.channels.features import Features
 from shared_model.patient.case import Case, Volume
 
+# Rows of a patient that one step of training without noise draws.
+DRAWN = 512
 PUBLIC = PRIOR_FOLDERS / "phantom-base" / "public.npz"
 
 
@@ -56,7 +57,7 @@ class Correction(nn.Module):
 
 
 def coefficients(correction: bytes) -> NDArray[np.float32]:
-    """The ridge base's coefficients (d,), from the correction's float32 bytes."""
+    """Coefficients (d,) of shared_model/base/linear.py, from the correction's float32 bytes."""
     return public_base().coefficients(np.frombuffer(correction, dtype=np.float32).astype(np.float64))
 
 
@@ -70,9 +71,18 @@ def phantom_rows(case: Case, features: Features) -> TrainingRows | None:
         return None
     n, public = len(features), public_base()
     chosen = np.sort(np.random.RandomState(n).permutation(n)[:VOXELS_PER_PATIENT])
-    wide = design(features[chosen], 0).astype(np.float64)
+    wide = design(features[chosen]).astype(np.float64)
     rows = np.concatenate([wide @ public.directions, (wide @ public.weights)[:, None]], axis=1)
-    return TrainingRows(features=rows.astype(np.float32), ratio=whole[chosen], parts=(np.arange(len(chosen)),))
+    return TrainingRows(features=rows.astype(np.float32), ratio=whole[chosen])
+
+
+def drawn_loss(network: nn.Module, patients: Sequence[TrainingRows], generator: Generator) -> Tensor:
+    """Mean absolute error of DRAWN rows of each patient, drawn with replacement, averaged over patients, ()."""
+    drawn = [torch.randint(len(p.ratio), (DRAWN,), generator=generator).numpy() for p in patients]
+    features = np.concatenate([p.features[rows] for p, rows in zip(patients, drawn, strict=True)])
+    ratio = torch.from_numpy(np.concatenate([p.ratio[rows] for p, rows in zip(patients, drawn, strict=True)]))
+    apart = (network(torch.from_numpy(features)) - ratio).abs()
+    return torch.stack([part.mean() for part in apart.split(DRAWN)]).mean()
 
 
 def squared_loss(network: nn.Module, patients: Sequence[TrainingRows]) -> Tensor:
@@ -82,7 +92,7 @@ def squared_loss(network: nn.Module, patients: Sequence[TrainingRows]) -> Tensor
     """
     losses = []
     for patient in patients:
-        left = network(torch.from_numpy(patient.features.astype(np.float32))) - torch.from_numpy(patient.ratio)
+        left = network(torch.from_numpy(patient.features)) - torch.from_numpy(patient.ratio)
         losses.append(left.square().mean() / 2)
     return torch.stack(losses).mean()
 
@@ -92,7 +102,7 @@ class PhantomBase(Base):
 
     def dose(self, case: Case, features: Features, weights: bytes) -> Volume | None:
         """The corrected dose, (z, y, x) Gy on the case's grid. ``weights`` are those of the correction."""
-        return predict(case, features, coefficients(weights), 0)
+        return predict(case, features, coefficients(weights))
 
     def fixed_hash(self) -> str | None:
         """SHA-256 hex of the public numbers."""
@@ -108,10 +118,8 @@ class PhantomBase(Base):
 
     def loss(self, network: nn.Module, patients: Sequence[TrainingRows], generator: Generator) -> Tensor:
         """Mean absolute error () of drawn voxels."""
-        return voxel_loss(network, draw(patients, generator))
+        return drawn_loss(network, patients, generator)
 
-    def patient_loss(
-        self, network: nn.Module, plans: Sequence[TrainingRows], views: int, generator: Generator
-    ) -> Tensor:
-        """Half the mean squared error () over all rows. Nothing is drawn."""
+    def patient_loss(self, network: nn.Module, plans: Sequence[TrainingRows]) -> Tensor:
+        """Half the mean squared error () over all rows."""
         return squared_loss(network, plans)

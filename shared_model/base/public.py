@@ -1,6 +1,6 @@
-"""The ridge base in few numbers: coefficients from phantoms, and a correction along their features' main directions.
+"""A linear dose in few numbers: coefficients from phantoms, and a correction along their features' main directions.
 
-Under differential privacy every number costs noise. So the coefficients of shared_model/base/ridge.py start from those
+Under differential privacy every number costs noise. So the coefficients of shared_model/base/linear.py start from those
 of public phantom patients. Real patients only correct them, by ``k`` numbers: one for each leading direction of the
 physics features on phantoms, scaled to variance 1 there. The public directions precondition the gradient steps on these
 numbers. So the steps need neither the patients' own Gram matrix (k^2 / 2 more numbers) nor its inverse. Nothing in this
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from shared_model.base.ridge import PENALTY, columns, design
+from shared_model.base.linear import PENALTY, columns, design
 from shared_model.channels.features import Features
 
 Matrix = NDArray[np.floating[Any]]
@@ -36,11 +36,11 @@ class PublicBase:
 
     def reduce(self, patient: Patient) -> Reduced:
         """Project a patient's rows on the directions, and subtract what the public coefficients predict."""
-        rows = design(patient[0], 0).astype(np.float64)
+        rows = design(patient[0]).astype(np.float64)
         return (rows @ self.directions).astype(np.float32), (patient[1] - rows @ self.weights).astype(np.float32)
 
     def coefficients(self, correction: Matrix) -> NDArray[np.float32]:
-        """The ridge base's coefficients (d,) after a correction (k,)."""
+        """Coefficients (d,) of shared_model/base/linear.py after a correction (k,)."""
         found: NDArray[np.float32] = (self.weights + self.directions @ correction).astype(np.float32)
         return found
 
@@ -54,7 +54,7 @@ def pull(patient: Reduced, correction: Matrix) -> NDArray[np.float32]:
 
 
 def exact_correction(patients: Sequence[Reduced]) -> Matrix:
-    """The correction (k,) with the least ridge error over all patients, computed without privacy."""
+    """The correction (k,) of ridge regression over all patients, computed without privacy."""
     k = patients[0][0].shape[1]
     gram = sum((rows.T @ rows / len(rows) for rows, _ in patients), np.zeros((k, k))) / len(patients)
     right = sum((pull(patient, np.zeros(k)) for patient in patients), np.zeros(k)) / len(patients)
@@ -64,10 +64,10 @@ def exact_correction(patients: Sequence[Reduced]) -> Matrix:
 
 def learn(patients: Sequence[Patient], count: int) -> PublicBase:
     """Learn from public patients: coefficients, ``count`` directions, and a clip that three quarters of pulls keep."""
-    d = columns(0)
+    d = columns()
     gram, right = np.zeros((d, d)), np.zeros(d)
     for features, ratio in patients:
-        rows = design(features, 0).astype(np.float64)
+        rows = design(features).astype(np.float64)
         gram += rows.T @ rows / (len(rows) * len(patients))
         right += rows.T @ ratio / (len(rows) * len(patients))
     weights: Matrix = np.linalg.solve(gram + PENALTY * np.eye(d), right)

@@ -22,8 +22,6 @@ ADAPTERS: tuple[str, ...] = ("full", "blocks", "lora+embeddings", "lora", "base"
 # twice that leaves room for longer fields of view.
 MAX_VOXELS = 2 * 128**3
 MAX_RANK, MAX_ALPHA = 1024, 65_536
-# The coefficients travel in the spec. A message limits the spec to 20,000 characters.
-MAX_BASE_FOURIER = 2500
 # Sizes of the pyramid (network/pyramid.py); the transformer has one.
 BASE_SIZE = "base"
 PYRAMID_SIZES: tuple[str, ...] = ("small", BASE_SIZE)
@@ -37,30 +35,17 @@ FROM_FILES = ("file", "wan")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
-@dataclass(frozen=True, kw_only=True)
-class BaseKind:
-    """What can be known of a base without loading its code, which needs torch.
-
-    ``implementation``: ``module:class`` of a Base (shared_model/base/interface.py). ``gives_dose``: the network learns
-    dose minus the base's dose. ``trains``: its weights are part of the vector. ``fitted_by_sums``: its coefficients are
-    solved once from sums over all sites, and are kept in the specification.
-    """
-
-    implementation: str
-    gives_dose: bool = True
-    trains: bool = False
-    fitted_by_sums: bool = False
-
-
-# The one list of bases, by their names in ``ModelSpec.base``.
-BASES: Mapping[str, BaseKind] = {
-    "none": BaseKind(implementation="shared_model.base.none:NoBase", gives_dose=False),
-    "ridge": BaseKind(implementation="shared_model.base.ridge:RidgeBase", fitted_by_sums=True),
-    "voxel": BaseKind(implementation="shared_model.base.voxel:VoxelBase", trains=True),
-    "phantom": BaseKind(implementation="shared_model.base.phantom:PhantomBase", trains=True),
+# Bases by their names in ``ModelSpec.base``: ``module:class`` of a Base (shared_model/base/interface.py). The names are
+# known without its code, which needs torch.
+NO_BASE = "none"
+BASES: Mapping[str, str] = {
+    NO_BASE: "shared_model.base.none:NoBase",
+    "phantom": "shared_model.base.phantom:PhantomBase",
 }
-TRAINED = " or ".join(name for name, kind in BASES.items() if kind.trains)
-FITTED = " or ".join(name for name, kind in BASES.items() if kind.fitted_by_sums)
+# Bases of earlier versions, whose adapters are still about.
+FORMER_BASES = ("ridge", "voxel")
+# What every run's configuration had for their sake, whatever its base was.
+FORMER_KEYS: Mapping[str, object] = {"base_fourier": 500}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,10 +85,8 @@ class ModelSpec:
     and sums stay float32) or ``fp32``. ``switches``: how the model differs from the default one.
 
     ``base``: ``none`` (the paper's form), or the base whose dose is subtracted from the dose that the model learns.
-    ``ridge`` is a closed-form estimate (shared_model/base/ridge.py) with ``base_fourier`` random features; once fitted,
-    its coefficients are ``base_weights``. ``voxel`` is a small network (shared_model/base/voxel.py). ``phantom`` is 64
-    numbers that correct what was learned on phantoms (shared_model/base/phantom.py). The weights of these two are part
-    of the vector.
+    ``phantom`` is 64 numbers that correct what was learned on phantoms (shared_model/base/phantom.py). They are part of
+    the vector.
 
     ``body_site``: whose organs are the model's inputs (patient/anatomy.py). The transformer knows head and neck alone.
     """
@@ -120,9 +103,7 @@ class ModelSpec:
     shape: tuple[int, int, int] = (32, 32, 32)
     precision: str = "bf16"
     switches: Switches = field(default_factory=Switches)
-    base: str = "none"
-    base_fourier: int = 500
-    base_weights: str = ""
+    base: str = NO_BASE
 
     def __post_init__(self) -> None:
         if self.network not in ADAPTERS_OF:
@@ -134,7 +115,10 @@ class ModelSpec:
             )
         if self.prior not in PRIORS_OF[self.network]:
             known = ", ".join(PRIORS_OF[self.network])
-            raise InputError(f"model.prior={self.prior!r}: with network {self.network} expected one of {known}")
+            raise InputError(
+                f"model.prior={self.prior!r}: with network {self.network} expected one of {known}; others need another"
+                " model.network"
+            )
         self._check_size()
         if self.prior_sha256 and (self.prior not in FROM_FILES or _SHA256.fullmatch(self.prior_sha256) is None):
             raise InputError(
@@ -162,17 +146,18 @@ class ModelSpec:
         if self.size not in sizes:
             raise InputError(f"model.size={self.size!r}: with network {self.network} expected {' or '.join(sizes)}")
         if self.prior == "bundled" and self.size != BASE_SIZE:
-            raise InputError(f"model.size={self.size}: the bundled weights are of size {BASE_SIZE}")
+            raise InputError(
+                f"model.size={self.size}: the bundled weights are of size {BASE_SIZE}; or say model.prior=none"
+            )
 
     def _check_pyramid(self) -> None:
         default = type(self)()
-        for key, fitting in (
-            ("shape", default.shape), ("switches", default.switches), ("base", "none"),
-            ("base_weights", ""), ("base_fourier", default.base_fourier),
-        ):  # fmt: skip
+        for key, fitting in (("shape", default.shape), ("switches", default.switches), ("base", NO_BASE)):
             if getattr(self, key) != fitting:
                 told = "the default" if key == "switches" else fitting
-                raise InputError(f"model.{key}: expected {told} with model.network=pyramid")
+                raise InputError(
+                    f"model.{key}: expected {told} with model.network=pyramid; others need model.network=transformer"
+                )
 
     def _check_shape(self) -> None:
         if self.prior == "wan":
@@ -197,19 +182,21 @@ class ModelSpec:
                 )
 
     def _check_base(self) -> None:
+        if self.base in FORMER_BASES:
+            raise InputError(
+                f"model.base={self.base}: this base is no longer known; an adapter with it was made by an earlier"
+                " version: use the version of fedkt3d that its card names, or train anew with model.network=pyramid or"
+                " model.base=phantom"
+            )
         if self.base not in BASES:
             raise InputError(f"model.base={self.base!r}: expected one of {', '.join(BASES)}")
-        if not 0 <= self.base_fourier <= MAX_BASE_FOURIER:
-            raise InputError(f"model.base_fourier: expected 0 to {MAX_BASE_FOURIER}")
-        if self.base_alone and not self.base_kind.trains:
-            raise InputError(f"model.adapter=base: expected model.base={TRAINED}; no other trains")
-        if self.base_weights and not self.base_kind.fitted_by_sums:
-            raise InputError(f"model.base_weights: given without model.base={FITTED}")
+        if self.base_alone and not self.has_base:
+            raise InputError("model.adapter=base: expected model.base=phantom; without a base nothing would train")
 
     @property
-    def base_kind(self) -> BaseKind:
-        """What is known of the base without loading its code."""
-        return BASES[self.base]
+    def has_base(self) -> bool:
+        """Whether the network learns the dose minus a base's dose, and the base's weights are part of the vector."""
+        return self.base != NO_BASE
 
     @property
     def base_alone(self) -> bool:
@@ -219,14 +206,13 @@ class ModelSpec:
     def to_json(self) -> str:
         """Canonical JSON: sorted keys, no spaces.
 
-        A switch or size at its default, an empty hash of the prior, head and neck as the site of the body and the
-        fields of an absent base are not written. So a new field does not change the identity of earlier adapters, nor
-        that of runs that do not use it.
+        A switch or size at its default, an empty hash of the prior, head and neck as the site of the body and an
+        absent base are not written. So a new field does not change the identity of earlier adapters, nor that of runs
+        that do not use it.
         """
         raw = {**asdict(self), "switches": self.switches.changed()}
         unsaid = {key for key in ("switches", "prior_sha256") if not raw[key]}
-        unsaid |= set() if self.base_kind.fitted_by_sums else {"base_fourier", "base_weights"}
-        unsaid |= set() if self.base_kind.gives_dose else {"base"}
+        unsaid |= set() if self.has_base else {"base"}
         unsaid |= {"body_site"} if self.body_site == HEAD_NECK else set()
         unsaid |= {"size"} if self.size == BASE_SIZE else set()
         unsaid |= {"shape"} if self.network == "pyramid" else {"network"}
@@ -242,9 +228,11 @@ class ModelSpec:
             raise InputError("model spec: not JSON") from error
         if not isinstance(raw, dict):
             raise InputError("model spec: expected a JSON object")
-        numbers: dict[str, type] = dict.fromkeys(("init_seed", "rank", "alpha", "base_fourier"), int)
+        numbers: dict[str, type] = dict.fromkeys(("init_seed", "rank", "alpha"), int)
         texts = {f.name: str for f in fields(cls) if f.type == "str"}
         types: dict[str, type] = {**texts, **numbers, "shape": list, "switches": dict}
+        if raw.get("base") in FORMER_BASES:  # before its other keys are found to be unknown
+            cls(base=raw["base"])
         for key, value in raw.items():
             if key not in types:
                 raise InputError(f"model spec: unknown key {key!r}; expected {', '.join(f.name for f in fields(cls))}")

@@ -151,7 +151,7 @@ class PublicCheck:
     def _score(self, place: int, stage: str) -> float:
         case, base = self._cases[place], None
         assert case.dose_gy is not None
-        if self._spec.base_kind.gives_dose:
+        if self._spec.has_base:
             if place not in self._features:
                 self._features[place] = self._base.features(case)
             base = self._base.dose(case, self._features[place], base_weights(self._model))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from shared_model.base.voxel_training import dvh_distance
+from shared_model.scoring.dvh_distance import dvh_distance
 from shared_model.tradeoff.network import TradeoffNetwork
 from shared_model.tradeoff.patient import TradeoffPatient
 

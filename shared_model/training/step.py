@@ -13,13 +13,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from shared_model.base.voxel_training import dvh_distance
 from shared_model.channels.layout import BEAM, ORGAN_ON_RAY, SCALE, TARGET_CHANNELS, Layout
 from shared_model.channels.volumes import PatientChannels
 from shared_model.network.device import autocast, compute_dtype
 from shared_model.network.pyramid import Conditions, PyramidDiT
 from shared_model.network.schedule import add_noise, shift_time
 from shared_model.patient.anatomy import OAR_NAMES
+from shared_model.scoring.dvh_distance import dvh_distance
 from shared_model.training.recipe import Ask, Recipe, ask
 from shared_model.training.views import Sight, seen_from
 

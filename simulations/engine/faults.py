@@ -11,7 +11,6 @@ from typing import cast
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
-from numpy.typing import NDArray
 
 from client.app import NODE_CONFIG_KEY
 from client.site.config import SiteConfig
@@ -144,10 +143,6 @@ class _Passing:
     ) -> Mapping[str, float]:
         """Pass through."""
         return self._inner.evaluate_round(site, spec_json, vector, task)
-
-    def base_sums(self, site: SiteConfig, spec_json: str) -> NDArray[np.int64]:
-        """Pass through."""
-        return self._inner.base_sums(site, spec_json)
 
 
 class FailingTraining(_Passing):

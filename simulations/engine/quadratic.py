@@ -15,7 +15,6 @@ import numpy as np
 from flwr.app import Context, UserConfig
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
-from numpy.typing import NDArray
 
 from client.app import LEDGER_KEY, NODE_CONFIG_KEY, client_app
 from client.site.config import SiteConfig
@@ -87,10 +86,6 @@ class QuadraticTraining:
     ) -> Mapping[str, float]:
         """Loss of the shared vector."""
         return {"loss": _loss(vector, centre(site.site, self._size))}
-
-    def base_sums(self, site: SiteConfig, spec_json: str) -> NDArray[np.int64]:
-        """Return one number and one patient, enough to check that sums add up."""
-        return np.array([len(site.train), 1], dtype=np.int64)
 
 
 def centre(site: str, size: int) -> Vector:

@@ -101,6 +101,7 @@ def trial_settings(settings: TransferSettings, prior: str, steps: int, seed: int
     own = [
         f"name=transfer-{prior}",
         "privacy.mode=none",  # the paper's own comparison, on a researcher's machine
+        "model.network=transformer",
         f"seed={seed}",
         f"model.prior={prior}",
         f"model.init_seed={seed}",

@@ -24,7 +24,7 @@ from simulations.settings.composition import (
 )
 
 STUDIES: tuple[str, ...] = ("federated", "local", "centralised")
-BASELINES: tuple[str, ...] = ("constant", "atlas", "gbm5", "gbm24", "ridge", "unet")
+BASELINES: tuple[str, ...] = ("constant", "atlas", "gbm5", "gbm24", "ridge", "unet", "voxel")
 # Parts of the body that there are phantoms of (BODY_STYLES in simulations/phantom/hospitals.py has their styles).
 PHANTOM_SITES: tuple[str, ...] = (HEAD_NECK, "pelvis")
 # The folder of a clone of OpenKBP's repository that holds the patients.
@@ -185,7 +185,8 @@ class BaselinesSettings:
     seed: int
     threads: int
     unet_cpu_s: int
-    base_fourier: int
+    ridge_fourier: int
+    voxel_steps: int
     data: DataSettings
 
     def __post_init__(self) -> None:
@@ -197,11 +198,8 @@ class BaselinesSettings:
         check_range("seed", self.seed, 0, 2**32 - 1)
         check_range("threads", self.threads, 1, 256)
         check_range("unet_cpu_s", self.unet_cpu_s, 1, 1_000_000)
-
-    @property
-    def spec(self) -> ModelSpec:
-        """The base that the ridge method fits."""
-        return ModelSpec(base="ridge", base_fourier=self.base_fourier)
+        check_range("ridge_fourier", self.ridge_fourier, 0, 2500)
+        check_range("voxel_steps", self.voxel_steps, 1, 1_000_000)
 
 
 def data_settings(raw: dict[str, Any]) -> DataSettings:
@@ -281,10 +279,8 @@ def evaluate_settings(overrides: Sequence[str]) -> EvaluateSettings:
 
 def baselines_settings(overrides: Sequence[str]) -> BaselinesSettings:
     """Compose and check ``simulate baselines``'s settings."""
-    refuse_old_keys(overrides, {"base_fourier": "model.base_fourier"})
+    refuse_old_keys(overrides, dict.fromkeys(("base_fourier", "model.base_fourier"), "ridge_fourier"))
     raw, _ = compose_values("baselines", overrides)
-    raw |= mapping(raw, "model")
-    del raw["model"]
     methods = raw["methods"]
     raw["methods"] = tuple(methods) if isinstance(methods, list) else (str(methods),)
     return BaselinesSettings(**{**raw, "out": path(raw["out"], "out"), "data": data_settings(raw)})

@@ -1,7 +1,7 @@
 """`simulate audit`: noise energy, one-run audit and attacks, through the release that a hospital would send.
 
 The attacks use gradients of the real model on phantom patients: low-rank adapters on the bundled prior, and for
-inversion the first layer of the voxel base.
+inversion the transformer's patch embedding of the CT.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from simulations.reports.tables import write_json
 from simulations.settings.composition import check_number, check_range, compose_values, mapping, path
 
 _MODEL = ModelSpec(prior="video-small", shape=(16, 16, 16), adapter="lora", rank=1, precision="fp32")
-_BASE = ModelSpec(prior="none", shape=(16, 16, 16), base="voxel", adapter="base")
+_FULL = ModelSpec(prior="none", shape=(16, 16, 16), adapter="full", precision="fp32")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,7 +139,7 @@ def _hospital(settings: AuditSettings) -> SiteConfig:
     return write_hospital(settings.out / "hospital", STYLES["balanced_7f"], patients, settings.seed, shape=(16, 16, 16))
 
 
-def _patients(settings: AuditSettings, spec: ModelSpec, terms: PrivacyTerms, stage: str) -> Patients:
+def _patients(settings: AuditSettings, spec: ModelSpec, terms: PrivacyTerms) -> Patients:
     asked = TrainTask(
         round=1,
         rounds=1,
@@ -147,42 +147,44 @@ def _patients(settings: AuditSettings, spec: ModelSpec, terms: PrivacyTerms, sta
         batch_size=1,
         lr=1e-3,
         seed=settings.seed,
-        stage=stage,
+        stage="dose",
         privacy=terms.to_json(),
     )
     vector = initial_vector(spec)
-    if stage == "dose":
-        # LoRA's B starts at zero, where half of the gradient is zero too: a little way into training.
-        vector = vector + 0.02 * np.random.default_rng(settings.seed).standard_normal(vector.size).astype(np.float32)
+    # LoRA's B starts at zero, where half of the gradient is zero too: a little way into training.
+    vector = vector + 0.02 * np.random.default_rng(settings.seed).standard_normal(vector.size).astype(np.float32)
     return patients_of(_hospital(settings), spec, vector, asked, terms)
 
 
 def _gradients(settings: AuditSettings, terms: PrivacyTerms) -> NDArray[np.float32]:
-    patients = _patients(settings, _MODEL, terms, "dose")
+    patients = _patients(settings, _MODEL, terms)
     count = min(settings.patients, patients.count)
     return np.stack([patients.gradient(i).numpy() for i in range(count)])
 
 
 def _inversion(settings: AuditSettings, terms: PrivacyTerms) -> dict[str, float]:
-    """Mean features of one patient, read off the first layer of the base: |cosine| with the truth, plain and noised.
+    """Mean patch of one patient's CT, read off the CT's patch embedding: |cosine| with the truth, plain and noised.
 
     The gradient of a layer's row over that of its bias is a weighted mean of the layer's inputs.
     """
-    patients = _patients(settings, _BASE, terms, "base")
-    network = resident_model(_BASE).base
-    assert network is not None
-    layer = next(module for module in network.modules() if isinstance(module, torch.nn.Linear))
-    weight, bias = patients.parameters[0], patients.parameters[1]
-    size, width = weight.numel(), bias.numel()
+    patients = _patients(settings, _FULL, terms)
+    network = resident_model(_FULL).network
+    layer = network.get_submodule("patch.ct")
+    assert isinstance(layer, torch.nn.Conv3d)
     inputs: list[torch.Tensor] = []
-    hook = layer.register_forward_hook(lambda _, seen, __: inputs.append(seen[0].detach().mean(0)))
+    hook = layer.register_forward_hook(lambda _, seen, __: inputs.append(seen[0].detach()))
     gradient = patients.gradient(0).numpy()
     hook.remove()
     noise = np.random.default_rng(settings.seed).standard_normal(gradient.size) * terms.z * terms.clip
-    truth = inputs[0].numpy()
+    side = layer.kernel_size[0]  # of a patch, in all directions
+    patches = inputs[0].unflatten(2, (-1, side)).unflatten(4, (-1, side)).unflatten(6, (-1, side))
+    truth = patches.mean((0, 2, 4, 6)).flatten().numpy()
+    weight = [name for name, _ in network.named_parameters()].index("patch.ct.weight")
+    ends = np.cumsum([parameter.numel() for parameter in patients.parameters])[:-1]
 
     def similarity(vector: NDArray[Any]) -> float:
-        rows, offsets = vector[:size].reshape(width, -1), vector[size : size + width]
+        parts = np.split(vector, ends)
+        rows, offsets = parts[weight].reshape(layer.out_channels, -1), parts[weight + 1]
         # Least squares over all rows: the direction that explains the rows from their biases.
         guess = offsets @ rows
         return float(abs(guess @ truth) / (np.linalg.norm(guess) * np.linalg.norm(truth)))

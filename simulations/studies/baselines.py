@@ -2,8 +2,8 @@
 
 constant: one dose everywhere in the body. atlas: the mean dose of the training patients about the high target's
 centroid. gbm5 and gbm24: gradient boosting (LightGBM, L1) of five target distances, and of all 24 physics features
-(shared_model/channels/features.py). ridge: the closed-form base (shared_model/base/ridge.py). unet:
-simulations/studies/unet.py.
+(shared_model/channels/features.py). ridge: linear in these features, their hinges and random Fourier features. unet and
+voxel: simulations/studies/unet.py and voxel.py.
 """
 
 from __future__ import annotations
@@ -21,9 +21,8 @@ from rich.progress import Progress
 
 from client.data.load import load_case
 from client.site.config import SiteConfig
-from client.training.base import base_sums
-from shared_model.base import ridge as base
-from shared_model.channels.features import Features, highest_gy, physics_features
+from shared_model.base import linear
+from shared_model.channels.features import NAMES, Features, highest_gy, physics_features
 from shared_model.core.errors import InputError
 from shared_model.core.files import ORDINARY, write_text
 from shared_model.patient.case import Case, Volume
@@ -39,6 +38,8 @@ Predict = Callable[[Case], Volume]
 # Rows a training patient gives to gradient boosting.
 _ROWS = 2000
 _HOTTEST = 1.17
+# Of the ridge regression: the scale of its random directions, and where dose / prescription is cut off in training.
+_FOURIER_SCALE, _RATIO_CUT = 0.25, 3.0
 _ATLAS_SPACING_MM = (6.0, 6.0, 6.0)
 _ATLAS_SHAPE = (80, 64, 96)
 
@@ -123,10 +124,30 @@ def _table(features: Features, columns: int) -> NDArray[np.float32]:
 
 
 def ridge(cohort: TrainingPatients, settings: BaselinesSettings) -> Predict:
-    """Only the base of the residual form."""
-    spec = settings.spec
-    weights = base.solve(base_sums(cohort.site, spec), spec.base_fourier).weights
-    return lambda case: base.predict(case, physics_features(case), weights, spec.base_fourier)
+    """Ridge regression in which every patient weighs the same, however many voxels they have."""
+    directions, phases = _fourier(settings.ridge_fourier)
+
+    def rows(features: Features) -> NDArray[np.float32]:
+        waves = np.cos(linear.standardised(features) @ directions + phases)
+        return np.concatenate([linear.design(features), waves], axis=1)
+
+    size = linear.columns() + settings.ridge_fourier
+    gram, right, cases = np.zeros((size, size)), np.zeros(size), cohort.cases()
+    for case in cases:
+        features, ratio = physics_features(case), np.minimum(_ratio(case), _RATIO_CUT)
+        chosen = np.random.RandomState(len(ratio)).permutation(len(ratio))[: linear.VOXELS_PER_PATIENT]
+        x = rows(features[chosen]).astype(np.float64)
+        gram += x.T @ x / (len(chosen) * len(cases))
+        right += x.T @ ratio[chosen] / (len(chosen) * len(cases))
+    weights = np.linalg.solve(gram + linear.PENALTY * np.eye(size), right).astype(np.float32)
+    return lambda case: linear.predict(case, physics_features(case), weights, rows)
+
+
+def _fourier(count: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Random directions (24, count) and phases (count,) (Rahimi and Recht 2007), the same in every run."""
+    random = np.random.RandomState(20260101)
+    directions = random.standard_normal((count, len(NAMES))).T * _FOURIER_SCALE
+    return directions.astype(np.float32), (random.random_sample(count) * 2 * np.pi).astype(np.float32)
 
 
 def unet(cohort: TrainingPatients, settings: BaselinesSettings) -> Predict:
@@ -136,6 +157,13 @@ def unet(cohort: TrainingPatients, settings: BaselinesSettings) -> Predict:
     return train_unet(cohort.cases(), settings.unet_cpu_s, settings.seed)
 
 
+def voxel(cohort: TrainingPatients, settings: BaselinesSettings) -> Predict:
+    """A small network that sees one voxel's features at a time."""
+    from simulations.studies.voxel import train_voxel
+
+    return train_voxel(cohort.cases(), settings.seed, settings.voxel_steps)
+
+
 METHODS: Mapping[str, Callable[[TrainingPatients, BaselinesSettings], Predict]] = {
     "constant": constant,
     "atlas": atlas,
@@ -143,6 +171,7 @@ METHODS: Mapping[str, Callable[[TrainingPatients, BaselinesSettings], Predict]] 
     "gbm24": boosting(24),
     "ridge": ridge,
     "unet": unet,
+    "voxel": voxel,
 }
 
 

@@ -119,7 +119,7 @@ def _predictor(
     model = adapted_model(spec)
     unpack(model, vector)
     model.to(chosen_device(settings.device)).eval()
-    if settings.part == "base" and not spec.base_kind.gives_dose:
+    if settings.part == "base" and not spec.has_base:
         raise InputError("part=base: this adapter has no base (model.base=none); expected part=whole")
 
     def predict(site: SiteConfig, whole: Case) -> Tensor:

@@ -1,4 +1,4 @@
-"""`simulate private-base`: the ridge base fitted by private steps over simulated hospitals, then its dose score.
+"""`simulate private-base`: a linear dose fitted by private steps over simulated hospitals, then its dose score.
 
 The public part is learned from phantom patients alone (shared_model/base/public.py). In each step every hospital
 releases its patients' clipped pulls as the deployed path does (privacy/dp/release.py); mode local is the same with all
@@ -25,8 +25,8 @@ from privacy.dp.accountant import epsilon, noise_multiplier
 from privacy.dp.encoding import add_to
 from privacy.dp.terms import PrivacyTerms
 from server.config.renamed import refuse_old_keys
+from shared_model.base.linear import HOTTEST, design
 from shared_model.base.public import PublicBase, Reduced, exact_correction, learn, pull
-from shared_model.base.ridge import HOTTEST, design
 from shared_model.channels.features import Features, highest_gy, physics_features
 from shared_model.core.errors import InputError
 from shared_model.core.files import ORDINARY, whole_file, write_text
@@ -243,7 +243,7 @@ def _score_fits(
 
 
 def _in_blocks(features: Features, weights: NDArray[np.float32]) -> NDArray[np.float32]:
-    return np.concatenate([design(features[i : i + 20_000], 0) @ weights for i in range(0, len(features), 20_000)])
+    return np.concatenate([design(features[i : i + 20_000]) @ weights for i in range(0, len(features), 20_000)])
 
 
 def _validation(sites: Sequence[SiteConfig]) -> Iterator[Case]:

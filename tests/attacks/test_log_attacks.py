@@ -241,6 +241,31 @@ def test_a_round_that_was_another_one_than_the_site_had_is_named(
     assert (found.exit_code != 0) == told.isupper()
 
 
+@pytest.mark.parametrize(
+    ("sites", "told"),
+    [
+        (("a", "b", "c"), "statistics: in the log"),
+        (("a", "b"), "statistics: OTHER SITES"),
+        (("b", "c"), "statistics: in the log, without this site's answer"),
+        ((), "statistics: no receipt: without one, a card of this run must have no ranges"),
+    ],
+)
+def test_statistics_over_other_sites_than_were_signed_are_named(
+    logged: Logged, sites: tuple[str, ...], told: str
+) -> None:
+    """They come before the first round, so a receipt may bring them alone or with it."""
+    logged.seen("a").note_signed(RUN, 0, ("a", "b", "c"))
+    work(logged, "a", 1)
+    if sites:
+        RunLog(log=logged.log, plan="", roster="").add_statistics(RUN, 1, sites, SUM, {"patients": 6})
+    finish(logged, 1, "a", "b", "c")
+    logged.tell("a")
+    found = logged.verify("a")
+    assert f"run {RUN[:8]} {told}" in found.output
+    assert f"run {RUN[:8]} round 1: in the log" in found.output
+    assert (found.exit_code != 0) == ("OTHER SITES" in told)
+
+
 def test_a_round_that_is_left_out_of_the_log_is_named_once_a_later_one_is_in_it(logged: Logged) -> None:
     work(logged, "a", 1)
     assert "no receipt yet" in logged.verify("a").output

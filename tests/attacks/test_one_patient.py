@@ -19,7 +19,7 @@ from shared_model.network.spec import ModelSpec
 from simulations.phantom.hospitals import STYLES, write_hospital
 
 SPEC = ModelSpec(prior="none", shape=(16, 16, 16), adapter="lora", rank=1, precision="fp32")
-BASE = ModelSpec(prior="none", shape=(16, 16, 16), adapter="base", base="voxel")
+BASE = ModelSpec(prior="none", shape=(16, 16, 16), adapter="base", base="phantom")
 TERMS = PrivacyTerms(
     mode="shared", z=1.0, q=1.0, steps=4, clip=1.0, delta=1e-5, cohort=5, sites=3, survivors=3, colluders=1, views=2
 )  # fmt: skip

@@ -13,6 +13,7 @@ from tests.e2e.deployment import Deployment
 # Enough to see a round through, and no more: what is trained is the business of other tests.
 FAST = (
     "privacy.mode=none",
+    "model.network=transformer",
     "model.prior=none",
     "train.local_steps=2",
     "train.batch_size=1",
@@ -30,6 +31,7 @@ TINY = (
     "model.base=none",
     "model.adapter=lora",
     "model.rank=2",
+    "model.network=transformer",
     "model.shape=[16,16,16]",
     "train.local_steps=1",
     "rounds.evaluate_every=0",

@@ -13,7 +13,7 @@ import pytest
 from client.site.config import SiteConfig
 from server.deployment.control import Control
 from server.deployment.home import ServerHome
-from shared_model.adapter.manifest import manifest_hash
+from shared_model.adapter.manifest import initial_vector, manifest_hash
 from shared_model.network.spec import ModelSpec
 from tests.e2e.conftest import FAST
 from tests.e2e.deployment import Deployment, eventually, read
@@ -34,6 +34,7 @@ TASK = {"round": 1, "rounds": 1, "local_steps": 1, "batch_size": 1, "lr": 0.1, "
         "grad_clip": 1.0, "weight_decay": 0.0, "least_visible": 0.0, "privacy": "", "masks": ""}
 EVALUATE = {"round": 1, "split": "validation", "sampler_steps": 1, "candidates": 1, "seed": 0, "masks": ""}
 SMALL = Array("float32", (2,), "fedkt3d.f32le", bytes(8))
+RIGHT = Array("float32", (SIZE,), "fedkt3d.f32le", bytes(4 * SIZE))
 HUGE = Array("float32", (10**12,), "fedkt3d.f32le", bytes(8))
 PICKLE = Array("float32", (2,), "numpy.ndarray", b"\\x80\\x04\\x95")
 
@@ -59,7 +60,7 @@ def sent():
     yield "many candidates", "evaluate", content({**GOOD, "kind": "evaluate"}, {**EVALUATE, "candidates": 64})
     yield "wrong length", "train", content()
     # The control: a request that follows every rule, and so makes the site look for its cases.
-    yield "rightful", "query", RecordDict({"head": ConfigRecord({**GOOD, "kind": "base"})})
+    yield "rightful", "train", content(array=RIGHT)
 
 @app.main()
 def main(grid, context):
@@ -99,6 +100,7 @@ def bundle(folder: Path) -> Path:
     spec = ModelSpec(prior="none")
     (made / "pyproject.toml").write_text(HOSTILE.replace("client.app:app", "hostile_server:app"))
     server = SERVER.replace("SPEC,", f"{spec.to_json()!r},", 1).replace("MANIFEST}", f"{manifest_hash(spec)!r}}}", 1)
+    server = server.replace("SIZE", str(initial_vector(spec).size))
     (made / "hostile_server.py").write_text(server)
     return made
 

@@ -45,6 +45,7 @@ RUN = (
     "model.prior=none",
     "model.adapter=lora",
     "model.rank=2",
+    "model.network=transformer",
     "model.shape=[16,16,16]",
     "model.precision=fp32",
     "train.local_steps=2",

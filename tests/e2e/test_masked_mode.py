@@ -40,10 +40,11 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 
 NAMES = ("east", "north", "south", "west")
 COMMON = (
+    # The network that a federation is for; its default would start from the bundled weights, which are larger.
+    "model.size=small",
     "model.prior=none",
     "model.adapter=lora",
     "model.rank=2",
-    "model.shape=[16,16,16]",
     "model.precision=fp32",
     "train.local_steps=3",
     "train.batch_size=1",

@@ -27,6 +27,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 SMALL = (
     "privacy.mode=none",
     "model.prior=none",
+    "model.network=transformer",
     "model.shape=[16,16,16]",
     "train.local_steps=2",
     "train.batch_size=1",

@@ -74,7 +74,8 @@ def test_the_log_and_the_sum_give_the_published_ranges(counted: tuple[Deployment
     verify = ("server", "verify", "--home", deployment.home, "--run", "counted")
     deployment.must("server", "publish", tmp_path / "published", "--home", deployment.home, "--run", "counted")
     heads = tmp_path / "north.heads"
-    deployment.must("client", "verify", "--home", deployment.site("north"), "--heads", heads)
+    held = deployment.must("client", "verify", "--home", deployment.site("north"), "--heads", heads)
+    assert "statistics: in the log\n" in held
     said = deployment.must(*verify, "--heads", heads)
     assert "statistics: computed again from the sum of 3 sites, they give the card's ranges" in said
     assert "CONTRADICTION" not in said

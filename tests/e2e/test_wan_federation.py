@@ -20,7 +20,8 @@ from tests.e2e.deployment import Deployment
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 MODEL = (
-    "model.prior=wan", "model.adapter=lora", "model.rank=2", "model.shape=[9,16,32]", "model.precision=fp32",
+    "model.network=transformer", "model.prior=wan", "model.adapter=lora", "model.rank=2", "model.shape=[9,16,32]",
+    "model.precision=fp32",
 )  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from simulations.phantom.hospitals import STYLES, write_hospital
 
 def test_a_corrected_contour_is_seen_although_its_patient_was_before(tmp_path: Path) -> None:
     site: SiteConfig = write_hospital(tmp_path, next(iter(STYLES.values())), 2, 0)
-    spec = ModelSpec(prior="none", shape=(16, 16, 16), base="voxel")
+    spec = ModelSpec(prior="none", shape=(16, 16, 16), base="phantom")
     weights = base_weights(adapted_model(spec))
     (before,) = base_doses(site, spec, weights, "validation")
     (path,) = [p for p in tmp_path.rglob("*.npz") if p.stem == site.validation[0]]

@@ -78,7 +78,7 @@ def asked(kind: str = "train", spec: str = SPEC, size: int = 8, **task: int) -> 
 
 
 def test_the_default_is_strict_where_it_must_be_and_lets_the_defaults_of_a_run_pass(policy: Policy) -> None:
-    for kind in ("describe", "base", "train", "evaluate"):
+    for kind in ("describe", "train", "evaluate"):
         Limits(policy=policy).check_request(SITE, asked(kind), NOON)
         Limits(policy=replace(policy, require_plan=True), plan=PLAN).check_request(SITE, asked(kind), NOON)
         with pytest.raises(PolicyError, match="require_plan"):
@@ -89,7 +89,6 @@ def test_the_default_is_strict_where_it_must_be_and_lets_the_defaults_of_a_run_p
     ("change", "request_", "key"),
     [
         ({"tasks": ("train",)}, asked("evaluate"), "tasks"),
-        ({"tasks": ("describe", "train", "evaluate")}, asked("base"), "tasks"),
         ({"adapters": ("full",)}, asked("describe"), "adapters"),
         ({"max_adapter_mb": 0.00001}, asked(), "max_adapter_mb"),
         ({"least_patients": 4}, asked(), "least_patients"),
@@ -115,7 +114,7 @@ def test_each_limit_refuses_alone_and_names_itself(
 def test_several_plans_of_a_patient_count_once(policy: Policy) -> None:
     limits = Limits(policy=replace(policy, least_patients=2))
     grouped = replace(SITE, plans=(("p1", "p3"),))
-    for kind in ("describe", "base", "train"):
+    for kind in ("describe", "train"):
         limits.check_request(grouped, asked(kind), NOON)
         with pytest.raises(PolicyError, match=r"^least_patients: "):
             limits.check_request(replace(SITE, plans=(("p1", "p2", "p3"),)), asked(kind), NOON)
@@ -144,7 +143,7 @@ def test_a_pinned_plan_is_held_and_the_policy_beside_it(
 
 POLICIES = st.fixed_dictionaries(
     {
-        "tasks": st.lists(st.sampled_from(["describe", "base", "train", "evaluate"]), unique=True).map(tuple),
+        "tasks": st.lists(st.sampled_from(["describe", "train", "evaluate"]), unique=True).map(tuple),
         "adapters": st.lists(st.sampled_from(ADAPTERS), unique=True).map(tuple),
         "least_patients": st.integers(1, 5),
         "max_rounds": st.integers(1, 100),
@@ -164,7 +163,7 @@ TASKS = st.one_of(
         st.integers(1, 1000),
         st.integers(1, 64),
     ),
-    st.sampled_from([asked("describe"), asked("base")]),
+    st.just(asked("describe")),
 )
 
 
@@ -236,10 +235,6 @@ class Watched:
         self.calls.append("evaluate")
         return {"secret": 2.0}
 
-    def base_sums(self, *_: object) -> np.ndarray:
-        self.calls.append("base")
-        return np.zeros(3, np.int64)
-
 
 def through_the_app(home: Path, content: RecordDict, training: Watched, kind: str = "train"):
     node = {"site-config": str(home / "site.yaml"), "home": str(home)}
@@ -276,9 +271,7 @@ def test_the_app_refuses_before_it_touches_model_or_data_and_filters_metrics(hom
 
 def test_a_policy_that_changes_counts_at_once_and_a_broken_one_stops_everything(home: Path) -> None:
     path = home / "policy.yaml"
-    path.write_text(
-        path.read_text().replace("tasks: [describe, base, train, evaluate, statistics]", "tasks: [describe]")
-    )
+    path.write_text(path.read_text().replace("tasks: [describe, train, evaluate, statistics]", "tasks: [describe]"))
     refused = through_the_app(home, request(asked()), Watched()).refusal
     assert refused is not None
     assert refused.code == "policy"

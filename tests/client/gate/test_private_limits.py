@@ -49,10 +49,6 @@ class Training:
         self.rounds += 1
         return {"loss": 1.0}
 
-    def base_sums(self, *_: object) -> np.ndarray:
-        self.rounds += 1
-        return np.zeros(3, np.int64)
-
 
 def asked(mode: str = "local") -> RecordDict:
     noise = "" if mode == "masked" else replace(LOCAL, mode=mode).to_json()
@@ -171,20 +167,19 @@ def test_a_mode_that_the_policy_does_not_name_is_refused(home: Path) -> None:
     assert "does not take part in mode none" in refusal(answer(home, request(message), Training()))
 
 
-@pytest.mark.parametrize(("kind", "message"), [("base", "query"), ("evaluate", "evaluate")])
-def test_a_site_of_private_modes_alone_sends_no_exact_sums_and_no_scores(home: Path, kind: str, message: str) -> None:
-    """Neither has noise, and neither is charged: without a plan to refuse them, the list of modes does."""
-    task = EvaluateTask(round=1, sampler_steps=1) if kind == "evaluate" else None
-    vector = None if task is None else np.zeros(8, np.float32)
-    content = request(
-        Request(kind=kind, run_id="ab" * 16, spec_json=SPEC, manifest_hash="a" * 64, task=task, vector=vector)
-    )
-    training = Training()
-    assert f"modes: {kind} in mode none sends exact numbers" in refusal(answer(home, content, training, message))
+def test_a_site_of_private_modes_alone_sends_no_scores(home: Path) -> None:
+    """They have no noise and are not charged: without a plan to refuse them, the list of modes does."""
+    message = Request(
+        kind="evaluate", run_id="ab" * 16, spec_json=SPEC, manifest_hash="a" * 64,
+        task=EvaluateTask(round=1, sampler_steps=1), vector=np.zeros(8, np.float32),
+    )  # fmt: skip
+    content, training = request(message), Training()
+    told = refusal(answer(home, content, training, "evaluate"))
+    assert "modes: evaluate in mode none sends exact numbers" in told
     assert training.rounds == 0
     path = home / "policy.yaml"
     path.write_text(path.read_text().replace("[shared, local, site]", "[shared, none]"))
-    assert answer(home, content, training, message).refusal is None
+    assert answer(home, content, training, "evaluate").refusal is None
     assert training.rounds == 1
 
 

@@ -62,7 +62,7 @@ def refused(homes: Homes, out: Path, words: str, plan: bytes = b"") -> None:
             "b: refused .*modes: this site takes part in none of the modes shared, local",
         ),
         (
-            "tasks: [describe, base, train, evaluate, statistics]",
+            "tasks: [describe, train, evaluate, statistics]",
             "tasks: [describe]",
             "tasks: this site does not answer train",
         ),

@@ -155,21 +155,21 @@ def test_a_site_that_is_not_admitted_yet_or_any_more_cannot_take_part(tmp_path, 
 
 def test_what_is_no_message_of_the_protocol_is_refused(tmp_path, consortium, sites):
     site = sites.of_home(folders(tmp_path, consortium)["a"], FLOORS)
-    plain = Request(kind="base", run_id=RUN_ID, spec_json="{}", manifest_hash="a" * 64)
+    plain = Request(kind="describe", run_id=RUN_ID, spec_json="{}", manifest_hash="a" * 64)
     for call in (site.answer, site.open):
         with pytest.raises(SecAggError):
             call(plain)
 
 
 def test_every_part_of_the_work_is_in_its_hash():
-    asked = Request(kind="base", run_id=RUN_ID, spec_json="{}", manifest_hash="a" * 64)
+    asked = Request(kind="describe", run_id=RUN_ID, spec_json="{}", manifest_hash="a" * 64)
     changed = [
         asked,
         Request(kind="train", run_id=RUN_ID, spec_json="{}", manifest_hash="a" * 64),
-        Request(kind="base", run_id=RUN_ID, spec_json="{ }", manifest_hash="a" * 64),
-        Request(kind="base", run_id=RUN_ID, spec_json="{}", manifest_hash="b" * 64),
-        Request(kind="base", run_id=RUN_ID, spec_json="{}", manifest_hash="a" * 64, vector=np.ones(2, np.float32)),
-        Request(kind="base", run_id=RUN_ID, spec_json="{}", manifest_hash="a" * 64, vector=np.zeros(2, np.float32)),
+        Request(kind="describe", run_id=RUN_ID, spec_json="{ }", manifest_hash="a" * 64),
+        Request(kind="describe", run_id=RUN_ID, spec_json="{}", manifest_hash="b" * 64),
+        Request(kind="describe", run_id=RUN_ID, spec_json="{}", manifest_hash="a" * 64, vector=np.ones(2, np.float32)),
+        Request(kind="describe", run_id=RUN_ID, spec_json="{}", manifest_hash="a" * 64, vector=np.zeros(2, np.float32)),
     ]
     assert len({work_hash(each) for each in changed}) == len(changed)
     assert config_hash(asked) != config_hash(asked, b"plan")

@@ -22,7 +22,9 @@ from shared_model.network.spec import ModelSpec
 from simulations.phantom.hospitals import STYLES, write_hospital
 
 SPEC = ModelSpec(prior="none", shape=(16, 16, 16), adapter="lora", rank=1, precision="fp32")
-BASE = ModelSpec(prior="none", shape=(16, 16, 16), adapter="base", base="voxel")
+BASE = ModelSpec(prior="none", shape=(16, 16, 16), adapter="base", base="phantom")
+# So many numbers that the noise of one release shows its size.
+MANY = replace(SPEC, rank=8)
 TERMS = PrivacyTerms(
     mode="shared", z=1.0, q=1.0, steps=4, clip=1e6, delta=1e-5, cohort=5, sites=3, survivors=3, colluders=1, views=4
 )  # fmt: skip
@@ -165,16 +167,16 @@ def test_a_broken_patient_counts_as_zero(site: SiteConfig) -> None:
 
 def test_a_release_is_noise_around_the_descent_direction(site: SiteConfig) -> None:
     terms = replace(TERMS, clip=0.01, z=2.0)
-    ring = private_release(site, BASE, initial_vector(BASE), task("base", terms), terms)
+    ring = private_release(site, MANY, initial_vector(MANY), task("dose", terms), terms)
     how = terms.encoding()
-    assert ring.size == stage_mask(BASE, "base").sum()
+    assert ring.size == stage_mask(MANY, "dose").sum()
     decoded = how.decode(ring)
-    clean = -sum(patients(site, BASE, "base", terms).gradient(i) for i in range(4)).double().numpy()
+    clean = -sum(patients(site, MANY, "dose", terms).gradient(i) for i in range(4)).double().numpy()
     error = decoded - clean
     assert error.std() == pytest.approx(terms.z_alone * terms.clip, rel=0.02)
     assert from_ring(ring).std() > 4
     assert (decoded @ clean) / (clean @ clean) == pytest.approx(1.0, abs=5 * error.std() / np.linalg.norm(clean))
-    assert not np.array_equal(ring, private_release(site, BASE, initial_vector(BASE), task("base", terms), terms))
+    assert not np.array_equal(ring, private_release(site, MANY, initial_vector(MANY), task("dose", terms), terms))
 
 
 def test_stages_train_what_is_theirs() -> None:
@@ -187,7 +189,7 @@ def test_stages_train_what_is_theirs() -> None:
 
 def test_hospital_level_release_is_the_clipped_update(site: SiteConfig) -> None:
     terms = replace(TERMS, mode="site", clip=0.02, cohort=3)
-    ring = private_release(site, BASE, initial_vector(BASE), task("base", terms, local_steps=2, batch_size=2), terms)
+    ring = private_release(site, MANY, initial_vector(MANY), task("dose", terms, local_steps=2, batch_size=2), terms)
     assert terms.encoding().decode(ring).std() == pytest.approx(terms.z_alone * terms.clip, rel=0.03)
 
 

@@ -15,7 +15,7 @@ from shared_model.adapter.manifest import initial_vector
 from shared_model.network.spec import ModelSpec
 from simulations.phantom.hospitals import STYLES, write_hospital
 
-BASE = ModelSpec(prior="none", shape=(16, 16, 16), adapter="base", base="voxel")
+SPEC = ModelSpec(prior="none", shape=(16, 16, 16), adapter="lora", rank=4)
 TERMS = PrivacyTerms(
     mode="local", z=1.0, q=1.0, steps=1, clip=1e-3, delta=1e-5, cohort=6, sites=3, survivors=3, colluders=1, views=1
 )  # fmt: skip
@@ -32,10 +32,10 @@ def one_step(site: SiteConfig, terms: PrivacyTerms) -> np.ndarray:
     """The gradient (d,) of one step, from AdamW's first move: -lr g / (|g| + epsilon)."""
     exact = MaskTerms(sites=3, survivors=3, colluders=1, cohort=terms.cohort, weighting="patients", bound=1.0)
     task = TrainTask(
-        round=1, rounds=1, local_steps=1, batch_size=1, lr=LR, weight_decay=0.0, seed=0, stage="base",
+        round=1, rounds=1, local_steps=1, batch_size=1, lr=LR, weight_decay=0.0, seed=0, stage="dose",
         privacy=terms.to_json(), masks=exact.to_json(),
     )  # fmt: skip
-    move = local_round(site, BASE, initial_vector(BASE), task, terms).astype(np.float64) / LR
+    move = local_round(site, SPEC, initial_vector(SPEC), task, terms).astype(np.float64) / LR
     moved = np.abs(move) < 0.9  # where epsilon is not lost beside the gradient
     return -move[moved] * ADAM_EPSILON / (1.0 - np.abs(move[moved]))
 

@@ -6,12 +6,10 @@ import pytest
 import torch
 
 from client.site.config import SiteConfig
-from client.training.base import base_sums
 from client.training.train import evaluate_round, pull_back, train_round
 from privacy.wire.messages import EvaluateTask
 from shared_model.adapter.manifest import initial_vector
 from shared_model.adapter.shared import adapted_model, trainable
-from shared_model.base import ridge as base
 from shared_model.core.errors import InputError
 from shared_model.network.spec import ModelSpec
 from simulations.phantom.hospitals import STYLES, write_hospital
@@ -107,13 +105,8 @@ def test_a_missing_patient_names_the_file(site: SiteConfig, tmp_path: Path) -> N
         train_round(lost, SPEC, initial_vector(SPEC), train_task())
 
 
-def fitted(site: SiteConfig) -> ModelSpec:
-    spec = ModelSpec(prior="none", shape=(16, 16, 16), base="ridge", base_fourier=10)
-    return base.with_weights(spec, base.solve(base_sums(site, spec), 10).weights)
-
-
 def test_the_residual_form_trains_replays_and_starts_from_the_base(site: SiteConfig) -> None:
-    spec = fitted(site)
+    spec = replace(SPEC, base="phantom")
     start = initial_vector(spec)
     update, _ = train_round(site, spec, start, train_task())
     again, _ = train_round(site, spec, start, train_task())
@@ -123,41 +116,28 @@ def test_the_residual_form_trains_replays_and_starts_from_the_base(site: SiteCon
     assert residual["dose_score_gy"] < 0.7 * dose["dose_score_gy"], "untrained, it is near the base"
 
 
-def test_two_bases_at_one_site_are_not_mixed_up(site: SiteConfig) -> None:
-    one = fitted(site)
-    other = base.with_weights(one, 0.5 * base.weights_of(one))
-    scores = [evaluate_round(site, spec, initial_vector(spec), EVALUATE)["dose_score_gy"] for spec in (one, other, one)]
-    assert scores[0] == scores[2] != scores[1]
-
-
-def test_the_residual_form_without_coefficients_is_refused(site: SiteConfig) -> None:
-    spec = ModelSpec(prior="none", shape=(16, 16, 16), base="ridge")
-    with pytest.raises(InputError, match="no coefficients"):
-        train_round(site, spec, initial_vector(spec), train_task())
-
-
-VOXEL = ModelSpec(prior="none", shape=(16, 16, 16), base="voxel")
+BASED = ModelSpec(prior="none", shape=(16, 16, 16), base="phantom")
 
 
 def test_rounds_of_the_base_train_it_alone_and_later_rounds_the_rest(site: SiteConfig) -> None:
-    start = initial_vector(VOXEL)
-    names = [(name, p.numel()) for name, p in trainable(adapted_model(VOXEL)).items()]
+    start = initial_vector(BASED)
+    names = [(name, p.numel()) for name, p in trainable(adapted_model(BASED)).items()]
     of_base = np.concatenate([np.full(size, name.startswith("voxel.")) for name, size in names])
-    update, metrics = train_round(site, VOXEL, start, train_task(stage="base", local_steps=20))
+    update, metrics = train_round(site, BASED, start, train_task(stage="base", local_steps=20))
     assert np.abs(update[of_base]).max() > 0
     assert not update[~of_base].any()
     assert metrics["loss"] > 0
     based = (start + update).astype(np.float32)
-    after, _ = train_round(site, VOXEL, based, train_task())
+    after, _ = train_round(site, BASED, based, train_task())
     assert not after[of_base].any()
     assert np.abs(after[~of_base]).max() > 0
     # The rest learns dose minus that base: from another base it learns something else.
-    other, _ = train_round(site, VOXEL, start, train_task())
+    other, _ = train_round(site, BASED, start, train_task())
     assert other.tobytes() != after.tobytes()
-    scores = [evaluate_round(site, VOXEL, v, EVALUATE)["dose_score_gy"] for v in (start, based, start)]
+    scores = [evaluate_round(site, BASED, v, EVALUATE)["dose_score_gy"] for v in (start, based, start)]
     assert scores[0] == scores[2] != scores[1]
 
 
 def test_a_model_without_such_a_base_refuses_its_rounds(site: SiteConfig) -> None:
-    with pytest.raises(InputError, match=r"model\.base=voxel"):
+    with pytest.raises(InputError, match=r"model\.base=phantom"):
         train_round(site, SPEC, initial_vector(SPEC), train_task(stage="base"))

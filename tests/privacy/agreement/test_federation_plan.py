@@ -1,5 +1,6 @@
 """The federation plan: strict when read, and what a site that pinned it answers."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -16,7 +17,6 @@ from tests.builders.consortium import Consortium
 
 CONSORTIUM = Consortium()
 PLAN = CONSORTIUM.plan()
-FITTED = PLAN.model.replace('{"adapter"', '{"base_weights":"xyz","adapter"')
 
 
 def train(**changes: int) -> Request:
@@ -72,11 +72,9 @@ def test_a_signed_plan_is_checked_all_the_same(change: dict[str, object], named:
     "asked",
     [
         request("describe"),
-        request("base"),
         train(),
         train(rounds=3, local_steps=1, batch_size=1),
         request("evaluate", EvaluateTask(round=4, sampler_steps=3)),
-        request("train", train().task, spec_json=FITTED, manifest_hash="c" * 64),  # the base was fitted since
     ],
 )
 def test_what_fits_the_plan_passes(asked: Request) -> None:
@@ -95,7 +93,6 @@ def test_what_fits_the_plan_passes(asked: Request) -> None:
         (request("train", train().task, size=4), "3 numbers"),
         (request("describe", manifest_hash="c" * 64), "manifest"),
         (request("describe", spec_json=PLAN.model.replace("full", "lora")), "model is not the one"),
-        (request("train", train().task, spec_json=FITTED.replace("32", "64")), "model is not the one"),
         (request("describe", spec_json="{"), "specification"),
         (request("describe", spec_json="[]"), "specification"),
     ],
@@ -111,6 +108,11 @@ def test_mode_none_is_said_aloud() -> None:
     for part in ("first", "loss", "2 sites", "4 rounds of 5 steps", "torch 2.13.0+cpu"):
         assert part in words
     assert "none" in "\n".join(replace(PLAN, metrics=()).in_words())
+
+
+def test_a_u_shaped_network_is_told_without_a_grid() -> None:
+    model = json.dumps({"network": "pyramid", "prior": "none", "adapter": "full"})
+    assert "adapter full, grid of each patient" in "\n".join(replace(PLAN, model=model).in_words())
 
 
 TERMS = PrivacyTerms(
@@ -151,9 +153,8 @@ def test_a_private_plan_is_held_by_its_terms() -> None:
             check_request(PRIVATE, train(privacy=other, local_steps=1))  # type: ignore[arg-type]
     with pytest.raises(PolicyError, match="privacy terms are not those"):
         check_request(PLAN, train(privacy=TERMS.to_json(), local_steps=1))  # type: ignore[arg-type]
-    for kind, task in (("base", None), ("evaluate", EvaluateTask(round=1, sampler_steps=1))):
-        with pytest.raises(PolicyError, match="answers no"):
-            check_request(PRIVATE, request(kind, task))
+    with pytest.raises(PolicyError, match="answers no"):
+        check_request(PRIVATE, request("evaluate", EvaluateTask(round=1, sampler_steps=1)))
 
 
 def test_a_private_plan_names_as_many_sites_as_its_terms_count_on() -> None:

@@ -22,7 +22,7 @@ from privacy.wire.messages import (
     wire_bytes,
 )
 from privacy.wire.secure_work import work_hash
-from privacy.wire.vectors import MAX_PARAMETERS, pack_ring, pack_vector, unpack_sums
+from privacy.wire.vectors import MAX_PARAMETERS, pack_ring
 from shared_model.core.fields import MessageError
 
 VECTOR = np.array([0.5, -1.5, 3.0], np.float32)
@@ -249,41 +249,6 @@ def test_wire_bytes_count_the_vector():
     )
     assert large - small == 4000
     assert small < 200
-
-
-BASE = Reply(kind="base", site="clinic-a", round=0, run_id=RUN_ID, patients=3, sums=np.array([-(2**62), 5, 3]))
-
-
-def test_a_base_reply_carries_int64_sums_to_the_bit() -> None:
-    asked = parse_request(request(Request(kind="base", run_id=RUN_ID, spec_json='{"a":1}', manifest_hash="a" * 64)))
-    assert (asked.kind, asked.task, asked.vector, asked.round) == ("base", None, None, 0)
-    read = parse_reply(reply(BASE))
-    assert read.sums is not None
-    assert (read.sums.dtype, read.sums.tolist(), read.vector) == (np.int64, [-(2**62), 5, 3], None)
-
-
-@pytest.mark.parametrize("sums", [None, np.zeros(3), np.zeros((1, 3), np.int64), np.zeros(0, np.int64)])
-def test_a_base_reply_with_other_sums_is_not_made(sums) -> None:
-    with pytest.raises(MessageError):
-        reply(replace(BASE, sums=sums))
-    with pytest.raises(MessageError, match="base reply"):
-        reply(replace(BASE, kind="describe"))
-
-
-def test_a_base_reply_with_a_vector_in_place_of_sums_is_refused() -> None:
-    for key, record in {
-        "vector": pack_vector(np.zeros(3, np.float32)),
-        "sums": pack_vector(np.zeros(3, np.float32)),
-    }.items():
-        content = reply(BASE)
-        content.pop("sums")
-        content[key] = record
-        with pytest.raises(MessageError):
-            parse_reply(content)
-    short = reply(BASE)["sums"]
-    short["v"].data = short["v"].data[:-8]
-    with pytest.raises(MessageError, match="bytes"):
-        unpack_sums(short)
 
 
 def test_a_train_reply_without_masks_carries_a_vector_and_never_a_ring() -> None:

@@ -9,6 +9,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from privacy.secagg.messages import Survivors
 from privacy.wire.messages import (
     MESSAGE_TYPES,
+    EvaluateTask,
     Refusal,
     Reply,
     Request,
@@ -52,10 +53,11 @@ def whole_step() -> tuple[list[Request], list[Reply]]:
     inbox = server.inbox(name(0), step)
     vector = np.ones(5, np.float32)
     requests.append(Request(kind="train", task=TRAIN, vector=vector, secure=inbox, **head))
-    requests.append(Request(kind="base", secure=inbox, **head))
+    score = EvaluateTask(round=1, split="validation", sampler_steps=1, candidates=1, seed=0)
+    requests.append(Request(kind="evaluate", task=score, vector=vector, secure=inbox, **head))
     back = {"site": "site-000", "round": 1, "run_id": RUN_ID}
     replies = [Reply(kind=kind, secure=message, **back) for kind, message in told.items()]
-    replies += [Reply(kind=kind, secure=masked[0][0], ring=masked[0][1], **back) for kind in ("train", "base")]
+    replies += [Reply(kind=kind, secure=masked[0][0], ring=masked[0][1], **back) for kind in ("train", "evaluate")]
     return requests, replies
 
 
@@ -74,7 +76,7 @@ def test_requests_round_trip(message):
 def test_replies_round_trip(message):
     read = parse_reply(reply(message))
     assert read.secure == message.secure
-    assert (read.vector, read.sums, read.patients, dict(read.metrics)) == (None, None, 0, {})
+    assert (read.vector, read.patients, dict(read.metrics)) == (None, 0, {})
     if message.ring is None:
         assert read.ring is None
     else:
@@ -147,7 +149,6 @@ def test_masked_answers_carry_neither_the_plain_array_nor_a_count():
     for change in (
         {"patients": 3},
         {"vector": np.ones(5, np.float32)},
-        {"sums": np.ones(5, np.int64)},
         {"ring": None},
         {"secure": None},
     ):
@@ -170,7 +171,7 @@ def test_the_rounds_of_task_and_protocol_must_agree():
 
 
 def test_only_what_the_protocol_knows_is_a_message_of_a_kind():
-    assert set(ASKED) == set(ANSWERED) == {*SECURE_KINDS, "train", "base", "evaluate", "statistics"}
+    assert set(ASKED) == set(ANSWERED) == {*SECURE_KINDS, "train", "evaluate", "statistics"}
     with pytest.raises(MessageError):
         request(replace(REQUESTS[0], secure=Survivors(setup=bytes(32), round=1, step=0, sites=(1,))))
 

@@ -141,6 +141,9 @@ def test_public_patients_count_by_what_they_are_and_only_where_rounds_are_judged
 def test_identity_counts_what_determines_the_result_and_not_patience():
     config = plain_run()
     same = run_identity(config, "{}", "m", b"v")
+    former = json.loads(config.to_json())
+    former["model"]["base_fourier"] = 500  # in every run's file before the bases that needed it went
+    assert RunConfig.from_json(json.dumps(former)) == config
     patient = replace(config, rounds=rounds_config(deadline_s=1.0, wait_for_sites_s=1.0, attempts=9))
     assert run_identity(patient, "{}", "m", b"v") == same
     others = [

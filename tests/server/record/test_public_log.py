@@ -76,7 +76,7 @@ def test_a_step_that_is_taken_again_after_a_crash_is_logged_once(tmp_path: Path)
     assert log.size() == 2
 
 
-def test_statistics_are_logged_once_and_no_receipt_tells_their_sum(tmp_path: Path) -> None:
+def test_statistics_are_logged_once_and_a_receipt_proves_them(tmp_path: Path) -> None:
     log, ring = made(tmp_path), np.arange(4, dtype=np.uint32)
     run = RunLog(log=log, plan="", roster="4" * 64)
     for sites in (("a", "b"), ("b", "a")):
@@ -87,7 +87,7 @@ def test_statistics_are_logged_once_and_no_receipt_tells_their_sum(tmp_path: Pat
     assert log.entries()[0]["sum"] != log.entries()[0]["trained_on"]
     text = log.receipt(0)
     assert take(text, None).size == 2
-    assert [entry.line["act"] for entry in Receipt.from_text(text).rounds] == ["round"]
+    assert [entry.line["act"] for entry in Receipt.from_text(text).rounds] == ["statistics", "round"]
     run.add_statistics(RUN, 2, ("a", "b"), ring, {"patients": 3})  # the sites were asked twice: both are told
     assert log.size() == 3
 

@@ -19,7 +19,7 @@ def masks(stage: str) -> np.ndarray:
 def test_momentum_does_not_move_a_base_whose_rounds_are_over(name: str) -> None:
     """Later rounds learn dose minus the base: sites send zeros for it, and it has to stay where it is."""
     config = plain_run(
-        model={"prior": "none", "base": "voxel"},
+        model={"prior": "none", "base": "phantom"},
         rounds=rounds_config(count=6),
         train=train_config(base_rounds=3),
         aggregate=aggregate_config(name=name),

@@ -157,7 +157,7 @@ def test_a_verdict_is_the_same_after_a_crash(tmp_path, nodes, monkeypatch):
 
 
 def gate(check, **rounds) -> PublicGate:
-    config = replace(CONFIG, train=replace(TRAIN, base_rounds=2), model={"base": "voxel"})
+    config = replace(CONFIG, train=replace(TRAIN, base_rounds=2), model={"base": "phantom"})
     return PublicGate(replace(config, rounds=replace(ROUNDS, public_step=0.0, **rounds)), check)
 
 

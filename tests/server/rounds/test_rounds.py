@@ -262,7 +262,7 @@ def test_rounds_of_the_base_come_first_with_a_learning_rate_of_their_own() -> No
     assert [rate for _, _, rate in plan] == pytest.approx([2.0, 1.1, 0.2, 1.0, 0.775, 0.325, 0.1])
 
 
-@pytest.mark.parametrize(("base", "rounds"), [("voxel", 0), ("voxel", 16), ("none", 1), ("ridge", 1)])
+@pytest.mark.parametrize(("base", "rounds"), [("phantom", 0), ("phantom", 16), ("none", 1)])
 def test_rounds_of_the_base_belong_to_a_base_that_trains(base: str, rounds: int) -> None:
     with pytest.raises(InputError, match="base_rounds"):
         plain_run(model={"base": base}, train=train_config(base_rounds=rounds))

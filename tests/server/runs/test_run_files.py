@@ -78,7 +78,8 @@ def test_compose_takes_overrides_of_every_section() -> None:
     assert (config.rounds.count, config.train.lr, config.model["adapter"], config.name) == (3, 1e-5, "lora", "x1")
     assert config == type(config).from_json(config.to_json())
     assert json.loads(config.to_json())["model"]["shape"] == [32, 32, 32]
-    causal = compose_run(["privacy.mode=none", "model.switches.attention=condition-causal", "train.any2any_share=0.5"])
+    asked = ["model.network=transformer", "model.switches.attention=condition-causal", "train.any2any_share=0.5"]
+    causal = compose_run(["privacy.mode=none", *asked])
     assert causal.model["switches"]["attention"] == "condition-causal"
 
 

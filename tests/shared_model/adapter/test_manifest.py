@@ -27,7 +27,7 @@ def spec(adapter: str = "lora", **changes: object) -> ModelSpec:
 
 @pytest.mark.parametrize("adapter", ADAPTERS_OF["transformer"])
 def test_pack_and_unpack_are_bit_exact(adapter: str) -> None:
-    model = adapted_model(spec(adapter, base="voxel") if adapter == "base" else spec(adapter))
+    model = adapted_model(spec(adapter, base="phantom") if adapter == "base" else spec(adapter))
     values = np.random.default_rng(0).standard_normal(pack(model).size).astype(np.float32)
     unpack(model, values)
     assert pack(model).tobytes() == values.tobytes()

@@ -12,8 +12,8 @@ from client.training.patient_gradients import patients_of
 from privacy.dp.terms import PrivacyTerms
 from privacy.wire.messages import TrainTask
 from shared_model.adapter.manifest import initial_vector, load_adapter, manifest_hash, save_adapter, stage_mask
+from shared_model.base import linear as base
 from shared_model.base import phantom as phantom_base
-from shared_model.base import ridge as base
 from shared_model.base.interface import base_of
 from shared_model.base.phantom import Correction, phantom_rows, public_base, squared_loss
 from shared_model.base.public import pull
@@ -37,7 +37,7 @@ def correction() -> np.ndarray:
 
 def test_the_public_numbers_are_those_of_their_card() -> None:
     public = public_base()
-    assert (public.weights.shape, public.directions.shape) == ((base.columns(0),), (base.columns(0), K))
+    assert (public.weights.shape, public.directions.shape) == ((base.columns(),), (base.columns(), K))
     card = (phantom_base.PUBLIC.parent / "card.json").read_text()
     assert phantom_base.public_hash() in card
     assert 0.03 < public.clip < 0.1
@@ -46,7 +46,7 @@ def test_the_public_numbers_are_those_of_their_card() -> None:
 def test_it_starts_at_what_phantoms_teach_and_predicts_as_the_ridge_form_does(case) -> None:
     features, vector = physics_features(case), correction()
     start = base_of(SPEC).dose(case, features, bytes(4 * K))
-    assert (start == base.predict(case, features, public_base().weights.astype(np.float32), 0)).all()
+    assert (start == base.predict(case, features, public_base().weights.astype(np.float32))).all()
     dose = base_of(SPEC).dose(case, features, vector.tobytes())
     rows = phantom_rows(case, features)
     assert rows is not None

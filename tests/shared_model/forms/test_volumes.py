@@ -104,7 +104,7 @@ def test_a_file_gives_back_the_adapter(tmp_path) -> None:  # type: ignore[no-unt
 
 @pytest.mark.parametrize(
     ("changes", "told"),
-    [({"base": "ridge"}, "model.base"), ({"shape": (16, 16, 16)}, "model.shape"), ({"prior": "wan"}, "model.prior"),
+    [({"base": "phantom"}, "model.base"), ({"shape": (16, 16, 16)}, "model.shape"), ({"prior": "wan"}, "model.prior"),
      ({"adapter": "blocks"}, "model.adapter"), ({"network": "unet"}, "model.network")],
 )  # fmt: skip
 def test_what_the_pyramid_has_not_is_refused(changes: dict[str, object], told: str) -> None:

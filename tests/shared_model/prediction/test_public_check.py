@@ -152,7 +152,7 @@ def test_public_numbers_are_good_on_phantoms_and_a_wrong_turn_is_not():
 
 
 def test_the_base_stage_looks_at_the_base_alone():
-    spec = ModelSpec(prior="none", base="voxel", shape=(16, 16, 16))
+    spec = ModelSpec(prior="none", base="phantom", shape=(16, 16, 16))
     check, vector = PublicCheck(spec, public_cases(PUBLIC_CASES)), initial_vector(spec)
     changed = vector.copy()
     changed[~stage_mask(spec, "base")] *= 3

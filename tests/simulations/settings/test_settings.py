@@ -24,7 +24,7 @@ def test_defaults_compose() -> None:
     assert (federation.train.local_steps, federation.train.base_rounds, federation.train.base_lr) == (1, 16, 0.2)
     assert (settings.spec.adapter, settings.spec.base, settings.everyone) == ("base", "phantom", True)
     plain = run_settings(["privacy.mode=none"]).federation
-    assert (plain.train.local_steps, plain.train.base_rounds, plain.train.base_lr) == (25, 0, 0.008)
+    assert (plain.train.local_steps, plain.train.base_rounds, plain.train.base_lr) == (25, 0, 0.01)
     assert (plain.model["adapter"], plain.model["base"], plain.privacy.clip) == ("full", "none", 1.0)
     assert settings.data.kind == "phantom"
     assert evaluate_settings([]).adapter == "default"
@@ -123,7 +123,7 @@ def test_an_old_key_is_refused_with_its_new_name(
     [
         (evaluate_settings, "sampler_steps=2", "evaluate.sampler_steps=2"),
         (evaluate_settings, "candidates=2", "evaluate.candidates=2"),
-        (baselines_settings, "base_fourier=9", "model.base_fourier=9"),
+        (baselines_settings, "model.base_fourier=9", "ridge_fourier=9"),
         (private_base_on_phantoms, "epsilons=[8]", "privacy.epsilon=[8]"),
         (private_base_on_phantoms, "delta=1e-6", "privacy.delta=1e-6"),
         (private_base_on_phantoms, "colluders=2", "privacy.colluders=2"),
@@ -139,10 +139,12 @@ def test_the_other_commands_take_the_words_of_a_run(
 
 
 def test_simulate_and_server_run_share_their_keys_and_defaults() -> None:
-    """What differs is that here the end alone is scored, and that sites and patients are those of the partition."""
-    for mode in ("none", "local", "shared", "site"):
+    """What differs is that here the end alone is scored, that sites and patients are those of the partition, and that a
+    U-shaped network is small and knows nothing: the bundled one has seen OpenKBP's training patients."""
+    for mode in ("none", "masked", "local", "shared", "site"):
         here = run_settings([f"privacy.mode={mode}"]).federation
-        there = compose_run([f"privacy.mode={mode}", "privacy.cohort=1", "rounds.min_sites=3"], sites=3)
+        unknowing = ["model.prior=none", "model.size=small"] if mode in ("none", "masked") else []
+        there = compose_run([f"privacy.mode={mode}", "privacy.cohort=1", "rounds.min_sites=3", *unknowing], sites=3)
         counted = replace(there.privacy, cohort=1, sites=1)
         rounds = replace(there.rounds, min_sites=2, evaluate_every=0)
         assert here == replace(there, privacy=counted, rounds=rounds)

@@ -5,20 +5,24 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from rich.progress import Progress, TextColumn
 
 from client.data.load import load_case
 from client.site.config import SiteConfig
+from shared_model.base import linear
+from shared_model.channels.features import highest_gy, physics_features
 from shared_model.core.errors import InputError
 from shared_model.scoring.dosimetry import score_case
+from simulations.phantom.hospitals import STYLES, write_hospital
 from simulations.reports.scoring import upsample
 from simulations.settings.commands import BASELINES, baselines_settings
-from simulations.studies.baselines import METHODS, run_baselines
+from simulations.studies.baselines import METHODS, TrainingPatients, run_baselines
 
 OPENKBP = os.environ.get("FEDKT3D_OPENKBP")
-TINY = ["data.sites=1", "data.patients=5", "model.base_fourier=20", "unet_cpu_s=12"]
+TINY = ["data.sites=1", "data.patients=5", "ridge_fourier=20", "unet_cpu_s=12", "voxel_steps=100"]
 
 
 def bars() -> Progress:
@@ -30,13 +34,35 @@ def test_every_method_is_there() -> None:
 
 
 def test_the_simple_models_are_ordered_as_they_should_be(tmp_path: Path) -> None:
-    table = run_baselines(baselines_settings([*TINY, "methods=[constant,atlas,ridge,unet]", f"out={tmp_path}"]), bars())
+    table = run_baselines(
+        baselines_settings([*TINY, "methods=[constant,atlas,ridge,unet,voxel]", f"out={tmp_path}"]), bars()
+    )
     found = json.loads((tmp_path / "baselines.json").read_text())["methods"]
     scores = {name: of["dose_score_gy"] for name, of in found.items()}
     assert scores["ridge"] < scores["atlas"] < scores["constant"]
-    assert scores["unet"] < scores["constant"]
+    assert max(scores["unet"], scores["voxel"]) < scores["constant"]
     assert all(of["patients"] >= 1 and of["fit_cpu_s"] >= 0 for of in found.values())
     assert all(f"| {name} | {score:.2f} |" in table for name, score in scores.items())
+
+
+def test_the_ridge_row_is_the_pooled_ridge_regression(tmp_path: Path) -> None:
+    """Against stacked least squares with the penalty as rows of its own."""
+    site = write_hospital(tmp_path, STYLES["balanced_7f"], 4, 1, shape=(16, 16, 16))
+    settings = baselines_settings([*TINY, "ridge_fourier=0"])
+    predict = METHODS["ridge"](TrainingPatients(site=site), settings)
+    cases = [load_case(site, case_id) for case_id in site.train]
+    rows, ratios = [], []
+    for case in cases:
+        features, weight = physics_features(case), (min(len(physics_features(case)), 2000) * len(cases)) ** -0.5
+        chosen = np.random.RandomState(len(features)).permutation(len(features))[:2000]
+        rows.append(weight * linear.design(features[chosen]).astype(np.float64))
+        ratios.append(weight * np.minimum(case.dose_gy[case.body][chosen] / highest_gy(case), 3.0))
+    penalty = linear.PENALTY**0.5 * np.eye(linear.columns())
+    x, y = np.concatenate([*rows, penalty]), np.concatenate([*ratios, np.zeros(len(penalty))])
+    weights = np.linalg.lstsq(x, y, rcond=None)[0].astype(np.float32)
+    for case in cases:
+        expected = linear.predict(case, physics_features(case), weights)
+        np.testing.assert_allclose(predict(case), expected, atol=0.01)
 
 
 def test_boosting_needs_the_extra_and_says_so(tmp_path: Path) -> None:
@@ -48,7 +74,7 @@ def test_boosting_needs_the_extra_and_says_so(tmp_path: Path) -> None:
         assert "| gbm5 |" in run_baselines(settings, bars())
 
 
-@pytest.mark.parametrize("bad", ["methods=[forest]", "methods=[]", "split=train", "unet_cpu_s=0"])
+@pytest.mark.parametrize("bad", ["methods=[forest]", "methods=[]", "split=train", "unet_cpu_s=0", "voxel_steps=0"])
 def test_bad_settings_are_refused(bad: str) -> None:
     with pytest.raises(InputError, match=bad.split("=")[0]):
         baselines_settings([bad])

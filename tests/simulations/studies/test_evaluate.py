@@ -19,7 +19,7 @@ from simulations.settings.commands import evaluate_settings
 from simulations.studies.evaluate import evaluate_adapter, withheld
 from tests.builders.small_case import small_case
 
-VOXEL = ModelSpec(prior="none", shape=(16, 16, 16), base="voxel", precision="fp32")
+BASED = ModelSpec(prior="none", shape=(16, 16, 16), base="phantom", precision="fp32")
 COHORT = ("data.sites=1", "data.patients=4", "threads=1")
 
 
@@ -32,15 +32,15 @@ def scored(out: Path, spec: ModelSpec, *overrides: str) -> dict[str, float]:
 
 
 def test_the_base_alone_is_scored_without_the_diffusion_model(tmp_path: Path) -> None:
-    whole, base = scored(tmp_path / "whole", VOXEL), scored(tmp_path / "base", VOXEL, "part=base")
+    whole, base = scored(tmp_path / "whole", BASED), scored(tmp_path / "base", BASED, "part=base")
     settings = evaluate_settings(["adapter=default", f"out={tmp_path / 'base'}", *COHORT])
-    model = adapted_model(VOXEL)
-    unpack(model, initial_vector(VOXEL))
+    model = adapted_model(BASED)
+    unpack(model, initial_vector(BASED))
     expected = []
     for site in evaluation_sites(settings.data, settings.split, settings.out, settings.seed):
         for case_id in site.validation:
             case = load_case(site, case_id)
-            dose = base_gy(case, VOXEL, model)
+            dose = base_gy(case, BASED, model)
             assert dose is not None
             expected.append(score_case(case, torch.from_numpy(dose)))
     assert base == summarise(expected)

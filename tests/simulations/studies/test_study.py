@@ -23,7 +23,8 @@ from simulations.studies.pretrain import pretrain
 from simulations.studies.study import check_alike, claim_folder, plan_jobs, run_studies
 
 TINY = [
-    "model.prior=none", "model.shape=[16,16,16]", "rounds.count=2", "train.local_steps=2", "train.batch_size=1",
+    "model.network=transformer", "model.prior=none", "model.shape=[16,16,16]", "rounds.count=2", "train.local_steps=2",
+    "train.batch_size=1",
     "data.sites=2", "data.patients=3", "workers=2", "privacy.mode=none",
 ]  # fmt: skip
 
@@ -201,7 +202,7 @@ def test_a_private_run_says_what_it_cost(data: str, tmp_path: Path) -> None:
         "privacy.clip=0.05",
         "privacy.views=1",
     ]
-    base = ["model.base=voxel", "model.adapter=base", "train.base_rounds=2"]
+    base = ["model.base=phantom", "model.adapter=base", "train.base_rounds=2"]
     summary = run(data, tmp_path, *private, *base)
     privacy = summary["privacy"]
     assert isinstance(privacy, dict)
