@@ -67,7 +67,7 @@ class AlignJob:
         settings = asdict(replace(self.settings, epochs=0))
         patients = [[(p.case.case_id, content_hash(p.case)) for p in split] for split in (train, held)]
         drawn = None if self.tradeoff is None else self.tradeoff.sha256
-        bound = "error of all patients"  # alignments of before had another
+        bound = "error of all patients"  # earlier alignments had another bound
         what = [self.card.sha256, vector_hash(self.vector), self.spec.to_json(), settings, patients, drawn, bound]
         return hashlib.sha256(json.dumps(what).encode()).hexdigest()
 

@@ -178,7 +178,7 @@ class FederationPlan:
             *([] if self.mask_terms is None else masks_in_words(self.mask_terms)),
             *([] if self.statistics_terms is None else statistics_in_words(self.statistics_terms, self.charges)),
             f"model: prior {model['prior']} ({self.prior[:16]}), adapter {model['adapter']}, grid "
-            # A U-shaped network has none in its words: it works on each patient's own.
+            # The specification of a U-shaped network names no grid: each patient has one.
             f"{model.get('shape', 'of each patient')}",
             f"leaves this site in a round: one update of {self.parameters} numbers ({megabytes:.1f} MB)"
             f"{', under masks' if self.mode in SUMMED else ', how many patients it trained on'}"
