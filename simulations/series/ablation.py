@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from rich.progress import Progress
@@ -44,6 +45,7 @@ from simulations.studies.evaluate import withheld
 from simulations.studies.study import run_studies
 
 RESULT = "ablation.json"
+CHANNELS = "channels"
 
 
 def run_ablation(settings: AblationSettings, bars: Progress) -> str:
@@ -111,6 +113,8 @@ def run_trial(
         raise InputError(f"{run.out}: holds a trial with other settings; choose another out")
     if done and [int(count) for count in done["scores"]] == list(steps):
         return AblationTrial.read(name, seed, done)
+    if run.spec.network == "pyramid":
+        _share_channels(run.out)
     sites = hospitals(run.data, run.partition, run.out, run.federation.seed)
     if not done:
         app = add_faults(client_app, row.faults(sites, run.federation.rounds.count)) if row.absent else client_app
@@ -137,6 +141,20 @@ def run_trial(
     }
     write_json(path, done)
     return AblationTrial.read(name, seed, done)
+
+
+def _share_channels(trial: Path) -> None:
+    """Let all trials OUT/VARIANT/seedN keep the patients' input channels in OUT/channels: they are the same in each.
+
+    The files are named by their content. What else a site keeps belongs to its trial alone.
+    """
+    link = trial / "cache" / CHANNELS
+    if link.exists():
+        return
+    shared = trial.parents[1] / CHANNELS
+    for folder in (link.parent, shared):
+        folder.mkdir(parents=True, exist_ok=True)
+    link.symlink_to(Path("../../..") / CHANNELS, target_is_directory=True)
 
 
 _Adapter = tuple[SiteConfig, ModelSpec, Vector]

@@ -78,6 +78,12 @@ def test_a_toy_run_ends_in_a_table(name: str, tmp_path: Path, hospitals: Path) -
     assert f"| {listed.rows[other].label} | 1 |" in table
     done = json.loads((tmp_path / "out" / other / "seed0" / "ablation.json").read_text())
     assert done["patients"]
+    if done["trained"]["federation"]["model"]["network"] == "pyramid":
+        kept = tmp_path / "out" / "channels"
+        assert list(kept.glob("*.npy")), "the patients' channels are kept once"
+        assert all(
+            (tmp_path / "out" / key / "seed0" / "cache" / "channels").samefile(kept) for key in (reference, other)
+        )
     if listed.rows[other].clinic:
         assert len({key.split()[0] for key in done["patients"]}) == 1, "the new clinic alone is scored"
 
