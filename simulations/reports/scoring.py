@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -49,10 +49,10 @@ def score_predictions(
     predict: Callable[[SiteConfig, Case], Tensor],
     native: SiteConfig | None = None,
     scored: Callable[[int], None] = lambda patients: None,
-) -> tuple[dict[str, dict[str, CaseScore]], list[CaseScore]]:
+) -> tuple[dict[str, dict[str, CaseScore]], dict[str, CaseScore]]:
     """Score a dose (z, y, x) in Gy for every site's validation patients, and upsampled for those of ``native``."""
     scores: dict[str, dict[str, CaseScore]] = {}
-    fine: list[CaseScore] = []
+    fine: dict[str, CaseScore] = {}
     for site in sites:
         for case_id in site.validation:
             case = load_case(site, case_id)
@@ -60,7 +60,7 @@ def score_predictions(
             scores.setdefault(site.site, {})[case_id] = score_case(case, dose)
             if native is not None and case_id in native.validation:
                 full = load_case(native, case_id)
-                fine.append(score_case(full, upsample(dose, case, full)))
+                fine[case_id] = score_case(full, upsample(dose, case, full))
             scored(1)
     return scores, fine
 
@@ -68,6 +68,21 @@ def score_predictions(
 def overall(scores: SiteScores) -> dict[str, float]:
     """Scores over all patients of all sites (dosimetry.summarise)."""
     return summarise([score for site in scores.values() for score in site.values()])
+
+
+def by_ct(
+    scores: SiteScores, native: Mapping[str, CaseScore], lacking: Container[str]
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Scores of the patients with a CT and of those without apart (``lacking``: their ids), where there are both."""
+    pairs = [(case, score) for of in scores.values() for case, score in of.items()]
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for name, lacks in (("with_ct", False), ("without_ct", True)):
+        chosen = [(case, score) for case, score in pairs if (case in lacking) is lacks]
+        fine = [native[case] for case, _ in chosen if case in native]
+        if chosen:
+            found[name] = {"metrics": summarise([score for _, score in chosen])}
+            found[name] |= {"native": summarise(fine)} if fine else {}
+    return found if len(found) > 1 else {}
 
 
 def study_summary(scores: SiteScores) -> dict[str, object]:

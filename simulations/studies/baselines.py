@@ -214,7 +214,7 @@ def _score(predict: Predict, test: Sequence[SiteConfig], fine: SiteConfig | None
     scores, native = score_predictions(test, predict_timed, fine)
     found: dict[str, Any] = {**overall(scores), "predict_cpu_s": round(sum(seconds) / len(seconds), 2)}
     if native:
-        found["native"] = summarise(native)
+        found["native"] = summarise(list(native.values()))
     return found
 
 

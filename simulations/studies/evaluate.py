@@ -30,7 +30,7 @@ from shared_model.patient.case import Case
 from shared_model.prediction.predictor import predict_dose
 from shared_model.scoring.dosimetry import summarise
 from simulations.data.datasets import evaluation_sites
-from simulations.reports.scoring import native_site, overall, patients_csv, score_predictions, study_summary
+from simulations.reports.scoring import by_ct, native_site, overall, patients_csv, score_predictions, study_summary
 from simulations.reports.tables import write_json
 from simulations.settings.commands import EvaluateSettings
 from simulations.studies.predict_any import any_csv, any_table, score_any
@@ -55,9 +55,15 @@ def evaluate_adapter(settings: EvaluateSettings, bars: Progress) -> str:
     sites = [replace(site, cache=settings.out / "cache") for site in sites]
     patients = sum(len(site.validation) for site in sites)
     bar = bars.add_task("scoring patients", total=patients, note="")
-    predict = _predictor(settings, spec, vector)
+    predict, lacking = _predictor(settings, spec, vector), set[str]()
+
+    def noting(site: SiteConfig, case: Case) -> Tensor:
+        if case.ct_hu is None:
+            lacking.add(case.case_id)
+        return predict(site, case)
+
     fine = native_site(settings.data, sites)
-    scores, native = score_predictions(sites, predict, fine, lambda n: bars.advance(bar, n))
+    scores, native = score_predictions(sites, noting, fine, lambda n: bars.advance(bar, n))
     summary: dict[str, Any] = {
         "adapter": settings.adapter,
         "adapter_sha256": vector_hash(vector),
@@ -74,7 +80,8 @@ def evaluate_adapter(settings: EvaluateSettings, bars: Progress) -> str:
         "metrics": overall(scores),
         "per_site": study_summary(scores)["per_site"],
         # Upsample to OpenKBP's own resolution, for the patients whose data has it.
-        **({"native": summarise(native)} if native else {}),
+        **({"native": summarise(list(native.values()))} if native else {}),
+        **by_ct(scores, native, lacking),
     }
     write_json(settings.out / "summary.json", summary)
     write_text(settings.out / "patients.csv", patients_csv({settings.split: scores}), mode=ORDINARY)
@@ -145,12 +152,16 @@ def _predictor(
 def _screen(settings: EvaluateSettings, sites: list[SiteConfig], summary: dict[str, Any]) -> str:
     metrics = summary["metrics"]
     numbers = ", ".join(f"{key} {value:.2f}" for key, value in metrics.items() if key != "patients")
-    fine = summary.get("native")
-    if fine:
-        numbers += (
-            f"\n{int(fine['patients'])} of them at native resolution: "
-            f"dose_score_gy {fine['dose_score_gy']:.2f}, dvh_score_gy {fine['dvh_score_gy']:.2f}"
-        )
+    if fine := summary.get("native"):
+        numbers += f"\n{int(fine['patients'])} of them at native resolution: {_both(fine)}"
+    for name in ("with_ct", "without_ct"):
+        if part := summary.get(name):
+            fine = f"; native {_both(part['native'])}" if "native" in part else ""
+            numbers += f"\n{int(part['metrics']['patients'])} {name.replace('_', ' ')}: {_both(part['metrics'])}{fine}"
     return (
         f"{int(metrics['patients'])} patients, {settings.split}: {numbers}\nsummary   {settings.out / 'summary.json'}"
     )
+
+
+def _both(scores: Mapping[str, float]) -> str:
+    return f"dose_score_gy {scores['dose_score_gy']:.2f}, dvh_score_gy {scores['dvh_score_gy']:.2f}"
