@@ -39,8 +39,8 @@ class AblationRow(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class AblationTrial:
-    """One variant trained with one seed: bytes of its vector, training seconds, scores by sampler steps, and the dose
-    score of each patient at the last number of steps."""
+    """One variant trained with one seed: bytes of its vector, training seconds, scores by sampler steps, the dose score
+    of each patient at the last number of steps ("hospital id"), and each hospital's number of training patients."""
 
     variant: str
     seed: int
@@ -48,6 +48,7 @@ class AblationTrial:
     wall_s: float
     scores: Mapping[int, Mapping[str, float]]
     patients: Mapping[str, float] = field(default_factory=dict)
+    training_patients: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
     def read(cls, variant: str, seed: int, done: Mapping[str, Any]) -> AblationTrial:
@@ -60,6 +61,7 @@ class AblationTrial:
             wall_s=done["wall_s"],
             scores=scores,
             patients=done.get("patients", {}),
+            training_patients=done.get("training_patients", {}),
         )
 
 
@@ -98,8 +100,9 @@ def paired_difference(trials: Sequence[AblationTrial], variant: str, reference: 
     for one in trials:
         others = [t for t in trials if (t.variant, t.seed) == (reference, one.seed)]
         if one.variant == variant and others:
-            for patient in one.patients.keys() & others[0].patients.keys():
-                differences.setdefault(patient, []).append(one.patients[patient] - others[0].patients[patient])
+            own, other = _by_patient(one.patients, others[0].patients)
+            for patient in own.keys() & other.keys():
+                differences.setdefault(patient, []).append(own[patient] - other[patient])
     if len(differences) < 2:
         return None
     means = np.array([statistics.fmean(differences[patient]) for patient in sorted(differences)])
@@ -107,6 +110,16 @@ def paired_difference(trials: Sequence[AblationTrial], variant: str, reference: 
     low, high = np.percentile(drawn, [2.5, 97.5])
     p = float(wilcoxon(means).pvalue) if np.any(means != 0.0) else 1.0
     return Difference(mean_gy=float(means.mean()), low_gy=float(low), high_gy=float(high), p=p)
+
+
+def _by_patient(*of_trials: Mapping[str, float]) -> list[Mapping[str, float]]:
+    """Scores by patient alone, so that partitions can be compared, where ids tell patients of all hospitals apart.
+
+    Phantom hospitals count their patients from one each: there hospital and id stay the name.
+    """
+    bare = [{key.split()[-1]: score for key, score in scores.items()} for scores in of_trials]
+    unique = all(len(short) == len(scores) for short, scores in zip(bare, of_trials, strict=True))
+    return list(bare) if unique else list(of_trials)
 
 
 def table_markdown(variants: Mapping[str, AblationRow], reference: str, trials: Sequence[AblationTrial]) -> str:

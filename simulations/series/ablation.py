@@ -35,6 +35,7 @@ from shared_model.scoring.dosimetry import CaseScore, summarise
 from simulations.data.datasets import hospitals
 from simulations.engine.faults import add_faults
 from simulations.reports.ablation import AblationTrial, table_csv, table_markdown
+from simulations.reports.by_hospital import hospitals_markdown
 from simulations.reports.results import ADAPTER
 from simulations.reports.scoring import SiteScores, overall, score_predictions, score_sites
 from simulations.reports.tables import write_json
@@ -64,6 +65,7 @@ def run_ablation(settings: AblationSettings, bars: Progress) -> str:
         bars.update(bar, note=f"{name}, seed {seed}")
         trials.append(run_trial(name, seed, run, listed.rows[name], settings.steps, bars))
         table = table_markdown(listed.rows, listed.reference, trials)
+        table += hospitals_markdown(listed.rows, listed.reference, trials)
         write_text(settings.out / "ablation.md", table, mode=ORDINARY)
         write_text(settings.out / "ablation.csv", table_csv(trials), mode=ORDINARY)
         for finished in (task for task in bars.task_ids if task != bar):
@@ -138,6 +140,7 @@ def run_trial(
             for site, of in of_sites.items()
             for case, score in of.items()
         },
+        "training_patients": {site.site: len(site.train) for site in sites},
     }
     write_json(path, done)
     return AblationTrial.read(name, seed, done)

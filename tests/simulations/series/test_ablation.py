@@ -8,6 +8,7 @@ from rich.progress import Progress, TextColumn
 from shared_model.adapter.manifest import manifest_hash
 from shared_model.core.errors import InputError
 from simulations.reports.ablation import AblationTrial, order_notes, paired_difference, table_csv, table_markdown
+from simulations.reports.by_hospital import hospitals_markdown
 from simulations.series import ablation
 from simulations.series.ablation import run_ablation, trial_settings
 from simulations.series.variants import VariantList
@@ -138,3 +139,34 @@ def test_the_difference_to_the_reference_is_paired_by_patient_and_seed() -> None
     assert "Fewer than 3 seeds" in table
     assert "paper" not in table
     assert paired_difference([trial("median", 0, 3.0)], "median", "fedavg") is None
+
+
+def test_patients_are_paired_across_partitions_where_their_ids_tell_them_apart() -> None:
+    pooled = replace(trial("pooled", 0, 3.0), patients={"S1 pt_1": 3.0, "S2 pt_2": 4.0, "S2 pt_3": 5.0})
+    split = replace(trial("split", 0, 3.0), patients={"A pt_1": 3.5, "A pt_2": 4.4, "B pt_3": 5.6})
+    found = paired_difference([pooled, split], "split", "pooled")
+    assert found is not None
+    assert found.mean_gy == pytest.approx(0.5)
+    # phantom hospitals number their patients each from one: the hospital is part of the name
+    pooled = replace(pooled, patients={"S1 pt_1": 3.0, "S2 pt_1": 4.0})
+    split = replace(split, patients={"A pt_1": 3.5, "B pt_1": 4.4})
+    assert paired_difference([pooled, split], "split", "pooled") is None
+
+
+def test_each_hospital_alone_stands_beside_its_federation_the_smallest_first() -> None:
+    rows = VariantList.read("hospitals").rows
+    patients = {f"{site} pt_{n}{site}": float(n) for site, count in (("A", 9), ("B", 3)) for n in range(count)}
+    gains = {"A": 0.5, "B": 1.0}
+    together = replace(trial("hospitals_4_federated", 0, 3.0), patients=patients)
+    alone = replace(
+        trial("hospitals_4_alone", 0, 3.0),
+        patients={key: score + gains[key[0]] * (1 + score / 1000) for key, score in patients.items()},
+        training_patients={"A": 60, "B": 20},
+    )
+    table = hospitals_markdown(rows, "pooled_4", [together, alone, trial("pooled_4", 0, 3.0)])
+    lines = [line for line in table.splitlines() if line.startswith("| 4 hospitals")]
+    assert len(lines) == 2
+    assert "| B | 20 | 3* | 2.00 | 1.00 | -1.00 (-1.00 to -1.00), p 0.250 |" in lines[0]
+    assert "| A | 60 | 9 | 4.50 | 4.00 | -0.50 (-0.50 to -0.50), p 0.004 |" in lines[1]
+    assert hospitals_markdown(rows, "pooled_4", [together]) == "", "nobody trained alone"
+    assert hospitals_markdown(rows, "pooled_4", [replace(alone, seed=1), together]) == "", "no seed in common"
