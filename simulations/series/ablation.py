@@ -151,13 +151,11 @@ def _share_channels(trial: Path) -> None:
 
     The files are named by their content. What else a site keeps belongs to its trial alone.
     """
-    link = trial / "cache" / CHANNELS
-    if link.exists():
-        return
-    shared = trial.parents[1] / CHANNELS
+    link, shared = trial / "cache" / CHANNELS, trial.parents[1] / CHANNELS
     for folder in (link.parent, shared):
         folder.mkdir(parents=True, exist_ok=True)
-    link.symlink_to(Path("../../..") / CHANNELS, target_is_directory=True)
+    if not link.exists():
+        link.symlink_to(Path("../../..") / CHANNELS, target_is_directory=True)
 
 
 _Adapter = tuple[SiteConfig, ModelSpec, Vector]
