@@ -9,13 +9,17 @@ trains little, those pauses are most of the round (docs/results/deployed_round.m
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Protocol, TypeVar
 
 SHARE = 0.2
 SHORTEST_S = 0.1  # a question over TLS costs both sides a few milliseconds
 # How long `until_there` keeps asking. Then it returns to its caller, whose process may have been told to stop.
 INSIST_S = 5.0
+
+# Until when (time.monotonic()) parts are waited for. Of the whole process: Flower pulls parts in threads of its own.
+_parts_until = float("inf")
 
 
 class Part(Protocol):
@@ -44,7 +48,27 @@ def until_there(ask: Callable[[], _Part]) -> _Part:
     started = time.monotonic()
     while (part := ask()).object_found and not part.object_available:
         waited_s = time.monotonic() - started
-        if waited_s >= INSIST_S:
+        if waited_s >= INSIST_S or overdue():
             break
         time.sleep(pause_s(waited_s, longest_s=1.0))
     return part
+
+
+@contextmanager
+def parts_until(end: float) -> Iterator[None]:
+    """Wait for parts of messages no longer than until ``end`` (time.monotonic()) while the context is open.
+
+    A sender that was killed while it sent leaves a message whose parts never come. Flower waits three minutes for the
+    next part, and a ServerApp reads no other answer meanwhile.
+    """
+    global _parts_until
+    _parts_until = end
+    try:
+        yield
+    finally:
+        _parts_until = float("inf")
+
+
+def overdue() -> bool:
+    """Return whether the time that `parts_until` gives is over."""
+    return time.monotonic() >= _parts_until

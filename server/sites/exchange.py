@@ -16,7 +16,7 @@ from flwr.app import Error, Message, RecordDict
 from flwr.serverapp import Grid
 
 from privacy.flower.internals.codes import ErrorCode
-from privacy.flower.pace import pause_s
+from privacy.flower.pace import parts_until, pause_s
 from privacy.secagg.layout import Packed
 from privacy.wire.messages import MESSAGE_TYPES, SITE_STOPS, Reply, parse_reply, wire_bytes
 from server.record.history import Drop
@@ -26,6 +26,9 @@ from shared_model.core.fields import MessageError
 _LOG = logging.getLogger("fedkt3d.server")
 
 _SHORTEST_PAUSE_S, _LONGEST_PAUSE_S = 0.005, 0.25
+# An answer that came in part is given up this long before the deadline (or a tenth of the time before, if that is
+# less): whole answers that wait behind it are read in time.
+_LAST_PARTS_S = 20.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +49,7 @@ class _Sent:
     node: int
     site: str
     until: float  # time.monotonic()
+    parts_until: float  # likewise
 
 
 class Pause:
@@ -93,10 +97,11 @@ class Exchange:
         ids: list[str | None] = [*call_again(lambda: self._grid.push_messages(messages), "sending a request", ttl_s)]
         ids += [None] * (len(messages) - len(ids))
         until = time.monotonic() + ttl_s
+        last_parts = until - min(_LAST_PARTS_S, ttl_s / 10)
         failed = []
         for message_id, (node, site) in zip(ids, nodes.items(), strict=True):
             if message_id:
-                self._pending[message_id] = _Sent(node=node, site=site, until=until)
+                self._pending[message_id] = _Sent(node=node, site=site, until=until, parts_until=last_parts)
             else:
                 failed.append(_drop(node, site, "error", "the request could not be sent"))
         return failed
@@ -109,7 +114,8 @@ class Exchange:
         """
         for message_id, sent in list(self._pending.items()):
             try:
-                messages = list(self._grid.pull_messages([message_id]))
+                with parts_until(sent.parts_until):
+                    messages = list(self._grid.pull_messages([message_id]))
             except httpx.HTTPError:  # the SuperLink fails now and then; the next poll asks again, up to the deadline
                 return
             except Exception as error:  # Flower unpacks what the site packed, and raises anything; its text is foreign

@@ -111,10 +111,15 @@ class Killer:
 
     def _last_words(self) -> str:
         """The ends of what the run, its command and the sites told: for whoever reads of a test that failed."""
-        sites = [self.federation.site(name) / "state" for name in ("north", "south")]
+        homes = [self.federation.home, *(self.federation.site(name) for name in ("north", "south"))]
         told = [self._events, self.federation.folder / f"{self.name}.err"]
-        told += [log for folder in (*sites, self.federation.home / "state") for log in sorted(folder.rglob("*.log"))]
-        return "\n".join(f"{file.name}: {line}" for file in told if file.exists() for line in _tail(file))
+        told += [log for home in homes for log in sorted((home / "logs").glob("*.log"))]
+        return "\n".join(
+            f"{file.relative_to(self.federation.folder)}: {line}"
+            for file in told
+            if file.exists()
+            for line in _tail(file)
+        )
 
     def report(self) -> dict[str, Any]:
         """Wait for the end."""

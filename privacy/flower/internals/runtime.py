@@ -20,17 +20,21 @@ from flwr.supercore.retry import make_simple_http_retry_invoker
 from flwr.supercore.runtime import RuntimeHttpClient
 
 from privacy.flower.internals.codes import TaskType
-from privacy.flower.pace import until_there
+from privacy.flower.pace import overdue, until_there
 
 ACQUIRE_TASK = "/flwr.proto.Runtime/AcquireTask"
 
 
 class PromptRuntime(RuntimeHttpClient):
-    """Soon asks again for a part of a message that is still on its way. Flower waits a second or more."""
+    """Soon asks again for a part of a message that is still on its way. Flower waits a second or more.
+
+    It gives a part up when its time is over (privacy/flower/pace.py), and with it the message.
+    """
 
     def PullObject(self, request: PullObjectRequest) -> PullObjectResponse:  # noqa: N802
         """Return the part, or the last answer after a while."""
-        return until_there(partial(super().PullObject, request))
+        part = until_there(partial(super().PullObject, request))
+        return part if part.object_available or not overdue() else PullObjectResponse(object_found=False)
 
 
 def executor_proof(secret: bytes) -> ProtobufClientInterceptor:

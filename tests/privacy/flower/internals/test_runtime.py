@@ -1,13 +1,18 @@
 """The Runtime API of a real SuperLink: who may take a task, and what a token that it does not know brings."""
 
+import time
 from functools import partial
 
 import httpx
 import pytest
 from flwr.proto.message_pb2 import PullObjectRequest, PullObjectResponse
+from flwr.proto.node_pb2 import Node
+from flwr.supercore.inflatable.inflatable_protobuf_utils import make_pull_object_fn_protobuf
+from flwr.supercore.inflatable.inflatable_utils import ObjectPullError, pull_objects
 from flwr.supercore.runtime import RuntimeHttpClient
 
 from privacy.flower.internals import runtime
+from privacy.flower.pace import parts_until
 from server.deployment.home import ServerHome
 
 
@@ -38,3 +43,18 @@ def test_a_part_that_is_on_its_way_is_asked_for_again(monkeypatch: pytest.Monkey
     with runtime.runtime_client("127.0.0.1:9", runtime.task_proof("x"), "flwr-clientapp", None, insists=True) as client:
         assert client.PullObject(PullObjectRequest()).object_available
     assert not answers
+
+
+def test_a_message_whose_parts_never_come_is_given_up_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its sender was killed while it sent. Flower alone would go on for three minutes, and read nobody else."""
+    there = PullObjectResponse(object_found=True, object_available=True, object_content=b"x")
+    never = PullObjectResponse(object_found=True)
+    monkeypatch.setattr(
+        RuntimeHttpClient, "PullObject", lambda self, request: there if request.object_id == "there" else never
+    )
+    with runtime.runtime_client("127.0.0.1:9", runtime.task_proof("x"), "flwr-serverapp", None, insists=True) as client:
+        pull = make_pull_object_fn_protobuf(client.PullObject, node=Node(node_id=1), run_id=1)
+        with parts_until(time.monotonic() + 0.2), pytest.raises(ObjectPullError):
+            pull_objects(["there", "never"], pull)
+        with parts_until(time.monotonic() - 1.0):
+            assert pull_objects(["there"], pull) == {"there": b"x"}  # what is there is read however late
