@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from functools import lru_cache
@@ -15,8 +16,10 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from shared_model.backbone.checkpoint import tensors_hash
+from shared_model.backbone.pyramid_prior import VARIABLE as PYRAMID_VARIABLE
 from shared_model.backbone.pyramid_prior import pyramid_hash
-from shared_model.backbone.wan_prior import VARIABLE, wan_hash, wan_latents, wan_transformer
+from shared_model.backbone.wan_prior import VARIABLE as WAN_VARIABLE
+from shared_model.backbone.wan_prior import wan_hash, wan_latents, wan_transformer
 from shared_model.backbone.wan_vae import SCALE
 from shared_model.bundled import PRIOR_FOLDERS
 from shared_model.channels.layout import RECIPE as CHANNEL_RECIPE
@@ -67,6 +70,15 @@ def prior_card(name: str) -> dict[str, Any]:
     return card
 
 
+def use_prior_file(path: Path | None) -> None:
+    """Name the weights of the prior ``wan`` or ``file`` to this process and its children; None leaves what is set.
+
+    Sets ``FEDKT3D_WAN`` and ``FEDKT3D_PRIOR``, of which a model reads one.
+    """
+    if path is not None:
+        os.environ[WAN_VARIABLE] = os.environ[PYRAMID_VARIABLE] = str(path.expanduser().resolve())
+
+
 def prior_hash(spec: ModelSpec) -> str:
     """The prior's identity: the hash of its weights, or the seed of a random start.
 
@@ -78,7 +90,7 @@ def prior_hash(spec: ModelSpec) -> str:
         found = wan_hash()
         if spec.prior_sha256 not in ("", found):
             raise InputError(
-                f"model.prior=wan: the model specification names checkpoint {spec.prior_sha256[:12]}, {VARIABLE} "
+                f"model.prior=wan: the model specification names checkpoint {spec.prior_sha256[:12]}, {WAN_VARIABLE} "
                 f"holds {found[:12]}; every party needs the same weights of transformer and autoencoder"
             )
         return found

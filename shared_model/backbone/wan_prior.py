@@ -31,12 +31,6 @@ _FORM = 1
 Stamp = tuple[tuple[str, int, int], ...]
 
 
-def use_checkpoint(path: Path | None) -> None:
-    """Set ``FEDKT3D_WAN`` for this process and its children. None leaves it as it is."""
-    if path is not None:
-        os.environ[VARIABLE] = str(path.expanduser().resolve())
-
-
 def wan_hash() -> str:
     """SHA-256 hex of this machine's transformer and autoencoder: the weights in use, sizes and latent statistics.
 

@@ -22,8 +22,7 @@ from client.training.train import resident_model
 from privacy.wire.messages import EvaluateTask
 from server.config.schedule import evaluate_task
 from shared_model.adapter.manifest import load_adapter, unpack, vector_bytes, vector_hash
-from shared_model.backbone.prior import prior_hash
-from shared_model.backbone.wan_prior import use_checkpoint
+from shared_model.backbone.prior import prior_hash, use_prior_file
 from shared_model.base.model import DoseModel
 from shared_model.core.errors import InputError
 from shared_model.core.files import ORDINARY, write_text
@@ -96,7 +95,7 @@ def trial_settings(settings: AblationSettings, listed: VariantList, name: str, s
 
 
 def _check_prior(name: str, run: RunSettings) -> None:
-    use_checkpoint(run.prior_path)
+    use_prior_file(run.prior_path)
     try:
         prior_hash(run.spec)
     except InputError as error:
@@ -108,7 +107,7 @@ def run_trial(
 ) -> AblationTrial:
     """Train one variant with one seed, score what it trained at every number of steps; read it if it is there."""
     path = run.out / RESULT
-    use_checkpoint(run.prior_path)
+    use_prior_file(run.prior_path)
     trained = _training_settings(run, row)
     done: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
     if done and done["trained"] != trained:

@@ -18,7 +18,7 @@ from client.data.encoded import encoded
 from client.site.config import SiteConfig
 from shared_model.adapter.manifest import load_adapter, unpack, vector_hash
 from shared_model.adapter.shared import adapted_model
-from shared_model.backbone.wan_prior import use_checkpoint
+from shared_model.backbone.prior import use_prior_file
 from shared_model.base.model import base_gy
 from shared_model.bundled import DEFAULT_ADAPTER
 from shared_model.core.errors import InputError
@@ -44,7 +44,7 @@ def evaluate_adapter(settings: EvaluateSettings, bars: Progress) -> str:
     started = time.monotonic()
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    use_checkpoint(settings.prior_path)
+    use_prior_file(settings.prior_path)
     path = DEFAULT_ADAPTER if settings.adapter == "default" else Path(settings.adapter)
     if not path.is_file():
         raise InputError(f"adapter={settings.adapter}: no such file; give a .safetensors that a run wrote, or default")

@@ -31,7 +31,7 @@ from server.config.run import RunConfig
 from server.record.events import LOUD, Event
 from server.sites.attendance import Members
 from shared_model.adapter.manifest import load_adapter
-from shared_model.backbone.wan_prior import use_checkpoint
+from shared_model.backbone.prior import use_prior_file
 from shared_model.core.errors import InputError
 from shared_model.core.files import ORDINARY, write_text
 from simulations.data.datasets import hospitals
@@ -160,7 +160,7 @@ def run_studies(
     """
     started = (time.monotonic(), time.process_time())
     torch.set_num_threads(settings.threads)
-    use_checkpoint(settings.prior_path)
+    use_prior_file(settings.prior_path)
     claim_folder(settings)
     sites = hospitals(settings.data, settings.partition, settings.out, settings.federation.seed)
     sites = [replace(site, cache=settings.out / "cache", device=settings.device) for site in change(sites)]

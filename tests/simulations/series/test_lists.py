@@ -41,7 +41,7 @@ def test_every_row_composes_and_none_is_another(name: str, tmp_path: Path) -> No
     for key in listed.choose(["all"]):
         run, row = trial_settings(settings, listed, key, 0), listed.rows[key]
         text = run.federation.to_json().replace(f"ablation-{key}", "")
-        asked = (text, run.study, run.partition, run.data, row.absent, row.clinic, row.without)
+        asked = (text, run.study, run.partition, run.data, run.prior_path, row.absent, row.clinic, row.without)
         assert asked not in seen, f"rows {key} and {seen[asked]} are the same"
         seen[asked] = key
 
