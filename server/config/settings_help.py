@@ -39,7 +39,7 @@ SHARED: Settings = {
         "model.network": "pyramid (U-shaped), or transformer (the paper's form).",
         "model.size": "Of network pyramid: base, or small at 0.3 of the time a sample.",
         "model.body_site": "Whose organs the model sees: head_neck, thorax or pelvis.",
-        "model.prior": "Weights to start from: none; pyramid: bundled, file; transformer: video-small, wan.",
+        "model.prior": "Weights to start from: none; pyramid: bundled, phantom, file; transformer: video-small, wan.",
         "model.adapter": "What trains and travels: full, lora; pyramid: film, bias, head; transformer: blocks, base.",
         "model.base": "Dose estimate that the transformer corrects: none or phantom.",
         "model.shape": "The transformer's training grid in voxels: z, y, x.",

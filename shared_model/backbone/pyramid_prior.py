@@ -1,8 +1,9 @@
 """Trained weights of the U-shaped network as a frozen prior, read from a full adapter's file.
 
-``bundled``: the default adapter's weights, which every installation has. ``file``: those of the full adapter that
-``FEDKT3D_PRIOR`` names, as `simulate train` and a run with model.adapter=full write it. Every party sets its own path.
-Specifications and messages hold only the hash of the weights, never the path.
+``bundled``: the default adapter's weights. ``phantom``: weights of size small that phantoms made. Every installation
+has both. ``file``: those of the full adapter that ``FEDKT3D_PRIOR`` names, as `simulate train` and a run with
+model.adapter=full write it. Every party sets its own path. Specifications and messages hold only the hash of the
+weights, never the path.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from shared_model.backbone.checkpoint import tensors_hash
-from shared_model.bundled import DEFAULT_ADAPTER
+from shared_model.bundled import DEFAULT_ADAPTER, PHANTOM_PRIOR
 from shared_model.core.errors import InputError
 from shared_model.network.pyramid import SIZES, PyramidDiT
 from shared_model.network.seeding import seeded
@@ -52,7 +53,7 @@ def pyramid_network(spec: ModelSpec) -> PyramidDiT:
 
 
 def _weights(spec: ModelSpec) -> tuple[dict[str, Tensor], str]:
-    path = DEFAULT_ADAPTER
+    path = PHANTOM_PRIOR if spec.prior == "phantom" else DEFAULT_ADAPTER
     if spec.prior == "file":
         named = os.environ.get(VARIABLE, "")
         if not named:

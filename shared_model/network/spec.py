@@ -27,9 +27,11 @@ BASE_SIZE = "base"
 PYRAMID_SIZES: tuple[str, ...] = ("small", BASE_SIZE)
 # Priors of each network: a random start, bundled ones, and weights from files.
 PRIORS_OF: Mapping[str, tuple[str, ...]] = {
-    "pyramid": ("none", "bundled", "file"),
+    "pyramid": ("none", "bundled", "phantom", "file"),
     "transformer": ("video-small", "video-shuffled", "phantom-small", "none", "wan"),
 }
+# Of the pyramid's priors that ship with the package.
+SIZE_OF_PRIOR: Mapping[str, str] = {"bundled": BASE_SIZE, "phantom": "small"}
 # Priors of which every party has its own copy, known by the hash of its weights.
 FROM_FILES = ("file", "wan")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -76,7 +78,7 @@ class ModelSpec:
     ``base`` (9.4M parameters) or ``small`` (1.7M), at 0.3 of the time a sample.
 
     ``prior``: ``none`` (random start from ``init_seed``); of the pyramid also ``bundled`` (the default adapter's
-    weights) or ``file`` (backbone/pyramid_prior.py); of the transformer a bundled one (``video-small``; its control
+    weights), ``phantom`` (made by phantoms) or ``file`` (backbone/pyramid_prior.py); of the transformer a bundled one (``video-small``; its control
     ``video-shuffled``; ``phantom-small``) or ``wan`` (Wan 2.1). ``prior_sha256``: the content hash of weights that each
     party has in files; empty means those of the coordinator. ``adapter``: what trains and travels (shared_model/forms).
     With ``base`` only the base trains, and its dose is the prediction. ``rank`` and ``alpha`` are those of LoRA.
@@ -145,9 +147,10 @@ class ModelSpec:
         sizes = PYRAMID_SIZES if self.network == "pyramid" else (BASE_SIZE,)
         if self.size not in sizes:
             raise InputError(f"model.size={self.size!r}: with network {self.network} expected {' or '.join(sizes)}")
-        if self.prior == "bundled" and self.size != BASE_SIZE:
+        if self.network == "pyramid" and self.size != SIZE_OF_PRIOR.get(self.prior, self.size):
             raise InputError(
-                f"model.size={self.size}: the bundled weights are of size {BASE_SIZE}; or say model.prior=none"
+                f"model.size={self.size}: the weights of model.prior={self.prior} are of size "
+                f"{SIZE_OF_PRIOR[self.prior]}; or say model.prior=none"
             )
 
     def _check_pyramid(self) -> None:

@@ -14,12 +14,14 @@ from shared_model.network.spec import ModelSpec
 from simulations.settings.commands import evaluate_settings
 from simulations.studies.evaluate import evaluate_adapter
 
+PHANTOM_PRIOR = "239b111679e5c92f0c3562f8799bf7a5a8782434b3b36a74282ee0015f54ff90"
 VIDEO_PRIOR = "05bb38ab8570466e3b89a11f8f250456289f1fe10d0e13cfc6f770d6509011c5"
 VECTOR = "aab1d461935025c2e462578fb536d0f9faba7c670824b01a66f1e0166eda49cf"
 
 
 def test_prior_and_adapter_are_the_ones_that_the_results_are_of() -> None:
     assert prior_hash(ModelSpec(prior="video-small")) == VIDEO_PRIOR
+    assert prior_hash(ModelSpec(network="pyramid", prior="phantom", size="small")) == PHANTOM_PRIOR
     spec, vector, card = load_adapter(DEFAULT_ADAPTER)
     assert (spec.network, spec.adapter, prior_hash(spec)) == ("pyramid", "full", "none:0")
     assert vector_hash(vector) == VECTOR

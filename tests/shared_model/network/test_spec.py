@@ -25,7 +25,8 @@ from shared_model.network.switches import Switches
         ('{"body_site":"knee"}', "body_site"),
         ('{"size":"small"}', "model.size='small': with network transformer expected base"),
         ('{"network":"pyramid","prior":"none","size":"huge"}', "expected small or base"),
-        ('{"network":"pyramid","prior":"bundled","size":"small"}', "bundled weights are of size base"),
+        ('{"network":"pyramid","prior":"bundled","size":"small"}', "weights of model.prior=bundled are of size base"),
+        ('{"network":"pyramid","prior":"phantom"}', "weights of model.prior=phantom are of size small"),
         ('{"body_site":"thorax"}', "expected model.network=pyramid"),
     ],
 )

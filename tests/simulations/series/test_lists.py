@@ -183,8 +183,10 @@ def test_a_wrong_key_in_a_row_is_named_with_the_row(tmp_path: Path) -> None:
 def test_a_prior_that_a_later_row_lacks_is_named_before_anything_trains(
     tmp_path: Path, hospitals: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv("FEDKT3D_PRIOR", raising=False)
-    asked = ["list=strategies", "variants=[fedavg,from_prior]", f"data.root={hospitals}", f"out={tmp_path / 'out'}"]
-    with pytest.raises(InputError, match=r"row from_prior: model\.prior=file: FEDKT3D_PRIOR is not set"):
+    monkeypatch.setenv("FEDKT3D_PRIOR", "")
+    monkeypatch.setenv("FEDKT3D_WAN", "")
+    monkeypatch.chdir(tmp_path)  # clips are trained first, into out/prior_clips
+    asked = ["list=priors", "variants=[random_12,clips_12]", f"data.root={hospitals}", f"out={tmp_path / 'out'}"]
+    with pytest.raises(InputError, match=r"row clips_12: model\.prior=file: .*prior_clips.*no such file"):
         run_ablation(ablation_settings([*TOY, *asked]), bars())
     assert not (tmp_path / "out").exists()
