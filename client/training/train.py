@@ -54,10 +54,13 @@ def resident_model(spec: ModelSpec, device: str = "cpu") -> DoseModel:
 
 
 def data_part(spec: ModelSpec) -> ModelSpec:
-    """Return the part of a spec that shapes the examples: latents, grid and base."""
+    """Return the part of a spec that shapes the examples: latents, grid and base. The pyramid's prior is no such part."""
     default = ModelSpec()
+    prior, its_hash = ("none", "") if spec.network == "pyramid" else (spec.prior, spec.prior_sha256)
     return replace(
         spec,
+        prior=prior,
+        prior_sha256=its_hash,
         init_seed=default.init_seed,
         size=default.size,
         adapter=default.adapter,

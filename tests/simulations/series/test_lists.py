@@ -24,7 +24,7 @@ TOY = [
 # The row that is run beside the reference: the one that takes a way of its own.
 ROWS = {
     "strategies": "fedper", "hospitals": "iid_4_alone", "rounds_steps": "r24_scaffold",
-    "uneven": "late", "priors": "random_40", "decay": "strong",
+    "uneven": "late", "priors": "phantom_12", "decay": "strong",
     "data_sizes": "alone_2", "adapters": "lora4", "new_clinic": "tuned_5", "missing_modality": "dose_no_ct",
 }  # fmt: skip
 
