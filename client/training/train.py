@@ -54,7 +54,7 @@ def resident_model(spec: ModelSpec, device: str = "cpu") -> DoseModel:
 
 
 def data_part(spec: ModelSpec) -> ModelSpec:
-    """Return the part of a spec that shapes the examples: latents, grid and base. The pyramid's prior is no such part."""
+    """Return the part of a spec that shapes the examples: latents, grid and base; the pyramid has only its grid."""
     default = ModelSpec()
     prior, its_hash = ("none", "") if spec.network == "pyramid" else (spec.prior, spec.prior_sha256)
     return replace(

@@ -38,6 +38,7 @@ from simulations.data.datasets import hospitals
 from simulations.data.partition import one_site
 from simulations.engine.consortium import enrol
 from simulations.engine.run import ProcessGrid, run_local, run_ray
+from simulations.engine.sites_log import sites_log
 from simulations.reports.results import ADAPTER, TrainedModel, score_studies, write_results
 from simulations.settings.commands import RunSettings
 
@@ -168,7 +169,8 @@ def run_studies(
     # A process has only one Ray, and forks where no other thread works. So jobs take turns, and the workers go to the
     # sites.
     in_turn = len(jobs) == 1 or settings.engine != "local"
-    with ThreadPoolExecutor(1 if in_turn else min(settings.workers, len(jobs))) as pool:
+    threads = 1 if in_turn else min(settings.workers, len(jobs))
+    with sites_log(settings.out / "sites.log"), ThreadPoolExecutor(threads) as pool:
         workers = settings.workers if in_turn else 1
         models = list(pool.map(lambda job: run_job(job, settings, workers, bars, app), jobs))
     trained = {(job.study, job.name): model for job, model in zip(jobs, models, strict=True)}

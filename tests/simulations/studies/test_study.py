@@ -7,12 +7,14 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from rich.progress import Progress, TextColumn
 
 from privacy.dp.accountant import epsilon
+from server.rounds.result import QuorumError
 from shared_model.adapter.manifest import load_adapter, vector_hash
 from shared_model.core.errors import InputError
 from simulations.reports.tables import read_summary
@@ -58,6 +60,14 @@ def test_all_three_studies_leave_everything_behind(data: str, tmp_path: Path) ->
     assert vector_hash(vector) == summary["studies"]["federated"]["adapter_sha256"]  # type: ignore[index,call-overload]
     assert card["rounds"] == 2
     assert card["metrics"]["dose_score_gy"] == round(summary["studies"]["federated"]["dose_score_gy"], 4)  # type: ignore[index,call-overload]
+
+
+def test_why_sites_refuse_stands_in_a_file_that_the_error_names(data: str, tmp_path: Path) -> None:
+    patience = ["rounds.attempts=1", "rounds.wait_for_sites_s=1"]
+    settings = run_settings([*TINY, data, f"out={tmp_path}", "study=[federated]", *patience])
+    with pytest.raises(QuorumError, match=r"refused \(data\).*sites\.log"):
+        run_studies(settings, bars(), change=lambda sites: [replace(site, train=("nobody",)) for site in sites])
+    assert "nobody" in (tmp_path / "sites.log").read_text()
 
 
 def test_same_seed_same_adapter_whatever_the_workers(data: str, tmp_path: Path) -> None:
