@@ -78,10 +78,11 @@ class ModelSpec:
     ``base`` (9.4M parameters) or ``small`` (1.7M), at 0.3 of the time a sample.
 
     ``prior``: ``none`` (random start from ``init_seed``); of the pyramid also ``bundled`` (the default adapter's
-    weights), ``phantom`` (made by phantoms) or ``file`` (backbone/pyramid_prior.py); of the transformer a bundled one (``video-small``; its control
-    ``video-shuffled``; ``phantom-small``) or ``wan`` (Wan 2.1). ``prior_sha256``: the content hash of weights that each
-    party has in files; empty means those of the coordinator. ``adapter``: what trains and travels (shared_model/forms).
-    With ``base`` only the base trains, and its dose is the prediction. ``rank`` and ``alpha`` are those of LoRA.
+    weights), ``phantom`` (made by phantoms) or ``file`` (backbone/pyramid_prior.py); of the transformer a bundled one
+    (``video-small``; its control ``video-shuffled``; ``phantom-small``) or ``wan`` (Wan 2.1). ``prior_sha256``: the
+    content hash of weights that each party has in files; empty means those of the coordinator. ``adapter``: what trains
+    and travels (shared_model/forms). With ``base`` only the base trains, and its dose is the prediction. ``rank`` and
+    ``alpha`` are those of LoRA.
     ``shape``: the training grid (z, y, x), which covers each patient's body. For Wan's video autoencoder the number of
     slices (z) is best 4k + 1 (shared_model/backbone/wan_vae.py). ``precision`` of the forward pass: ``bf16`` (weights
     and sums stay float32) or ``fp32``. ``switches``: how the model differs from the default one.

@@ -19,6 +19,7 @@ RESULTS = Path(__file__).parents[3] / "docs" / "results"
     [
         ("federated.md", "hospitals/4"),
         ("federated.md", "hospitals/8"),
+        ("federated.md", "hospitals/4_phantom"),
         ("strategies.md", "strategies"),
         ("knowledge_transfer.md", "priors"),
     ],
