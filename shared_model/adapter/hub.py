@@ -131,9 +131,9 @@ def _training(card: Mapping[str, Any]) -> str:
     if patients is None:
         return "Not known: the adapter has no card."
     how = card.get("privacy", {}).get("mode", "unknown")
-    lines = [
-        f"{patients} patients of {len(sites)} sites, {card.get('rounds', 0)} rounds, mode `{how}`, {card['date']}."
-    ]
+    rounds = card.get("rounds", 0)
+    where = f"{patients} patients of {len(sites)} sites, {rounds} rounds" if rounds else f"{patients} pooled patients"
+    lines = [f"{where}, mode `{how}`, {card['date']}."]
     trained = card.get("trained_on")
     if trained:
         ranges = ", ".join(f"{key} {low:g} to {high:g}" for key, (low, high) in sorted(trained["ranges"].items()))

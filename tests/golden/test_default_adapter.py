@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from rich.progress import Progress
 
+from shared_model.adapter.hub import README, write_hub_files
 from shared_model.adapter.manifest import load_adapter, vector_hash
 from shared_model.backbone.prior import prior_hash
 from shared_model.bundled import DEFAULT_ADAPTER
@@ -28,6 +29,13 @@ def test_prior_and_adapter_are_the_ones_that_the_results_are_of() -> None:
     assert card["privacy"]["mode"] == "central"
     assert card["patients"] == 196
     assert DEFAULT_ADAPTER.stat().st_size < 24e6
+
+
+def test_its_readme_is_that_of_its_card(tmp_path: Path) -> None:
+    spec, vector, _ = load_adapter(DEFAULT_ADAPTER)
+    card = json.loads(DEFAULT_ADAPTER.with_suffix(".json").read_text())
+    write_hub_files(tmp_path / DEFAULT_ADAPTER.name, spec, vector, card)
+    assert (tmp_path / README).read_text() == (DEFAULT_ADAPTER.parent / README).read_text()
 
 
 @pytest.mark.skipif("FEDKT3D_OPENKBP" not in os.environ, reason="FEDKT3D_OPENKBP does not name the OpenKBP data set")
