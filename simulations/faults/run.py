@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import random
 import shutil
-import signal
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -20,20 +18,24 @@ from pathlib import Path
 
 import numpy as np
 from flwr.app import UserConfig
+from flwr.clientapp import ClientApp
 from numpy.typing import NDArray
 
 from client.app import client_app
 from server.config.compose import compose_run
 from server.config.run import RunConfig
-from server.record.events import Event, Listener
+from server.record.events import Listener
 from server.rounds.loop import run_federation
 from server.rounds.result import FederationResult
 from shared_model.core.errors import FedKT3DError, InputError
 from shared_model.core.files import ORDINARY, write_text
 from simulations.engine.faults import LyingTraining, add_faults
+from simulations.engine.local_grid import LocalGrid
+from simulations.engine.process_grid import ProcessGrid
 from simulations.engine.quadratic import MANIFEST_HASH, SPEC_JSON, QuadraticTraining, centre, write_sites
 from simulations.faults.cuts import CutGrid
 from simulations.faults.hostile import answers, requests
+from simulations.faults.kills import kill_coordinator, killed_in
 from simulations.faults.scenarios import LIE, Scenario, scenarios
 from simulations.settings.faults import FaultsSettings
 
@@ -122,16 +124,23 @@ class Lab:
         training = QuadraticTraining(self.size)
         honest = client_app(training)
         app = client_app(LyingTraining(training, site=scenario.liar, factor=LIE)) if scenario.liar else honest
+        with self._grid(app, scenario) as grid:
+            initial = np.zeros(self.size, np.float32)
+            out = self.folder / scenario.name.replace(", ", "-").replace(" ", "-")
+            return run_federation(grid, self.config(scenario), SPEC_JSON, MANIFEST_HASH, initial, out, on_event)
+
+    def _grid(self, app: ClientApp, scenario: Scenario) -> LocalGrid:
+        """What carries the row's messages, with one worker for each site."""
+        if scenario.killed_site:
+            dying = killed_in(app, scenario.killed_site, scenario.site_round)
+            return ProcessGrid(dying, self.nodes, workers=len(self.nodes))
         cut = scenario.cuts
-        with CutGrid(
+        return CutGrid(
             add_faults(app, scenario.faults),
             self.nodes,
             workers=len(self.nodes),
             cut=lambda place, number: (place, number) in cut,
-        ) as grid:
-            initial = np.zeros(self.size, np.float32)
-            out = self.folder / scenario.name.replace(", ", "-")
-            return run_federation(grid, self.config(scenario), SPEC_JSON, MANIFEST_HASH, initial, out, on_event)
+        )
 
 
 def run_faults(settings: FaultsSettings) -> str:
@@ -161,7 +170,7 @@ def run_faults(settings: FaultsSettings) -> str:
 
 def _outcome(lab: Lab, scenario: Scenario, healthy: str) -> FaultRow:
     if scenario.killed:
-        _killed(lab, scenario)
+        kill_coordinator(lambda kill: lab.federate(scenario, kill), scenario.killed)
     ended = "finished"
     result: FederationResult | None = None
     try:
@@ -195,23 +204,6 @@ def _outcome(lab: Lab, scenario: Scenario, healthy: str) -> FaultRow:
         same=digest == healthy,
         ended=ended,
     )
-
-
-def _killed(lab: Lab, scenario: Scenario) -> None:
-    """Run the row in a process that kills itself when the first site of its round has answered."""
-
-    def kill(event: Event) -> None:
-        if event.kind == "site_done" and event.round == scenario.killed:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    child = os.fork()
-    if child == 0:
-        try:
-            lab.federate(scenario, kill)
-        finally:
-            os._exit(1)
-    if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != -signal.SIGKILL:
-        raise FedKT3DError("faults: the coordinator's process ended before it could be killed")
 
 
 def _table(rows: Sequence[FaultRow], refusals: Sequence[tuple[str, str]]) -> str:

@@ -17,7 +17,8 @@ class Scenario:
     """One row. ``overrides`` of the federation; ``faults`` of sites; ``liar``: who sends LIE times its update.
 
     ``cuts``: (place of the site, round) whose answers are lost. ``killed``: the round in which the coordinator's
-    process gets SIGKILL; it is started again on the same folder.
+    process gets SIGKILL; it is started again on the same folder. ``killed_site``: the site whose process gets SIGKILL
+    when it is asked to train in round ``site_round``, and does not come back.
     """
 
     name: str
@@ -27,6 +28,8 @@ class Scenario:
     liar: str = ""
     cuts: frozenset[tuple[int, int]] = frozenset()
     killed: int = 0
+    killed_site: str = ""
+    site_round: int = 0
 
 
 def scenarios(seed: int, sites: Sequence[str], rounds: int, deadline_s: float) -> list[Scenario]:
@@ -73,4 +76,15 @@ def scenarios(seed: int, sites: Sequence[str], rounds: int, deadline_s: float) -
             what="the coordinator's process is killed (SIGKILL) in a round and started again",
             killed=drawn.randint(1, rounds),
         ),
+        _killed_site(random.Random(f"{seed} kill site"), sites, rounds),
     ]
+
+
+def _killed_site(drawn: random.Random, sites: Sequence[str], rounds: int) -> Scenario:
+    site, number = drawn.choice(sites), drawn.randint(2, rounds)
+    return Scenario(
+        name="kill site",
+        what=f"the process of {site} is killed (SIGKILL) in round {number} and not started again",
+        killed_site=site,
+        site_round=number,
+    )

@@ -14,7 +14,7 @@ from simulations.settings.faults import faults_settings
 
 SMALL = ["sites=4", "rounds=3", "size=16", "deadline_s=4"]
 # Rows without a wait for the deadline.
-QUICK = "faults=[crash,nan,garbage,cut,leave,'lie, mean','lie, median',kill]"
+QUICK = "faults=[crash,nan,garbage,cut,leave,'lie, mean','lie, trimmed','lie, median',kill,'kill site']"
 
 
 @pytest.fixture(scope="module")
@@ -51,9 +51,18 @@ def test_a_killed_coordinator_goes_on_to_the_same_vector(table: tuple[str, dict]
     assert "resumed after round" in row["ended"]
 
 
-def test_a_lie_moves_the_mean_and_not_the_median(table: tuple[str, dict]) -> None:
+def test_a_killed_site_is_dropped_once_and_missing_from_then_on(table: tuple[str, dict]) -> None:
+    rows = {row["name"]: row for row in table[1]["rows"]}
+    (scenario,) = [row for row in scenarios(0, [f"site-{i}" for i in range(1, 5)], 3, 4.0) if row.killed_site]
+    row = rows["kill site"]
+    assert (row["rounds"], row["ended"], row["drops"]) == (3, "finished", {"disconnected": 1})
+    assert row["updates"] == rows["healthy"]["updates"] - (3 - scenario.site_round + 1)
+
+
+@pytest.mark.parametrize("rule", ["trimmed", "median"])
+def test_a_lie_moves_the_mean_and_not_what_is_robust(rule: str, table: tuple[str, dict]) -> None:
     away = {row["name"]: row["away"] for row in table[1]["rows"]}
-    assert away["lie, median"] < 0.5 * away["lie, mean"]
+    assert away[f"lie, {rule}"] < 0.5 * away["lie, mean"]
     assert away["healthy"] < 0.1
 
 
