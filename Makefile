@@ -135,14 +135,16 @@ bench-check: $(READY)
 
 # Every benchmark at its full size, as tables.
 bench-tables: $(READY)
-	$(BIN)/python -m simulations.benchmarks.round_overhead
+	$(BIN)/python -m simulations.benchmarks.sites --sites 1000 --rounds 5
+	$(BIN)/python -m simulations.benchmarks.sites --sites 10000 --tree 100 --processes --workers 2
 	$(BIN)/python -m simulations.benchmarks.deployed_round
 	$(BIN)/python -m simulations.benchmarks.step_cost
 	$(BIN)/python -m simulations.benchmarks.private_step
 	$(BIN)/python -m simulations.benchmarks.pyramid_cost
 	$(BIN)/python -m simulations.benchmarks.resolution_loss
 	$(BIN)/python -m simulations.benchmarks.secagg
-	$(BIN)/python -m simulations.benchmarks.round_overhead --masks --sites 5 --megabytes 20
+	$(BIN)/python -m simulations.benchmarks.round_overhead --masks
+	$(BIN)/python -m simulations.benchmarks.round_overhead --slow 50
 	$(BIN)/python -m simulations.benchmarks.site_check
 	$(BIN)/python -m simulations.benchmarks.dicom_reading
 	$(BIN)/python -m simulations.benchmarks.dicom_damage --files 200

@@ -27,9 +27,9 @@ from client.dicom.worker import MAX_SECONDS as ONE_FILE_S
 from client.dicom.worker import worker
 from client.site.pseudonyms import Pseudonyms
 from shared_model.core.errors import FedKT3DError, InputError
-from simulations.benchmarks.dicom_fuzz import DAMAGES, SHARES
 from simulations.phantom.dicom import write_study
 from simulations.phantom.dicom_files import Identity
+from simulations.phantom.dicom_fuzz import DAMAGES, SHARES
 from simulations.phantom.hospitals import STYLES, phantom_case
 from simulations.phantom.planes import Scan
 

@@ -1,22 +1,19 @@
-"""What a round costs beside training: a trivial client, a 5 MB vector, 100 sites and 3 rounds over LocalGrid.
+"""What masks and slow sites cost a round, each beside a round without them in the same run.
 
-``python -m simulations.benchmarks.round_overhead [--json]``. Goal: 3 s in all, on 2 cores.
+``python -m simulations.benchmarks.round_overhead --masks [--json]``: rounds of mode masked beside rounds of mode none,
+with the same updates. Sites are on machines of their own. So a round is the CPU seconds of the coordinator and of the
+slowest site, without training and without the network; a set-up of keys is counted among them. Goal: 1.5 times mode
+none at 5 million numbers.
 
-With ``--masks`` it measures rounds of mode masked beside rounds of mode none, with the same updates, in one run. Sites
-are on machines of their own. So a round is the CPU seconds of the coordinator and of the slowest site, without training
-and without the network; a set-up of keys is counted among them. Goal: 1.5 times mode none at 5 million numbers.
+``--slow 50``: one site of five takes 50 times as long as the others: seconds until a number of updates have gone into
+the vector, by rounds that wait for all and by rounds that end with four (rounds.buffer). Goal: half the time.
 
-With ``--tree 100`` a hundred regions sum for the coordinator, with ``--processes`` on all cores. Several numbers of
-``--sites`` are measured one after the other, and ``--plot FILE`` draws the seconds of a round over them.
-
-With ``--slow 50`` one site of five takes 50 times as long as the others: seconds until a number of updates have gone
-into the vector, by rounds that wait for all and by rounds that end with four (rounds.buffer). Goal: half the time.
+What a round costs by how many sites there are: simulations/benchmarks/sites.py.
 """
 
 from __future__ import annotations
 
 import argparse
-import resource
 import tempfile
 import time
 from collections import defaultdict
@@ -25,106 +22,22 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from flwr.app import Context, Message, UserConfig
+from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
-from flwr.serverapp import Grid
 
 from client.app import client_app
 from client.site.config import SiteConfig
-from privacy.wire.messages import Reply, TrainTask, parse_request, reply
+from privacy.wire.messages import TrainTask
 from server.config.compose import compose_run
 from server.config.run import RunConfig
-from server.rounds.loop import run_federation
-from server.rounds.result import FederationResult
 from shared_model.core.vector import Vector
 from simulations.benchmarks.printing import print_numbers
 from simulations.engine.faults import site_of
 from simulations.engine.quadratic import QuadraticTraining, run_quadratic, write_sites
-from simulations.engine.run import LocalGrid, ProcessGrid, run_local
-from simulations.engine.tree import Tree
-from simulations.reports.curves import curves_picture
 
-GOAL_S = 3.0
 GOAL_RATIO = 1.5
 _PATIENTS = 10
 _TASK_S = 0.05
-
-
-def trivial_client(size: int) -> ClientApp:
-    """Return an app that answers any request at once, train with one fixed vector."""
-    update = np.full(size, 1e-3, dtype=np.float32)
-
-    def answer(message: Message, context: Context) -> Message:
-        asked = parse_request(message.content)
-        site = f"site-{context.node_config['site']}"
-        content = reply(
-            Reply(
-                kind=asked.kind,
-                site=site,
-                round=asked.round,
-                run_id=asked.run_id,
-                patients=1,
-                vector=update if asked.kind == "train" else None,
-            )
-        )
-        return Message(content, reply_to=message)
-
-    app = ClientApp()
-    for register in (app.query(), app.train(), app.evaluate()):
-        register(answer)
-    return app
-
-
-def measure(
-    sites: int, rounds: int, megabytes: float, workers: int, tree: int = 0, kind: type[LocalGrid] = LocalGrid
-) -> dict[str, float]:
-    """One federation of trivial sites; ``tree``: regions that sum for the coordinator (simulations/engine/tree.py)."""
-    size = int(megabytes * 1e6 / 4)
-    config = compose_run(
-        ["privacy.mode=none", f"rounds.count={rounds}", f"rounds.min_sites={tree or sites}", "rounds.evaluate_every=0"]
-    )
-    app = trivial_client(size)
-    nodes: list[UserConfig] = [{"site": i} for i in range(sites)]
-    if tree:
-        floor = Tree.of(app, nodes, tree, config)
-        app, nodes = floor.region_app(), floor.nodes()
-    initial = np.zeros(size, dtype=np.float32)
-    started, cpu = time.perf_counter(), time.process_time()
-    with tempfile.TemporaryDirectory() as folder:
-
-        def server(grid: Grid, _: Context) -> FederationResult:
-            return run_federation(grid, config, "{}", "0" * 64, initial, Path(folder))
-
-        result = run_local(app, server, nodes, {}, workers, kind)
-    wall_s, cpu_s = time.perf_counter() - started, time.process_time() - cpu
-    assert result is not None
-    assert result.rounds == rounds
-    return {
-        "sites": sites,
-        "regions": tree,
-        "rounds": rounds,
-        "vector_mb": megabytes,
-        "workers": workers,
-        "wall_s": round(wall_s, 3),
-        "cpu_s": round(cpu_s, 3),
-        "replies_per_s": round(sites * rounds / wall_s, 1),
-        "wire_mb_per_round": round(result.wire_bytes_per_round / 1e6, 1),
-        "peak_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
-        "goal_s": GOAL_S,
-    }
-
-
-def measure_scaling(few: int, many: int, rounds: int, megabytes: float) -> dict[str, float]:
-    """CPU seconds of a site and round with few sites and with many; a ratio of 1 is linear."""
-    measure(few, 1, megabytes, 1)  # what is done once in a process
-    costs = [measure(sites, rounds, megabytes, 1)["cpu_s"] / (sites * rounds) for sites in (few, many)]
-    return {
-        "few": few,
-        "many": many,
-        "few_ms": round(1e3 * costs[0], 3),
-        "many_ms": round(1e3 * costs[1], 3),
-        "ratio": round(costs[1] / costs[0], 3),
-    }
 
 
 class _Ready(QuadraticTraining):
@@ -190,7 +103,7 @@ def measure_masks(millions: float, sites: int, rounds: int, repeats: int) -> dic
         told |= {
             f"{mode}_coordinator_s": round(float(coordinator), 3),
             f"{mode}_site_s": round(float(site), 3),
-            f"{mode}_mb_a_site": round(float(wire), 1),
+            f"{mode}_mb_a_site": round(float(wire), 3),
         }
     ratios = [(m[0] + m[1]) / (n[0] + n[1]) for m, n in zip(found["masked"], found["none"], strict=True)]
     return {
@@ -235,41 +148,20 @@ def measure_slow(slow: float, repeats: int) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--masks", action="store_true", help="modes masked and none by turns, --repeats times")
-    parser.add_argument("--slow", type=float, help="one site of five is so many times slower")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--masks", action="store_true", help="modes masked and none by turns, --repeats times")
+    what.add_argument("--slow", type=float, help="one site of five is so many times slower")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--sites", type=int, nargs="+", default=[100])
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--megabytes", type=float, default=5.0)
-    parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--json", action="store_true", help="print a JSON object a line instead of tables")
-    parser.add_argument("--scaling", type=int, nargs=2, metavar=("FEW", "MANY"), help="CPU a site and round, by sites")
-    parser.add_argument("--tree", type=int, default=0, help="regions between coordinator and sites; 0: none")
-    parser.add_argument("--processes", action="store_true", help="workers are processes, not threads")
-    parser.add_argument("--plot", type=Path, help="PNG of the seconds of a round over several --sites")
+    parser.add_argument("--sites", type=int, default=5, help="of --masks")
+    parser.add_argument("--rounds", type=int, default=3, help="of --masks")
+    parser.add_argument("--megabytes", type=float, default=20.0, help="of --masks: a vector, 4 bytes a number")
+    parser.add_argument("--json", action="store_true", help="print a JSON object instead of a table")
     args = parser.parse_args()
-    if args.scaling:
-        few, many = args.scaling
-        found = measure_scaling(few, many, args.rounds, args.megabytes)
-        print_numbers("Scaling in sites", found, as_json=args.json)
-        return
-    if args.masks and len(args.sites) > 1:
-        parser.error("--masks takes one number of --sites")
     if args.masks:
-        found = measure_masks(args.megabytes / 4, args.sites[0], args.rounds, args.repeats)
+        found = measure_masks(args.megabytes / 4, args.sites, args.rounds, args.repeats)
         print_numbers("Masks beside none", found, as_json=args.json)
-        return
-    if args.slow:
+    else:
         print_numbers("Rounds that do not wait", measure_slow(args.slow, args.repeats), as_json=args.json)
-        return
-    kind = ProcessGrid if args.processes else LocalGrid
-    measured = []
-    for sites in args.sites:
-        measured.append(measure(sites, args.rounds, args.megabytes, args.workers, args.tree, kind))
-        print_numbers("Round overhead of LocalGrid", measured[-1], as_json=args.json)
-    if args.plot:
-        curves = {what: [(n["sites"], n[f"{what}_s"] / args.rounds) for n in measured] for what in ("wall", "cpu")}
-        curves_picture(args.plot, curves, "sites", f"seconds a round of {args.megabytes:g} MB a site")
 
 
 if __name__ == "__main__":

@@ -36,6 +36,8 @@ class Benchmark:
 
 
 _ROUND = "simulations.benchmarks.round_overhead"
+_SITES = "simulations.benchmarks.sites"
+_MASKS = (_ROUND, "--masks", "--sites", "5", "--megabytes", "4", "--rounds", "3", "--repeats", "1", "--json")
 _SECAGG = ("simulations.benchmarks.secagg", "--parameters", "1000000", "--sites", "5", "--repeats", "1", "--json")
 _PAGE = ("simulations.ratios.console_page", "--json")
 # Limits of the coordinator's page: seconds, seconds, megabytes.
@@ -67,7 +69,7 @@ def _private(found: list[Mapping[str, Any]]) -> float:
 BENCHMARKS: Mapping[str, Benchmark] = {
     "masks": Benchmark(
         what="a round under masks beside one without: CPU of coordinator and slowest site, 1M numbers, 5 sites",
-        command=(_ROUND, "--masks", "--sites", "5", "--megabytes", "4", "--rounds", "3", "--repeats", "1", "--json"),
+        command=_MASKS,
         read=lambda found: float(found["ratio"]),
     ),
     "buffered": Benchmark(
@@ -78,7 +80,7 @@ BENCHMARKS: Mapping[str, Benchmark] = {
     ),
     "scaling": Benchmark(
         what="CPU of a round a site: 200 sites beside 20, 0.1M numbers",
-        command=(_ROUND, "--scaling", "20", "200", "--rounds", "2", "--megabytes", "0.4", "--json"),
+        command=(_SITES, "--sites", "20", "200", "--megabytes", "0.4", "--rounds", "2", "--ratio", "--json"),
         read=lambda found: float(found["ratio"]),
         goal=1.2,
     ),

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable, Mapping
 
 from simulations.benchmarks.printing import print_numbers
-from simulations.benchmarks.round_overhead import measure
+from simulations.benchmarks.sites import measure
 
 
 def options(doc: str | None) -> argparse.ArgumentParser:

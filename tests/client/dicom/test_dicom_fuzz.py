@@ -19,9 +19,9 @@ from client.dicom.parts import read_ct_slice, read_dose_grid
 from client.dicom.plan import read_plan
 from shared_model.core.errors import InputError
 from simulations.benchmarks.dicom_damage import damaged_cohort
-from simulations.benchmarks.dicom_fuzz import DAMAGES, many_items, meta_bytes, nest, zip_bomb
 from simulations.phantom.dicom import write_study
 from simulations.phantom.dicom_files import Identity
+from simulations.phantom.dicom_fuzz import DAMAGES, many_items, meta_bytes, nest, zip_bomb
 from simulations.phantom.hospitals import STYLES, phantom_case
 from simulations.phantom.planes import Scan
 
