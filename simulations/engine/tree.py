@@ -3,7 +3,8 @@
 To the coordinator a region is a site like any other: it describes itself with the patients of all its sites, and its
 update is their mean, weighted by patients. So the coordinator opens as many messages as there are regions, and the
 regions work side by side (with ProcessGrid on all cores). A region is the round loop's own exchange over a grid that
-lives for one request. Its mean is rounded to float32 once more than in a flat federation, by half a unit in the last
+lives for one request. It stops waiting for its sites before the coordinator stops waiting for it, so that a silent
+site costs itself alone. Its mean is rounded to float32 once more than in a flat federation, by half a unit in the last
 place. Sums of integers, as under masks, are equal to the bit (``sum_of_sums``).
 """
 
@@ -30,6 +31,8 @@ from shared_model.core.errors import FedKT3DError, InputError
 from simulations.engine.local_grid import LocalGrid
 
 REGION_KEY = "region"
+# Shares of the coordinator's deadline that a region waits for its sites: to say who they are, and to work.
+_DESCRIBE, _WORK = 0.1, 0.8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +53,8 @@ class Tree:
             raise InputError(f"tree: {regions} regions for {len(sites)} sites; expected 1 to {len(sites)}")
         if config.aggregate.rule != "mean" or config.aggregate.weighting != "patients":
             raise InputError("tree: regions send means; expected aggregate.rule=mean and weighting=patients")
+        if config.rounds.buffer:
+            raise InputError("tree: a region answers with all its sites at once; expected rounds.buffer=0")
         return cls(app=app, regions=[sites[place::regions] for place in range(regions)], config=config)
 
     def nodes(self) -> list[UserConfig]:
@@ -91,7 +96,8 @@ class Tree:
                 mean = outcome.total.mean().astype(np.float32)
                 return {"patients": sum(outcome.sites.values()), "vector": mean, "metrics": outcome.metrics}
             if isinstance(asked.task, EvaluateTask) and asked.vector is not None:
-                found = evaluate_step(link, asked.task, asked.vector, sites, self.config.rounds.deadline_s, _nobody)
+                within = _WORK * self.config.rounds.deadline_s
+                found = evaluate_step(link, asked.task, asked.vector, sites, within, _nobody)
                 return {"patients": sum(found.patients.values()), "metrics": found.metrics}
             return {"patients": sum(site.patients for site in sites)}
 
@@ -100,7 +106,7 @@ class Tree:
         exchange.send(
             request(link.make_request("describe")),
             {node: f"node-{node}" for node in link.grid.get_node_ids()},
-            self.config.rounds.deadline_s,
+            _DESCRIBE * self.config.rounds.deadline_s,
         )
         found = [
             ConnectedSite(node=answer.node, name=answer.site, patients=answer.reply.patients)
@@ -112,7 +118,7 @@ class Tree:
     def _rules(self, aggregate: AggregateConfig) -> TrainRules:
         rounds = self.config.rounds
         joining = Joining(config=aggregate, max_norm=rounds.max_update_norm)
-        return TrainRules(deadline_s=rounds.deadline_s, joining=joining, by_patients=True, attempt=1)
+        return TrainRules(deadline_s=_WORK * rounds.deadline_s, joining=joining, by_patients=True, attempt=1)
 
 
 def _nobody(site: str, drop: Drop | None) -> None:

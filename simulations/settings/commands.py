@@ -87,7 +87,7 @@ class DataSettings:
 class RunSettings:
     """``simulate run``: what to compare, on which data, with which federation (``federation`` is the server's own).
 
-    ``everyone``: a round needs all of the federation's sites.
+    ``everyone``: a round needs all of the federation's sites. ``regions``: how many sum for the coordinator; 0: none.
     """
 
     out: Path
@@ -97,6 +97,7 @@ class RunSettings:
     workers: int
     threads: int
     device: str
+    regions: int
     data: DataSettings
     prior_path: Path | None
     federation: RunConfig
@@ -128,6 +129,12 @@ class RunSettings:
         check_range("workers", self.workers, 1, 256)
         check_range("threads", self.threads, 1, 256)
         check_device(self.device)
+        check_range("regions", self.regions, 0, 10_000)
+        if self.regions and (self.federation.privacy.mode != "none" or self.engine == "ray"):
+            raise InputError(
+                f"regions={self.regions}: regions send means without privacy, in threads or processes; expected"
+                f" privacy.mode=none and engine=local or processes, not {self.federation.privacy.mode}, {self.engine}"
+            )
         if self.engine != "local" and self.threads != 1:
             raise InputError(
                 f"engine={self.engine}: its workers have one thread each; expected threads=1, not {self.threads}"
@@ -230,6 +237,7 @@ def run_settings(overrides: Sequence[str]) -> RunSettings:
         workers=raw["workers"],
         threads=raw["threads"],
         device=raw["device"],
+        regions=raw["regions"],
         data=data_settings(raw),
         prior_path=optional_path(mapping(raw, "prior")["path"], "prior.path"),
         federation=_federation(raw),

@@ -17,6 +17,7 @@ OWN: Settings = {
         "data.body_site": "Part of the body that phantoms are: head_neck or pelvis.",
         "workers": "Sites or studies that train side by side.",
         "threads": "CPU threads of each.",
+        "regions": "Regions that sum their sites' updates for the coordinator, without privacy; 0: none.",
         "device": "Where the network computes: auto, cpu, cuda, cuda:N or mps.",
     },
 }

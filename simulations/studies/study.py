@@ -39,6 +39,7 @@ from simulations.data.partition import one_site
 from simulations.engine.consortium import enrol
 from simulations.engine.run import ProcessGrid, run_local, run_ray
 from simulations.engine.sites_log import sites_log
+from simulations.engine.tree import Tree
 from simulations.reports.results import ADAPTER, TrainedModel, score_studies, write_results
 from simulations.settings.commands import RunSettings
 
@@ -58,7 +59,8 @@ def plan_jobs(settings: RunSettings, sites: list[SiteConfig]) -> list[Federation
     """The federations that ``settings.study`` asks for; longest first, so that workers end together."""
     base = settings.federation
     least = len(sites) if settings.everyone else min(base.rounds.min_sites, len(sites))
-    quorum = replace(base.rounds, min_sites=least)
+    # To the coordinator a region is a site.
+    quorum = replace(base.rounds, min_sites=min(least, settings.regions) if settings.regions else least)
     # One site has nobody to drift from, and no heads apart from the shared ones.
     train = replace(base.train, control="none", personal="")
     alone = replace(base, rounds=replace(base.rounds, min_sites=1), train=train)
@@ -136,7 +138,7 @@ def check_alike(folders: Sequence[Path]) -> None:
 
 def _decisive_values(resolved: str) -> dict[str, Any]:
     """Dotted keys and values of a resolved configuration, without those that do not change the result."""
-    flat: dict[str, Any] = {}
+    flat: dict[str, Any] = {"regions": 0}  # a run of before there were regions
 
     def walk(values: dict[str, Any], prefix: str) -> None:
         for key, value in values.items():
@@ -198,6 +200,9 @@ def run_job(
     nodes: list[UserConfig] = [
         {NODE_CONFIG_KEY: str(path), LEDGER_KEY: str(job.out / "ledgers" / path.stem)} for path in paths
     ]
+    if settings.regions and job.study == "federated":
+        tree = Tree.of(app, nodes, settings.regions, job.federation)
+        app, nodes = tree.region_app(), tree.nodes()
     summed = job.federation.privacy.mode in SUMMED
     with enrol(nodes) if summed else nullcontext((nodes, Members())) as (known, members):
         engine(

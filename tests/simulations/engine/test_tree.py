@@ -13,6 +13,7 @@ from client.app import client_app
 from server.rounds.loop import run_federation
 from server.rounds.result import FederationResult
 from shared_model.core.errors import InputError
+from simulations.engine.faults import Fault, add_faults
 from simulations.engine.process_grid import ProcessGrid
 from simulations.engine.quadratic import MANIFEST_HASH, SPEC_JSON, QuadraticTraining, run_quadratic, write_sites
 from simulations.engine.run import run_local
@@ -42,6 +43,22 @@ def test_three_regions_of_three_sites_are_one_federation_of_nine(tmp_path: Path)
         np.testing.assert_allclose(found.vector, flat.vector, rtol=1e-6, atol=1e-7)
         scores = [result.history[-1].evaluation for result in (found, flat)]
         assert scores[0].metrics["loss"] == pytest.approx(scores[1].metrics["loss"], rel=1e-6)
+
+
+def test_a_silent_site_costs_its_region_one_update_and_not_the_round(tmp_path: Path) -> None:
+    nodes = write_sites(tmp_path, PATIENTS)
+    config = plain_run(rounds=rounds_config(count=1, min_sites=3, deadline_s=10.0), train=train_config(lr=0.3))
+    silent = add_faults(client_app(QuadraticTraining(64)), [Fault(what="silence", site="site-4")])
+    tree = Tree.of(silent, nodes, 3, config)
+
+    def server(grid: Grid, _: Context) -> FederationResult:
+        return run_federation(grid, config, SPEC_JSON, MANIFEST_HASH, np.zeros(64, np.float32), tmp_path / "tree")
+
+    found = run_local(tree.region_app(), server, tree.nodes(), {}, workers=3)
+    assert found is not None
+    # site-4 has one patient, of the seven of region 1
+    assert found.history[0].sites == {"region-0": 8, "region-1": 6, "region-2": 6}
+    assert found.history[0].drops == ()
 
 
 @pytest.mark.parametrize("regions", [1, 3, 7])
@@ -74,3 +91,5 @@ def test_what_a_tree_cannot_do_is_refused() -> None:
     equal = plain_run(aggregate=aggregate_config(weighting="equal"))
     with pytest.raises(InputError, match="weighting=patients"):
         Tree.of(app, [{}, {}], 1, equal)
+    with pytest.raises(InputError, match="buffer=0"):
+        Tree.of(app, [{}, {}], 1, plain_run(rounds=rounds_config(buffer=2)))

@@ -10,6 +10,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from rich.progress import Progress, TextColumn
 
@@ -77,6 +78,39 @@ def test_same_seed_same_adapter_whatever_the_workers(data: str, tmp_path: Path) 
     ]
     assert hashes[0] == hashes[1]
     assert hashes[2] != hashes[0]
+
+
+def test_regions_give_the_vector_of_the_federation_without_them(data: str, tmp_path: Path) -> None:
+    vectors = []
+    for name, more in {"flat": [], "tree": ["regions=2"]}.items():
+        summary = run(data, tmp_path / name, "data.sites=3", "train.local_steps=1", "evaluate.sampler_steps=1", *more)
+        assert len(summary["sites"]) == 3  # type: ignore[arg-type]
+        vectors.append(load_adapter(tmp_path / name / "adapter.safetensors")[1])
+        report = json.loads((tmp_path / name / "studies" / "federated" / "federation.json").read_text())
+        if name == "tree":
+            assert list(report["sites"]) == ["region-0", "region-1"]
+    np.testing.assert_allclose(vectors[1], vectors[0], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [("regions=-1", "regions"), ("privacy.mode=masked", "privacy.mode=none"), ("engine=ray", "engine=local")],
+)
+def test_where_regions_cannot_sum_they_are_refused(override: str, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        run_settings([*TINY, "regions=2", override])
+
+
+def test_a_folder_of_before_there_were_regions_is_gone_on_with(tmp_path: Path) -> None:
+    settings = run_settings([*TINY, f"out={tmp_path}"])
+    claim_folder(settings)
+    config = tmp_path / "config.yaml"
+    older = config.read_text().replace("regions: 0\n", "")
+    assert older != config.read_text()
+    config.write_text(older)
+    claim_folder(settings)
+    with pytest.raises(InputError, match="regions"):
+        claim_folder(run_settings([*TINY, f"out={tmp_path}", "regions=2"]))
 
 
 def test_every_study_takes_equal_steps_and_patients(data: str, tmp_path: Path) -> None:
