@@ -3,7 +3,7 @@
 The record is docs/results/benchmarks.json, a list of runs, the newest last; docs/results/benchmarks.md shows the
 newest. With ``--check`` nothing is written: the command ends with 1 where a ratio has become worse. A ratio is worse if
 the least of this run is above the most of the last record by more than TOLERANCE, so that a busy machine raises no
-alarm. Every command runs once in each repeat, all of them in turn.
+alarm. Every command runs once in each repeat, all of them in turn, but for what takes minutes, which runs once.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -24,6 +23,7 @@ from typing import Any
 from shared_model.core.errors import FedKT3DError, InputError
 from shared_model.core.files import ORDINARY, write_text
 from simulations.ratios.benchmarks import BENCHMARKS, Benchmark
+from simulations.reports.machine import cpu_name
 
 RECORD = Path("docs/results/benchmarks.json")
 TOLERANCE = 1.3
@@ -65,17 +65,17 @@ class Record:
 def collect(benchmarks: Mapping[str, Benchmark], repeats: int) -> Record:
     """Run every benchmark that can run here, ``repeats`` times in turn. FedKT3DError names one that fails."""
     values: dict[str, list[float]] = {}
-    for _ in range(repeats):
+    for repeat in range(repeats):
         printed: dict[tuple[str, ...], Any] = {}
         for name, benchmark in benchmarks.items():
-            if not benchmark.runs_here:
+            if not benchmark.runs_here or (benchmark.once and repeat):
                 continue
             if benchmark.command not in printed:
                 printed[benchmark.command] = _printed(name, benchmark)
             values.setdefault(name, []).append(benchmark.read(printed[benchmark.command]))
     return Record(
         date=datetime.now(UTC).date().isoformat(),
-        machine=f"{platform.machine()}, {os.cpu_count()} cores",
+        machine=f"{cpu_name()}, {os.cpu_count()} cores",
         repeats=repeats,
         ratios={name: Spread.of(found) for name, found in values.items()},
     )

@@ -1,15 +1,17 @@
 """A round of NVFlare's simulator beside one of ours, in one run.
 
-``python -m simulations.ratios.nvflare_peer --python FILE [--sites 100] [--rounds 3] [--megabytes 4] [--json]``. FILE:
+``python -m simulations.ratios.nvflare_peer [--python FILE] [--sites 100] [--rounds 3] [--megabytes 4] [--json]``. FILE:
 the interpreter of an environment with NVFlare, apart from ours: ``python -m venv DIR && DIR/bin/pip install
-nvflare==2.9.0``. Both have a trivial client that answers with a vector of the same size, and the mean. The time of a
-round leaves the start-up out, which is given apart. ``--peer-workers``: NVFlare's client processes; with fewer than
-sites it starts them anew for each site.
+nvflare==2.9.0``. Without it that of the environment whose program ``nvflare`` is on the PATH, where ``make bench`` too
+looks for it: ``PATH="$PATH:$PWD/DIR/bin" make bench``. Both have a trivial client that answers with a vector of the
+same size, and the mean. The time of a round leaves the start-up out, which is given apart. ``--peer-workers``:
+NVFlare's client processes; with fewer than sites it starts them anew for each site.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import tempfile
 import time
@@ -47,12 +49,20 @@ def peer(python: Path, sites: int, rounds: int, size: int, workers: int) -> dict
         return {"round_s": (starts[-1] - starts[0]).total_seconds() / (rounds - 1), "whole_s": whole}
 
 
+def beside_nvflare() -> Path | None:
+    """The interpreter beside NVFlare's own program, where that is on the PATH."""
+    program = shutil.which("nvflare")
+    return Path(program).with_name("python") if program else None
+
+
 def main() -> None:
     """Print both."""
     parser = options(__doc__)
-    parser.add_argument("--python", type=Path, required=True, help="interpreter of an environment with NVFlare")
+    parser.add_argument("--python", type=Path, default=beside_nvflare(), help="interpreter of NVFlare's environment")
     parser.add_argument("--peer-workers", type=int, default=0, help="0: as many as ours")
     asked = parser.parse_args()
+    if asked.python is None:
+        parser.error("NVFlare's program `nvflare` is not on the PATH; expected that, or --python FILE")
     python, workers = asked.python.absolute(), asked.peer_workers or asked.workers
     title = "A round beside NVFlare's simulator"
     print_beside("nvflare", title, asked, lambda size: peer(python, asked.sites, asked.rounds, size, workers))

@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import os
-import platform
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -33,6 +32,7 @@ from shared_model.core.vector import Vector
 from shared_model.network.spec import ModelSpec
 from shared_model.prediction.predictor import predict_dose
 from simulations.reports.curves import curves_picture
+from simulations.reports.machine import cpu_name
 from simulations.reports.scoring import COLUMNS, SiteScores, overall, patients_csv, score_sites, study_summary
 from simulations.reports.tables import metrics_csv, metrics_table, write_summary
 from simulations.settings.commands import RunSettings
@@ -162,22 +162,12 @@ def _summary(
         "public": lead.get("public", {}),
         "drops": reports.get("federated", {}).get("drops", []),
         "machine": {
-            "cpu": _cpu_name(),
+            "cpu": cpu_name(),
             "cores": os.cpu_count(),
             "torch": torch.__version__,
         },
         "studies": studies,
     }
-
-
-def _cpu_name() -> str:
-    """The processor as Linux names it, else its kind."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
 
 
 def _report(folder: Path) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from shared_model.core.errors import FedKT3DError, InputError
 from simulations.ratios import collect as module
 from simulations.ratios.benchmarks import BENCHMARKS, Benchmark
 from simulations.ratios.collect import Record, Spread, collect, main, page, read_record, worse
+from simulations.reports.machine import cpu_name
 
 
 # json.tool prints the file that it is given: a benchmark that takes no time.
@@ -33,9 +34,22 @@ def test_every_benchmark_that_can_run_is_read_in_each_repeat(tmp_path: Path) -> 
     found = collect({"one": one, "absent": absent}, 3)
     assert found.ratios == {"one": Spread(median=2.5, low=2.5, high=2.5)}
     assert found.repeats == 3
+    assert found.machine.startswith(cpu_name())
     broken = replace(one, command=told(tmp_path / "b", "no json"))
     with pytest.raises(FedKT3DError, match=r"benchmark broken: json\.tool"):
         collect({"broken": broken}, 1)
+
+
+def test_what_takes_minutes_runs_once(tmp_path: Path) -> None:
+    taken: list[float] = []
+
+    def read(found: dict[str, float]) -> float:
+        taken.append(found["ratio"])
+        return found["ratio"]
+
+    slow = Benchmark(what="a", command=told(tmp_path / "a", '{"ratio": 2.5}'), read=read, once=True)
+    assert collect({"slow": slow}, 3).ratios["slow"].median == 2.5
+    assert taken == [2.5]
 
 
 def test_worse_is_outside_both_spreads_and_the_tolerance() -> None:
@@ -55,6 +69,15 @@ def test_the_ratios_are_read_from_what_the_benchmarks_print() -> None:
     assert BENCHMARKS["secagg_unmask"].read(secagg) == 0.25
     rows = [{"part": "plain step", "of_plain_step": 1.0}, {"part": "private step", "of_plain_step": 1.5}]
     assert BENCHMARKS["private_step"].read(rows) == 1.5
+    assert BENCHMARKS["wire_masks"].read({"millions": 1.0, "masked_mb_a_site": 10.0}) == 1.25
+    cpu_s = {
+        "structures: plain loop": 4.0,
+        "structures: ours": 1.0,
+        "study: plain loop, without plates": 8.0,
+        "study: ours, without plates": 6.0,
+    }
+    assert BENCHMARKS["reading"].read({"cpu_s": cpu_s}) == 0.75
+    assert BENCHMARKS["reading_structures"].read({"cpu_s": cpu_s}) == 0.25
 
 
 def test_it_records_writes_the_page_and_checks(
@@ -73,6 +96,7 @@ def test_it_records_writes_the_page_and_checks(
     shown = (tmp_path / "benchmarks.md").read_text()
     assert "1 (0.9 to 1.1) | - |" in shown
     assert "not run (needs ray)" in shown
+    assert "not run (needs nvflare)" in shown
     monkeypatch.setattr(sys, "argv", ["collect", "--record", str(path), "--check"])
     assert main() == 0
     monkeypatch.setattr(module, "collect", lambda chosen, repeats: record(masks=2.0))

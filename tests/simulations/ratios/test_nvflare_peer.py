@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from simulations.ratios.nvflare_peer import peer, round_starts
+from simulations.ratios.nvflare_peer import beside_nvflare, peer, round_starts
 
 
 def test_a_rounds_time_is_read_from_the_servers_log(tmp_path: Path) -> None:
@@ -23,3 +23,11 @@ def test_a_rounds_time_is_read_from_the_servers_log(tmp_path: Path) -> None:
 def test_an_environment_without_nvflare_is_told_by_what_python_says(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match=r"(?s)began 0 of 3 rounds:.*No module named 'nvflare'"):
         peer(Path(sys.executable), sites=2, rounds=3, size=10, workers=1)
+
+
+def test_nvflares_interpreter_is_the_one_beside_its_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert beside_nvflare() is None
+    (tmp_path / "nvflare").write_text("#!/bin/sh\n")
+    (tmp_path / "nvflare").chmod(0o755)
+    assert beside_nvflare() == tmp_path / "python"
