@@ -100,7 +100,8 @@ def run_private_base(settings: PrivateBaseSettings) -> str:
     started = time.process_time()
     torch.set_num_threads(settings.threads)
     phantoms = DataSettings(kind="phantom", sites=4, patients=settings.phantoms)
-    public = _rows(settings.out, [s for s in hospitals(phantoms, "", settings.out, 0)])
+    # A folder of their own: phantom hospitals of the study may have the same names.
+    public = _rows(settings.out / "public", hospitals(phantoms, "", settings.out, 0))
     sites = hospitals(settings.data, settings.partition, settings.out, 0)
     own = [_rows(settings.out, [site]) for site in sites]
     base = learn(public, settings.directions)
