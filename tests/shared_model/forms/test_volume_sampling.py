@@ -1,10 +1,13 @@
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from shared_model.channels.volumes import patient_channels
+from shared_model.core.errors import InputError
 from shared_model.diffusion.modalities import mirror
-from shared_model.forms.volume_sampling import on_grid, predicted
+from shared_model.forms import volume_sampling
+from shared_model.forms.volume_sampling import VolumeDenoiser, on_grid, patient_noise, predicted, samples
 from shared_model.network.pyramid import PyramidDiT
 from shared_model.network.seeding import seeded
 from tests.builders.small_case import TINY, small_case
@@ -48,3 +51,36 @@ def test_conditions_can_be_left_out(network: PyramidDiT) -> None:
     whole = predicted(network, PATIENT, precision="fp32")
     without = predicted(network, PATIENT, conditions=("ptv", "body"), precision="fp32")
     assert not np.allclose(whole, without)
+
+
+class CrampedDenoiser(VolumeDenoiser):
+    """The real one on a device whose memory holds so many candidates at once."""
+
+    fits = 2
+    tried: list[int]
+
+    def __call__(self, x_t: Tensor, t_b: Tensor) -> Tensor:
+        self.tried.append(len(x_t))
+        if len(x_t) > self.fits:
+            raise torch.OutOfMemoryError("out of memory")
+        return super().__call__(x_t, t_b)
+
+
+def test_where_memory_runs_out_smaller_batches_draw_the_same_doses(
+    network: PyramidDiT, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noise = patient_noise(PATIENT, 5, torch.Generator().manual_seed(0))
+    whole = samples(network, PATIENT, noise, steps=2, batch=5, precision="fp32")
+    monkeypatch.setattr(volume_sampling, "VolumeDenoiser", CrampedDenoiser)
+    monkeypatch.setattr(CrampedDenoiser, "tried", [], raising=False)
+    found = samples(network, PATIENT, noise, steps=2, batch=5, precision="fp32")
+    torch.testing.assert_close(found, whole, atol=1e-5, rtol=1e-4)
+    # Two steps each of two, two and one candidates, after the five that did not fit.
+    assert CrampedDenoiser.tried == [5, 2, 2, 2, 2, 1, 1]
+    monkeypatch.setattr(CrampedDenoiser, "fits", 1)
+    torch.testing.assert_close(
+        samples(network, PATIENT, noise, steps=2, batch=5, precision="fp32"), whole, atol=1e-5, rtol=1e-4
+    )
+    monkeypatch.setattr(CrampedDenoiser, "fits", 0)
+    with pytest.raises(InputError, match=r"device cpu: out of memory while drawing one dose; .*use device=cpu"):
+        samples(network, PATIENT, noise, steps=2, batch=5, precision="fp32")
