@@ -26,8 +26,10 @@ from privacy.dp.terms import PrivacyTerms
 from privacy.wire.messages import TrainTask
 from shared_model.base.interface import base_of
 from shared_model.base.model import DoseModel, base_weights
+from shared_model.core.errors import InputError
 from shared_model.core.vector import Vector
 from shared_model.forms.interface import Lesson, form_of
+from shared_model.network.device import memory_named
 from shared_model.network.seeding import noise_generator
 from shared_model.network.spec import ModelSpec
 
@@ -85,19 +87,30 @@ class Patients:
                     parameter.copy_(value)
         return total / count
 
-    def _gradient(self, patient: int, step: int) -> Tensor:
+    def parts(self, patient: int, step: int = 0) -> Sequence[Tensor | None]:
+        """One patient's gradient as the model's device computes it, a tensor for each of ``parameters``; not clipped.
+
+        None: no part in the loss. Raises InputError if the device's memory does not do.
+        """
         # The run's seed draws the views: they are not secret and not part of the noise.
         generator = noise_generator(
             self.task.seed, self.site.site, str(self.task.round), str(step), self.site.train[self._first(patient)]
         )
-        sizes = [p.numel() for p in self.parameters]
-        try:
+        with memory_named(self.parameters[0].device, "computing one patient's gradient"):
             loss = self.loss(patient, generator)
             if loss is None:
-                return torch.zeros(sum(sizes))
-            return flatten_gradient(torch.autograd.grad(loss, list(self.parameters), allow_unused=True), sizes)
-        except Exception as error:  # one patient must not decide whether the site answers
-            SITE_LOG.error("a patient counts as zero (%s)", type(error).__name__, exc_info=error)
+                return [None] * len(self.parameters)
+            return torch.autograd.grad(loss, list(self.parameters), allow_unused=True)
+
+    def _gradient(self, patient: int, step: int) -> Tensor:
+        sizes = [p.numel() for p in self.parameters]
+        try:
+            return flatten_gradient(self.parts(patient, step), sizes)
+        # One patient must not decide whether the site answers, nor may a body too large for the device: a site that
+        # stops would tell that such a patient is there. Only the site's own log says it.
+        except Exception as error:
+            told = str(error) if isinstance(error, InputError) else type(error).__name__
+            SITE_LOG.error("a patient counts as zero (%s)", told, exc_info=error)
             return torch.zeros(sum(sizes))
 
     def _first(self, patient: int) -> int:
@@ -106,7 +119,13 @@ class Patients:
 
 def patients_of(site: SiteConfig, spec: ModelSpec, vector: Vector, task: TrainTask, terms: PrivacyTerms) -> Patients:
     """A site's training patients under the model at ``vector`` (d,). A case that cannot be read gives nothing."""
-    model = model_at(site, spec, vector)
+    return patients_under(model_at(site, spec, vector), site, spec, task, terms)
+
+
+def patients_under(
+    model: DoseModel, site: SiteConfig, spec: ModelSpec, task: TrainTask, terms: PrivacyTerms
+) -> Patients:
+    """As ``patients_of``, under a model of ``spec`` that is at hand, wherever it lies."""
     parameters = stage_parameters(model, task.stage)
     of_base = task.stage == "base"
     loss = _base_loss(site, spec, model) if of_base else _velocity_loss(site, spec, model, task, terms)

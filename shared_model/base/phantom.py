@@ -21,6 +21,7 @@ from shared_model.base.linear import VOXELS_PER_PATIENT, design, predict
 from shared_model.base.public import PublicBase
 from shared_model.bundled import PRIOR_FOLDERS
 from shared_model.channels.features import Features
+from shared_model.network.device import device_of, moved
 from shared_model.patient.case import Case, Volume
 
 # Rows of a patient that one step of training without noise draws.
@@ -80,8 +81,9 @@ def drawn_loss(network: nn.Module, patients: Sequence[TrainingRows], generator: 
     """Mean absolute error of DRAWN rows of each patient, drawn with replacement, averaged over patients, ()."""
     drawn = [torch.randint(len(p.ratio), (DRAWN,), generator=generator).numpy() for p in patients]
     features = np.concatenate([p.features[rows] for p, rows in zip(patients, drawn, strict=True)])
-    ratio = torch.from_numpy(np.concatenate([p.ratio[rows] for p, rows in zip(patients, drawn, strict=True)]))
-    apart = (network(torch.from_numpy(features)) - ratio).abs()
+    ratio = np.concatenate([p.ratio[rows] for p, rows in zip(patients, drawn, strict=True)])
+    features_there, ratio_there = (moved(torch.from_numpy(a), device_of(network)) for a in (features, ratio))
+    apart = (network(features_there) - ratio_there).abs()
     return torch.stack([part.mean() for part in apart.split(DRAWN)]).mean()
 
 
@@ -92,7 +94,8 @@ def squared_loss(network: nn.Module, patients: Sequence[TrainingRows]) -> Tensor
     """
     losses = []
     for patient in patients:
-        left = network(torch.from_numpy(patient.features)) - torch.from_numpy(patient.ratio)
+        features, ratio = (moved(torch.from_numpy(a), device_of(network)) for a in (patient.features, patient.ratio))
+        left = network(features) - ratio
         losses.append(left.square().mean() / 2)
     return torch.stack(losses).mean()
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from shared_model.diffusion.modalities import Example
-from shared_model.network.device import autocast, device_of
+from shared_model.network.device import autocast, device_of, moved
 from shared_model.network.dit import Any2AnyDiT
 from shared_model.network.schedule import add_noise, shift_time, training_target
 from shared_model.patient.case import CONDITIONS, MODALITIES
@@ -88,11 +88,11 @@ def _loss(
     t_b = shift_time(torch.rand(len(examples), generator=generator))
     x_t, v = add_noise(x0, eps, t_b)
     device = device_of(network)
-    batch = {m: volume.to(device) for m, volume in batch.items()}
+    batch = {m: moved(volume, device) for m, volume in batch.items()}
     with autocast(device, precision):
         predicted = network(
-            batch, draw.target, x_t.to(device), t_b.to(device),
-            estimate_bczyx=None if estimate is None else estimate.to(device),
+            batch, draw.target, moved(x_t, device), moved(t_b, device),
+            estimate_bczyx=None if estimate is None else moved(estimate, device),
         )  # fmt: skip
-    loss: Tensor = (predicted.float() - training_target(predicts, x0, eps, v).to(device)).square().mean()
+    loss: Tensor = (predicted.float() - moved(training_target(predicts, x0, eps, v), device)).square().mean()
     return loss

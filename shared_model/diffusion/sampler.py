@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from shared_model.diffusion.tiling import Triple, Window, blend, tiles
-from shared_model.network.device import autocast, device_of
+from shared_model.network.device import autocast, device_of, moved
 from shared_model.network.dit import Any2AnyDiT
 from shared_model.network.schedule import sample_ddim
 
@@ -89,8 +89,8 @@ class PatientNetwork:
     ) -> None:
         self._model, self._target, self._precision = model, target, how.precision
         self._device = device_of(model)
-        self._conditions = {m: v[None].to(self._device) for m, v in conditions.items()}
-        self._estimate = None if estimate is None else estimate.to(self._device)
+        self._conditions = {m: moved(v[None], self._device) for m, v in conditions.items()}
+        self._estimate = None if estimate is None else moved(estimate, self._device)
         self._memory = None
         if how.keep and model.switches.attention == "condition-causal":
             with self._autocast():
@@ -103,7 +103,7 @@ class PatientNetwork:
         estimate = None if self._estimate is None else self._estimate.expand(candidates, -1, -1, -1, -1)
         with self._autocast():
             out: Tensor = self._model(
-                conditions, self._target, x_t.to(self._device), t_b.to(self._device), self._memory, estimate
+                conditions, self._target, moved(x_t, self._device), moved(t_b, self._device), self._memory, estimate
             )
         return out.to(x_t)
 

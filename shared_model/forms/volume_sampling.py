@@ -16,7 +16,7 @@ from torch import Tensor
 
 from shared_model.channels.layout import SCALE, TARGET_CHANNELS
 from shared_model.channels.volumes import PatientChannels
-from shared_model.network.device import autocast, compute_dtype, device_of, memory_named
+from shared_model.network.device import autocast, compute_dtype, device_of, memory_named, moved
 from shared_model.network.pyramid import PyramidDiT
 from shared_model.network.schedule import sample_ddim, velocity_of_clean
 from shared_model.patient.anatomy import mirror_name
@@ -51,7 +51,7 @@ class VolumeDenoiser:
         ]
         self._inside = None
         if target == "dose":
-            self._inside = (sight.stack[..., patient.layout.index("body")] > 0.5).to(self.device)
+            self._inside = moved(sight.stack[..., patient.layout.index("body")] > 0.5, self.device)
         dtype = compute_dtype(self.device, precision)
         with autocast(self.device, precision):
             self._seen = network.remember(conditions_of(sight, patient.layout, names, self.device, dtype))
@@ -59,7 +59,7 @@ class VolumeDenoiser:
     def clean(self, x_t: Tensor, t_b: Tensor) -> Tensor:
         """The network's estimate of the clean target (k, C, z, y, x) where ``x_t`` lies; dose is of the body alone."""
         with autocast(self.device, self._precision):
-            x0 = self._network.denoise(self._seen, self._target, x_t.to(self.device), t_b.to(self.device))
+            x0 = self._network.denoise(self._seen, self._target, moved(x_t, self.device), moved(t_b, self.device))
         return (x0 if self._inside is None else x0 * self._inside).to(x_t.device)
 
     def __call__(self, x_t: Tensor, t_b: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Where the network computes: the words of the key ``device``, and autocast there."""
+"""Where the network computes: the words of the key ``device``, the way there, and autocast there."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from shared_model.core.device_words import DEVICES, is_device_word
 from shared_model.core.errors import InputError
@@ -36,6 +36,18 @@ def chosen_device(word: str) -> torch.device:
 def device_of(network: nn.Module) -> torch.device:
     """Where a network's weights lie."""
     return next(network.parameters()).device
+
+
+def moved(tensor: Tensor, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
+    """A tensor of the CPU on ``device``, cast to ``dtype`` first: the only way by which patients' arrays get there.
+
+    To CUDA it goes through pinned memory, from which the device copies while the CPU prepares what comes next; torch
+    keeps that memory until the copy is done.
+    """
+    cast = tensor if dtype is None else tensor.to(dtype)
+    if device.type == "cuda" and cast.device.type == "cpu":
+        return cast.pin_memory().to(device, non_blocking=True)
+    return cast.to(device)
 
 
 def quick_in_bf16(device: torch.device) -> bool:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from shared_model.channels.layout import BEAM, ORGAN_ON_RAY, SCALE, TARGET_CHANNELS, Layout
 from shared_model.channels.volumes import PatientChannels
-from shared_model.network.device import autocast, compute_dtype
+from shared_model.network.device import autocast, compute_dtype, moved
 from shared_model.network.pyramid import Conditions, PyramidDiT
 from shared_model.network.schedule import add_noise, shift_time
 from shared_model.patient.anatomy import OAR_NAMES
@@ -58,20 +58,20 @@ def conditions_of(
     """The conditions ``names`` of a view, as the network takes them."""
 
     def volume(channels_last: Tensor) -> Tensor:
-        return channels_last.to(device, dtype).permute(3, 0, 1, 2)
+        return moved(channels_last, device, dtype).permute(3, 0, 1, 2)
 
     volumes = {m: volume(sight.stack[..., layout.of(m)].contiguous())[None] for m in names}
     beams = None
     if "beam" in names and layout.beams:
         each = sight.stack[..., layout.each_beam].unflatten(-1, (layout.beams, len(BEAM)))
-        beams = each.permute(3, 0, 1, 2, 4).contiguous().to(device, dtype).permute(0, 4, 1, 2, 3)
+        beams = moved(each.permute(3, 0, 1, 2, 4).contiguous(), device, dtype).permute(0, 4, 1, 2, 3)
         if "oar" not in names:
             beams[:, ORGAN_ON_RAY] = 0.0
     return Conditions(
         volumes=volumes,
         spacing_mm=sight.spacing_mm,
         beams=beams,
-        gantry_rad=None if beams is None else sight.gantry_rad.to(device),
+        gantry_rad=None if beams is None else moved(sight.gantry_rad, device),
     )
 
 
@@ -111,14 +111,14 @@ def learn(
     dtype = compute_dtype(device, precision)
     conditions = conditions_of(sight, patient.layout, question.conditions, device, dtype)
     mean, unit = SCALE[question.target]
-    truth = sight.stack[..., patient.layout.target(question.target)].permute(3, 0, 1, 2)[None].to(device)
+    truth = moved(sight.stack[..., patient.layout.target(question.target)].permute(3, 0, 1, 2)[None], device)
     of_dose = question.target == "dose"
-    inside = (sight.stack[..., patient.layout.index("body")] > 0.5).to(device) if of_dose else None
+    inside = moved(sight.stack[..., patient.layout.index("body")] > 0.5, device) if of_dose else None
     x0 = (truth - mean) / unit
-    eps = drawn.noise.to(device)
+    eps = moved(drawn.noise, device)
     if inside is not None:
         x0, eps = x0 * inside, eps * inside
-    time = drawn.time.to(device)
+    time = moved(drawn.time, device)
     t_b = torch.stack([torch.ones_like(time), time])
     x_t, _ = add_noise(x0.expand_as(eps), eps, t_b)
     with autocast(device, precision):
@@ -133,7 +133,7 @@ def learn(
         # Where structures are is found on the CPU: an accelerator would have to wait for each count.
         places = [(sight.stack[..., patient.layout.index(name)] > 0.5).flatten().nonzero()[:, 0] for name in STRUCTURES]
         flat, true = dose[0].flatten(), truth[0, 0].flatten()
-        apart = [dvh_distance(flat[p], true[p]) for q in places if len(q) >= LEAST_VOXELS for p in (q.to(device),)]
+        apart = [dvh_distance(flat[p], true[p]) for q in places if len(q) >= LEAST_VOXELS for p in (moved(q, device),)]
         if apart:
             loss = loss + recipe.dvh_weight / 2 * torch.stack(apart).mean()
     return Taught(loss=loss, error=errors[0].detach())

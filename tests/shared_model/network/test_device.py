@@ -1,4 +1,4 @@
-"""Words of the key ``device``; and a whole step, sample and private gradient on a device that is not the CPU.
+"""Words of the key ``device``; and a whole step and sample on a device that is not the CPU.
 
 The meta device computes shapes alone. A constant that was made on the CPU and not moved fails there as on a GPU.
 """
@@ -9,7 +9,7 @@ import torch
 from shared_model.channels.volumes import patient_channels
 from shared_model.core.errors import InputError
 from shared_model.forms.volume_sampling import VolumeDenoiser, patient_noise
-from shared_model.network.device import autocast, chosen_device, compute_dtype, memory_named, quick_in_bf16
+from shared_model.network.device import autocast, chosen_device, compute_dtype, memory_named, moved, quick_in_bf16
 from shared_model.network.pyramid import PyramidDiT
 from shared_model.network.schedule import sample_ddim
 from shared_model.training.recipe import Recipe
@@ -44,6 +44,30 @@ def test_out_of_memory_says_what_to_do() -> None:
     with pytest.raises(InputError, match=r"out of memory while predicting; .*device=cpu"):  # noqa: SIM117
         with memory_named(torch.device("cuda:0"), "predicting"):
             raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+def test_only_cuda_is_fed_from_pinned_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: asked.append("pinned") or tensor)
+    x = torch.arange(4.0)
+    assert moved(x, torch.device("cpu")) is x
+    assert moved(x, torch.device("cpu"), torch.bfloat16).dtype == torch.bfloat16
+    assert moved(x, META).device == META
+    assert moved(torch.zeros(2, device=META), META).device == META
+    assert asked == []
+    # This machine's torch may have no CUDA; then what follows the pinning says so.
+    if not torch.cuda.is_available():
+        with pytest.raises((AssertionError, RuntimeError)):
+            moved(x, torch.device("cuda"), torch.bfloat16)
+    assert asked == ([] if torch.cuda.is_available() else ["pinned"])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA")
+def test_what_is_moved_to_cuda_arrives_whole() -> None:
+    x = torch.arange(1e6).view(10, 10, 10, 1000).permute(3, 0, 1, 2)
+    there = moved(x, torch.device("cuda"), torch.bfloat16)
+    assert there.device.type == "cuda"
+    assert torch.equal(there.cpu(), x.to(torch.bfloat16))
 
 
 @pytest.mark.parametrize("quick", [True, False])
@@ -87,11 +111,3 @@ def test_a_sample(network: PyramidDiT) -> None:
     drawn = sample_ddim(denoiser, noise, 3)
     assert drawn.shape == noise.shape
     assert drawn.device == META
-
-
-def test_a_private_gradient(network: PyramidDiT) -> None:
-    parameters = list(network.parameters())
-    loss = teach(network, PATIENT, Recipe(any_share=0.0), torch.Generator().manual_seed(0), "fp32").loss
-    gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
-    assert sum(g is not None for g in gradients) > len(parameters) / 2
-    assert all(g.device == META for g in gradients if g is not None)
