@@ -23,6 +23,7 @@ from shared_model.channels.layout import UNIT_GY
 from shared_model.channels.volumes import PatientChannels
 from shared_model.core.errors import InputError
 from shared_model.core.files import ORDINARY, write_bytes, write_text
+from shared_model.network.device import memory_named
 from shared_model.network.pyramid import PyramidDiT, PyramidSpec
 from shared_model.network.seeding import seeded
 from shared_model.training.recipe import Recipe
@@ -201,19 +202,22 @@ def run(
 
     Every ``every`` samples ``validate`` scores the averaged weights; about each minute the state is written. ``told``
     hears of every step, with a row where one was made; ``export`` follows each row. ``changed``: see Trainer.load. Of
-    several processes the first alone scores, writes and tells.
+    several processes the first alone scores, writes and tells. InputError where the device's memory does not do; the
+    last checkpoint stays.
     """
     together = trainer.together
     folder.mkdir(parents=True, exist_ok=True)
     trainer.load(folder, changed)
     began = saved = time.monotonic()
     while trainer.samples < samples and together.agree(time.monotonic() - began < hours * 3600):
-        trainer.advance()
+        with memory_named(trainer.device, "training on one patient"):
+            trainer.advance()
         if not together.leads:
             continue
         row = None
         if trainer.samples // every > (trainer.samples - trainer.recipe.patients) // every:
-            row = trainer.record(validate(trainer))
+            with memory_named(trainer.device, "scoring the validation patients"):
+                row = trainer.record(validate(trainer))
         if row is not None:
             export(trainer)
         if row is not None or time.monotonic() - saved > CHECKPOINT_S:

@@ -1,15 +1,17 @@
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from shared_model.channels.volumes import patient_channels
 from shared_model.core.errors import InputError
+from shared_model.training import run as training
 from shared_model.training.recipe import Recipe, ask
 from shared_model.training.run import CURVE, Trainer, run, tensors
-from shared_model.training.step import plan_noise, teach
+from shared_model.training.step import Taught, learn, plan_noise, teach
 from tests.builders.small_case import TINY, small_case
 
 PATIENTS = [patient_channels(small_case()), patient_channels(small_case("b", ct_hu=None))]
@@ -46,6 +48,31 @@ def test_a_killed_run_goes_on_to_the_same_weights_and_curve(tmp_path: Path) -> N
     exported: list[int] = []
     run(_trainer(), tmp_path / "c", samples=8, every=4, validate=validate, export=lambda t: exported.append(t.samples))
     assert exported == [4, 8]
+
+
+def test_where_memory_runs_out_the_error_says_what_to_do_and_the_checkpoint_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taught = iter([True, True, False])
+
+    def cramped(*arguments: Any) -> Taught:
+        if not next(taught):
+            raise torch.OutOfMemoryError("out of memory")
+        return learn(*arguments)
+
+    monkeypatch.setattr(training, "learn", cramped)
+    with pytest.raises(InputError, match=r"device cpu: out of memory while training on one patient; .*device=cpu"):
+        run(_trainer(), tmp_path, samples=8, every=2, validate=lambda trainer: {})
+    again = _trainer()
+    assert again.load(tmp_path)
+    assert again.samples == 2
+
+    def too_large(trainer: Trainer) -> dict[str, float]:
+        raise torch.OutOfMemoryError("out of memory")
+
+    monkeypatch.undo()
+    with pytest.raises(InputError, match="out of memory while scoring the validation patients"):
+        run(_trainer(), tmp_path / "b", samples=8, every=2, validate=too_large)
 
 
 def test_chance_outside_does_not_reach_a_run() -> None:
