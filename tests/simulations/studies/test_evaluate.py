@@ -1,5 +1,6 @@
 """`simulate evaluate`: the whole model, and the base of a residual form alone."""
 
+import csv
 import json
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from shared_model.scoring.dosimetry import score_case, summarise
 from simulations.data.datasets import evaluation_sites
 from simulations.settings.commands import evaluate_settings
 from simulations.studies.evaluate import evaluate_adapter, withheld
+from tests.builders.openkbp_cohort import SPLITS, write_cohort
 from tests.builders.small_case import small_case
 
 BASED = ModelSpec(prior="none", shape=(16, 16, 16), base="phantom", precision="fp32")
@@ -71,6 +73,28 @@ def test_the_summary_says_what_made_the_dose_and_what_was_withheld(tmp_path: Pat
     assert without != whole
     with pytest.raises(InputError, match=r"without=\['ptv'\]: expected some of ct, oar, beam, angle"):
         evaluate_settings(["without=[ptv]"])
+
+
+def test_a_cohort_in_openkbps_form_is_scored_whole_and_at_its_own_resolution(tmp_path: Path) -> None:
+    """split=all: patients of all three splits; upsampled onto the native grid; with and without CT apart."""
+    root, spec = write_cohort(tmp_path / "openkbp"), ModelSpec(network="pyramid", size="small", prior="none")
+    save_adapter(tmp_path / "adapter.safetensors", spec, initial_vector(spec))
+    told = ["data=openkbp", f"data.root={root}", "split=all", "flips=false", "threads=1", "device=cpu"]
+    settings = evaluate_settings([f"adapter={tmp_path / 'adapter.safetensors'}", f"out={tmp_path / 'out'}", *told])
+    screen = evaluate_adapter(settings, Progress(disable=True))
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["split"] == "all"
+    assert summary["model"] == {"kind": "diffusion", "network": "pyramid", "parameters": 1_732_493, "steps": 1}
+    assert summary["metrics"]["patients"] == summary["native"]["patients"] == 4
+    assert (summary["with_ct"]["metrics"]["patients"], summary["without_ct"]["native"]["patients"]) == (3, 1)
+    for scores in (summary["metrics"], summary["native"]):
+        assert all(0 < scores[key] < 80 for key in ("dose_score_gy", "dvh_score_gy", "mae_ref5_gy"))
+    # Native voxels are eight times as many, and the edge of the dose is theirs.
+    assert summary["native"]["dose_score_gy"] != summary["metrics"]["dose_score_gy"]
+    assert summary["native"]["dose_score_gy"] == pytest.approx(summary["metrics"]["dose_score_gy"], rel=0.2)
+    assert "4 of them at native resolution" in screen
+    rows = list(csv.DictReader((tmp_path / "out" / "patients.csv").open()))
+    assert {row["case"] for row in rows} == {case_id for split in SPLITS.values() for case_id in split}
 
 
 def test_withholding_leaves_everything_else() -> None:
