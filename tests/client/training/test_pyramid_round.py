@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from client.training.train import evaluate_round, train_round
 from privacy.dp.terms import PrivacyTerms
 from privacy.wire.messages import EvaluateTask
 from shared_model.adapter.manifest import initial_vector
+from shared_model.forms.interface import form_of
 from shared_model.network.spec import ModelSpec
 from simulations.phantom.hospitals import STYLES, write_hospital
 from tests.builders.train_task import train_task
@@ -36,6 +38,37 @@ def test_a_round_replays_to_the_bit_with_and_without_kept_channels(site: SiteCon
     assert metrics["loss"] > 0
     assert np.abs(first).max() > 0
     assert train_round(site, SPEC, start, train_task(round=2))[0].tobytes() != first.tobytes()
+
+
+def test_the_rate_rises_anew_in_each_round(site: SiteConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The optimiser starts anew each round, and its first steps have the size of the rate whatever the gradient."""
+    rates: list[float] = []
+
+    class Noting(torch.optim.AdamW):
+        def step(self, closure: Any = None) -> Any:
+            assert all(not self.state[p] for g in self.param_groups for p in g["params"]) == (len(rates) % 10 == 0)
+            rates.append(self.param_groups[0]["lr"])
+            return super().step(closure)
+
+    monkeypatch.setattr(torch.optim, "AdamW", Noting)
+    spec = replace(SPEC, size="small", adapter="head")
+    first, _ = train_round(site, spec, initial_vector(spec), train_task(local_steps=10, batch_size=1))
+    train_round(site, spec, (initial_vector(spec) + first).astype(np.float32), train_task(round=2, local_steps=10))
+    assert rates == pytest.approx(2 * [5e-4, *[1e-3] * 9])
+    rates.clear()
+    transformer = ModelSpec(prior="none", shape=(16, 16, 16), adapter="lora", rank=1)
+    train_round(site, transformer, initial_vector(transformer), train_task(local_steps=10, batch_size=1))
+    assert rates == pytest.approx([1e-3] * 10)
+
+
+def test_the_first_step_is_as_short_as_its_rate(site: SiteConfig) -> None:
+    """What the warm-up is for: AdamW's first step moves each weight by the rate."""
+    spec = replace(SPEC, size="small", adapter="head")
+    for steps, share in ((1, 1.0), (4, 1.0), (10, 0.5), (50, 0.1)):
+        warmup = form_of(spec).warmup(steps)
+        assert 1 / warmup == pytest.approx(share)
+    update, _ = train_round(site, spec, initial_vector(spec), train_task(local_steps=1, batch_size=1))
+    assert np.abs(update).max() == pytest.approx(1e-3, rel=1e-3)
 
 
 def test_training_lowers_the_loss(site: SiteConfig) -> None:
