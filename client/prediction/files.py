@@ -1,9 +1,9 @@
 """The files that `client predict` writes: doses, DVHs, a report for a physicist, numbers for a program.
 
-``dose.npz`` (dose_gy, spacing_mm, origin_mm; of several samples also spread_gy; axes z, y, x) always; ``dose.dcm``
-where the input was DICOM; ``dvh.csv``, ``report.html``, ``report.json``; ``view.npz`` for the site's page (grey: the CT
-in its window as 0..255; masks: the structures of the DVHs, in their order, packed along x). The RTDOSE carries the
-patient's identifiers, as it must, or it could not be imported. All others name the case by its pseudonym.
+``dose.npz`` (dose_gy, spacing_mm, origin_mm; axes z, y, x) always; ``dose.dcm`` where the input was DICOM;
+``dvh.csv``, ``report.html``, ``report.json``; ``view.npz`` for the site's page (grey: the CT in its window as 0..255;
+masks: the structures of the DVHs, in their order, packed along x). The RTDOSE carries the patient's identifiers, as it
+must, or it could not be imported. All others name the case by its pseudonym.
 """
 
 from __future__ import annotations
@@ -39,8 +39,6 @@ def write_answer(out: Path, answer: PredictedDose, predictor: Predictor, origin:
     record = _record(answer, predictor, origin is not None)
     grid = answer.case.grid
     arrays = {"dose_gy": answer.dose_gy, "spacing_mm": np.array(grid.spacing_mm), "origin_mm": np.array(grid.origin_mm)}
-    if answer.spread_gy is not None:
-        arrays["spread_gy"] = answer.spread_gy
     write_arrays(out / "dose.npz", arrays)
     write_arrays(out / "view.npz", _view(answer.case))
     if origin is not None:
@@ -93,7 +91,6 @@ def _record(answer: PredictedDose, predictor: Predictor, dicom: bool) -> dict[st
     case, how = answer.case, answer.how
     doses = _doses(answer)
     metrics = dvh_metrics(doses, {name: case.structures[name] for name in _present(case)}, case.grid.voxel_cc)
-    spread = answer.spread_gy
     files = ["dose.npz", "dvh.csv", "report.html", "view.npz"]
     files += ["dose.dcm"] if dicom else []
     record: dict[str, Any] = {
@@ -116,9 +113,6 @@ def _record(answer: PredictedDose, predictor: Predictor, dicom: bool) -> dict[st
         "peak_memory_mb": round(answer.peak_mb),
         "files": files,
     }
-    if spread is not None:
-        where = case.body & (answer.dose_gy >= LOW_DOSE_GY)
-        record["spread_gy"] = round(float(spread[where].mean()), 3) if where.any() else 0.0
     if case.dose_gy is not None and bool((case.dose_gy[case.body] > LOW_DOSE_GY).any()):
         score = score_case(case, torch.from_numpy(answer.dose_gy))
         unknown = {f"{name}/mean" for name in case.cut_by_dose}

@@ -1,4 +1,4 @@
-"""`client predict`: an adapter's dose of one case with the spread of its samples, or the reason for a refusal.
+"""`client predict`: an adapter's dose of one case, or the reason for a refusal.
 
 Prior and shared adapter come from one file; ``build`` puts the site's private weights over the model. A case on finer
 voxels than the training patients' is predicted at their voxel size and resampled back, because the model's features
@@ -11,7 +11,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from shared_model.core.vector import Vector
 from shared_model.network.device import chosen_device, memory_named
 from shared_model.network.spec import ModelSpec
 from shared_model.patient.case import Case, Volume
-from shared_model.prediction.predictor import predict_with_spread
+from shared_model.prediction.predictor import predict_dose
 from shared_model.prediction.regrid import coarsen, refine
 
 # Makes a model from a shared adapter, perhaps with the site's private weights over it. Takes specification and vector,
@@ -60,14 +60,14 @@ class Sampled:
 
 @dataclass(frozen=True, kw_only=True)
 class PredictedDose:
-    """A predicted dose (z, y, x) Gy on the case's grid; ``spread_gy`` where there was more than one sample.
+    """A predicted dose (z, y, x) Gy on the case's grid. How far its samples lie apart is kept nowhere: it is no
+    uncertainty (docs/results/backbone.md).
 
     ``notes``: what is near the edge of the training data, or was assumed. ``peak_mb``: the process's peak memory.
     """
 
     case: Case = field(repr=False)
     dose_gy: Volume = field(repr=False)
-    spread_gy: Volume | None = field(repr=False)
     scores: tuple[float, ...]
     how: Sampled
     factors: tuple[int, int, int]
@@ -110,7 +110,7 @@ class Predictor:
         asked = coarsen(case, factors)
         told = [*notes, *self._stand_in, *self._judge(asked), *_coarse_notes(case, factors)]
         with torch.no_grad(), memory_named(self.device, "predicting a dose"):
-            found = predict_with_spread(
+            dose = predict_dose(
                 self.model,
                 asked,
                 self.spec,
@@ -121,16 +121,13 @@ class Predictor:
             )
         scores: tuple[float, ...] = ()
         if how.preference is not None:
-            chosen = preferred(asked, found.dose_gy, how.preference, self.spec.body_site, how.seed)
-            found = replace(found, dose_gy=chosen.dose_gy)
-            scores, told = chosen.scores, [*told, *chosen.notes]
+            chosen = preferred(asked, dose, how.preference, self.spec.body_site, how.seed)
+            dose, scores, told = chosen.dose_gy, chosen.scores, [*told, *chosen.notes]
         with torch.no_grad():
-            dose, spread = (None if v is None else refine(v, asked, case) for v in (found.dose_gy, found.spread_gy))
-        assert dose is not None
+            dose = refine(dose, asked, case)
         return PredictedDose(
             case=case,
             dose_gy=_array(dose),
-            spread_gy=None if spread is None else _array(spread),
             scores=scores,
             how=how,
             factors=factors,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,18 +13,6 @@ from shared_model.forms.interface import Drawing, form_of
 from shared_model.forms.latents import LatentForm
 from shared_model.network.spec import ModelSpec
 from shared_model.patient.case import Case, Volume
-
-
-@dataclass(frozen=True, kw_only=True)
-class Prediction:
-    """A dose (z, y, x) in Gy on the case's grid, and how far apart its samples were.
-
-    ``spread_gy``: standard deviation over the samples in each voxel, None if there was only one sample, or if all are
-    the same by the form of the model (its mean in one step).
-    """
-
-    dose_gy: Tensor
-    spread_gy: Tensor | None = None
 
 
 def predict_dose(
@@ -61,32 +48,6 @@ def predict_dose(
         base=base,
     )
     return in_gy(drawn.mean(0))
-
-
-def predict_with_spread(
-    model: DoseModel,
-    case: Case,
-    spec: ModelSpec,
-    *,
-    steps: int = 1,
-    candidates: int = 1,
-    seed: int = 0,
-    flips: bool = False,
-) -> Prediction:
-    """Predict the dose as ``predict_dose`` does, with the spread of its samples.
-
-    Only one sample in Gy is in memory at a time.
-    """
-    drawn, in_gy = _draw(model, case, spec, Drawing(steps=steps, flips=flips), candidates=candidates, seed=seed)
-    mean = squares = torch.zeros(())
-    for number, one in enumerate(drawn, 1):
-        dose = in_gy(one)
-        # Welford (1962): a running mean and the sum of squares about it.
-        step = dose - mean
-        mean = mean + step / number
-        squares = squares + step * (dose - mean)
-    spread = (squares / (len(drawn) - 1)).sqrt() if len(drawn) > 1 else None
-    return Prediction(dose_gy=in_gy(drawn.mean(0)), spread_gy=spread)
 
 
 def _draw(

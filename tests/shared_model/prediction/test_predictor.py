@@ -8,7 +8,7 @@ from shared_model.network.dit import Any2AnyDiT
 from shared_model.network.spec import Architecture, ModelSpec
 from shared_model.patient.case import Case
 from shared_model.patient.geometry import Grid
-from shared_model.prediction.predictor import _draw, predict_dose, predict_with_spread
+from shared_model.prediction.predictor import _draw, predict_dose
 
 SPEC = ModelSpec(prior="none", shape=(16, 16, 16), precision="fp32")
 
@@ -43,14 +43,12 @@ def test_a_grid_above_the_training_roi_is_predicted_in_tiles(case: Case, model: 
     assert bool((dose[~torch.from_numpy(case.body)] == 0).all())
 
 
-def test_the_spread_is_that_of_the_samples_and_the_dose_their_mean(case: Case, model: DoseModel) -> None:
-    four = predict_with_spread(model, case, SPEC, steps=2, candidates=4, seed=1)
-    assert four.spread_gy is not None
-    assert torch.equal(four.dose_gy, predict_dose(model, case, SPEC, steps=2, candidates=4, seed=1))
+def test_the_dose_is_the_mean_of_its_samples(case: Case, model: DoseModel) -> None:
     drawn, in_gy = _draw(model, case, SPEC, Drawing(steps=2), candidates=4, seed=1)
     doses = torch.stack([in_gy(one) for one in drawn])
-    torch.testing.assert_close(four.spread_gy, doses.std(0), rtol=1e-4, atol=1e-5)
-    one = predict_with_spread(model, case, SPEC, steps=2, seed=1)
-    assert one.spread_gy is None
+    four = predict_dose(model, case, SPEC, steps=2, candidates=4, seed=1)
+    assert torch.equal(four, in_gy(drawn.mean(0)))
+    one = predict_dose(model, case, SPEC, steps=2, seed=1)
     # A batch of one sums in another order than a batch of four.
-    torch.testing.assert_close(one.dose_gy, doses[0], rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(one, doses[0], rtol=1e-3, atol=1e-3)
+    assert not torch.allclose(one, four, atol=1e-2)
