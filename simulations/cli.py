@@ -71,7 +71,7 @@ def evaluate(overrides: Overrides = None) -> None:
 
 @app.command()
 def ablation(overrides: Overrides = None) -> None:
-    """Train each variant of the paper's ablation list with each seed. A stopped command continues when repeated."""
+    """Train each variant of a list (list=NAME: any of simulations/conf/lists) with each seed; goes on when repeated."""
     from simulations.series.ablation import run_ablation
     from simulations.settings.series import ablation_settings
 

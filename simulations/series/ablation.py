@@ -1,19 +1,20 @@
 """`simulate ablation`: a list of variants (the paper's components, strategies), each through `simulate run`.
 
 The same study trains each variant and seed, with the same steps, in its own folder OUT/VARIANT/seedN. When the command
-is repeated, it reads a finished trial and continues a stopped one from its last round.
+is repeated, it reads a finished trial and continues a stopped one from its last round. With ``jobs`` the missing trials
+are trained side by side, to the same results.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rich.progress import Progress
+from rich.progress import Progress, TaskID
 from torch import Tensor
 
 from client.app import app as client_app
@@ -24,7 +25,7 @@ from server.config.schedule import evaluate_task
 from shared_model.adapter.manifest import load_adapter, unpack, vector_bytes, vector_hash
 from shared_model.backbone.prior import prior_hash, use_prior_file
 from shared_model.base.model import DoseModel
-from shared_model.core.errors import InputError
+from shared_model.core.errors import FedKT3DError, InputError
 from shared_model.core.files import ORDINARY, write_text
 from shared_model.core.vector import Vector
 from shared_model.network.spec import ModelSpec
@@ -38,6 +39,7 @@ from simulations.reports.by_hospital import hospitals_markdown
 from simulations.reports.results import ADAPTER
 from simulations.reports.scoring import SiteScores, overall, score_predictions, score_sites
 from simulations.reports.tables import write_json
+from simulations.series.side_by_side import TrialJob, side_by_side
 from simulations.series.variants import Variant, VariantList
 from simulations.settings.commands import RunSettings, run_settings
 from simulations.settings.series import AblationSettings, trial_overrides
@@ -46,6 +48,7 @@ from simulations.studies.study import run_studies
 
 RESULT = "ablation.json"
 CHANNELS = "channels"
+_Plan = tuple[str, int, RunSettings]  # a row's name, its seed, the run of that trial
 
 
 def run_ablation(settings: AblationSettings, bars: Progress) -> str:
@@ -58,11 +61,11 @@ def run_ablation(settings: AblationSettings, bars: Progress) -> str:
     for name, _, run in plans:
         _check_prior(name, run)
     bar = bars.add_task("variants x seeds", total=len(plans), note="")
-    trials: list[AblationTrial] = []
+    found: dict[int, AblationTrial] = {}
     table = ""
-    for name, seed, run in plans:
-        bars.update(bar, note=f"{name}, seed {seed}")
-        trials.append(run_trial(name, seed, run, listed.rows[name], settings.steps, bars))
+    for place, trial in _trials(settings, listed, plans, bars, bar):
+        found[place] = trial
+        trials = [found[at] for at in sorted(found)]
         table = table_markdown(listed.rows, listed.reference, trials)
         table += hospitals_markdown(listed.rows, listed.reference, trials)
         write_text(settings.out / "ablation.md", table, mode=ORDINARY)
@@ -71,6 +74,41 @@ def run_ablation(settings: AblationSettings, bars: Progress) -> str:
             bars.update(finished, visible=False)
         bars.advance(bar)
     return f"{table}\ntable     {settings.out / 'ablation.md'}"
+
+
+def _trials(
+    settings: AblationSettings, listed: VariantList, plans: Sequence[_Plan], bars: Progress, bar: TaskID
+) -> Iterator[tuple[int, AblationTrial]]:
+    """Each plan's place and trial, as trials end. FedKT3DError, after all the others, names those that failed."""
+    missing: list[int] = []
+    for place, (name, seed, run) in enumerate(plans):
+        if settings.jobs > 1 and not _is_scored(run, settings.steps):
+            # Written here, once: trials side by side would write the same hospitals.
+            hospitals(run.data, run.partition, run.out, run.federation.seed)
+            missing.append(place)
+            continue
+        bars.update(bar, note=f"{name}, seed {seed}")
+        yield place, run_trial(name, seed, run, listed.rows[name], settings.steps, bars)
+    jobs = [
+        TrialJob(work=partial(run_trial, name, seed, run, listed.rows[name], settings.steps), log=run.out / "trial.log")
+        for name, seed, run in (plans[place] for place in missing)
+    ]
+    failed: list[str] = []
+    for at, problem in side_by_side(jobs, settings.jobs):
+        name, seed, run = plans[missing[at]]
+        bars.update(bar, note=f"{name}, seed {seed}{' failed' if problem else ''}")
+        if problem:
+            failed.append(f"row {name}, seed {seed}: {problem}")
+            bars.console.print(f"failed: {failed[-1]}", markup=False)
+        else:
+            yield missing[at], run_trial(name, seed, run, listed.rows[name], settings.steps, bars)
+    if failed:
+        raise FedKT3DError(f"{len(failed)} of {len(plans)} trials failed: {'; '.join(sorted(failed))}")
+
+
+def _is_scored(run: RunSettings, steps: Sequence[int]) -> bool:
+    path = run.out / RESULT
+    return path.is_file() and [int(count) for count in json.loads(path.read_text())["scores"]] == list(steps)
 
 
 def trial_settings(settings: AblationSettings, listed: VariantList, name: str, seed: int) -> RunSettings:
@@ -204,6 +242,7 @@ def _training_settings(run: RunSettings, row: Variant) -> dict[str, Any]:
     own = {key: value for key, value in asdict(row).items() if key in ("absent", "clinic", "without") and value}
     settings = {
         **own,
+        **({"regions": run.regions} if run.regions else {}),
         "federation": federation,
         "prior": prior,
         "study": run.study,

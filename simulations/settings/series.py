@@ -16,7 +16,7 @@ from simulations.settings.composition import check_number, check_range, compose_
 @dataclass(frozen=True, kw_only=True)
 class AblationSettings:
     """``simulate ablation``: which list, variants and seeds; ``common`` are the overrides that every variant's run
-    gets. ``study``: centralised or federated; empty: the list's own."""
+    gets. ``study``: centralised or federated; empty: the list's own. ``jobs``: trials side by side."""
 
     list: str
     out: Path
@@ -24,6 +24,7 @@ class AblationSettings:
     variants: tuple[str, ...]
     steps: tuple[int, ...]
     study: str
+    jobs: int
     common: tuple[str, ...]
 
     def __post_init__(self) -> None:
@@ -31,6 +32,7 @@ class AblationSettings:
             for value in values:
                 check_range(key, value, low, high)
             _each_once(key, values)
+        check_range("jobs", self.jobs, 1, 256)
         if self.study not in ("", "centralised", "federated"):
             raise InputError(f"study={self.study!r}: expected centralised or federated")
 
@@ -95,10 +97,15 @@ def _each_once(key: str, values: Sequence[object]) -> None:
 
 def ablation_settings(overrides: Sequence[str]) -> AblationSettings:
     """Split the overrides into ``simulate ablation``'s own and those of every variant's run."""
-    raw, common = _own_and_common("ablation", overrides, ("list", "out", "seeds", "variants", "steps", "study"))
+    raw, common = _own_and_common("ablation", overrides, ("list", "out", "seeds", "variants", "steps", "study", "jobs"))
     lists = _lists(raw, ("seeds", "variants", "steps"))
     return AblationSettings(
-        list=str(raw["list"]), out=path(raw["out"], "out"), study=raw["study"], common=common, **lists
+        list=str(raw["list"]),
+        out=path(raw["out"], "out"),
+        study=raw["study"],
+        jobs=raw["jobs"],
+        common=common,
+        **lists,
     )
 
 

@@ -6,7 +6,7 @@ import pytest
 from rich.progress import Progress, TextColumn
 
 from shared_model.adapter.manifest import manifest_hash
-from shared_model.core.errors import InputError
+from shared_model.core.errors import FedKT3DError, InputError
 from simulations.reports.ablation import AblationTrial, order_notes, paired_difference, table_csv, table_markdown
 from simulations.reports.by_hospital import hospitals_markdown
 from simulations.series import ablation
@@ -50,7 +50,8 @@ def test_the_switches_reach_a_variants_model(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("override", "words"),
-    [("variants=[magic]", "magic"), ("seeds=[]", "seeds"), ("steps=[0]", "steps"), ("study=local", "study"),
+    [("variants=[magic]", "magic"), ("seeds=[]", "seeds"), ("steps=[0]", "steps"), ("jobs=0", "jobs"),
+     ("study=local", "study"),
      ("list=magic", "missing_modality, new_clinic, paper"),
      ("rouns=3", "rouns")],
 )  # fmt: skip
@@ -77,6 +78,25 @@ def test_trains_writes_and_finds_again(tmp_path: Path, monkeypatch: pytest.Monke
     assert "4 steps" in more
     with pytest.raises(InputError, match="other settings"):
         run_ablation(ablation_settings([*TINY, "train.lr=1e-5", f"out={tmp_path}"]), bars())
+
+
+def test_a_trial_beside_one_that_fails_ends_as_it_does_alone(tmp_path: Path) -> None:
+    own = tmp_path / "own.yaml"
+    own.write_text(
+        "reference: a\nstudy: federated\ncommon: [model.network=transformer, rounds.count=1, data.edge=16]\nvariants:\n"
+        "  a: {label: A, overrides: [train.lr=1e-3]}\n"
+        "  b: {label: B, overrides: [], clinic: {place: 0, patients: 99}}\n"
+    )
+    small = [one for one in TINY if not one.startswith(("variants", "steps", "rounds"))]
+    asked = [*small, f"list={own}", "steps=[1]"]
+    with pytest.raises(FedKT3DError, match=r"^1 of 2 trials failed: row b, seed 0: clinic: .* not 99$"):
+        run_ablation(ablation_settings([*asked, "jobs=2", f"out={tmp_path / 'beside'}"]), bars())
+    assert "| A |" in (tmp_path / "beside" / "ablation.md").read_text()
+    run_ablation(ablation_settings([*asked, "variants=[a]", f"out={tmp_path / 'alone'}"]), bars())
+    found = [json.loads((tmp_path / way / "a/seed0/ablation.json").read_text()) for way in ("beside", "alone")]
+    for result in found:
+        assert result.pop("wall_s") > 0
+    assert found[0] == found[1]
 
 
 def trial(variant: str, seed: int, mae: float) -> AblationTrial:
