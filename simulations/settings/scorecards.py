@@ -44,7 +44,7 @@ class ScorecardsSettings:
             check_range("seeds", seed, 0, 2**31)
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
             raise InputError(f"seeds={list(self.seeds)}: expected at least one, each once")
-        check_range("best_of", self.best_of, 2, 64)
+        check_range("best_of", self.best_of, 3, 64)  # the first is the shared dose, and one other has no spread
         if len(self.scored) != 2:
             raise InputError(f"scored={list(self.scored)}: expected [first, end)")
         check_range("scored", self.scored[0], 0, 10_000)

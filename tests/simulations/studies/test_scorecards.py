@@ -1,17 +1,22 @@
-"""`simulate scorecards`: the tables from known scores, and settings that name what is wrong."""
+"""`simulate scorecards`: a toy run, the tables from known scores, and settings that name what is wrong."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from rich.progress import Progress, TextColumn
 
 from client.site.config import SiteConfig
+from shared_model.adapter.manifest import initial_vector, save_adapter
 from shared_model.core.errors import InputError
 from simulations.reports.scorecards import ScorecardStudy, matrix, own_cards, rows, spread, study_markdown
 from simulations.settings.scorecards import scorecards_settings
-from simulations.studies.scorecards import taught
+from simulations.studies import scorecards
+from simulations.studies.scorecards import run_scorecards, taught
+from tests.builders.phantom_patients import SPEC
 
 
 def study() -> ScorecardStudy:
@@ -85,6 +90,31 @@ def test_who_chooses_an_alignment_is_not_scored_or_does_not_train(tmp_path: Path
         taught(site, set(), 3)
 
 
+def test_a_toy_study_aligns_scores_and_reads_what_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    adapter = tmp_path / "adapter.safetensors"
+    save_adapter(adapter, SPEC, initial_vector(SPEC))
+    settings = scorecards_settings(
+        ["seeds=[0]", "cards=[swallowing_first,head_neck]", "data.sites=2", "data.patients=4", "data.edge=16",
+         "best_of=3", "choose=1", "steering.steps=1", "align.epochs=1", "align.candidates=2", "align.rank=2",
+         f"adapter={adapter}", f"data.root={tmp_path / 'data'}", f"out={tmp_path / 'out'}"]
+    )  # fmt: skip
+    bars = Progress(TextColumn("{task.fields[note]}"), disable=True)
+    table = run_scorecards(settings, bars)
+    assert (tmp_path / "out" / "scorecards.md").read_text() in table
+    found = json.loads((tmp_path / "out" / "scorecards.json").read_text())
+    assert len(found["cards"]) == 2
+    ways = next(iter(found["patients"]["0"].values()))
+    assert set(ways["models"]) == {"reference", "shared", *found["cards"]}
+    assert set(ways["steered"]) == set(ways["best_of"]) == set(found["cards"].values())
+
+    def fail(*_: object) -> None:
+        raise AssertionError("aligned or scored again")
+
+    monkeypatch.setattr(scorecards, "align", fail)
+    monkeypatch.setattr(scorecards, "load_patients", fail)
+    assert run_scorecards(settings, bars) == table
+
+
 def test_settings(tmp_path: Path) -> None:
     found = scorecards_settings([f"out={tmp_path}", "seeds=[4,5]", "align.lr=0.01"])
     assert found.seeds == (4, 5)
@@ -94,7 +124,7 @@ def test_settings(tmp_path: Path) -> None:
         ("seeds=[]", "seeds"),
         ("align.form=eps", "form"),
         ("align.lrr=1", "lrr"),
-        ("best_of=0", "best_of"),
+        ("best_of=2", "best_of"),
         ("scored=[5,5]", "scored"),
         ("scored=[5]", "scored"),
         ("steering.price=0", "price"),
