@@ -122,6 +122,8 @@ def test_help_lists_the_groups_and_each_key_with_its_default(
 def _value(config: object, key: str) -> object:
     for part in key.split("."):
         config = config[part]  # type: ignore[index]
+    if config is None:
+        return "null"
     return config if config != "" else "''"
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import socket
 from collections.abc import Callable, Mapping, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from flwr.app import Context, Message, RecordDict, UserConfig
 from flwr.clientapp import ClientApp
@@ -17,6 +18,8 @@ from simulations.engine.local_grid import NoAnswer as NoAnswer
 from simulations.engine.process_grid import ProcessGrid as ProcessGrid
 
 _Result = TypeVar("_Result")
+# How long a cluster's head may take to let us connect.
+_ANSWER_S = 10.0
 
 
 def run_local(
@@ -50,13 +53,19 @@ def run_ray(
     node_configs: Sequence[UserConfig],
     run_config: Mapping[str, str | int | float | bool],
     workers: int = 1,
+    address: str | None = None,
 ) -> _Result | None:
     """Run the same apps on Flower's simulation engine over Ray; returns and raises what ``server`` does.
 
-    Raises InputError where the extra is not installed.
+    ``address``: HOST:PORT of the head of a running cluster, whose CPUs then count instead of ``workers``; None: a Ray
+    of this machine that ends with the run. Raises InputError where the extra is not installed or no cluster answers.
     """
     if importlib.util.find_spec("ray") is None:
         raise InputError("engine=ray: Ray is not installed; install fedkt3d[ray] or use engine=local")
+    # "local": else Ray would join whatever cluster it finds on this machine.
+    ray: dict[str, Any] = (
+        {"address": "local", "num_cpus": workers} if address is None else {"address": _answering(address)}
+    )
     from flwr.simulation import run_simulation
 
     results: list[_Result | None] = []
@@ -75,11 +84,24 @@ def run_ray(
         server_app=coordinator,
         client_app=_with_node_configs(client_app, node_configs),
         num_supernodes=len(node_configs),
-        backend_config={"client_resources": {"num_cpus": 1, "num_gpus": 0.0}, "init_args": {"num_cpus": workers}},
+        backend_config={"client_resources": {"num_cpus": 1, "num_gpus": 0.0}, "init_args": ray},
     )
     if errors:
         raise errors[0]
     return results[0]
+
+
+def _answering(address: str) -> str:
+    """The address, once something listens there: Ray itself would ask for minutes. InputError where nothing does."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), _ANSWER_S).close()
+    except OSError as error:
+        raise InputError(
+            f"address={address}: no Ray cluster answers there ({error.strerror or error}); start its head with"
+            f" `ray start --head --port={port}`"
+        ) from error
+    return address
 
 
 def _with_node_configs(client_app: ClientApp, node_configs: Sequence[UserConfig]) -> ClientApp:

@@ -22,6 +22,7 @@ from simulations.settings.composition import (
     optional_path,
     path,
 )
+from simulations.settings.ray_address import ray_address
 
 STUDIES: tuple[str, ...] = ("federated", "local", "centralised")
 BASELINES: tuple[str, ...] = ("constant", "atlas", "gbm5", "gbm24", "ridge", "unet", "voxel")
@@ -94,6 +95,7 @@ class RunSettings:
     study: tuple[str, ...]
     partition: str
     engine: str
+    address: str | None
     workers: int
     threads: int
     device: str
@@ -234,6 +236,7 @@ def run_settings(overrides: Sequence[str]) -> RunSettings:
         study=tuple(study) if isinstance(study, list) else (str(study),),
         partition=raw["partition"],
         engine=raw["engine"],
+        address=ray_address(raw["address"], raw["engine"]),
         workers=raw["workers"],
         threads=raw["threads"],
         device=raw["device"],

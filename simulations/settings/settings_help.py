@@ -15,6 +15,7 @@ OWN: Settings = {
         "data.sites": "Number of phantom hospitals.",
         "data.patients": "Patients of each phantom hospital.",
         "data.body_site": "Part of the body that phantoms are: head_neck or pelvis.",
+        "address": "HOST:PORT of a running Ray cluster's head, for engine=ray; null: a Ray of this machine.",
         "workers": "Sites or studies that train side by side.",
         "threads": "CPU threads of each.",
         "regions": "Regions that sum their sites' updates for the coordinator, without privacy; 0: none.",

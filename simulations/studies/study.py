@@ -92,7 +92,7 @@ def declare_sites(federation: RunConfig, sites: Sequence[SiteConfig]) -> RunConf
 
 
 # Keys that decide where, how fast and how patiently to run, but not the result.
-_HARMLESS = ("out", "workers", "engine", "rounds.deadline_s", "rounds.wait_for_sites_s", "rounds.attempts")
+_HARMLESS = ("out", "workers", "engine", "address", "rounds.deadline_s", "rounds.wait_for_sites_s", "rounds.attempts")
 # Keys that may differ between the runs of a mean over seeds: folders and seeds.
 _OF_ONE_RUN = ("seed", "model.init_seed", "name", "study", "data.root", "prior.path", "threads", "device")
 
@@ -194,11 +194,12 @@ def run_job(
     engines: Mapping[str, Callable[..., object]] = {
         "local": run_local,
         "processes": partial(run_local, kind=ProcessGrid),
-        "ray": run_ray,
+        "ray": partial(run_ray, address=settings.address),
     }
     engine = engines[settings.engine]
     nodes: list[UserConfig] = [
-        {NODE_CONFIG_KEY: str(path), LEDGER_KEY: str(job.out / "ledgers" / path.stem)} for path in paths
+        {NODE_CONFIG_KEY: str(path.resolve()), LEDGER_KEY: str((job.out / "ledgers" / path.stem).resolve())}
+        for path in paths  # a Ray cluster works in another folder
     ]
     if settings.regions and job.study == "federated":
         tree = Tree.of(app, nodes, settings.regions, job.federation)

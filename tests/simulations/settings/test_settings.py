@@ -156,6 +156,23 @@ def test_ray_has_one_thread_a_worker() -> None:
 
 
 @pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["address=10.0.0.5:6379"], "expected engine=ray, not local"),
+        (["engine=ray", "address=10.0.0.5"], "expected HOST:PORT"),
+        (["engine=ray", "address=10.0.0.5:99999"], "expected HOST:PORT"),
+        (["engine=ray", "address=7"], "expected HOST:PORT"),
+    ],
+)
+def test_an_address_is_that_of_a_ray_cluster(overrides: list[str], words: str) -> None:
+    assert run_settings(["privacy.mode=none"]).address is None
+    asked = run_settings(["privacy.mode=none", "engine=ray", "address=head.example.org:6379"])
+    assert asked.address == "head.example.org:6379"
+    with pytest.raises(InputError, match=words):
+        run_settings(["privacy.mode=none", *overrides])
+
+
+@pytest.mark.parametrize(
     ("overrides", "words"), [(["threads=2", "device=cpu"], "threads=1"), (["device=auto"], "device=cpu")]
 )
 def test_processes_have_one_thread_each_and_no_accelerator(overrides: list[str], words: str) -> None:
