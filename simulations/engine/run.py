@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
-import socket
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
+import grpc
 from flwr.app import Context, Message, RecordDict, UserConfig
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
@@ -18,8 +18,8 @@ from simulations.engine.local_grid import NoAnswer as NoAnswer
 from simulations.engine.process_grid import ProcessGrid as ProcessGrid
 
 _Result = TypeVar("_Result")
-# How long a cluster's head may take to let us connect.
-_ANSWER_S = 10.0
+# How long a cluster's head may take to answer.
+_ANSWER_S = 5.0
 
 
 def run_local(
@@ -92,15 +92,18 @@ def run_ray(
 
 
 def _answering(address: str) -> str:
-    """The address, once something listens there: Ray itself would ask for minutes. InputError where nothing does."""
-    host, _, port = address.rpartition(":")
+    """The address, once a gRPC server as Ray's head is answers: Ray would ask for minutes. InputError without one."""
+    channel = grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)])
     try:
-        socket.create_connection((host, int(port)), _ANSWER_S).close()
-    except OSError as error:
+        grpc.channel_ready_future(channel).result(_ANSWER_S)
+    except grpc.FutureTimeoutError as error:
+        port = address.rpartition(":")[2]
         raise InputError(
-            f"address={address}: no Ray cluster answers there ({error.strerror or error}); start its head with"
+            f"address={address}: no Ray cluster answers there within {_ANSWER_S:g} s; start its head with"
             f" `ray start --head --port={port}`"
         ) from error
+    finally:
+        channel.close()
     return address
 
 

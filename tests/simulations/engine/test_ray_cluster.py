@@ -1,13 +1,13 @@
 """`simulate run engine=ray address=HOST:PORT` on a real cluster of this machine."""
 
 import importlib.util
+import socket
 import sys
 from pathlib import Path
 
 import pytest
 from flwr.clientapp import ClientApp
 
-from privacy.flower.processes import free_loopback_port
 from shared_model.core.errors import InputError
 from simulations import cli
 from simulations.engine.run import run_ray
@@ -45,6 +45,7 @@ def test_the_command_on_a_cluster_ends_with_the_adapter_of_this_process(
 
 
 def test_where_no_cluster_answers_the_address_is_named() -> None:
-    address = f"127.0.0.1:{free_loopback_port()}"
-    with pytest.raises(InputError, match=rf"address={address}: no Ray cluster answers.*ray start --head"):
-        run_ray(ClientApp(), lambda grid, context: None, [{}], {}, address=address)
+    with socket.create_server(("127.0.0.1", 0)) as other:  # takes connections and says nothing
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+        with pytest.raises(InputError, match=rf"address={address}: no Ray cluster answers.*ray start --head"):
+            run_ray(ClientApp(), lambda grid, context: None, [{}], {}, address=address)
