@@ -22,10 +22,10 @@ RESULTS = Path(__file__).parents[3] / "docs" / "results"
 @pytest.mark.parametrize(
     ("page", "series"),
     [
-        ("federated.md", "hospitals/4"),
-        ("federated.md", "hospitals/8"),
-        ("federated.md", "hospitals/4_phantom"),
+        ("federated.md", "hospitals/random"),
+        ("federated.md", "hospitals/phantom"),
         ("strategies.md", "strategies"),
+        ("strategies.md", "strategies/patients"),
         ("knowledge_transfer.md", "priors"),
     ],
 )
