@@ -25,6 +25,8 @@ RESULTS = Path(__file__).parents[3] / "docs" / "results"
         ("federated.md", "hospitals/random"),
         ("federated.md", "hospitals/phantom"),
         ("strategies.md", "strategies"),
+        ("studies.md", "new_clinic"),
+        ("studies.md", "adapters"),
         ("strategies.md", "strategies/patients"),
         ("knowledge_transfer.md", "priors"),
     ],
