@@ -27,6 +27,7 @@ RESULTS = Path(__file__).parents[3] / "docs" / "results"
         ("strategies.md", "strategies"),
         ("studies.md", "new_clinic"),
         ("studies.md", "adapters"),
+        ("studies.md", "uneven"),
         ("strategies.md", "strategies/patients"),
         ("knowledge_transfer.md", "priors"),
     ],
