@@ -42,7 +42,7 @@ def uneven_network() -> PyramidDiT:
 @torch.no_grad()
 def each_time(network: PyramidDiT, patient: PatientChannels, noise: Tensor, steps: int) -> Tensor:
     """A clean sample (1, C, z, y, x) for which the network computes the conditions at every step."""
-    cpu, names = torch.device("cpu"), [m for m in CONDITIONS if m in patient.present and m != "dose"]
+    cpu, names = torch.device("cpu"), [m for m in CONDITIONS if m in patient.present]
     dtype = compute_dtype(cpu, "bf16")
     conditions = conditions_of(seen_from(patient, View()), patient.layout, names, cpu, dtype)
     inside = body_in_frame(patient) > 0
