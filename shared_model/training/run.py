@@ -45,7 +45,8 @@ Row = dict[str, float]
 class Trainer:
     """The state of one training, and its steps. ``patients`` keep their order over all legs.
 
-    ``together``: this process's device, and its share of each step's patients where several processes train.
+    ``together``: this process's device, and its share of each step's patients where several processes train. ``start``:
+    the SHA-256 of the adapter that ``begin_from`` is given the weights of; empty for a random start.
     """
 
     def __init__(
@@ -55,12 +56,14 @@ class Trainer:
         patients: Sequence[PatientChannels],
         precision: str = "bf16",
         together: Together = ALONE,
+        start: str = "",
     ) -> None:
         if together.count > recipe.patients:
             raise InputError(
                 f"{together.count} processes: a step has {recipe.patients} patients; start as many at most"
             )
         self.recipe, self.patients, self.precision, self.together = recipe, patients, precision, together
+        self.start = start
         self.device = device = together.device
         with seeded(recipe.seed):
             self.network = PyramidDiT(spec).to(device)
@@ -77,6 +80,11 @@ class Trainer:
         self.curve: list[Row] = []
         # Since the last row of the curve: sum of dose errors at t = 1, and their number.
         self.errors = [0.0, 0.0]
+
+    def begin_from(self, weights: Mapping[str, Tensor]) -> None:
+        """Take these weights by name instead of the random ones, before the first step."""
+        self.network.load_state_dict(weights)
+        self.average = [p.detach().clone() for p in self.network.parameters()]
 
     @property
     def samples(self) -> int:
@@ -147,6 +155,7 @@ class Trainer:
             "recipe": asdict(self.recipe),
             "spec": asdict(self.network.spec),
             "patients": [p.case_id for p in self.patients],
+            "start": self.start,
             "network": self.network.state_dict(),
             "average": self.average,
             "optimiser": self.optimiser.state_dict(),
@@ -179,6 +188,8 @@ class Trainer:
                     )
         if state["patients"] != [p.case_id for p in self.patients]:
             raise InputError(f"{path}: was trained on other patients; choose another out")
+        if state.get("start", "") != self.start:
+            raise InputError(f"{path}: began from other weights (start); choose another out")
         self.network.load_state_dict(state["network"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.average = [mean.to(self.device) for mean in state["average"]]

@@ -23,8 +23,9 @@ from client.site.config import SiteConfig
 from shared_model.adapter.card import adapter_card, card_bytes, card_path
 from shared_model.adapter.envelope import Envelope
 from shared_model.adapter.hub import write_hub_files
-from shared_model.adapter.manifest import manifest_hash, pack, rounded, save_adapter, vector_hash
+from shared_model.adapter.manifest import load_adapter, manifest_hash, pack, rounded, save_adapter, unpack, vector_hash
 from shared_model.adapter.shared import adapted_model
+from shared_model.bundled import DEFAULT_ADAPTER, PHANTOM_PRIOR
 from shared_model.channels.volumes import PatientChannels
 from shared_model.core.errors import InputError
 from shared_model.core.files import ORDINARY, write_bytes
@@ -50,6 +51,8 @@ from simulations.settings.composition import (
 
 # The averaged weights as of the curve's last row.
 ADAPTER = "adapter.safetensors"
+# Weights that every installation has (``start``).
+_STARTS = {"bundled": DEFAULT_ADAPTER, "phantom": PHANTOM_PRIOR}
 # oneDNN keeps what it compiled for each size of volume; a body's box has some hundred sizes.
 _KERNELS = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "12000")
 
@@ -72,6 +75,7 @@ class TrainSettings:
     precision: str
     changed: bool
     size: str
+    start: Path | None
 
     def __post_init__(self) -> None:
         check_range("samples", self.samples, 1, 10**9)
@@ -99,6 +103,7 @@ def train_settings(overrides: Sequence[str]) -> TrainSettings:
         recipe=recipe,
         out=out,
         cache=optional_path(raw["cache"], "cache") or out / "cache",
+        start=_STARTS.get(str(raw["start"])) or optional_path(raw["start"], "start"),
         **{key: raw[key] for key in legs},
     )
 
@@ -113,7 +118,11 @@ def train_backbone(settings: TrainSettings, bars: Progress) -> str:
         with together.leader_first():
             patients, _ = _cohort(settings, "train", bars)
             seen, cases = _cohort(settings, "validation", bars)
-        trainer = Trainer(settings.recipe, SIZES[settings.size], patients, settings.precision, together)
+        start = settings.start and starting_weights(settings.start, settings.size)
+        known = start.sha256 if start else ""
+        trainer = Trainer(settings.recipe, SIZES[settings.size], patients, settings.precision, together, known)
+        if start:
+            trainer.begin_from(start.weights)
         teller = _Teller(settings, bars)
         run(
             trainer,
@@ -162,6 +171,27 @@ class _Teller:
             self._events.add(row)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """Weights of a network by name, and the SHA-256 of the adapter that holds them."""
+
+    weights: dict[str, torch.Tensor]
+    sha256: str
+
+
+def starting_weights(adapter: Path, size: str) -> Start:
+    """The weights of a full adapter of this size. InputError if it is another form, size or not an adapter."""
+    spec, vector, _ = load_adapter(adapter)
+    if spec.network != "pyramid" or spec.adapter != "full" or spec.size != size:
+        raise InputError(
+            f"start={adapter}: {spec.network} of size {spec.size} with adapter {spec.adapter}; expected all weights of "
+            f"a pyramid of size {size}"
+        )
+    model = adapted_model(spec)
+    unpack(model, vector)
+    return Start(weights=dict(model.network.state_dict()), sha256=vector_hash(vector))
+
+
 def export(settings: TrainSettings, trainer: Trainer) -> None:
     """Write the averaged weights, rounded to bf16, as a full adapter with its card."""
     spec = ModelSpec(network="pyramid", size=settings.size, prior="none", init_seed=trainer.recipe.seed)
@@ -188,6 +218,9 @@ def export(settings: TrainSettings, trainer: Trainer) -> None:
     metrics = {"dose_score_gy": row["dose"], "dvh_score_gy": row["dvh"]} if "dose" in row else {}
     card = adapter_card(spec, identity, report, metrics, datetime.now(UTC).isoformat(timespec="seconds"))
     card["training"] = {"recipe": asdict(trainer.recipe), "patients": len(trainer.patients), "curve": trainer.curve}
+    if trainer.start:
+        # Whose patients that adapter saw its own card says.
+        card["training"]["start_sha256"] = trainer.start
     card["trained_on"] = _ranges(tuple(sites)).record()
     write_bytes(card_path(settings.out / ADAPTER), card_bytes(card), mode=ORDINARY)
     write_hub_files(settings.out / ADAPTER, spec, vector, card)

@@ -94,7 +94,7 @@ def test_the_budget_falls_by_itself_as_releases_are_asked_for(shown: Deployment,
     with chromium(tmp_path) as browser:
         eventually(lambda: _opens(browser, link), START_S, "the console answers")
         browser.get(link.split("?")[0] + "runs/noised")
-        assert _text(browser, "budget").startswith("epsilon 0.00 of 4.0")
+        eventually(lambda: _text(browser, "budget").startswith("epsilon 0.00 of 4.0"), 30, "nothing is spent yet")
         spent = [0.0]
         for number in (1, 2):
             with (out / runs.EVENTS).open("a") as file:

@@ -52,6 +52,37 @@ def test_a_leg_and_the_next_on_phantoms_and_the_adapter_they_leave(
         prior_hash(replace(spec, prior="file", prior_sha256="0" * 64))
 
 
+def test_a_training_begins_from_an_adapter_and_says_so(tmp_path: Path) -> None:
+    asked = [
+        "data=phantom", "data.sites=1", "data.patients=3", f"cache={tmp_path / 'cache'}", "every=2", "sampled=0",
+        "precision=fp32", "size=small", "samples=2",
+    ]  # fmt: skip
+    began = study.starting_weights(study.train_settings([*asked, "start=phantom"]).start or tmp_path, "small")
+
+    def trained(*more: str) -> dict[str, torch.Tensor]:
+        out = tmp_path / "_".join(("out", *more)).replace("=", "_").replace("/", "_")
+        with Progress(disable=True) as bars:
+            study.train_backbone(study.train_settings([*asked, f"out={out}", *more]), bars)
+        _, _, card = load_adapter(out / "adapter.safetensors")
+        said = began.sha256 if "start=phantom" in more else None
+        assert card["training"].get("start_sha256") == said
+        return study.starting_weights(out / "adapter.safetensors", "small").weights
+
+    # A rate of nearly nothing: what a training leaves is what it began from, to bf16.
+    still = "lr=1e-9"
+    for name, weights in trained("start=phantom", still).items():
+        torch.testing.assert_close(weights, began.weights[name], rtol=0.01, atol=1e-4)
+    random = trained(still)
+    assert any(float((random[name] - began.weights[name]).abs().max()) > 0.1 for name in random)
+    # A second leg says the same start; another one, or none, is another training.
+    out = tmp_path / "out_start_phantom_lr_1e-9"
+    longer = study.train_settings([*asked, f"out={out}", still, "samples=4"])
+    with Progress(disable=True) as bars, pytest.raises(InputError, match=r"began from other weights \(start\)"):
+        study.train_backbone(longer, bars)
+    with pytest.raises(InputError, match=r"start=.*size base with adapter full; expected all weights"):
+        study.starting_weights(study.DEFAULT_ADAPTER, "small")
+
+
 def test_settings_are_checked_by_name() -> None:
     with pytest.raises(InputError, match="every"):
         study.train_settings(["data=phantom", "every=0"])
