@@ -28,6 +28,8 @@ RESULTS = Path(__file__).parents[3] / "docs" / "results"
         ("studies.md", "new_clinic"),
         ("studies.md", "adapters"),
         ("studies.md", "uneven"),
+        ("studies.md", "missing_modality"),
+        ("studies.md", "data_sizes"),
         ("strategies.md", "strategies/patients"),
         ("knowledge_transfer.md", "priors"),
     ],
