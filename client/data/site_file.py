@@ -56,8 +56,9 @@ cache: {cache}
 # CPU threads to train with. 0: all. For equal results use equal numbers of threads.
 threads: {threads}
 
-# Where to train and predict: auto (this machine's accelerator, else the CPU), cpu, cuda, cuda:N or mps. `client check`
-# says which it will be. Accelerators round otherwise than CPUs, so equal results need equal devices.
+# Where to train and predict: auto (this machine's accelerator, else the CPU), cpu, cuda, cuda:N, cuda:N,M (they share
+# out a step's patients; predictions use the first) or mps. `client check` says which it will be. Accelerators round
+# otherwise than CPUs, so equal results need equal devices.
 device: {device}
 
 # The hospital's web proxy, if connections to the coordinator must go through one: http://HOST:PORT or

@@ -73,13 +73,14 @@ def _memory() -> Finding:
 def _device(word: str) -> Finding:
     import torch
 
-    from shared_model.network.device import chosen_device, quick_in_bf16
+    from shared_model.network.device import chosen_devices, quick_in_bf16
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    device = chosen_device(word)
+    device, *others = chosen_devices(word)
     if device.type == "cuda":
-        one = torch.cuda.get_device_properties(device)
-        found = f"{device}: {one.name}, {one.total_memory / 1e9:.0f} GB; {cores} CPU cores"
+        each = [(one, torch.cuda.get_device_properties(one)) for one in (device, *others)]
+        found = "; ".join(f"{one}: {it.name}, {it.total_memory / 1e9:.0f} GB" for one, it in each)
+        found += f"; {cores} CPU cores"
     elif device.type == "cpu":
         numbers = "bf16" if quick_in_bf16(device) else "float32, for this CPU is slow in bf16"
         found = f"training and prediction run on {cores} CPU cores in {numbers}"

@@ -55,9 +55,9 @@ class SiteConfig:
 
     ``train`` and ``validation`` are disjoint case ids, in the order in which they are used. ``cache`` is a folder for
     derived files, ``threads`` the CPU threads to train with (0: all), ``device`` where to train and predict (auto, cpu,
-    mps, cuda or cuda:N). ``plans``: training cases that are plans of one and the same patient, a group each; every
-    other case is a patient of its own. ``pseudonyms`` is the file of the salt that makes DICOM's case ids, ``names``
-    the site's rules for structure names. Raises InputError naming the key.
+    mps, cuda, cuda:N or cuda:N,M). ``plans``: training cases that are plans of one and the same patient, a group each;
+    every other case is a patient of its own. ``pseudonyms`` is the file of the salt that makes DICOM's case ids,
+    ``names`` the site's rules for structure names. Raises InputError naming the key.
     """
 
     site: str

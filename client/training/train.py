@@ -20,6 +20,7 @@ from client.data.kept import latest_per_site
 from client.data.load import load_split, or_none
 from client.site.config import SiteConfig
 from client.training.base import base_doses, base_rows, case_dose
+from client.training.copies import Copies
 from client.training.own_heads import heads_memory, with_heads
 from client.training.scaffold import SiteControl, control_memory
 from privacy.wire.messages import EvaluateTask, TrainTask
@@ -31,7 +32,7 @@ from shared_model.base.model import BASE_PREFIX, DoseModel, base_weights
 from shared_model.core.errors import InputError
 from shared_model.core.vector import Vector
 from shared_model.forms.interface import Lesson, form_of
-from shared_model.network.device import chosen_device, device_of, memory_named
+from shared_model.network.device import chosen_device, chosen_devices, device_of, memory_named
 from shared_model.network.seeding import noise_generator
 from shared_model.network.spec import ModelSpec
 from shared_model.patient.case import Case, Volume
@@ -149,17 +150,18 @@ def _train_round(site: SiteConfig, spec: ModelSpec, vector: Vector, task: TrainT
         for group in optimiser.param_groups:
             group["lr"] = rate
         optimiser.zero_grad(set_to_none=True)
-        total = 0.0
+        parts: list[Tensor] = []
         with memory_named(device_of(model), "training on one patient"):
             for part in next(step):
                 part.backward()
-                total += part.item()
+                parts.append(part.detach())
         if task.proximal:
             pull_back(parameters, shared, task.proximal)
         torch.nn.utils.clip_grad_norm_(parameters, task.grad_clip)
         optimiser.step()
         correct(corrections, rate)
-        losses.append(total)
+        # Asked for at the end alone: a device that is asked for a number has to finish first.
+        losses.append(sum(part.item() for part in parts))
     metrics = {"loss": float(np.mean(losses)), "seconds": time.monotonic() - started}
     update = pack(model) - vector
     if memory is not None and control is not None:
@@ -237,8 +239,12 @@ def _losses(
     """Yield the parts of the diffusion model's loss, step by step."""
     form, lesson = form_of(spec), Lesson(stage=task.stage, least_visible=task.least_visible)
     patients = stage_patients(site, spec, model, task.stage)
+    copies = Copies.on(chosen_devices(site.device), model.network) if form.one_by_one else None
     for batch in _batches(patients, task.batch_size, generator):
-        yield form.losses(model.network, batch, lesson, generator)
+        if copies is None:
+            yield form.losses(model.network, batch, lesson, generator)
+        else:
+            yield copies.losses(form, batch, lesson, generator)
 
 
 def _base_losses(

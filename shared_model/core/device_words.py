@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-DEVICE_WORD = re.compile(r"auto|cpu|mps|cuda(:\d{1,3})?")
-DEVICES = "auto, cpu, mps, cuda or cuda:N"
+DEVICE_WORD = re.compile(r"auto|cpu|mps|cuda(:\d{1,3}(,\d{1,3})*)?")
+DEVICES = "auto, cpu, mps, cuda, cuda:N or cuda:N,M"
 
 
 def is_device_word(word: object) -> bool:

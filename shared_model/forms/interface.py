@@ -59,6 +59,8 @@ class Form(ABC, Generic[E]):
     private_lora: tuple[str, ...]
     # Whether one step from pure noise gives the same dose for any noise: the mean.
     mean_in_one_step: bool = False
+    # Whether a batch goes through the network patient after patient, each a part of the loss.
+    one_by_one: bool = False
     # Shift of the sampler's noise times.
     shift: float = FLOW_SHIFT
 
@@ -93,7 +95,10 @@ class Form(ABC, Generic[E]):
     def losses(
         self, network: nn.Module, patients: Sequence[E], lesson: Lesson, generator: torch.Generator
     ) -> Iterator[Tensor]:
-        """Parts () whose sum is the loss of one batch. A caller may go backward through each before the next."""
+        """Parts () whose sum is the loss of one batch. A caller may go backward through each before the next.
+
+        Where ``one_by_one``, the parts are the patients', in their order, each of which draws only for itself.
+        """
 
     @abstractmethod
     def denoiser(self, network: nn.Module, patient: E, target: str = "dose") -> Denoiser:

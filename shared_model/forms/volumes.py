@@ -56,6 +56,7 @@ class VolumeForm(Form[PatientChannels]):
     )  # fmt: skip
     private_lora = lora
     mean_in_one_step = True
+    one_by_one = True
     shift = SHIFT
 
     def network(self) -> nn.Module:

@@ -12,8 +12,16 @@ from shared_model.core.device_words import DEVICES, is_device_word
 from shared_model.core.errors import InputError
 
 
+def chosen_devices(word: str) -> tuple[torch.device, ...]:
+    """All devices that ``word`` asks for, each once: several where it lists several (``cuda:0,1``)."""
+    first, *more = word.split(",")
+    kind = first.partition(":")[0]
+    named = dict.fromkeys((first, *(f"{kind}:{number}" for number in more)))
+    return tuple(chosen_device(one) for one in named) if is_device_word(word) else (chosen_device(word),)
+
+
 def chosen_device(word: str) -> torch.device:
-    """The device that ``word`` asks for. ``auto``: this machine's accelerator, else the CPU.
+    """The device that ``word`` asks for, the first of several. ``auto``: this machine's accelerator, else the CPU.
 
     InputError if the word is not known, or if the machine or this build of torch does not have the device.
     """
@@ -22,7 +30,7 @@ def chosen_device(word: str) -> torch.device:
     there = torch.accelerator.current_accelerator(check_available=True)
     if word == "auto":
         return torch.device("cpu") if there is None else there
-    wanted = torch.device(word)
+    wanted = torch.device(word.partition(",")[0])
     if wanted.type == "cpu":
         return wanted
     if there is None or there.type != wanted.type:

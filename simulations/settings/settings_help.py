@@ -19,7 +19,7 @@ OWN: Settings = {
         "workers": "Sites or studies that train side by side.",
         "threads": "CPU threads of each.",
         "regions": "Regions that sum their sites' updates for the coordinator, without privacy; 0: none.",
-        "device": "Where the network computes: auto, cpu, cuda, cuda:N or mps.",
+        "device": "Where the network computes: auto, cpu, cuda, cuda:N, cuda:N,M or mps.",
     },
 }
 # `simulate run` counts these from its partition, so it refuses them as settings.

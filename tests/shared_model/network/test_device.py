@@ -9,7 +9,15 @@ import torch
 from shared_model.channels.volumes import patient_channels
 from shared_model.core.errors import InputError
 from shared_model.forms.volume_sampling import VolumeDenoiser, patient_noise
-from shared_model.network.device import autocast, chosen_device, compute_dtype, memory_named, moved, quick_in_bf16
+from shared_model.network.device import (
+    autocast,
+    chosen_device,
+    chosen_devices,
+    compute_dtype,
+    memory_named,
+    moved,
+    quick_in_bf16,
+)
 from shared_model.network.pyramid import PyramidDiT
 from shared_model.network.schedule import sample_ddim
 from shared_model.training.recipe import Recipe
@@ -38,6 +46,24 @@ def test_words() -> None:
 def test_a_device_that_is_not_there_is_named() -> None:
     with pytest.raises(InputError, match=r"device=cuda:1: torch .* finds no accelerator here; expected device=cpu"):
         chosen_device("cuda:1")
+
+
+def test_several_devices_are_listed_and_the_first_is_the_one_for_what_needs_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available: torch.device("cuda"))
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 2)
+    first, second = torch.device("cuda:0"), torch.device("cuda:1")
+    assert chosen_devices("cuda:0,1") == (first, second)
+    assert chosen_device("cuda:1,0") == second
+    assert chosen_devices("cuda:1,1") == (second,)
+    assert chosen_devices("cuda") == (torch.device("cuda"),)
+    assert chosen_devices("cpu") == (torch.device("cpu"),)
+    with pytest.raises(InputError, match="2 devices here"):
+        chosen_devices("cuda:0,2")
+    for word in ("cpu,cuda", "cuda,1", "cuda:0,", "cuda:0,x"):
+        with pytest.raises(InputError, match="expected auto, cpu"):
+            chosen_devices(word)
 
 
 def test_out_of_memory_says_what_to_do() -> None:
