@@ -99,7 +99,7 @@ def predict(
     scorecard: Annotated[Path | None, typer.Option(help="For --steer, --best-of (YAML). Default: the home's.")] = None,
     case: Annotated[str | None, typer.Option(help="The plan's case id, if the folder holds several plans.")] = None,
     steps: Annotated[int | None, typer.Option(help="Steps of the sampler. Default: 1 of one sample, else 4.")] = None,
-    flips: Annotated[bool, typer.Option(help="Average with the mirrored patient, in twice the time.")] = True,
+    once: Annotated[bool, typer.Option("--once", help="Predict once, not the average of two predictions.")] = False,
     device: Annotated[str | None, typer.Option(help=f"{DEVICES}. Default: the home's, or auto.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same dose.")] = 0,
     names: Annotated[Path | None, typer.Option(help="Structure names (dicom, gdp); default: the home's.")] = None,
@@ -131,7 +131,7 @@ def predict(
     build = preference.model_with(own)
     samples = 1 if mean_of is None else mean_of
     steps = steps if steps is not None else 1 if samples == 1 else 4
-    how = Sampled(samples=samples, steps=steps, seed=seed, flips=flips, preference=wanted)
+    how = Sampled(samples=samples, steps=steps, seed=seed, twice=not once, preference=wanted)
     predictor = Predictor(shared, build, device or (config.device if config is not None else "auto"))
     salt = config.pseudonyms if config is not None else None
     rules = NameRules.load(names or (config.names if config is not None else None))

@@ -65,8 +65,8 @@ class ReadPatient:
 class DoseInferer:
     """``inferer``: draws a patient's dose as `client predict` does, with the same defaults."""
 
-    def __init__(self, samples: int = 1, steps: int = 1, seed: int = 0, flips: bool = True) -> None:
-        self.how = Sampled(samples=samples, steps=steps, seed=seed, flips=flips)
+    def __init__(self, samples: int = 1, steps: int = 1, seed: int = 0, twice: bool = True) -> None:
+        self.how = Sampled(samples=samples, steps=steps, seed=seed, twice=twice)
 
     def __call__(self, item: Mapping[str, Any], network: DoseNetwork) -> dict[str, Any]:
         """Adds ``answer`` and ``pred``, the dose (1, z, y, x) in Gy on the patient's grid."""

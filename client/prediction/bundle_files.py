@@ -124,7 +124,7 @@ def inference() -> dict[str, Any]:
             "data": "$[{'image': str(path)} for path in sorted(pathlib.Path(@dataset_dir).iterdir())]",
             "transform": "@preprocessing",
         },
-        "inferer": {"_target_": f"{_HERE}.DoseInferer", "samples": 1, "steps": 1, "seed": 0, "flips": True},
+        "inferer": {"_target_": f"{_HERE}.DoseInferer", "samples": 1, "steps": 1, "seed": 0, "twice": True},
         "postprocessing": {
             "_target_": f"{_HERE}.WriteAnswer",
             "output_dir": "@output_dir",

@@ -17,8 +17,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from client.prediction.preferred import Preference, preferred
+from client.prediction.preferred import Preference, Preferred, preferred
 from shared_model.adapter.envelope import Envelope
 from shared_model.adapter.manifest import load_adapter, unpack, vector_hash
 from shared_model.adapter.shared import adapted_model
@@ -29,8 +30,8 @@ from shared_model.core.vector import Vector
 from shared_model.network.device import chosen_device, memory_named
 from shared_model.network.spec import ModelSpec
 from shared_model.patient.case import Case, Volume
-from shared_model.prediction.predictor import predict_dose
-from shared_model.prediction.regrid import coarsen, refine
+from shared_model.prediction.predictor import predict_dose, predict_merged
+from shared_model.prediction.regrid import Counts, coarsen, refine
 
 # Makes a model from a shared adapter, perhaps with the site's private weights over it. Takes specification and vector,
 # returns the model and its specification. Raises InputError if the two adapters do not fit.
@@ -42,13 +43,13 @@ MAX_SAMPLES = 64
 class Sampled:
     """How a dose is drawn: the mean of ``samples`` of ``steps`` each; ``preference``: how it is then moved.
 
-    One sample of one step is the network's mean. ``flips``: average with the dose of the mirrored patient.
+    One sample of one step is the network's mean. ``twice``: average two predictions (predictor.predict_merged).
     """
 
     samples: int = 1
     steps: int = 1
     seed: int = 0
-    flips: bool = True
+    twice: bool = True
     preference: Preference | None = None
 
     def __post_init__(self) -> None:
@@ -109,22 +110,12 @@ class Predictor:
         factors = self.envelope.factors(case)
         asked = coarsen(case, factors)
         told = [*notes, *self._stand_in, *self._judge(asked), *_coarse_notes(case, factors)]
-        with torch.no_grad(), memory_named(self.device, "predicting a dose"):
-            dose = predict_dose(
-                self.model,
-                asked,
-                self.spec,
-                steps=how.steps,
-                candidates=how.samples,
-                seed=how.seed,
-                flips=how.flips,
-            )
-        scores: tuple[float, ...] = ()
-        if how.preference is not None:
-            chosen = preferred(asked, dose, how.preference, self.spec.body_site, how.seed)
-            dose, scores, told = chosen.dose_gy, chosen.scores, [*told, *chosen.notes]
-        with torch.no_grad():
-            dose = refine(dose, asked, case)
+        if how.preference is None:
+            dose = self._mean(case, factors, how)
+            scores: tuple[float, ...] = ()
+        else:
+            chosen = self._preferred(asked, how, how.preference)
+            dose, scores, told = refine(chosen.dose_gy, asked, case), chosen.scores, [*told, *chosen.notes]
         return PredictedDose(
             case=case,
             dose_gy=_array(dose),
@@ -135,6 +126,34 @@ class Predictor:
             seconds=time.monotonic() - started,
             peak_mb=peak_mb(),
         )
+
+    @torch.no_grad()
+    def _mean(self, case: Case, factors: Counts, how: Sampled) -> Tensor:
+        with memory_named(self.device, "predicting a dose"):
+            return predict_merged(
+                self.model,
+                case,
+                self.spec,
+                factors,
+                steps=how.steps,
+                candidates=how.samples,
+                seed=how.seed,
+                twice=how.twice,
+            )
+
+    def _preferred(self, asked: Case, how: Sampled, preference: Preference) -> Preferred:
+        """Moved as one plan on one grid: what a scorecard prefers on two grids need not be one plan."""
+        with torch.no_grad(), memory_named(self.device, "predicting a dose"):
+            dose = predict_dose(
+                self.model,
+                asked,
+                self.spec,
+                steps=how.steps,
+                candidates=how.samples,
+                seed=how.seed,
+                flips=how.twice,
+            )
+        return preferred(asked, dose, preference, self.spec.body_site, how.seed)
 
     def _judge(self, case: Case) -> tuple[str, ...]:
         verdict = self.envelope.judge(case)

@@ -38,7 +38,7 @@ DRAWN = ((1, 1), (10, 4))
 
 
 def measure_prediction(case: Case, steps: int, candidates: int) -> dict[str, float]:
-    """Seconds of one `client predict` of a case, after the adapter is loaded; flips as by default."""
+    """Seconds of one `client predict` of a case with its defaults, after the adapter is loaded."""
     predictor = Predictor(device="cpu")
     wall, cpu = time.perf_counter(), time.process_time()
     predictor.predict(case, Sampled(samples=candidates, steps=steps))

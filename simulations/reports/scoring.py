@@ -49,8 +49,13 @@ def score_predictions(
     predict: Callable[[SiteConfig, Case], Tensor],
     native: SiteConfig | None = None,
     scored: Callable[[int], None] = lambda patients: None,
+    refined: Callable[[Tensor, Case, Case], Tensor] | None = None,
 ) -> tuple[dict[str, dict[str, CaseScore]], dict[str, CaseScore]]:
-    """Score a dose (z, y, x) in Gy for every site's validation patients, and upsampled for those of ``native``."""
+    """Score a dose (z, y, x) in Gy for every site's validation patients, and for those of ``native`` on that grid.
+
+    ``refined``: (dose, its case, the native case) -> dose on the native grid. None: ``upsample``.
+    """
+    refined = refined or upsample
     scores: dict[str, dict[str, CaseScore]] = {}
     fine: dict[str, CaseScore] = {}
     for site in sites:
@@ -60,7 +65,7 @@ def score_predictions(
             scores.setdefault(site.site, {})[case_id] = score_case(case, dose)
             if native is not None and case_id in native.validation:
                 full = load_case(native, case_id)
-                fine[case_id] = score_case(full, upsample(dose, case, full))
+                fine[case_id] = score_case(full, refined(dose, case, full))
             scored(1)
     return scores, fine
 

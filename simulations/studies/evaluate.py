@@ -19,7 +19,7 @@ from client.site.config import SiteConfig
 from shared_model.adapter.manifest import load_adapter, unpack, vector_hash
 from shared_model.adapter.shared import adapted_model
 from shared_model.backbone.prior import use_prior_file
-from shared_model.base.model import base_gy
+from shared_model.base.model import DoseModel, base_gy
 from shared_model.bundled import DEFAULT_ADAPTER
 from shared_model.core.errors import InputError
 from shared_model.core.files import ORDINARY, write_text
@@ -27,7 +27,7 @@ from shared_model.forms.interface import Drawing
 from shared_model.network.device import chosen_device
 from shared_model.network.spec import ModelSpec
 from shared_model.patient.case import Case
-from shared_model.prediction.predictor import predict_dose
+from shared_model.prediction.predictor import predict_dose, predict_merged
 from shared_model.scoring.dosimetry import summarise
 from simulations.data.datasets import evaluation_sites
 from simulations.reports.scoring import by_ct, native_site, overall, patients_csv, score_predictions, study_summary
@@ -63,7 +63,8 @@ def evaluate_adapter(settings: EvaluateSettings, bars: Progress) -> str:
         return predict(site, case)
 
     fine = native_site(settings.data, sites)
-    scores, native = score_predictions(sites, noting, fine, lambda n: bars.advance(bar, n))
+    refined = _refined(settings, spec, vector)
+    scores, native = score_predictions(sites, noting, fine, lambda n: bars.advance(bar, n), refined)
     summary: dict[str, Any] = {
         "adapter": settings.adapter,
         "adapter_sha256": vector_hash(vector),
@@ -79,7 +80,7 @@ def evaluate_adapter(settings: EvaluateSettings, bars: Progress) -> str:
         "wall_s": round(time.monotonic() - started, 1),
         "metrics": overall(scores),
         "per_site": study_summary(scores)["per_site"],
-        # Upsample to OpenKBP's own resolution, for the patients whose data has it.
+        # At OpenKBP's own resolution, for the patients whose data has it.
         **({"native": summarise(list(native.values()))} if native else {}),
         **by_ct(scores, native, lacking),
     }
@@ -123,9 +124,7 @@ def _predictor(
     settings: EvaluateSettings, spec: ModelSpec, vector: NDArray[np.float32]
 ) -> Callable[[SiteConfig, Case], Tensor]:
     """Predictor of a case's dose (z, y, x) in Gy: the adapter's, or with ``part=base`` only its base's."""
-    model = adapted_model(spec)
-    unpack(model, vector)
-    model.to(chosen_device(settings.device)).eval()
+    model = _model(settings, spec, vector)
     if settings.part == "base" and not spec.has_base:
         raise InputError("part=base: this adapter has no base (model.base=none); expected part=whole")
 
@@ -145,6 +144,37 @@ def _predictor(
             patient=encoded(case, spec, site.cache, base),
             base=base,
         )
+
+    return predict
+
+
+def _model(settings: EvaluateSettings, spec: ModelSpec, vector: NDArray[np.float32]) -> DoseModel:
+    model = adapted_model(spec)
+    unpack(model, vector)
+    model.to(chosen_device(settings.device)).eval()
+    return model
+
+
+def _refined(
+    settings: EvaluateSettings, spec: ModelSpec, vector: NDArray[np.float32]
+) -> Callable[[Tensor, Case, Case], Tensor] | None:
+    """How `client predict` predicts a case on finer voxels; None where it would do no more than bring the dose back."""
+    if not settings.flips or settings.part == "base":
+        return None
+    model = _model(settings, spec, vector)
+
+    def predict(dose: Tensor, coarse: Case, full: Case) -> Tensor:
+        merged = [round(a / b) for a, b in zip(coarse.grid.spacing_mm, full.grid.spacing_mm, strict=True)]
+        with torch.no_grad():
+            return predict_merged(
+                model,
+                withheld(full, settings.without),
+                spec,
+                (merged[0], merged[1], merged[2]),
+                steps=settings.sampler_steps,
+                candidates=settings.candidates,
+                seed=settings.seed,
+            )
 
     return predict
 

@@ -72,5 +72,5 @@ def test_a_prediction_is_where_the_command_says_and_else_where_the_home_says(sit
     with pytest.raises(InputError, match="device='gpu': expected auto, cpu"):
         predict("--device", "gpu")
     assert not out.exists()
-    predict("--device", "cpu", "--no-flips")
+    predict("--device", "cpu", "--once")
     assert (out / "dose.npz").is_file()

@@ -2,13 +2,16 @@ import numpy as np
 import pytest
 import torch
 
+from shared_model.adapter.shared import adapted_model
 from shared_model.base.model import DoseModel
 from shared_model.forms.interface import Drawing
 from shared_model.network.dit import Any2AnyDiT
 from shared_model.network.spec import Architecture, ModelSpec
 from shared_model.patient.case import Case
 from shared_model.patient.geometry import Grid
-from shared_model.prediction.predictor import _draw, predict_dose
+from shared_model.prediction.predictor import _draw, predict_dose, predict_merged
+from shared_model.prediction.regrid import coarsen, refine
+from tests.builders.small_case import small_case
 
 SPEC = ModelSpec(prior="none", shape=(16, 16, 16), precision="fp32")
 
@@ -52,3 +55,24 @@ def test_the_dose_is_the_mean_of_its_samples(case: Case, model: DoseModel) -> No
     # A batch of one sums in another order than a batch of four.
     torch.testing.assert_close(one, doses[0], rtol=1e-3, atol=1e-3)
     assert not torch.allclose(one, four, atol=1e-2)
+
+
+def test_two_predictions_are_on_two_grids_where_voxels_are_merged_and_else_of_the_mirrored_patient() -> None:
+    spec = ModelSpec(network="pyramid", size="small", prior="none", precision="fp32")
+    patient, two = small_case(), (2, 2, 2)
+    model = adapted_model(spec).eval()
+
+    def on_grid(start: tuple[int, int, int], **how: int | bool) -> torch.Tensor:
+        asked = coarsen(patient, two, start)
+        return refine(predict_dose(model, asked, spec, **how), asked, patient)  # type: ignore[arg-type]
+
+    with torch.no_grad():
+        found = predict_merged(model, patient, spec, two)
+        torch.testing.assert_close(found, (on_grid((0, 0, 0)) + on_grid((1, 1, 1))) / 2)
+        assert not torch.allclose(found, on_grid((0, 0, 0)), atol=0.01)
+        assert torch.equal(predict_merged(model, patient, spec, two, twice=False), on_grid((0, 0, 0)))
+        # Candidates of several steps are one dose each: two grids would blur them.
+        drawn = predict_merged(model, patient, spec, two, steps=2, seed=3)
+        assert torch.equal(drawn, on_grid((0, 0, 0), steps=2, seed=3, flips=True))
+        whole = predict_merged(model, patient, spec, (1, 1, 1))
+        assert torch.equal(whole, predict_dose(model, patient, spec, flips=True))

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from shared_model.patient.case import Case
 from shared_model.patient.geometry import Grid, Resampler, masked_average
-from shared_model.prediction.regrid import coarsen, refine
+from shared_model.prediction.regrid import coarsen, refine, starts
 
 
 def case(shape: tuple[int, int, int] = (12, 21, 20)) -> Case:
@@ -26,10 +26,10 @@ def case(shape: tuple[int, int, int] = (12, 21, 20)) -> Case:
 
 
 @settings(max_examples=20)
-@given(factors=st.tuples(*[st.integers(1, 4)] * 3))
-def test_positions_volumes_and_dose_are_kept(factors: tuple[int, int, int]) -> None:
+@given(factors=st.tuples(*[st.integers(1, 4)] * 3), which=st.integers(0, 1))
+def test_positions_volumes_and_dose_are_kept(factors: tuple[int, int, int], which: int) -> None:
     fine = case()
-    coarse = coarsen(fine, factors)
+    coarse = coarsen(fine, factors, starts(factors)[min(which, len(starts(factors)) - 1)])
     for name in ("PTV_7000", "body"):
         masks = [c.body if name == "body" else c.structures[name] for c in (fine, coarse)]
         middles = [c.grid.position_mm(np.argwhere(m).mean(axis=0)) for c, m in zip((fine, coarse), masks, strict=True)]
@@ -44,9 +44,10 @@ def test_positions_volumes_and_dose_are_kept(factors: tuple[int, int, int]) -> N
         np.testing.assert_allclose(coarse.dose_gy, wanted.numpy(), atol=1e-4)
 
 
-def test_a_smooth_dose_comes_back() -> None:
+@pytest.mark.parametrize("start", starts((2, 2, 2)))
+def test_a_smooth_dose_comes_back(start: tuple[int, int, int]) -> None:
     fine = case()
-    coarse = coarsen(fine, (2, 2, 2))
+    coarse = coarsen(fine, (2, 2, 2), start)
     assert coarse.dose_gy is not None
     assert fine.dose_gy is not None
     back = refine(torch.from_numpy(coarse.dose_gy), coarse, fine).numpy()
@@ -65,3 +66,19 @@ def test_blocks_that_do_not_fit_reach_beyond_the_volume() -> None:
     coarse = coarsen(case((13, 21, 20)), (4, 2, 3))
     assert coarse.grid.shape == (4, 11, 7)
     assert coarse.grid.origin_mm == pytest.approx((-100 + 1.5 * 2.5, 7 + 0.5 * 3, 33 + 3))
+
+
+def test_the_second_grid_lies_half_a_merged_voxel_before_the_first_and_covers_the_whole_case() -> None:
+    assert starts((1, 1, 1)) == ((0, 0, 0),)
+    assert starts((1, 2, 3)) == ((0, 0, 0), (0, 1, 1))
+    fine = case()
+    first, second = (coarsen(fine, (2, 2, 2), start) for start in starts((2, 2, 2)))
+    moved = [(a - b) / s for a, b, s in zip(
+        first.grid.origin_mm, second.grid.origin_mm, first.grid.spacing_mm, strict=True
+    )]  # fmt: skip
+    assert moved == pytest.approx([0.5, 0.5, 0.5])
+    assert second.grid.shape == (7, 11, 11)
+    # Whole voxels of the case lie outside of the second grid's first block, and none of the case is left out.
+    to = Resampler(fine.grid, second.grid)
+    volume = torch.ones(fine.grid.shape)
+    assert float(to.average(volume).sum()) * 8 == pytest.approx(volume.numel(), rel=1e-5)
