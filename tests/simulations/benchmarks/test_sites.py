@@ -36,7 +36,8 @@ def test_scaling_is_a_ratio_of_cpu_a_site_and_number() -> None:
     found = measure_scaling((3, 0.01), (6, 0.02), 1)
     assert (found["few_sites"], found["many_sites"]) == (3, 6)
     assert (found["few_mb"], found["many_mb"]) == (0.01, 0.02)
-    assert found["ratio"] >= 0
+    assert found["ratio"] > 0
+    assert found["few_ms"] > 0
 
 
 def test_several_numbers_of_sites_are_rows_and_a_picture(
