@@ -118,7 +118,7 @@ def worse(now: Record, then: Record) -> list[str]:
 _PAGE = """# Benchmarks
 
 Ratios of two things that were measured in one run, or of a figure and its limit; less is better. `make bench` measures
-them anew, adds them to `benchmarks.json` and writes this page. `make bench-check` compares with the last run there, and
+them again, adds them to `benchmarks.json` and writes this page. `make bench-check` compares with the last run, and
 fails where a ratio is worse by more than {tolerance:.0%} outside both spreads. `make bench-tables` prints each
 benchmark at its full size.
 
