@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from shared_model.adapter.private import PrivateShape
 from shared_model.core.errors import InputError
@@ -56,6 +56,12 @@ class AlignSettings:
         limits = {"epochs": (0, 10_000), "candidates": (2, 64), "candidate_steps": (2, 100), "batch": (1, 64)}
         limits |= {"patience": (1, 10_000), "rank": (1, 256), "alpha": (1, 65_536)}
         limits |= {"predict_steps": (1, 1000), "predict_candidates": (1, 64)}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.type == "float" and (not isinstance(value, int | float) or isinstance(value, bool)):
+                raise InputError(f"{field.name}={value!r}: expected a number")
+            if field.type == "int" and (not isinstance(value, int) or isinstance(value, bool)):
+                raise InputError(f"{field.name}={value!r}: expected a whole number")
         for key, (low, high) in limits.items():
             if not low <= getattr(self, key) <= high:
                 raise InputError(f"{key}={getattr(self, key)}: expected {low} to {high}")

@@ -43,7 +43,7 @@ class RunConfig:
             raise InputError(f"{WHERE}: initial must be the path of an adapter's file, or empty")
         self._check_privacy()
         self._check_strategy()
-        base = self.model.get("base", NO_BASE)
+        base = str(self.model.get("base", NO_BASE))
         has_base = base in BASES and base != NO_BASE  # the model's specification refuses unknown and former names
         # If the adapter is only the base, there is nothing else to train.
         most = self.rounds.count - (self.model.get("adapter") != "base")
@@ -133,7 +133,7 @@ class RunConfig:
         except ValueError as error:
             raise InputError(f"{WHERE}: not valid JSON; expected the composed configuration in one object") from error
         model = raw.get("model") if isinstance(raw, dict) else None
-        if isinstance(model, dict) and model.get("base") not in FORMER_BASES:
+        if isinstance(model, dict) and str(model.get("base")) not in FORMER_BASES:
             for key in FORMER_KEYS:  # a run of before they went goes on
                 model.pop(key, None)
         config = _build(cls, raw, "")

@@ -106,7 +106,10 @@ def patient_channels(case: Case) -> PatientChannels:
 def thinned(gantry_deg: Sequence[float]) -> tuple[float, ...]:
     """The directions in order, each once to half a degree; of more than MOST_BEAMS (an arc) so many, evenly chosen."""
     ordered = sorted(float(angle) % 360.0 for angle in gantry_deg)
-    once = [angle for k, angle in enumerate(ordered) if k == 0 or angle - ordered[k - 1] > 0.5]
+    once: list[float] = []
+    for angle in ordered:
+        if not once or angle - once[-1] > 0.5:
+            once.append(angle)
     if len(once) > 1 and once[0] + 360.0 - once[-1] <= 0.5:
         once.pop()
     if len(once) <= MOST_BEAMS:

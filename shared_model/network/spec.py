@@ -37,6 +37,7 @@ FROM_FILES = ("file", "wan")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
+PRECISIONS = ("bf16", "fp32")
 # Bases by their names in ``ModelSpec.base``: ``module:class`` of a Base (shared_model/base/interface.py). The names are
 # known without its code, which needs torch.
 NO_BASE = "none"
@@ -131,7 +132,7 @@ class ModelSpec:
             raise InputError(f"model.body_site={self.body_site!r}: expected one of {', '.join(BODY_SITES)}")
         if self.body_site != HEAD_NECK and self.network != "pyramid":
             raise InputError(f"model.body_site={self.body_site}: expected model.network=pyramid, or {HEAD_NECK}")
-        if self.precision not in ("bf16", "fp32"):
+        if self.precision not in PRECISIONS:
             raise InputError(f"model.precision={self.precision!r}: expected bf16 or fp32")
         # The errors do not quote the values, since one may have thousands of digits.
         for key, low, high in (("init_seed", 0, 2**63 - 1), ("rank", 1, MAX_RANK), ("alpha", 1, MAX_ALPHA)):
@@ -186,6 +187,8 @@ class ModelSpec:
                 )
 
     def _check_base(self) -> None:
+        if not isinstance(self.base, str):
+            raise InputError(f"model.base={self.base!r}: expected one of {', '.join(BASES)}")
         if self.base in FORMER_BASES:
             raise InputError(
                 f"model.base={self.base}: this base is no longer known; an adapter with it was made by an earlier"

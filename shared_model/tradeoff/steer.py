@@ -11,7 +11,7 @@ term keeps the dose within what plans do: at the optimum each step along u earns
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -38,6 +38,10 @@ class Steering:
     soft_gy: float = 0.5
 
     def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if not isinstance(value, int | float) or isinstance(value, bool):
+                raise InputError(f"steering: {field.name} must be a number")
         if not 0.01 <= self.price <= 1000 or not 0 < self.most <= 1000:
             raise InputError("steering: expected price 0.01 to 1000, most above 0 and up to 1000")
         if not 0 <= self.penalty < 1e6 or not 1 <= self.steps <= 1000:

@@ -21,6 +21,7 @@ from simulations.settings.composition import (
     mapping,
     optional_path,
     path,
+    several,
 )
 from simulations.settings.ray_address import ray_address
 
@@ -78,6 +79,12 @@ class DataSettings:
         check_range("data.train_per_site", self.train_per_site, 0, 10_000)
         check_range("data.validation_per_site", self.validation_per_site, 0, 10_000)
 
+    def check_body_site(self, model: str) -> None:
+        """InputError unless these are patients of the body site whose organs the model takes."""
+        if self.body_site != model:
+            expected = f"expected model.body_site={model}, whose organs the model takes; another needs the pyramid"
+            raise InputError(f"data.body_site={self.body_site}: {expected}")
+
     @property
     def is_clone(self) -> bool:
         """Whether ``root`` is OpenKBP as it is downloaded."""
@@ -123,11 +130,7 @@ class RunSettings:
                 f"engine=ray: with privacy.mode={self.federation.privacy.mode} a site keeps keys from one message to"
                 " the next, which Ray's workers do not; expected engine=local"
             )
-        if self.data.body_site != self.spec.body_site:
-            raise InputError(
-                f"data.body_site={self.data.body_site}: the model takes the organs of model.body_site="
-                f"{self.spec.body_site}; expected the same for both (the pelvis needs model.network=pyramid)"
-            )
+        self.data.check_body_site(self.spec.body_site)
         check_range("workers", self.workers, 1, 256)
         check_range("threads", self.threads, 1, 256)
         check_device(self.device)
@@ -283,7 +286,7 @@ def evaluate_settings(overrides: Sequence[str]) -> EvaluateSettings:
             "out": path(raw["out"], "out"),
             "data": data_settings(raw),
             "prior_path": prior_path,
-            "without": tuple(raw["without"]),
+            "without": several(raw, "without"),
         }
     )
 

@@ -46,8 +46,15 @@ def compose_values(name: str, overrides: Sequence[str]) -> tuple[dict[str, Any],
     return {str(k): v for k, v in values.items()}, OmegaConf.to_yaml(config, resolve=True)
 
 
+def _quoted(override: str) -> str:
+    """``device=cuda:0,1`` in the quotes without which Hydra takes a comma for a sweep of values."""
+    key, _, value = override.partition("=")
+    return f"{key}='{value}'" if key == "device" and is_device_word(value) else override
+
+
 def compose_config(name: str, overrides: Sequence[str]) -> DictConfig:
     """simulations/conf/NAME.yaml with overrides; InputError names a value that is missing or cannot be resolved."""
+    overrides = [_quoted(override) for override in overrides]
     for override in overrides:
         if override.startswith(("+", "~")):
             raise InputError(f"simulate {name}: {override}: keys can be changed, not added or removed")
@@ -71,6 +78,14 @@ def mapping(raw: dict[str, Any], key: str) -> dict[str, Any]:
     if not isinstance(raw[key], dict):
         raise InputError(f"{key}={raw[key]!r}: expected keys below it, as in {key}.NAME=VALUE")
     values: dict[str, Any] = raw[key]
+    return values
+
+
+def several(raw: dict[str, Any], key: str, name: str = "") -> tuple[Any, ...]:
+    """The values of a list, or of a single value that stands for a list of one; errors say ``name`` or ``key``."""
+    values = tuple(raw[key]) if isinstance(raw[key], list) else (raw[key],)
+    if any(value is None or isinstance(value, list | dict) for value in values):
+        raise InputError(f"{name or key}={raw[key]!r}: expected a value, or a list of values as in {name or key}=[1,2]")
     return values
 
 

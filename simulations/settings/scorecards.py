@@ -11,7 +11,7 @@ from shared_model.bundled import SCORECARDS, TRADEOFF
 from shared_model.core.errors import InputError
 from shared_model.tradeoff.steer import Steering
 from simulations.settings.commands import DataSettings, data_settings
-from simulations.settings.composition import check_range, compose_values, mapping, path
+from simulations.settings.composition import check_range, compose_values, mapping, path, several
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,16 +64,14 @@ def scorecards_settings(overrides: Sequence[str]) -> ScorecardsSettings:
     """
     raw, _ = compose_values("scorecards", overrides)
     settings = data_settings(raw)
-    seeds = raw["seeds"] if isinstance(raw["seeds"], list) else [raw["seeds"]]
-    cards = raw["cards"] if isinstance(raw["cards"], list) else [raw["cards"]]
     return ScorecardsSettings(
         out=path(raw["out"], "out"),
         adapter=str(path(raw["adapter"], "adapter")),
-        seeds=tuple(seeds),
-        cards=tuple(_card(str(card), settings.root) for card in cards),
-        unseen=tuple(_card(str(card), settings.root) for card in raw["unseen"]),
-        tradeoffs=tuple(TRADEOFF if one == "default" else Path(one) for one in raw["tradeoffs"]),
-        scored=tuple(raw["scored"]) if isinstance(raw["scored"], list) else (raw["scored"],),
+        seeds=several(raw, "seeds"),
+        cards=tuple(_card(str(card), settings.root) for card in several(raw, "cards")),
+        unseen=tuple(_card(str(card), settings.root) for card in several(raw, "unseen")),
+        tradeoffs=tuple(TRADEOFF if one == "default" else path(one, "tradeoffs") for one in several(raw, "tradeoffs")),
+        scored=several(raw, "scored"),
         aligning=raw["aligning"],
         steering=Steering(**mapping(raw, "steering")),
         partition=raw["partition"],

@@ -10,7 +10,7 @@ from typing import Any
 from shared_model.core.errors import InputError
 from shared_model.network.spec import PRIORS_OF
 from simulations.settings.commands import CLONE_FOLDER
-from simulations.settings.composition import check_number, check_range, compose_values, optional_path, path
+from simulations.settings.composition import check_number, check_range, compose_values, optional_path, path, several
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +54,8 @@ class TransferSettings:
                 check_range(key, value, low, high)
         for key in ("seeds", "steps", "priors"):
             _each_once(key, getattr(self, key))
+        if not isinstance(self.equal_compute, bool):
+            raise InputError(f"equal_compute={self.equal_compute!r}: expected true or false")
         for prior in self.priors:
             known = [p for p in PRIORS_OF["transformer"] if p != "wan"]
             if prior not in known:
@@ -113,8 +115,7 @@ def transfer_settings(overrides: Sequence[str]) -> TransferSettings:
     """Split the overrides into ``simulate transfer``'s own and those of every trial's run."""
     raw, common = _own_and_common("transfer", overrides, ("out", "seeds", "priors", "steps", "equal_compute"))
     lists = _lists(raw, ("seeds", "priors", "steps"))
-    equal = raw["equal_compute"] is True
-    return TransferSettings(out=path(raw["out"], "out"), equal_compute=equal, common=common, **lists)
+    return TransferSettings(out=path(raw["out"], "out"), equal_compute=raw["equal_compute"], common=common, **lists)
 
 
 def poison_settings(overrides: Sequence[str]) -> PoisonSettings:
@@ -137,4 +138,4 @@ def _own_and_common(
 
 
 def _lists(raw: dict[str, Any], keys: tuple[str, ...]) -> dict[str, tuple[Any, ...]]:
-    return {key: tuple(v) if isinstance(v := raw[key], list) else (v,) for key in keys}
+    return {key: several(raw, key) for key in keys}

@@ -51,6 +51,7 @@ def evaluate_adapter(settings: EvaluateSettings, bars: Progress) -> str:
     if (settings.out / "studies").exists():
         raise InputError(f"out={settings.out}: holds a run, whose summary would be overwritten; choose another")
     spec, vector, card = load_adapter(path)
+    settings.data.check_body_site(spec.body_site)
     sites = evaluation_sites(settings.data, settings.split, settings.out, settings.seed)
     sites = [replace(site, cache=settings.out / "cache") for site in sites]
     patients = sum(len(site.validation) for site in sites)

@@ -35,7 +35,7 @@ from shared_model.scoring.dosimetry import CaseScore, score_case, summarise
 from simulations.data.datasets import hospitals
 from simulations.reports.tables import write_json
 from simulations.settings.commands import DataSettings, data_settings
-from simulations.settings.composition import check_number, check_range, compose_values, mapping, path
+from simulations.settings.composition import check_number, check_range, compose_values, mapping, path, several
 
 ROWS = 2000
 _Rows = tuple[Features, NDArray[np.float32]]
@@ -61,6 +61,7 @@ class PrivateBaseSettings:
     def __post_init__(self) -> None:
         for value in self.epsilons:
             check_number("privacy.epsilon", value, 1e-3, 1e3)
+        check_number("privacy.delta", self.delta, 1e-12, 1e-2)
         check_range("directions", self.directions, 1, 200)
         if len(self.steps) != len(self.rates):
             raise InputError("rates: expected one for each of steps")
@@ -78,7 +79,9 @@ def private_base_settings(overrides: Sequence[str]) -> PrivateBaseSettings:
     raw, _ = compose_values("private_base", overrides)
     privacy = mapping(raw, "privacy")
     del raw["privacy"]
-    lists = {"epsilons": tuple(privacy.pop("epsilon")), **{key: tuple(raw[key]) for key in ("steps", "rates")}}
+    lists = {key: several(raw, key) for key in ("steps", "rates")}
+    lists["epsilons"] = several(privacy, "epsilon", "privacy.epsilon")
+    del privacy["epsilon"]
     return PrivateBaseSettings(
         **{**raw, **privacy, **lists, "out": path(raw["out"], "out"), "data": data_settings(raw)}
     )

@@ -27,7 +27,7 @@ from shared_model.core.errors import InputError
 from shared_model.core.files import ORDINARY, whole_file, write_text
 from simulations.phantom.hospitals import STYLES, phantom_case
 from simulations.reports.tables import write_json
-from simulations.settings.composition import check_number, check_range, compose_values, mapping, path
+from simulations.settings.composition import check_number, check_range, compose_values, mapping, path, several
 
 GY = 70.0
 # Patients of a file of kept rows; and of a chunk of a step.
@@ -60,7 +60,7 @@ class PrivateCohortsSettings:
 
     def __post_init__(self) -> None:
         for key in ("public_style", "style"):
-            if getattr(self, key) not in STYLES:
+            if not isinstance(getattr(self, key), str) or getattr(self, key) not in STYLES:
                 raise InputError(f"{key}={getattr(self, key)!r}: expected one of {', '.join(STYLES)}")
         for key in ("public", "held", "steps", "most", "rows", "workers"):
             check_range(key, getattr(self, key), 1, 1_000_000)
@@ -69,6 +69,8 @@ class PrivateCohortsSettings:
             check_range("cohorts", cohort, 1, 100_000)
         for numbers in self.numbers:
             check_range("numbers", numbers, 1, 100_000)
+        for seed in self.seeds:
+            check_range("seeds", seed, 0, 2**31)
         for value in self.epsilons:
             check_number("privacy.epsilon", value, 1e-3, 1e3)
         check_number("privacy.delta", self.delta, 1e-12, 1e-2)
@@ -104,11 +106,10 @@ def private_cohorts_settings(overrides: Sequence[str]) -> PrivateCohortsSettings
     """Compose and check the settings."""
     raw, _ = compose_values("private_cohorts", overrides)
     privacy = mapping(raw, "privacy")
-    lists = {key: tuple(raw.pop(key)) for key in ("cohorts", "numbers", "seeds")}
+    lists = {key: several(raw, key) for key in ("cohorts", "numbers", "seeds")}
+    lists["epsilons"] = several(privacy, "epsilon", "privacy.epsilon")
     del raw["privacy"]
-    return PrivateCohortsSettings(
-        **{**raw, **lists, "out": path(raw["out"], "out")}, epsilons=tuple(privacy["epsilon"]), delta=privacy["delta"]
-    )
+    return PrivateCohortsSettings(**{**raw, **lists, "out": path(raw["out"], "out")}, delta=privacy["delta"])
 
 
 def run_private_cohorts(settings: PrivateCohortsSettings, bars: Progress) -> str:

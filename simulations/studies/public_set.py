@@ -15,7 +15,7 @@ from shared_model.prediction.public_check import write_public_cases
 from simulations.data.datasets import evaluation_sites
 from simulations.phantom.hospitals import STYLES, phantom_case
 from simulations.reports.tables import write_json
-from simulations.settings.commands import DataSettings, data_settings
+from simulations.settings.commands import SPLITS, DataSettings, data_settings
 from simulations.settings.composition import check_range, compose_values, path
 
 # Hospitals and priors take other seeds, so that no model was trained on the patients who judge it.
@@ -33,6 +33,8 @@ class PublicSetSettings:
 
     def __post_init__(self) -> None:
         check_range("count", self.count, 1, 1000)
+        if self.split not in SPLITS:
+            raise InputError(f"split={self.split!r}: expected one of {', '.join(SPLITS)}")
 
 
 def public_set_settings(overrides: Sequence[str]) -> PublicSetSettings:

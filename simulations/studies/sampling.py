@@ -35,7 +35,7 @@ from shared_model.scoring.dosimetry import CaseScore, score_candidates, score_ca
 from simulations.data.datasets import evaluation_sites
 from simulations.reports.tables import write_json
 from simulations.settings.commands import SPLITS, DataSettings, data_settings
-from simulations.settings.composition import check_device, check_range, compose_values, path
+from simulations.settings.composition import check_device, check_range, compose_values, path, several
 
 # A spread within these bounds of the error may be shown as uncertainty.
 CALIBRATED = (0.7, 1.4)
@@ -80,7 +80,7 @@ def sampling_settings(overrides: Sequence[str]) -> SamplingSettings:
     return SamplingSettings(
         adapter=str(path(raw["adapter"], "adapter")),
         out=path(raw["out"], "out"),
-        steps=tuple(raw["steps"]),
+        steps=several(raw, "steps"),
         data=data_settings(raw),
         **named,
     )
@@ -107,6 +107,7 @@ def compare_steps(settings: SamplingSettings, bars: Progress) -> str:
     if not file.is_file():
         raise InputError(f"adapter={settings.adapter}: no such file; give a .safetensors that a run wrote, or default")
     spec, vector, _ = load_adapter(file)
+    settings.data.check_body_site(spec.body_site)
     model = adapted_model(spec)
     unpack(model, vector)
     model.to(chosen_device(settings.device)).eval()

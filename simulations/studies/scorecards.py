@@ -90,6 +90,7 @@ def _sites(settings: ScorecardsSettings) -> list[SiteConfig]:
 def _job(settings: ScorecardsSettings, site: SiteConfig, card: Scorecard, seed: int) -> AlignJob:
     path = DEFAULT_ADAPTER if settings.adapter == "default" else Path(settings.adapter)
     spec, vector, _ = load_adapter(path)
+    settings.data.check_body_site(spec.body_site)
     given = replace(settings.align, seed=seed)
     out = settings.out / f"seed{seed}" / site.site
     aligned = taught(site, _spared(settings), settings.choose)

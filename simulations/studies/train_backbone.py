@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,7 +32,8 @@ from shared_model.core.errors import InputError
 from shared_model.core.files import ORDINARY, write_bytes
 from shared_model.forms.volume_sampling import on_grid, predicted
 from shared_model.network.pyramid import SIZES, PyramidDiT
-from shared_model.network.spec import PYRAMID_SIZES, ModelSpec
+from shared_model.network.spec import PRECISIONS, PYRAMID_SIZES, ModelSpec
+from shared_model.patient.anatomy import HEAD_NECK
 from shared_model.patient.case import Case
 from shared_model.scoring.dosimetry import CaseScore, score_case, summarise
 from shared_model.training.recipe import Recipe
@@ -84,6 +86,7 @@ class TrainSettings:
         check_range("threads", self.threads, 1, 256)
         check_number("hours", self.hours, 0.0, 1e6)
         check_device(self.device)
+        self.data.check_body_site(HEAD_NECK)  # simulate run trains networks of other body sites
         if self.size not in PYRAMID_SIZES:
             raise InputError(f"size={self.size!r}: expected {' or '.join(PYRAMID_SIZES)}")
         if not isinstance(self.changed, bool):
@@ -93,6 +96,7 @@ class TrainSettings:
 def train_settings(overrides: Sequence[str]) -> TrainSettings:
     """Compose and check ``simulate train``'s settings."""
     raw, _ = compose_values("train", overrides)
+    _check_recipe(raw)
     out = path(raw["out"], "out")
     keys = ("seed", "lr", "weight_decay", "any_share", "whole_share", "plain_share", "turn_share", "dvh_weight")
     recipe = Recipe(finish=raw["finish"], decay=raw["decay"], **{key: raw[key] for key in keys})
@@ -106,6 +110,18 @@ def train_settings(overrides: Sequence[str]) -> TrainSettings:
         start=_STARTS.get(str(raw["start"])) or optional_path(raw["start"], "start"),
         **{key: raw[key] for key in legs},
     )
+
+
+def _check_recipe(raw: dict[str, Any]) -> None:
+    check_range("seed", raw["seed"], 0, 2**63 - 1)
+    for key in ("finish", "decay"):
+        check_range(key, raw[key], 0, 10**9)
+    for key, most in (("lr", 1.0), ("weight_decay", 10.0), ("dvh_weight", 100.0)):
+        check_number(key, raw[key], 0.0, most)
+    for key in ("any_share", "whole_share", "plain_share", "turn_share"):
+        check_number(key, raw[key], 0.0, 1.0)
+    if raw["precision"] not in PRECISIONS:
+        raise InputError(f"precision={raw['precision']!r}: expected {' or '.join(PRECISIONS)}")
 
 
 def train_backbone(settings: TrainSettings, bars: Progress) -> str:

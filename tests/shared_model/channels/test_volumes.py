@@ -110,6 +110,8 @@ def test_each_direction_once_and_of_an_arc_a_few_all_round() -> None:
     assert thinned(()) == ()
     assert thinned((200.0, 10.0, 10.2, 370.0)) == (10.0, 200.0)
     assert thinned((359.8, 0.0)) == (0.0,)
+    # An arc sampled finely stays an arc, not the one beam that its neighbours' small steps would leave.
+    assert len(thinned([0.25 * k for k in range(1440)])) == MOST_BEAMS
     arc = thinned([181.0 + 2.0 * k for k in range(179)])
     assert len(arc) == MOST_BEAMS
     gaps = np.diff([*arc, arc[0] + 360.0])
