@@ -24,6 +24,7 @@ RESULTS = Path(__file__).parents[3] / "docs" / "results"
     [
         ("federated.md", "hospitals/random"),
         ("federated.md", "hospitals/phantom"),
+        ("federated.md", "hospitals/hour"),
         ("strategies.md", "strategies"),
         ("studies.md", "new_clinic"),
         ("studies.md", "adapters"),
